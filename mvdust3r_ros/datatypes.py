@@ -1,0 +1,293 @@
+"""The values that travel along the path of a frame, and the one error family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+"""Floating point array; float64 unless the docstring says otherwise."""
+ImageArray = npt.NDArray[np.uint8]
+
+
+class MvDust3rError(Exception):
+    """Base of every error this package raises on purpose; the message names value and remedy."""
+
+
+class FrameError(MvDust3rError):
+    """A frame, camera or prediction has the wrong shape or values."""
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """Intrinsics of one camera, in pixels of the image it belongs to.
+
+    Attributes:
+        K: (3, 3) pinhole matrix of the distorted image.
+        width: image width in pixels.
+        height: image height in pixels.
+        distortion: coefficients in OpenCV's order; empty or all zero for none.
+        distortion_model: "plumb_bob", "rational_polynomial" or "equidistant".
+    """
+
+    K: FloatArray
+    width: int
+    height: int
+    distortion: tuple[float, ...] = ()
+    distortion_model: str = "plumb_bob"
+
+    def __post_init__(self) -> None:
+        if np.shape(self.K) != (3, 3):
+            raise FrameError(f"camera matrix K has shape {np.shape(self.K)}, expected (3, 3)")
+        if not np.all(np.isfinite(self.K)) or self.K[0, 0] <= 0 or self.K[1, 1] <= 0:
+            raise FrameError(f"camera matrix K is not a pinhole matrix: {np.ravel(self.K)}")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera image as it enters the mapper.
+
+    Attributes:
+        stamp_ns: acquisition time.
+        image_rgb: (H, W, 3) uint8.
+        camera: intrinsics, or None when the camera is not calibrated.
+        T_odom_cam: (4, 4) camera-to-odometry pose at the stamp, metres, optical axes; or None.
+        depth_m: (H, W) float32 depth along the optical axis, 0 or NaN where there is none; or None.
+        camera_name: which camera of a rig, also the optical frame id.
+    """
+
+    stamp_ns: int
+    image_rgb: ImageArray
+    camera: CameraModel | None = None
+    T_odom_cam: FloatArray | None = None
+    depth_m: FloatArray | None = None
+    camera_name: str = "camera_optical"
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.image_rgb)
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape or self.image_rgb.dtype != np.uint8:
+            raise FrameError(
+                f"image must be (H, W, 3) uint8 and not empty, got {shape} {self.image_rgb.dtype}"
+            )
+        if self.camera is not None and (self.camera.height, self.camera.width) != shape[:2]:
+            raise FrameError(
+                f"camera_info is for {self.camera.width}x{self.camera.height} pixels, "
+                f"the image has {shape[1]}x{shape[0]}"
+            )
+        if self.T_odom_cam is not None and np.shape(self.T_odom_cam) != (4, 4):
+            raise FrameError(f"T_odom_cam has shape {np.shape(self.T_odom_cam)}, expected (4, 4)")
+        if self.depth_m is not None and np.shape(self.depth_m) != shape[:2]:
+            raise FrameError(f"depth {np.shape(self.depth_m)} does not match image {shape[:2]}")
+
+
+@dataclass(frozen=True)
+class View:
+    """A frame resized, cropped and undistorted to the network's input size.
+
+    Attributes:
+        image_rgb: (S_h, S_w, 3) uint8.
+        K: (3, 3) pinhole matrix in pixels of `image_rgb`, or None when unknown.
+        T_odom_cam: as in `Frame`.
+        depth_m: (S_h, S_w) float32 or None, as in `Frame`.
+    """
+
+    image_rgb: ImageArray
+    K: FloatArray | None = None
+    T_odom_cam: FloatArray | None = None
+    depth_m: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class ViewTokens:
+    """What an engine keeps of one encoded view.
+
+    Attributes:
+        features: the engine's own array (numpy, torch or device memory); opaque to all others.
+        view: the view it was made from (the point head's skip branch reads the image again).
+    """
+
+    features: Any
+    view: View
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A frame chosen for mapping.
+
+    Attributes:
+        id: counts up from 0 in the session, never reused.
+        stamp_ns: acquisition time.
+        view: the frame at network size.
+        camera_name: which camera.
+    """
+
+    id: int
+    stamp_ns: int
+    view: View
+    camera_name: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """Keyframes that go through the network together, oldest first.
+
+    Attributes:
+        index: counts up from 0 in the session.
+        keyframes: oldest first; the leading ones may be shared with earlier windows.
+    """
+
+    index: int
+    keyframes: tuple[Keyframe, ...]
+
+
+@dataclass(frozen=True)
+class WindowPrediction:
+    """Pointmaps of one window; view axis in the caller's order.
+
+    Attributes:
+        points: (R, V, H, W, 3) float32; path r is in the camera frame of view references[r],
+            in the engine's scale (metres when the engine is metric).
+        conf: (R, V, H, W) float32, above 1.
+        references: R view indices; path 0 is the one to use by default.
+    """
+
+    points: FloatArray
+    conf: FloatArray
+    references: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.points)
+        if len(shape) != 5 or shape[4] != 3 or shape[0] != len(self.references):
+            raise FrameError(
+                f"points have shape {shape}, expected ({len(self.references)}, V, H, W, 3)"
+            )
+        if np.shape(self.conf) != shape[:4]:
+            raise FrameError(f"confidence {np.shape(self.conf)} does not match points {shape}")
+
+    def in_caller_order(self, order: tuple[int, ...]) -> WindowPrediction:
+        """The same prediction when the engine was fed `order` (position k got view order[k])."""
+        inverse = np.argsort(order)
+        return replace(
+            self,
+            points=self.points[:, inverse],
+            conf=self.conf[:, inverse],
+            references=tuple(order[r] for r in self.references),
+        )
+
+
+class Verdict(IntEnum):
+    """What became of a window; the values are those of msg/WindowStatus.msg."""
+
+    COMMITTED = 0
+    REJECTED_ENGINE_ERROR = 1
+    REJECTED_NOT_FINITE = 2
+    REJECTED_POSE = 3
+    REJECTED_NO_OVERLAP = 4
+    REJECTED_RESIDUAL = 5
+    REJECTED_DEGENERATE = 6
+    REJECTED_LOW_CONFIDENCE = 7
+    REJECTED_ODOMETRY = 8
+    REJECTED_STALE = 9
+
+
+class ScaleSource(IntEnum):
+    """Where metres come from; the values are those of msg/OccupancySummary.msg."""
+
+    NONE = 0
+    ODOMETRY = 1
+    MODEL = 2
+    DEPTH = 3
+    CAMERA_HEIGHT = 4
+    RIG = 5
+
+
+@dataclass(frozen=True)
+class ScaleEstimate:
+    """Metres per map unit with its evidence.
+
+    Attributes:
+        scale: factor already applied to the map.
+        rel_sigma: one-sigma relative uncertainty; inf when there is no evidence.
+        source: the strongest evidence.
+    """
+
+    scale: float = 1.0
+    rel_sigma: float = float("inf")
+    source: ScaleSource = ScaleSource.NONE
+
+
+@dataclass(frozen=True)
+class MapUpdate:
+    """Outcome of one window.
+
+    Attributes:
+        window: the window.
+        verdict: committed, or why not.
+        message: the reason in words; empty when committed.
+        T_map_cam: keyframe id -> (4, 4) pose of each keyframe of the window; empty when rejected.
+        K: keyframe id -> (3, 3) intrinsics used for it, in pixels of the view.
+        points_map: (N, 3) float32 points of this window, map frame, metres.
+        colors_rgb: (N, 3) uint8.
+        conf: (N,) float32.
+        keyframe_ids: (N,) int64, the keyframe each point was seen from.
+        residual_m: median distance on the pixels of shared keyframes; NaN for the first window.
+        latency_ms: stage name -> milliseconds.
+        scale: scale and its evidence after this window.
+    """
+
+    window: Window
+    verdict: Verdict
+    message: str = ""
+    T_map_cam: dict[int, FloatArray] = field(default_factory=dict)
+    K: dict[int, FloatArray] = field(default_factory=dict)
+    points_map: FloatArray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    colors_rgb: ImageArray = field(default_factory=lambda: np.zeros((0, 3), np.uint8))
+    conf: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
+    keyframe_ids: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    residual_m: float = float("nan")
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    scale: ScaleEstimate = field(default_factory=ScaleEstimate)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Time-stamped poses.
+
+    Attributes:
+        stamps_ns: (N,) int64, increasing.
+        T_world_cam: (N, 4, 4) camera-to-world poses.
+    """
+
+    stamps_ns: npt.NDArray[np.int64]
+    T_world_cam: FloatArray
+
+    def __post_init__(self) -> None:
+        n = len(self.stamps_ns)
+        if np.shape(self.T_world_cam) != (n, 4, 4):
+            raise FrameError(
+                f"trajectory has {n} stamps and poses {np.shape(self.T_world_cam)}, "
+                f"expected ({n}, 4, 4)"
+            )
+
+    def __len__(self) -> int:
+        """Number of poses."""
+        return len(self.stamps_ns)
+
+
+@dataclass(frozen=True)
+class OccupancyGrid:
+    """A 2-D grid as Nav2 wants it.
+
+    Attributes:
+        cells: (rows, cols) int8: 0 free, 100 occupied, -1 unknown; row 0 is the smallest y.
+        resolution_m: side of a cell.
+        origin_xy_m: map coordinates of the lower left corner of cell (0, 0).
+    """
+
+    cells: npt.NDArray[np.int8]
+    resolution_m: float
+    origin_xy_m: tuple[float, float]
