@@ -1,0 +1,331 @@
+"""Every setting: default, unit, range, meaning; to and from YAML.
+
+Each section is a frozen dataclass whose fields carry their description and range as metadata. The
+ROS node declares its parameters from here (`flat_settings`), and `config/mapper.yaml` is written
+from here (`config_to_yaml`), so a setting is described in one place only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mvdust3r_ros.datatypes import MvDust3rError
+
+Value = bool | int | float | str
+
+
+class ConfigError(MvDust3rError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+def setting(
+    default: Value,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    structural: bool = False,
+) -> Any:
+    """A dataclass field with its description and range.
+
+    Args:
+        default: default value; its type is the type of the setting.
+        description: one sentence with the unit.
+        low: smallest allowed value.
+        high: largest allowed value.
+        choices: allowed strings.
+        structural: True when it cannot change while the node is configured.
+    """
+    meta = {
+        "description": description,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "structural": structural,
+    }
+    return field(default=default, metadata=meta)
+
+
+class Section:
+    """Base of the settings dataclasses: checks ranges on construction."""
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):  # type: ignore[arg-type]
+            check_value(spec.name, getattr(self, spec.name), spec.default, spec.metadata)
+
+
+def check_value(name: str, value: object, default: object, meta: Mapping[str, Any]) -> None:
+    """Raise ConfigError when a value has the wrong type or lies outside its range."""
+    kind = type(default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
+    if meta["choices"] and value not in meta["choices"]:
+        raise ConfigError(f"{name}: {value!r} is not one of {', '.join(meta['choices'])}")
+    if not isinstance(value, (int, float)):
+        return
+    low, high = meta["low"], meta["high"]
+    if not (low is None or value >= low) or not (high is None or value <= high):
+        raise ConfigError(f"{name}: {value} is outside [{low}, {high}]")
+
+
+@dataclass(frozen=True)
+class EngineSettings(Section):
+    """The network and where it runs."""
+
+    engine: str = setting(
+        "", "engine folder; empty for the installed default model", structural=True
+    )
+    n_ref: int = setting(0, "reference paths; 0 for the engine's default", low=0, high=24)
+    threads: int = setting(2, "CPU threads of the engine; 0 for all", low=0, structural=True)
+    provider: str = setting("", "ONNX Runtime provider; empty for the best", structural=True)
+
+
+@dataclass(frozen=True)
+class KeyframeSettings(Section):
+    """Which frames are kept and when a window is full."""
+
+    window_size: int = setting(
+        8, "keyframes in a window; more than 12 is slow, more than 20 degrades", low=3, high=100
+    )
+    window_overlap: int = setting(
+        4, "keyframes shared with the window before", low=1, high=99, structural=False
+    )
+    min_overlap: float = setting(
+        0.6, "a frame is kept when less than this share of the last keyframe stays in view",
+        low=0.05, high=0.99,
+    )  # fmt: skip
+    max_translation_m: float = setting(
+        0.5, "a frame is kept after this much odometry motion (m)", low=0.01
+    )
+    max_rotation_deg: float = setting(
+        20.0, "a frame is kept after this much odometry rotation (deg)", low=0.1, high=180.0
+    )
+    max_interval_s: float = setting(
+        0.0, "a frame is kept after this time even without motion (s); 0 for never", low=0.0
+    )
+    min_interval_s: float = setting(0.0, "frames closer in time than this are skipped (s)", low=0.0)
+    min_sharpness: float = setting(
+        0.35, "a frame is skipped as blurred below this share of the recent median sharpness",
+        low=0.0, high=1.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PoseSettings(Section):
+    """Camera poses from pointmaps."""
+
+    conf_quantile: float = setting(
+        0.2, "share of the least confident points that poses do not use", low=0.0, high=0.95
+    )
+    reprojection_px: float = setting(4.0, "PnP inlier distance (px)", low=0.1)
+    min_inlier_ratio: float = setting(
+        0.3, "a view with fewer PnP inliers is not placed", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True)
+class StitchSettings(Section):
+    """Joining windows to the map."""
+
+    max_residual: float = setting(
+        0.15, "largest median distance on shared pixels, as a share of their depth", low=0.001
+    )
+    max_scale_change: float = setting(
+        2.0, "largest scale factor between a window and the odometry or the model's metres", low=1.01
+    )
+    max_odom_translation: float = setting(
+        0.5, "largest disagreement with odometry, as a share of the motion plus 0.2 m", low=0.01
+    )
+    max_odom_rotation_deg: float = setting(
+        20.0, "largest disagreement with odometry in rotation over a window (deg)", low=0.5
+    )
+    min_baseline_m: float = setting(
+        0.05, "odometry motion below which a window says nothing on scale (m)", low=0.0
+    )
+
+
+@dataclass(frozen=True)
+class MapSettings(Section):
+    """The voxel map and the occupancy grid."""
+
+    voxel_size_m: float = setting(0.05, "side of a voxel (m)", low=0.005, high=2.0, structural=True)
+    conf_quantile: float = setting(
+        0.3, "share of the least confident points of a window that is left out", low=0.0, high=0.95
+    )
+    min_conf: float = setting(1.5, "points below this confidence are left out", low=1.0)
+    max_depth_m: float = setting(8.0, "points farther from their camera are left out (m)", low=0.1)
+    grid_resolution_m: float = setting(
+        0.05, "side of a grid cell (m)", low=0.01, high=2.0, structural=True
+    )
+    obstacle_min_z_m: float = setting(0.15, "lower end of the obstacle band above the floor (m)")
+    obstacle_max_z_m: float = setting(1.5, "upper end of the obstacle band above the floor (m)")
+    min_hits: int = setting(2, "points a cell needs before it is an obstacle", low=1)
+    robot_radius_m: float = setting(
+        0.2, "radius around each camera position that counts as free (m)", low=0.0
+    )
+    camera_height_m: float = setting(
+        0.0, "height of the camera above the floor (m); 0 to find the floor in the map", low=0.0
+    )
+
+
+@dataclass(frozen=True)
+class MapperConfig:
+    """All settings of the mapper, by section."""
+
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    keyframes: KeyframeSettings = field(default_factory=KeyframeSettings)
+    pose: PoseSettings = field(default_factory=PoseSettings)
+    stitch: StitchSettings = field(default_factory=StitchSettings)
+    map: MapSettings = field(default_factory=MapSettings)
+
+    def __post_init__(self) -> None:
+        if self.keyframes.window_overlap >= self.keyframes.window_size:
+            raise ConfigError(
+                f"keyframes.window_overlap: {self.keyframes.window_overlap} must be smaller than "
+                f"keyframes.window_size {self.keyframes.window_size}"
+            )
+        if self.map.obstacle_min_z_m >= self.map.obstacle_max_z_m:
+            raise ConfigError("map.obstacle_min_z_m must be below map.obstacle_max_z_m")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting with its full name, as the node declares it.
+
+    Attributes:
+        name: "section.field".
+        value: current value.
+        default: default value.
+        description: one sentence with the unit.
+        low: smallest allowed value or None.
+        high: largest allowed value or None.
+        choices: allowed strings, empty for any.
+        structural: True when it cannot change while the node is configured.
+    """
+
+    name: str
+    value: Value
+    default: Value
+    description: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    structural: bool
+
+
+def flat_settings(config: object) -> Iterator[Setting]:
+    """Every setting of a dataclass of sections, as "section.field"."""
+    for section in dataclasses.fields(config):  # type: ignore[arg-type]
+        values = getattr(config, section.name)
+        for spec in dataclasses.fields(values):
+            yield Setting(
+                name=f"{section.name}.{spec.name}",
+                value=getattr(values, spec.name),
+                default=spec.default,  # type: ignore[arg-type]
+                **spec.metadata,
+            )
+
+
+def with_values(config: MapperConfig, values: Mapping[str, object]) -> MapperConfig:
+    """A config with some settings replaced.
+
+    Args:
+        config: where to start from.
+        values: "section.field" -> value; an int is accepted where a float is expected.
+
+    Raises:
+        ConfigError: an unknown name (the closest known ones are listed), a wrong type or range.
+    """
+    known = {s.name: s for s in flat_settings(config)}
+    sections: dict[str, dict[str, object]] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"unknown setting {name!r}; {_suggest(name, known)}")
+        section, key = name.split(".", 1)
+        if isinstance(known[name].default, float) and type(value) is int:
+            value = float(value)
+        sections.setdefault(section, {})[key] = value
+    try:
+        changed = {
+            s: dataclasses.replace(getattr(config, s), **v)  # type: ignore[arg-type]
+            for s, v in sections.items()
+        }
+    except ConfigError as error:
+        raise ConfigError(f"{section}.{error}") from None
+    return dataclasses.replace(config, **changed)
+
+
+def _suggest(name: str, known: Mapping[str, Setting]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def load_config(path: Path) -> MapperConfig:
+    """Read settings from YAML: {section: {field: value}}, or the ROS parameter file layout.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown or out of range.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read settings from {path}: {error}") from None
+    if isinstance(data, dict) and len(data) == 1:
+        inner = next(iter(data.values()))
+        if isinstance(inner, dict) and "ros__parameters" in inner:
+            data = inner["ros__parameters"] or {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(data).__name__}")
+    sections = {f.name for f in dataclasses.fields(MapperConfig)}
+    values = {}
+    for section, fields in data.items():
+        if isinstance(fields, dict) and section in sections:
+            values.update({f"{section}.{k}": v for k, v in fields.items()})
+    try:
+        return with_values(MapperConfig(), values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def settings_dict(config: MapperConfig) -> dict[str, dict[str, Value]]:
+    """Nested plain dictionary of all settings, for reports."""
+    return dataclasses.asdict(config)
+
+
+def config_to_yaml(config: object, node_name: str = "mapper") -> str:
+    """ROS parameter file with every setting, its description and its range as comments."""
+    lines = [f"{node_name}:", "  ros__parameters:"]
+    section = ""
+    for item in flat_settings(config):
+        head, key = item.name.split(".", 1)
+        if head != section:
+            section = head
+            lines.append(f"    {head}:")
+        lines.append(f"      # {item.description}{_range_text(item)}")
+        text = yaml.safe_dump(item.value, default_flow_style=True).replace("...", "").strip()
+        lines.append(f"      {key}: {text}")
+    return "\n".join(lines) + "\n"
+
+
+def _range_text(item: Setting) -> str:
+    parts = []
+    if item.choices:
+        parts.append("one of " + ", ".join(item.choices))
+    if item.low is not None or item.high is not None:
+        low = "-inf" if item.low is None else f"{item.low:g}"
+        high = "inf" if item.high is None else f"{item.high:g}"
+        parts.append(f"[{low}, {high}]")
+    if item.structural:
+        parts.append("read-only while configured")
+    return f" ({'; '.join(parts)})" if parts else ""
