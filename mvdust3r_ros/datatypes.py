@@ -138,10 +138,12 @@ class Window:
     Attributes:
         index: counts up from 0 in the session.
         keyframes: oldest first; the leading ones may be shared with earlier windows.
+        epoch: counts the times the stamps jumped back; a window of an old epoch is stale.
     """
 
     index: int
     keyframes: tuple[Keyframe, ...]
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -291,3 +293,28 @@ class OccupancyGrid:
     cells: npt.NDArray[np.int8]
     resolution_m: float
     origin_xy_m: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class MapSnapshot:
+    """The map at one moment, safe to use from any thread.
+
+    Attributes:
+        points_map: (N, 3) float32 voxel centres of mass, map frame, z up, metres.
+        colors_rgb: (N, 3) uint8.
+        conf: (N,) float32 mean confidence.
+        grid: occupancy grid, or None before the first committed window.
+        trajectory: committed keyframes in the map frame (optical axes), by time.
+        T_map_odom: (4, 4) odometry-to-map transform, or None without odometry.
+        scale: scale and its evidence.
+        floor_z_m: height of the floor in the map frame.
+    """
+
+    points_map: FloatArray
+    colors_rgb: ImageArray
+    conf: FloatArray
+    grid: OccupancyGrid | None
+    trajectory: Trajectory
+    T_map_odom: FloatArray | None
+    scale: ScaleEstimate
+    floor_z_m: float = 0.0
