@@ -1,0 +1,209 @@
+"""Which frames to keep, and when enough of them make a window."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.config import KeyframeSettings
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    Frame,
+    ImageArray,
+    Keyframe,
+    MvDust3rError,
+    View,
+    Window,
+)
+from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
+
+TRACK_SIDE_PX = 128
+MAX_CORNERS = 120
+EPOCH_JUMP_NS = 1_000_000_000
+
+
+class KeyframeError(MvDust3rError):
+    """A frame does not fit the stream: its stamp or its size."""
+
+
+class MotionGauge:
+    """Share of the last keyframe's corners that can still be seen, by pyramidal Lucas-Kanade.
+
+    Corners are followed from frame to frame, so the share falls with what left the image.
+    """
+
+    def __init__(self) -> None:
+        """Start without a reference."""
+        self._gray: ImageArray | None = None
+        self._corners = np.zeros((0, 1, 2), np.float32)
+        self._started_with = 0
+
+    def restart(self, gray: ImageArray) -> None:
+        """Make this image the reference."""
+        corners = cv2.goodFeaturesToTrack(gray, MAX_CORNERS, 0.01, 5)
+        self._corners = np.zeros((0, 1, 2), np.float32) if corners is None else corners
+        self._started_with = len(self._corners)
+        self._gray = gray
+
+    def overlap(self, gray: ImageArray) -> float:
+        """Share of the reference's corners still in view, 0 to 1; 1 without texture."""
+        if self._gray is None or self._gray.shape != gray.shape:
+            return 0.0
+        if self._started_with < 8:
+            return 1.0
+        if len(self._corners):
+            moved, found, _ = cv2.calcOpticalFlowPyrLK(
+                self._gray, gray, self._corners, np.zeros_like(self._corners),
+                winSize=(15, 15), maxLevel=3,
+            )  # fmt: skip
+            inside = np.all((moved >= 0) & (moved < gray.shape[::-1]), axis=(1, 2))
+            self._corners = moved[inside & (found[:, 0] == 1)]
+        self._gray = gray
+        return len(self._corners) / self._started_with
+
+
+class KeyframeWindow:
+    """Sliding window of keyframes.
+
+    A window holds the last `window_overlap` keyframes of the last committed window and the newest
+    keyframes since. While nobody takes the windows, each new keyframe gives a newer one that
+    still begins with committed keyframes: keyframes between are thinned out evenly.
+    """
+
+    def __init__(self, settings: KeyframeSettings) -> None:
+        """Start empty."""
+        self.settings = settings
+        self.epoch = 0
+        self.keyframe_count = 0
+        self.blurred_count = 0
+        self._window_count = 0
+        self._motion: dict[str, MotionGauge] = {}
+        self._sharpness: dict[str, deque[float]] = {}
+        self._size_hw: dict[str, tuple[int, ...]] = {}
+        self._last: dict[str, Keyframe] = {}
+        self._last_stamp_ns: dict[str, int] = {}
+        self._anchors: tuple[Keyframe, ...] = ()
+        self._pending: list[Keyframe] = []
+
+    def check(self, frame: Frame) -> None:
+        """Accept a frame's stamp and size, or say what is wrong with them.
+
+        A stamp at least one second back starts a new epoch: the unfinished window is dropped.
+
+        Raises:
+            KeyframeError: the stamp is not newer than the last one, or the size changed.
+        """
+        camera, size = frame.camera_name, frame.image_rgb.shape[:2]
+        last_ns = self._last_stamp_ns.get(camera)
+        if last_ns is not None and frame.stamp_ns <= last_ns - EPOCH_JUMP_NS:
+            self.start_epoch()
+        elif last_ns is not None and frame.stamp_ns <= last_ns:
+            raise KeyframeError(
+                f"{camera}: stamp {frame.stamp_ns} ns is not newer than {last_ns} ns, frame skipped"
+            )
+        known = self._size_hw.setdefault(camera, size)
+        self._last_stamp_ns[camera] = frame.stamp_ns
+        if known != size:
+            self._size_hw[camera] = size
+            self._motion.pop(camera, None)
+            raise KeyframeError(
+                f"{camera}: image size changed from {known[1]}x{known[0]} to {size[1]}x{size[0]}; "
+                "frames of the new size are used from the next one on"
+            )
+
+    def start_epoch(self) -> None:
+        """Forget unfinished keyframes, keep what was committed."""
+        self.epoch += 1
+        self._pending.clear()
+        self._motion.clear()
+        self._last.clear()
+        self._last_stamp_ns.clear()
+
+    def add(self, frame: Frame, view: View) -> Window | None:
+        """Look at a checked frame; a window when it completes one."""
+        gray = _gray_thumbnail(frame.image_rgb)
+        if self._is_blurred(frame.camera_name, gray):
+            self.blurred_count += 1
+            return None
+        if not self._is_keyframe(frame, gray):
+            return None
+        keyframe = Keyframe(self.keyframe_count, frame.stamp_ns, view, frame.camera_name)
+        self.keyframe_count += 1
+        self._last[frame.camera_name] = keyframe
+        self._motion.setdefault(frame.camera_name, MotionGauge()).restart(gray)
+        self._pending.append(keyframe)
+        limit = 8 * self.settings.window_size
+        if len(self._pending) > limit:
+            self._pending = thin_evenly(self._pending, limit // 2)
+        return self._compose()
+
+    def take(self, window: Window) -> None:
+        """The window goes to the network: its keyframes and older ones are no longer pending."""
+        newest = window.keyframes[-1].id
+        self._pending = [k for k in self._pending if k.id > newest]
+
+    def commit(self, window: Window) -> None:
+        """The window is in the map: the next ones overlap with it."""
+        self._anchors = window.keyframes
+
+    def _compose(self) -> Window | None:
+        size = self.settings.window_size
+        shared = self._anchors[-self.settings.window_overlap :]
+        if len(shared) + len(self._pending) < size:
+            return None
+        chosen = (*shared, *thin_evenly(self._pending, size - len(shared)))
+        window = Window(self._window_count, chosen, self.epoch)
+        self._window_count += 1
+        return window
+
+    def _is_blurred(self, camera: str, gray: ImageArray) -> bool:
+        sharpness = float(cv2.Laplacian(gray, cv2.CV_32F).var())
+        recent = self._sharpness.setdefault(camera, deque(maxlen=30))
+        typical = float(np.median(recent)) if len(recent) >= 5 else 0.0
+        recent.append(sharpness)
+        return sharpness < self.settings.min_sharpness * typical
+
+    def _is_keyframe(self, frame: Frame, gray: ImageArray) -> bool:
+        last = self._last.get(frame.camera_name)
+        gauge = self._motion.get(frame.camera_name)
+        if last is None or gauge is None:
+            return True
+        rule = self.settings
+        overlap = gauge.overlap(gray)
+        elapsed_s = (frame.stamp_ns - last.stamp_ns) * 1e-9
+        if elapsed_s < rule.min_interval_s:
+            return False
+        moved_m, turned_deg = _motion_between(last.view.T_odom_cam, frame.T_odom_cam)
+        return (
+            overlap < rule.min_overlap
+            or moved_m > rule.max_translation_m
+            or turned_deg > rule.max_rotation_deg
+            or 0 < rule.max_interval_s <= elapsed_s
+        )
+
+
+def thin_evenly(keyframes: list[Keyframe], count: int) -> list[Keyframe]:
+    """`count` keyframes spread evenly, the newest one always among them."""
+    if len(keyframes) <= count:
+        return list(keyframes)
+    picks = np.rint(np.linspace(len(keyframes) - 1, 0, count, endpoint=False))[::-1]
+    return [keyframes[int(i)] for i in picks]
+
+
+def _gray_thumbnail(image: ImageArray) -> ImageArray:
+    """Small grey image, shorter side TRACK_SIDE_PX."""
+    height, width = image.shape[:2]
+    scale = TRACK_SIDE_PX / min(height, width)
+    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _motion_between(T_a: FloatArray | None, T_b: FloatArray | None) -> tuple[float, float]:
+    """Metres and degrees between two poses; zero when one is missing."""
+    if T_a is None or T_b is None:
+        return 0.0, 0.0
+    delta = invert_se3(T_a) @ T_b
+    return float(np.linalg.norm(delta[:3, 3])), float(rotation_angle_deg(delta[:3, :3]))
