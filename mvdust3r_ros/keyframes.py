@@ -123,7 +123,7 @@ class KeyframeWindow:
 
     def add(self, frame: Frame, view: View) -> Window | None:
         """Look at a checked frame; a window when it completes one."""
-        gray = _gray_thumbnail(frame.image_rgb)
+        gray = _gray_thumbnail(view.image_rgb)
         if self._is_blurred(frame.camera_name, gray):
             self.blurred_count += 1
             return None

@@ -1,0 +1,106 @@
+"""An engine that knows the answer: back-projects true depth with true poses.
+
+It stands in for the network wherever depth and poses are recorded, so that everything after the
+network can be judged against exact truth, with errors of known size where wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, View, ViewTokens, WindowPrediction
+from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
+from mvdust3r_ros.geometry import backproject, invert_se3
+
+CONFIDENT = 5.0
+NO_DEPTH = 1.0
+
+
+@dataclass(frozen=True)
+class OracleNoise:
+    """Errors added to the truth.
+
+    Attributes:
+        points: standard deviation of each point along its ray, as a share of its depth.
+        smooth: the same for one error per view (a wrong depth scale of the view).
+        scale: standard deviation of the logarithm of one random scale per window.
+        seed: of the random numbers; the result depends on nothing else.
+    """
+
+    points: float = 0.0
+    smooth: float = 0.0
+    scale: float = 0.0
+    seed: int = 0
+
+
+class OracleEngine(Engine):
+    """Truth with noise of known size."""
+
+    def __init__(
+        self, image_hw: tuple[int, int] = (224, 224), noise: OracleNoise | None = None
+    ) -> None:
+        """Make views of `image_hw` pixels, add `noise` if given."""
+        self._image_hw = image_hw
+        self._noise = noise or OracleNoise()
+        self._rng = np.random.default_rng(self._noise.seed)
+
+    def encode(self, views: Sequence[View]) -> list[ViewTokens]:
+        """Keep the views; raises EngineError when one lacks depth, pose or intrinsics."""
+        for view in views:
+            missing = [
+                name
+                for name, value in (
+                    ("depth", view.depth_m), ("an odometry pose", view.T_odom_cam),
+                    ("camera_info", view.K),
+                )  # fmt: skip
+                if value is None
+            ]
+            if missing:
+                raise EngineError(f"the oracle engine needs {' and '.join(missing)} with each image")
+            if view.image_rgb.shape[:2] != self._image_hw:
+                raise EngineError(f"view of {view.image_rgb.shape[:2]}, expected {self._image_hw}")
+        return [ViewTokens(None, view) for view in views]
+
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+        """True pointmaps in the frame of the first view, with the noise asked for."""
+        if len(tokens) < 2:
+            raise EngineError(f"a window of {len(tokens)} views, at least 2 are needed")
+        scale = float(np.exp(self._rng.normal(0.0, self._noise.scale)))
+        T_ref_odom = invert_se3(_pose(tokens[0].view))
+        maps = [self._pointmap(token.view, T_ref_odom, scale) for token in tokens]
+        points = np.stack([m[0] for m in maps])[None].astype(np.float32)
+        conf = np.stack([m[1] for m in maps])[None].astype(np.float32)
+        return WindowPrediction(points, conf)
+
+    def _pointmap(
+        self, view: View, T_ref_odom: FloatArray, scale: float
+    ) -> tuple[FloatArray, FloatArray]:
+        assert view.depth_m is not None and view.K is not None
+        valid = np.isfinite(view.depth_m) & (view.depth_m > 0)
+        depth = np.where(valid, view.depth_m, 1.0).astype(np.float64)
+        depth *= 1.0 + self._rng.normal(0.0, self._noise.smooth)
+        if self._noise.points > 0:
+            depth *= 1.0 + self._rng.normal(0.0, self._noise.points, depth.shape)
+        T_ref_cam = T_ref_odom @ _pose(view)
+        points = backproject(depth, view.K) @ T_ref_cam[:3, :3].T + T_ref_cam[:3, 3]
+        return points * scale, np.where(valid, CONFIDENT, NO_DEPTH)
+
+    def describe(self) -> EngineInfo:
+        """Metric only while no random scale is added."""
+        return EngineInfo(
+            name="oracle (recorded depth and poses)",
+            backend="oracle",
+            image_hw=self._image_hw,
+            metric=self._noise.scale == 0,
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _pose(view: View) -> FloatArray:
+    assert view.T_odom_cam is not None
+    return view.T_odom_cam

@@ -1,0 +1,164 @@
+"""Pointmaps of a window to camera poses and intrinsics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.config import PoseSettings
+from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, View, WindowPrediction
+from mvdust3r_ros.geometry import focal_from_pointmap, invert_se3, make_se3, pixel_grid
+
+PNP_POINTS = 600
+MIN_PNP_POINTS = 24
+
+
+class PoseError(MvDust3rError):
+    """A camera pose cannot be recovered from a pointmap."""
+
+
+@dataclass(frozen=True)
+class ViewPose:
+    """Pose and intrinsics of one view.
+
+    Attributes:
+        T_window_cam: (4, 4) pose in the reference view's frame, in the window's scale.
+        K: (3, 3) intrinsics in pixels of the view.
+        inlier_ratio: share of the sampled points that agree with the pose; 1 for the reference.
+        reprojection_px: median reprojection error of those.
+    """
+
+    T_window_cam: FloatArray
+    K: FloatArray
+    inlier_ratio: float
+    reprojection_px: float
+
+
+def recover_poses(
+    prediction: WindowPrediction, views: Sequence[View], settings: PoseSettings
+) -> list[ViewPose | None]:
+    """Pose of every view in the frame of the reference of path 0.
+
+    Perspective-n-point with RANSAC on a regular sample of the confident points, refined by
+    Levenberg-Marquardt on the inliers. The reference is the identity by definition of the frame.
+
+    Args:
+        prediction: pointmaps of V views.
+        views: the V views; their K is used where it is known.
+        settings: thresholds.
+
+    Returns:
+        One entry per view, None where no pose explains enough points.
+
+    Raises:
+        PoseError: no intrinsics are given and the reference pointmap gives none.
+    """
+    points, conf = prediction.points[0], prediction.conf[0]
+    reference = prediction.references[0]
+    default_K = _intrinsics(points[reference], conf[reference], views[reference], settings)
+    poses: list[ViewPose | None] = []
+    for index, view in enumerate(views):
+        K = default_K if view.K is None else view.K
+        if index == reference:
+            poses.append(ViewPose(np.eye(4), K, 1.0, 0.0))
+        else:
+            poses.append(solve_pose(points[index], conf[index], K, settings))
+    return poses
+
+
+def _intrinsics(
+    points_cam: FloatArray, conf: FloatArray, view: View, settings: PoseSettings
+) -> FloatArray:
+    """K of the view, or one from its pointmap with square pixels and a central principal point."""
+    if view.K is not None:
+        return view.K
+    height, width = conf.shape
+    mask = (conf >= np.quantile(conf, settings.conf_quantile)) & (conf > 1.0)
+    stride = max(1, min(height, width) // 112)
+    try:
+        f = focal_from_pointmap(points_cam[::stride, ::stride], mask[::stride, ::stride]) * stride
+    except MvDust3rError as error:
+        raise PoseError(f"no camera_info, and {error}") from None
+    return np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]])
+
+
+def solve_pose(
+    points_window: FloatArray, conf: FloatArray, K: FloatArray, settings: PoseSettings
+) -> ViewPose | None:
+    """Pose of one camera from its pointmap in another frame.
+
+    Args:
+        points_window: (H, W, 3) pointmap in the window's frame.
+        conf: (H, W) confidence; points at 1 or below are invalid.
+        K: (3, 3) intrinsics in pixels of the pointmap.
+        settings: thresholds.
+
+    Returns:
+        The pose, or None when too few points agree on one.
+    """
+    points, pixels = sample_confident(points_window, conf, settings.conf_quantile)
+    if len(points) < MIN_PNP_POINTS:
+        return None
+    # OpenCV works in absolute units; bring any scale near one
+    unit = float(np.median(np.linalg.norm(points - np.median(points, 0), axis=1)))
+    if not np.isfinite(unit) or unit <= 0:
+        return None
+    try:
+        found, rvec, tvec, inliers = cv2.solvePnPRansac(
+            points / unit, pixels, K, np.zeros(0), iterationsCount=100,
+            reprojectionError=settings.reprojection_px, confidence=0.999, flags=cv2.SOLVEPNP_SQPNP,
+        )  # fmt: skip
+        if not found or inliers is None or len(inliers) < MIN_PNP_POINTS // 2:
+            return None
+        chosen = inliers[:, 0]
+        rvec, tvec = cv2.solvePnPRefineLM(
+            points[chosen] / unit, pixels[chosen], K, np.zeros(0), rvec, tvec
+        )
+    except cv2.error:
+        return None
+    return _checked_pose(points, pixels, K, cv2.Rodrigues(rvec)[0], tvec[:, 0] * unit, settings)
+
+
+def _checked_pose(
+    points: FloatArray,
+    pixels: FloatArray,
+    K: FloatArray,
+    R: FloatArray,
+    t: FloatArray,
+    settings: PoseSettings,
+) -> ViewPose | None:
+    if not (np.isfinite(R).all() and np.isfinite(t).all()):
+        return None
+    cam = points @ R.T + t
+    ahead = cam[:, 2] > 0
+    homogeneous = cam @ K.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.linalg.norm(homogeneous[:, :2] / homogeneous[:, 2:] - pixels, axis=1)
+    agree = ahead & (error < settings.reprojection_px)
+    ratio = float(agree.mean())
+    if ratio < settings.min_inlier_ratio:
+        return None
+    return ViewPose(invert_se3(make_se3(R, t)), K, ratio, float(np.median(error[agree])))
+
+
+def sample_confident(
+    points: FloatArray, conf: FloatArray, quantile: float
+) -> tuple[FloatArray, FloatArray]:
+    """About PNP_POINTS points of the better part of a pointmap, evenly spread over the image.
+
+    Returns:
+        (N, 3) float64 points and (N, 2) float64 pixels (u, v).
+    """
+    height, width = conf.shape
+    stride = max(1, int(np.sqrt(height * width * (1 - quantile) / PNP_POINTS)))
+    rows = slice(stride // 2, None, stride)
+    sampled = conf[rows, rows]
+    valid = sampled > 1.0
+    if not valid.any():
+        return np.zeros((0, 3)), np.zeros((0, 2))
+    keep = valid & (sampled >= np.quantile(sampled[valid], quantile))
+    pixels = pixel_grid(height, width)[rows, rows][keep]
+    return points[rows, rows][keep].astype(np.float64), pixels
