@@ -1,0 +1,40 @@
+# The environment in .venv, the build in install/, and what to do with them. `make help` lists it.
+
+PYTHON ?= python3
+BAG ?=
+ENGINE ?=
+OUT ?= out
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help env build test lint demo map clean
+
+engine_option = $(if $(ENGINE),--engine "$(ENGINE)")
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+env:  ## make .venv, or bring it up to date
+	@PYTHON="$(PYTHON)" tools/make_env
+
+build: env  ## build the package and its messages into install/
+	@tools/build
+
+test: build  ## run all tests (PYTEST_ARGS="-k name -x")
+	@. ./env.sh && exec pytest $(PYTEST_ARGS)
+
+lint: env  ## run all linters
+	@tools/lint
+
+demo: build  ## run the real nodes on a bag: [BAG=path] [ENGINE=folder] [OUT=out]
+	@. ./env.sh && exec mvdust3r_ros demo $(if $(BAG),--bag "$(BAG)") $(engine_option) --out "$(OUT)"
+
+map: build  ## map a bag without ROS messages, as fast as it goes: BAG=path [ENGINE=folder] [OUT=out]
+	@$(if $(BAG),,echo "make map needs a bag: make map BAG=path/to/bag" >&2; exit 2;) \
+	. ./env.sh && exec mvdust3r_ros map "$(BAG)" $(engine_option) --out "$(OUT)"
+
+clean:  ## remove all that was built (not the environment)
+	rm -rf build install log .mypy_cache .ruff_cache .pytest_cache
