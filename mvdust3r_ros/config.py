@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -151,6 +151,12 @@ class StitchSettings(Section):
     min_baseline_m: float = setting(
         0.05, "odometry motion below which a window says nothing on scale (m)", low=0.0
     )
+    odom_rel_sigma: float = setting(
+        0.02, "relative uncertainty of odometry's distances over a window", low=0.001, high=1.0
+    )
+    model_rel_sigma: float = setting(
+        0.15, "relative uncertainty of the metres of a metric model", low=0.001, high=1.0
+    )
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,10 @@ def flat_settings(config: object) -> Iterator[Setting]:
             )
 
 
-def with_values(config: MapperConfig, values: Mapping[str, object]) -> MapperConfig:
+AnyConfig = TypeVar("AnyConfig", bound=MapperConfig)
+
+
+def with_values(config: AnyConfig, values: Mapping[str, object]) -> AnyConfig:
     """A config with some settings replaced.
 
     Args:

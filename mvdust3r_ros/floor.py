@@ -1,0 +1,113 @@
+"""The floor: the lowest large plane that is about level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import make_se3
+
+SAMPLE_POINTS = 3000
+TRIPLES = 400
+REL_TOLERANCE = 0.015
+MAX_SHARE_BELOW = 0.06
+MIN_SUPPORT = 0.04
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Plane normal . p = offset.
+
+    Attributes:
+        normal: (3,) unit vector, upwards.
+        offset: signed distance of the plane from the origin along the normal.
+        support: share of all points that lie on it.
+    """
+
+    normal: FloatArray
+    offset: float
+    support: float
+
+    def height_at(self, xy: FloatArray) -> float:
+        """z of the floor at (x, y)."""
+        return float((self.offset - self.normal[:2] @ np.asarray(xy, float)) / self.normal[2])
+
+    def T_level_map(self) -> FloatArray:
+        """(4, 4) transform that brings the floor to z = 0 with z up, turning as little as possible."""
+        up = np.array([0.0, 0.0, 1.0])
+        axis = np.cross(self.normal, up)
+        c = float(self.normal @ up)
+        skew = np.array(
+            [[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0.0]]
+        )
+        R = np.eye(3) + skew + skew @ skew / (1.0 + c)
+        return make_se3(R, np.array([0.0, 0.0, -self.offset]))
+
+
+def fit_floor(
+    points: FloatArray, camera: FloatArray, max_tilt_deg: float, seed: int = 0
+) -> Floor | None:
+    """Find the floor by RANSAC with a gravity prior.
+
+    Tables and shelves are level planes too: the floor is the one with almost nothing below it.
+
+    Args:
+        points: (N, 3) points with z about up, any scale.
+        camera: (3,) where they were seen from; the floor lies below.
+        max_tilt_deg: largest angle between the plane's normal and z.
+        seed: of the random triples.
+
+    Returns:
+        The floor, or None when no plane qualifies.
+    """
+    points = np.asarray(points, float)
+    if len(points) < 50:
+        return None
+    rng = np.random.default_rng(seed)
+    if len(points) > SAMPLE_POINTS:
+        points = points[rng.choice(len(points), SAMPLE_POINTS, replace=False)]
+    tolerance = REL_TOLERANCE * float(np.median(np.linalg.norm(points - camera, axis=1)))
+    low = points[points[:, 2] < camera[2] - 4 * tolerance]
+    if len(low) < 30:
+        return None
+    normals, offsets = _candidate_planes(low, rng, max_tilt_deg)
+    offsets_ok = normals @ camera - offsets > 4 * tolerance
+    normals, offsets = normals[offsets_ok], offsets[offsets_ok]
+    if len(normals) == 0:
+        return None
+    heights = points @ normals.T - offsets
+    support = (np.abs(heights) < tolerance).mean(0)
+    below = (heights < -2 * tolerance).mean(0)
+    score = np.where((below < MAX_SHARE_BELOW) & (support > MIN_SUPPORT), support, 0.0)
+    best = int(np.argmax(score))
+    if score[best] <= 0:
+        return None
+    on_floor = points[np.abs(heights[:, best]) < tolerance]
+    return _refine(on_floor, normals[best], float(score[best]), max_tilt_deg)
+
+
+def _candidate_planes(
+    points: FloatArray, rng: np.random.Generator, max_tilt_deg: float
+) -> tuple[FloatArray, FloatArray]:
+    """Planes through random triples with a normal near z: (M, 3) normals and (M,) offsets."""
+    a, b, c = (points[rng.integers(len(points), size=TRIPLES)] for _ in range(3))
+    normals = np.cross(b - a, c - a)
+    length = np.linalg.norm(normals, axis=1)
+    good = length > 1e-12
+    normals, a = normals[good] / length[good, None], a[good]
+    normals = np.where(normals[:, 2:] < 0, -normals, normals)
+    level = normals[:, 2] > np.cos(np.radians(max_tilt_deg))
+    normals, a = normals[level], a[level]
+    return normals, (normals * a).sum(1)
+
+
+def _refine(points: FloatArray, normal: FloatArray, support: float, max_tilt_deg: float) -> Floor:
+    """Least-squares plane through the supporting points."""
+    mean = points.mean(0)
+    refined: FloatArray = np.linalg.svd(points - mean, full_matrices=False)[2][2]
+    refined = -refined if refined[2] < 0 else refined
+    if refined[2] > np.cos(np.radians(max_tilt_deg)):
+        normal = refined
+    return Floor(normal, float(normal @ mean), support)

@@ -1,0 +1,298 @@
+"""Where a window lies in the map: proposed, checked, then committed or rejected with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mvdust3r_ros.config import StitchSettings
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    MvDust3rError,
+    ScaleEstimate,
+    ScaleSource,
+    Verdict,
+    Window,
+)
+from mvdust3r_ros.floor import fit_floor
+from mvdust3r_ros.geometry import (
+    R_BODY_OPTICAL,
+    AlignmentError,
+    Sim3,
+    align_cameras_sim3,
+    align_sim3_robust,
+    invert_se3,
+    rotation_angle_deg,
+)
+from mvdust3r_ros.pose_recovery import ViewPose
+from mvdust3r_ros.scale import ScaleEvidence, ScaleFilter, odometry_evidence
+
+MIN_SHARED_POINTS = 100
+MIN_CHAIN_SIGMA = 0.005
+FLOOR_TILT_DEG = 40.0
+
+
+class StitchError(MvDust3rError):
+    """A window cannot be placed in the map.
+
+    Attributes:
+        verdict: the reason constant.
+    """
+
+    def __init__(self, verdict: Verdict, message: str) -> None:
+        """Keep the reason with the message."""
+        super().__init__(message)
+        self.verdict = verdict
+
+
+@dataclass(frozen=True)
+class WindowGeometry:
+    """What stitching needs of one window.
+
+    Attributes:
+        window: the keyframes.
+        points: (V, h, w, 3) pointmaps in the window's frame, thinned out.
+        conf: (V, h, w) confidence; points at 1 or below are invalid.
+        poses: pose of each view, None where it was not recovered.
+        metric: whether the window's units are the engine's metres.
+    """
+
+    window: Window
+    points: FloatArray
+    conf: FloatArray
+    poses: list[ViewPose | None]
+    metric: bool
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A window's place in the map, not yet committed.
+
+    Attributes:
+        S_map_window: similarity from the window's frame to the map.
+        T_map_cam: keyframe id -> (4, 4) pose.
+        residual_m: median distance on shared pixels; NaN without any.
+        scale: the map's scale after this window.
+    """
+
+    S_map_window: Sim3
+    T_map_cam: dict[int, FloatArray]
+    residual_m: float
+    scale: ScaleEstimate
+
+
+@dataclass
+class _MapPart:
+    """Points of the last committed window, by keyframe, in the map frame."""
+
+    points: dict[int, FloatArray] = field(default_factory=dict)
+    conf: dict[int, FloatArray] = field(default_factory=dict)
+    T_map_cam: dict[int, FloatArray] = field(default_factory=dict)
+
+
+class Stitcher:
+    """Joins windows to the map."""
+
+    def __init__(self, settings: StitchSettings) -> None:
+        """Start without a map."""
+        self.settings = settings
+        self.scale = ScaleFilter()
+        self.T_map_odom: FloatArray | None = None
+        self._last = _MapPart()
+
+    def place(self, geometry: WindowGeometry) -> Placement:
+        """Propose a place for a window and check it; the map is not touched.
+
+        Raises:
+            StitchError: the window does not fit; the verdict says why.
+        """
+        shared = [
+            i for i, k in enumerate(geometry.window.keyframes) if k.id in self._last.points
+        ]
+        evidence = self._evidence(geometry)
+        if not self._last.points:
+            placement = self._place_first(geometry, evidence)
+        elif shared:
+            placement = self._place_by_points(geometry, shared, evidence)
+        else:
+            placement = self._place_by_odometry(geometry, evidence)
+        self._check_odometry(geometry, placement)
+        return placement
+
+    def commit(self, geometry: WindowGeometry, placement: Placement) -> None:
+        """Make a placed window the end of the map."""
+        self.scale.commit(placement.scale)
+        part = _MapPart()
+        for index, keyframe in enumerate(geometry.window.keyframes):
+            if geometry.poses[index] is not None:
+                part.points[keyframe.id] = placement.S_map_window.apply(geometry.points[index])
+                part.conf[keyframe.id] = geometry.conf[index]
+        part.T_map_cam = dict(placement.T_map_cam)
+        self._last = part
+        newest = geometry.window.keyframes[-1]
+        if newest.view.T_odom_cam is not None and newest.id in placement.T_map_cam:
+            self.T_map_odom = placement.T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
+
+    def _evidence(self, geometry: WindowGeometry) -> list[ScaleEvidence]:
+        found = []
+        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+        if len(T_odom_cam) >= 2:
+            item = odometry_evidence(
+                T_window_cam, T_odom_cam, self.settings.min_baseline_m, self.settings.odom_rel_sigma
+            )
+            if item is not None:
+                found.append(item)
+        if geometry.metric:
+            found.append(ScaleEvidence(1.0, self.settings.model_rel_sigma, ScaleSource.MODEL))
+        return found
+
+    def _place_first(self, geometry: WindowGeometry, evidence: list[ScaleEvidence]) -> Placement:
+        """The first window defines the map: odometry's axes, or the floor's."""
+        scale, estimate = self.scale.fuse(None, evidence)
+        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+        if len(T_odom_cam) >= 1:
+            S_odom, _ = align_cameras_sim3(T_window_cam, T_odom_cam, with_scale=False)
+            centre = T_window_cam[:, :3, 3].mean(0)
+            t = T_odom_cam[:, :3, 3].mean(0) - scale * S_odom.R @ centre
+            return _placement(geometry, Sim3(scale, S_odom.R, t), float("nan"), estimate)
+        level = level_by_floor(geometry)
+        S = Sim3(scale, level.R, scale * level.t)
+        return _placement(geometry, S, float("nan"), estimate)
+
+    def _place_by_points(
+        self, geometry: WindowGeometry, shared: list[int], evidence: list[ScaleEvidence]
+    ) -> Placement:
+        """Robust similarity on the pixels of the shared keyframes."""
+        src, dst, weights, depth = self._shared_points(geometry, shared)
+        try:
+            S, residual = align_sim3_robust(src, dst, weights)
+        except AlignmentError as error:
+            raise StitchError(Verdict.REJECTED_DEGENERATE, str(error)) from None
+        relative = float(np.median(residual / depth))
+        if relative > self.settings.max_residual:
+            raise StitchError(
+                Verdict.REJECTED_RESIDUAL,
+                f"shared pixels disagree by {relative:.1%} of their depth "
+                f"(limit {self.settings.max_residual:.1%})",
+            )
+        sigma = max(MIN_CHAIN_SIGMA, relative / np.sqrt(len(shared)))
+        scale, estimate = self.scale.fuse((S.scale, sigma), evidence)
+        self._check_scale(S.scale, evidence)
+        # a corrected scale grows the window about the points it shares with the map
+        near = residual <= np.median(residual)
+        t = dst[near].mean(0) - scale * S.R @ src[near].mean(0)
+        return _placement(geometry, Sim3(scale, S.R, t), float(np.median(residual)), estimate)
+
+    def _shared_points(
+        self, geometry: WindowGeometry, shared: list[int]
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Pairs of points: window, map, weight, and depth from the map's camera."""
+        src, dst, weights, depths = [], [], [], []
+        for index in shared:
+            key = geometry.window.keyframes[index].id
+            both = np.minimum(geometry.conf[index], self._last.conf[key])
+            use = both > 1.0
+            points_map = self._last.points[key][use].astype(np.float64)
+            depth = np.linalg.norm(points_map - self._last.T_map_cam[key][:3, 3], axis=1)
+            src.append(geometry.points[index][use].astype(np.float64))
+            dst.append(points_map)
+            depths.append(np.maximum(depth, 1e-6))
+            weights.append(np.log(both[use]) / np.maximum(depth, 1e-6) ** 2)
+        count = sum(len(s) for s in src)
+        if count < MIN_SHARED_POINTS:
+            raise StitchError(
+                Verdict.REJECTED_LOW_CONFIDENCE,
+                f"only {count} confident pixels are shared with the map "
+                f"(at least {MIN_SHARED_POINTS})",
+            )
+        return tuple(np.concatenate(a) for a in (src, dst, weights, depths))  # type: ignore[return-value]
+
+    def _place_by_odometry(
+        self, geometry: WindowGeometry, evidence: list[ScaleEvidence]
+    ) -> Placement:
+        """A window that shares nothing with the map goes where odometry says."""
+        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+        if self.T_map_odom is None or len(T_odom_cam) < 2 or not evidence:
+            raise StitchError(
+                Verdict.REJECTED_NO_OVERLAP,
+                "the window shares no keyframe with the map and there is no odometry to place it; "
+                "go back to known ground, give odometry, or reset the map",
+            )
+        scale, estimate = self.scale.fuse(None, evidence)
+        T_map_cam = self.T_map_odom @ T_odom_cam
+        S, _ = align_cameras_sim3(T_window_cam, T_map_cam, with_scale=False)
+        t = T_map_cam[:, :3, 3].mean(0) - scale * S.R @ T_window_cam[:, :3, 3].mean(0)
+        return _placement(geometry, Sim3(scale, S.R, t), float("nan"), estimate)
+
+    def _check_scale(self, scale: float, evidence: list[ScaleEvidence]) -> None:
+        limit = self.settings.max_scale_change
+        for item in evidence:
+            ratio = scale / item.scale
+            if item.rel_sigma < 0.1 and not 1 / limit < ratio < limit:
+                raise StitchError(
+                    Verdict.REJECTED_RESIDUAL,
+                    f"the joint with the map gives a scale {ratio:.2f} times that of "
+                    f"{item.source.name.lower()} (limit {limit:g})",
+                )
+
+    def _check_odometry(self, geometry: WindowGeometry, placement: Placement) -> None:
+        """Compare the motion over the window with what odometry measured."""
+        _, T_odom_cam, ids = _paired_poses(geometry)
+        if len(ids) < 2:
+            return
+        moved = invert_se3(placement.T_map_cam[ids[0]]) @ placement.T_map_cam[ids[-1]]
+        truth = invert_se3(T_odom_cam[0]) @ T_odom_cam[-1]
+        turned_deg = float(rotation_angle_deg(truth[:3, :3].T @ moved[:3, :3]))
+        off_m = float(np.linalg.norm(moved[:3, 3] - truth[:3, 3]))
+        path_m = float(np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1).sum())
+        limit_m = self.settings.max_odom_translation * path_m + 0.2
+        if off_m > limit_m or turned_deg > self.settings.max_odom_rotation_deg:
+            raise StitchError(
+                Verdict.REJECTED_ODOMETRY,
+                f"the window's motion differs from odometry by {off_m:.2f} m and "
+                f"{turned_deg:.1f} deg (limits {limit_m:.2f} m, "
+                f"{self.settings.max_odom_rotation_deg:g} deg)",
+            )
+
+
+def _paired_poses(geometry: WindowGeometry) -> tuple[FloatArray, FloatArray, list[int]]:
+    """Recovered and odometry poses of the keyframes that have both, and their ids."""
+    pairs = [
+        (pose.T_window_cam, keyframe.view.T_odom_cam, keyframe.id)
+        for pose, keyframe in zip(geometry.poses, geometry.window.keyframes, strict=True)
+        if pose is not None and keyframe.view.T_odom_cam is not None
+    ]
+    if not pairs:
+        return np.zeros((0, 4, 4)), np.zeros((0, 4, 4)), []
+    recovered, odometry, ids = zip(*pairs, strict=True)
+    return np.stack(recovered), np.stack(odometry), list(ids)
+
+
+def _placement(
+    geometry: WindowGeometry, S: Sim3, residual_m: float, scale: ScaleEstimate
+) -> Placement:
+    T_map_cam = {
+        keyframe.id: S.apply_pose(pose.T_window_cam)
+        for pose, keyframe in zip(geometry.poses, geometry.window.keyframes, strict=True)
+        if pose is not None
+    }
+    return Placement(S, T_map_cam, residual_m, scale)
+
+
+def level_by_floor(geometry: WindowGeometry) -> Sim3:
+    """Rotation and translation that put the first window's floor at z = 0, z up.
+
+    The camera is taken to be about level until the floor plane says better; without a visible
+    floor the camera stays at the origin.
+    """
+    first = next(p for p in geometry.poses if p is not None)
+    R = R_BODY_OPTICAL @ first.T_window_cam[:3, :3].T
+    origin = first.T_window_cam[:3, 3]
+    points = (geometry.points[geometry.conf > 1.0] - origin) @ R.T
+    S = Sim3(1.0, R, -R @ origin)
+    floor = fit_floor(points, np.zeros(3), FLOOR_TILT_DEG)
+    if floor is None:
+        return S
+    T = floor.T_level_map()
+    return Sim3(1.0, T[:3, :3], T[:3, 3]) @ S
