@@ -112,7 +112,9 @@ class KeyframeSettings(Section):
     max_interval_s: float = setting(
         0.0, "a frame is kept after this time even without motion (s); 0 for never", low=0.0
     )
-    min_interval_s: float = setting(0.0, "frames closer in time than this are skipped (s)", low=0.0)
+    min_interval_s: float = setting(
+        0.0, "frames closer in time than this are skipped (s)", low=0.0
+    )
     min_sharpness: float = setting(
         0.35, "a frame is skipped as blurred below this share of the recent median sharpness",
         low=0.0, high=1.0,
@@ -140,7 +142,9 @@ class StitchSettings(Section):
         0.15, "largest median distance on shared pixels, as a share of their depth", low=0.001
     )
     max_scale_change: float = setting(
-        2.0, "largest scale factor between a window and the odometry or the model's metres", low=1.01
+        2.0,
+        "largest scale factor between a window and the odometry or the model's metres",
+        low=1.01,
     )
     max_odom_translation: float = setting(
         0.5, "largest disagreement with odometry, as a share of the motion plus 0.2 m", low=0.01
@@ -163,7 +167,9 @@ class StitchSettings(Section):
 class MapSettings(Section):
     """The voxel map and the occupancy grid."""
 
-    voxel_size_m: float = setting(0.05, "side of a voxel (m)", low=0.005, high=2.0, structural=True)
+    voxel_size_m: float = setting(
+        0.05, "side of a voxel (m)", low=0.005, high=2.0, structural=True
+    )
     conf_quantile: float = setting(
         0.3, "share of the least confident points of a window that is left out", low=0.0, high=0.95
     )
@@ -264,10 +270,7 @@ def with_values(config: AnyConfig, values: Mapping[str, object]) -> AnyConfig:
             value = float(value)
         sections.setdefault(section, {})[key] = value
     try:
-        changed = {
-            s: dataclasses.replace(getattr(config, s), **v)  # type: ignore[arg-type]
-            for s, v in sections.items()
-        }
+        changed = {s: dataclasses.replace(getattr(config, s), **v) for s, v in sections.items()}
     except ConfigError as error:
         raise ConfigError(f"{section}.{error}") from None
     return dataclasses.replace(config, **changed)

@@ -1,0 +1,1 @@
+"""ROS 2 and bags: messages to datatypes and back; the nodes."""

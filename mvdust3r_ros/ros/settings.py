@@ -1,0 +1,101 @@
+"""Settings of the node itself, on top of those of the mapper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mvdust3r_ros.config import MapperConfig, Section, setting
+
+
+@dataclass(frozen=True)
+class RosSettings(Section):
+    """The node: inputs, frames, outputs. The core does not read these."""
+
+    image_transport: str = setting(
+        "raw", "raw takes sensor_msgs/Image on `image`, compressed takes `image/compressed`",
+        choices=("raw", "compressed"), structural=True,
+    )  # fmt: skip
+    image_reliability: str = setting(
+        "best_effort", "reliability asked of `image`",
+        choices=("best_effort", "reliable"), structural=True,
+    )  # fmt: skip
+    image_depth: int = setting(5, "history depth of `image`", low=1, high=1000, structural=True)
+    camera_info_reliability: str = setting(
+        "best_effort", "reliability asked of `camera_info`",
+        choices=("best_effort", "reliable"), structural=True,
+    )  # fmt: skip
+    odom_reliability: str = setting(
+        "best_effort", "reliability asked of `odom`",
+        choices=("best_effort", "reliable"), structural=True,
+    )  # fmt: skip
+    odom_depth: int = setting(50, "history depth of `odom`", low=1, high=1000, structural=True)
+    use_depth: bool = setting(
+        False, "take a depth image for each colour image from `depth`", structural=True
+    )
+    depth_reliability: str = setting(
+        "best_effort", "reliability asked of `depth`",
+        choices=("best_effort", "reliable"), structural=True,
+    )  # fmt: skip
+    odom_source: str = setting(
+        "topic", "where odometry comes from: topic `odom`, or TF from odom_frame to the camera",
+        choices=("topic", "tf", "none"), structural=True,
+    )  # fmt: skip
+    odom_wait_s: float = setting(
+        0.2, "an image waits this long for odometry and depth of its time (s)", low=0.0, high=5.0
+    )
+    odom_extrapolation_s: float = setting(
+        0.1, "odometry is extrapolated this far beyond its newest message (s)", low=0.0, high=1.0
+    )
+    map_frame: str = setting("map", "frame of the map", structural=True)
+    odom_frame: str = setting(
+        "", "odometry frame; empty to take it from the messages, `odom` with TF", structural=True
+    )
+    camera_frame: str = setting(
+        "", "optical frame of the camera; empty to take it from the images", structural=True
+    )
+    base_frame: str = setting(
+        "", "robot frame that bearings of obstacles refer to; empty for below the camera",
+        structural=True,
+    )  # fmt: skip
+    publish_tf: str = setting(
+        "auto", "transform to publish; auto: map->odom with odometry, else map->camera",
+        choices=("auto", "map_to_odom", "map_to_camera", "none"), structural=True,
+    )  # fmt: skip
+    tf_ahead_s: float = setting(
+        0.1, "map->odom is stamped this far ahead of the newest image (s)", low=0.0, high=2.0
+    )
+    points_frame: str = setting(
+        "map", "frame of `~/points`: map has the whole window, camera its newest view alone",
+        choices=("map", "camera"),
+    )  # fmt: skip
+    map_period_s: float = setting(
+        1.0, "shortest time between two publications of the map (s)", low=0.0, high=60.0
+    )
+    sectors: int = setting(36, "angular sectors of the occupancy summary", low=1, high=360)
+    map_dir: str = setting("~/.ros/maps", "folder that ~/save_map writes into", structural=True)
+    queue_size: int = setting(
+        10,
+        "images waiting to be decoded; the oldest is dropped",
+        low=1,
+        high=1000,
+        structural=True,
+    )
+    max_megapixels: float = setting(
+        50.0, "images with more pixels than this are refused (1e6 px)", low=0.01, high=1000.0
+    )
+    no_image_s: float = setting(
+        5.0, "diagnostics warn when no image came for this long (s)", low=0.1
+    )
+    diagnostics_period_s: float = setting(
+        1.0, "time between diagnostics (s)", low=0.1, high=60.0, structural=True
+    )
+    autostart: bool = setting(
+        False, "configure and activate without a lifecycle manager", structural=True
+    )
+
+
+@dataclass(frozen=True)
+class NodeConfig(MapperConfig):
+    """All settings of the node: those of the mapper and its own."""
+
+    ros: RosSettings = field(default_factory=RosSettings)
