@@ -1,0 +1,332 @@
+"""Maps on disk: Nav2's pgm and yaml, coloured clouds as ply, trajectories in TUM format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import yaml
+
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    ImageArray,
+    MapSnapshot,
+    MvDust3rError,
+    OccupancyGrid,
+    Trajectory,
+)
+from mvdust3r_ros.geometry import AlignmentError, quaternion_xyzw, se3_from_quaternion
+
+PIXEL_OCCUPIED, PIXEL_FREE, PIXEL_UNKNOWN = 0, 254, 205
+OCCUPIED_THRESH, FREE_THRESH = 0.65, 0.196
+CELL_OCCUPIED_FROM, CELL_FREE_UP_TO = 65, 25
+"""Cells between these are saved as unknown, with the defaults of Nav2's map saver."""
+
+PLY_FIELDS = {"x": "<f4", "y": "<f4", "z": "<f4", "red": "u1", "green": "u1", "blue": "u1"}
+PLY_VERTEX = np.dtype([*PLY_FIELDS.items(), ("confidence", "<f4")])
+PLY_TYPES = {"<f4": "float", "|u1": "uchar"}
+PLY_DTYPES = {"float": "<f4", "float32": "<f4", "uchar": "u1", "uint8": "u1", "double": "<f8"}
+
+
+class MapFileError(MvDust3rError):
+    """A map, cloud or trajectory cannot be written or read."""
+
+
+class Cloud(NamedTuple):
+    """A coloured cloud.
+
+    Attributes:
+        points: (N, 3) float32, metres.
+        colors_rgb: (N, 3) uint8.
+        conf: (N,) float32.
+    """
+
+    points: FloatArray
+    colors_rgb: ImageArray
+    conf: FloatArray
+
+
+def save_map(snapshot: MapSnapshot, directory: Path, stem: str) -> list[Path]:
+    """Write everything a map consists of; each file appears complete or not at all.
+
+    `stem.pgm` and `stem.yaml` are what nav2_map_server's saver writes in trinary mode, `stem.ply`
+    holds the cloud with confidences, `stem.tum` the camera-to-map poses of the keyframes.
+
+    Args:
+        snapshot: the map.
+        directory: created when missing.
+        stem: file name without extension, no path.
+
+    Returns:
+        The paths, in the order pgm, yaml, ply, tum.
+
+    Raises:
+        MapFileError: no window has been committed yet, a stem with a path in it, or the disk.
+    """
+    if snapshot.grid is None:
+        raise MapFileError("there is no map to save yet: no window has been committed")
+    if not stem or Path(stem).name != stem or stem.startswith("."):
+        raise MapFileError(f"map name {stem!r} must be a plain file name without a path")
+    cloud = Cloud(snapshot.points_map, snapshot.colors_rgb, snapshot.conf)
+    contents = {
+        f"{stem}.pgm": _pgm_bytes(snapshot.grid),
+        f"{stem}.yaml": _map_yaml(snapshot.grid, f"{stem}.pgm").encode(),
+        f"{stem}.ply": _ply_bytes(cloud),
+        f"{stem}.tum": _tum_text(snapshot.trajectory).encode(),
+    }
+    return _write_together(directory, contents)
+
+
+def write_ply(path: Path, cloud: Cloud) -> None:
+    """Write a cloud as binary ply: x y z float, red green blue uchar, confidence float."""
+    _write_together(path.parent, {path.name: _ply_bytes(cloud)})
+
+
+def write_tum(path: Path, trajectory: Trajectory) -> None:
+    """Write `timestamp tx ty tz qx qy qz qw` lines, seconds and metres with nine decimals."""
+    _write_together(path.parent, {path.name: _tum_text(trajectory).encode()})
+
+
+def _write_together(directory: Path, contents: Mapping[str, bytes]) -> list[Path]:
+    """Write all files under temporary names, then rename them."""
+    paths = [directory / name for name in contents]
+    drafts = [directory / f".{name}.{os.getpid()}.part" for name in contents]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for draft, content in zip(drafts, contents.values(), strict=True):
+            draft.write_bytes(content)
+        for draft, path in zip(drafts, paths, strict=True):
+            draft.replace(path)
+    except OSError as error:
+        for draft in drafts:
+            with suppress(OSError):
+                draft.unlink()
+        raise MapFileError(f"cannot write to {directory}: {error.strerror or error}") from None
+    return paths
+
+
+def _pgm_bytes(grid: OccupancyGrid) -> bytes:
+    pixels: ImageArray = np.full(grid.cells.shape, PIXEL_UNKNOWN, np.uint8)
+    pixels[(grid.cells >= 0) & (grid.cells <= CELL_FREE_UP_TO)] = PIXEL_FREE
+    pixels[(grid.cells >= CELL_OCCUPIED_FROM) & (grid.cells <= 100)] = PIXEL_OCCUPIED
+    rows, cols = pixels.shape
+    return f"P5\n{cols} {rows}\n255\n".encode() + pixels[::-1].tobytes()
+
+
+def _map_yaml(grid: OccupancyGrid, image: str) -> str:
+    x, y = grid.origin_xy_m
+    return (
+        f"image: {_yaml_text(image)}\nmode: trinary\nresolution: {grid.resolution_m:.6g}\n"
+        f"origin: [{_plain(x)}, {_plain(y)}, 0]\nnegate: 0\n"
+        f"occupied_thresh: {OCCUPIED_THRESH}\nfree_thresh: {FREE_THRESH}\n"
+    )
+
+
+def _plain(metres: float) -> str:
+    return f"{round(float(metres), 3) + 0.0:.3f}"
+
+
+def _yaml_text(value: str) -> str:
+    return str(yaml.safe_dump(value, allow_unicode=True, width=10**6)).split("\n...")[0].strip()
+
+
+def load_occupancy(yaml_path: Path) -> OccupancyGrid:
+    """Read a map as nav2_map_server does: every mode, image format and threshold it knows.
+
+    Args:
+        yaml_path: the map's yaml; a relative image path is relative to it.
+
+    Returns:
+        The grid, values 0 to 100 and -1.
+
+    Raises:
+        MapFileError: a missing file or key, a value of the wrong kind, a rotated origin.
+    """
+    meta = _read_yaml(yaml_path)
+    mode = meta.get("mode", "trinary")
+    if mode not in ("trinary", "scale", "raw"):
+        raise MapFileError(f"{yaml_path}: mode {mode!r} is not trinary, scale or raw")
+    origin = _value(meta, "origin", yaml_path)
+    if not isinstance(origin, list) or len(origin) != 3:
+        raise MapFileError(f"{yaml_path}: origin {origin!r} is not [x, y, yaw]")
+    x, y, yaw = (_number(v, "origin", yaml_path) for v in origin)
+    if abs(yaw) > 1e-6:
+        raise MapFileError(f"{yaml_path}: origin yaw {yaw} rad; rotated maps are not supported")
+    resolution = _number(_value(meta, "resolution", yaml_path), "resolution", yaml_path)
+    if resolution <= 0:
+        raise MapFileError(f"{yaml_path}: resolution {resolution} must be positive")
+    low = _number(_value(meta, "free_thresh", yaml_path), "free_thresh", yaml_path)
+    high = _number(_value(meta, "occupied_thresh", yaml_path), "occupied_thresh", yaml_path)
+    negate = _number(_value(meta, "negate", yaml_path), "negate", yaml_path) != 0
+    image = yaml_path.parent / str(_value(meta, "image", yaml_path))
+    shade, opaque = _read_shades(image)
+    cells = _cells_from_shades(
+        shade, opaque, mode, 1.0 - shade if not negate else shade, low, high
+    )
+    return OccupancyGrid(np.ascontiguousarray(cells[::-1]), resolution, (x, y))
+
+
+def _cells_from_shades(
+    shade: FloatArray,
+    opaque: FloatArray,
+    mode: str,
+    occupancy: FloatArray,
+    low: float,
+    high: float,
+) -> Any:
+    """(rows, cols) int8 cells of an image whose shades run from 0 black to 1 white."""
+    if mode == "raw":
+        raw = np.round(shade * 255)
+        return np.where(raw <= 100, raw, -1).astype(np.int8)
+    between: FloatArray = np.full(shade.shape, -1.0)
+    if mode == "scale":
+        span = max(high - low, 1e-9)
+        between = np.where(opaque, np.rint((occupancy - low) / span * 100), -1)
+        occupancy = np.where(opaque, occupancy, (low + high) / 2)
+    cells = np.where(occupancy > high, 100, np.where(occupancy < low, 0, between))
+    return cells.astype(np.int8)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        meta = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise MapFileError(f"cannot read map {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MapFileError(f"{path} is not YAML: {error}") from None
+    if not isinstance(meta, dict):
+        raise MapFileError(f"{path} holds no map description")
+    return meta
+
+
+def _value(meta: Mapping[str, Any], key: str, path: Path) -> Any:
+    if key not in meta:
+        raise MapFileError(f"{path}: key {key!r} is missing")
+    return meta[key]
+
+
+def _number(value: object, key: str, path: Path) -> float:
+    if not isinstance(value, (int, float)) or not np.isfinite(value):
+        raise MapFileError(f"{path}: {key} {value!r} is not a number")
+    return float(value)
+
+
+def _read_shades(path: Path) -> tuple[FloatArray, Any]:
+    """Shades from 0 black to 1 white and which pixels are opaque, both (rows, cols)."""
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise MapFileError(f"cannot read map image {path}: {error.strerror or error}") from None
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    if image is None:
+        raise MapFileError(f"map image {path} cannot be decoded")
+    shades = image.reshape(*image.shape[:2], -1) / (65535.0 if image.itemsize == 2 else 255.0)
+    has_alpha = shades.shape[2] in (2, 4)
+    opaque = shades[..., -1] >= 1.0 if has_alpha else np.ones(shades.shape[:2], bool)
+    return shades[..., : shades.shape[2] - has_alpha].mean(-1), opaque
+
+
+def _ply_bytes(cloud: Cloud) -> bytes:
+    n = len(cloud.points)
+    if not (len(cloud.colors_rgb) == len(cloud.conf) == n):
+        raise MapFileError(
+            f"cloud has {n} points, {len(cloud.colors_rgb)} colours, {len(cloud.conf)} confidences"
+        )
+    vertices = np.zeros(n, PLY_VERTEX)
+    for axis, name in enumerate("xyz"):
+        vertices[name] = cloud.points[:, axis]
+    for channel, name in enumerate(("red", "green", "blue")):
+        vertices[name] = cloud.colors_rgb[:, channel]
+    vertices["confidence"] = cloud.conf
+    properties = "".join(
+        f"property {PLY_TYPES[PLY_VERTEX[name].str]} {name}\n" for name in PLY_VERTEX.names or ()
+    )
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {n}\n{properties}end_header\n"
+    return header.encode() + vertices.tobytes()
+
+
+def read_ply(path: Path) -> Cloud:
+    """Read a binary little-endian ply of coloured points.
+
+    Returns:
+        The cloud; colours are 0 and confidences 1 where the file has none.
+
+    Raises:
+        MapFileError: not such a file, or shorter than its header says.
+    """
+    try:
+        head, mark, body = path.read_bytes().partition(b"end_header\n")
+    except OSError as error:
+        raise MapFileError(f"cannot read cloud {path}: {error.strerror or error}") from None
+    lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
+    if not mark or ["format", "binary_little_endian", "1.0"] not in lines:
+        raise MapFileError(f"{path} is not a binary little-endian ply")
+    counts = [line[2] for line in lines if line[:2] == ["element", "vertex"]]
+    fields = [(line[-1], line[1]) for line in lines if line[:1] == ["property"]]
+    names = [name for name, _ in fields]
+    if len(counts) != 1 or not counts[0].isdigit() or not {"x", "y", "z"} <= set(names):
+        raise MapFileError(f"{path} has no vertices with x, y and z")
+    if any(kind not in PLY_DTYPES for _, kind in fields) or len(set(names)) != len(names):
+        raise MapFileError(f"{path} has vertex properties that cannot be read: {fields}")
+    dtype = np.dtype([(name, PLY_DTYPES[kind]) for name, kind in fields])
+    n = int(counts[0])
+    if len(body) < n * dtype.itemsize:
+        raise MapFileError(f"{path} ends early: {len(body)} of {n * dtype.itemsize} bytes")
+    vertices = np.frombuffer(body, dtype, n)
+    points = np.stack([vertices[k] for k in "xyz"], -1).astype(np.float32)
+    colors = np.zeros((n, 3), np.uint8)
+    if {"red", "green", "blue"} <= set(names):
+        colors = np.stack([vertices[k] for k in ("red", "green", "blue")], -1)
+    conf = vertices["confidence"] if "confidence" in names else np.ones(n)
+    return Cloud(points, colors, conf.astype(np.float32))
+
+
+def _tum_text(trajectory: Trajectory) -> str:
+    lines = ["# timestamp tx ty tz qx qy qz qw"]
+    for stamp_ns, T in zip(trajectory.stamps_ns.tolist(), trajectory.T_world_cam, strict=True):
+        values = (*T[:3, 3], *quaternion_xyzw(T[:3, :3]))
+        sign, magnitude = "-" if stamp_ns < 0 else "", abs(stamp_ns)
+        stamp = f"{sign}{magnitude // 10**9}.{magnitude % 10**9:09d}"
+        lines.append(" ".join([stamp, *(f"{v:.9f}" for v in values)]))
+    return "\n".join(lines) + "\n"
+
+
+def read_tum(path: Path) -> Trajectory:
+    """Read a trajectory in TUM format; stamps are exact to the nanosecond.
+
+    Returns:
+        Camera-to-world poses in the order of the file.
+
+    Raises:
+        MapFileError: a line that is not eight numbers, or stamps that do not increase.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MapFileError(f"cannot read trajectory {path}: {error}") from None
+    stamps, poses = [], []
+    for number, line in enumerate(lines, 1):
+        words = line.split("#")[0].replace(",", " ").split()
+        if not words:
+            continue
+        try:
+            stamp, *values = words
+            stamps.append(int((Decimal(stamp) * 10**9).to_integral_value()))
+            numbers = np.array([float(v) for v in values])
+            if len(numbers) != 7:
+                raise ValueError(f"{len(words)} numbers")
+            poses.append(se3_from_quaternion(numbers[3:], numbers[:3]))
+        except (ValueError, OverflowError, InvalidOperation, AlignmentError) as error:
+            raise MapFileError(
+                f"{path}, line {number}: expected `timestamp tx ty tz qx qy qz qw`, got "
+                f"{line.strip()[:80]!r} ({error})"
+            ) from None
+    if np.any(np.diff(np.array(stamps, np.int64)) <= 0):
+        raise MapFileError(f"{path}: the stamps do not increase")
+    return Trajectory(np.array(stamps, np.int64), np.array(poses).reshape(-1, 4, 4))
