@@ -1,0 +1,175 @@
+"""Which module may import what, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mvdust3r_ros"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# From the bottom up. A unit (a module or a folder) imports from rows below its own, never from its
+# own row; inside a folder anything goes.
+ROWS = [
+    {"datatypes"},
+    {"config", "geometry"},
+    {"floor", "scale"},
+    {
+        "keyframes",
+        "map_files",
+        "model",
+        "occupancy",
+        "pose_recovery",
+        "preprocess",
+        "stitching",
+        "voxel_map",
+    },
+    {"engines"},
+    {"mapper"},
+    {"evaluation", "synthetic"},
+    {"ros"},
+    {"cli"},
+]
+ROW_OF = {unit: row for row, units in enumerate(ROWS) for unit in units}
+
+ROS = {
+    "ament_index_python",
+    "builtin_interfaces",
+    "cv_bridge",
+    "diagnostic_msgs",
+    "geometry_msgs",
+    "launch",
+    "launch_ros",
+    "lifecycle_msgs",
+    "nav_msgs",
+    "rcl_interfaces",
+    "rclpy",
+    "rosgraph_msgs",
+    "sensor_msgs",
+    "std_msgs",
+    "std_srvs",
+    "tf2_msgs",
+    "tf2_ros",
+}
+OWN_MESSAGES = {"mvdust3r_ros.msg", "mvdust3r_ros.srv", "mvdust3r_ros.action"}
+TORCH_UNITS = {"model", "engines", "synthetic"}
+TORCH_FREE = {"engines/base.py", "engines/onnx_engine.py", "engines/oracle_engine.py"}
+FORBIDDEN_NAMES = {"msg", "srv", "action", "utils", "helpers", "manager"} | sys.stdlib_module_names
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every imported name with its module, the lazy ones inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_level(tree: ast.Module) -> ast.Module:
+    """The tree without what only runs inside functions."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802
+            del node
+
+        visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]  # noqa: N815
+
+    return Strip().visit(tree)
+
+
+def unit_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def case_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+SOURCE_CASES = pytest.mark.parametrize("path", SOURCES, ids=case_name)
+
+
+def violations(path: Path, text: str) -> list[str]:
+    """What a source file at this place must not import."""
+    unit, name, tree = unit_of(path), case_name(path), ast.parse(text)
+    at_import = set(imports(module_level(ast.parse(text))))
+    found = []
+    for target in sorted(set(imports(tree))):
+        top = target.split(".")[0]
+        is_ros = top in ROS or any(
+            target == own or target.startswith(own + ".") for own in OWN_MESSAGES
+        )
+        if is_ros and unit != "ros":
+            found.append(f"{target}: ROS belongs to ros/")
+        if top in {"torch", "torchvision"}:
+            lazy_in_cli = unit == "cli" and target not in at_import
+            if not lazy_in_cli and (unit not in TORCH_UNITS or name in TORCH_FREE):
+                found.append(f"{target}: torch does not belong here")
+        if top != "mvdust3r_ros" or is_ros or target == "mvdust3r_ros":
+            continue
+        other = target.split(".")[1]
+        if other != unit and ROW_OF[other] >= ROW_OF[unit]:
+            found.append(f"{target}: imports point down only")
+    return found
+
+
+def test_the_sources_are_found() -> None:
+    assert {"datatypes.py", "engines/base.py"} <= {case_name(path) for path in SOURCES}
+
+
+@SOURCE_CASES
+def test_every_module_has_a_row(path: Path) -> None:
+    assert unit_of(path) in {"__init__", *ROW_OF}, "give the new module its place in ROWS"
+
+
+@SOURCE_CASES
+def test_imports_point_down(path: Path) -> None:
+    if unit_of(path) != "__init__":
+        assert violations(path, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("geometry.py", "from mvdust3r_ros.mapper import Mapper"),
+        ("geometry.py", "from mvdust3r_ros import config"),
+        ("mapper.py", "import rclpy.node"),
+        ("mapper.py", "def f():\n    from mvdust3r_ros.msg import WindowStatus"),
+        ("engines/onnx_engine.py", "import torch"),
+        ("ros/node.py", "def f():\n    import torch.nn"),
+        ("cli.py", "import torch"),
+        ("evaluation/report.py", "from mvdust3r_ros.synthetic.scenes import Scene"),
+    ],
+)
+def test_a_violation_is_noticed(place: str, line: str) -> None:
+    assert len(violations(PACKAGE / place, line)) == 1
+
+
+def test_a_lazy_import_of_torch_is_allowed_in_the_command_line() -> None:
+    assert violations(PACKAGE / "cli.py", "def f():\n    import torch") == []
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=case_name)
+def test_an_init_file_holds_only_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert len(tree.body) == 1
+    assert ast.get_docstring(tree)
+
+
+@SOURCE_CASES
+def test_names_collide_with_nothing(path: Path) -> None:
+    parts = [part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts]
+    assert not FORBIDDEN_NAMES.intersection(parts)
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    assert all((path.parent / "__init__.py").is_file() for path in SOURCES)
+
+
+def test_the_tests_are_not_a_package() -> None:
+    assert list(Path(__file__).parent.rglob("__init__.py")) == []

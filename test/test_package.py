@@ -1,0 +1,138 @@
+"""The package's descriptions of itself agree with each other and with the code."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from enum import IntEnum
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from mvdust3r_ros.datatypes import ScaleSource, Verdict
+
+ROOT = Path(__file__).parents[1]
+VERSION = ElementTree.parse(ROOT / "package.xml").findtext("version")
+
+NODE_SCRIPTS = ["bag_player", "mapper_node", "recorder"]
+NEEDS_ROS = pytest.mark.skipif(
+    importlib.util.find_spec("rclpy") is None, reason="rclpy is not installed"
+)
+
+
+def constants(message: Path) -> dict[str, int]:
+    """Name and value of the uint8 constants of an interface definition."""
+    pattern = re.compile(r"^uint8 ([A-Z0-9_]+)=(\d+)", re.MULTILINE)
+    return {name: int(value) for name, value in pattern.findall(message.read_text())}
+
+
+def values(enum: type[IntEnum], prefix: str = "") -> dict[str, int]:
+    return {prefix + item.name: item.value for item in enum}
+
+
+def entry_points() -> dict[str, str]:
+    """Console script -> "module:function"."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options.entry_points"]["console_scripts"].strip().splitlines()
+    return dict(tuple(part.strip() for part in line.split("=")) for line in lines)
+
+
+def test_verdicts_are_those_of_the_message() -> None:
+    assert constants(ROOT / "msg/WindowStatus.msg") == values(Verdict)
+
+
+def test_scale_sources_are_those_of_the_message() -> None:
+    assert constants(ROOT / "msg/OccupancySummary.msg") == values(ScaleSource, "SCALE_")
+
+
+@NEEDS_ROS
+def test_generated_messages_carry_the_constants() -> None:
+    msg = pytest.importorskip("mvdust3r_ros.msg", reason="not built: make build, source env.sh")
+    for name, value in values(Verdict).items():
+        assert getattr(msg.WindowStatus, name) == value
+    for name, value in values(ScaleSource, "SCALE_").items():
+        assert getattr(msg.OccupancySummary, name) == value
+
+
+def test_every_interface_is_generated() -> None:
+    interfaces = {
+        path.relative_to(ROOT).as_posix() for path in ROOT.glob("[ms][sr][gv]/*") if path.is_file()
+    }
+    listed = re.findall(r'"((?:msg|srv)/\w+\.\w+)"', (ROOT / "CMakeLists.txt").read_text())
+    assert set(listed) == interfaces
+    assert len(interfaces) >= 3
+
+
+def test_changelog_begins_with_this_version() -> None:
+    versions = re.findall(r"^(\d+\.\d+\.\d+)\b.*\n-+$", (ROOT / "CHANGELOG.rst").read_text(), re.M)
+    assert versions[0] == VERSION
+
+
+def test_setup_takes_its_version_from_package_xml() -> None:
+    output = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert output.split()[-1] == VERSION
+
+
+@pytest.mark.parametrize("name", sorted(entry_points()))
+def test_console_scripts_can_be_imported(name: str) -> None:
+    module, function = entry_points()[name].split(":")
+    if ".ros." in module:
+        pytest.importorskip("rclpy", reason="needs ROS")
+        pytest.importorskip("mvdust3r_ros.msg", reason="not built: make build, source env.sh")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_scripts_call_the_functions_of_the_console_scripts() -> None:
+    scripts = {path.name: path for path in (ROOT / "scripts").iterdir()}
+    assert set(scripts) == set(entry_points()) == {*NODE_SCRIPTS, "mvdust3r_ros"}
+    for name, path in scripts.items():
+        module, function = entry_points()[name].split(":")
+        assert f"from {module} import {function}\n" in path.read_text()
+        assert path.read_text().startswith("#!/usr/bin/env python3\n")
+        assert os.access(path, os.X_OK)
+
+
+def test_every_script_is_installed() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    assert set(re.findall(r"scripts/(\w+)", cmake)) == set(entry_points())
+
+
+def test_package_xml_lists_the_messages_imported_by_the_node() -> None:
+    tree = ElementTree.parse(ROOT / "package.xml")
+    depends = {element.text for tag in ("depend", "exec_depend") for element in tree.iter(tag)}
+    used = set()
+    for path in (ROOT / "mvdust3r_ros/ros").glob("*.py"):
+        used |= set(re.findall(r"^from (\w+_(?:msgs|srvs))\.", path.read_text(), re.M))
+    assert used <= depends
+
+
+def test_env_can_be_sourced_from_anywhere_with_unset_variables(tmp_path: Path) -> None:
+    if not (ROOT / ".venv/bin/activate").exists():
+        pytest.skip("the environment was not made by make env")
+    command = (
+        f'set -euo pipefail; source "{ROOT}/env.sh"; source "{ROOT}/env.sh"; command -v python'
+    )
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    output = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert output.stdout.strip() == str(ROOT / ".venv/bin/python")
+    assert output.stderr == ""
