@@ -1,0 +1,114 @@
+"""Points of many windows fused into voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
+
+KEY_BITS = 21
+KEY_OFFSET = 1 << (KEY_BITS - 1)
+X, COLOR, CONF, WEIGHT, HITS = slice(0, 3), slice(3, 6), 6, 7, 8
+CHANNELS = 9
+
+
+class VoxelMapError(MvDust3rError):
+    """Points cannot be put into the map."""
+
+
+class VoxelMap:
+    """Sparse voxels with confidence-weighted mean position and colour.
+
+    The time to integrate depends on the new points alone, not on the size of the map: voxels are
+    rows of a growing table, found by a dictionary from their packed index.
+    """
+
+    def __init__(self, voxel_size_m: float) -> None:
+        """Start empty.
+
+        Args:
+            voxel_size_m: side of a voxel.
+        """
+        self.voxel_size_m = voxel_size_m
+        self._rows: dict[int, int] = {}
+        self._sums = np.zeros((1024, CHANNELS))
+
+    def __len__(self) -> int:
+        """Number of occupied voxels."""
+        return len(self._rows)
+
+    def integrate(self, points_map: FloatArray, colors_rgb: ImageArray, conf: FloatArray) -> None:
+        """Add points.
+
+        Args:
+            points_map: (N, 3) finite points in the map frame, metres.
+            colors_rgb: (N, 3) uint8.
+            conf: (N,) confidence above 1; the weight is its logarithm.
+
+        Raises:
+            VoxelMapError: the shapes differ or a point is farther out than the map reaches.
+        """
+        if not len(points_map) == len(colors_rgb) == len(conf):
+            raise VoxelMapError(
+                f"{len(points_map)} points, {len(colors_rgb)} colours, {len(conf)} confidences"
+            )
+        if len(points_map) == 0:
+            return
+        keys = self._keys(points_map)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        rows = self._rows_for(keys[starts].tolist())
+        self._sums[rows] += np.add.reduceat(
+            _weighted_columns(points_map, colors_rgb, conf)[order], starts, axis=0
+        )
+
+    def _keys(self, points_map: FloatArray) -> npt.NDArray[np.int64]:
+        cells = np.floor(points_map / self.voxel_size_m)
+        if not np.all(np.abs(cells) < KEY_OFFSET):  # false for NaN as well
+            reach_m = KEY_OFFSET * self.voxel_size_m
+            raise VoxelMapError(f"a point is not finite or farther than {reach_m:.0f} m")
+        index = cells.astype(np.int64) + KEY_OFFSET
+        keys: npt.NDArray[np.int64] = (
+            (index[:, 0] << (2 * KEY_BITS)) | (index[:, 1] << KEY_BITS) | index[:, 2]
+        )
+        return keys
+
+    def _rows_for(self, keys: list[int]) -> npt.NDArray[np.int64]:
+        """Row of each key, new rows at the end; the keys are unique."""
+        table = self._rows
+        rows = [table.setdefault(key, len(table)) for key in keys]
+        if len(table) > len(self._sums):
+            grown = np.zeros((max(2 * len(self._sums), len(table)), CHANNELS))
+            grown[: len(self._sums)] = self._sums
+            self._sums = grown
+        return np.asarray(rows, np.int64)
+
+    def cloud(self, min_hits: int = 1) -> tuple[FloatArray, ImageArray, FloatArray]:
+        """Mean position (N, 3) float32, colour (N, 3) uint8 and confidence (N,) of each voxel.
+
+        Args:
+            min_hits: voxels with fewer points are left out.
+        """
+        sums = self._sums[: len(self._rows)]
+        sums = sums[sums[:, HITS] >= min_hits]
+        weight = sums[:, WEIGHT : WEIGHT + 1]
+        points = (sums[:, X] / weight).astype(np.float32)
+        colors = np.clip(np.rint(sums[:, COLOR] / weight), 0, 255).astype(np.uint8)
+        return points, colors, (sums[:, CONF] / weight[:, 0]).astype(np.float32)
+
+
+def _weighted_columns(
+    points: FloatArray, colors: ImageArray, conf: FloatArray
+) -> FloatArray:
+    """(N, CHANNELS) of weighted position, colour, confidence, then weight and one hit."""
+    weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)
+    columns = np.empty((len(points), CHANNELS))
+    columns[:, X] = points
+    columns[:, COLOR] = colors
+    columns[:, CONF] = conf
+    columns[:, :WEIGHT] *= weight[:, None]
+    columns[:, WEIGHT] = weight
+    columns[:, HITS] = 1.0
+    return columns
