@@ -75,10 +75,10 @@ def module_level(tree: ast.Module) -> ast.Module:
     """The tree without what only runs inside functions."""
 
     class Strip(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
             del node
 
-        visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]  # noqa: N815
+        visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
 
     return Strip().visit(tree)
 
