@@ -61,26 +61,16 @@ TORCH_FREE = {"engines/base.py", "engines/onnx_engine.py", "engines/oracle_engin
 FORBIDDEN_NAMES = {"msg", "srv", "action", "utils", "helpers", "manager"} | sys.stdlib_module_names
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Every imported name with its module, the lazy ones inside functions too."""
-    for node in ast.walk(tree):
+def imports(tree: ast.AST, *, lazy: bool = True) -> Iterator[str]:
+    """Every imported name with its module; the ones inside functions too, unless told otherwise."""
+    for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def module_level(tree: ast.Module) -> ast.Module:
-    """The tree without what only runs inside functions."""
-
-    class Strip(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-            del node
-
-        visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
-
-    return Strip().visit(tree)
+        elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imports(node, lazy=lazy)
 
 
 def unit_of(path: Path) -> str:
@@ -97,7 +87,7 @@ SOURCE_CASES = pytest.mark.parametrize("path", SOURCES, ids=case_name)
 def violations(path: Path, text: str) -> list[str]:
     """What a source file at this place must not import."""
     unit, name, tree = unit_of(path), case_name(path), ast.parse(text)
-    at_import = set(imports(module_level(ast.parse(text))))
+    at_import = set(imports(tree, lazy=False))
     found = []
     for target in sorted(set(imports(tree))):
         top = target.split(".")[0]
