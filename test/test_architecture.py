@@ -62,7 +62,7 @@ FORBIDDEN_NAMES = {"msg", "srv", "action", "utils", "helpers", "manager"} | sys.
 
 
 def imports(tree: ast.AST, *, lazy: bool = True) -> Iterator[str]:
-    """Every imported name with its module; the ones inside functions too, unless told otherwise."""
+    """Every imported name with its module; with `lazy`, those inside functions too."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
