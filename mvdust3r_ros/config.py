@@ -174,6 +174,9 @@ class MapSettings(Section):
         0.3, "share of the least confident points of a window that is left out", low=0.0, high=0.95
     )
     min_conf: float = setting(1.5, "points below this confidence are left out", low=1.0)
+    pixel_stride: int = setting(
+        2, "every n-th pixel of a pointmap goes into the map", low=1, high=16
+    )
     max_depth_m: float = setting(8.0, "points farther from their camera are left out (m)", low=0.1)
     grid_resolution_m: float = setting(
         0.05, "side of a grid cell (m)", low=0.01, high=2.0, structural=True

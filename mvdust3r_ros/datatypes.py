@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating[Any]]
 """Floating point array; float64 unless the docstring says otherwise."""
+BoolArray = npt.NDArray[np.bool_]
 ImageArray = npt.NDArray[np.uint8]
 
 
@@ -56,7 +57,7 @@ class Frame:
         image_rgb: (H, W, 3) uint8.
         camera: intrinsics, or None when the camera is not calibrated.
         T_odom_cam: (4, 4) camera-to-odometry pose at the stamp, metres, optical axes; or None.
-        depth_m: (H, W) float32 depth along the optical axis, 0 or NaN where there is none; or None.
+        depth_m: (H, W) float32 depth along the optical axis, 0 or NaN where unknown; or None.
         camera_name: which camera of a rig, also the optical frame id.
     """
 
@@ -209,10 +210,10 @@ class ScaleSource(IntEnum):
 
 @dataclass(frozen=True)
 class ScaleEstimate:
-    """Metres per map unit with its evidence.
+    """Factor from the network's units to metres, with its evidence.
 
     Attributes:
-        scale: factor already applied to the map.
+        scale: factor from the last window's units to the map's, already applied.
         rel_sigma: one-sigma relative uncertainty; inf when there is no evidence.
         source: the strongest evidence.
     """

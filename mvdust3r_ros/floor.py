@@ -31,17 +31,15 @@ class Floor:
     support: float
 
     def height_at(self, xy: FloatArray) -> float:
-        """z of the floor at (x, y)."""
+        """Height of the floor at (x, y)."""
         return float((self.offset - self.normal[:2] @ np.asarray(xy, float)) / self.normal[2])
 
-    def T_level_map(self) -> FloatArray:
-        """(4, 4) transform that brings the floor to z = 0 with z up, turning as little as possible."""
+    def level_transform(self) -> FloatArray:
+        """T_level_map (4, 4): brings the floor to z = 0, z up, turning as little as possible."""
         up = np.array([0.0, 0.0, 1.0])
         axis = np.cross(self.normal, up)
         c = float(self.normal @ up)
-        skew = np.array(
-            [[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0.0]]
-        )
+        skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0.0]])
         R = np.eye(3) + skew + skew @ skew / (1.0 + c)
         return make_se3(R, np.array([0.0, 0.0, -self.offset]))
 

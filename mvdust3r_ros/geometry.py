@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from mvdust3r_ros.datatypes import FloatArray, MvDust3rError
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError
 
 
 class AlignmentError(MvDust3rError):
@@ -101,7 +101,8 @@ def rotation_angle_deg(R: FloatArray) -> FloatArray:
         [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], -1
     )
     trace = np.trace(R, axis1=-2, axis2=-1)
-    return np.degrees(np.arctan2(np.linalg.norm(skew, axis=-1), trace - 1.0))
+    angles: FloatArray = np.degrees(np.arctan2(np.linalg.norm(skew, axis=-1), trace - 1.0))
+    return angles
 
 
 def mean_rotation(rotations: FloatArray, weights: FloatArray | None = None) -> FloatArray:
@@ -147,7 +148,7 @@ def align_sim3(
     U, D, Vt = np.linalg.svd((w * dst).T @ src)
     variance = float((w * src**2).sum())
     if variance <= 0 or D[1] <= 1e-9 * D[0]:
-        raise AlignmentError("points lie on a line or in one place, the rotation is not determined")
+        raise AlignmentError("points lie on a line or in one place: no rotation follows")
     sign = np.array([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))])
     R = (U * sign) @ Vt
     scale = float((D * sign).sum() / variance) if with_scale else 1.0
@@ -233,7 +234,9 @@ def pixel_grid(height: int, width: int) -> FloatArray:
     return np.stack([u, v], -1).astype(np.float64)
 
 
-def backproject(depth_m: FloatArray, K: FloatArray, pixels_uv: FloatArray | None = None) -> FloatArray:
+def backproject(
+    depth_m: FloatArray, K: FloatArray, pixels_uv: FloatArray | None = None
+) -> FloatArray:
     """Points (..., 3) in the camera frame from depth (...) along the optical axis.
 
     Args:
@@ -259,7 +262,7 @@ def project(points_cam: FloatArray, K: FloatArray) -> FloatArray:
 
 
 def focal_from_pointmap(
-    points_cam: FloatArray, mask: FloatArray | None = None, iterations: int = 10
+    points_cam: FloatArray, mask: BoolArray | None = None, iterations: int = 10
 ) -> float:
     """Focal length of the camera that saw a pointmap in its own frame, principal point central.
 

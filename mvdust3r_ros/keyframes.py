@@ -43,7 +43,8 @@ class MotionGauge:
     def restart(self, gray: ImageArray) -> None:
         """Make this image the reference."""
         corners = cv2.goodFeaturesToTrack(gray, MAX_CORNERS, 0.01, 5)
-        self._corners = np.zeros((0, 1, 2), np.float32) if corners is None else corners
+        self._corners = np.asarray(corners if corners is not None else [], np.float32)
+        self._corners = self._corners.reshape(-1, 1, 2)
         self._started_with = len(self._corners)
         self._gray = gray
 
@@ -101,7 +102,7 @@ class KeyframeWindow:
             self.start_epoch()
         elif last_ns is not None and frame.stamp_ns <= last_ns:
             raise KeyframeError(
-                f"{camera}: stamp {frame.stamp_ns} ns is not newer than {last_ns} ns, frame skipped"
+                f"{camera}: stamp {frame.stamp_ns} ns is not newer than {last_ns} ns"
             )
         known = self._size_hw.setdefault(camera, size)
         self._last_stamp_ns[camera] = frame.stamp_ns

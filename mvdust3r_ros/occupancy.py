@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import FloatArray, ImageArray, OccupancyGrid
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, OccupancyGrid
 
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1
 HIT, MISS = 1.2, -0.2
@@ -92,7 +93,7 @@ class OccupancyMap:
             setattr(self, name, grown)
         self._origin = new_low
 
-    def _hit_cells(self, points_map: FloatArray) -> FloatArray:
+    def _hit_cells(self, points_map: FloatArray) -> BoolArray:
         """Bool mask of cells with enough points in the obstacle band."""
         z = points_map[:, 2] - self.floor_z_m
         band = (z >= self.settings.obstacle_min_z_m) & (z <= self.settings.obstacle_max_z_m)
@@ -100,10 +101,10 @@ class OccupancyMap:
         cells = np.floor(points_map[band, :2] / res).astype(np.int64) - self._origin
         rows, cols = self._log_odds.shape
         counts = np.bincount(cells[:, 1] * cols + cells[:, 0], minlength=rows * cols)
-        mask: FloatArray = counts.reshape(rows, cols) >= self.settings.min_hits
+        mask: BoolArray = counts.reshape(rows, cols) >= self.settings.min_hits
         return mask
 
-    def _passed_cells(self, camera_map: FloatArray, points_map: FloatArray) -> FloatArray:
+    def _passed_cells(self, camera_map: FloatArray, points_map: FloatArray) -> BoolArray:
         """Bool mask of cells crossed by the part of a ray between floor and band top."""
         begin, end = self._ray_spans(camera_map, points_map)
         use = end > begin
@@ -160,8 +161,8 @@ class OccupancyStats:
         bounds_m: x_min, y_min, x_max, y_max of the known cells; NaN without any.
         nearest_distance_m: distance of the nearest obstacle; inf without any.
         nearest_bearing_rad: its direction in the robot frame, 0 ahead, positive left; NaN.
-        sector_distances_m: nearest obstacle in each of n equal sectors, the first one centred
-            ahead, counter-clockwise; inf without any.
+        sector_distances_m: nearest obstacle in each of n equal sectors of bearing, the first one
+            from -pi, counter-clockwise; inf without an obstacle, NaN where nothing is known.
     """
 
     free_cells: int
@@ -195,14 +196,11 @@ def summarize_grid(
             x0 + cols.min() * res, y0 + rows.min() * res,
             x0 + (cols.max() + 1) * res, y0 + (rows.max() + 1) * res,
         )  # fmt: skip
+    known_sector, _, _ = _polar(rows, cols, grid, xy_robot, yaw_robot, n_sectors)
     rows, cols = np.nonzero(cells == OCCUPIED)
-    dx = x0 + (cols + 0.5) * res - xy_robot[0]
-    dy = y0 + (rows + 0.5) * res - xy_robot[1]
-    distance = np.hypot(dx, dy)
-    bearing = np.mod(np.arctan2(dy, dx) - yaw_robot + np.pi, 2 * np.pi) - np.pi
-    sectors = np.full(n_sectors, np.inf)
-    index = np.rint(bearing / (2 * np.pi / n_sectors)).astype(int) % n_sectors
-    np.minimum.at(sectors, index, distance)
+    sector, distance, bearing = _polar(rows, cols, grid, xy_robot, yaw_robot, n_sectors)
+    sectors = np.where(np.bincount(known_sector, minlength=n_sectors) > 0, np.inf, np.nan)
+    np.minimum.at(sectors, sector, distance)
     nearest = int(np.argmin(distance)) if len(distance) else -1
     return OccupancyStats(
         free_cells=free,
@@ -216,9 +214,17 @@ def summarize_grid(
     )
 
 
-def thumbnail(grid: OccupancyGrid) -> ImageArray:
-    """(rows, cols) uint8 picture, north up: white free, black occupied, grey unknown."""
-    picture = np.full(grid.cells.shape, 205, np.uint8)
-    picture[grid.cells == FREE] = 254
-    picture[grid.cells == OCCUPIED] = 0
-    return np.asarray(picture[::-1])
+def _polar(
+    rows: npt.NDArray[np.intp],
+    cols: npt.NDArray[np.intp],
+    grid: OccupancyGrid,
+    xy_robot: tuple[float, float],
+    yaw_robot: float,
+    n_sectors: int,
+) -> tuple[npt.NDArray[np.intp], FloatArray, FloatArray]:
+    """Sector index, distance (m) and bearing (rad, in [-pi, pi)) of cells seen from the robot."""
+    dx = grid.origin_xy_m[0] + (cols + 0.5) * grid.resolution_m - xy_robot[0]
+    dy = grid.origin_xy_m[1] + (rows + 0.5) * grid.resolution_m - xy_robot[1]
+    bearing = np.mod(np.arctan2(dy, dx) - yaw_robot + np.pi, 2 * np.pi) - np.pi
+    sector = np.floor((bearing + np.pi) / (2 * np.pi) * n_sectors).astype(np.intp) % n_sectors
+    return sector, np.hypot(dx, dy), bearing

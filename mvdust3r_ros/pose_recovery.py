@@ -119,7 +119,8 @@ def solve_pose(
         )
     except cv2.error:
         return None
-    return _checked_pose(points, pixels, K, cv2.Rodrigues(rvec)[0], tvec[:, 0] * unit, settings)
+    R = np.asarray(cv2.Rodrigues(rvec)[0], float)
+    return _checked_pose(points, pixels, K, R, np.asarray(tvec, float)[:, 0] * unit, settings)
 
 
 def _checked_pose(

@@ -73,7 +73,7 @@ class ScaleFilter:
         """Best factor for a window; nothing is stored until `commit`.
 
         Args:
-            chained: factor and relative sigma of the joint with the map; None for the first window.
+            chained: factor and relative sigma of the joint with the map; None without a joint.
             evidence: opinions in metres.
 
         Returns:
@@ -95,7 +95,8 @@ class ScaleFilter:
                 source = item.source
             log_scale += gain * innovation
             variance = item.rel_sigma**2 if math.isinf(variance) else (1.0 - gain) * variance
-        return math.exp(log_scale), ScaleEstimate(1.0, math.sqrt(variance), source)
+        scale = math.exp(log_scale)
+        return scale, ScaleEstimate(scale, math.sqrt(variance), source)
 
     def commit(self, estimate: ScaleEstimate) -> None:
         """The window is in the map."""

@@ -31,6 +31,7 @@ from mvdust3r_ros.scale import ScaleEvidence, ScaleFilter, odometry_evidence
 MIN_SHARED_POINTS = 100
 MIN_CHAIN_SIGMA = 0.005
 FLOOR_TILT_DEG = 40.0
+ODOM_TILT_DEG = 10.0
 
 
 class StitchError(MvDust3rError):
@@ -107,9 +108,7 @@ class Stitcher:
         Raises:
             StitchError: the window does not fit; the verdict says why.
         """
-        shared = [
-            i for i, k in enumerate(geometry.window.keyframes) if k.id in self._last.points
-        ]
+        shared = [i for i, k in enumerate(geometry.window.keyframes) if k.id in self._last.points]
         evidence = self._evidence(geometry)
         if not self._last.points:
             placement = self._place_first(geometry, evidence)
@@ -139,7 +138,10 @@ class Stitcher:
         T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
         if len(T_odom_cam) >= 2:
             item = odometry_evidence(
-                T_window_cam, T_odom_cam, self.settings.min_baseline_m, self.settings.odom_rel_sigma
+                T_window_cam,
+                T_odom_cam,
+                self.settings.min_baseline_m,
+                self.settings.odom_rel_sigma,
             )
             if item is not None:
                 found.append(item)
@@ -155,7 +157,8 @@ class Stitcher:
             S_odom, _ = align_cameras_sim3(T_window_cam, T_odom_cam, with_scale=False)
             centre = T_window_cam[:, :3, 3].mean(0)
             t = T_odom_cam[:, :3, 3].mean(0) - scale * S_odom.R @ centre
-            return _placement(geometry, Sim3(scale, S_odom.R, t), float("nan"), estimate)
+            S = on_the_floor(geometry, Sim3(scale, S_odom.R, t))
+            return _placement(geometry, S, float("nan"), estimate)
         level = level_by_floor(geometry)
         S = Sim3(scale, level.R, scale * level.t)
         return _placement(geometry, S, float("nan"), estimate)
@@ -280,19 +283,34 @@ def _placement(
     return Placement(S, T_map_cam, residual_m, scale)
 
 
+def on_the_floor(geometry: WindowGeometry, S_map_window: Sim3) -> Sim3:
+    """The same place moved up or down so that the floor is at z = 0, if it can be seen."""
+    camera = S_map_window.apply(_first_pose(geometry)[:3, 3])
+    points = S_map_window.apply(geometry.points[geometry.conf > 1.0])
+    floor = fit_floor(points, camera, ODOM_TILT_DEG)
+    if floor is None:
+        return S_map_window
+    up = np.array([0.0, 0.0, floor.height_at(camera[:2])])
+    return Sim3(S_map_window.scale, S_map_window.R, S_map_window.t - up)
+
+
+def _first_pose(geometry: WindowGeometry) -> FloatArray:
+    return next(p.T_window_cam for p in geometry.poses if p is not None)
+
+
 def level_by_floor(geometry: WindowGeometry) -> Sim3:
     """Rotation and translation that put the first window's floor at z = 0, z up.
 
     The camera is taken to be about level until the floor plane says better; without a visible
     floor the camera stays at the origin.
     """
-    first = next(p for p in geometry.poses if p is not None)
-    R = R_BODY_OPTICAL @ first.T_window_cam[:3, :3].T
-    origin = first.T_window_cam[:3, 3]
+    first = _first_pose(geometry)
+    R = R_BODY_OPTICAL @ first[:3, :3].T
+    origin = first[:3, 3]
     points = (geometry.points[geometry.conf > 1.0] - origin) @ R.T
     S = Sim3(1.0, R, -R @ origin)
     floor = fit_floor(points, np.zeros(3), FLOOR_TILT_DEG)
     if floor is None:
         return S
-    T = floor.T_level_map()
+    T = floor.level_transform()
     return Sim3(1.0, T[:3, :3], T[:3, 3]) @ S

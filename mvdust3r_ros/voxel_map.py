@@ -99,9 +99,7 @@ class VoxelMap:
         return points, colors, (sums[:, CONF] / weight[:, 0]).astype(np.float32)
 
 
-def _weighted_columns(
-    points: FloatArray, colors: ImageArray, conf: FloatArray
-) -> FloatArray:
+def _weighted_columns(points: FloatArray, colors: ImageArray, conf: FloatArray) -> FloatArray:
     """(N, CHANNELS) of weighted position, colour, confidence, then weight and one hit."""
     weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)
     columns = np.empty((len(points), CHANNELS))

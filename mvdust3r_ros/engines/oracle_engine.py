@@ -50,21 +50,19 @@ class OracleEngine(Engine):
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """Keep the views; raises EngineError when one lacks depth, pose or intrinsics."""
         for view in views:
-            missing = [
-                name
-                for name, value in (
-                    ("depth", view.depth_m), ("an odometry pose", view.T_odom_cam),
-                    ("camera_info", view.K),
-                )  # fmt: skip
-                if value is None
-            ]
+            needs = {
+                "depth": view.depth_m,
+                "an odometry pose": view.T_odom_cam,
+                "camera_info": view.K,
+            }
+            missing = " and ".join(name for name, value in needs.items() if value is None)
             if missing:
-                raise EngineError(f"the oracle engine needs {' and '.join(missing)} with each image")
+                raise EngineError(f"the oracle engine needs {missing} with each image")
             if view.image_rgb.shape[:2] != self._image_hw:
                 raise EngineError(f"view of {view.image_rgb.shape[:2]}, expected {self._image_hw}")
         return [ViewTokens(None, view) for view in views]
 
-    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:  # noqa: ARG002
         """True pointmaps in the frame of the first view, with the noise asked for."""
         if len(tokens) < 2:
             raise EngineError(f"a window of {len(tokens)} views, at least 2 are needed")

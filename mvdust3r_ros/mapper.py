@@ -1,0 +1,374 @@
+"""Images in, map out: the whole method on one screen.
+
+`Mapper.process` is `select` (cheap: is this frame a keyframe, is a window full?) followed by
+`map_window` (the network and the map). A live node calls the two from different threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mvdust3r_ros.config import MapperConfig
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    Frame,
+    ImageArray,
+    Keyframe,
+    MapSnapshot,
+    MapUpdate,
+    MvDust3rError,
+    Trajectory,
+    Verdict,
+    ViewTokens,
+    Window,
+    WindowPrediction,
+)
+from mvdust3r_ros.engines.base import Engine
+from mvdust3r_ros.floor import fit_floor
+from mvdust3r_ros.keyframes import KeyframeWindow
+from mvdust3r_ros.occupancy import OccupancyMap
+from mvdust3r_ros.pose_recovery import recover_poses
+from mvdust3r_ros.preprocess import view_from_frame
+from mvdust3r_ros.reference_views import order_views
+from mvdust3r_ros.stitching import (
+    Placement,
+    Stitcher,
+    StitchError,
+    WindowGeometry,
+)
+from mvdust3r_ros.voxel_map import VoxelMap
+
+STITCH_STRIDE = 4
+FLOOR_TILT_DEG = 10.0
+MIN_POSED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class MappedKeyframe:
+    """What the map remembers of a committed keyframe; the map can be rebuilt from these.
+
+    Attributes:
+        keyframe: the keyframe.
+        T_map_cam: (4, 4) pose.
+        points_cam: (N, 3) float32 points in the camera frame, metres.
+        colors_rgb: (N, 3) uint8.
+        conf: (N,) float32.
+    """
+
+    keyframe: Keyframe
+    T_map_cam: FloatArray
+    points_cam: FloatArray
+    colors_rgb: ImageArray
+    conf: FloatArray
+
+    def points_map(self) -> FloatArray:
+        """(N, 3) float32 points in the map frame."""
+        R, t = self.T_map_cam[:3, :3], self.T_map_cam[:3, 3]
+        moved: FloatArray = self.points_cam @ R.T.astype(np.float32) + t.astype(np.float32)
+        return moved
+
+
+@dataclass
+class _MapState:
+    """Everything that a reset forgets."""
+
+    keyframes: KeyframeWindow
+    stitcher: Stitcher
+    voxels: VoxelMap
+    grid: OccupancyMap | None = None
+    mapped: dict[int, MappedKeyframe] = field(default_factory=dict)
+    floor_heights_m: list[float] = field(default_factory=list)
+    tokens: dict[int, ViewTokens] = field(default_factory=dict)
+
+
+class Mapper:
+    """Turns frames into a map, window by window.
+
+    `select` and `map_window` may run in two threads; `snapshot` in any.
+    """
+
+    def __init__(self, config: MapperConfig, engine: Engine) -> None:
+        """Start with an empty map.
+
+        Args:
+            config: all settings.
+            engine: the network; the mapper does not close it.
+        """
+        self.config = config
+        self.engine = engine
+        self._lock = threading.Lock()
+        self._state = self._new_state(epoch=0)
+
+    def process(self, frame: Frame) -> MapUpdate | None:
+        """Take one frame; the outcome of a window when the frame completes one.
+
+        Raises:
+            MvDust3rError: the frame is unusable; the map is unharmed.
+        """
+        window = self.select(frame)
+        return None if window is None else self.map_window(window)
+
+    def select(self, frame: Frame) -> Window | None:
+        """Keyframe rule alone, a few milliseconds.
+
+        A window returned later replaces earlier ones that `map_window` has not been given.
+
+        Raises:
+            MvDust3rError: the frame is unusable.
+        """
+        with self._lock:
+            self._state.keyframes.check(frame)
+        view = view_from_frame(frame, self.engine.describe().image_hw)
+        with self._lock:
+            return self._state.keyframes.add(frame, view)
+
+    def map_window(self, window: Window) -> MapUpdate:
+        """Run the network on a window and join it to the map.
+
+        Never raises for what the engine or the data do: the verdict says what happened, and a
+        rejected window leaves the map as it was.
+        """
+        state, clock = self._state, StageClock()
+        with self._lock:
+            if window.epoch != state.keyframes.epoch:
+                return MapUpdate(window, Verdict.REJECTED_STALE, "made before a jump back in time")
+            state.keyframes.take(window)
+        try:
+            geometry, points, conf = self._reconstruct(state, window, clock)
+            with clock.stage("stitch"):
+                placement = state.stitcher.place(geometry)
+        except StitchError as error:
+            return MapUpdate(window, error.verdict, str(error), latency_ms=clock.stages_ms)
+        with self._lock:
+            if state is not self._state or window.epoch != state.keyframes.epoch:
+                return MapUpdate(window, Verdict.REJECTED_STALE, "made before a reset")
+            return self._commit(state, geometry, placement, points, conf, clock)
+
+    def snapshot(self) -> MapSnapshot:
+        """The map as it is now, copied."""
+        with self._lock:
+            state = self._state
+            points, colors, conf = state.voxels.cloud()
+            ordered = sorted(state.mapped.values(), key=lambda m: m.keyframe.stamp_ns)
+            stamps = np.array([m.keyframe.stamp_ns for m in ordered], np.int64)
+            poses = np.array([m.T_map_cam for m in ordered]).reshape(-1, 4, 4)
+            return MapSnapshot(
+                points_map=points,
+                colors_rgb=colors,
+                conf=conf,
+                grid=None if state.grid is None else state.grid.grid(),
+                trajectory=Trajectory(stamps, poses),
+                T_map_odom=state.stitcher.T_map_odom,
+                scale=state.stitcher.scale.estimate,
+                floor_z_m=0.0 if state.grid is None else state.grid.floor_z_m,
+            )
+
+    def reset(self) -> None:
+        """Forget the map; windows under way will come back as stale."""
+        with self._lock:
+            self._state = self._new_state(self._state.keyframes.epoch + 1)
+
+    def reconfigure(self, config: MapperConfig) -> None:
+        """Use other settings from the next frame on; structural ones need a new Mapper."""
+        with self._lock:
+            self.config = config
+            self._state.keyframes.settings = config.keyframes
+            self._state.stitcher.settings = config.stitch
+            if self._state.grid is not None:
+                self._state.grid.settings = config.map
+
+    @property
+    def epoch(self) -> int:
+        """Counts resets and jumps back in time."""
+        return self._state.keyframes.epoch
+
+    @property
+    def keyframe_count(self) -> int:
+        """Keyframes chosen since the last reset."""
+        return self._state.keyframes.keyframe_count
+
+    @property
+    def blurred_count(self) -> int:
+        """Frames skipped as blurred since the last reset."""
+        return self._state.keyframes.blurred_count
+
+    def _new_state(self, epoch: int) -> _MapState:
+        keyframes = KeyframeWindow(self.config.keyframes)
+        keyframes.epoch = epoch
+        return _MapState(
+            keyframes, Stitcher(self.config.stitch), VoxelMap(self.config.map.voxel_size_m)
+        )
+
+    def _reconstruct(
+        self, state: _MapState, window: Window, clock: StageClock
+    ) -> tuple[WindowGeometry, FloatArray, FloatArray]:
+        """Network and poses: the window in its own frame, full pointmaps and confidence."""
+        views = [k.view for k in window.keyframes]
+        try:
+            with clock.stage("encode"):
+                tokens = self._tokens(state, window)
+            with clock.stage("decode"):
+                info = self.engine.describe()
+                n_ref = self.config.engine.n_ref or info.n_ref
+                order = order_views(views, n_ref)
+                fed = self.engine.decode([tokens[i] for i in order], self.config.engine.n_ref)
+                prediction = fed.in_caller_order(order)
+        except MvDust3rError as error:
+            raise StitchError(Verdict.REJECTED_ENGINE_ERROR, str(error)) from None
+        check_finite(prediction)
+        with clock.stage("pose"):
+            try:
+                poses = recover_poses(prediction, views, self.config.pose)
+            except MvDust3rError as error:
+                raise StitchError(Verdict.REJECTED_POSE, str(error)) from None
+        placed = sum(p is not None for p in poses)
+        if placed < max(2, MIN_POSED_SHARE * len(poses)):
+            raise StitchError(
+                Verdict.REJECTED_POSE, f"only {placed} of {len(poses)} views have a pose"
+            )
+        thin = slice(STITCH_STRIDE // 2, None, STITCH_STRIDE)
+        points, conf = prediction.points[0], prediction.conf[0]
+        geometry = WindowGeometry(
+            window, points[:, thin, thin], conf[:, thin, thin], poses, info.metric
+        )
+        return geometry, points, conf
+
+    def _tokens(self, state: _MapState, window: Window) -> list[ViewTokens]:
+        """Encode the new keyframes of a window; the others are remembered."""
+        new = [k for k in window.keyframes if k.id not in state.tokens]
+        encoded = self.engine.encode([k.view for k in new]) if new else []
+        fresh = dict(zip((k.id for k in new), encoded, strict=True))
+        state.tokens = {k.id: fresh.get(k.id) or state.tokens[k.id] for k in window.keyframes}
+        return list(state.tokens.values())
+
+    def _commit(
+        self,
+        state: _MapState,
+        geometry: WindowGeometry,
+        placement: Placement,
+        points: FloatArray,
+        conf: FloatArray,
+        clock: StageClock,
+    ) -> MapUpdate:
+        """Write a checked window into the map."""
+        with clock.stage("integrate"):
+            seen = self._keyframe_points(geometry, placement, points, conf)
+            new = [m for m in seen if m.keyframe.id not in state.mapped]
+            for item in new:
+                state.mapped[item.keyframe.id] = item
+                state.voxels.integrate(item.points_map(), item.colors_rgb, item.conf)
+            state.stitcher.commit(geometry, placement)
+            state.keyframes.commit(geometry.window)
+        with clock.stage("grid"):
+            self._update_grid(state, new)
+        ids = [np.full(len(m.points_cam), m.keyframe.id, np.int64) for m in seen]
+        return MapUpdate(
+            window=geometry.window,
+            verdict=Verdict.COMMITTED,
+            T_map_cam=placement.T_map_cam,
+            K={
+                k.id: p.K
+                for k, p in zip(geometry.window.keyframes, geometry.poses, strict=True)
+                if p is not None
+            },
+            points_map=np.concatenate([m.points_map() for m in seen]),
+            colors_rgb=np.concatenate([m.colors_rgb for m in seen]),
+            conf=np.concatenate([m.conf for m in seen]),
+            keyframe_ids=np.concatenate(ids),
+            residual_m=placement.residual_m,
+            latency_ms=clock.stages_ms,
+            scale=placement.scale,
+        )
+
+    def _keyframe_points(
+        self, geometry: WindowGeometry, placement: Placement, points: FloatArray, conf: FloatArray
+    ) -> list[MappedKeyframe]:
+        """Confident points of each placed view, in its camera frame, in metres."""
+        rule = self.config.map
+        thin = slice(rule.pixel_stride // 2, None, rule.pixel_stride)
+        points, conf = points[:, thin, thin], conf[:, thin, thin]
+        valid = conf[conf > 1.0]
+        worst = float(np.quantile(valid, rule.conf_quantile)) if valid.size else 1.0
+        floor = max(rule.min_conf, worst)
+        seen = []
+        for index, keyframe in enumerate(geometry.window.keyframes):
+            pose = geometry.poses[index]
+            if pose is None:
+                continue
+            R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
+            cam = (points[index] - t.astype(np.float32)) @ R.astype(np.float32)
+            cam = cam * np.float32(placement.S_map_window.scale)
+            use = (conf[index] >= floor) & (cam[..., 2] > 0) & (cam[..., 2] < rule.max_depth_m)
+            seen.append(
+                MappedKeyframe(
+                    keyframe,
+                    placement.T_map_cam[keyframe.id],
+                    cam[use],
+                    keyframe.view.image_rgb[thin, thin][use],
+                    conf[index][use],
+                )
+            )
+        return seen
+
+    def _update_grid(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
+        """Find the floor again, then add the new views; start over when the floor moved."""
+        floor_z = self._floor_z(state, new)
+        moved = state.grid is None or (
+            abs(floor_z - state.grid.floor_z_m) > self.config.map.grid_resolution_m
+        )
+        if moved:
+            state.grid = OccupancyMap(self.config.map, floor_z)
+        assert state.grid is not None
+        for item in state.mapped.values() if moved else new:
+            state.grid.add_view(item.T_map_cam[:3, 3], item.points_map())
+
+    def _floor_z(self, state: _MapState, new: Sequence[MappedKeyframe]) -> float:
+        """Median of the floor heights seen so far; the lowest points while there is none."""
+        for item in new:
+            camera = item.T_map_cam[:3, 3]
+            if self.config.map.camera_height_m > 0:
+                state.floor_heights_m.append(float(camera[2]) - self.config.map.camera_height_m)
+                continue
+            floor = fit_floor(item.points_map(), camera, FLOOR_TILT_DEG)
+            if floor is not None:
+                state.floor_heights_m.append(floor.height_at(camera[:2]))
+        if state.floor_heights_m:
+            return float(np.median(state.floor_heights_m))
+        lowest = [np.percentile(m.points_map()[:, 2], 2) for m in new if len(m.points_cam)]
+        return float(min(lowest, default=0.0))
+
+
+class StageClock:
+    """Milliseconds by stage."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.stages_ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what runs inside, also when it raises."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages_ms[name] = (time.perf_counter() - begin) * 1e3
+
+
+def check_finite(prediction: WindowPrediction) -> None:
+    """Refuse NaN and infinity before they reach anything.
+
+    Raises:
+        StitchError: with the share of bad values.
+    """
+    bad = ~np.isfinite(prediction.points).all(-1) | ~np.isfinite(prediction.conf)
+    if bad.any():
+        raise StitchError(
+            Verdict.REJECTED_NOT_FINITE, f"{bad.mean():.1%} of the engine's values are not finite"
+        )
