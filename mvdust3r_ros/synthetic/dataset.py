@@ -1,0 +1,298 @@
+"""Windows of views of synthetic rooms: made by seed, stored in shards, read back in batches.
+
+A room is named by its seed alone: the same seed and size give the same pixels, whether it was
+stored before or is made on the spot.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
+from mvdust3r_ros.synthetic.paths import Rig, window_poses
+from mvdust3r_ros.synthetic.render import Renderer, pinhole
+from mvdust3r_ros.synthetic.scenes import Scene, SceneError, sample_flat, sample_room
+from mvdust3r_ros.synthetic.textures import Rng
+
+SHARD_ROOMS = 50
+CHECK_PX = 32
+MIN_OVERLAP = 0.2
+MIN_MEAN_DEPTH_M = 0.8
+
+
+class DatasetError(MvDust3rError):
+    """A data set is missing, incomplete or does not fit."""
+
+
+@dataclass(frozen=True)
+class RoomWindow:
+    """Views of one room with their exact geometry.
+
+    Attributes:
+        rgb: (V, H, W, 3) uint8.
+        depth_m: (V, H, W) float32.
+        K: (3, 3) intrinsics of all views.
+        T_world_cam: (V, 4, 4).
+        scene: the scene; None when the window was read from a shard.
+    """
+
+    rgb: ImageArray
+    depth_m: FloatArray
+    K: FloatArray
+    T_world_cam: FloatArray
+    scene: Scene | None = None
+
+
+def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu") -> RoomWindow:
+    """The window of a seed: a furnished room or (one in three) a flat, seen along a robot's way.
+
+    Neighbouring views overlap by at least 20 % in both directions.
+
+    Args:
+        seed: same seed, same window.
+        views: number of views.
+        hw: height and width in pixels.
+        device: where to render.
+
+    Raises:
+        SceneError: 200 layouts of this seed gave no usable path.
+    """
+    for attempt in range(200):
+        rng = np.random.default_rng([seed, attempt, 4])
+        layout = seed if attempt < 4 else seed + 1_000_003 * attempt
+        scene = sample_flat(layout) if rng.random() < 1 / 3 else sample_room(layout)
+        rig = Rig.draw(rng)
+        try:
+            poses = window_poses(rng, scene, rig, views)
+        except SceneError:
+            continue
+        renderer = Renderer(scene, device)
+        if poses is None or not _usable(renderer, rig, poses):
+            continue
+        K = pinhole(rig.fov_rad, hw)
+        shots = [renderer.render(K, hw, T) for T in poses]
+        rgb = np.stack([s.rgb for s in shots])
+        if rgb.reshape(views, -1).std(1).min() < 6.0:
+            continue  # a view of nothing but a plain wall
+        return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
+    raise SceneError(f"no window of {views} views found for seed {seed}")
+
+
+def _usable(renderer: Renderer, rig: Rig, poses: FloatArray) -> bool:
+    hw = (CHECK_PX, CHECK_PX)
+    K = pinhole(rig.fov_rad, hw)
+    depths: list[FloatArray] = []
+    for k, pose in enumerate(poses):
+        depths.append(renderer.depth(K, hw, pose))
+        if depths[k].mean() < MIN_MEAN_DEPTH_M or depths[k].min() <= 0:
+            return False
+        pairs = ((k, k - 1), (k - 1, k)) if k else ()
+        if any(overlap(depths[i], depths[j], K, poses[i], poses[j]) < MIN_OVERLAP for i, j in pairs):
+            return False
+    return True
+
+
+def overlap(
+    depth_i: FloatArray, depth_j: FloatArray, K: FloatArray, T_i: FloatArray, T_j: FloatArray
+) -> float:
+    """Share of the pixels of view i whose surface point view j sees too.
+
+    Args:
+        depth_i: (H, W) depth of view i, metres.
+        depth_j: (H, W) depth of view j.
+        K: (3, 3) intrinsics of both.
+        T_i: (4, 4) T_world_cam of view i.
+        T_j: (4, 4) T_world_cam of view j.
+    """
+    h, w = depth_i.shape
+    v, u = np.mgrid[0:h, 0:w]
+    rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones((h, w))], -1)
+    T_j_i = np.linalg.inv(T_j) @ T_i
+    p = (rays * depth_i[..., None]).reshape(-1, 3) @ T_j_i[:3, :3].T + T_j_i[:3, 3]
+    z = np.maximum(p[:, 2], 1e-3)
+    px = np.rint(K[0, 0] * p[:, 0] / z + K[0, 2]).astype(int)
+    py = np.rint(K[1, 1] * p[:, 1] / z + K[1, 2]).astype(int)
+    seen = (p[:, 2] > 0.05) & (px >= 0) & (px < w) & (py >= 0) & (py < h)
+    there = depth_j[np.clip(py, 0, h - 1), np.clip(px, 0, w - 1)]
+    return float(np.mean(seen & (np.abs(there - z) < 0.08 * np.maximum(z, 0.5) + 0.05)))
+
+
+def write_shard(folder: Path, first_seed: int, views: int, hw: tuple[int, int]) -> Path:
+    """Render SHARD_ROOMS rooms into one shard, unless it is there already.
+
+    Args:
+        folder: where the shards lie; made when missing.
+        first_seed: seed of the first room.
+        views: views a room.
+        hw: height and width in pixels.
+
+    Returns:
+        The shard's index file, written last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    index = folder / f"{first_seed:08d}.json"
+    if index.exists():
+        return index
+    seeds = range(first_seed, first_seed + SHARD_ROOMS)
+    windows = [make_window(s, views, hw) for s in seeds]
+    np.save(index.with_suffix(".rgb.npy"), np.stack([w.rgb for w in windows]))
+    depth = np.stack([w.depth_m for w in windows]).astype(np.float16)
+    np.save(index.with_suffix(".depth.npy"), depth)
+    np.savez(
+        index.with_suffix(".cameras.npz"),
+        K=np.stack([w.K for w in windows]),
+        T_world_cam=np.stack([w.T_world_cam for w in windows]),
+    )
+    partial = index.with_suffix(".partial")
+    partial.write_text(json.dumps({"first_seed": first_seed, "views": views, "hw": list(hw)}))
+    partial.rename(index)
+    return index
+
+
+class RoomShards:
+    """All complete shards of a folder, in order of their seeds; memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start empty; `refresh` finds the shards."""
+        self.folder = folder
+        self._shards: list[tuple[ImageArray, npt.NDArray[np.float16], FloatArray, FloatArray]] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in shards finished since the last look.
+
+        Raises:
+            DatasetError: there is not one shard.
+        """
+        names = sorted(self.folder.glob("*.json"))
+        if not names:
+            raise DatasetError(f"no rooms in {self.folder}; make some with `mvdust3r_ros synth rooms`")
+        for name in names[len(self._shards) :]:
+            cameras = np.load(name.with_suffix(".cameras.npz"))
+            rgb = np.load(name.with_suffix(".rgb.npy"), mmap_mode="r")
+            depth = np.load(name.with_suffix(".depth.npy"), mmap_mode="r")
+            self._shards.append((rgb, depth, cameras["K"], cameras["T_world_cam"]))
+
+    def __len__(self) -> int:
+        """Number of rooms."""
+        return SHARD_ROOMS * len(self._shards)
+
+    @property
+    def views(self) -> int:
+        """Views a room."""
+        return int(self._shards[0][0].shape[1])
+
+    def window(self, room: int, views: Sequence[int]) -> RoomWindow:
+        """Some views of a room, in the order asked for."""
+        rgb, depth, K, poses = self._shards[room // SHARD_ROOMS]
+        k, chosen = room % SHARD_ROOMS, list(views)
+        return RoomWindow(
+            rgb[k][chosen], depth[k][chosen].astype(np.float32), K[k], poses[k][chosen]
+        )
+
+
+@dataclass
+class Batch:
+    """Windows of equal size as tensors.
+
+    Attributes:
+        images: (B, V, 3, H, W) float32 in [-1, 1].
+        depth_m: (B, V, H, W) float32.
+        K: (B, 3, 3) float32.
+        T_world_cam: (B, V, 4, 4) float32.
+    """
+
+    images: torch.Tensor
+    depth_m: torch.Tensor
+    K: torch.Tensor
+    T_world_cam: torch.Tensor
+
+    def points(self, reference: int) -> torch.Tensor:
+        """(B, V, H, W, 3) pointmaps of all views in the camera frame of view `reference`."""
+        h, w = self.depth_m.shape[-2:]
+        v, u = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        f = self.K[:, (0, 1), (0, 1)].view(-1, 1, 1, 1, 2)
+        c = self.K[:, (0, 1), (2, 2)].view(-1, 1, 1, 1, 2)
+        uv = torch.stack([u, v], -1).to(self.depth_m)
+        xy = (uv - c) / f * self.depth_m[..., None]
+        in_camera = torch.cat([xy, self.depth_m[..., None]], -1)
+        T = self.relative(reference)
+        rotated = in_camera.flatten(2, 3) @ T[..., :3, :3].transpose(-1, -2)
+        return (rotated + T[..., None, :3, 3]).view(in_camera.shape)
+
+    def relative(self, reference: int) -> torch.Tensor:
+        """(B, V, 4, 4) T_reference_cam of all views."""
+        return torch.linalg.inv(self.T_world_cam[:, reference, None]) @ self.T_world_cam
+
+
+def collate(windows: Sequence[RoomWindow]) -> Batch:
+    """Windows of one size, stacked."""
+    rgb = torch.from_numpy(np.stack([w.rgb for w in windows]))
+    images = rgb.permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
+    poses = np.stack([w.T_world_cam for w in windows])
+    poses = np.linalg.inv(poses[:, :1]) @ poses  # near the origin, for float32
+    return Batch(
+        images.contiguous(),
+        torch.from_numpy(np.stack([w.depth_m for w in windows]).astype(np.float32)),
+        torch.from_numpy(np.stack([w.K for w in windows]).astype(np.float32)),
+        torch.from_numpy(poses.astype(np.float32)),
+    )
+
+
+def draw_batch(rng: Rng, shards: RoomShards, rooms: int, batch: int, views: int) -> Batch:
+    """A random, augmented batch.
+
+    Args:
+        rng: source of all randomness.
+        shards: where the rooms are.
+        rooms: draw among the first `rooms` of them.
+        batch: windows in the batch.
+        views: views a window; a run of the stored ones, every second one at times, shuffled, so
+            that any view may be the reference.
+    """
+    windows = []
+    for _ in range(batch):
+        stride = 2 if views <= 4 and rng.random() < 0.3 else 1
+        start = rng.integers(shards.views - stride * (views - 1))
+        order = start + stride * rng.permutation(views)
+        windows.append(shards.window(int(rng.integers(rooms)), order.tolist()))
+    made = collate(windows)
+    if rng.random() < 0.5:
+        _mirror(made)
+    _disturb_colors(rng, made.images)
+    return made
+
+
+def _mirror(batch: Batch) -> None:
+    """The mirror image of the scene along the camera's x axis."""
+    batch.images, batch.depth_m = batch.images.flip(-1), batch.depth_m.flip(-1)
+    sign = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    batch.T_world_cam = sign @ batch.T_world_cam @ sign
+    batch.K[:, 0, 2] = batch.images.shape[-1] - 1 - batch.K[:, 0, 2]
+
+
+def _disturb_colors(rng: Rng, images: torch.Tensor) -> None:
+    """In place: channels exchanged, gain of the scene and of each view, noise, slight blur."""
+    b, v = images.shape[:2]
+    unit = images.add_(1.0).mul_(0.5)
+    for k in range(b):
+        if rng.random() < 0.5:
+            unit[k] = unit[k][:, torch.from_numpy(rng.permutation(3))]
+    log_gain = rng.normal(0, 0.15, (b, 1, 3, 1, 1)) + rng.normal(0, 0.04, (b, v, 1, 1, 1))
+    unit.mul_(torch.from_numpy(np.exp(log_gain).astype(np.float32)))
+    if rng.random() < 0.3:
+        weight = rng.uniform(0.1, 0.5)
+        unit[..., 1:-1] = (1 - weight) * unit[..., 1:-1] + weight / 2 * (unit[..., :-2] + unit[..., 2:])
+    if rng.random() < 0.7:
+        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        sigma = math.sqrt(3) * rng.uniform(0, 0.02)
+        unit.add_((torch.rand(unit.shape, generator=noise) - 0.5) * (2 * sigma))
+    unit.clamp_(0, 1).mul_(2.0).sub_(1.0)
