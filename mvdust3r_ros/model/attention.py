@@ -1,0 +1,94 @@
+"""Scaled dot-product attention, whole or leaving out a view's own tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MASKED = -1e4
+"""Added to scores that must not count; exp of it is 0 in float32, and it exists in float16."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of (..., S, heads, d) queries to (..., T, heads, d) keys and values.
+
+    Returns:
+        (..., S, heads, d)
+    """
+    q, k, v = (t.transpose(-3, -2) for t in (q, k, v))
+    if plain():
+        return (_scores(q, k).softmax(-1).to(v.dtype) @ v).transpose(-3, -2)
+    return F.scaled_dot_product_attention(q, k, v).transpose(-3, -2)
+
+
+def attend_others(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    own: int,
+    *,
+    masked: bool = False,
+    weights: list[Tensor] | None = None,
+) -> Tensor:
+    """Attention of each view's queries to the keys of all views but its own.
+
+    Args:
+        q: (B, Q, S, heads, d) queries of Q views.
+        k: (B, V, S, heads, d) keys of V views.
+        v: (B, V, S, heads, d) values.
+        own: query view i leaves out key view own + i; negative to leave out none.
+        masked: True for one product with a mask (memory quadratic in the number of views; for
+            training and export), False for the form without copies.
+        weights: takes head 0's attention weights (B, Q, S, V, S), when given.
+
+    Returns:
+        (B, Q, S, heads, d)
+    """
+    if masked or weights is not None or plain():
+        return _attend_masked(q, k, v, own, weights)
+    if own < 0:
+        return attend(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)).view_as(q)
+    return torch.stack([_attend_ring(*views, own) for views in zip(q, k, v, strict=True)])
+
+
+def _attend_ring(q: Tensor, k: Tensor, v: Tensor, own: int) -> Tensor:
+    """One batch item without copies per query: on the keys of views 0..V-1, 0..V-1 written one
+    after the other, the views other than i are the V-1 that follow it."""
+    views, count, heads, dim = k.shape
+    ring = (torch.cat((t, t)).contiguous() for t in (k, v))
+    size = (q.shape[0], (views - 1) * count, heads, dim)
+    stride = (count * heads * dim, heads * dim, dim, 1)
+    keys, values = (t.as_strided(size, stride, (own + 1) * stride[0]) for t in ring)
+    return attend(q, keys, values)
+
+
+def _attend_masked(
+    q: Tensor, k: Tensor, v: Tensor, own: int, weights: list[Tensor] | None
+) -> Tensor:
+    queries, count = q.shape[1:3]
+    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, heads, views * S, d)
+    scores = _scores(q, k)
+    if own >= 0:
+        views = k.shape[2] // count
+        same = torch.arange(queries, device=q.device)[:, None] + own == torch.arange(
+            views, device=q.device
+        )
+        mask = same.to(scores.dtype) * MASKED
+        mask = mask[:, None, :, None].expand(-1, count, -1, count)
+        scores = scores + mask.reshape(queries * count, views * count)
+    attention = scores.softmax(-1)
+    if weights is not None:
+        weights.append(attention[:, 0].unflatten(-1, (-1, count)).unflatten(1, (-1, count)))
+    out = attention.to(v.dtype) @ v
+    return out.transpose(1, 2).unflatten(1, (-1, count))
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """Scale before the product, as fused kernels want it and half precision needs it."""
+    return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+
+
+def plain() -> bool:
+    """True where the graph must be made of plain batched products: training and export."""
+    return torch.is_grad_enabled() or torch.onnx.is_in_onnx_export()

@@ -1,0 +1,145 @@
+"""From the decoder's last tokens to pointmaps, confidences and Gaussians."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mvdust3r_ros.model.layers import Linear
+
+SKIP_SCALE = 1e-4
+MIN_NORM = 1e-8
+MAX_CONF = 1e9
+GAUSSIAN_SCALE = 0.1
+
+
+class PointMaps(NamedTuple):
+    """Pointmaps of V views: points (V, H, W, 3) and confidences (V, H, W), above 1."""
+
+    points: Tensor
+    conf: Tensor
+
+
+class Gaussians(NamedTuple):
+    """One Gaussian a pixel of V views, float32.
+
+    Attributes:
+        rgb: (V, H, W, 3) colour, spherical harmonics of degree 0.
+        opacity: (V, H, W, 1) in (0, 1).
+        scale: (V, H, W, 3) raw, times 0.1; may be negative.
+        rotation: (V, H, W, 4) unit quaternion, w first.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    scale: Tensor
+    rotation: Tensor
+
+
+def unpatchify(x: Tensor, grid_hw: tuple[int, int], patch: int) -> Tensor:
+    """(V, S, C * patch * patch) tokens -> (V, C, H, W) pixels; channels c, then dy, then dx."""
+    maps = x.transpose(1, 2).unflatten(2, grid_hw)  # (V, C * patch * patch, rows, cols)
+    return F.pixel_shuffle(maps, patch)
+
+
+class SkipConv(nn.Module):
+    """Convolution and batch normalisation, same size out as in."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+        self.norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(V, C, H, W) -> (V, C', H, W)."""
+        if self.training:
+            return self.norm(self.conv(x))  # type: ignore[no-any-return]
+        weight, bias = self.folded()
+        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=self.conv.padding)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution that equals both steps at inference."""
+        norm = self.norm
+        assert norm.running_var is not None and norm.running_mean is not None
+        assert self.conv.bias is not None
+        gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        bias = (self.conv.bias - norm.running_mean) * gain + norm.bias
+        return self.conv.weight * gain[:, None, None, None], bias
+
+
+class PointHead(nn.Module):
+    """Linear head: a token becomes the points and confidences of its patch's pixels."""
+
+    def __init__(self, dim: int, patch: int, skip_dim: int, max_log_distance: float) -> None:
+        super().__init__()
+        self.patch = patch
+        self.max_log_distance = max_log_distance
+        self.proj = Linear(dim, 4 * patch * patch)
+        self.skip_proj: nn.ModuleList | None = None
+        if skip_dim:
+            sizes = ((6, skip_dim, 3), (skip_dim, skip_dim, 5), (skip_dim, skip_dim, 5),
+                     (skip_dim, 3, 3))  # fmt: skip
+            self.skip_proj = nn.ModuleList(SkipConv(*size) for size in sizes)
+
+    def forward(
+        self, tokens: Tensor, images: Tensor, grid_hw: tuple[int, int], skip: bool = True
+    ) -> PointMaps:
+        """Pointmaps of V views.
+
+        Args:
+            tokens: (V, S, D) after the decoder's norm, float32.
+            images: (V, 3, H, W) in [-1, 1].
+            grid_hw: rows and columns of tokens.
+            skip: False leaves the skip branch out, which changes the result a little.
+        """
+        maps = unpatchify(self.proj(tokens), grid_hw, self.patch)
+        xyz, raw_conf = maps[:, :3], maps[:, 3]
+        if self.skip_proj is not None and skip:
+            xyz = xyz + SKIP_SCALE * self._skip(torch.cat((images, xyz), 1)).float()
+        conf = 1 + raw_conf.exp().clamp(max=MAX_CONF - 1)
+        return PointMaps(self._distance_exp(xyz.permute(0, 2, 3, 1)), conf)
+
+    def _skip(self, x: Tensor) -> Tensor:
+        assert self.skip_proj is not None
+        *hidden, last = self.skip_proj
+        for layer in hidden:
+            x = F.selu(layer(x))
+        return last(x)  # type: ignore[no-any-return]
+
+    def _distance_exp(self, xyz: Tensor) -> Tensor:
+        """Direction of xyz, distance exp(|xyz|) - 1."""
+        norm = xyz.norm(dim=-1, keepdim=True)
+        log_distance = norm.clamp(max=self.max_log_distance) if self.max_log_distance else norm
+        return xyz * (torch.expm1(log_distance) / norm.clamp(min=MIN_NORM))
+
+
+class GaussianHead(nn.Module):
+    """Four small MLPs: colour, opacity, scale and rotation of one Gaussian a pixel."""
+
+    def __init__(self, dim: int, patch: int, hidden: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.norm = nn.LayerNorm(dim, eps=1e-5)
+        self.mlp_rgb = _two_layers(dim, hidden, 3 * patch * patch)
+        self.mlp_opacity = _two_layers(dim, hidden, patch * patch)
+        self.mlp_scale2 = _two_layers(dim, hidden, 3 * patch * patch)
+        self.mlp_rotation = _two_layers(dim, hidden, 4 * patch * patch)
+
+    def forward(self, tokens: Tensor, grid_hw: tuple[int, int]) -> Gaussians:
+        """(V, S, D) tokens after the decoder's norm -> Gaussians of V views."""
+        x = self.norm(tokens)
+        rgb, opacity, scale, rotation = (
+            unpatchify(mlp(x), grid_hw, self.patch).permute(0, 2, 3, 1)
+            for mlp in (self.mlp_rgb, self.mlp_opacity, self.mlp_scale2, self.mlp_rotation)
+        )
+        rotation = F.normalize(rotation, dim=-1, eps=1e-5)
+        return Gaussians(rgb, opacity.sigmoid(), scale * GAUSSIAN_SCALE, rotation)
+
+
+def _two_layers(dim: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(dim, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, out, bias=False)
+    )

@@ -1,0 +1,179 @@
+"""Building blocks: rotary embedding, attention, encoder and decoder blocks.
+
+Linear layers may be held in a lower precision (`Linear`); what lies between them, the residual
+stream and the normalisations, stays in the precision of the input.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mvdust3r_ros.model.attention import attend, attend_others
+
+LAYER_NORM_EPS = 1e-6
+
+
+def rope_table(grid_hw: tuple[int, int], head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the 2-D rotary embedding (Su et al., 2021, once for y, once for x).
+
+    The first half of a head turns with the row of a token, the second with its column; inside a
+    half of D channels, channels i and i + D/2 are a pair of frequency base^(-2i/D).
+
+    Args:
+        grid_hw: rows and columns of tokens.
+        head_dim: channels of a head, a multiple of 4.
+        base: base of the frequencies.
+
+    Returns:
+        Two (S, 1, 2, head_dim / 4) float32 tensors for `rotate`, tokens in row-major order.
+    """
+    rows, cols = grid_hw
+    half = head_dim // 2
+    frequencies = base ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    y = torch.arange(rows, dtype=torch.float64).repeat_interleave(cols)
+    x = torch.arange(cols, dtype=torch.float64).repeat(rows)
+    angles = torch.stack((y, x), 1)[:, None, :, None] * frequencies  # (S, 1, 2, half / 2)
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply the rotary embedding to (..., S, heads, head_dim)."""
+    cos, sin = rope[0].to(x.dtype), rope[1].to(x.dtype)
+    a, b = x.unflatten(-1, (2, 2, x.shape[-1] // 4)).unbind(-2)  # (..., S, heads, 2, head_dim / 4)
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), -2).flatten(-3)
+
+
+class Linear(nn.Linear):
+    """A linear layer that casts its input when its weights are held in a lower precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        if self.weight.dtype is not torch.float32:
+            x = x.to(self.weight.dtype)
+        return F.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation with the eps of the published models."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=LAYER_NORM_EPS)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of the tokens of one view to each other."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, x.shape[-1] // self.heads))
+        q, k, v = qkv.unbind(-3)  # (B, S, heads, d)
+        return self.proj(attend(rotate(q, rope), rotate(k, rope), v).flatten(-2))  # type: ignore[no-any-return]
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from the tokens of some views to the tokens of others."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.projq = Linear(dim, dim)
+        self.projk = Linear(dim, dim)
+        self.projv = Linear(dim, dim)
+        self.proj = Linear(dim, dim)
+
+    def keys_values(self, y: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, V, S, D) -> keys and values, each (B, V, S, heads, d)."""
+        shape = (self.heads, y.shape[-1] // self.heads)
+        k = rotate(self.projk(y).unflatten(-1, shape), rope)
+        return k, self.projv(y).unflatten(-1, shape)
+
+    def forward(
+        self,
+        x: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
+        own: int,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """(B, Q, S, D) queries of Q views -> (B, Q, S, D).
+
+        Args:
+            x: normalised tokens.
+            keys_values: of V views, from `keys_values`.
+            rope: table of the grid.
+            own: the key view of query view 0, so that query view i leaves out key view own + i;
+                negative to leave out none.
+            weights: takes head 0's attention weights (B, Q, S, V, S), when given.
+        """
+        k, v = keys_values
+        q = self.projq(x).unflatten(-1, (self.heads, x.shape[-1] // self.heads))
+        out = attend_others(rotate(q, rope), k, v, own, masked=self.training, weights=weights)
+        return self.proj(out.flatten(-2))  # type: ignore[no-any-return]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm transformer block on the tokens of one view."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(dim)
+        self.attn = SelfAttention(dim, heads)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        x = x + self.attn(self.norm1(x), rope)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention within a view, cross-attention to the other views, MLP."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(dim)
+        self.attn = SelfAttention(dim, heads)
+        self.cross_attn = CrossAttention(dim, heads)
+        self.norm2 = LayerNorm(dim)
+        self.norm3 = LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.norm_y = LayerNorm(dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        others: Tensor,
+        rope: tuple[Tensor, Tensor],
+        own: int,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Update the tokens x (B, Q, S, D) of Q views from the tokens `others` (B, V, S, D).
+
+        Keys and values are made once for all queries. `own` and `weights` as in `CrossAttention`.
+        """
+        keys_values = self.cross_attn.keys_values(self.norm_y(others), rope)
+        x = x + self.attn(self.norm1(x), rope)
+        x = x + self.cross_attn(self.norm2(x), keys_values, rope, own, weights)
+        return x + self.mlp(self.norm3(x))  # type: ignore[no-any-return]

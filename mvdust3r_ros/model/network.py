@@ -1,0 +1,317 @@
+"""MV-DUSt3R and MV-DUSt3R+ (Tang et al., CVPR 2025), batched over views and reference paths.
+
+A path predicts all views in the frame of its reference view. Inside, the tokens of a path lie in
+slot order: its reference in slot 0, the view that gave way in the reference's place, all others at
+their own (`slot_order`). Results come in view order unless a docstring says slots.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mvdust3r_ros.model.attention import plain
+from mvdust3r_ros.model.config import NetworkConfig
+from mvdust3r_ros.model.heads import GaussianHead, Gaussians, PointHead, PointMaps
+from mvdust3r_ros.model.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear, rope_table
+
+RAY_FEATURES = 6
+
+
+class NetworkOutput(NamedTuple):
+    """What `Network.forward` returns; B batch, P paths, V views, S tokens.
+
+    Attributes:
+        points: (B, P, V, H, W, 3); path p is in the camera frame of view p.
+        conf: (B, P, V, H, W), above 1.
+        features: (B, V, S, dec_dim) tokens that enter the decoder; None unless asked for.
+        attention: (layers - 1, B, V, S, V, S) weights of head 0 of path 0's cross-attentions, from
+            the second layer on, 0 on a view's own tokens; None unless asked for.
+    """
+
+    points: Tensor
+    conf: Tensor
+    features: Tensor | None = None
+    attention: Tensor | None = None
+
+
+def slot_order(n_ref: int, n_views: int) -> Tensor:
+    """(P, V) view in each slot of each path: views 0 and p exchanged in path p.
+
+    The exchange is its own inverse, so the same indices lead from slots back to views.
+    """
+    order = torch.arange(n_views).repeat(n_ref, 1)
+    paths = torch.arange(n_ref)
+    order[:, 0] = paths
+    order[paths, paths] = 0
+    return order
+
+
+def exchange(x: Tensor, order: Tensor) -> Tensor:
+    """(B, P, V, ...) with the V axis of each path reordered by `order` (P, V)."""
+    paths, views = order.shape
+    rows = torch.arange(paths, device=order.device)[:, None] * views + order
+    return x.flatten(1, 2).index_select(1, rows.flatten()).unflatten(1, (-1, views))
+
+
+class PatchEmbed(nn.Module):
+    """Patches to tokens."""
+
+    def __init__(self, patch: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(V, 3, H, W) -> (V, S, dim), row by row."""
+        return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class Network(nn.Module):
+    """The whole network; parameter names are those of the published files."""
+
+    enc_rope_cos: Tensor
+    enc_rope_sin: Tensor
+    dec_rope_cos: Tensor
+    dec_rope_sin: Tensor
+    patch_centres: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        """Build with torch's own initial weights; see `initialise` for those to train from."""
+        super().__init__()
+        self.config = c = config
+        if c.mask_token:
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, c.dec_dim))  # in the files, not used
+        self.patch_embed = PatchEmbed(c.patch_size, c.enc_dim)
+        self.pos_embed = nn.Parameter(torch.zeros(c.tokens, c.enc_dim)) if c.pos_embed else None
+        self.ray_embed = nn.Linear(RAY_FEATURES, c.enc_dim) if c.ray_embed else None
+        self.enc_blocks = nn.ModuleList(
+            EncoderBlock(c.enc_dim, c.enc_heads, c.mlp_ratio) for _ in range(c.enc_depth)
+        )
+        self.enc_norm = LayerNorm(c.enc_dim)
+        self.decoder_embed = Linear(c.enc_dim, c.dec_dim)
+        self.dec_blocks = _decoder(c)
+        self.dec_norm = LayerNorm(c.dec_dim)
+        self.dec_same_view_blocks = _decoder(c) if c.cross_reference else None
+        self.dec_blocks2 = _decoder(c)
+        head = (c.dec_dim, c.patch_size, c.skip_dim, c.max_log_distance)
+        self.downstream_head1 = PointHead(*head)
+        self.downstream_head2 = PointHead(*head)
+        self.downstream_GS_head: nn.ModuleList | None = None
+        if c.gs_mlp_dim:
+            self.downstream_GS_head = nn.ModuleList(
+                GaussianHead(c.dec_dim, c.patch_size, c.gs_mlp_dim) for _ in range(2)
+            )
+        self.make_tables()
+
+    def make_tables(self, device: torch.device | None = None) -> None:
+        """Compute the constant tables anew; they are not part of the weights."""
+        c = self.config
+        for name, dim, heads in (
+            ("enc", c.enc_dim, c.enc_heads), ("dec", c.dec_dim, c.dec_heads),
+        ):  # fmt: skip
+            cos, sin = rope_table(c.grid_hw, dim // heads, c.rope_base)
+            self.register_buffer(f"{name}_rope_cos", cos.to(device), persistent=False)
+            self.register_buffer(f"{name}_rope_sin", sin.to(device), persistent=False)
+        rows, cols = (torch.arange(n) * c.patch_size + (c.patch_size - 1) / 2 for n in c.grid_hw)
+        centres = torch.stack((cols.repeat(len(rows)), rows.repeat_interleave(len(cols))), -1)
+        self.register_buffer("patch_centres", centres.to(device), persistent=False)
+
+    @torch.no_grad()
+    def initialise(self, seed: int = 0, depth: float = 2.4) -> None:
+        """Weights to train from.
+
+        Xavier's for all linear layers; cross-reference blocks that change nothing at first; points
+        about `depth` in front of the reference camera.
+
+        Args:
+            seed: of the random numbers.
+            depth: typical distance of the scene, in the unit of the targets.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                matrix = module.weight.view(module.weight.shape[0], -1)
+                nn.init.xavier_uniform_(matrix, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.pos_embed is not None:
+            nn.init.normal_(self.pos_embed, std=0.02, generator=generator)
+        for block in self.dec_same_view_blocks or ():
+            for layer in (block.attn.proj, block.cross_attn.proj, block.mlp.fc2):
+                nn.init.zeros_(layer.weight)
+        for head in (self.downstream_head1, self.downstream_head2):
+            head.proj.weight.mul_(0.3)
+            head.proj.bias.view(4, -1)[2] = math.log1p(depth)
+
+    def forward(
+        self,
+        images: Tensor,
+        intrinsics: Tensor | None = None,
+        n_ref: int = 0,
+        paths: int = 0,
+        details: bool = False,
+    ) -> NetworkOutput:
+        """Pointmaps of all views in the frames of the first views.
+
+        Args:
+            images: (B, V, 3, H, W) in [-1, 1], at least two views; the first n_ref are references.
+            intrinsics: (B, V, 4) fx, fy, cx, cy in pixels, all 0 where unknown; only read by
+                networks with a ray embedding.
+            n_ref: reference paths to run, at most V; 0 for the configuration's, or V if fewer.
+            paths: paths whose pointmaps are computed; 0 for all.
+            details: True to return features and attention as well (training).
+        """
+        batch, views = images.shape[:2]
+        n_ref = min(n_ref or self.config.n_ref, views)
+        known = None if intrinsics is None else intrinsics.flatten(0, 1)
+        features = self.encode(images.flatten(0, 1), known).unflatten(0, (batch, views))
+        weights: list[Tensor] | None = [] if details else None
+        order = slot_order(n_ref, views).to(images.device)
+        tokens = self.decode(features, order, paths or n_ref, weights)
+        order = order[: paths or n_ref]
+        points, conf = self.point_maps(tokens, images, order)
+        points, conf = exchange(points, order), exchange(conf, order)
+        if weights is None:
+            return NetworkOutput(points, conf)
+        return NetworkOutput(points, conf, features, torch.stack(weights))
+
+    def encode(self, images: Tensor, intrinsics: Tensor | None = None) -> Tensor:
+        """Tokens of single views, as the decoder takes them.
+
+        Args:
+            images: (V, 3, H, W) in [-1, 1].
+            intrinsics: (V, 4) as in `forward`.
+
+        Returns:
+            (V, S, dec_dim)
+        """
+        return self.decoder_embed(self.encoder_tokens(images, intrinsics)).float()  # type: ignore[no-any-return]
+
+    def encoder_tokens(self, images: Tensor, intrinsics: Tensor | None = None) -> Tensor:
+        """(V, S, enc_dim) after the encoder's norm; arguments as in `encode`."""
+        x = self.patch_embed(images)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        if self.ray_embed is not None and intrinsics is not None:
+            rays, known = self._rays(intrinsics)
+            x = x + self.ray_embed(rays) * known
+        rope = (self.enc_rope_cos, self.enc_rope_sin)
+        for block in self.enc_blocks:
+            x = block(x, rope)
+        return self.enc_norm(x)  # type: ignore[no-any-return]
+
+    def _rays(self, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
+        """(V, S, 6) features of the ray through each patch centre, and (V, 1, 1) 1 where known."""
+        known = (intrinsics[:, :1] > 0).to(intrinsics.dtype)
+        focal = (intrinsics[:, :2] + (1 - known)).unsqueeze(1)  # (V, 1, 2), never 0
+        xy = (self.patch_centres - intrinsics[:, None, 2:]) / focal  # (V, S, 2)
+        x, y = xy.unbind(-1)
+        height, width = self.config.image_hw
+        half = xy.new_tensor((width / 2, height / 2)) / focal
+        half_x, half_y = half.expand(-1, xy.shape[1], -1).unbind(-1)
+        return torch.stack((x, y, x * y, x * x + y * y, half_x, half_y), -1), known.unsqueeze(1)
+
+    def decode(
+        self, tokens: Tensor, order: Tensor, paths: int = 0, weights: list[Tensor] | None = None
+    ) -> Tensor:
+        """Run all reference paths through the decoder.
+
+        Args:
+            tokens: (B, V, S, dec_dim) from `encode`.
+            order: (P, V) from `slot_order`.
+            paths: paths whose tokens are needed at the end; 0 for all.
+            weights: takes path 0's attention weights of each layer but the first, (B, V, S, V, S).
+
+        Returns:
+            (B, paths, V, S, dec_dim) in slot order, after the decoder's norm.
+        """
+        x = tokens[:, None].expand(-1, order.shape[0], -1, -1, -1)
+        x = exchange(x, order)  # (B, P, V, S, D)
+        last = len(self.dec_blocks) - 1
+        for layer in range(last + 1):
+            x = self._layer(layer, x, weights if layer else None)
+            if self.dec_same_view_blocks is not None:
+                x = self._cross_reference(layer, x, order, paths if layer == last else 0)
+        return self.dec_norm(x[:, :paths] if paths else x)  # type: ignore[no-any-return]
+
+    def _layer(self, layer: int, x: Tensor, weights: list[Tensor] | None) -> Tensor:
+        """(B, P, V, S, D) slots: the reference and the other views, all from the layer before."""
+        batch = x.shape[0]
+        x = x.flatten(0, 1)
+        rope = (self.dec_rope_cos, self.dec_rope_sin)
+        taken: tuple[list[Tensor], ...] = ([], []) if weights is not None else ()
+        keep = taken or (None, None)
+        reference = self.dec_blocks[layer](x[:, :1], x[:, 1:], rope, -1, keep[0])
+        others = self.dec_blocks2[layer](x[:, 1:], x, rope, 1, keep[1])
+        if weights is not None:
+            first, rest = (taken[i][0].unflatten(0, (batch, -1))[:, 0] for i in range(2))
+            first = torch.cat((torch.zeros_like(first[:, :, :, :1]), first), 3)
+            weights.append(torch.cat((first, rest), 1))
+        return torch.cat((reference, others), 1).unflatten(0, (batch, -1))
+
+    def _cross_reference(self, layer: int, x: Tensor, order: Tensor, paths: int) -> Tensor:
+        """(B, P, V, S, D) slots: each view learns from itself in the other paths, if any."""
+        assert self.dec_same_view_blocks is not None
+        n_ref = order.shape[0]
+        if n_ref == 1 and not torch.onnx.is_in_onnx_export():
+            return x
+        batch = x.shape[0]
+        views = exchange(x, order).transpose(1, 2).flatten(0, 1)  # (B * V, P, S, D)
+        queries = views[:, :paths] if paths else views
+        rope = (self.dec_rope_cos, self.dec_rope_sin)
+        joined = self.dec_same_view_blocks[layer](queries, views, rope, 0)
+        joined = joined.unflatten(0, (batch, -1)).transpose(1, 2)
+        joined = exchange(joined, order[:paths] if paths else order)
+        if torch.onnx.is_in_onnx_export():  # the number of paths is open in an exported graph
+            return torch.where(x.new_tensor(n_ref) > 1, joined, x[:, :paths] if paths else x)
+        return joined
+
+    def point_maps(
+        self, tokens: Tensor, images: Tensor, order: Tensor, skip: bool = True
+    ) -> PointMaps:
+        """Pointmaps in slot order; memory of the skip branch stays that of one view at inference.
+
+        Args:
+            tokens: (B, P, V, S, dec_dim) from `decode`.
+            images: (B, V, 3, H, W) in view order.
+            order: (P, V) slot order of these paths.
+            skip: as in `PointHead.forward`.
+
+        Returns:
+            Points (B, P, V, H, W, 3) and confidences (B, P, V, H, W).
+        """
+        images = exchange(images[:, None].expand(-1, order.shape[0], -1, -1, -1, -1), order)
+        shape = images.shape[:2]
+        parts = []
+        slots = ((self.downstream_head1, slice(0, 1)), (self.downstream_head2, slice(1, None)))
+        with torch.autocast(tokens.device.type, enabled=False):
+            for head, part in slots:
+                pair = tokens[:, :, part].float().flatten(0, 2), images[:, :, part].flatten(0, 2)
+                chunks = (pair,) if plain() else zip(*(t.split(1) for t in pair), strict=True)
+                maps = [head(t, i, self.config.grid_hw, skip) for t, i in chunks]
+                joined = (torch.cat(m) if len(m) > 1 else m[0] for m in zip(*maps, strict=True))
+                parts.append([m.unflatten(0, (shape[0], shape[1], -1)) for m in joined])
+        return PointMaps(*(torch.cat(maps, 2) for maps in zip(*parts, strict=True)))
+
+    def gaussians(self, tokens: Tensor) -> Gaussians:
+        """Gaussians in slot order out of the tokens (B, P, V, S, dec_dim) from `decode`.
+
+        Returns:
+            Arrays as in `Gaussians`, with leading axes (B, P, V).
+        """
+        assert self.downstream_GS_head is not None, "the network was built without Gaussian heads"
+        parts = []
+        for head, part in zip(self.downstream_GS_head, (slice(0, 1), slice(1, None)), strict=True):
+            slots = tokens[:, :, part].float()
+            maps = head(slots.flatten(0, 2), self.config.grid_hw)
+            parts.append([m.unflatten(0, slots.shape[:3]) for m in maps])
+        return Gaussians(*(torch.cat(maps, 2) for maps in zip(*parts, strict=True)))
+
+
+def _decoder(c: NetworkConfig) -> nn.ModuleList:
+    return nn.ModuleList(
+        DecoderBlock(c.dec_dim, c.dec_heads, c.mlp_ratio) for _ in range(c.dec_depth)
+    )
