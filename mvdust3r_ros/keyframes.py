@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -140,24 +141,33 @@ class KeyframeWindow:
             self._pending = thin_evenly(self._pending, limit // 2)
         return self._compose()
 
-    def take(self, window: Window) -> None:
-        """The window goes to the network: its keyframes and older ones are no longer pending."""
+    def take(self, window: Window) -> Window:
+        """The window goes to the network now: its keyframes and older ones are no longer pending.
+
+        Returns:
+            The window to use: it begins with what was committed since it was made.
+        """
         newest = window.keyframes[-1].id
-        self._pending = [k for k in self._pending if k.id > newest]
+        waiting = [k for k in self._pending if k.id <= newest]
+        self._pending = self._pending[len(waiting) :]
+        return replace(window, keyframes=self._chosen(waiting))
 
     def commit(self, window: Window) -> None:
         """The window is in the map: the next ones overlap with it."""
         self._anchors = window.keyframes
 
     def _compose(self) -> Window | None:
-        size = self.settings.window_size
-        shared = self._anchors[-self.settings.window_overlap :]
-        if len(shared) + len(self._pending) < size:
+        chosen = self._chosen(self._pending)
+        if len(chosen) < self.settings.window_size:
             return None
-        chosen = (*shared, *thin_evenly(self._pending, size - len(shared)))
         window = Window(self._window_count, chosen, self.epoch)
         self._window_count += 1
         return window
+
+    def _chosen(self, pending: list[Keyframe]) -> tuple[Keyframe, ...]:
+        """The end of the last committed window, then pending keyframes spread evenly."""
+        shared = self._anchors[-self.settings.window_overlap :]
+        return (*shared, *thin_evenly(pending, self.settings.window_size - len(shared)))
 
     def _is_blurred(self, camera: str, gray: ImageArray) -> bool:
         sharpness = float(cv2.Laplacian(gray, cv2.CV_32F).var())

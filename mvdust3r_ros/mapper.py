@@ -138,7 +138,7 @@ class Mapper:
         with self._lock:
             if window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a jump back in time")
-            state.keyframes.take(window)
+            window = state.keyframes.take(window)
         try:
             geometry, points, conf = self._reconstruct(state, window, clock)
             with clock.stage("stitch"):
