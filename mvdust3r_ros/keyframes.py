@@ -116,8 +116,9 @@ class KeyframeWindow:
             )
 
     def start_epoch(self) -> None:
-        """Forget unfinished keyframes, keep what was committed."""
+        """Forget all keyframes: after a jump in time the camera may be anywhere."""
         self.epoch += 1
+        self._anchors = ()
         self._pending.clear()
         self._motion.clear()
         self._last.clear()
