@@ -1,7 +1,7 @@
-"""Which views are references, and which path to read.
+"""Which views of a window become references, and which reference path to use.
 
-The network takes its first views as references. A reference in the middle of the window sees more
-of it than the first frame does, so the order decides quality (Tang et al. 2025, oracle rows).
+The first views given to an engine are its references. Which frames those are decides the quality
+far from the first one, so they are spread over the window.
 """
 
 from __future__ import annotations
@@ -10,44 +10,91 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, View, WindowPrediction
+from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, View, WindowPrediction
+
+STILL_M = 1e-3
+"""A path shorter than this says nothing on where a view lies along it."""
 
 
-def order_views(views: Sequence[View], n_ref: int) -> tuple[int, ...]:
-    """Order to feed views in: references first, spread evenly over the travelled path.
+class ReferenceViewsError(MvDust3rError):
+    """References cannot be chosen from this window."""
+
+
+def order_views(
+    views: Sequence[View], n_ref: int, tokens: FloatArray | None = None
+) -> tuple[int, ...]:
+    """Order in which to give the views of a window to an engine, references first.
+
+    References lie evenly along the travelled path, one in the middle of each of n_ref equal parts,
+    the most central one first; path length from odometry where all views have it, else one step a
+    view. With `tokens`, they are instead the views farthest apart in appearance (farthest-point
+    sampling), starting with the most typical one.
 
     Args:
-        views: V views in time order; their odometry gives the path, else each step counts as one.
-        n_ref: number of references, at most V are used.
+        views: views of the window, oldest first.
+        n_ref: number of references, at most the number of views.
+        tokens: (V, D) pooled encoder tokens of each view; None to go by the path.
 
     Returns:
-        A permutation: position k gets view order[k]. The first one is nearest the path's middle.
+        A permutation of all views: position k gets view order[k]. Views that are no reference
+        follow, oldest first.
+
+    Raises:
+        ReferenceViewsError: n_ref is not in 1..V, or `tokens` has another
+            number of rows.
     """
-    path = travelled_path(views)
-    count = min(max(1, n_ref), len(views))
-    targets = (np.arange(count) + 0.5) / count * path[-1]
-    targets = targets[np.argsort(np.abs(targets - path[-1] / 2), kind="stable")]
-    chosen: list[int] = []
-    for target in targets:
-        distance = np.abs(path - target)
-        distance[chosen] = np.inf
-        chosen.append(int(np.argmin(distance)))
-    return (*chosen, *(i for i in range(len(views)) if i not in chosen))
-
-
-def travelled_path(views: Sequence[View]) -> FloatArray:
-    """(V,) distance travelled up to each view, not decreasing, positive at the end."""
-    poses = [v.T_odom_cam for v in views]
-    steps = np.ones(len(views) - 1)
-    if all(p is not None for p in poses):
-        centres = np.array([p[:3, 3] for p in poses if p is not None])
-        moved = np.linalg.norm(np.diff(centres, axis=0), axis=1)
-        if moved.sum() > 1e-6:
-            # a small share per step keeps views apart when the robot only turns
-            steps = moved + 0.1 * moved.mean()
-    return np.concatenate([[0.0], np.cumsum(steps)])
+    count = len(views)
+    if not 1 <= n_ref <= count:
+        raise ReferenceViewsError(f"{n_ref} references in a window of {count} views")
+    if tokens is None:
+        references = _spread(_travelled(views), n_ref)
+    elif np.ndim(tokens) != 2 or len(tokens) != count:
+        raise ReferenceViewsError(f"tokens {np.shape(tokens)} for a window of {count} views")
+    else:
+        references = _farthest(np.asarray(tokens, np.float64), n_ref)
+    return (*references, *(i for i in range(count) if i not in references))
 
 
 def best_path(prediction: WindowPrediction) -> int:
-    """Index of the path with the highest mean log confidence."""
-    return int(np.argmax(np.log(prediction.conf).mean(axis=(1, 2, 3))))
+    """The reference path with the highest mean logarithm of confidence.
+
+    Returns:
+        Index into the first axis of `prediction.points`.
+    """
+    conf = np.asarray(prediction.conf, np.float64)
+    return int(np.argmax(np.log(conf).reshape(len(conf), -1).mean(1)))
+
+
+def _travelled(views: Sequence[View]) -> FloatArray:
+    """Path length at each view, scaled to 0..1; one step a view without odometry or motion."""
+    poses = [view.T_odom_cam for view in views if view.T_odom_cam is not None]
+    if len(poses) == len(views) > 1:
+        positions = np.array([pose[:3, 3] for pose in poses], np.float64)
+        steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+        length = np.concatenate(([0.0], np.cumsum(steps)))
+        if np.isfinite(length[-1]) and length[-1] > STILL_M:
+            return length / length[-1]
+    return np.linspace(0.0, 1.0, len(views))
+
+
+def _spread(along: FloatArray, n_ref: int) -> list[int]:
+    """Views nearest to the middles of n_ref equal parts, each taken once, most central first."""
+    middles = (np.arange(n_ref) + 0.5) / n_ref
+    free = list(range(len(along)))
+    chosen = []
+    for middle in sorted(middles, key=lambda m: (abs(m - 0.5), m)):
+        nearest = min(free, key=lambda i: abs(along[i] - middle))
+        free.remove(nearest)
+        chosen.append(nearest)
+    return chosen
+
+
+def _farthest(tokens: FloatArray, n_ref: int) -> list[int]:
+    """Farthest-point sampling, starting with the token nearest to the mean."""
+    chosen = [int(np.argmin(np.linalg.norm(tokens - tokens.mean(0), axis=1)))]
+    distance = np.full(len(tokens), np.inf)
+    for _ in range(n_ref - 1):
+        distance = np.minimum(distance, np.linalg.norm(tokens - tokens[chosen[-1]], axis=1))
+        distance[chosen] = -1.0
+        chosen.append(int(np.argmax(distance)))
+    return chosen

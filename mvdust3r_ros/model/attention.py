@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 MASKED = -1e4
 """Added to scores that must not count; exp of it is 0 in float32, and it exists in float16."""
@@ -19,7 +19,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (t.transpose(-3, -2) for t in (q, k, v))
     if plain():
         return (_scores(q, k).softmax(-1).to(v.dtype) @ v).transpose(-3, -2)
-    return F.scaled_dot_product_attention(q, k, v).transpose(-3, -2)
+    return functional.scaled_dot_product_attention(q, k, v).transpose(-3, -2)
 
 
 def attend_others(
@@ -53,8 +53,10 @@ def attend_others(
 
 
 def _attend_ring(q: Tensor, k: Tensor, v: Tensor, own: int) -> Tensor:
-    """One batch item without copies per query: on the keys of views 0..V-1, 0..V-1 written one
-    after the other, the views other than i are the V-1 that follow it."""
+    """One batch item, (Q, S, heads, d) queries and (V, S, heads, d) keys, no copies per query.
+
+    With the views written twice, 0..V-1, 0..V-1, those other than i are the V-1 that follow i.
+    """
     views, count, heads, dim = k.shape
     ring = (torch.cat((t, t)).contiguous() for t in (k, v))
     size = (q.shape[0], (views - 1) * count, heads, dim)
@@ -81,12 +83,12 @@ def _attend_masked(
     if weights is not None:
         weights.append(attention[:, 0].unflatten(-1, (-1, count)).unflatten(1, (-1, count)))
     out = attention.to(v.dtype) @ v
-    return out.transpose(1, 2).unflatten(1, (-1, count))
+    return out.transpose(1, 2).unflatten(1, (-1, count))  # type: ignore[no-any-return]
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
     """Scale before the product, as fused kernels want it and half precision needs it."""
-    return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # type: ignore[no-any-return]
 
 
 def plain() -> bool:

@@ -110,12 +110,12 @@ def config_from_dict(values: Mapping[str, Any]) -> NetworkConfig:
     Raises:
         NetworkConfigError: an unknown name or a value of the wrong type.
     """
-    known = {spec.name: spec.default for spec in dataclasses.fields(NetworkConfig)}
+    known: dict[str, Any] = {spec.name: spec.default for spec in dataclasses.fields(NetworkConfig)}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise NetworkConfigError(f"unknown network setting {unknown[0]!r}; known: {sorted(known)}")
     try:
-        typed = {
+        typed: dict[str, Any] = {
             name: tuple(int(v) for v in value) if name == "image_hw" else type(known[name])(value)
             for name, value in values.items()
         }

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from mvdust3r_ros.model.layers import Linear
 
@@ -41,8 +41,8 @@ class Gaussians(NamedTuple):
 
 def unpatchify(x: Tensor, grid_hw: tuple[int, int], patch: int) -> Tensor:
     """(V, S, C * patch * patch) tokens -> (V, C, H, W) pixels; channels c, then dy, then dx."""
-    maps = x.transpose(1, 2).unflatten(2, grid_hw)  # (V, C * patch * patch, rows, cols)
-    return F.pixel_shuffle(maps, patch)
+    maps: Tensor = x.transpose(1, 2).unflatten(2, grid_hw)  # (V, C * patch * patch, rows, cols)
+    return functional.pixel_shuffle(maps, patch)
 
 
 class SkipConv(nn.Module):
@@ -58,7 +58,9 @@ class SkipConv(nn.Module):
         if self.training:
             return self.norm(self.conv(x))  # type: ignore[no-any-return]
         weight, bias = self.folded()
-        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=self.conv.padding)
+        return functional.conv2d(
+            x, weight.to(x.dtype), bias.to(x.dtype), padding=self.conv.padding
+        )
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the one convolution that equals both steps at inference."""
@@ -106,14 +108,14 @@ class PointHead(nn.Module):
         assert self.skip_proj is not None
         *hidden, last = self.skip_proj
         for layer in hidden:
-            x = F.selu(layer(x))
+            x = functional.selu(layer(x))
         return last(x)  # type: ignore[no-any-return]
 
     def _distance_exp(self, xyz: Tensor) -> Tensor:
         """Direction of xyz, distance exp(|xyz|) - 1."""
         norm = xyz.norm(dim=-1, keepdim=True)
         log_distance = norm.clamp(max=self.max_log_distance) if self.max_log_distance else norm
-        return xyz * (torch.expm1(log_distance) / norm.clamp(min=MIN_NORM))
+        return xyz * (torch.expm1(log_distance) / norm.clamp(min=MIN_NORM))  # type: ignore[no-any-return]
 
 
 class GaussianHead(nn.Module):
@@ -135,7 +137,7 @@ class GaussianHead(nn.Module):
             unpatchify(mlp(x), grid_hw, self.patch).permute(0, 2, 3, 1)
             for mlp in (self.mlp_rgb, self.mlp_opacity, self.mlp_scale2, self.mlp_rotation)
         )
-        rotation = F.normalize(rotation, dim=-1, eps=1e-5)
+        rotation = functional.normalize(rotation, dim=-1, eps=1e-5)
         return Gaussians(rgb, opacity.sigmoid(), scale * GAUSSIAN_SCALE, rotation)
 
 

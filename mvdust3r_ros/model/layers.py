@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from mvdust3r_ros.model.attention import attend, attend_others
 
@@ -52,7 +52,7 @@ class Linear(nn.Linear):
         """(..., in) -> (..., out)."""
         if self.weight.dtype is not torch.float32:
             x = x.to(self.weight.dtype)
-        return F.linear(x, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -129,7 +129,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(functional.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class EncoderBlock(nn.Module):

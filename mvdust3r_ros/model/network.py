@@ -140,6 +140,7 @@ class Network(nn.Module):
         if self.pos_embed is not None:
             nn.init.normal_(self.pos_embed, std=0.02, generator=generator)
         for block in self.dec_same_view_blocks or ():
+            assert isinstance(block, DecoderBlock)
             for layer in (block.attn.proj, block.cross_attn.proj, block.mlp.fc2):
                 nn.init.zeros_(layer.weight)
         for head in (self.downstream_head1, self.downstream_head2):
@@ -250,7 +251,7 @@ class Network(nn.Module):
             first, rest = (taken[i][0].unflatten(0, (batch, -1))[:, 0] for i in range(2))
             first = torch.cat((torch.zeros_like(first[:, :, :, :1]), first), 3)
             weights.append(torch.cat((first, rest), 1))
-        return torch.cat((reference, others), 1).unflatten(0, (batch, -1))
+        return torch.cat((reference, others), 1).unflatten(0, (batch, -1))  # type: ignore[no-any-return]
 
     def _cross_reference(self, layer: int, x: Tensor, order: Tensor, paths: int) -> Tensor:
         """(B, P, V, S, D) slots: each view learns from itself in the other paths, if any."""
