@@ -158,7 +158,7 @@ def write_shard(folder: Path, first_seed: int, views: int, hw: tuple[int, int]) 
 
 
 class RoomShards:
-    """All complete shards of a folder, in order of their seeds; memory-mapped."""
+    """The shards of a folder in order of their seeds, without gaps; memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         """Start empty; `refresh` finds the shards."""
@@ -167,15 +167,15 @@ class RoomShards:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in shards finished since the last look.
+        """Take in shards finished since the last look, up to the first gap in their seeds.
 
         Raises:
             DatasetError: there is not one shard.
         """
-        names = sorted(self.folder.glob("*.json"))
-        if not names:
+        first = min((int(p.stem) for p in self.folder.glob("*.json")), default=-1)
+        if first < 0:
             raise DatasetError(f"no rooms in {self.folder}; make some with `mvdust3r_ros synth rooms`")
-        for name in names[len(self._shards) :]:
+        while (name := self.folder / f"{first + len(self):08d}.json").exists():
             cameras = np.load(name.with_suffix(".cameras.npz"))
             rgb = np.load(name.with_suffix(".rgb.npy"), mmap_mode="r")
             depth = np.load(name.with_suffix(".depth.npy"), mmap_mode="r")

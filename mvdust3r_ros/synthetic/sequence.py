@@ -1,0 +1,145 @@
+"""A drive through a synthetic scene as a stream of frames with exact depth and pose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, ImageArray, Trajectory
+from mvdust3r_ros.synthetic.paths import Rig, trajectory
+from mvdust3r_ros.synthetic.render import Renderer, Rendering, pinhole
+from mvdust3r_ros.synthetic.scenes import Scene, sample_flat, sample_room
+from mvdust3r_ros.synthetic.textures import Rng
+
+START_NS = 1_700_000_000_000_000_000
+CAMERA_NAME = "camera_optical"
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """A drive.
+
+    Attributes:
+        seed: of scene, path and noise.
+        frames: number of frames.
+        hw: height and width of the images.
+        rate_hz: frames a second.
+        step_m: way between frames; a turn of 5 degrees counts as much.
+        flat: a flat of several rooms instead of one room.
+        walker: a person walks about (its depth is exact, too).
+        noise: sensor noise, standard deviation in grey levels; 0 leaves the colours exact.
+        supersample: see `Renderer.render`.
+        rig: where the camera sits.
+    """
+
+    seed: int = 0
+    frames: int = 80
+    hw: tuple[int, int] = (240, 320)
+    rate_hz: float = 10.0
+    step_m: float = 0.08
+    flat: bool = False
+    walker: bool = False
+    noise: float = 2.0
+    supersample: int = 2
+    rig: Rig = Rig()
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The scene of a drive, the camera, and its exact poses in the world."""
+
+    config: SequenceConfig
+    scene: Scene
+    camera: CameraModel
+    truth: Trajectory
+
+    def rendering(self, index: int) -> Rendering:
+        """What the camera sees at a frame, with camera noise and exposure on the colours."""
+        config = self.config
+        scene = self.scene.at_time(index / config.rate_hz)
+        pose = self.truth.T_world_cam[index]
+        shot = Renderer(scene).render(self.camera.K, config.hw, pose, config.supersample)
+        rng = np.random.default_rng([config.seed, index, 6])
+        return shot._replace(rgb=_sensor(rng, shot.rgb, config.noise))
+
+
+def make_sequence(config: SequenceConfig) -> Sequence:
+    """Scene, camera and path of a drive; nothing is rendered yet.
+
+    Raises:
+        SceneError: the scene of this seed has no free floor.
+    """
+    sample = sample_flat if config.flat else sample_room
+    scene = sample(config.seed, walker=config.walker)
+    poses = trajectory(scene, config.seed, config.frames, config.rig, config.step_m)
+    K = pinhole(config.rig.fov_rad, config.hw)
+    period = round(1e9 / config.rate_hz)
+    stamps = START_NS + period * np.arange(config.frames, dtype=np.int64)
+    camera = CameraModel(K, config.hw[1], config.hw[0])
+    return Sequence(config, scene, camera, Trajectory(stamps, poses))
+
+
+def synthetic_frames(seed: int, n: int, hw: tuple[int, int] = (240, 320)) -> Iterator[Frame]:
+    """Frames of a drive through one room with exact depth; `T_odom_cam` is the exact pose.
+
+    Args:
+        seed: same seed, same frames.
+        n: number of frames.
+        hw: height and width in pixels.
+    """
+    return sequence_frames(make_sequence(SequenceConfig(seed=seed, frames=n, hw=hw)))
+
+
+def sequence_frames(sequence: Sequence) -> Iterator[Frame]:
+    """Frames of a drive, as `synthetic_frames` gives them."""
+    for k, stamp in enumerate(sequence.truth.stamps_ns):
+        shot = sequence.rendering(k)
+        yield Frame(
+            stamp_ns=int(stamp),
+            image_rgb=shot.rgb,
+            camera=sequence.camera,
+            T_odom_cam=sequence.truth.T_world_cam[k],
+            depth_m=shot.depth_m,
+            camera_name=CAMERA_NAME,
+        )
+
+
+def _sensor(rng: Rng, rgb: ImageArray, noise: float) -> ImageArray:
+    """Exposure that wanders a little and noise of each pixel."""
+    if noise <= 0:
+        return rgb
+    gain = np.exp(rng.normal(0, 0.02)) * np.exp(rng.normal(0, 0.005, 3))
+    noisy = rgb * gain + rng.normal(0, noise, rgb.shape)
+    return np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
+
+
+def odometry(sequence: Sequence, drift: float = 0.02, noise_m: float = 0.002) -> FloatArray:
+    """What a wheel odometry would report for the camera's poses.
+
+    Each step is measured with a scale error, a heading drift and noise, all in the plane.
+
+    Args:
+        sequence: the drive.
+        drift: relative error of the way, and radians of heading error per metre of way.
+        noise_m: standard deviation of each step.
+
+    Returns:
+        (n, 4, 4) T_odom_cam, equal to the truth at the first frame.
+    """
+    rng = np.random.default_rng([sequence.config.seed, 8])
+    truth = sequence.truth.T_world_cam
+    scale, bias = 1 + rng.normal(0, drift), rng.normal(0, drift)
+    poses = [truth[0]]
+    for before, after in zip(truth, truth[1:], strict=False):
+        step = np.linalg.inv(before) @ after
+        way = float(np.linalg.norm(step[:3, 3]))
+        step[:3, 3] = scale * step[:3, 3] + rng.normal(0, noise_m, 3) * (way > 1e-6)
+        angle = bias * way + rng.normal(0, noise_m) * (way > 1e-6)
+        pose = poses[-1] @ step
+        c, s = np.cos(angle), np.sin(angle)
+        pose[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) @ pose[:3, :3]
+        pose[2, 3] = after[2, 3]
+        poses.append(pose)
+    return np.stack(poses)

@@ -1,0 +1,454 @@
+"""Training of a small pointmap network on synthetic rooms.
+
+Everything that happens in a step follows from (seed, step, rank): data, augmentation, learning
+rate. A run that is stopped and started again goes on from its last checkpoint to the same weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor
+
+from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.model.config import NAMED_CONFIGS, config_from_dict, config_to_dict
+from mvdust3r_ros.model.network import Network
+from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, draw_batch
+from mvdust3r_ros.synthetic.losses import (
+    MatchHead,
+    attention_loss,
+    confidence_loss,
+    find_matches,
+)
+from mvdust3r_ros.synthetic.preview import HeldOut
+
+LOOK_FOR_ROOMS_EVERY = 100
+LOG_EVERY = 25
+
+
+class TrainError(MvDust3rError):
+    """A training run cannot start or go on."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run.
+
+    Attributes:
+        rooms: folder of shards from `mvdust3r_ros synth rooms`.
+        run: folder of the run: checkpoints, log.jsonl, pictures.
+        network: settings that differ from the network named "room".
+        init: checkpoint whose weights to start from; empty for random ones.
+        seed: of weights and data.
+        processes: processes on this machine, one thread each on CPU; ignored under torchrun.
+        device: "cpu" or "cuda".
+        max_steps: where the run ends.
+        decay_steps: the learning rate falls linearly over this many steps before the end.
+        lr: learning rate after the warm-up.
+        last_lr: learning rate at the end, as a fraction.
+        warmup_steps: linear rise at the start.
+        weight_decay: of AdamW, on matrices only.
+        ema: decay of the averaged weights, which are the result.
+        views_per_step: views in a step and process.
+        curriculum: pairs (step, most views of a window from that step on).
+        min_views: fewest views once the curriculum allows more than two.
+        n_ref: most reference paths a window; 1 trains the single-reference network.
+        alpha: weight of the log-confidence.
+        match_weight: weight of the patch matching loss.
+        attention_weight: weight of the attention loss.
+        ray_drop: share of windows whose intrinsics are withheld.
+        checkpoint_minutes: between checkpoints.
+        preview_minutes: between held-out metrics with pictures.
+        held_out_seed: first seed of the held-out rooms.
+        held_out_rooms: number of held-out rooms.
+    """
+
+    rooms: str = "rooms"
+    run: str = "run"
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    init: str = ""
+    seed: int = 0
+    processes: int = 2
+    device: str = "cpu"
+    max_steps: int = 8000
+    decay_steps: int = 2500
+    lr: float = 1.2e-3
+    last_lr: float = 0.02
+    warmup_steps: int = 150
+    weight_decay: float = 0.03
+    ema: float = 0.998
+    views_per_step: int = 16
+    curriculum: tuple[tuple[int, int], ...] = ((0, 2), (600, 4), (3500, 8), (6000, 12))
+    min_views: int = 2
+    n_ref: int = 1
+    alpha: float = 0.2
+    match_weight: float = 0.1
+    attention_weight: float = 0.1
+    ray_drop: float = 0.15
+    checkpoint_minutes: float = 3.0
+    preview_minutes: float = 8.0
+    held_out_seed: int = 9_000_000
+    held_out_rooms: int = 24
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1 or not 0 <= self.decay_steps <= self.max_steps:
+            raise TrainError(f"decay_steps {self.decay_steps} must lie in [0, {self.max_steps}]")
+        if not self.curriculum or self.curriculum[0][0] != 0:
+            raise TrainError(f"curriculum {self.curriculum} must start at step 0")
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step: warm-up, constant, linear decay."""
+        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        left = (self.max_steps - step) / max(self.decay_steps, 1)
+        return self.lr * warm * max(min(1.0, left), self.last_lr)
+
+    def decaying(self, step: int) -> bool:
+        """Whether the learning rate has begun to fall."""
+        return step > self.max_steps - self.decay_steps
+
+    def most_views(self, step: int) -> int:
+        """Most views of a window at a step."""
+        return [views for start, views in self.curriculum if start <= step][-1]
+
+
+def load_train_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read a YAML file of `TrainConfig` fields.
+
+    Args:
+        path: the file.
+        overrides: values that win over the file's.
+
+    Raises:
+        TrainError: no such file, or an unknown or impossible setting.
+    """
+    try:
+        values = {**(yaml.safe_load(path.read_text()) or {}), **(overrides or {})}
+    except (OSError, yaml.YAMLError) as error:
+        raise TrainError(f"cannot read training settings {path}: {error}") from error
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(set(values) - known):
+        raise TrainError(f"{path}: unknown setting {unknown[0]}; known: {', '.join(sorted(known))}")
+    if "curriculum" in values:
+        values["curriculum"] = tuple((int(s), int(v)) for s, v in values["curriculum"])
+    return TrainConfig(**values)
+
+
+class Trainer:
+    """One process of a run."""
+
+    def __init__(self, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
+        """Build the network, or take up the run where its last checkpoint left it."""
+        self.config, self.rank, self.world = config, rank, world
+        self.device = torch.device(config.device, rank) if config.device == "cuda" else torch.device("cpu")
+        self.folder = Path(config.run)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.shards = RoomShards(Path(config.rooms))
+        room = config_to_dict(NAMED_CONFIGS["room"])
+        self.network = Network(config_from_dict({**room, **config.network})).to(self.device)
+        self.network.initialise(config.seed)
+        self.match_head = MatchHead(self.network.config.dec_dim).to(self.device)
+        torch.nn.init.orthogonal_(
+            self.match_head.proj.weight, generator=torch.Generator().manual_seed(config.seed)
+        )
+        torch.nn.init.zeros_(self.match_head.proj.bias)
+        self.params = [*self.network.parameters(), *self.match_head.parameters()]
+        groups = [
+            {"params": [p for p in self.params if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in self.params if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+        self.step = self.views_seen = 0
+        self.seconds = 0.0
+        self._pool: list[list[int]] = []  # [from step, rooms] pairs
+        if config.init:
+            self._start_from(Path(config.init))
+        self.ema = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self._resume()
+
+    # ------------------------------------------------------------------ one step
+
+    def train_step(self) -> dict[str, float]:
+        """Draw the step's batch, go down the gradient, and return the losses."""
+        config = self.config
+        batch, intrinsics, n_ref = self._batch()
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate(self.step)
+        losses = self._losses(batch, intrinsics, n_ref)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+        norm = self._reduce_gradients()
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self._average()
+        self.step += 1
+        self.views_seen += batch.images.shape[0] * batch.images.shape[1] * self.world
+        return {k: float(v.detach()) for k, v in losses.items()} | {"grad_norm": norm}
+
+    def _batch(self) -> tuple[Batch, Tensor, int]:
+        config = self.config
+        shared = np.random.default_rng([config.seed, self.step, 10])  # the same on all ranks
+        most = config.most_views(self.step)
+        low = max(2, min(most, config.min_views), most // 3)
+        views = int(shared.integers(low, most + 1))
+        n_ref = int(shared.integers(2, min(config.n_ref, views) + 1)) if config.n_ref > 1 else 1
+        rng = np.random.default_rng([config.seed, self.step, 11, self.rank])
+        count = max(1, config.views_per_step // (views * n_ref if n_ref > 1 else views))
+        batch = draw_batch(rng, self.shards, self._rooms(), count, views)
+        known = torch.from_numpy(rng.random((count, 1)) >= config.ray_drop).float()
+        values = batch.K[:, (0, 1, 0, 1), (0, 1, 2, 2)] * known
+        intrinsics = values[:, None].expand(-1, views, -1)
+        if self.device.type != "cpu":
+            batch = Batch(*(t.to(self.device, non_blocking=True) for t in vars(batch).values()))
+        return batch, intrinsics.to(self.device), n_ref
+
+    def _losses(self, batch: Batch, intrinsics: Tensor, n_ref: int) -> dict[str, Tensor]:
+        config = self.config
+        auxiliary = config.match_weight > 0 or config.attention_weight > 0
+        with torch.autocast(self.device.type, torch.bfloat16):
+            out = self.network(batch.images, intrinsics, n_ref=n_ref, details=auxiliary)
+        losses: dict[str, Tensor] = {}
+        regression = []
+        for path in range(n_ref):
+            target = batch.points(path)
+            loss, error = confidence_loss(out.points[:, path], out.conf[:, path], target, config.alpha)
+            regression.append(loss)
+            if path == 0:
+                others = torch.arange(error.shape[1]) > 0
+                losses["err_ref"], losses["err_other"] = error[:, 0].mean(), error[:, others].mean()
+        losses["regression"] = torch.stack(regression).mean()
+        total = losses["regression"]
+        if auxiliary:
+            matches = find_matches(batch, batch.points(0), self.network.config.patch_size)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                losses["match"] = self.match_head(out.features, matches)
+            losses["attention"] = attention_loss(out.attention, matches)
+            total = total + config.match_weight * losses["match"]
+            total = total + config.attention_weight * losses["attention"]
+        return losses | {"total": total}
+
+    def _reduce_gradients(self) -> float:
+        """Mean over processes, norm clipped to 1; returns the norm before clipping."""
+        grads = [p.grad for p in self.params if p.grad is not None]
+        if self.world > 1:
+            flat = torch.cat([g.flatten() for g in grads])
+            dist.all_reduce(flat)
+            flat /= self.world
+            pieces = flat.split([g.numel() for g in grads])
+            torch._foreach_copy_(grads, [f.view_as(g) for f, g in zip(pieces, grads, strict=True)])
+        norm = float(torch.stack(torch._foreach_norm(grads)).norm())
+        torch._foreach_mul_(grads, min(1.0, 1.0 / (norm + 1e-6)))
+        return norm
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (20 + self.step))
+        state = self.network.state_dict()
+        torch._foreach_lerp_(list(self.ema.values()), list(state.values()), 1 - decay)
+
+    # ------------------------------------------------------------------ rooms that still grow
+
+    def _rooms(self) -> int:
+        """How many rooms the data set holds at this step, on record so that a replay sees the same."""
+        asked = [n for start, n in self._pool if start <= self.step]
+        if self.step % LOOK_FOR_ROOMS_EVERY and asked:
+            return asked[-1]
+        if not any(start >= self.step for start, _ in self._pool):
+            self.shards.refresh()
+            count = torch.tensor(len(self.shards))
+            if self.world > 1:
+                dist.broadcast(count.to(self.device), 0)
+            if not asked or asked[-1] != int(count):
+                self._pool.append([self.step, int(count)])
+                self._write_pool()
+        rooms = [n for start, n in self._pool if start <= self.step][-1]
+        while len(self.shards) < rooms:  # another process saw a shard first
+            time.sleep(0.1)
+            self.shards.refresh()
+        return rooms
+
+    def _write_pool(self) -> None:
+        if self.rank == 0:
+            _write_atomic(self.folder / "pool.json", json.dumps(self._pool).encode())
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _resume(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        if path.exists():
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            constant = self.folder / "constant.pt"
+            if state["decaying"] and state["max_steps"] != self.config.max_steps and constant.exists():
+                state = torch.load(constant, map_location=self.device, weights_only=True)
+            self.load_state(state)
+        pool = self.folder / "pool.json"
+        if pool.exists():
+            self._pool = json.loads(pool.read_text())
+
+    def _start_from(self, path: Path) -> None:
+        """Take the averaged weights of another run; blocks it lacks keep their initial values."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["ema"])
+        self.match_head.load_state_dict(state["match_head"])
+
+    def state(self) -> dict[str, Any]:
+        """All a run needs to go on."""
+        return {
+            "network": self.network.state_dict(),
+            "ema": self.ema,
+            "match_head": self.match_head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "views_seen": self.views_seen,
+            "seconds": self.seconds,
+            "max_steps": self.config.max_steps,
+            "decaying": self.config.decaying(self.step),
+            "config": config_to_dict(self.network.config),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.network.load_state_dict(state["network"])
+        self.match_head.load_state_dict(state["match_head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema = {k: v.clone() for k, v in state["ema"].items()}
+        self.step, self.views_seen = state["step"], state["views_seen"]
+        self.seconds = state["seconds"]
+
+    def save(self) -> None:
+        """Write checkpoint.pt, and constant.pt while the learning rate has not begun to fall."""
+        if self.rank:
+            return
+        state = self.state()
+        names = ["checkpoint.pt"] if state["decaying"] else ["constant.pt", "checkpoint.pt"]
+        for name in names:
+            partial = self.folder / (name + ".partial")
+            torch.save(state, partial)
+            partial.rename(self.folder / name)
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self, minutes: float = 0.0) -> None:
+        """Train to the last step, or for so many minutes; 0 for no limit."""
+        held_out = HeldOut(self.config.held_out_seed, self.config.held_out_rooms, self.folder)
+        started = saved = shown = time.monotonic()
+        begin, sums, count = self.seconds, dict[str, float](), 0
+        while self.step < self.config.max_steps:
+            for name, value in self.train_step().items():
+                sums[name] = sums.get(name, 0.0) + value
+            count += 1
+            now = time.monotonic()
+            self.seconds = begin + now - started
+            if self.step % LOG_EVERY == 0 or self.step == self.config.max_steps:
+                self._log({k: v / count for k, v in sums.items()})
+                sums, count = {}, 0
+            if now - shown > 60 * self.config.preview_minutes and self.rank == 0:
+                self._log(held_out.measure(self.network, self.ema, self.step))
+                shown = time.monotonic()
+            if now - saved > 60 * self.config.checkpoint_minutes:
+                self.save()
+                saved = time.monotonic()
+            if self._all_agree(minutes > 0 and now - started > 60 * minutes):
+                break
+        self.save()
+        if self.rank == 0:
+            self._log(held_out.measure(self.network, self.ema, self.step))
+
+    def _all_agree(self, stop: bool) -> bool:
+        """Rank 0 decides, so that all processes end at the same step; asked every 20 steps."""
+        if self.world == 1 or self.step % 20:
+            return stop and self.world == 1
+        flag = torch.tensor(float(stop), device=self.device)
+        dist.broadcast(flag, 0)
+        return bool(flag)
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        if self.rank:
+            return
+        record = {
+            "step": self.step,
+            "minutes": round(self.seconds / 60, 2),
+            "views": self.views_seen,
+            "lr": self.config.learning_rate(self.step),
+        } | {k: round(v, 5) for k, v in values.items()}
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.report(record)
+
+    def report(self, record: Mapping[str, float]) -> None:
+        """Called for each log record; does nothing, a caller may replace it to show progress."""
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.rename(path)
+
+
+def train(config: TrainConfig, minutes: float = 0.0, progress: bool = True) -> None:
+    """Run or go on with a training, in as many processes as the settings or torchrun say.
+
+    Args:
+        config: the run.
+        minutes: stop after so long, ready to go on; 0 for no limit.
+        progress: show a progress bar.
+    """
+    if "LOCAL_RANK" in os.environ:
+        _worker(int(os.environ["LOCAL_RANK"]), config, minutes, progress)
+    elif config.processes == 1:
+        _worker(0, dataclasses.replace(config, processes=1), minutes, progress)
+    else:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(20000 + os.getpid() % 20000))
+        torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
+            _worker, (config, minutes, progress), nprocs=config.processes
+        )
+
+
+def _worker(rank: int, config: TrainConfig, minutes: float, progress: bool) -> None:
+    """One process of `train`."""
+    launched = "LOCAL_RANK" in os.environ
+    world = int(os.environ["WORLD_SIZE"]) if launched else config.processes
+    if config.device == "cpu":
+        torch.set_num_threads(1)
+    if world > 1:
+        backend = "nccl" if config.device == "cuda" else "gloo"
+        if launched:
+            dist.init_process_group(backend)
+        else:
+            dist.init_process_group(backend, rank=rank, world_size=world)
+    trainer = Trainer(config, rank, world)
+    if rank == 0 and progress:
+        _show(trainer, minutes)
+    else:
+        trainer.run(minutes)
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _show(trainer: Trainer, minutes: float) -> None:
+    """Run with a progress bar that shows the latest record."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}")) as bar:
+        task = bar.add_task("", total=trainer.config.max_steps, completed=trainer.step)
+
+        def report(record: Mapping[str, float]) -> None:
+            text = " ".join(f"{k} {v:.3g}" for k, v in record.items() if k != "step")
+            bar.update(task, completed=trainer.step, description=text)
+
+        trainer.report = report  # type: ignore[method-assign]
+        trainer.run(minutes)
