@@ -22,6 +22,7 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 
 TRACK_SIDE_PX = 128
 MAX_CORNERS = 120
+MIN_WINDOW = 3
 EPOCH_JUMP_NS = 1_000_000_000
 
 
@@ -142,6 +143,15 @@ class KeyframeWindow:
             self._pending = thin_evenly(self._pending, limit // 2)
         return self._compose()
 
+    def flush(self) -> Window | None:
+        """A last window of what is still pending, filled up with committed keyframes."""
+        room = self.settings.window_size - len(self._pending)
+        chosen = (*self._anchors[-max(room, self.settings.window_overlap) :], *self._pending)
+        if not self._pending or len(chosen) < MIN_WINDOW:
+            return None
+        self._window_count += 1
+        return Window(self._window_count - 1, chosen, self.epoch)
+
     def take(self, window: Window) -> Window:
         """The window goes to the network now: its keyframes and older ones are no longer pending.
 
@@ -151,7 +161,8 @@ class KeyframeWindow:
         newest = window.keyframes[-1].id
         waiting = [k for k in self._pending if k.id <= newest]
         self._pending = self._pending[len(waiting) :]
-        return replace(window, keyframes=self._chosen(waiting))
+        chosen = self._chosen(waiting)
+        return window if len(chosen) < len(window.keyframes) else replace(window, keyframes=chosen)
 
     def commit(self, window: Window) -> None:
         """The window is in the map: the next ones overlap with it."""

@@ -114,6 +114,12 @@ class Mapper:
         window = self.select(frame)
         return None if window is None else self.map_window(window)
 
+    def finish(self) -> MapUpdate | None:
+        """Map the keyframes that have not filled a window, at the end of a recording."""
+        with self._lock:
+            window = self._state.keyframes.flush()
+        return None if window is None else self.map_window(window)
+
     def select(self, frame: Frame) -> Window | None:
         """Keyframe rule alone, a few milliseconds.
 
