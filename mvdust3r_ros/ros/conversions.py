@@ -1,0 +1,153 @@
+"""Incoming messages to datatypes.
+
+Works on the messages of rclpy and of rosbags alike; needs no ROS installation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, FrameError
+from mvdust3r_ros.geometry import AlignmentError, se3_from_quaternion
+from mvdust3r_ros.ros.images import (
+    DEFAULT_MAX_PIXELS,
+    ConversionError,
+    compressed_to_rgb,
+    depth_to_m,
+    image_to_rgb,
+)
+
+DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
+DEFAULT_CAMERA_FRAME = "camera_optical"
+
+
+def stamp_to_ns(stamp: Any) -> int:
+    """Nanoseconds of a builtin_interfaces/Time."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def frame_from_msgs(
+    image: Any,
+    camera_info: Any | None = None,
+    T_odom_cam: FloatArray | None = None,
+    depth: Any | None = None,
+    *,
+    camera_name: str = "",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Frame:
+    """One camera image with all that is known about it.
+
+    Args:
+        image: sensor_msgs/Image or sensor_msgs/CompressedImage.
+        camera_info: sensor_msgs/CameraInfo of that camera; an uncalibrated one counts as none.
+        T_odom_cam: (4, 4) camera-to-odometry pose at the image's stamp, or None.
+        depth: depth image (sensor_msgs/Image) registered to the image, or None; brought to the
+            size of the image by nearest neighbour.
+        camera_name: name of the camera; empty for the frame id of the image.
+        max_pixels: larger images are refused.
+
+    Raises:
+        ConversionError: a message cannot be used; its reason names what kind of fault.
+    """
+    compressed = hasattr(image, "format")
+    rgb = compressed_to_rgb(image, max_pixels) if compressed else image_to_rgb(image, max_pixels)
+    try:
+        return Frame(
+            stamp_ns=stamp_to_ns(image.header.stamp),
+            image_rgb=rgb,
+            camera=None if camera_info is None else camera_from_info(camera_info),
+            T_odom_cam=T_odom_cam,
+            depth_m=None if depth is None else _depth_for(depth, rgb.shape[:2], max_pixels),
+            camera_name=camera_name or image.header.frame_id or DEFAULT_CAMERA_FRAME,
+        )
+    except FrameError as error:
+        raise ConversionError("camera_info", str(error)) from None
+
+
+def camera_from_info(info: Any) -> CameraModel | None:
+    """Intrinsics of a sensor_msgs/CameraInfo, in pixels of the image that is sent.
+
+    Binning and region of interest are taken into account.
+
+    Returns:
+        The camera, or None when it is not calibrated (K[0] is 0, as the message defines).
+
+    Raises:
+        ConversionError: K is not a pinhole matrix, or the distortion model is unknown.
+    """
+    K = np.array(info.k, dtype=np.float64).reshape(3, 3)
+    if K[0, 0] == 0:
+        return None
+    distortion = tuple(float(d) for d in info.d)
+    if not any(distortion):
+        distortion = ()
+    if distortion and info.distortion_model not in DISTORTION_MODELS:
+        raise ConversionError(
+            "camera_info",
+            f"camera_info: distortion model {info.distortion_model!r} is not one of "
+            f"{', '.join(DISTORTION_MODELS)}",
+        )
+    roi = info.roi
+    whole = roi.width == 0 or roi.height == 0
+    width, height = (info.width, info.height) if whole else (roi.width, roi.height)
+    if not whole:
+        K[:2, 2] -= roi.x_offset, roi.y_offset
+    bin_x, bin_y = max(1, info.binning_x), max(1, info.binning_y)
+    if bin_x > 1 or bin_y > 1:
+        # Pixel centres are integers: pixel u of the binned image covers bin * u ... + bin - 1.
+        K[0, :2] /= bin_x
+        K[1, 1] /= bin_y
+        K[:2, 2] = (K[0, 2] + 0.5) / bin_x - 0.5, (K[1, 2] + 0.5) / bin_y - 0.5
+    try:
+        return CameraModel(
+            K,
+            int(width) // bin_x,
+            int(height) // bin_y,
+            distortion,
+            info.distortion_model or "plumb_bob",
+        )
+    except FrameError as error:
+        raise ConversionError("camera_info", f"camera_info: {error}") from None
+
+
+def pose_from_odometry(msg: Any) -> FloatArray:
+    """(4, 4) T_frame_child of a nav_msgs/Odometry.
+
+    Raises:
+        ConversionError: the quaternion is zero or a number is not finite.
+    """
+    pose = msg.pose.pose
+    return _se3(pose.orientation, pose.position, "odometry")
+
+
+def pose_from_transform(transform: Any) -> FloatArray:
+    """(4, 4) T_frame_child of a geometry_msgs/Transform.
+
+    Raises:
+        ConversionError: the quaternion is zero or a number is not finite.
+    """
+    return _se3(transform.rotation, transform.translation, "transform")
+
+
+def _se3(rotation: Any, translation: Any, what: str) -> FloatArray:
+    quat = np.array([rotation.x, rotation.y, rotation.z, rotation.w])
+    t = np.array([translation.x, translation.y, translation.z])
+    if not np.all(np.isfinite(t)):
+        raise ConversionError("odometry", f"{what} has the position {t}, expected finite numbers")
+    try:
+        return se3_from_quaternion(quat, t)
+    except AlignmentError as error:
+        raise ConversionError("odometry", f"{what}: {error}") from None
+
+
+def _depth_for(depth: Any, shape_hw: tuple[int, ...], max_pixels: int) -> FloatArray:
+    """Depth map at the image's size; nearest neighbour never mixes near and far."""
+    depth_m = depth_to_m(depth, max_pixels)
+    if depth_m.shape == shape_hw:
+        return depth_m
+    rows = (np.arange(shape_hw[0]) + 0.5) * depth_m.shape[0] / shape_hw[0]
+    cols = (np.arange(shape_hw[1]) + 0.5) * depth_m.shape[1] / shape_hw[1]
+    resized: FloatArray = depth_m[rows.astype(int)[:, None], cols.astype(int)]
+    return resized

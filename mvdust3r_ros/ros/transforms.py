@@ -1,0 +1,156 @@
+"""Stamped poses in time order, and the tree of frames they make up."""
+
+from __future__ import annotations
+
+import bisect
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import interpolate_se3, invert_se3
+
+JUMP_BACK_NS = 1_000_000_000
+MAX_GAP_NS = 2_000_000_000
+
+
+class PoseBuffer:
+    """Poses by time, with interpolation.
+
+    A stamp at least one second older than the newest means that time jumped back (a bag starts
+    again): what was there is forgotten, as tf2 does.
+    """
+
+    def __init__(self, horizon_ns: int = 0) -> None:
+        """Start empty; poses older than the newest by more than the horizon go (0: keep all)."""
+        self._horizon_ns = horizon_ns
+        self._stamps_ns: list[int] = []
+        self._poses: list[FloatArray] = []
+
+    def __len__(self) -> int:
+        """Number of poses."""
+        return len(self._stamps_ns)
+
+    @property
+    def newest_ns(self) -> int | None:
+        """Newest stamp, or None when empty."""
+        return self._stamps_ns[-1] if self._stamps_ns else None
+
+    def add(self, stamp_ns: int, T: FloatArray) -> None:
+        """Store a (4, 4) pose; a pose of the same stamp is replaced."""
+        if self._horizon_ns and self._stamps_ns and stamp_ns <= self._stamps_ns[-1] - JUMP_BACK_NS:
+            self.clear()
+        at = bisect.bisect_left(self._stamps_ns, stamp_ns)
+        if at < len(self._stamps_ns) and self._stamps_ns[at] == stamp_ns:
+            self._poses[at] = T
+            return
+        self._stamps_ns.insert(at, stamp_ns)
+        self._poses.insert(at, T)
+        if self._horizon_ns:
+            old = bisect.bisect_left(self._stamps_ns, self._stamps_ns[-1] - self._horizon_ns)
+            del self._stamps_ns[:old], self._poses[:old]
+
+    def clear(self) -> None:
+        """Forget all poses."""
+        self._stamps_ns.clear()
+        self._poses.clear()
+
+    def at(self, stamp_ns: int, max_extrapolation_ns: int = 0) -> FloatArray | None:
+        """Pose at a time: between neighbours, or a bounded way beyond either end.
+
+        Args:
+            stamp_ns: the time.
+            max_extrapolation_ns: how far beyond the first or the last pose the motion is
+                carried on at the speed of the two poses at that end.
+
+        Returns:
+            (4, 4) pose, or None when the time is out of reach or in a gap of more than 2 s.
+        """
+        stamps = self._stamps_ns
+        if not stamps or not 0 <= self._beyond(stamp_ns) <= max_extrapolation_ns:
+            return None
+        after = bisect.bisect_left(stamps, stamp_ns)
+        if after < len(stamps) and stamps[after] == stamp_ns:
+            return self._poses[after].copy()
+        if len(stamps) < 2:
+            return self._poses[0].copy()
+        after = min(max(after, 1), len(stamps) - 1)
+        start_ns, gap_ns = stamps[after - 1], stamps[after] - stamps[after - 1]
+        if gap_ns > MAX_GAP_NS:
+            return None
+        alpha = (stamp_ns - start_ns) / gap_ns
+        return interpolate_se3(self._poses[after - 1], self._poses[after], alpha)
+
+    def _beyond(self, stamp_ns: int) -> int:
+        """Nanoseconds outside the range of stamps; 0 inside."""
+        return max(self._stamps_ns[0] - stamp_ns, stamp_ns - self._stamps_ns[-1], 0)
+
+
+class FrameTree:
+    """Frames by their parents, fixed or moving."""
+
+    def __init__(self, horizon_ns: int = 0) -> None:
+        """Start empty; see `PoseBuffer` for the horizon."""
+        self._horizon_ns = horizon_ns
+        self._parents: dict[str, str] = {}
+        self._fixed: dict[str, FloatArray] = {}
+        self._moving: dict[str, PoseBuffer] = {}
+
+    def set_fixed(self, parent: str, child: str, T_parent_child: FloatArray) -> None:
+        """A transform that never changes."""
+        self._parents[child] = parent
+        self._fixed[child] = T_parent_child
+        self._moving.pop(child, None)
+
+    def set_moving(self, parent: str, child: str, stamp_ns: int, T: FloatArray) -> None:
+        """A transform T_parent_child at one time; a new parent starts anew."""
+        if self._parents.get(child) != parent or child not in self._moving:
+            self._parents[child] = parent
+            self._fixed.pop(child, None)
+            self._moving[child] = PoseBuffer(self._horizon_ns)
+        self._moving[child].add(stamp_ns, T)
+
+    def parent_of(self, frame: str) -> str | None:
+        """Parent frame, or None for a root or an unknown frame."""
+        return self._parents.get(frame)
+
+    def newest_ns(self, target: str, source: str) -> int | None:
+        """Newest time at which every moving transform between two frames is known."""
+        edges = {*self._path_up(target), *self._path_up(source)}
+        stamps = [self._moving[f].newest_ns for f in edges if f in self._moving]
+        known = [s for s in stamps if s is not None]
+        return min(known) if known else None
+
+    def lookup(
+        self, target: str, source: str, stamp_ns: int, max_extrapolation_ns: int = 0
+    ) -> FloatArray | None:
+        """T_target_source at a time, or None when the frames are not connected then."""
+        up_source, up_target = self._path_up(source), self._path_up(target)
+        common = next((f for f in up_source if f in up_target), None)
+        if common is None:
+            return None
+        T_common_source = self._climb(source, common, stamp_ns, max_extrapolation_ns)
+        T_common_target = self._climb(target, common, stamp_ns, max_extrapolation_ns)
+        if T_common_source is None or T_common_target is None:
+            return None
+        T: FloatArray = invert_se3(T_common_target) @ T_common_source
+        return T
+
+    def _path_up(self, frame: str) -> list[str]:
+        path = [frame]
+        while (parent := self._parents.get(path[-1])) is not None and parent not in path:
+            path.append(parent)
+        return path
+
+    def _climb(self, frame: str, to: str, stamp_ns: int, beyond_ns: int) -> FloatArray | None:
+        """T_to_frame, following parents."""
+        T: FloatArray = np.eye(4)
+        while frame != to:
+            if frame in self._fixed:
+                T = self._fixed[frame] @ T
+            else:
+                step = self._moving[frame].at(stamp_ns, beyond_ns)
+                if step is None:
+                    return None
+                T = step @ T
+            frame = self._parents[frame]
+        return T
