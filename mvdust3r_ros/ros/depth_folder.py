@@ -1,0 +1,70 @@
+"""Depth maps kept as PNG files beside a bag."""
+
+from __future__ import annotations
+
+import csv
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.datatypes import MvDust3rError
+
+
+class DepthFolderError(MvDust3rError):
+    """A folder of depth maps cannot be used."""
+
+
+class DepthFolder:
+    """Depth maps as 16-bit PNGs in millimetres, by stamp where `frames.csv` gives one."""
+
+    def __init__(self, folder: Path) -> None:
+        """Index a folder.
+
+        Raises:
+            DepthFolderError: the folder holds no PNG, or frames.csv cannot be understood.
+        """
+        if not any(folder.glob("*.png")):
+            raise DepthFolderError(f"depth folder {folder} holds no .png files")
+        self._folder = folder
+        self._by_stamp: dict[int, Path] = {}
+        table = next(
+            (p for p in (folder / "frames.csv", folder.parent / "frames.csv") if p.exists()), None
+        )
+        if table is not None:
+            self._read_table(table)
+
+    def _read_table(self, table: Path) -> None:
+        try:
+            with table.open(newline="") as lines:
+                for row in csv.DictReader(lines):
+                    path = self._folder / Path(row["depth_file"]).name
+                    self._by_stamp[int(Decimal(row["timestamp"]) * 10**9)] = path
+        except (KeyError, ArithmeticError, OSError) as error:
+            raise DepthFolderError(
+                f"{table}: expected columns timestamp and depth_file ({error!r})"
+            ) from None
+
+    def path(self, index: int, stamp_ns: int) -> Path | None:
+        """File of a frame: by its stamp, else by its number; None when there is none."""
+        if self._by_stamp:
+            path = self._by_stamp.get(stamp_ns)
+        else:
+            path = self._folder / f"{index:06d}.png"
+        return path if path is not None and path.exists() else None
+
+    def load_mm(self, index: int, stamp_ns: int) -> Any | None:
+        """(H, W) uint16 millimetres, 0 where there is no value; None without a file.
+
+        Raises:
+            DepthFolderError: the file is not a 16-bit PNG.
+        """
+        path = self.path(index, stamp_ns)
+        if path is None:
+            return None
+        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+            raise DepthFolderError(f"{path} is not a 16-bit grey PNG")
+        return depth
