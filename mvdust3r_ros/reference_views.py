@@ -71,7 +71,7 @@ def _travelled(views: Sequence[View]) -> FloatArray:
     if len(poses) == len(views) > 1:
         positions = np.array([pose[:3, 3] for pose in poses], np.float64)
         steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-        length = np.concatenate(([0.0], np.cumsum(steps)))
+        length: FloatArray = np.concatenate(([0.0], np.cumsum(steps)))
         if np.isfinite(length[-1]) and length[-1] > STILL_M:
             return length / length[-1]
     return np.linspace(0.0, 1.0, len(views))

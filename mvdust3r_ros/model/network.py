@@ -267,7 +267,8 @@ class Network(nn.Module):
         joined = joined.unflatten(0, (batch, -1)).transpose(1, 2)
         joined = exchange(joined, order[:paths] if paths else order)
         if torch.onnx.is_in_onnx_export():  # the number of paths is open in an exported graph
-            return torch.where(x.new_tensor(n_ref) > 1, joined, x[:, :paths] if paths else x)
+            several = order[-1:, :1] > 0  # the last path's reference is view P - 1
+            return torch.where(several, joined, x[:, :paths] if paths else x)
         return joined
 
     def point_maps(
