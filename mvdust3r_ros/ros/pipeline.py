@@ -1,0 +1,238 @@
+"""Two threads between the callbacks and the map, and an exact account of every image.
+
+Callbacks put images into a short queue and return. The intake thread decodes them and asks the
+mapper for keyframes; the inference thread maps the newest complete window. Needs no ROS.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mvdust3r_ros.datatypes import Frame, MapUpdate, MvDust3rError, Verdict, Window
+from mvdust3r_ros.mapper import Mapper
+
+POLL_S = 0.1
+JOIN_S = 60.0
+
+
+@dataclass
+class Account:
+    """What became of all images and windows since the pipeline was made.
+
+    Attributes:
+        received: images that a callback handed over.
+        keyframes: images kept.
+        skipped: images not kept on purpose: blurred, or too much like the last keyframe.
+        dropped: images that could not be used, by reason.
+        windows: complete windows.
+        superseded: windows replaced by a newer one before the network was free.
+        verdicts: outcomes of the windows that reached the network.
+    """
+
+    received: int = 0
+    keyframes: int = 0
+    skipped: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    windows: int = 0
+    superseded: int = 0
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+
+    @property
+    def rejected(self) -> int:
+        """Windows that reached the network and are not in the map."""
+        return sum(n for v, n in self.verdicts.items() if v != Verdict.COMMITTED)
+
+    @property
+    def waiting(self) -> int:
+        """Images handed over whose fate is not decided yet."""
+        return self.received - self.keyframes - self.skipped - self.dropped.total()
+
+    @property
+    def windows_waiting(self) -> int:
+        """Windows that wait for the network or are in it."""
+        return self.windows - self.superseded - self.verdicts.total()
+
+
+@dataclass(frozen=True)
+class PipelineHooks:
+    """What the pipeline calls; none of these may raise.
+
+    Attributes:
+        to_frame: message to frame (intake thread); raises MvDust3rError for a bad message.
+        on_frame: each good frame (intake thread).
+        on_update: each outcome (inference thread).
+        on_idle: about ten times a second while there is no window (inference thread).
+        on_fault: a reason and a message for each image or window that failed.
+    """
+
+    to_frame: Callable[[Any], Frame]
+    on_frame: Callable[[Frame], None]
+    on_update: Callable[[MapUpdate], None]
+    on_idle: Callable[[], None]
+    on_fault: Callable[[str, str], None]
+
+
+class Pipeline:
+    """Runs a mapper behind a queue of images and a slot for one window."""
+
+    def __init__(self, mapper: Mapper, hooks: PipelineHooks, queue_size: int) -> None:
+        """Nothing runs before `start`.
+
+        Args:
+            mapper: the mapper.
+            hooks: what to call.
+            queue_size: images that may wait; the oldest goes when one more comes.
+        """
+        self.mapper = mapper
+        self._hooks = hooks
+        self._queue_size = queue_size
+        self._account = Account()
+        self._images: deque[Any] = deque()
+        self._window: Window | None = None
+        self._change = threading.Condition()
+        self._running = False
+        self._paused = False
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start both threads."""
+        self._running = True
+        self._threads = [
+            threading.Thread(target=self._intake, name="intake", daemon=True),
+            threading.Thread(target=self._inference, name="inference", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> bool:
+        """Let both threads finish what they are at; what waits is dropped.
+
+        Returns:
+            Whether both ended; a network that hangs keeps its thread.
+        """
+        with self._change:
+            self._running = False
+            self._drop_waiting("stopped")
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join(JOIN_S)
+        ended = not any(t.is_alive() for t in self._threads)
+        self._threads = []
+        return ended
+
+    def offer(self, message: Any) -> None:
+        """Hand over an image; returns at once."""
+        with self._change:
+            self._account.received += 1
+            if not self._running or self._paused:
+                self._account.dropped["paused" if self._running else "stopped"] += 1
+                return
+            if len(self._images) >= self._queue_size:
+                self._images.popleft()
+                self._account.dropped["queue_full"] += 1
+            self._images.append(message)
+            self._change.notify_all()
+
+    def pause(self, paused: bool) -> None:
+        """Drop images as they come, or take them again."""
+        with self._change:
+            self._paused = paused
+            if paused:
+                self._drop_waiting("paused")
+
+    def clear(self, reason: str) -> None:
+        """Drop all images and the window that wait."""
+        with self._change:
+            self._drop_waiting(reason)
+
+    @property
+    def paused(self) -> bool:
+        """Whether images are dropped on purpose."""
+        return self._paused
+
+    def account(self) -> Account:
+        """A consistent copy of the counts."""
+        with self._change:
+            now = self._account
+            return Account(
+                now.received,
+                now.keyframes,
+                now.skipped,
+                Counter(now.dropped),
+                now.windows,
+                now.superseded,
+                Counter(now.verdicts),
+            )
+
+    def _drop_waiting(self, reason: str) -> None:
+        if self._images:
+            self._account.dropped[reason] += len(self._images)
+            self._images.clear()
+        if self._window is not None:
+            self._account.superseded += 1
+            self._window = None
+
+    def _intake(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._images or not self._running)
+                if not self._running:
+                    return
+                message = self._images.popleft()
+            self._take_image(message)
+
+    def _take_image(self, message: Any) -> None:
+        before = self.mapper.keyframe_count
+        try:
+            frame = self._hooks.to_frame(message)
+            self._hooks.on_frame(frame)
+            window = self.mapper.select(frame)
+        except MvDust3rError as error:
+            self._count_dropped(getattr(error, "reason", "rejected"), str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - one image must never end the thread
+            self._count_dropped("internal", f"{type(error).__name__}: {error}")
+            return
+        with self._change:
+            if self.mapper.keyframe_count != before:
+                self._account.keyframes += 1
+            else:
+                self._account.skipped += 1
+            if window is not None:
+                self._account.windows += 1
+                self._account.superseded += self._window is not None
+                self._window = window
+                self._change.notify_all()
+
+    def _count_dropped(self, reason: str, message: str) -> None:
+        with self._change:
+            self._account.dropped[reason] += 1
+        self._hooks.on_fault(reason, message)
+
+    def _inference(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._window or not self._running, POLL_S)
+                if not self._running:
+                    return
+                window, self._window = self._window, None
+            if window is None:
+                self._hooks.on_idle()
+            else:
+                self._map(window)
+
+    def _map(self, window: Window) -> None:
+        try:
+            update = self.mapper.map_window(window)
+        except Exception as error:  # noqa: BLE001 - no fault of a backend may end the thread
+            message = f"{type(error).__name__}: {error}"
+            update = MapUpdate(window, Verdict.REJECTED_ENGINE_ERROR, message)
+        with self._change:
+            self._account.verdicts[update.verdict] += 1
+        if update.verdict != Verdict.COMMITTED:
+            self._hooks.on_fault(update.verdict.name.lower(), update.message)
+        self._hooks.on_update(update)
