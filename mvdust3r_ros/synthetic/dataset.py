@@ -95,7 +95,9 @@ def _usable(renderer: Renderer, rig: Rig, poses: FloatArray) -> bool:
         if depths[k].mean() < MIN_MEAN_DEPTH_M or depths[k].min() <= 0:
             return False
         pairs = ((k, k - 1), (k - 1, k)) if k else ()
-        if any(overlap(depths[i], depths[j], K, poses[i], poses[j]) < MIN_OVERLAP for i, j in pairs):
+        if any(
+            overlap(depths[i], depths[j], K, poses[i], poses[j]) < MIN_OVERLAP for i, j in pairs
+        ):
             return False
     return True
 
@@ -174,7 +176,9 @@ class RoomShards:
         """
         first = min((int(p.stem) for p in self.folder.glob("*.json")), default=-1)
         if first < 0:
-            raise DatasetError(f"no rooms in {self.folder}; make some with `mvdust3r_ros synth rooms`")
+            raise DatasetError(
+                f"no rooms in {self.folder}; make some with `mvdust3r_ros synth rooms`"
+            )
         while (name := self.folder / f"{first + len(self):08d}.json").exists():
             cameras = np.load(name.with_suffix(".cameras.npz"))
             rgb = np.load(name.with_suffix(".rgb.npy"), mmap_mode="r")
@@ -230,7 +234,8 @@ class Batch:
 
     def relative(self, reference: int) -> torch.Tensor:
         """(B, V, 4, 4) T_reference_cam of all views."""
-        return torch.linalg.inv(self.T_world_cam[:, reference, None]) @ self.T_world_cam
+        inverse: torch.Tensor = torch.linalg.inv(self.T_world_cam[:, reference, None])
+        return inverse @ self.T_world_cam
 
 
 def collate(windows: Sequence[RoomWindow]) -> Batch:
@@ -290,7 +295,9 @@ def _disturb_colors(rng: Rng, images: torch.Tensor) -> None:
     unit.mul_(torch.from_numpy(np.exp(log_gain).astype(np.float32)))
     if rng.random() < 0.3:
         weight = rng.uniform(0.1, 0.5)
-        unit[..., 1:-1] = (1 - weight) * unit[..., 1:-1] + weight / 2 * (unit[..., :-2] + unit[..., 2:])
+        unit[..., 1:-1] = (1 - weight) * unit[..., 1:-1] + weight / 2 * (
+            unit[..., :-2] + unit[..., 2:]
+        )
     if rng.random() < 0.7:
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         sigma = math.sqrt(3) * rng.uniform(0, 0.02)

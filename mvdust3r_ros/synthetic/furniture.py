@@ -66,7 +66,7 @@ class Finish:
 def box(finish: Finish, size: tuple[float, float, float], at: tuple[float, float, float]) -> Part:
     """A box of `size` metres whose bottom centre is `at`."""
     half = np.array(size) / 2
-    center = np.array(at) + [0, 0, half[2]]
+    center = np.array([at[0], at[1], at[2] + half[2]])
     repeat = (finish.repeat_m, finish.repeat_m)
     return Part(Kind.BOX, center, half, finish.texture, repeat, tint=finish.tint)
 
@@ -74,14 +74,14 @@ def box(finish: Finish, size: tuple[float, float, float], at: tuple[float, float
 def cylinder(finish: Finish, radius: float, tall: float, at: tuple[float, float, float]) -> Part:
     """An upright cylinder whose bottom centre is `at`."""
     half = np.array([radius, radius, tall / 2])
-    center = np.array(at) + [0, 0, tall / 2]
+    center = np.array([at[0], at[1], at[2] + tall / 2])
     repeat = (finish.repeat_m, finish.repeat_m)
     return Part(Kind.CYLINDER, center, half, finish.texture, repeat, tint=finish.tint)
 
 
 def sphere(finish: Finish, radius: float, at: tuple[float, float, float]) -> Part:
     """A sphere whose lowest point is `at`."""
-    center = np.array(at) + [0, 0, radius]
+    center = np.array([at[0], at[1], at[2] + radius])
     repeat = (finish.repeat_m, finish.repeat_m)
     half = np.full(3, radius)
     return Part(Kind.SPHERE, center, half, finish.texture, repeat, tint=finish.tint)
@@ -119,7 +119,9 @@ def table(rng: Rng) -> list[Part]:
     finish = Finish.draw(rng)
     parts = [box(finish, (wide, deep, 0.05), (0, 0, tall - 0.05))]
     if rng.random() < 0.5:
-        corners = [(i * (wide / 2 - 0.05), j * (deep / 2 - 0.05)) for i in (-1, 1) for j in (-1, 1)]
+        corners = [
+            (i * (wide / 2 - 0.05), j * (deep / 2 - 0.05)) for i in (-1, 1) for j in (-1, 1)
+        ]
         parts += [box(finish, (0.06, 0.06, tall - 0.05), (x, y, 0)) for x, y in corners]
     else:
         side = (0.05, 0.9 * deep, tall - 0.05)
@@ -196,7 +198,9 @@ def lamp(rng: Rng) -> list[Part]:
     """A floor lamp that is on."""
     tall = rng.uniform(1.2, 1.7)
     shade = cylinder(Finish.draw(rng, "plain"), 0.2, 0.28, (0, 0, tall - 0.14))
-    glowing = Part(shade.kind, shade.center, shade.half, shade.texture, tint=shade.tint, emission=0.5)
+    glowing = Part(
+        shade.kind, shade.center, shade.half, shade.texture, tint=shade.tint, emission=0.5
+    )
     return [cylinder(Finish.draw(rng), 0.03, tall, (0, 0, 0)), glowing]
 
 

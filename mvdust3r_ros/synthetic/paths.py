@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -59,7 +60,7 @@ def camera_pose(planar: Planar, height_m: float, pitch_rad: float, roll_rad: flo
 
 
 class FreeSpace:
-    """Where the robot's centre may be: known floor with `CLEARANCE_M` to everything up to the camera."""
+    """Where the robot's centre may be: floor with `CLEARANCE_M` to all below the camera's top."""
 
     def __init__(self, scene: Scene, camera_height_m: float) -> None:
         """Inflate the scene's exact grid."""
@@ -92,7 +93,7 @@ class FreeSpace:
         return float(x), float(y)
 
     def plan(self, start: tuple[float, float], goal: tuple[float, float]) -> FloatArray | None:
-        """Shortest path over free cells (A*), (N, 2) points `CELL_M` apart; None when there is none."""
+        """Shortest path over free cells (A*): (N, 2) points `CELL_M` apart, or None."""
         begin, end = self.cell(*start), self.cell(*goal)
         came: dict[tuple[int, int], tuple[int, int]] = {begin: begin}
         cost = {begin: 0.0}
@@ -141,7 +142,10 @@ def trajectory(
     free = FreeSpace(scene, rig.height_m)
     planar = _even_steps(_tour(rng, free, n * step_m), n, step_m)
     bob = 0.005 * np.sin(np.arange(n) * 0.9 + rng.uniform(0, 6))
-    poses = [camera_pose(p, rig.height_m + b, rig.pitch_rad + b, 0.6 * b) for p, b in zip(planar, bob)]
+    poses = [
+        camera_pose(p, rig.height_m + b, rig.pitch_rad + b, 0.6 * b)
+        for p, b in zip(planar, bob, strict=True)
+    ]
     return np.stack(poses)
 
 
@@ -192,9 +196,9 @@ def _wrap(angle: float) -> float:
 
 
 def _even_steps(dense: list[Planar], n: int, step_m: float) -> list[Planar]:
-    """n poses `step_m` apart, turns counted as way; the tour runs back when it is too short."""
+    """Poses `step_m` apart, turns counted as way; the tour runs back when it is too short."""
     way = [0.0]
-    for a, b in zip(dense, dense[1:], strict=False):
+    for a, b in pairwise(dense):
         turn = abs(_wrap(b[2] - a[2])) * step_m / math.radians(5)
         way.append(way[-1] + math.hypot(b[0] - a[0], b[1] - a[1]) + turn)
     at = np.abs((np.arange(n) * step_m + way[-1]) % (2 * way[-1]) - way[-1])
@@ -307,9 +311,7 @@ def _orbit_step(
     return x, y, yaw + float(np.clip(turn, -0.6 * fov, 0.6 * fov))
 
 
-def _drive_step(
-    rng: Rng, pose: Planar, focus: tuple[float, float], side: float, fov: float
-) -> Planar:
+def _drive_step(rng: Rng, pose: Planar, _: tuple[float, float], side: float, fov: float) -> Planar:
     x, y, yaw = pose
     ahead = rng.uniform(0.2, 0.9) * (1 if rng.random() < 0.85 else -1)
     turn = side * rng.uniform(0.0, 0.6) * fov
@@ -317,8 +319,6 @@ def _drive_step(
     return x + ahead * math.cos(middle), y + ahead * math.sin(middle), yaw + turn
 
 
-def _spin_step(
-    rng: Rng, pose: Planar, focus: tuple[float, float], side: float, fov: float
-) -> Planar:
+def _spin_step(rng: Rng, pose: Planar, _: tuple[float, float], side: float, fov: float) -> Planar:
     dx, dy = rng.normal(0, 0.08, 2)
     return pose[0] + dx, pose[1] + dy, pose[2] + side * rng.uniform(0.35, 0.65) * fov

@@ -28,7 +28,9 @@ class HeldOut:
         self._windows: list[RoomWindow] = []
 
     @torch.no_grad()
-    def measure(self, network: Network, weights: Mapping[str, Tensor], step: int) -> dict[str, float]:
+    def measure(
+        self, network: Network, weights: Mapping[str, Tensor], step: int
+    ) -> dict[str, float]:
         """Metrics of `weights` at 4 and 8 views; writes held_out_<step>.jpg into the folder.
 
         Args:
@@ -52,7 +54,9 @@ class HeldOut:
             result[f"nd_{views}"] = float(np.mean([s[0] for s in scores]))
             result[f"abs_rel_{views}"] = float(np.mean([s[1] for s in scores]))
         rows = [_row(*self._predict(network, w, VIEWS)) for w in self._windows[:4]]
-        cv2.imwrite(str(self._folder / f"held_out_{step:06d}.jpg"), np.concatenate(rows)[..., ::-1])
+        cv2.imwrite(
+            str(self._folder / f"held_out_{step:06d}.jpg"), np.concatenate(rows)[..., ::-1]
+        )
         network.load_state_dict(own)
         network.train()
         return result

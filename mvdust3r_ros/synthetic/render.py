@@ -7,6 +7,8 @@ Exact geometry comes from one ray through the centre of each pixel; colour is av
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,6 +25,7 @@ from mvdust3r_ros.synthetic.textures import BANK_SIZE, SIDE, texture_bank
 
 NEAR_M = 0.02
 LEVELS = 6
+BAND_RAYS = 16384
 
 
 class Rendering(NamedTuple):
@@ -81,12 +84,18 @@ class Renderer:
         """
         if min(hw) < 1 or supersample < 1:
             raise SceneError(f"cannot render {hw} pixels with supersample {supersample}")
+        with _one_thread():
+            return self._render(K, hw, T_world_cam, supersample)
+
+    def _render(
+        self, K: FloatArray, hw: tuple[int, int], T_world_cam: FloatArray, supersample: int
+    ) -> Rendering:
         rays = _Rays(K, hw, T_world_cam, 1, self._device)
         depth, index = _trace(rays, self._table)
         hit = depth < math.inf
         z = torch.where(hit, depth, 0.0)
         points = torch.stack([rays.x * z, rays.y[:, None] * z, z], -1)
-        normals = _normals(rays, depth, index, self._table.rows)[2]
+        normals = _surface(rays, z, index, self._table.rows, slice(None)).normal
         R_cam_world = torch.tensor(T_world_cam[:3, :3].T, dtype=torch.float32, device=self._device)
         normals = torch.where(hit[..., None], normals @ R_cam_world.T, 0.0)
         if supersample > 1:
@@ -101,38 +110,45 @@ class Renderer:
     @torch.no_grad()
     def depth(self, K: FloatArray, hw: tuple[int, int], T_world_cam: FloatArray) -> FloatArray:
         """(H, W) float32 exact depth only, metres; 0 where a ray leaves the scene."""
-        depth, _ = _trace(_Rays(K, hw, T_world_cam, 1, self._device), self._table)
+        with _one_thread():
+            depth, _ = _trace(_Rays(K, hw, T_world_cam, 1, self._device), self._table)
         return np.asarray(torch.where(depth < math.inf, depth, 0.0).cpu().numpy())
 
     def _shade(self, rays: _Rays, depth: Tensor, index: Tensor) -> Tensor:
-        """(h, w, 3) display colour in [0, 1]: texture, point lights without shadows, gamma 2."""
-        z = torch.where(depth < math.inf, depth, 1.0)
-        row, local, normal, local_normal, world = _surface(rays, z, index, self._table.rows)
-        d = rays.world
-        facing = (normal * d).sum(-1).abs() * torch.rsqrt((d * d).sum(-1))
-        albedo = self._albedo(rays, row, local, local_normal, z / facing.clamp_min(0.15))
-        light = self._ambient * (0.85 + 0.15 * normal[..., 2])
-        for x, y, power_z, power in self._lights.tolist():
+        """(h, w, 3) display colour in [0, 1], in bands of rows that fit the processor's cache."""
+        band = len(depth) if self._device.type != "cpu" else max(1, BAND_RAYS // depth.shape[1])
+        bands = [slice(k, k + band) for k in range(0, len(depth), band)]
+        return torch.cat([self._shade_band(rays, depth[b], index[b], b) for b in bands])
+
+    def _shade_band(self, rays: _Rays, depth: Tensor, index: Tensor, rows: slice) -> Tensor:
+        """Texture, point lights without shadows, gamma 2."""
+        hit = depth < math.inf
+        z = torch.where(hit, depth, 1.0)
+        s = _surface(rays, z, index, self._table.rows, rows)
+        d = rays.world[rows]
+        facing = (s.normal * d).sum(-1).abs() * torch.rsqrt((d * d).sum(-1))
+        albedo = self._albedo(s, z / facing.clamp_min(0.15) * rays.pixel_rad)
+        light = self._ambient * (0.85 + 0.15 * s.normal[..., 2])
+        for *position, power in self._lights.tolist():
             if power == 0.0:
                 continue
-            to = torch.tensor([x, y, power_z], device=self._device) - world
+            to = torch.tensor(position, device=self._device) - s.world
             r2 = (to * to).sum(-1)
-            lambert = (normal * to).sum(-1).clamp_min(0) * torch.rsqrt(r2)
+            lambert = (s.normal * to).sum(-1).clamp_min(0) * torch.rsqrt(r2)
             light = light + power * lambert / (1 + 0.25 * r2)
-        light = torch.maximum(light, row[..., 17])
+        light = torch.maximum(light, s.row[..., 17])
         color = (albedo * light[..., None]).clamp_(0, 1).sqrt_()
-        return torch.where((depth < math.inf)[..., None], color, 0.0)
+        return torch.where(hit[..., None], color, 0.0)
 
-    def _albedo(
-        self, rays: _Rays, row: Tensor, local: Tensor, local_normal: Tensor, reach: Tensor
-    ) -> Tensor:
+    def _albedo(self, surface: _Surface, footprint_m: Tensor) -> Tensor:
         """Bilinear lookup at the mip level of the pixel's footprint."""
-        a = local_normal.abs()
+        row, local = surface.row, surface.local
+        a = surface.local_normal.abs()
         on_top = (a[..., 2] >= a[..., 0]) & (a[..., 2] >= a[..., 1])
         on_x = ~on_top & (a[..., 0] >= a[..., 1])
         u = torch.where(on_x, local[..., 1], local[..., 0]) / row[..., 10] + row[..., 12]
         v = torch.where(on_top, local[..., 1], -local[..., 2]) / row[..., 11] + row[..., 13]
-        texels = reach * (rays.pixel_rad * SIDE) / torch.minimum(row[..., 10], row[..., 11])
+        texels = footprint_m * SIDE / torch.minimum(row[..., 10], row[..., 11])
         level = torch.log2(texels.clamp_min(1.0)).round_().clamp_(0, LEVELS - 1).long()
         size = SIDE >> level
         base = self._level_start[level] + row[..., 9].long() * size * size
@@ -173,6 +189,17 @@ def pinhole(fov_rad: float, hw: tuple[int, int]) -> FloatArray:
     """
     f = hw[1] / 2 / math.tan(fov_rad / 2)
     return np.array([[f, 0, (hw[1] - 1) / 2], [0, f, (hw[0] - 1) / 2], [0, 0, 1.0]])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The tensors are small: more threads gain little, and lose a lot on a busy processor."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Rays:
@@ -321,34 +348,47 @@ def _hit_sphere(d: list[Tensor], origin: FloatArray, half: FloatArray) -> tuple[
     return (-b - disc.clamp_min(0).sqrt()) / a, disc > 0
 
 
-def _surface(
-    rays: _Rays, depth: Tensor, index: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Per pixel: the part's row, the hit in the part's frame, world and local normal, the hit."""
+class _Surface(NamedTuple):
+    """What is hit, per pixel: the part's row; hit and normal in the part's frame and the world's.
+
+    The world's normal looks towards the camera.
+    """
+
+    row: Tensor
+    local: Tensor
+    local_normal: Tensor
+    world: Tensor
+    normal: Tensor
+
+
+def _surface(rays: _Rays, depth: Tensor, index: Tensor, rows: Tensor, band: slice) -> _Surface:
+    """Surface at finite depths (h, w) of a band of image rows."""
     row = rows.index_select(0, index.reshape(-1)).view(*index.shape, rows.shape[1])
-    world = rays.origin + depth[..., None] * rays.world
+    directions = rays.world[band]
+    world = rays.origin + depth[..., None] * directions
     q = world - row[..., 1:4]
     c, s = row[..., 7], row[..., 8]
-    local = torch.stack([c * q[..., 0] + s * q[..., 1], c * q[..., 1] - s * q[..., 0], q[..., 2]], -1)
+    local = torch.stack(
+        [c * q[..., 0] + s * q[..., 1], c * q[..., 1] - s * q[..., 0], q[..., 2]], -1
+    )
+    n = _local_normal(row, local)
+    normal = torch.stack(
+        [c * n[..., 0] - s * n[..., 1], s * n[..., 0] + c * n[..., 1], n[..., 2]], -1
+    )
+    away = (normal * directions).sum(-1, keepdim=True) > 0
+    return _Surface(row, local, n, world, torch.where(away, -normal, normal))
+
+
+def _local_normal(row: Tensor, local: Tensor) -> Tensor:
+    """Unit normals in the parts' frames."""
     unit = local / row[..., 4:7]
-    a = unit.abs()
-    dominant = (a >= a.amax(-1, keepdim=True)).to(unit.dtype) * unit.sign()
     kind = row[..., 0]
+    a = unit.abs()
+    face = (a >= a.amax(-1, keepdim=True)).to(unit.dtype) * unit.sign()
     cap = (kind == Kind.CYLINDER) & (row[..., 6] - local[..., 2].abs() < 1e-3 * row[..., 6])
     cap &= (unit[..., 0] ** 2 + unit[..., 1] ** 2) < 0.999
     flat = torch.tensor([0.0, 0.0, 1.0], device=unit.device) * unit.sign()
     side = unit * torch.tensor([1.0, 1.0, 0.0], device=unit.device)
-    round_ = torch.where((kind == Kind.SPHERE)[..., None], unit, torch.where(cap[..., None], flat, side))
-    n = torch.where((kind == Kind.BOX)[..., None], dominant, round_)
-    n = functional.normalize(n, dim=-1)
-    normal = torch.stack([c * n[..., 0] - s * n[..., 1], s * n[..., 0] + c * n[..., 1], n[..., 2]], -1)
-    away = (normal * rays.world).sum(-1, keepdim=True) > 0
-    return row, local, torch.where(away, -normal, normal), n, world
-
-
-def _normals(
-    rays: _Rays, depth: Tensor, index: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    z = torch.where(depth < math.inf, depth, 1.0)
-    row, local, normal, _, _ = _surface(rays, z, index, rows)
-    return row, local, normal
+    round_ = torch.where(cap[..., None], flat, side)
+    round_ = torch.where((kind == Kind.SPHERE)[..., None], unit, round_)
+    return functional.normalize(torch.where((kind == Kind.BOX)[..., None], face, round_), dim=-1)

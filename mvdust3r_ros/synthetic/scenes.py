@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, OccupancyGrid
 from mvdust3r_ros.synthetic.furniture import Finish, Kind, Part, draw_piece
@@ -72,7 +73,8 @@ class Scene:
         lights: (L, 4) point lights: x, y, z, intensity.
         ambient: light from everywhere.
         bank_seed: which texture bank the parts' indices mean.
-        walker: index of the first part of a moving person (all parts from there on move); -1 for none.
+        walker: index of the first part of a moving person, the last things in the list; -1 for
+            none.
         walker_velocity: (2,) metres per second.
     """
 
@@ -143,7 +145,11 @@ def _split_largest(rng: Rng, rooms: list[Room], doorways: list[Doorway]) -> None
         return
     for _ in range(20):
         cut = rng.uniform(lo + 2.35, hi - 2.35)
-        if all(abs(cut - (d.x, d.y)[across]) > d.width / 2 + 0.2 for d in doorways if d.along == across):
+        if all(
+            abs(cut - (d.x, d.y)[across]) > d.width / 2 + 0.2
+            for d in doorways
+            if d.along == across
+        ):
             break
     else:
         return
@@ -209,7 +215,9 @@ def _shell(rng: Rng, room: Room, height: float) -> list[Part]:
         Finish.draw(rng, "planks", "planks", "tiles", "checks", "noise", "marble", "bricks"),
         repeat_m=rng.uniform(0.8, 2.4),
     )
-    ceiling = replace(Finish.draw(rng, "plain", "plain", "plain", "tiles", "planks"), tint=(1.1,) * 3)
+    ceiling = replace(
+        Finish.draw(rng, "plain", "plain", "plain", "tiles", "planks"), tint=(1.1,) * 3
+    )
     t = WALL_M
     x0, y0, x1, y1 = room.x0 - t / 2, room.y0 - t / 2, room.x1 + t / 2, room.y1 + t / 2
     return [
@@ -282,7 +290,7 @@ def _hang(
     finish: Finish,
     emission: float,
 ) -> list[Part]:
-    """A flat thing (width, height, thickness) on a random wall, or nothing where it does not fit."""
+    """A flat thing (width, height, thickness) on a random wall; nothing where it does not fit."""
     wide, tall, thick = size
     side = int(rng.integers(4))
     along = int(side >= 2)
@@ -297,8 +305,10 @@ def _hang(
             return []
     x, y, hx, hy = (p, at, wide / 2, thick / 2) if not along else (at, p, thick / 2, wide / 2)
     center, half = np.array([x, y, bottom + tall / 2]), np.array([hx, hy, tall / 2])
-    fit = dict(repeat_m=(wide, tall), offset=(0.5, 0.5), tint=finish.tint, emission=emission)
-    return [Part(Kind.BOX, center, half, finish.texture, **fit)]  # type: ignore[arg-type]
+    middle = (0.5, 0.5)  # one repeat of the texture covers it
+    return [
+        Part(Kind.BOX, center, half, finish.texture, (wide, tall), middle, finish.tint, emission)
+    ]
 
 
 def _doorway_clearance(d: Doorway) -> FloatArray:
@@ -366,8 +376,8 @@ def scene_occupancy(
 ) -> OccupancyGrid:
     """Exact grid of what stands inside a height band.
 
-    A cell is occupied when any of its 4 x 4 sample points lies in a primitive that reaches into the
-    band, free when none does and it lies inside a room or doorway, and unknown elsewhere.
+    A cell is occupied when any of its 4 x 4 sample points lies in a primitive that reaches into
+    the band, free when none does and it lies inside a room or doorway, and unknown elsewhere.
 
     Args:
         scene: the scene; the walking person is left out.
@@ -382,9 +392,7 @@ def scene_occupancy(
     margin = WALL_M
     origin = np.floor(np.array([x0 - margin, y0 - margin]) / resolution_m) * resolution_m
     shape = np.ceil((np.array([x1 + margin, y1 + margin]) - origin) / resolution_m).astype(int)
-    xs, ys = (
-        origin[k] + (np.arange(shape[k] * sub) + 0.5) * resolution_m / sub for k in range(2)
-    )
+    xs, ys = (origin[k] + (np.arange(shape[k] * sub) + 0.5) * resolution_m / sub for k in range(2))
     solid = np.zeros((len(ys), len(xs)), bool)
     static = scene.parts if scene.walker < 0 else scene.parts[: scene.walker]
     for part in static:
@@ -402,7 +410,11 @@ def scene_occupancy(
 
 
 def _stamp(
-    solid: FloatArray, xs: FloatArray, ys: FloatArray, part: Part, band: tuple[float, float]
+    solid: npt.NDArray[np.bool_],
+    xs: FloatArray,
+    ys: FloatArray,
+    part: Part,
+    band: tuple[float, float],
 ) -> None:
     """Mark the sample points covered by the part's cross-section within the band."""
     z_lo, z_hi = part.center[2] - part.half[2], part.center[2] + part.half[2]

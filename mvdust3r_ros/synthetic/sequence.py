@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class SequenceConfig:
     walker: bool = False
     noise: float = 2.0
     supersample: int = 2
-    rig: Rig = Rig()
+    rig: Rig = field(default_factory=Rig)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _sensor(rng: Rng, rgb: ImageArray, noise: float) -> ImageArray:
         return rgb
     gain = np.exp(rng.normal(0, 0.02)) * np.exp(rng.normal(0, 0.005, 3))
     noisy = rgb * gain + rng.normal(0, noise, rgb.shape)
-    return np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(noisy + 0.5, 0, 255), np.uint8)
 
 
 def odometry(sequence: Sequence, drift: float = 0.02, noise_m: float = 0.002) -> FloatArray:
@@ -132,7 +133,7 @@ def odometry(sequence: Sequence, drift: float = 0.02, noise_m: float = 0.002) ->
     truth = sequence.truth.T_world_cam
     scale, bias = 1 + rng.normal(0, drift), rng.normal(0, drift)
     poses = [truth[0]]
-    for before, after in zip(truth, truth[1:], strict=False):
+    for before, after in pairwise(truth):
         step = np.linalg.inv(before) @ after
         way = float(np.linalg.norm(step[:3, 3]))
         step[:3, 3] = scale * step[:3, 3] + rng.normal(0, noise_m, 3) * (way > 1e-6)

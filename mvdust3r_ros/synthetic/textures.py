@@ -105,10 +105,12 @@ def _checks(rng: Rng) -> Texture:
 def _masonry(rng: Rng, rows: int, cols: int, joint: float, shift: float) -> Texture:
     y, x = _grid()
     row = (y * rows).astype(int)
-    x = (x * cols + shift * (row % 2)) % cols
+    x = np.asarray((x * cols + shift * (row % 2)) % cols, np.float32)
     tone = rng.uniform(0.75, 1.12, (rows, cols)).astype(np.float32)[row, x.astype(int)]
     line = ((y * rows) % 1 < joint) | (x % 1 < joint * cols / rows)
-    face = _shade(interior_color(rng)[None, None], tone * (1 + 0.3 * (fractal_noise(rng, 8) - 0.5)))
+    face = _shade(
+        interior_color(rng)[None, None], tone * (1 + 0.3 * (fractal_noise(rng, 8) - 0.5))
+    )
     return np.where(line[..., None], interior_color(rng), face)
 
 
@@ -125,7 +127,7 @@ def _planks(rng: Rng) -> Texture:
     y, x = _grid()
     k = int(rng.choice([4, 6, 8]))
     row = (y * k).astype(int)
-    x = (x * 2 + rng.random(k)[row]) % 2
+    x = np.asarray((x * 2 + rng.random(k)[row]) % 2, np.float32)
     tone = rng.uniform(0.7, 1.15, (k, 2))[row, x.astype(int)]
     edge = ((y * k) % 1 < 0.08) | (x % 1 < 0.015)
     wood = np.array([0.62, 0.45, 0.3], np.float32) * np.float32(rng.uniform(0.6, 1.3))

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 import yaml
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.model.config import NAMED_CONFIGS, config_from_dict, config_to_dict
@@ -139,7 +140,9 @@ def load_train_config(path: Path, overrides: Mapping[str, Any] | None = None) ->
         raise TrainError(f"cannot read training settings {path}: {error}") from error
     known = {f.name for f in dataclasses.fields(TrainConfig)}
     if unknown := sorted(set(values) - known):
-        raise TrainError(f"{path}: unknown setting {unknown[0]}; known: {', '.join(sorted(known))}")
+        raise TrainError(
+            f"{path}: unknown setting {unknown[0]}; known: {', '.join(sorted(known))}"
+        )
     if "curriculum" in values:
         values["curriculum"] = tuple((int(s), int(v)) for s, v in values["curriculum"])
     return TrainConfig(**values)
@@ -151,7 +154,9 @@ class Trainer:
     def __init__(self, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
         """Build the network, or take up the run where its last checkpoint left it."""
         self.config, self.rank, self.world = config, rank, world
-        self.device = torch.device(config.device, rank) if config.device == "cuda" else torch.device("cpu")
+        self.device = (
+            torch.device(config.device, rank) if config.device == "cuda" else torch.device("cpu")
+        )
         self.folder = Path(config.run)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shards = RoomShards(Path(config.rooms))
@@ -165,7 +170,10 @@ class Trainer:
         torch.nn.init.zeros_(self.match_head.proj.bias)
         self.params = [*self.network.parameters(), *self.match_head.parameters()]
         groups = [
-            {"params": [p for p in self.params if p.ndim > 1], "weight_decay": config.weight_decay},
+            {
+                "params": [p for p in self.params if p.ndim > 1],
+                "weight_decay": config.weight_decay,
+            },
             {"params": [p for p in self.params if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
@@ -187,7 +195,7 @@ class Trainer:
             group["lr"] = config.learning_rate(self.step)
         losses = self._losses(batch, intrinsics, n_ref)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
+        losses["total"].backward()
         norm = self._reduce_gradients()
         if math.isfinite(norm):
             self.optimizer.step()
@@ -222,11 +230,16 @@ class Trainer:
         regression = []
         for path in range(n_ref):
             target = batch.points(path)
-            loss, error = confidence_loss(out.points[:, path], out.conf[:, path], target, config.alpha)
+            loss, error = confidence_loss(
+                out.points[:, path], out.conf[:, path], target, config.alpha
+            )
             regression.append(loss)
             if path == 0:
                 others = torch.arange(error.shape[1]) > 0
-                losses["err_ref"], losses["err_other"] = error[:, 0].mean(), error[:, others].mean()
+                losses["err_ref"], losses["err_other"] = (
+                    error[:, 0].mean(),
+                    error[:, others].mean(),
+                )
         losses["regression"] = torch.stack(regression).mean()
         total = losses["regression"]
         if auxiliary:
@@ -260,7 +273,7 @@ class Trainer:
     # ------------------------------------------------------------------ rooms that still grow
 
     def _rooms(self) -> int:
-        """How many rooms the data set holds at this step, on record so that a replay sees the same."""
+        """Rooms in the data set at this step, on record so that a replay sees the same."""
         asked = [n for start, n in self._pool if start <= self.step]
         if self.step % LOOK_FOR_ROOMS_EVERY and asked:
             return asked[-1]
@@ -289,7 +302,11 @@ class Trainer:
         if path.exists():
             state = torch.load(path, map_location=self.device, weights_only=True)
             constant = self.folder / "constant.pt"
-            if state["decaying"] and state["max_steps"] != self.config.max_steps and constant.exists():
+            if (
+                state["decaying"]
+                and state["max_steps"] != self.config.max_steps
+                and constant.exists()
+            ):
                 state = torch.load(constant, map_location=self.device, weights_only=True)
             self.load_state(state)
         pool = self.folder / "pool.json"
@@ -411,9 +428,7 @@ def train(config: TrainConfig, minutes: float = 0.0, progress: bool = True) -> N
     else:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(20000 + os.getpid() % 20000))
-        torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
-            _worker, (config, minutes, progress), nprocs=config.processes
-        )
+        spawn(_worker, (config, minutes, progress), nprocs=config.processes)
 
 
 def _worker(rank: int, config: TrainConfig, minutes: float, progress: bool) -> None:
