@@ -73,7 +73,8 @@ def _travelled(views: Sequence[View]) -> FloatArray:
         steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
         length: FloatArray = np.concatenate(([0.0], np.cumsum(steps)))
         if np.isfinite(length[-1]) and length[-1] > STILL_M:
-            return length / length[-1]
+            length /= length[-1]
+            return length
     return np.linspace(0.0, 1.0, len(views))
 
 

@@ -54,7 +54,8 @@ def exchange(x: Tensor, order: Tensor) -> Tensor:
     """(B, P, V, ...) with the V axis of each path reordered by `order` (P, V)."""
     paths, views = order.shape
     rows = torch.arange(paths, device=order.device)[:, None] * views + order
-    return x.flatten(1, 2).index_select(1, rows.flatten()).unflatten(1, (-1, views))
+    flat = x.flatten(1, 2).index_select(1, rows.flatten())
+    return flat.unflatten(1, (-1, views))  # type: ignore[no-any-return]
 
 
 class PatchEmbed(nn.Module):

@@ -294,9 +294,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, str]:
         "decoder": f"{c.dec_dim} wide, {c.dec_depth} deep, {c.dec_heads} heads",
         "reference paths": str(c.n_ref),
         "parameters": f"{count:,} in {len(state)} tensors",
-        "precision": ", ".join(
-            sorted({str(v.dtype).removeprefix("torch.") for v in state.values()})
-        ),
+        "precision": ", ".join(dtypes),
         "licence": checkpoint.licence or "unknown",
     } | {str(k): str(v) for k, v in checkpoint.info.items() if v}
 
