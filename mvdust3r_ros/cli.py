@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
 
 from mvdust3r_ros.datatypes import MvDust3rError
 
 Command = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +33,103 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-COMMANDS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None], ...] = ()
+def _add_synth(commands: Commands) -> None:
+    synth = commands.add_parser("synth", help="make synthetic rooms: a bag, or training data")
+    kinds = synth.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    bag = kinds.add_parser("bag", help="a drive as a ROS 2 bag, ground truth beside it")
+    bag.add_argument("--seed", type=int, default=0, help="which scene (default %(default)s)")
+    bag.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    bag.add_argument("--frames", type=int, default=80, help="frames (default %(default)s)")
+    bag.add_argument("--size", type=_size, default=(240, 320), metavar="WxH", help="image size")
+    bag.add_argument("--flat", action="store_true", help="several rooms instead of one")
+    bag.add_argument("--walker", action="store_true", help="a person walks about")
+    bag.add_argument("--raw", action="store_true", help="raw images instead of JPEG")
+    bag.add_argument("--no-odometry", action="store_true", help="no odometry and no TF")
+    bag.add_argument("--drift", type=float, default=0.02, help="relative drift of the odometry")
+    bag.set_defaults(run=_synth_bag)
+    rooms = kinds.add_parser("rooms", help="views of rooms to train on")
+    rooms.add_argument("--seeds", type=_seeds, default=range(6000), metavar="A:B")
+    rooms.add_argument("--out", type=Path, required=True, metavar="DIR")
+    rooms.add_argument("--views", type=int, default=12, help="views a room (default %(default)s)")
+    rooms.add_argument("--size", type=_size, default=(128, 128), metavar="WxH", help="image size")
+    rooms.add_argument("--jobs", type=int, default=2, help="processes (default %(default)s)")
+    rooms.set_defaults(run=_synth_rooms)
+
+
+def _synth_bag(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.ros.synth_bag import BagConfig, write_synthetic_bag
+    from mvdust3r_ros.synthetic.sequence import SequenceConfig
+
+    drive = SequenceConfig(
+        seed=args.seed, frames=args.frames, hw=args.size, flat=args.flat, walker=args.walker
+    )
+    config = BagConfig(drive, not args.raw, not args.no_odometry, args.drift)
+    with _progress("frames") as report:
+        bag = write_synthetic_bag(args.out, config, report)
+    print(f"{bag}: ros2 bag play {bag}")
+    return 0
+
+
+def _synth_rooms(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.synthetic.dataset import write_rooms
+
+    with _progress("shards") as report:
+        write_rooms(args.out, args.seeds, args.views, args.size, args.jobs, report)
+    return 0
+
+
+def _add_train(commands: Commands) -> None:
+    train = commands.add_parser("train", help="train the small network on synthetic rooms")
+    train.add_argument("--config", type=Path, required=True, metavar="YAML")
+    train.add_argument("--rooms", metavar="DIR", help="folder made by `synth rooms`")
+    train.add_argument("--run", metavar="DIR", dest="folder", help="folder of the run")
+    train.add_argument("--max-steps", type=int, help="where the run ends, decay included")
+    train.add_argument("--device", choices=("cpu", "cuda"))
+    train.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: never")
+    train.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.synthetic.train import load_train_config, train
+
+    given = {
+        "rooms": args.rooms, "run": args.folder, "max_steps": args.max_steps, "device": args.device
+    }  # fmt: skip
+    overrides = {name: value for name, value in given.items() if value is not None}
+    train(load_train_config(args.config, overrides), args.minutes)
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    """WxH -> (height, width)."""
+    try:
+        width, height = (int(v) for v in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT") from None
+    return height, width
+
+
+def _seeds(text: str) -> range:
+    """A:B -> range(A, B)."""
+    try:
+        first, last = (int(v) for v in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST") from None
+    return range(first, last)
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; the function it gives takes what is done and what there is in all."""
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*Progress.get_default_columns()[:2], *columns) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_synth, _add_train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,37 @@ def write_shard(folder: Path, first_seed: int, views: int, hw: tuple[int, int]) 
     partial.write_text(json.dumps({"first_seed": first_seed, "views": views, "hw": list(hw)}))
     partial.rename(index)
     return index
+
+
+def write_rooms(
+    folder: Path,
+    seeds: range,
+    views: int,
+    hw: tuple[int, int],
+    jobs: int,
+    report: Callable[[int, int], None],
+) -> None:
+    """Render rooms into shards, several at a time; shards already there are left alone.
+
+    Args:
+        folder: where the shards go.
+        seeds: rooms to render; whole shards of SHARD_ROOMS.
+        views: views a room.
+        hw: height and width in pixels.
+        jobs: processes.
+        report: called with shards done and shards in all.
+
+    Raises:
+        DatasetError: the seeds do not make up whole shards.
+    """
+    if len(seeds) % SHARD_ROOMS or not len(seeds) or seeds.start < 0:
+        raise DatasetError(f"{len(seeds)} seeds are not whole shards of {SHARD_ROOMS} rooms")
+    starts = seeds[::SHARD_ROOMS]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        tasks = [pool.submit(write_shard, folder, start, views, hw) for start in starts]
+        for done, task in enumerate(as_completed(tasks)):
+            task.result()
+            report(done + 1, len(starts))
 
 
 class RoomShards:
