@@ -25,6 +25,7 @@ ROWS = [
         "occupancy",
         "pose_recovery",
         "preprocess",
+        "reference_views",
         "stitching",
         "voxel_map",
     },
