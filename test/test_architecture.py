@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,8 +58,8 @@ ROS = {
     "tf2_ros",
 }
 OWN_MESSAGES = {"mvdust3r_ros.msg", "mvdust3r_ros.srv", "mvdust3r_ros.action"}
-TORCH_UNITS = {"model", "engines", "synthetic"}
-TORCH_FREE = {"engines/base.py", "engines/onnx_engine.py", "engines/oracle_engine.py"}
+TORCH_UNITS = {"model", "synthetic"}
+TORCH_ENGINES = {"engines/torch_engine.py", "engines/export.py"}
 FORBIDDEN_NAMES = {"msg", "srv", "action", "utils", "helpers", "manager"} | sys.stdlib_module_names
 
 
@@ -99,7 +100,7 @@ def violations(path: Path, text: str) -> list[str]:
             found.append(f"{target}: ROS belongs to ros/")
         if top in {"torch", "torchvision"}:
             lazy_in_cli = unit == "cli" and target not in at_import
-            if not lazy_in_cli and (unit not in TORCH_UNITS or name in TORCH_FREE):
+            if not lazy_in_cli and unit not in TORCH_UNITS and name not in TORCH_ENGINES:
                 found.append(f"{target}: torch does not belong here")
         if top != "mvdust3r_ros" or is_ros or target == "mvdust3r_ros":
             continue
@@ -139,6 +140,15 @@ def test_imports_point_down(path: Path) -> None:
 )
 def test_a_violation_is_noticed(place: str, line: str) -> None:
     assert len(violations(PACKAGE / place, line)) == 1
+
+
+def test_a_robot_loads_no_slow_package() -> None:
+    code = (
+        "import sys, mvdust3r_ros.cli, mvdust3r_ros.engines.base, mvdust3r_ros.mapper\n"
+        "print(sorted({'torch', 'matplotlib', 'onnx'}.intersection(sys.modules)))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert output.stdout == "[]\n", output.stderr
 
 
 def test_a_lazy_import_of_torch_is_allowed_in_the_command_line() -> None:
