@@ -34,8 +34,9 @@ class Sim3:
 
     def apply(self, points: FloatArray) -> FloatArray:
         """Transform points of any shape (..., 3); keeps float32."""
-        linear = (self.scale * self.R).astype(points.dtype)
-        moved: FloatArray = points @ linear.T + self.t.astype(points.dtype)
+        kind = np.result_type(points.dtype, np.float32)
+        linear = (self.scale * self.R).astype(kind)
+        moved: FloatArray = points @ linear.T + self.t.astype(kind)
         return moved
 
     def inverse(self) -> Sim3:
@@ -132,16 +133,19 @@ def align_sim3(
         S_dst_src, with p_dst = scale * R @ p_src + t.
 
     Raises:
-        AlignmentError: fewer than three pairs, or all points on a line.
+        AlignmentError: fewer than three pairs, all points on a line, or values that are not
+            finite.
     """
     if points_src.shape != points_dst.shape or points_src.ndim != 2 or points_src.shape[1] != 3:
         raise AlignmentError(f"cannot pair points {points_src.shape} with {points_dst.shape}")
     if len(points_src) < 3:
         raise AlignmentError(f"{len(points_src)} pairs of points, at least 3 are needed")
+    if not (np.isfinite(points_src).all() and np.isfinite(points_dst).all()):
+        raise AlignmentError("some points are not finite")
     w = np.ones(len(points_src)) if weights is None else np.asarray(weights, float)
     total = float(w.sum())
-    if not np.isfinite(total) or total <= 0:
-        raise AlignmentError(f"weights sum to {total}, a positive number is needed")
+    if not np.isfinite(total) or total <= 0 or w.min() < 0:
+        raise AlignmentError(f"weights sum to {total}, none may be negative nor all zero")
     w = (w / total)[:, None]
     mean_src, mean_dst = (w * points_src).sum(0), (w * points_dst).sum(0)
     src, dst = points_src - mean_src, points_dst - mean_dst
@@ -307,11 +311,15 @@ def interpolate_poses(
     """Poses (M, 4, 4) at times inside a trajectory: linear in translation, slerp in rotation.
 
     Raises:
-        AlignmentError: a time lies outside the trajectory.
+        AlignmentError: a time lies outside the trajectory, or its stamps do not increase.
     """
     query = np.asarray(query_ns)
+    if len(query) == 0:
+        return np.zeros((0, 4, 4))
     if len(stamps_ns) == 0 or query.min() < stamps_ns[0] or query.max() > stamps_ns[-1]:
         raise AlignmentError("a time lies outside the trajectory")
+    if np.any(np.diff(stamps_ns) <= 0):
+        raise AlignmentError("the stamps of the trajectory do not increase")
     if len(stamps_ns) == 1:
         return np.repeat(T_world_cam, len(query), axis=0)
     seconds = (np.asarray(stamps_ns) - stamps_ns[0]) * 1e-9
