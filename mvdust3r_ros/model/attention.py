@@ -10,6 +10,12 @@ MASKED = -1e4
 """Added to scores that must not count; exp of it is 0 in float32, and it exists in float16."""
 
 
+def split_axis(x: Tensor, axis: int, sizes: tuple[int, ...]) -> Tensor:
+    """One axis made into several; as `Tensor.unflatten`, but its exported graph is a reshape."""
+    axis %= x.dim()
+    return x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (..., S, heads, d) queries to (..., T, heads, d) keys and values.
 
@@ -81,14 +87,15 @@ def _attend_masked(
         scores = scores + mask.reshape(queries * count, views * count)
     attention = scores.softmax(-1)
     if weights is not None:
-        weights.append(attention[:, 0].unflatten(-1, (-1, count)).unflatten(1, (-1, count)))
+        kept = split_axis(attention[:, 0], 2, (-1, count))
+        weights.append(split_axis(kept, 1, (-1, count)))
     out = attention.to(v.dtype) @ v
-    return out.transpose(1, 2).unflatten(1, (-1, count))  # type: ignore[no-any-return]
+    return split_axis(out.transpose(1, 2), 1, (-1, count))
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
     """Scale before the product, as fused kernels want it and half precision needs it."""
-    return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # type: ignore[no-any-return]
+    return (q * int(q.shape[-1]) ** -0.5) @ k.transpose(-1, -2)  # type: ignore[no-any-return]
 
 
 def plain() -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvdust3r_ros.model.attention import split_axis
 from mvdust3r_ros.model.layers import Linear
 
 SKIP_SCALE = 1e-4
@@ -41,7 +42,7 @@ class Gaussians(NamedTuple):
 
 def unpatchify(x: Tensor, grid_hw: tuple[int, int], patch: int) -> Tensor:
     """(V, S, C * patch * patch) tokens -> (V, C, H, W) pixels; channels c, then dy, then dx."""
-    maps: Tensor = x.transpose(1, 2).unflatten(2, grid_hw)  # (V, C * patch * patch, rows, cols)
+    maps = split_axis(x.transpose(1, 2), 2, grid_hw)  # (V, C * patch * patch, rows, cols)
     return functional.pixel_shuffle(maps, patch)
 
 
@@ -79,6 +80,7 @@ class PointHead(nn.Module):
         super().__init__()
         self.patch = patch
         self.max_log_distance = max_log_distance
+        self.skip_dtype = torch.float32
         self.proj = Linear(dim, 4 * patch * patch)
         self.skip_proj: nn.ModuleList | None = None
         if skip_dim:
@@ -87,19 +89,18 @@ class PointHead(nn.Module):
             self.skip_proj = nn.ModuleList(SkipConv(*size) for size in sizes)
 
     def forward(
-        self, tokens: Tensor, images: Tensor, grid_hw: tuple[int, int], skip: bool = True
+        self, tokens: Tensor, images: Tensor | None, grid_hw: tuple[int, int]
     ) -> PointMaps:
         """Pointmaps of V views.
 
         Args:
             tokens: (V, S, D) after the decoder's norm, float32.
-            images: (V, 3, H, W) in [-1, 1].
+            images: (V, 3, H, W) in [-1, 1]; None leaves the skip branch out, if there is one.
             grid_hw: rows and columns of tokens.
-            skip: False leaves the skip branch out, which changes the result a little.
         """
         maps = unpatchify(self.proj(tokens), grid_hw, self.patch)
         xyz, raw_conf = maps[:, :3], maps[:, 3]
-        if self.skip_proj is not None and skip:
+        if self.skip_proj is not None and images is not None:
             xyz = xyz + SKIP_SCALE * self._skip(torch.cat((images, xyz), 1)).float()
         conf = 1 + raw_conf.exp().clamp(max=MAX_CONF - 1)
         return PointMaps(self._distance_exp(xyz.permute(0, 2, 3, 1)), conf)
@@ -107,6 +108,7 @@ class PointHead(nn.Module):
     def _skip(self, x: Tensor) -> Tensor:
         assert self.skip_proj is not None
         *hidden, last = self.skip_proj
+        x = x.to(self.skip_dtype)
         for layer in hidden:
             x = functional.selu(layer(x))
         return last(x)  # type: ignore[no-any-return]
@@ -115,7 +117,9 @@ class PointHead(nn.Module):
         """Direction of xyz, distance exp(|xyz|) - 1."""
         norm = xyz.norm(dim=-1, keepdim=True)
         log_distance = norm.clamp(max=self.max_log_distance) if self.max_log_distance else norm
-        return xyz * (torch.expm1(log_distance) / norm.clamp(min=MIN_NORM))  # type: ignore[no-any-return]
+        exporting = torch.onnx.is_in_onnx_export()  # ONNX has no expm1
+        distance = log_distance.exp() - 1 if exporting else log_distance.expm1()
+        return xyz * (distance / norm.clamp(min=MIN_NORM))
 
 
 class GaussianHead(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvdust3r_ros.model.attention import attend, attend_others
+from mvdust3r_ros.model.attention import attend, attend_others, split_axis
 
 LAYER_NORM_EPS = 1e-6
 
@@ -41,7 +41,7 @@ def rope_table(grid_hw: tuple[int, int], head_dim: int, base: float) -> tuple[Te
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Apply the rotary embedding to (..., S, heads, head_dim)."""
     cos, sin = rope[0].to(x.dtype), rope[1].to(x.dtype)
-    a, b = x.unflatten(-1, (2, 2, x.shape[-1] // 4)).unbind(-2)  # (..., S, heads, 2, head_dim / 4)
+    a, b = split_axis(x, -1, (2, 2, -1)).unbind(-2)  # (..., S, heads, 2, head_dim / 4)
     return torch.stack((a * cos - b * sin, b * cos + a * sin), -2).flatten(-3)
 
 
@@ -73,7 +73,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, x.shape[-1] // self.heads))
+        qkv = split_axis(self.qkv(x), -1, (3, self.heads, -1))
         q, k, v = qkv.unbind(-3)  # (B, S, heads, d)
         return self.proj(attend(rotate(q, rope), rotate(k, rope), v).flatten(-2))  # type: ignore[no-any-return]
 
@@ -91,9 +91,9 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, y: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """(B, V, S, D) -> keys and values, each (B, V, S, heads, d)."""
-        shape = (self.heads, y.shape[-1] // self.heads)
-        k = rotate(self.projk(y).unflatten(-1, shape), rope)
-        return k, self.projv(y).unflatten(-1, shape)
+        shape = (self.heads, -1)
+        k = rotate(split_axis(self.projk(y), -1, shape), rope)
+        return k, split_axis(self.projv(y), -1, shape)
 
     def forward(
         self,
@@ -114,7 +114,7 @@ class CrossAttention(nn.Module):
             weights: takes head 0's attention weights (B, Q, S, V, S), when given.
         """
         k, v = keys_values
-        q = self.projq(x).unflatten(-1, (self.heads, x.shape[-1] // self.heads))
+        q = split_axis(self.projq(x), -1, (self.heads, -1))
         out = attend_others(rotate(q, rope), k, v, own, masked=self.training, weights=weights)
         return self.proj(out.flatten(-2))  # type: ignore[no-any-return]
 

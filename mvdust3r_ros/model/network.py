@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mvdust3r_ros.model.attention import plain
+from mvdust3r_ros.model.attention import plain, split_axis
 from mvdust3r_ros.model.config import NetworkConfig
 from mvdust3r_ros.model.heads import GaussianHead, Gaussians, PointHead, PointMaps
 from mvdust3r_ros.model.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear, rope_table
@@ -55,7 +55,7 @@ def exchange(x: Tensor, order: Tensor) -> Tensor:
     paths, views = order.shape
     rows = torch.arange(paths, device=order.device)[:, None] * views + order
     flat = x.flatten(1, 2).index_select(1, rows.flatten())
-    return flat.unflatten(1, (-1, views))  # type: ignore[no-any-return]
+    return split_axis(flat, 1, (-1, views))
 
 
 class PatchEmbed(nn.Module):
@@ -169,16 +169,51 @@ class Network(nn.Module):
         batch, views = images.shape[:2]
         n_ref = min(n_ref or self.config.n_ref, views)
         known = None if intrinsics is None else intrinsics.flatten(0, 1)
-        features = self.encode(images.flatten(0, 1), known).unflatten(0, (batch, views))
+        features = split_axis(self.encode(images.flatten(0, 1), known), 0, (batch, views))
         weights: list[Tensor] | None = [] if details else None
         order = slot_order(n_ref, views).to(images.device)
-        tokens = self.decode(features, order, paths or n_ref, weights)
-        order = order[: paths or n_ref]
-        points, conf = self.point_maps(tokens, images, order)
-        points, conf = exchange(points, order), exchange(conf, order)
+        points, conf = self.predict(features, images, order, paths, weights)
         if weights is None:
             return NetworkOutput(points, conf)
         return NetworkOutput(points, conf, features, torch.stack(weights))
+
+    def predict(
+        self,
+        tokens: Tensor,
+        images: Tensor | None,
+        order: Tensor,
+        paths: int = 0,
+        weights: list[Tensor] | None = None,
+    ) -> PointMaps:
+        """Decoder and point heads.
+
+        Args:
+            tokens: (B, V, S, dec_dim) from `encode`.
+            images: (B, V, 3, H, W) the images they were made from; None leaves the skip branch
+                out, which changes the result a little.
+            order: (P, V) from `slot_order`.
+            paths: paths whose pointmaps are computed; 0 for all.
+            weights: as in `decode`.
+
+        Returns:
+            Points (B, paths, V, H, W, 3) and confidences (B, paths, V, H, W), in view order.
+        """
+        decoded = self.decode(tokens, order, paths, weights)
+        order = order[:paths] if paths else order
+        points, conf = self.point_maps(decoded, images, order)
+        return PointMaps(exchange(points, order), exchange(conf, order))
+
+    def lower_precision(self, dtype: torch.dtype) -> None:
+        """Hold the matrices of the blocks in `dtype`, and let the skip branch compute in it.
+
+        Normalisations, the residual stream, the last linear layer and the exponentials stay in
+        float32.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, Linear) and not name.startswith("downstream"):
+                module.to(dtype)
+        for head in (self.downstream_head1, self.downstream_head2):
+            head.skip_dtype = dtype
 
     def encode(self, images: Tensor, intrinsics: Tensor | None = None) -> Tensor:
         """Tokens of single views, as the decoder takes them.
@@ -249,10 +284,10 @@ class Network(nn.Module):
         reference = self.dec_blocks[layer](x[:, :1], x[:, 1:], rope, -1, keep[0])
         others = self.dec_blocks2[layer](x[:, 1:], x, rope, 1, keep[1])
         if weights is not None:
-            first, rest = (taken[i][0].unflatten(0, (batch, -1))[:, 0] for i in range(2))
+            first, rest = (split_axis(taken[i][0], 0, (batch, -1))[:, 0] for i in range(2))
             first = torch.cat((torch.zeros_like(first[:, :, :, :1]), first), 3)
             weights.append(torch.cat((first, rest), 1))
-        return torch.cat((reference, others), 1).unflatten(0, (batch, -1))  # type: ignore[no-any-return]
+        return split_axis(torch.cat((reference, others), 1), 0, (batch, -1))
 
     def _cross_reference(self, layer: int, x: Tensor, order: Tensor, paths: int) -> Tensor:
         """(B, P, V, S, D) slots: each view learns from itself in the other paths, if any."""
@@ -265,39 +300,45 @@ class Network(nn.Module):
         queries = views[:, :paths] if paths else views
         rope = (self.dec_rope_cos, self.dec_rope_sin)
         joined = self.dec_same_view_blocks[layer](queries, views, rope, 0)
-        joined = joined.unflatten(0, (batch, -1)).transpose(1, 2)
+        joined = split_axis(joined, 0, (batch, -1)).transpose(1, 2)
         joined = exchange(joined, order[:paths] if paths else order)
         if torch.onnx.is_in_onnx_export():  # the number of paths is open in an exported graph
             several = order[-1:, :1] > 0  # the last path's reference is view P - 1
             return torch.where(several, joined, x[:, :paths] if paths else x)
         return joined
 
-    def point_maps(
-        self, tokens: Tensor, images: Tensor, order: Tensor, skip: bool = True
-    ) -> PointMaps:
+    def point_maps(self, tokens: Tensor, images: Tensor | None, order: Tensor) -> PointMaps:
         """Pointmaps in slot order; memory of the skip branch stays that of one view at inference.
 
         Args:
             tokens: (B, P, V, S, dec_dim) from `decode`.
-            images: (B, V, 3, H, W) in view order.
+            images: (B, V, 3, H, W) in view order; None leaves the skip branch out.
             order: (P, V) slot order of these paths.
-            skip: as in `PointHead.forward`.
 
         Returns:
             Points (B, P, V, H, W, 3) and confidences (B, P, V, H, W).
         """
-        images = exchange(images[:, None].expand(-1, order.shape[0], -1, -1, -1, -1), order)
-        shape = images.shape[:2]
+        if self.config.skip_dim == 0:
+            images = None
+        if images is not None:
+            images = exchange(images[:, None].expand(-1, len(order), -1, -1, -1, -1), order)
         parts = []
         slots = ((self.downstream_head1, slice(0, 1)), (self.downstream_head2, slice(1, None)))
         with torch.autocast(tokens.device.type, enabled=False):
             for head, part in slots:
-                pair = tokens[:, :, part].float().flatten(0, 2), images[:, :, part].flatten(0, 2)
-                chunks = (pair,) if plain() else zip(*(t.split(1) for t in pair), strict=True)
-                maps = [head(t, i, self.config.grid_hw, skip) for t, i in chunks]
-                joined = (torch.cat(m) if len(m) > 1 else m[0] for m in zip(*maps, strict=True))
-                parts.append([m.unflatten(0, (shape[0], shape[1], -1)) for m in joined])
+                views = tokens[:, :, part].float()
+                pixels = None if images is None else images[:, :, part].flatten(0, 2)
+                maps = self._head_maps(head, views.flatten(0, 2), pixels)
+                parts.append([split_axis(m, 0, views.shape[:3]) for m in maps])
         return PointMaps(*(torch.cat(maps, 2) for maps in zip(*parts, strict=True)))
+
+    def _head_maps(self, head: PointHead, tokens: Tensor, images: Tensor | None) -> PointMaps:
+        """All views at once, or one by one where the skip branch would need much memory."""
+        if images is None or plain():
+            return head(tokens, images, self.config.grid_hw)  # type: ignore[no-any-return]
+        pairs = zip(tokens.split(1), images.split(1), strict=True)
+        maps = [head(t, i, self.config.grid_hw) for t, i in pairs]
+        return PointMaps(*(torch.cat(m) for m in zip(*maps, strict=True)))
 
     def gaussians(self, tokens: Tensor) -> Gaussians:
         """Gaussians in slot order out of the tokens (B, P, V, S, dec_dim) from `decode`.
@@ -310,7 +351,7 @@ class Network(nn.Module):
         for head, part in zip(self.downstream_GS_head, (slice(0, 1), slice(1, None)), strict=True):
             slots = tokens[:, :, part].float()
             maps = head(slots.flatten(0, 2), self.config.grid_hw)
-            parts.append([m.unflatten(0, slots.shape[:3]) for m in maps])
+            parts.append([split_axis(m, 0, slots.shape[:3]) for m in maps])
         return Gaussians(*(torch.cat(maps, 2) for maps in zip(*parts, strict=True)))
 
 

@@ -1,0 +1,101 @@
+"""The engine a person asked for, by the manifest of its folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvdust3r_ros.engines.base import Engine, EngineError
+from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
+
+DEFAULT_MODEL = Path("models") / "room"
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run an engine, whatever its backend.
+
+    Attributes:
+        threads: CPU threads; 0 for all.
+        provider: ONNX Runtime's execution provider; empty for the best.
+        device: torch's device; empty for CUDA where there is one.
+        precision: torch's precision; empty for the device's best.
+    """
+
+    threads: int = 0
+    provider: str = ""
+    device: str = ""
+    precision: str = ""
+
+
+def create_engine(source: str | Path = "", options: EngineOptions | None = None) -> Engine:
+    """Load an engine.
+
+    Args:
+        source: an engine folder; a file of weights, run by PyTorch; "oracle" for recorded depth
+            and poses; empty for the default model.
+        options: how to run it.
+
+    Raises:
+        EngineError: no such engine, or its backend is not installed.
+    """
+    options = options or EngineOptions()
+    if str(source) == "oracle":
+        from mvdust3r_ros.engines.oracle_engine import OracleEngine
+
+        return OracleEngine()
+    path = Path(source) if str(source) else default_engine_folder()
+    if path.suffix in WEIGHT_SUFFIXES:
+        return _torch(path, options)
+    if not path.is_dir():
+        raise EngineError(f"no engine at {path}: expected a folder with {MANIFEST_NAME}")
+    backend = load_manifest(path, check_files=False).backend
+    return {"onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt}[backend](path, options)
+
+
+def default_engine_folder() -> Path:
+    """Folder of the model that is installed with the package.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    source_tree = Path(__file__).parents[2]
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    shares = [Path(p) / "share" / "mvdust3r_ros" for p in prefixes if p]
+    for root in (source_tree, *shares):
+        if (root / DEFAULT_MODEL / MANIFEST_NAME).is_file():
+            return root / DEFAULT_MODEL
+    raise EngineError(
+        f"the default model {DEFAULT_MODEL} is not installed; name an engine folder, for example "
+        "one made by `mvdust3r_ros engine export`"
+    )
+
+
+def _onnx(path: Path, options: EngineOptions) -> Engine:
+    try:
+        from mvdust3r_ros.engines.onnx_engine import OnnxEngine, OnnxOptions
+    except ImportError as error:
+        raise EngineError(f"{path} needs onnxruntime: pip install onnxruntime ({error})") from None
+    return OnnxEngine(path, OnnxOptions(options.threads, options.provider))
+
+
+def _torch(path: Path, options: EngineOptions) -> Engine:
+    try:
+        from mvdust3r_ros.engines.torch_engine import TorchOptions, torch_engine_from
+    except ImportError as error:
+        raise EngineError(
+            f"{path} needs PyTorch: pip install 'mvdust3r_ros[torch]' ({error})"
+        ) from None
+    return torch_engine_from(
+        path, TorchOptions(options.device, options.precision, options.threads)
+    )
+
+
+def _tensorrt(path: Path, options: EngineOptions) -> Engine:
+    from mvdust3r_ros.engines.tensorrt_engine import TensorRtEngine
+
+    del options
+    return TensorRtEngine(path)

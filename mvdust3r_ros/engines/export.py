@@ -1,0 +1,240 @@
+"""From a network to an engine folder for ONNX Runtime and TensorRT."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from mvdust3r_ros.engines.base import EngineError
+from mvdust3r_ros.engines.manifest import EngineManifest, save_manifest
+from mvdust3r_ros.engines.views import slot_order
+from mvdust3r_ros.model.config import config_to_dict
+from mvdust3r_ros.model.network import Network
+
+OPSET = 17
+EMBED_LIMIT_BYTES = 64 << 20
+"""Weights of a model up to this size lie in the .onnx file itself."""
+MIN_STORED_HALF = 256
+"""Smaller constants stay in float32 when weights are stored in half precision."""
+
+TENSORRT_OPERATORS = {
+    "Add", "And", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "DepthToSpace",
+    "Div", "Equal", "Erf", "Exp", "Expand", "Flatten", "Gather", "GatherElements", "Gemm",
+    "Greater", "Identity", "LayerNormalization", "MatMul", "Max", "Min", "Mul", "Neg", "Not",
+    "Pow", "Range", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Selu",
+    "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tile",
+    "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+"""The part of TensorRT's supported ONNX operators that our graphs may draw on."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        name: of the model.
+        licence: SPDX identifier of the weights.
+        paths: paths whose pointmaps the decoder returns; 0 for all.
+        store_fp16: True to store matrices in half precision; the computation stays in float32.
+        skip: False leaves out the skip branch. Much faster and inexact.
+        all_outputs: True to return encoder and decoder tokens and Gaussians as well.
+        metric: whether pointmaps are in metres.
+        info: where the model comes from, for the manifest.
+    """
+
+    name: str = "model"
+    licence: str = ""
+    paths: int = 0
+    store_fp16: bool = False
+    skip: bool = True
+    all_outputs: bool = False
+    metric: bool = False
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, network: Network, options: ExportOptions) -> None:
+        super().__init__()
+        self.network = network
+        self.all_outputs = options.all_outputs
+
+    def forward(self, images: Tensor, intrinsics: Tensor | None = None) -> tuple[Tensor, ...]:
+        raw = self.network.encoder_tokens(images, intrinsics)
+        tokens = self.network.decoder_embed(raw).float()
+        return (tokens, raw) if self.all_outputs else (tokens,)
+
+
+class _Decoder(nn.Module):
+    """Without a batch axis; the order of slots is an input, so paths and views stay open."""
+
+    def __init__(self, network: Network, options: ExportOptions) -> None:
+        super().__init__()
+        self.network = network
+        self.options = options
+
+    def forward(
+        self, tokens: Tensor, order: Tensor, images: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        network, paths = self.network, self.options.paths
+        batch = None if images is None else images[None]
+        if not self.options.all_outputs:
+            maps = network.predict(tokens[None], batch, order, paths)
+            return maps.points[0], maps.conf[0]
+        decoded = network.decode(tokens[None], order, paths)
+        maps = network.point_maps(decoded, batch, order[:paths] if paths else order)
+        outputs = [*maps, decoded]
+        if network.downstream_GS_head is not None:
+            outputs.extend(network.gaussians(decoded))
+        return tuple(t[0] for t in outputs)
+
+
+def export_engine(network: Network, folder: Path, options: ExportOptions | None = None) -> Path:
+    """Write `encoder.onnx`, `decoder.onnx` and `manifest.yaml`.
+
+    The number of views and of reference paths stays open. Weights of a large model lie in one file
+    beside each graph (`encoder.data`, `decoder.data`).
+
+    Args:
+        network: with its weights, on the CPU; its precision becomes the graph's.
+        folder: made if missing.
+        options: how to export.
+
+    Returns:
+        The folder.
+
+    Raises:
+        EngineError: the graph uses an operator that TensorRT does not have.
+    """
+    options = options or ExportOptions()
+    folder.mkdir(parents=True, exist_ok=True)
+    network.eval()
+    files = _export_encoder(network, folder, options) + _export_decoder(network, folder, options)
+    config = network.config
+    manifest = EngineManifest(
+        name=options.name,
+        backend="onnx",
+        image_hw=config.image_hw,
+        n_ref=config.n_ref,
+        paths=options.paths,
+        intrinsics=config.ray_embed,
+        skip=config.skip_dim > 0 and options.skip,
+        metric=options.metric,
+        licence=options.licence,
+        precision=_precision(network),
+        files=dict.fromkeys(files, ""),
+        network=config_to_dict(config),
+        info=options.info,
+    )
+    save_manifest(folder, manifest)
+    return folder
+
+
+def _precision(network: Network) -> str:
+    names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+    return names[network.decoder_embed.weight.dtype]
+
+
+def _export_encoder(network: Network, folder: Path, options: ExportOptions) -> list[str]:
+    config = network.config
+    arguments = {"images": torch.zeros(2, 3, *config.image_hw)}
+    if config.ray_embed:
+        arguments["intrinsics"] = torch.ones(2, 4)
+    outputs = ["tokens", "enc_tokens"] if options.all_outputs else ["tokens"]
+    axes = {name: {0: "views"} for name in [*arguments, *outputs]}
+    encoder = _Encoder(network, options)
+    return _export(encoder, arguments, outputs, axes, folder / "encoder.onnx", options)
+
+
+def _export_decoder(network: Network, folder: Path, options: ExportOptions) -> list[str]:
+    config = network.config
+    views, paths = 5, 3
+    arguments = {
+        "tokens": torch.zeros(views, config.tokens, config.dec_dim),
+        "order": torch.from_numpy(slot_order(paths, views)),
+    }
+    if config.skip_dim and options.skip:
+        arguments["images"] = torch.zeros(views, 3, *config.image_hw)
+    outputs = ["points", "conf"]
+    if options.all_outputs:
+        outputs.append("dec_tokens")
+        if config.gs_mlp_dim:
+            outputs.extend(("rgb", "opacity", "scale", "rotation"))
+    axes = {name: {0: "views"} for name in arguments} | {"order": {0: "paths", 1: "views"}}
+    returned = {1: "views"} if options.paths else {0: "paths", 1: "views"}
+    axes |= dict.fromkeys(outputs, returned)
+    decoder = _Decoder(network, options)
+    return _export(decoder, arguments, outputs, axes, folder / "decoder.onnx", options)
+
+
+def _export(
+    module: nn.Module,
+    arguments: dict[str, Tensor],
+    outputs: list[str],
+    axes: dict[str, dict[int, str]],
+    path: Path,
+    options: ExportOptions,
+) -> list[str]:
+    """Trace, check the operators, store; names of the files written."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        traced = Path(folder) / path.name
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module, tuple(arguments.values()), traced, input_names=list(arguments),
+                output_names=outputs, dynamic_axes=axes, opset_version=OPSET, dynamo=False,
+            )  # fmt: skip
+        model = onnx.load(traced)
+    check_operators(model)
+    if options.store_fp16:
+        store_in_half(model)
+    return save_model(model, path)
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Raise EngineError when the graph holds a subgraph or an operator TensorRT does not have."""
+    used = {node.op_type for node in model.graph.node}
+    unknown = sorted(used - TENSORRT_OPERATORS)
+    if unknown:
+        raise EngineError(f"the exported graph uses {', '.join(unknown)}, unknown to TensorRT")
+
+
+def store_in_half(model: onnx.ModelProto) -> None:
+    """Turn float32 matrices into float16 ones followed by a cast, in place."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < MIN_STORED_HALF:
+            continue
+        name = tensor.name
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.fp16"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> list[str]:
+    """Write a graph, weights inside or in one file beside it.
+
+    Returns:
+        Names of the files written.
+    """
+    data = path.with_suffix(".data")
+    data.unlink(missing_ok=True)
+    if model.ByteSize() <= EMBED_LIMIT_BYTES:
+        onnx.save(model, path)
+        return [path.name]
+    onnx.save(
+        model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data.name
+    )
+    return [path.name, data.name]

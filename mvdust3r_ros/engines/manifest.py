@@ -1,0 +1,157 @@
+"""The manifest of an engine folder: what the network is, how it runs, which files belong to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mvdust3r_ros.engines.base import EngineError, EngineInfo
+
+MANIFEST_NAME = "manifest.yaml"
+MANIFEST_VERSION = 1
+BACKENDS = ("onnx", "torch", "tensorrt")
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """Contents of `manifest.yaml`.
+
+    Attributes:
+        name: of the model, shown to people.
+        backend: one of `BACKENDS`.
+        image_hw: height and width of the views, in pixels.
+        n_ref: reference paths to run when the caller names no number.
+        paths: paths whose pointmaps are returned; 0 for all.
+        intrinsics: True when the encoder takes intrinsics.
+        skip: True when the point heads read the images again.
+        metric: whether pointmaps are in metres.
+        licence: SPDX identifier of the weights; empty when unknown.
+        precision: "fp32", "fp16" or "bf16", of the matrix products.
+        min_views: fewest views of a window.
+        max_views: most views of a window; 0 for no limit.
+        files: file name -> SHA-256 of every file the engine reads.
+        network: the network's configuration, as plain values.
+        info: where the model comes from: training, metrics, versions.
+        build: what a compiled engine is bound to (device, versions, self-test).
+    """
+
+    name: str
+    backend: str
+    image_hw: tuple[int, int]
+    n_ref: int = 1
+    paths: int = 0
+    intrinsics: bool = False
+    skip: bool = False
+    metric: bool = False
+    licence: str = ""
+    precision: str = "fp32"
+    min_views: int = 2
+    max_views: int = 0
+    files: dict[str, str] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    build: dict[str, Any] = field(default_factory=dict)
+
+    def engine_info(self, detail: str) -> EngineInfo:
+        """Description for the callers of an engine; `detail` says where it runs."""
+        return EngineInfo(
+            name=f"{self.name} ({detail})",
+            backend=self.backend,
+            image_hw=self.image_hw,
+            n_ref=self.n_ref,
+            max_views=self.max_views,
+            metric=self.metric,
+            licence=self.licence,
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_manifest(folder: Path, manifest: EngineManifest) -> Path:
+    """Write the manifest, with the checksums of `manifest.files` taken from the folder.
+
+    Returns:
+        The file written.
+    """
+    files = {name: file_sha256(folder / name) for name in manifest.files}
+    values = dataclasses.asdict(dataclasses.replace(manifest, files=files))
+    values["image_hw"] = list(manifest.image_hw)
+    path = folder / MANIFEST_NAME
+    text = yaml.safe_dump({"version": MANIFEST_VERSION} | values, sort_keys=False)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load_manifest(folder: Path, check_files: bool = True) -> EngineManifest:
+    """Read the manifest of an engine folder.
+
+    Args:
+        folder: holds `manifest.yaml` and the files it lists.
+        check_files: True to compare the checksums of the files.
+
+    Raises:
+        EngineError: no folder, no manifest, an unknown version or field, a file that is missing or
+            not the one the manifest was written for.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise EngineError(
+            f"{folder} is no engine folder: it has no {MANIFEST_NAME}; "
+            "`mvdust3r_ros engine export --weights FILE --out DIR` makes one"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise EngineError(f"cannot read {path}: {error}") from None
+    manifest = _manifest_from(values, path)
+    if check_files:
+        check_checksums(folder, manifest)
+    return manifest
+
+
+def check_checksums(folder: Path, manifest: EngineManifest) -> None:
+    """Raise EngineError when a file is missing or differs from the one that was exported."""
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise EngineError(f"{folder / MANIFEST_NAME} lists {name!r}, which is no plain name")
+        file = folder / name
+        if not file.is_file():
+            raise EngineError(
+                f"{file} is missing; copy the whole engine folder or export it again"
+            )
+        if file_sha256(file) != expected:
+            raise EngineError(
+                f"{file} is damaged or was changed: its checksum is not the manifest's"
+            )
+
+
+def _manifest_from(values: object, path: Path) -> EngineManifest:
+    if not isinstance(values, Mapping) or values.get("version") != MANIFEST_VERSION:
+        version = values.get("version") if isinstance(values, Mapping) else None
+        raise EngineError(f"{path}: version {version!r}, expected {MANIFEST_VERSION}")
+    fields = {spec.name: spec for spec in dataclasses.fields(EngineManifest)}
+    given = {k: v for k, v in values.items() if k != "version"}
+    unknown = [k for k in given if k not in fields]
+    if unknown:
+        raise EngineError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(fields)}")
+    try:
+        height, width = given["image_hw"]
+        manifest = EngineManifest(**{**given, "image_hw": (int(height), int(width))})
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(f"{path}: incomplete or malformed: {error}") from None
+    if manifest.backend not in BACKENDS:
+        raise EngineError(f"{path}: backend {manifest.backend!r} is not one of {BACKENDS}")
+    return manifest

@@ -1,0 +1,130 @@
+"""The network in ONNX Runtime; needs neither torch nor onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
+from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
+from mvdust3r_ros.engines.manifest import load_manifest
+from mvdust3r_ros.engines.views import path_count, slot_order, stack_images, stack_intrinsics
+
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+"""Used in this order, as far as the installed ONNX Runtime has them."""
+ENCODE_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """How to run the graphs.
+
+    Attributes:
+        threads: threads of one operator; 0 for one on each core.
+        provider: an execution provider's name, the CPU's takes what it leaves; empty for the best.
+    """
+
+    threads: int = 0
+    provider: str = ""
+
+
+class OnnxEngine(Engine):
+    """`encoder.onnx` and `decoder.onnx` of an engine folder."""
+
+    def __init__(self, folder: Path, options: OnnxOptions | None = None) -> None:
+        """Load both graphs.
+
+        Raises:
+            EngineError: the folder is incomplete or damaged, ONNX Runtime lacks the provider or
+                cannot load a graph.
+        """
+        options = options or OnnxOptions()
+        self._manifest = load_manifest(folder)
+        providers = choose_providers(options.provider, onnxruntime.get_available_providers())
+        self._encoder = _session(folder / "encoder.onnx", providers, options.threads)
+        self._decoder = _session(folder / "decoder.onnx", providers, options.threads)
+        self._info = self._manifest.engine_info(f"ONNX Runtime, {providers[0]}")
+
+    def encode(self, views: Sequence[View]) -> list[ViewTokens]:
+        """Encode views, a few at a time; tokens are float32 arrays."""
+        tokens: list[ViewTokens] = []
+        for start in range(0, max(len(views), 1), ENCODE_AT_ONCE):
+            part = views[start : start + ENCODE_AT_ONCE]
+            inputs = {"images": stack_images(part, self._info.image_hw)}
+            if self._manifest.intrinsics:
+                inputs["intrinsics"] = stack_intrinsics(part)
+            features = self.run_encoder(inputs)["tokens"]
+            tokens.extend(ViewTokens(f, v) for f, v in zip(features, part, strict=True))
+        return tokens
+
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+        """Pointmaps in the frames of the first views, as many as the model was exported for."""
+        n_ref = path_count(tokens, n_ref, self._info)
+        inputs = {
+            "tokens": np.stack([t.features for t in tokens]),
+            "order": slot_order(n_ref, len(tokens)),
+        }
+        if self._manifest.skip:
+            inputs["images"] = stack_images([t.view for t in tokens], self._info.image_hw)
+        outputs = self.run_decoder(inputs)
+        points = outputs["points"]
+        return WindowPrediction(points, outputs["conf"], tuple(range(len(points))))
+
+    def run_encoder(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Outputs of the encoder's graph by name."""
+        return _run(self._encoder, inputs)
+
+    def run_decoder(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Outputs of the decoder's graph by name."""
+        return _run(self._decoder, inputs)
+
+    def describe(self) -> EngineInfo:
+        """Name with the execution provider."""
+        return self._info
+
+    def close(self) -> None:
+        """Free both sessions."""
+        del self._encoder, self._decoder
+
+
+def choose_providers(wanted: str, available: Sequence[str]) -> list[str]:
+    """Execution providers to use, best first.
+
+    Args:
+        wanted: a name, or empty for the best of `PROVIDERS`.
+        available: what this ONNX Runtime has.
+
+    Raises:
+        EngineError: the wanted one is not available.
+    """
+    if wanted and wanted not in available:
+        raise EngineError(
+            f"ONNX Runtime has no provider {wanted!r} here, only {', '.join(available)}"
+        )
+    chosen = [wanted] if wanted else [p for p in PROVIDERS if p in available]
+    if "CPUExecutionProvider" not in chosen:
+        chosen.append("CPUExecutionProvider")
+    return chosen
+
+
+def _session(path: Path, providers: list[str], threads: int) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
+    except Exception as error:  # noqa: BLE001 ONNX Runtime's errors have no common base
+        raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from None
+
+
+def _run(session: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    try:
+        values = session.run(None, inputs)
+    except Exception as error:  # noqa: BLE001 ONNX Runtime's errors have no common base
+        raise EngineError(f"ONNX Runtime failed: {error}") from None
+    return dict(zip((o.name for o in session.get_outputs()), values, strict=True))

@@ -1,0 +1,77 @@
+"""From views to the arrays a network takes, with the checks all engines share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import View, ViewTokens
+from mvdust3r_ros.engines.base import EngineError, EngineInfo
+
+Float32Array = npt.NDArray[np.float32]
+
+
+def stack_images(views: Sequence[View], image_hw: tuple[int, int]) -> Float32Array:
+    """Images as the network takes them.
+
+    Args:
+        views: at least one.
+        image_hw: height and width every view must have.
+
+    Returns:
+        (V, 3, H, W) float32 in [-1, 1].
+
+    Raises:
+        EngineError: no view, or one of another size.
+    """
+    if not views:
+        raise EngineError("no views to encode")
+    for view in views:
+        if view.image_rgb.shape != (*image_hw, 3):
+            raise EngineError(
+                f"view of shape {view.image_rgb.shape}, the engine takes {(*image_hw, 3)}"
+            )
+    pixels = np.stack([view.image_rgb for view in views]).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def stack_intrinsics(views: Sequence[View]) -> Float32Array:
+    """(V, 4) float32 fx, fy, cx, cy in pixels; 0 where a view has no intrinsics."""
+    rows = np.zeros((len(views), 4), np.float32)
+    for row, view in zip(rows, views, strict=True):
+        if view.K is not None:
+            row[:] = view.K[0, 0], view.K[1, 1], view.K[0, 2], view.K[1, 2]
+    return rows
+
+
+def path_count(tokens: Sequence[ViewTokens], n_ref: int, info: EngineInfo) -> int:
+    """Number of reference paths to run, after checking the window.
+
+    Args:
+        tokens: encoded views of the window.
+        n_ref: what the caller asks for; 0 for the engine's default or V if fewer.
+        info: the engine's.
+
+    Raises:
+        EngineError: fewer than two views, more than the engine takes, or more references than
+            views.
+    """
+    count = len(tokens)
+    if count < 2:
+        raise EngineError(f"a window of {count} views, at least 2 are needed")
+    if info.max_views and count > info.max_views:
+        raise EngineError(f"a window of {count} views, {info.name} takes {info.max_views} at most")
+    if not 0 <= n_ref <= count:
+        raise EngineError(f"{n_ref} reference paths in a window of {count} views")
+    return n_ref or min(info.n_ref, count)
+
+
+def slot_order(n_ref: int, n_views: int) -> npt.NDArray[np.int64]:
+    """(P, V) view in each slot of each path: views 0 and p exchanged in path p."""
+    order = np.tile(np.arange(n_views, dtype=np.int64), (n_ref, 1))
+    paths = np.arange(n_ref)
+    order[:, 0] = paths
+    order[paths, paths] = 0
+    return order
