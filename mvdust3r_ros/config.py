@@ -8,6 +8,7 @@ from here (`config_to_yaml`), so a setting is described in one place only.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,9 +71,11 @@ def check_value(name: str, value: object, default: object, meta: Mapping[str, An
         raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
     if meta["choices"] and value not in meta["choices"]:
         raise ConfigError(f"{name}: {value!r} is not one of {', '.join(meta['choices'])}")
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
     low, high = meta["low"], meta["high"]
+    if math.isnan(value):
+        raise ConfigError(f"{name}: expected a number, got nan")
     if not (low is None or value >= low) or not (high is None or value <= high):
         raise ConfigError(f"{name}: {value} is outside [{low}, {high}]")
 
@@ -272,10 +275,12 @@ def with_values(config: AnyConfig, values: Mapping[str, object]) -> AnyConfig:
         if isinstance(known[name].default, float) and type(value) is int:
             value = float(value)
         sections.setdefault(section, {})[key] = value
-    try:
-        changed = {s: dataclasses.replace(getattr(config, s), **v) for s, v in sections.items()}
-    except ConfigError as error:
-        raise ConfigError(f"{section}.{error}") from None
+    changed = {}
+    for section, fields in sections.items():
+        try:
+            changed[section] = dataclasses.replace(getattr(config, section), **fields)
+        except ConfigError as error:
+            raise ConfigError(f"{section}.{error}") from None
     return dataclasses.replace(config, **changed)
 
 
@@ -289,6 +294,8 @@ def _suggest(name: str, known: Mapping[str, Setting]) -> str:
 def load_config(path: Path) -> MapperConfig:
     """Read settings from YAML: {section: {field: value}}, or the ROS parameter file layout.
 
+    A ROS parameter file may hold sections that are not the mapper's; they are passed over.
+
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
     """
@@ -296,21 +303,31 @@ def load_config(path: Path) -> MapperConfig:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read settings from {path}: {error}") from None
+    sections = {f.name for f in dataclasses.fields(MapperConfig)}
     if isinstance(data, dict) and len(data) == 1:
         inner = next(iter(data.values()))
         if isinstance(inner, dict) and "ros__parameters" in inner:
             data = inner["ros__parameters"] or {}
+            if isinstance(data, dict):
+                data = {k: v for k, v in data.items() if k in sections}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(data).__name__}")
-    sections = {f.name for f in dataclasses.fields(MapperConfig)}
-    values = {}
-    for section, fields in data.items():
-        if isinstance(fields, dict) and section in sections:
-            values.update({f"{section}.{k}": v for k, v in fields.items()})
     try:
-        return with_values(MapperConfig(), values)
+        return with_values(MapperConfig(), _flatten(data, sections))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _flatten(data: Mapping[str, object], sections: set[str]) -> dict[str, object]:
+    """{section: {field: value}} as {"section.field": value}."""
+    values: dict[str, object] = {}
+    for section, fields in data.items():
+        if section not in sections:
+            raise ConfigError(f"unknown section {section!r}; known: {', '.join(sorted(sections))}")
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{section}: expected a mapping of settings, got {fields!r}")
+        values.update({f"{section}.{k}": v for k, v in fields.items()})
+    return values
 
 
 def settings_dict(config: MapperConfig) -> dict[str, dict[str, Value]]:
@@ -328,8 +345,7 @@ def config_to_yaml(config: object, node_name: str = "mapper") -> str:
             section = head
             lines.append(f"    {head}:")
         lines.append(f"      # {item.description}{_range_text(item)}")
-        text = yaml.safe_dump(item.value, default_flow_style=True).replace("...", "").strip()
-        lines.append(f"      {key}: {text}")
+        lines.append(f"      {yaml.safe_dump({key: item.value}, width=float('inf')).strip()}")
     return "\n".join(lines) + "\n"
 
 
