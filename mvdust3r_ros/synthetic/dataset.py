@@ -298,7 +298,8 @@ def draw_batch(rng: Rng, shards: RoomShards, rooms: int, batch: int, views: int)
     """
     windows = []
     for _ in range(batch):
-        stride = 2 if views <= 4 and rng.random() < 0.3 else 1
+        apart = rng.random() < 0.3 and views <= 4 and 2 * views - 1 <= shards.views
+        stride = 2 if apart else 1
         start = rng.integers(shards.views - stride * (views - 1))
         order = start + stride * rng.permutation(views)
         windows.append(shards.window(int(rng.integers(rooms)), order.tolist()))

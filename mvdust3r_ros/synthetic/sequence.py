@@ -123,7 +123,8 @@ def odometry(sequence: Sequence, drift: float = 0.02, noise_m: float = 0.002) ->
 
     Args:
         sequence: the drive.
-        drift: relative error of the way, and radians of heading error per metre of way.
+        drift: standard deviation of the way's relative error; that of the heading is a quarter of
+            it in radians a metre.
         noise_m: standard deviation of each step.
 
     Returns:
@@ -131,7 +132,7 @@ def odometry(sequence: Sequence, drift: float = 0.02, noise_m: float = 0.002) ->
     """
     rng = np.random.default_rng([sequence.config.seed, 8])
     truth = sequence.truth.T_world_cam
-    scale, bias = 1 + rng.normal(0, drift), rng.normal(0, drift)
+    scale, bias = 1 + rng.normal(0, drift), rng.normal(0, drift / 4)
     poses = [truth[0]]
     for before, after in pairwise(truth):
         step = np.linalg.inv(before) @ after
