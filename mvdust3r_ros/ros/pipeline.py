@@ -120,6 +120,8 @@ class Pipeline:
             self._change.notify_all()
         for thread in self._threads:
             thread.join(JOIN_S)
+        with self._change:
+            self._drop_waiting("stopped")
         ended = not any(t.is_alive() for t in self._threads)
         self._threads = []
         return ended
@@ -179,7 +181,7 @@ class Pipeline:
     def _intake(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._images or not self._running)
+                self._change.wait_for(lambda: bool(self._images) or not self._running)
                 if not self._running:
                     return
                 message = self._images.popleft()
@@ -216,7 +218,9 @@ class Pipeline:
     def _inference(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._window or not self._running, POLL_S)
+                self._change.wait_for(
+                    lambda: self._window is not None or not self._running, POLL_S
+                )
                 if not self._running:
                     return
                 window, self._window = self._window, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mvdust3r_ros.config import MapperConfig, Section, setting
+from mvdust3r_ros.config import ConfigError, MapperConfig, Section, setting
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,13 @@ class NodeConfig(MapperConfig):
     """All settings of the node: those of the mapper and its own."""
 
     ros: RosSettings = field(default_factory=RosSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ros.map_frame or self.ros.map_frame in (
+            self.ros.odom_frame, self.ros.camera_frame, self.ros.base_frame,
+        ):  # fmt: skip
+            raise ConfigError(
+                f"ros.map_frame: {self.ros.map_frame!r} must be a frame of its own, not that of "
+                "odometry, camera or robot"
+            )

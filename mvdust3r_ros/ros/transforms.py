@@ -109,6 +109,15 @@ class FrameTree:
             self._moving[child] = PoseBuffer(self._horizon_ns)
         self._moving[child].add(stamp_ns, T)
 
+    def forget_moving(self) -> None:
+        """Forget all poses of moving frames; who is whose parent stays."""
+        for poses in self._moving.values():
+            poses.clear()
+
+    def root_of(self, frame: str) -> str:
+        """The frame at the top of a frame's tree; itself when it has no parent."""
+        return self._path_up(frame)[-1]
+
     def parent_of(self, frame: str) -> str | None:
         """Parent frame, or None for a root or an unknown frame."""
         return self._parents.get(frame)

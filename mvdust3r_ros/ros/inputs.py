@@ -1,0 +1,267 @@
+"""The node's subscriptions: images, and what belongs to the time of each image."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nav_msgs.msg import Odometry
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
+
+from mvdust3r_ros.datatypes import FloatArray, Frame
+from mvdust3r_ros.ros.conversions import (
+    frame_from_msgs,
+    pose_from_odometry,
+    pose_from_transform,
+    stamp_to_ns,
+)
+from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.ros.qos import (
+    STATIC_TF,
+    TF,
+    UnsupportedEventTypeError,
+    input_qos,
+    misfit_events,
+)
+from mvdust3r_ros.ros.settings import RosSettings
+from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer
+
+HORIZON_NS = 10_000_000_000
+DEPTH_MATCH_NS = 20_000_000
+STALE_NS = 2_000_000_000
+EXTRAPOLATION_NS = 100_000_000
+DEPTHS_KEPT = 30
+Report = Callable[[str, str], None]
+
+
+class Inputs:
+    """Takes messages; makes a `Frame` of an image message in another thread.
+
+    Attributes:
+        odom_frame: odometry frame, empty before it is known.
+        image_topic: resolved name of the image topic.
+        last_image_s: monotonic time of the last image.
+    """
+
+    def __init__(
+        self, node: Node, settings: RosSettings, on_image: Callable[[Any], None], report: Report
+    ) -> None:
+        """Subscribe.
+
+        Args:
+            node: the node.
+            settings: topics, QoS and frames.
+            on_image: called with each image message; must return at once.
+            report: called with a reason and a message for input that cannot be used.
+        """
+        self.settings = settings
+        self.odom_frame = settings.odom_frame or ("odom" if settings.odom_source == "tf" else "")
+        self.last_image_s = time.monotonic()
+        self._node, self._on_image, self._report = node, on_image, report
+        self._odom = PoseBuffer(HORIZON_NS)
+        self._tree = FrameTree(HORIZON_NS)
+        self._odom_child = ""
+        self._info: Any | None = None
+        self._depths: dict[int, Any] = {}
+        self._news = threading.Condition()
+        self._subscriptions: list[Any] = []
+        self._subscribe_all()
+
+    def _subscribe_all(self) -> None:
+        ros = self.settings
+        compressed = ros.image_transport == "compressed"
+        image = self._subscribe(
+            CompressedImage if compressed else Image,
+            "image/compressed" if compressed else "image",
+            (ros.image_reliability, ros.image_depth, "image_reliability"),
+            self._take_image,
+        )
+        self.image_topic: str = image.topic_name
+        self._subscribe(
+            CameraInfo,
+            "camera_info",
+            (ros.camera_info_reliability, 5, "camera_info_reliability"),
+            self._take_info,
+        )
+        if ros.odom_source == "topic":
+            profile = (ros.odom_reliability, ros.odom_depth, "odom_reliability")
+            self._subscribe(Odometry, "odom", profile, self._take_odom)
+        if ros.use_depth:
+            profile = (ros.depth_reliability, ros.image_depth, "depth_reliability")
+            self._subscribe(Image, "depth", profile, self._take_depth)
+        for topic, qos in (("/tf", TF), ("/tf_static", STATIC_TF)):
+            fixed = topic == "/tf_static"
+            self._subscriptions.append(
+                self._node.create_subscription(
+                    TFMessage, topic, lambda m, fixed=fixed: self._take_transforms(m, fixed), qos
+                )
+            )
+
+    def _subscribe(
+        self,
+        kind: type,
+        topic: str,
+        profile: tuple[str, int, str],
+        callback: Callable[[Any], None],
+    ) -> Any:
+        reliability, depth, parameter = profile
+        other = "best_effort" if reliability == "reliable" else "reliable"
+        events = misfit_events(topic, f"set ros.{parameter} to {other}", self._report)
+        qos = input_qos(reliability, depth)
+        try:
+            made = self._node.create_subscription(
+                kind, topic, callback, qos, event_callbacks=events
+            )
+        except UnsupportedEventTypeError:
+            made = self._node.create_subscription(kind, topic, callback, qos)
+        self._subscriptions.append(made)
+        return made
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def clear(self) -> None:
+        """Forget everything that moves: time jumped."""
+        with self._news:
+            self._odom.clear()
+            self._depths.clear()
+            self._tree.forget_moving()
+
+    def _take_image(self, message: Any) -> None:
+        self.last_image_s = time.monotonic()
+        self._on_image(message)
+
+    def _take_info(self, message: CameraInfo) -> None:
+        self._info = message
+
+    def _take_odom(self, message: Odometry) -> None:
+        try:
+            T_odom_child = pose_from_odometry(message)
+        except ConversionError as error:
+            self._report(error.reason, f"odom: {error}")
+            return
+        with self._news:
+            if not self.settings.odom_frame:
+                self.odom_frame = message.header.frame_id
+            self._odom_child = message.child_frame_id
+            self._odom.add(stamp_to_ns(message.header.stamp), T_odom_child)
+            self._news.notify_all()
+
+    def _take_depth(self, message: Image) -> None:
+        with self._news:
+            self._depths[stamp_to_ns(message.header.stamp)] = message
+            while len(self._depths) > DEPTHS_KEPT:
+                del self._depths[next(iter(self._depths))]
+            self._news.notify_all()
+
+    def _take_transforms(self, message: TFMessage, fixed: bool) -> None:
+        with self._news:
+            for item in message.transforms:
+                parent, child = item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/")
+                if parent == self.settings.map_frame:
+                    continue
+                try:
+                    T = pose_from_transform(item.transform)
+                except ConversionError as error:
+                    self._report(error.reason, f"TF {parent} -> {child}: {error}")
+                    continue
+                if fixed:
+                    self._tree.set_fixed(parent, child, T)
+                else:
+                    self._tree.set_moving(parent, child, stamp_to_ns(item.header.stamp), T)
+            self._news.notify_all()
+
+    def frame(self, image: Any) -> Frame:
+        """The frame of an image message, with odometry and depth of its time where there are any.
+
+        Waits a bounded time for them; called by the intake thread alone.
+
+        Raises:
+            ConversionError: the image or what belongs to it cannot be used.
+        """
+        stamp_ns = stamp_to_ns(image.header.stamp)
+        camera_frame = self.settings.camera_frame or image.header.frame_id
+        with self._news:
+            self._news.wait_for(
+                lambda: self._is_complete(camera_frame, stamp_ns), self.settings.odom_wait_s
+            )
+            T_odom_cam = self._camera_pose(camera_frame, stamp_ns)
+            depth = self._depth_at(stamp_ns)
+        if self.settings.use_depth and depth is None:
+            self._report("no_depth", f"depth: nothing within 20 ms of the image at {stamp_ns} ns")
+        return frame_from_msgs(
+            image,
+            self._info,
+            T_odom_cam,
+            depth,
+            camera_name=camera_frame,
+            max_pixels=round(self.settings.max_megapixels * 1e6),
+        )
+
+    def parent_of(self, frame: str) -> str | None:
+        """Parent that others give a frame on TF; None without one."""
+        with self._news:
+            return self._tree.parent_of(frame)
+
+    def root_of(self, frame: str) -> str:
+        """Top of a frame's tree as others publish it."""
+        with self._news:
+            return self._tree.root_of(frame)
+
+    def transform(self, target: str, source: str, stamp_ns: int) -> FloatArray | None:
+        """T_target_source as others publish it, or None."""
+        with self._news:
+            return self._tree.lookup(target, source, stamp_ns, EXTRAPOLATION_NS)
+
+    def _is_complete(self, camera_frame: str, stamp_ns: int) -> bool:
+        """Whether waiting longer would bring nothing more for an image."""
+        if self.settings.use_depth and self._depth_at(stamp_ns) is None:
+            return False
+        if self.settings.odom_source == "none":
+            return True
+        newest = (
+            self._odom.newest_ns
+            if self.settings.odom_source == "topic"
+            else self._tree.newest_ns(self.odom_frame, camera_frame)
+        )
+        if newest is None:
+            topic = "odom" if self.settings.odom_source == "topic" else "/tf"
+            return not self._node.count_publishers(topic)
+        return newest >= stamp_ns or newest < stamp_ns - STALE_NS
+
+    def _camera_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
+        beyond_ns = round(self.settings.odom_extrapolation_s * 1e9)
+        if self.settings.odom_source == "none":
+            return None
+        if self.settings.odom_source == "tf":
+            return self._tree.lookup(self.odom_frame, camera_frame, stamp_ns, beyond_ns)
+        T_odom_child = self._odom.at(stamp_ns, beyond_ns)
+        if T_odom_child is None:
+            if len(self._odom):
+                self._report("no_odometry", f"odom: nothing for the image at {stamp_ns} ns")
+            return None
+        if self._odom_child in ("", camera_frame):
+            return T_odom_child
+        T_child_cam = self._tree.lookup(self._odom_child, camera_frame, stamp_ns, beyond_ns)
+        if T_child_cam is None:
+            self._report(
+                "no_odometry",
+                f"odom is of {self._odom_child!r} and no transform leads from there to the camera "
+                f"{camera_frame!r}; publish it on /tf_static",
+            )
+            return None
+        pose: FloatArray = T_odom_child @ T_child_cam
+        return pose
+
+    def _depth_at(self, stamp_ns: int) -> Any | None:
+        best = min(self._depths, key=lambda s: abs(s - stamp_ns), default=None)
+        if best is None or abs(best - stamp_ns) > DEPTH_MATCH_NS:
+            return None
+        return self._depths[best]

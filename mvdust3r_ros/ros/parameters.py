@@ -1,0 +1,131 @@
+"""The node's parameters: declared from the settings, checked when they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from mvdust3r_ros.config import ConfigError, Setting, check_value, flat_settings, with_values
+from mvdust3r_ros.ros.settings import NodeConfig
+
+FOREIGN_PREFIXES = ("use_sim_time", "qos_overrides", "start_type_description_service")
+
+
+class NodeParameters:
+    """All settings as parameters of a node.
+
+    The node must be made with `automatically_declare_parameters_from_overrides=True`. A value that
+    is refused at start leaves the default in place and is remembered in `faults`, so that the
+    node lives and can say what is wrong; setting the parameter mends it.
+
+    Attributes:
+        config: the settings now.
+        faults: name of each parameter with a refused start value -> what is wrong with it.
+        unknown: given parameters that do not exist -> what they may have meant.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        is_configured: Callable[[], bool],
+        on_change: Callable[[NodeConfig], None],
+    ) -> None:
+        """Declare everything.
+
+        Args:
+            node: the node.
+            is_configured: whether structural settings are fixed now.
+            on_change: called with the new settings.
+        """
+        self.config = NodeConfig()
+        self.faults: dict[str, str] = {}
+        self.unknown: dict[str, str] = {}
+        self._is_configured = is_configured
+        self._on_change = on_change
+        self._known = {s.name: s for s in flat_settings(self.config)}
+        self._take_start_values({n: p.value for n, p in node.get_parameters_by_prefix("").items()})
+        for item in flat_settings(self.config):
+            if node.has_parameter(item.name):
+                node.undeclare_parameter(item.name)
+            node.declare_parameter(
+                item.name, item.value, describe_parameter(item), ignore_override=True
+            )
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def _take_start_values(self, given: Mapping[str, object]) -> None:
+        """Use what the user gave on the command line or in a file, as far as it is valid."""
+        good: dict[str, object] = {}
+        for name, value in given.items():
+            try:
+                if name in self._known:
+                    check_setting(self._known[name], value)
+                    good[name] = value
+                elif not name.startswith(FOREIGN_PREFIXES):
+                    with_values(self.config, {name: value})
+            except ConfigError as error:
+                wrong = self.faults if name in self._known else self.unknown
+                wrong[name] = str(error)
+        try:
+            self.config = with_values(self.config, good)
+        except ConfigError as error:
+            self.faults.update(dict.fromkeys(good, str(error)))
+
+    def _on_set(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        """Accept or refuse a change as a whole."""
+        values = {p.name: p.value for p in parameters if p.name in self._known}
+        now = {s.name: s.value for s in flat_settings(self.config)}
+        fixed = [n for n, v in values.items() if self._known[n].structural and v != now[n]]
+        if fixed and self._is_configured():
+            reason = f"{', '.join(fixed)}: can only change while the node is unconfigured"
+            return SetParametersResult(successful=False, reason=reason)
+        try:
+            self.config = with_values(self.config, values)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        for name in values:
+            self.faults.pop(name, None)
+        if values:
+            self._on_change(self.config)
+        return SetParametersResult(successful=True)
+
+
+def check_setting(item: Setting, value: object) -> None:
+    """Raise ConfigError, naming the setting, when a value does not suit it."""
+    meta = {"choices": item.choices, "low": item.low, "high": item.high}
+    check_value(item.name, value, item.default, meta)
+
+
+def describe_parameter(item: Setting) -> ParameterDescriptor:
+    """Description and range of a setting; a number setting takes whole numbers too."""
+    limits: dict[str, Any] = {}
+    if item.low is not None and item.high is not None and type(item.default) in (int, float):
+        low, high = item.low, item.high
+        if isinstance(item.default, int):
+            limits["integer_range"] = [IntegerRange(from_value=int(low), to_value=int(high))]
+        else:
+            float_range = FloatingPointRange(from_value=float(low), to_value=float(high))
+            limits["floating_point_range"] = [float_range]
+    notes = []
+    if item.choices:
+        notes.append("one of " + ", ".join(item.choices))
+    if not limits and item.low is not None:
+        notes.append(f"at least {item.low:g}")
+    if not limits and item.high is not None:
+        notes.append(f"at most {item.high:g}")
+    if item.structural:
+        notes.append("can only change while the node is unconfigured")
+    return ParameterDescriptor(
+        description=item.description,
+        additional_constraints="; ".join(notes),
+        dynamic_typing=isinstance(item.default, float),
+        **limits,
+    )

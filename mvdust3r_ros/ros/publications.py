@@ -1,0 +1,143 @@
+"""The node's map topics."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+from nav_msgs.msg import OccupancyGrid as OccupancyGridMsg
+from nav_msgs.msg import Path as PathMsg
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import PointCloud2
+from tf2_msgs.msg import TFMessage
+
+from mvdust3r_ros.datatypes import FloatArray, MapSnapshot, MapUpdate, OccupancyGrid
+from mvdust3r_ros.geometry import invert_se3
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.msg import OccupancySummary, WindowStatus
+from mvdust3r_ros.occupancy import UNKNOWN, summarize_grid
+from mvdust3r_ros.ros.outputs import (
+    grid_to_msg,
+    header_msg,
+    points_to_msg,
+    summary_to_msg,
+    trajectory_to_msg,
+    transform_msg,
+    window_status_msg,
+)
+from mvdust3r_ros.ros.pipeline import Account
+from mvdust3r_ros.ros.qos import LATCHED, RELIABLE, TF
+from mvdust3r_ros.ros.settings import NodeConfig
+
+
+class Publications:
+    """Lifecycle publishers of the node and what goes out on them."""
+
+    def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
+        """Make the publishers; they publish while the node is active."""
+        self.config = config
+        self._node = node
+        self._points = self._add(PointCloud2, "~/points", RELIABLE)
+        self._status = self._add(WindowStatus, "~/window_status", RELIABLE)
+        self._map_points = self._add(PointCloud2, "~/map_points", LATCHED)
+        self._path = self._add(PathMsg, "~/path", LATCHED)
+        self._grid = self._add(OccupancyGridMsg, "~/occupancy_grid", LATCHED)
+        self._summary = self._add(OccupancySummary, "~/occupancy_summary", LATCHED)
+        self._tf = self._add(TFMessage, "/tf", TF)
+        self._map_is_new = False
+        self._map_sent_s = -math.inf
+
+    def _add(self, kind: type, topic: str, qos: Any) -> Any:
+        return self._node.create_lifecycle_publisher(kind, topic, qos)
+
+    def close(self) -> None:
+        """Remove the publishers."""
+        for publisher in (
+            self._points, self._status, self._map_points, self._path,
+            self._grid, self._summary, self._tf,
+        ):  # fmt: skip
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def send_transform(self, T: FloatArray, stamp_ns: int, child: str) -> None:
+        """Publish T_map_child on /tf."""
+        header = header_msg(stamp_ns, self.config.ros.map_frame)
+        self._tf.publish(TFMessage(transforms=[transform_msg(T, header, child)]))
+
+    def send_update(self, update: MapUpdate, account: Account, now_ns: int) -> None:
+        """Publish what became of a window, and its points."""
+        newest = update.window.keyframes[-1]
+        header = header_msg(newest.stamp_ns, self.config.ros.map_frame)
+        counts = {
+            "received_frames": account.received,
+            "dropped_frames": account.dropped.total(),
+            "superseded_windows": account.superseded,
+            "rejected_windows": account.rejected,
+        }
+        latency_ms = (now_ns - newest.stamp_ns) * 1e-6
+        if len(update.points_map) and self._points.get_subscription_count():
+            self._send_points(update)
+        self._map_is_new |= len(update.T_map_cam) > 0
+        self._status.publish(window_status_msg(update, header, counts, latency_ms))
+
+    def _send_points(self, update: MapUpdate) -> None:
+        newest = update.window.keyframes[-1]
+        points, colors, conf = update.points_map, update.colors_rgb, update.conf
+        frame = self.config.ros.map_frame
+        if self.config.ros.points_frame == "camera":
+            if newest.id not in update.T_map_cam:
+                return
+            own = update.keyframe_ids == newest.id
+            T_cam_map = invert_se3(update.T_map_cam[newest.id])
+            points = points[own] @ T_cam_map[:3, :3].T + T_cam_map[:3, 3]
+            colors, conf, frame = colors[own], conf[own], newest.camera_name
+        header = header_msg(newest.stamp_ns, frame)
+        self._points.publish(points_to_msg(points, colors, conf, header))
+
+    def send_map_when_due(self, mapper: Mapper, T_cam_base: FloatArray | None) -> None:
+        """Publish the map if it changed and the last time is long enough ago."""
+        due_s = self._map_sent_s + self.config.ros.map_period_s
+        if self._map_is_new and time.monotonic() >= due_s:
+            self._map_is_new = False
+            self._map_sent_s = time.monotonic()
+            self.send_map(mapper.snapshot(), T_cam_base)
+
+    def send_map(self, snapshot: MapSnapshot, T_cam_base: FloatArray | None) -> None:
+        """Publish cloud, path, grid and summary.
+
+        Args:
+            snapshot: the map; an empty one clears what subscribers show.
+            T_cam_base: (4, 4) robot frame to optical frame; None for a robot below the camera
+                that faces where the camera looks.
+        """
+        path = snapshot.trajectory
+        stamp_ns = (
+            int(path.stamps_ns[-1]) if len(path) else self._node.get_clock().now().nanoseconds
+        )
+        header = header_msg(stamp_ns, self.config.ros.map_frame)
+        cloud = points_to_msg(snapshot.points_map, snapshot.colors_rgb, snapshot.conf, header)
+        self._map_points.publish(cloud)
+        self._path.publish(trajectory_to_msg(path, header))
+        rule = self.config.map
+        unknown = np.full((1, 1), UNKNOWN, np.int8)
+        grid = snapshot.grid or OccupancyGrid(unknown, rule.grid_resolution_m, (0.0, 0.0))
+        self._grid.publish(grid_to_msg(grid, header))
+        xy, yaw = _robot_pose(path.T_world_cam, T_cam_base)
+        stats = summarize_grid(grid, xy, yaw, self.config.ros.sectors)
+        band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)
+        self._summary.publish(summary_to_msg(snapshot, grid, stats, band, header))
+
+
+def _robot_pose(
+    T_map_cam: FloatArray, T_cam_base: FloatArray | None
+) -> tuple[tuple[float, float], float]:
+    """Position (m) and heading (rad) of the robot on the ground; NaN before the first keyframe."""
+    if not len(T_map_cam):
+        return (math.nan, math.nan), math.nan
+    if T_cam_base is None:
+        T, ahead = T_map_cam[-1], T_map_cam[-1][:2, 2]
+    else:
+        T = T_map_cam[-1] @ T_cam_base
+        ahead = T[:2, 0]
+    return (float(T[0, 3]), float(T[1, 3])), math.atan2(ahead[1], ahead[0])

@@ -1,0 +1,70 @@
+"""Quality of service of each topic, and misfits in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # ROS 2 Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+__all__ = [
+    "LATCHED",
+    "RELIABLE",
+    "STATIC_TF",
+    "TF",
+    "UnsupportedEventTypeError",
+    "input_qos",
+    "misfit_events",
+]
+
+RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+TF = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+STATIC_TF = QoSProfile(
+    depth=100,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+
+
+def input_qos(reliability: str, depth: int) -> QoSProfile:
+    """Volatile profile of an input; `reliability` is best_effort or reliable."""
+    policy = {
+        "best_effort": ReliabilityPolicy.BEST_EFFORT,
+        "reliable": ReliabilityPolicy.RELIABLE,
+    }[reliability]
+    return QoSProfile(depth=depth, reliability=policy)
+
+
+def misfit_events(topic: str, remedy: str, report: Callable[[str, str], None]) -> Any:
+    """Event callbacks that say in words that a publisher's QoS does not fit.
+
+    Args:
+        topic: input as the node names it.
+        remedy: what to do about it.
+        report: called with a reason and the message.
+    """
+
+    def on_misfit(event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
+        report(
+            "qos",
+            f"{topic}: a publisher's {policy} does not fit what this node asks for, nothing "
+            f"arrives from it; {remedy}",
+        )
+
+    return SubscriptionEventCallbacks(incompatible_qos=on_misfit)
