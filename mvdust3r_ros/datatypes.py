@@ -46,6 +46,8 @@ class CameraModel:
             raise FrameError(f"camera matrix K has shape {np.shape(self.K)}, expected (3, 3)")
         if not np.all(np.isfinite(self.K)) or self.K[0, 0] <= 0 or self.K[1, 1] <= 0:
             raise FrameError(f"camera matrix K is not a pinhole matrix: {np.ravel(self.K)}")
+        if not np.all(np.isfinite(self.distortion)):
+            raise FrameError(f"distortion coefficients are not finite: {self.distortion}")
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,19 @@ class Frame:
                 f"camera_info is for {self.camera.width}x{self.camera.height} pixels, "
                 f"the image has {shape[1]}x{shape[0]}"
             )
-        if self.T_odom_cam is not None and np.shape(self.T_odom_cam) != (4, 4):
-            raise FrameError(f"T_odom_cam has shape {np.shape(self.T_odom_cam)}, expected (4, 4)")
+        if self.T_odom_cam is not None:
+            _check_pose("T_odom_cam", self.T_odom_cam)
         if self.depth_m is not None and np.shape(self.depth_m) != shape[:2]:
             raise FrameError(f"depth {np.shape(self.depth_m)} does not match image {shape[:2]}")
+
+
+def _check_pose(name: str, T: FloatArray) -> None:
+    """Raise FrameError for what is no finite rigid transform."""
+    if np.shape(T) != (4, 4):
+        raise FrameError(f"{name} has shape {np.shape(T)}, expected (4, 4)")
+    R = T[:3, :3]
+    if not np.all(np.isfinite(T)) or not np.allclose(R @ R.T, np.eye(3), atol=1e-3):
+        raise FrameError(f"{name} is not a rigid transform: {np.ravel(T).tolist()}")
 
 
 @dataclass(frozen=True)
@@ -170,9 +181,17 @@ class WindowPrediction:
             )
         if np.shape(self.conf) != shape[:4]:
             raise FrameError(f"confidence {np.shape(self.conf)} does not match points {shape}")
+        if not self.references or not all(0 <= r < shape[1] for r in self.references):
+            raise FrameError(f"references {self.references} in a window of {shape[1]} views")
 
     def in_caller_order(self, order: tuple[int, ...]) -> WindowPrediction:
-        """The same prediction when the engine was fed `order` (position k got view order[k])."""
+        """The same prediction when the engine was fed `order` (position k got view order[k]).
+
+        Raises:
+            FrameError: `order` is not a permutation of the views.
+        """
+        if sorted(order) != list(range(self.points.shape[1])):
+            raise FrameError(f"{self.points.shape[1]} pointmaps do not match the order {order}")
         inverse = np.argsort(order)
         return replace(
             self,

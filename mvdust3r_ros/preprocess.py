@@ -23,7 +23,8 @@ def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
         The view; its K belongs to its pixels and to an undistorted image.
 
     Raises:
-        FrameError: the image is too small, or the distortion model is unknown.
+        FrameError: the image is too small, or the distortion model or its number of
+            coefficients is unknown.
     """
     height, width = frame.image_rgb.shape[:2]
     if min(height, width) < MIN_SIDE_PX:
@@ -95,9 +96,15 @@ def _undistort(
 ) -> tuple[ImageArray, FloatArray | None]:
     """Remove lens distortion, keeping the pinhole matrix K."""
     size_wh = (image.shape[1], image.shape[0])
-    map_x, map_y = _undistort_maps(
-        tuple(K.ravel()), camera.distortion, camera.distortion_model, size_wh
-    )
+    try:
+        map_x, map_y = _undistort_maps(
+            tuple(K.ravel()), camera.distortion, camera.distortion_model, size_wh
+        )
+    except cv2.error:
+        raise FrameError(
+            f"distortion model {camera.distortion_model} cannot have "
+            f"{len(camera.distortion)} coefficients"
+        ) from None
     flat = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     if depth is not None:
         depth = np.asarray(cv2.remap(depth, map_x, map_y, cv2.INTER_NEAREST), np.float32)
