@@ -18,7 +18,7 @@ from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.manifest import EngineManifest, save_manifest
 from mvdust3r_ros.engines.views import slot_order
 from mvdust3r_ros.model.config import config_to_dict
-from mvdust3r_ros.model.network import Network
+from mvdust3r_ros.model.network import Network, exchange
 
 OPSET = 17
 EMBED_LIMIT_BYTES = 64 << 20
@@ -47,7 +47,8 @@ class ExportOptions:
         paths: paths whose pointmaps the decoder returns; 0 for all.
         store_fp16: True to store matrices in half precision; the computation stays in float32.
         skip: False leaves out the skip branch. Much faster and inexact.
-        all_outputs: True to return encoder and decoder tokens and Gaussians as well.
+        all_outputs: True to return encoder tokens, decoder tokens and Gaussians as well, the last
+            two in slot order.
         metric: whether pointmaps are in metres.
         info: where the model comes from, for the manifest.
     """
@@ -91,8 +92,9 @@ class _Decoder(nn.Module):
             maps = network.predict(tokens[None], batch, order, paths)
             return maps.points[0], maps.conf[0]
         decoded = network.decode(tokens[None], order, paths)
-        maps = network.point_maps(decoded, batch, order[:paths] if paths else order)
-        outputs = [*maps, decoded]
+        order = order[:paths] if paths else order
+        maps = network.point_maps(decoded, batch, order)
+        outputs = [*(exchange(m, order) for m in maps), decoded]
         if network.downstream_GS_head is not None:
             outputs.extend(network.gaussians(decoded))
         return tuple(t[0] for t in outputs)

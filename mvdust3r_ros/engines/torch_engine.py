@@ -121,14 +121,12 @@ def torch_engine_from(path: Path, options: TorchOptions | None = None) -> TorchE
     return TorchEngine(network, manifest_of(network, path.stem, checkpoint.licence), options)
 
 
-def manifest_of(
-    network: Network, name: str, licence: str, backend: str = "torch"
-) -> EngineManifest:
+def manifest_of(network: Network, name: str, licence: str = "") -> EngineManifest:
     """The manifest of a network: what follows from its configuration."""
     config = network.config
     return EngineManifest(
         name=name,
-        backend=backend,
+        backend="torch",
         image_hw=config.image_hw,
         n_ref=config.n_ref,
         intrinsics=config.ray_embed,

@@ -119,7 +119,7 @@ class PointHead(nn.Module):
         log_distance = norm.clamp(max=self.max_log_distance) if self.max_log_distance else norm
         exporting = torch.onnx.is_in_onnx_export()  # ONNX has no expm1
         distance = log_distance.exp() - 1 if exporting else log_distance.expm1()
-        return xyz * (distance / norm.clamp(min=MIN_NORM))
+        return xyz * (distance / norm.clamp(min=MIN_NORM))  # type: ignore[no-any-return]
 
 
 class GaussianHead(nn.Module):

@@ -321,7 +321,7 @@ class Network(nn.Module):
         if self.config.skip_dim == 0:
             images = None
         if images is not None:
-            images = exchange(images[:, None].expand(-1, len(order), -1, -1, -1, -1), order)
+            images = exchange(images[:, None].expand(-1, order.shape[0], -1, -1, -1, -1), order)
         parts = []
         slots = ((self.downstream_head1, slice(0, 1)), (self.downstream_head2, slice(1, None)))
         with torch.autocast(tokens.device.type, enabled=False):

@@ -151,15 +151,23 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: str = "fp32") -> 
     save_file(state, path, metadata)
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a `.safetensors` file.
+
+    Raises:
+        WeightsError: the file is truncated or of another kind.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is truncated or no safetensors file: {error}") from None
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    state, metadata = read_tensors(path)
     if "config" not in metadata:
         return Checkpoint(config_from_state(state, {}), state)
     try:
