@@ -201,6 +201,23 @@ class WindowPrediction:
         )
 
 
+@dataclass(frozen=True)
+class ViewPose:
+    """Pose and intrinsics of one view.
+
+    Attributes:
+        T_window_cam: (4, 4) pose in the reference view's frame, in the window's scale.
+        K: (3, 3) intrinsics in pixels of the view.
+        inlier_ratio: share of the sampled points that agree with the pose; 1 for the reference.
+        reprojection_px: median reprojection error of those.
+    """
+
+    T_window_cam: FloatArray
+    K: FloatArray
+    inlier_ratio: float
+    reprojection_px: float
+
+
 class Verdict(IntEnum):
     """What became of a window; the values are those of msg/WindowStatus.msg."""
 

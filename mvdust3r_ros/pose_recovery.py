@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from mvdust3r_ros.config import PoseSettings
-from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, View, WindowPrediction
+from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, View, ViewPose, WindowPrediction
 from mvdust3r_ros.geometry import focal_from_pointmap, invert_se3, make_se3, pixel_grid
 
 PNP_POINTS = 600
@@ -18,23 +17,6 @@ MIN_PNP_POINTS = 24
 
 class PoseError(MvDust3rError):
     """A camera pose cannot be recovered from a pointmap."""
-
-
-@dataclass(frozen=True)
-class ViewPose:
-    """Pose and intrinsics of one view.
-
-    Attributes:
-        T_window_cam: (4, 4) pose in the reference view's frame, in the window's scale.
-        K: (3, 3) intrinsics in pixels of the view.
-        inlier_ratio: share of the sampled points that agree with the pose; 1 for the reference.
-        reprojection_px: median reprojection error of those.
-    """
-
-    T_window_cam: FloatArray
-    K: FloatArray
-    inlier_ratio: float
-    reprojection_px: float
 
 
 def recover_poses(

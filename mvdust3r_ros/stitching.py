@@ -13,6 +13,7 @@ from mvdust3r_ros.datatypes import (
     ScaleEstimate,
     ScaleSource,
     Verdict,
+    ViewPose,
     Window,
 )
 from mvdust3r_ros.floor import fit_floor
@@ -25,7 +26,6 @@ from mvdust3r_ros.geometry import (
     invert_se3,
     rotation_angle_deg,
 )
-from mvdust3r_ros.pose_recovery import ViewPose
 from mvdust3r_ros.scale import ScaleEvidence, ScaleFilter, odometry_evidence
 
 MIN_SHARED_POINTS = 100
