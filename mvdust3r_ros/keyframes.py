@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -145,8 +146,9 @@ class KeyframeWindow:
 
     def flush(self) -> Window | None:
         """A last window of what is still pending, filled up with committed keyframes."""
-        room = self.settings.window_size - len(self._pending)
-        chosen = (*self._anchors[-max(room, self.settings.window_overlap) :], *self._pending)
+        size = self.settings.window_size
+        shared = self._anchors[-max(size - len(self._pending), self.settings.window_overlap) :]
+        chosen = (*shared, *thin_evenly(self._pending, size - len(shared)))
         if not self._pending or len(chosen) < MIN_WINDOW:
             return None
         self._window_count += 1
@@ -164,9 +166,9 @@ class KeyframeWindow:
         chosen = self._chosen(waiting)
         return window if len(chosen) < len(window.keyframes) else replace(window, keyframes=chosen)
 
-    def commit(self, window: Window) -> None:
-        """The window is in the map: the next ones overlap with it."""
-        self._anchors = window.keyframes
+    def commit(self, keyframes: Sequence[Keyframe]) -> None:
+        """These keyframes, oldest first, are in the map: the next windows overlap with them."""
+        self._anchors = tuple(keyframes)
 
     def _compose(self) -> Window | None:
         chosen = self._chosen(self._pending)
@@ -211,8 +213,7 @@ def thin_evenly(keyframes: list[Keyframe], count: int) -> list[Keyframe]:
     """`count` keyframes spread evenly, the newest one always among them."""
     if len(keyframes) <= count:
         return list(keyframes)
-    picks = np.rint(np.linspace(len(keyframes) - 1, 0, count, endpoint=False))[::-1]
-    return [keyframes[int(i)] for i in picks]
+    return [keyframes[(i + 1) * len(keyframes) // count - 1] for i in range(count)]
 
 
 def _gray_thumbnail(image: ImageArray) -> ImageArray:

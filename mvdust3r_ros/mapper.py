@@ -270,7 +270,7 @@ class Mapper:
                 state.mapped[item.keyframe.id] = item
                 state.voxels.integrate(item.points_map(), item.colors_rgb, item.conf)
             state.stitcher.commit(geometry, placement)
-            state.keyframes.commit(geometry.window)
+            state.keyframes.commit([m.keyframe for m in seen])
         with clock.stage("grid"):
             self._update_grid(state, new)
         ids = [np.full(len(m.points_cam), m.keyframe.id, np.int64) for m in seen]

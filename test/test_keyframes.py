@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mvdust3r_ros.config import KeyframeSettings
+from mvdust3r_ros.datatypes import FloatArray, Frame, ImageArray, Keyframe, View, Window
+from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.keyframes import (
+    MAX_CORNERS,
+    KeyframeError,
+    KeyframeWindow,
+    MotionGauge,
+    thin_evenly,
+)
+
+SECOND = 1_000_000_000
+RNG = np.random.default_rng(0)
+WIDE = np.kron(RNG.integers(0, 255, (32, 160, 1)), np.ones((4, 4, 3))).astype(np.uint8)
+FLAT = np.full((128, 128, 3), 90, np.uint8)
+EVERY_FRAME = {"max_translation_m": 0.01, "min_sharpness": 0.0}
+
+
+def scene(shift: int) -> ImageArray:
+    """128x128 pixels of a long wall, seen `shift` pixels to the right."""
+    return np.ascontiguousarray(WIDE[:, shift : shift + 128])
+
+
+def at(x: float, turn_deg: float = 0.0) -> FloatArray:
+    c, s = np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))
+    return make_se3(np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]), np.array([x, 0, 0]))
+
+
+def show(
+    window: KeyframeWindow,
+    stamp_ns: int,
+    T: FloatArray | None = None,
+    image: ImageArray = FLAT,
+    camera: str = "left",
+) -> Window | None:
+    frame = Frame(stamp_ns, image, T_odom_cam=T, camera_name=camera)
+    window.check(frame)
+    return window.add(frame, View(image, T_odom_cam=T))
+
+
+def drive(window: KeyframeWindow, count: int, start: int = 0) -> list[Window]:
+    """Each frame 10 cm farther, so each becomes a keyframe; the windows that came."""
+    found = [show(window, (start + i + 1) * SECOND, at(0.1 * (start + i))) for i in range(count)]
+    return [w for w in found if w is not None]
+
+
+def ids(window: Window | None) -> list[int]:
+    assert window is not None
+    return [k.id for k in window.keyframes]
+
+
+def keyframes(count: int) -> list[Keyframe]:
+    return [Keyframe(i, i, View(FLAT), "left") for i in range(count)]
+
+
+# Thinning out
+
+
+def test_thinning_by_hand() -> None:
+    assert [k.id for k in thin_evenly(keyframes(10), 5)] == [1, 3, 5, 7, 9]
+    assert [k.id for k in thin_evenly(keyframes(9), 4)] == [1, 3, 5, 8]
+    assert [k.id for k in thin_evenly(keyframes(5), 1)] == [4]
+    assert thin_evenly(keyframes(3), 3) == keyframes(3)
+    assert thin_evenly(keyframes(3), 5) == keyframes(3)
+    assert thin_evenly([], 2) == []
+
+
+@given(st.integers(1, 80), st.integers(1, 80))
+def test_thinning_keeps_order_count_and_the_newest(have: int, want: int) -> None:
+    chosen = [k.id for k in thin_evenly(keyframes(have), want)]
+    assert len(chosen) == min(have, want)
+    assert chosen[-1] == have - 1
+    assert chosen == sorted(set(chosen))
+    gaps = np.diff([-1, *chosen])
+    assert gaps.max() - gaps.min() <= 1 or len(chosen) == 1
+
+
+# Image motion
+
+
+def test_overlap_is_the_share_still_in_view() -> None:
+    gauge = MotionGauge()
+    gauge.restart(scene(0)[..., 0])
+    for shift in range(0, 65, 4):
+        overlap = gauge.overlap(scene(shift)[..., 0])
+        assert overlap == pytest.approx(1 - shift / 128, abs=0.12)
+
+
+def test_overlap_of_the_same_image_is_complete_and_of_another_one_small() -> None:
+    gauge = MotionGauge()
+    gauge.restart(scene(0)[..., 0])
+    assert gauge.overlap(scene(0)[..., 0]) == 1.0
+    assert gauge.overlap(FLAT[..., 0]) < 0.1
+    gauge.restart(scene(4)[..., 0])
+    assert gauge.overlap(scene(4)[..., 0]) == 1.0
+
+
+def test_overlap_without_a_reference_or_of_another_size_is_none() -> None:
+    gauge = MotionGauge()
+    assert gauge.overlap(FLAT[..., 0]) == 0.0
+    gauge.restart(scene(0)[..., 0])
+    assert gauge.overlap(scene(0)[:100, :, 0]) == 0.0
+
+
+def test_without_texture_nothing_seems_to_move() -> None:
+    gauge = MotionGauge()
+    gauge.restart(FLAT[..., 0])
+    assert gauge.overlap(scene(0)[..., 0]) == 1.0
+
+
+def test_the_number_of_corners_is_bounded() -> None:
+    gauge = MotionGauge()
+    gauge.restart(RNG.integers(0, 255, (256, 256), dtype=np.uint8))
+    assert len(gauge._corners) == MAX_CORNERS
+
+
+# Which frames are kept
+
+
+def kept(
+    rule: dict[str, float], frames: list[tuple[int, FloatArray | None, ImageArray]]
+) -> list[int]:
+    """Indices of the frames that became keyframes."""
+    window = KeyframeWindow(KeyframeSettings(**{"min_sharpness": 0.0, **rule}))
+    found = []
+    for index, (stamp_ns, T, image) in enumerate(frames):
+        before = window.keyframe_count
+        show(window, stamp_ns, T, image)
+        if window.keyframe_count > before:
+            found.append(index)
+    return found
+
+
+def test_the_first_frame_is_kept_and_a_still_camera_adds_none() -> None:
+    assert kept({}, [(i * SECOND, at(0), scene(0)) for i in range(5)]) == [0]
+    assert kept({}, [(i * SECOND, None, scene(0)) for i in range(5)]) == [0]
+
+
+def test_odometry_motion_counts_from_the_last_keyframe() -> None:
+    frames = [(i * SECOND, at(x), FLAT) for i, x in enumerate([0, 0.4, 0.6, 1.0, 1.05, 1.2, 0.75])]
+    assert kept({"max_translation_m": 0.5}, frames) == [0, 2, 5]
+
+
+def test_odometry_rotation_counts_both_ways() -> None:
+    turns = [0.0, 15, 25, 40, 46, 30, 25]
+    frames = [(i * SECOND, at(0, turn), FLAT) for i, turn in enumerate(turns)]
+    assert kept({"max_rotation_deg": 20.0}, frames) == [0, 2, 4, 6]
+
+
+def test_image_motion_counts_without_odometry() -> None:
+    frames = [(i * SECOND, None, scene(4 * i)) for i in range(33)]
+    few, many = kept({"min_overlap": 0.5}, frames), kept({"min_overlap": 0.8}, frames)
+    assert len(few) == pytest.approx(128 / 64, abs=1)
+    assert len(many) == pytest.approx(128 / 25.6, abs=1)
+
+
+def test_time_counts_when_asked() -> None:
+    frames = [(i * SECOND // 2, None, FLAT) for i in range(7)]
+    assert kept({"max_interval_s": 1.0}, frames) == [0, 2, 4, 6]
+    assert kept({"max_interval_s": 0.0}, frames) == [0]
+
+
+def test_frames_too_close_in_time_are_skipped() -> None:
+    frames = [(i * SECOND // 2, at(i), FLAT) for i in range(7)]
+    assert kept({"min_interval_s": 1.0}, frames) == [0, 2, 4, 6]
+    assert kept({"min_interval_s": 0.5}, frames) == list(range(7))
+
+
+def test_blurred_frames_are_skipped_and_counted() -> None:
+    blurred = np.asarray(np.round(scene(0) * 0.1 + 100), np.uint8)
+    window = KeyframeWindow(KeyframeSettings(max_translation_m=0.01, min_sharpness=0.35))
+    images = [scene(0)] * 5 + [blurred] + [scene(0)] + [blurred] * 2
+    for i, image in enumerate(images):
+        show(window, i * SECOND, at(i), image)
+    assert window.blurred_count == 3
+    assert window.keyframe_count == 6
+
+
+def test_the_first_frames_are_never_blurred_and_a_dull_place_becomes_usual() -> None:
+    dull = np.asarray(np.round(scene(0) * 0.1 + 100), np.uint8)
+    window = KeyframeWindow(KeyframeSettings(max_translation_m=0.01, min_sharpness=0.35))
+    for i, image in enumerate([scene(0)] * 4 + [dull] + [scene(0)] * 10 + [dull] * 40):
+        show(window, i * SECOND, at(i), image)
+    assert window.blurred_count == 14  # until most of the last 30 are dull
+    assert window.keyframe_count == 55 - 14
+
+
+# Stamps and sizes
+
+
+def test_stamps_that_do_not_grow_are_refused() -> None:
+    window = KeyframeWindow(KeyframeSettings())
+    show(window, 5 * SECOND)
+    for stamp_ns in (5 * SECOND, 4 * SECOND + 1):
+        with pytest.raises(
+            KeyframeError, match=f"left: stamp {stamp_ns} ns is not newer than 5000"
+        ):
+            show(window, stamp_ns)
+    assert window.epoch == 0
+    show(window, 5 * SECOND + 1)
+
+
+def test_cameras_have_clocks_of_their_own() -> None:
+    window = KeyframeWindow(KeyframeSettings())
+    show(window, 5 * SECOND)
+    show(window, 2 * SECOND, camera="right")
+    assert (window.epoch, window.keyframe_count) == (0, 2)
+
+
+def test_a_jump_back_starts_an_epoch_without_old_keyframes() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=4, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 4, start=10)
+    window.commit(window.take(first).keyframes)
+    drive(window, 1, start=14)
+    show(window, 14 * SECOND, at(0))  # one second back from the last
+    assert window.epoch == 1
+    (fresh,) = drive(window, 3, start=14)
+    assert ids(fresh) == [5, 6, 7, 8]
+    assert (fresh.epoch, fresh.index) == (1, 1)
+    assert first.epoch == 0
+
+
+def test_a_change_of_size_costs_one_frame() -> None:
+    window = KeyframeWindow(KeyframeSettings())
+    show(window, 1 * SECOND)
+    wide = np.zeros((128, 160, 3), np.uint8)
+    with pytest.raises(KeyframeError, match="left: image size changed from 128x128 to 160x128"):
+        show(window, 2 * SECOND, image=wide)
+    with pytest.raises(KeyframeError, match="not newer"):
+        show(window, 2 * SECOND, image=wide)
+    show(window, 3 * SECOND, image=wide)
+    assert window.keyframe_count == 2
+
+
+# Windows
+
+
+def test_the_first_window_is_full_and_oldest_first() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (found,) = drive(window, 5)
+    assert ids(found) == [0, 1, 2, 3, 4]
+    assert (found.index, found.epoch) == (0, 0)
+    assert [k.stamp_ns for k in found.keyframes] == [i * SECOND for i in range(1, 6)]
+    assert found.keyframes[3].view.T_odom_cam[0, 3] == pytest.approx(0.3)
+    assert {k.camera_name for k in found.keyframes} == {"left"}
+
+
+def test_windows_overlap_with_the_last_committed_one() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    seen = []
+    for i in range(14):
+        for found in drive(window, 1, start=i):
+            window.commit(window.take(found).keyframes)
+            seen.append(ids(found))
+    assert seen == [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7], [6, 7, 8, 9, 10], [9, 10, 11, 12, 13]]
+
+
+def test_a_rejected_window_leaves_the_overlap_with_the_map() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    window.commit(window.take(first).keyframes)
+    (second,) = drive(window, 3, start=5)
+    window.take(second)  # and no commit
+    (third,) = drive(window, 3, start=8)
+    assert ids(third) == [3, 4, 8, 9, 10]
+
+
+def test_only_keyframes_that_are_in_the_map_are_shared() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    window.commit(window.take(first).keyframes[:3])
+    (second,) = drive(window, 3, start=5)
+    assert ids(second) == [1, 2, 5, 6, 7]
+
+
+def test_while_nobody_takes_windows_newer_ones_replace_older_ones() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    window.commit(window.take(first).keyframes)
+    waiting = drive(window, 9, start=5)
+    assert [w.index for w in waiting] == list(range(1, 8))
+    assert ids(waiting[0]) == [3, 4, 5, 6, 7]
+    assert ids(waiting[-1]) == [3, 4, 7, 10, 13]
+
+
+def test_a_window_made_before_a_commit_is_renewed_when_taken() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    running = window.take(first)
+    late = drive(window, 6, start=5)[-1]  # made while the network is busy with the first
+    assert ids(late) == [5, 6, 7, 8, 10]
+    window.commit(running.keyframes)
+    taken = window.take(late)
+    assert ids(taken) == [3, 4, 6, 8, 10]
+    assert taken.index == late.index
+    assert window.flush() is None
+
+
+def test_keyframes_newer_than_a_taken_window_still_wait() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    windows = drive(window, 7)
+    window.commit(window.take(windows[0]).keyframes)
+    (after,) = drive(window, 1, start=7)
+    assert ids(after) == [3, 4, 5, 6, 7]
+
+
+def test_waiting_keyframes_are_bounded() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    most = 0
+    for i in range(300):
+        drive(window, 1, start=i)
+        most = max(most, len(window._pending))
+    assert most == 40
+    assert 20 <= len(window._pending) <= 40
+    assert window._pending[-1].id == 299
+
+
+def test_flush_gives_what_is_pending_filled_up_with_committed_keyframes() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    assert window.flush() is not None
+    window.commit(window.take(first).keyframes)
+    assert window.flush() is None
+    drive(window, 1, start=5)
+    last = window.flush()
+    assert ids(last) == [1, 2, 3, 4, 5]
+    assert last.index == 2
+    assert window.take(last) == last
+    assert window.flush() is None
+
+
+def test_flush_never_gives_more_than_a_window() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    window.commit(window.take(first).keyframes)
+    drive(window, 9, start=5)
+    assert ids(window.flush()) == [3, 4, 7, 10, 13]
+
+
+def test_flush_needs_three_keyframes() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    drive(window, 2)
+    assert window.flush() is None
+    drive(window, 1, start=2)
+    assert ids(window.flush()) == [0, 1, 2]
