@@ -1,0 +1,52 @@
+"""Faults said once in a while and counted always."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+REPEAT_S = 10.0
+
+
+class FaultLog:
+    """Counts faults by reason; logs each reason at once and then at most every ten seconds."""
+
+    def __init__(
+        self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Log by `log`; `clock` gives seconds."""
+        self._log, self._clock = log, clock
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._messages: dict[str, str] = {}
+        self._seen_s: dict[str, float] = {}
+        self._logged_s: dict[str, float] = {}
+        self._held_back: Counter[str] = Counter()
+
+    def report(self, reason: str, message: str) -> None:
+        """Count a fault; any thread."""
+        with self._lock:
+            now = self._clock()
+            self._counts[reason] += 1
+            self._messages[reason] = message
+            self._seen_s[reason] = now
+            last = self._logged_s.get(reason)
+            if last is not None and now < last + REPEAT_S:
+                self._held_back[reason] += 1
+                return
+            more = self._held_back.pop(reason, 0)
+            self._logged_s[reason] = now
+        self._log(f"{message} [{reason}{f', {more} more since' if more else ''}]")
+
+    def counts(self) -> Counter[str]:
+        """How often each reason came up."""
+        with self._lock:
+            return Counter(self._counts)
+
+    def recent(self, within_s: float) -> dict[str, str]:
+        """Reason -> last message of faults of the last seconds."""
+        with self._lock:
+            since = self._clock() - within_s
+            return {r: m for r, m in self._messages.items() if self._seen_s[r] >= since}

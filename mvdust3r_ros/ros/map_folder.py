@@ -1,0 +1,46 @@
+"""Where maps may be saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mvdust3r_ros.datatypes import MvDust3rError
+
+DEFAULT_STEM = "map"
+SUFFIXES = ("pgm", "yaml", "ply", "tum")
+
+
+class MapFolderError(MvDust3rError):
+    """A file name leads out of the map folder."""
+
+
+def place_in_folder(folder: Path, filename: str) -> tuple[Path, str]:
+    """Directory and stem for a map, inside the folder whatever the name tries.
+
+    Args:
+        folder: the configured map folder; "~" is the home directory.
+        filename: name relative to the folder, extension .yaml or .pgm allowed; empty for "map".
+
+    Raises:
+        MapFolderError: the name is absolute, climbs out by "..", follows a link to the outside,
+            or is no file name.
+    """
+    root = folder.expanduser().resolve()
+    wanted = Path(filename.removesuffix(".yaml").removesuffix(".pgm") or DEFAULT_STEM)
+    bad = any(not c.isprintable() for c in filename) or "\\" in filename
+    if wanted.is_absolute() or ".." in wanted.parts or bad or filename.startswith("~"):
+        raise MapFolderError(
+            f"file name {filename!r} is refused: give a name inside the map folder {root}"
+        )
+    if wanted.name.startswith(".") or not wanted.name or filename.endswith("/"):
+        raise MapFolderError(f"file name {filename!r} is no name for a map")
+    try:
+        directory = (root / wanted).parent.resolve()
+        files = [(directory / f"{wanted.name}.{suffix}").resolve() for suffix in SUFFIXES]
+    except (OSError, RuntimeError) as error:
+        raise MapFolderError(f"file name {filename!r} is refused: {error}") from None
+    if not all(path.is_relative_to(root) for path in (directory, *files)):
+        raise MapFolderError(
+            f"file name {filename!r} is refused: a link leads out of the map folder {root}"
+        )
+    return directory, wanted.name

@@ -1,0 +1,260 @@
+"""The mapper as a managed lifecycle node."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import SetBool, Trigger
+
+from mvdust3r_ros.config import ConfigError
+from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
+from mvdust3r_ros.ros.faults import FaultLog
+from mvdust3r_ros.ros.parameters import NodeParameters
+from mvdust3r_ros.ros.pipeline import Account
+from mvdust3r_ros.ros.session import Session
+from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.srv import SaveMap
+
+RECENT_S = 5.0
+EXECUTOR_THREADS = 3
+RCLError = rclpy_implementation.RCLError
+Transition = Callable[["MapperNode", LifecycleState], TransitionCallbackReturn]
+
+
+def logged(transition: Transition) -> Transition:
+    """Turn an exception in a transition into a message and FAILURE; rclpy would swallow it."""
+
+    @wraps(transition)
+    def run(self: MapperNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except MvDust3rError as error:
+            self.blocked = str(error)
+        except Exception as error:  # noqa: BLE001 - rclpy swallows it without a word
+            self.blocked = f"{type(error).__name__}: {error}"
+        self.get_logger().error(f"{transition.__name__} failed: {self.blocked}")
+        return TransitionCallbackReturn.FAILURE
+
+    return run
+
+
+class MapperNode(LifecycleNode):
+    """Images in; clouds, poses and an occupancy grid out.
+
+    Callbacks only hand over: images go to the session's queue, its inference thread publishes.
+
+    Attributes:
+        blocked: why the last transition failed, in words; empty after one that worked.
+    """
+
+    def __init__(self, **node_options: Any) -> None:
+        """Declare the parameters; everything else waits for `configure`."""
+        super().__init__(
+            "mapper", automatically_declare_parameters_from_overrides=True, **node_options
+        )
+        self.blocked = ""
+        self._session: Session | None = None
+        self._offered: list[Any] = []
+        self._faults = FaultLog(self.get_logger().warning)
+        self._settings = NodeParameters(self, lambda: self._session is not None, self._reconfigure)
+        self._background = MutuallyExclusiveCallbackGroup()
+        backward = JumpThreshold(
+            min_forward=None, min_backward=Duration(seconds=-1), on_clock_change=False
+        )
+        self._jumps = self.get_clock().create_jump_callback(
+            backward, post_callback=self._on_clock_jump
+        )
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics_timer = self.create_timer(
+            self.config.ros.diagnostics_period_s, self._send_diagnostics, self._background
+        )
+        self._autostart_timer: Any | None = None
+        self._say_start()
+
+    @property
+    def config(self) -> NodeConfig:
+        """The settings now."""
+        return self._settings.config
+
+    def _say_start(self) -> None:
+        for name, message in {**self._settings.faults, **self._settings.unknown}.items():
+            self._faults.report(f"parameter {name}", message)
+        if self.config.ros.autostart:
+            self._autostart_timer = self.create_timer(0.0, self._autostart)
+            return
+        name = self.get_fully_qualified_name()
+        self.get_logger().info(
+            f"unconfigured; next: ros2 lifecycle set {name} configure, then activate "
+            "(or start it with -p ros.autostart:=true)"
+        )
+
+    def _autostart(self) -> None:
+        if self._autostart_timer is not None:
+            self.destroy_timer(self._autostart_timer)
+            self._autostart_timer = None
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
+
+    @logged
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the engine, make publishers and services."""
+        if self._settings.faults:
+            raise ConfigError("; ".join(self._settings.faults.values()))
+        rule = self.config.engine
+        engine = create_engine(rule.engine, EngineOptions(rule.threads, rule.provider))
+        self._session = Session(self, self.config, engine, self._faults)
+        self._offer_services()
+        self.blocked = ""
+        self.get_logger().info(f"configured with engine {engine.describe().name}")
+        return super().on_configure(state)
+
+    @logged
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the threads and subscribe."""
+        if self._session is None:
+            raise ConfigError("activated without being configured")
+        done = super().on_activate(state)
+        topic = self._session.start()
+        self.blocked = ""
+        self.get_logger().info(f"active, images from {topic}")
+        return done
+
+    @logged
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and let the threads end; the map stays."""
+        if self._session is not None:
+            self._session.stop()
+        return super().on_deactivate(state)
+
+    @logged
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give back the engine and forget the map."""
+        self.close()
+        return super().on_cleanup(state)
+
+    @logged
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End from any state."""
+        self.close()
+        return super().on_shutdown(state)
+
+    @logged
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give everything back, so that the node can be configured again."""
+        self.close()
+        return super().on_error(state)
+
+    def close(self) -> None:
+        """End the threads and give back the engine, whatever the state."""
+        session, self._session = self._session, None
+        for service in self._offered:
+            self.destroy_service(service)
+        self._offered = []
+        if session is not None and not session.close():
+            self.get_logger().error("the engine does not answer; its memory is not given back")
+
+    def _offer_services(self) -> None:
+        group = self._background
+        self._offered = [
+            self.create_service(SaveMap, "~/save_map", self._save_map, callback_group=group),
+            self.create_service(Trigger, "~/reset", self._reset, callback_group=group),
+            self.create_service(SetBool, "~/pause", self._pause, callback_group=group),
+        ]
+
+    def _save_map(self, request: Any, response: Any) -> Any:
+        try:
+            paths = self._require_session().save(request.filename)
+        except MvDust3rError as error:
+            self.get_logger().error(f"save_map: {error}")
+            response.success, response.message = False, str(error)
+            return response
+        response.paths = [str(path) for path in paths]
+        response.success, response.message = True, f"saved {', '.join(response.paths)}"
+        return response
+
+    def _reset(self, _request: Any, response: Any) -> Any:
+        try:
+            self._require_session().reset()
+        except MvDust3rError as error:
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.message = True, "the map is empty"
+        return response
+
+    def _pause(self, request: Any, response: Any) -> Any:
+        response.success = self._session is not None and self._session.pause(request.data)
+        done = "paused" if request.data else "mapping"
+        response.message = done if response.success else "the node is not active"
+        return response
+
+    def _require_session(self) -> Session:
+        session = self._session
+        if session is None:
+            raise ConfigError("the node is not configured")
+        return session
+
+    def _reconfigure(self, config: NodeConfig) -> None:
+        if self._session is not None:
+            self._session.reconfigure(config)
+
+    def _on_clock_jump(self, jump: Any) -> None:
+        if self._session is not None:
+            self.get_logger().warning(f"time jumped by {jump.delta.nanoseconds * 1e-9:.3f} s")
+            self._session.time_jumped()
+
+    def _send_diagnostics(self) -> None:
+        session = self._session
+        state = "unconfigured" if session is None else "active" if session.active else "inactive"
+        health = Health(
+            state=state,
+            paused=session is not None and session.paused,
+            account=session.account() if session else Account(),
+            recent=self._faults.recent(RECENT_S),
+            counts=self._faults.counts(),
+            silence=session.silence() if session else "",
+            blocked=self.blocked,
+            engine=session.mapper.engine.describe().name if session else "",
+            last=session.last if session else None,
+        )
+        statuses = diagnose(health, self.get_fully_qualified_name().lstrip("/"))
+        self._diagnostics.publish(diagnostics_msg(statuses, self.get_clock().now().to_msg()))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until it is told to stop (`ros2 run mvdust3r_ros mapper_node`)."""
+    rclpy.init(args=args)
+    executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
+    node = MapperNode()
+    executor.add_node(node)
+    try:
+        while rclpy.ok():
+            try:
+                executor.spin()
+            except RCLError as error:
+                # For example a transition that the state does not have: rclpy raises it here.
+                if rclpy.ok():
+                    node.get_logger().error(f"request refused: {error}")
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""What the node holds from `configure` to `cleanup`: the mapper with its inputs and outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.lifecycle import LifecycleNode
+
+from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict
+from mvdust3r_ros.engines.base import Engine
+from mvdust3r_ros.map_files import save_map
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.ros.bag import IMAGE_TYPES
+from mvdust3r_ros.ros.faults import FaultLog
+from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.ros.inputs import Inputs
+from mvdust3r_ros.ros.map_folder import place_in_folder
+from mvdust3r_ros.ros.pipeline import Account, Pipeline, PipelineHooks
+from mvdust3r_ros.ros.publications import Publications
+from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.ros.tf_output import TfOutput
+
+Hook = Callable[..., None]
+
+
+def guarded(hook: Hook) -> Hook:
+    """Count an exception in a hook as a fault: the next call may work, the thread must live."""
+
+    @wraps(hook)
+    def run(self: Session, *args: Any) -> None:
+        try:
+            hook(self, *args)
+        except Exception as error:  # noqa: BLE001 - whatever it is, mapping goes on
+            if rclpy.ok():
+                self.faults.report("internal", f"{hook.__name__}: {type(error).__name__}: {error}")
+
+    return run
+
+
+class Session:
+    """One mapper between its inputs and its outputs.
+
+    Attributes:
+        mapper: the mapper.
+        faults: where faults are counted.
+        last: the last outcome of a window; None before the first.
+    """
+
+    def __init__(
+        self, node: LifecycleNode, config: NodeConfig, engine: Engine, faults: FaultLog
+    ) -> None:
+        """Make the publishers; nothing runs before `start`."""
+        self.mapper = Mapper(config, engine)
+        self.faults = faults
+        self.last: MapUpdate | None = None
+        self._node, self._config = node, config
+        self._out = Publications(node, config)
+        self._inputs: Inputs | None = None
+        self._transforms: TfOutput | None = None
+        self._pipeline: Pipeline | None = None
+
+    def start(self) -> str:
+        """Subscribe and start the threads; returns the image topic."""
+        hooks = PipelineHooks(
+            to_frame=self._to_frame,
+            on_frame=self._on_frame,
+            on_update=self._on_update,
+            on_idle=self._on_idle,
+            on_fault=self.faults.report,
+        )
+        ros, report = self._config.ros, self.faults.report
+        pipeline = Pipeline(self.mapper, hooks, ros.queue_size)
+        self._pipeline = pipeline
+        self._inputs = Inputs(self._node, ros, pipeline.offer, report)
+        self._transforms = TfOutput(self._inputs, self._out.send_transform, report)
+        pipeline.start()
+        return self._inputs.image_topic
+
+    def stop(self) -> bool:
+        """Unsubscribe and end the threads; whether they ended."""
+        inputs, pipeline = self._inputs, self._pipeline
+        self._inputs = self._pipeline = self._transforms = None
+        if inputs is not None:
+            inputs.close()
+        return pipeline is None or pipeline.stop()
+
+    def close(self) -> bool:
+        """Give everything back; False when a hanging network keeps its memory."""
+        ended = self.stop()
+        self._out.close()
+        if ended:
+            self.mapper.engine.close()
+        return ended
+
+    @property
+    def active(self) -> bool:
+        """Whether it takes images."""
+        return self._pipeline is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether images are dropped on purpose."""
+        return self._pipeline is not None and self._pipeline.paused
+
+    def account(self) -> Account:
+        """What became of images and windows since `start`."""
+        return self._pipeline.account() if self._pipeline else Account()
+
+    def pause(self, paused: bool) -> bool:
+        """Drop images or take them again; False when it does not run."""
+        if self._pipeline is None:
+            return False
+        self._pipeline.pause(paused)
+        return True
+
+    def reset(self) -> None:
+        """Forget the map and clear what subscribers show."""
+        if self._pipeline is not None:
+            self._pipeline.clear("reset")
+        self.mapper.reset()
+        if self._transforms is not None:
+            self._transforms.reset()
+        self._out.send_map(self.mapper.snapshot(), None)
+
+    def save(self, filename: str) -> list[Path]:
+        """Write the map into the map folder.
+
+        Raises:
+            MvDust3rError: the name leads out of the folder, or a file cannot be written.
+        """
+        directory, stem = place_in_folder(Path(self._config.ros.map_dir), filename)
+        return save_map(self.mapper.snapshot(), directory, stem)
+
+    def reconfigure(self, config: NodeConfig) -> None:
+        """Use other settings from now on."""
+        self._config = self._out.config = config
+        self.mapper.reconfigure(config)
+        if self._inputs is not None:
+            self._inputs.settings = config.ros
+
+    def time_jumped(self) -> None:
+        """Drop everything that belongs to another time."""
+        if self._pipeline is not None:
+            self._pipeline.clear("clock_jump")
+        if self._inputs is not None:
+            self._inputs.clear()
+
+    def silence(self) -> str:
+        """Why no image comes, as far as can be told; empty while they come."""
+        inputs = self._inputs
+        silent_s = 0.0 if inputs is None else time.monotonic() - inputs.last_image_s
+        if inputs is None or silent_s < self._config.ros.no_image_s:
+            return ""
+        head = f"no image on {inputs.image_topic} for {silent_s:.0f} s: "
+        if count := self._node.count_publishers(inputs.image_topic):
+            return f"{head}it has {count} publisher(s); look at their QoS and at the network"
+        others = [
+            f"{name} ({'compressed' if 'Compressed' in kinds[0] else 'raw'})"
+            for name, kinds in self._node.get_topic_names_and_types()
+            if kinds[0] in IMAGE_TYPES and name != inputs.image_topic
+        ]
+        there = ", ".join(others) if others else "none"
+        return f"{head}nobody publishes it; image topics there are: {there}"
+
+    # Called by the pipeline's threads.
+
+    def _to_frame(self, message: Any) -> Frame:
+        inputs = self._inputs
+        if inputs is None:
+            raise ConversionError("stopped", "the node is not active")
+        return inputs.frame(message)
+
+    @guarded
+    def _on_frame(self, frame: Frame) -> None:
+        if self._transforms is not None:
+            self._transforms.on_frame(frame)
+
+    @guarded
+    def _on_update(self, update: MapUpdate) -> None:
+        self.last = update
+        if update.verdict == Verdict.COMMITTED and self._transforms is not None:
+            self._transforms.on_update(update)
+        self._out.send_update(update, self.account(), self._node.get_clock().now().nanoseconds)
+        self._out.send_map_when_due(self.mapper, self._camera_to_base(update))
+
+    @guarded
+    def _on_idle(self) -> None:
+        if self.last is not None:
+            self._out.send_map_when_due(self.mapper, self._camera_to_base(self.last))
+
+    def _camera_to_base(self, update: MapUpdate) -> FloatArray | None:
+        """T_cam_base when the robot's frame is configured and known."""
+        base, inputs = self._config.ros.base_frame, self._inputs
+        if not base or inputs is None:
+            return None
+        newest = update.window.keyframes[-1]
+        T = inputs.transform(newest.camera_name, base, newest.stamp_ns)
+        if T is None:
+            self.faults.report("tf", f"no transform between {newest.camera_name} and {base}")
+        return T
