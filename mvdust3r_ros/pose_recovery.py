@@ -122,7 +122,7 @@ def _checked_pose(
         error = np.linalg.norm(homogeneous[:, :2] / homogeneous[:, 2:] - pixels, axis=1)
     agree = ahead & (error < settings.reprojection_px)
     ratio = float(agree.mean())
-    if ratio < settings.min_inlier_ratio:
+    if ratio < settings.min_inlier_ratio or not agree.any():
         return None
     return ViewPose(invert_se3(make_se3(R, t)), K, ratio, float(np.median(error[agree])))
 
