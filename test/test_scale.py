@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource
+from mvdust3r_ros.geometry import Sim3
+from mvdust3r_ros.scale import ScaleEvidence, ScaleFilter, odometry_evidence
+
+ODOM, MODEL, NONE = ScaleSource.ODOMETRY, ScaleSource.MODEL, ScaleSource.NONE
+
+
+def path(positions: Sequence[Sequence[float]]) -> FloatArray:
+    T = np.tile(np.eye(4), (len(positions), 1, 1))
+    T[:, :3, 3] = positions
+    return T
+
+
+# Evidence from odometry
+
+
+@given(st.floats(0.01, 100), st.integers(2, 8), st.integers(0, 100))
+def test_exact_odometry_gives_the_exact_scale(scale: float, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    T_odom = path(rng.normal(size=(count, 3)))
+    S = Sim3(1 / scale, Rotation.random(random_state=rng).as_matrix(), rng.normal(size=3))
+    T_window = np.stack([S.apply_pose(T) for T in T_odom])
+    found = odometry_evidence(T_window, T_odom, 0.0, 0.02)
+    assert found.scale == pytest.approx(scale)
+    assert found.rel_sigma == pytest.approx(0.02, abs=1e-6)
+    assert found.source == ODOM
+
+
+def test_sigma_by_hand() -> None:
+    # centres one metre from their mean; the recovered ones are off by 0.3 m to the side
+    T_odom = path([[-1, 0, 0], [1, 0, 0], [-1, 0, 0], [1, 0, 0]])
+    T_window = path([[-1, 0.3, 0], [1, 0.3, 0], [-1, -0.3, 0], [1, -0.3, 0]])
+    # scale = 4 / (4 * 1.09); the residual of each: scale * (1, 0.3) - (1, 0)
+    scale = 1 / 1.09
+    rms = math.hypot(scale - 1, 0.3 * scale)
+    found = odometry_evidence(T_window, T_odom, 0.1, 0.05)
+    assert found.scale == pytest.approx(scale)
+    assert found.rel_sigma == pytest.approx(math.hypot(rms / 2, 0.05))
+
+
+def test_a_short_way_is_no_evidence() -> None:
+    T = path([[0, 0, 0], [0.2, 0, 0]])  # 0.1 m from the mean
+    assert odometry_evidence(T, T, 0.101, 0.02) is None
+    assert odometry_evidence(T, T, 0.099, 0.02).scale == pytest.approx(1.0)
+
+
+def test_a_camera_that_stands_still_in_either_frame_is_no_evidence() -> None:
+    still, moving = path([[1, 2, 3]] * 3), path([[0, 0, 0], [1, 0, 0], [2, 0, 0]])
+    for T_window, T_odom in [(still, moving), (moving, still), (still, still)]:
+        assert odometry_evidence(T_window, T_odom, 0.0, 0.02) is None
+
+
+# The filter
+
+
+def evidence(scale: float, sigma: float, source: ScaleSource = ODOM) -> ScaleEvidence:
+    return ScaleEvidence(scale, sigma, source)
+
+
+def started(rel_sigma: float, source: ScaleSource = ODOM) -> ScaleFilter:
+    scale = ScaleFilter()
+    scale.commit(ScaleEstimate(1.0, rel_sigma, source))
+    return scale
+
+
+def test_without_evidence_the_scale_is_one_and_unknown() -> None:
+    scale, estimate = ScaleFilter().fuse(None, [])
+    assert scale == 1.0
+    assert estimate == ScaleEstimate(1.0, math.inf, NONE)
+
+
+def test_a_joint_without_evidence_keeps_the_scale_of_the_map() -> None:
+    scale, estimate = ScaleFilter().fuse((2.5, 0.01), [])
+    assert scale == pytest.approx(2.5)
+    assert (estimate.rel_sigma, estimate.source) == (math.inf, NONE)
+    scale, estimate = started(0.03).fuse((2.5, 0.04), [])
+    assert scale == pytest.approx(2.5)
+    assert estimate.rel_sigma == pytest.approx(0.05)
+    assert estimate.source == ODOM
+
+
+def test_the_first_evidence_is_taken_as_it_is() -> None:
+    scale, estimate = ScaleFilter().fuse(None, [evidence(3.0, 0.1)])
+    assert scale == pytest.approx(3.0)
+    assert estimate == ScaleEstimate(scale, pytest.approx(0.1), ODOM)
+    scale, _ = ScaleFilter().fuse((1.7, 0.01), [evidence(3.0, 0.1)])
+    assert scale == pytest.approx(3.0)
+
+
+def test_two_opinions_are_weighted_by_inverse_variance() -> None:
+    scale, estimate = ScaleFilter().fuse(None, [evidence(1.1, 0.2, MODEL), evidence(1.0, 0.1)])
+    assert math.log(scale) == pytest.approx(math.log(1.1) * 0.2)
+    assert estimate.rel_sigma == pytest.approx(1 / math.sqrt(1 / 0.01 + 1 / 0.04))
+    assert estimate.source == ODOM
+
+
+def test_map_and_evidence_are_weighted_by_inverse_variance() -> None:
+    scale, estimate = started(0.03).fuse((2.0, 0.04), [evidence(2.1, 0.1)])
+    gain = 0.0025 / (0.0025 + 0.01)
+    assert math.log(scale) == pytest.approx(math.log(2.0) + gain * math.log(1.05))
+    assert estimate.rel_sigma == pytest.approx(math.sqrt((1 - gain) * 0.0025))
+
+
+def test_the_source_is_the_stronger_one() -> None:
+    _, weak = started(0.05).fuse((1.0, 0.0), [evidence(1.0, 0.2, MODEL)])
+    assert weak.source == ODOM
+    _, strong = started(0.2, MODEL).fuse((1.0, 0.0), [evidence(1.0, 0.05)])
+    assert strong.source == ODOM
+    _, first = ScaleFilter().fuse((1.0, 0.1), [evidence(1.0, 0.3, MODEL)])
+    assert first.source == MODEL
+
+
+def test_evidence_four_sigmas_off_is_left_out() -> None:
+    spread = math.hypot(0.05, 0.1)
+    for sigmas, used in [(3.9, True), (4.1, False), (-3.9, True), (-4.1, False)]:
+        scale, estimate = started(0.03).fuse(
+            (1.0, 0.04), [evidence(math.exp(sigmas * spread), 0.1)]
+        )
+        assert (abs(math.log(scale)) > 1e-6) == used
+        assert (estimate.rel_sigma < 0.05 - 1e-6) == used
+
+
+def test_the_map_is_told_only_by_commit() -> None:
+    scale = ScaleFilter()
+    _, estimate = scale.fuse(None, [evidence(3.0, 0.1)])
+    assert scale.estimate == ScaleEstimate()
+    scale.commit(estimate)
+    assert scale.estimate is estimate
+
+
+@given(st.permutations([evidence(1.0, 0.1), evidence(1.05, 0.2, MODEL), evidence(0.97, 0.15)]))
+def test_the_order_of_opinions_does_not_matter(opinions: list[ScaleEvidence]) -> None:
+    expected = started(0.1).fuse((1.0, 0.01), sorted(opinions, key=lambda e: e.scale))
+    assert started(0.1).fuse((1.0, 0.01), opinions) == expected
+
+
+@given(st.floats(0.01, 100), st.floats(0.01, 100))
+def test_units_of_the_window_do_not_matter(factor: float, chained: float) -> None:
+    a, e_a = started(0.1).fuse((chained, 0.01), [evidence(chained * 1.02, 0.1)])
+    b, e_b = started(0.1).fuse((chained * factor, 0.01), [evidence(chained * factor * 1.02, 0.1)])
+    assert b == pytest.approx(a * factor)
+    assert e_a.rel_sigma == pytest.approx(e_b.rel_sigma)
+
+
+def test_many_windows_of_noisy_odometry_agree_on_the_scale() -> None:
+    rng = np.random.default_rng(0)
+    scale = ScaleFilter()
+    error = 0.0  # of the map, on a logarithmic axis
+    for window in range(30):
+        unit = math.exp(rng.normal())  # each window has a scale of its own
+        chained = None if window == 0 else (math.exp(error) / unit, 0.005)
+        truth = math.exp(rng.normal() * 0.03) / unit
+        used, estimate = scale.fuse(chained, [evidence(truth, 0.03)])
+        scale.commit(estimate)
+        error = math.log(used * unit)
+    assert abs(error) < 3 * estimate.rel_sigma
+    assert 0.005 < estimate.rel_sigma < 0.015
