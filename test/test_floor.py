@@ -79,15 +79,12 @@ def test_a_few_points_below_the_floor_do_not_matter() -> None:
     noise = patch((-2, -2), (3, 2), -0.6, 45)
     floor = fit_floor(np.vstack([ROOM, noise]), CAMERA, 10.0)
     assert floor.height_at(CAMERA[:2]) == pytest.approx(0.0, abs=0.01)
-    assert (
-        fit_floor(np.vstack([ROOM, np.repeat(noise, 5, 0)]), CAMERA, 10.0) is None
-        or abs(
-            fit_floor(np.vstack([ROOM, np.repeat(noise, 5, 0)]), CAMERA, 10.0).height_at(
-                CAMERA[:2]
-            )
-        )
-        > 0.3
-    )
+
+
+def test_nothing_with_much_below_it_is_the_floor() -> None:
+    below = patch((-2, -2), (3, 2), -0.6, 300)
+    floor = fit_floor(np.vstack([ROOM, below]), CAMERA, 10.0)
+    assert floor.height_at(CAMERA[:2]) == pytest.approx(-0.6, abs=0.01)
 
 
 def test_noise_is_averaged() -> None:
@@ -109,8 +106,8 @@ def test_where_there_is_no_floor(points: FloatArray) -> None:
 def test_the_floor_of_the_room_from_one_view(room: Any) -> None:
     for T in room.walk(6):
         floor = fit_floor(room.points(T).reshape(-1, 3), T[:3, 3], 10.0)
-        assert floor.height_at(T[:2, 3]) == pytest.approx(0.0, abs=2e-3)
-        assert floor.normal[2] > np.cos(np.radians(0.2))
+        assert floor.height_at(T[:2, 3]) == pytest.approx(0.0, abs=5e-3)
+        assert floor.normal[2] > np.cos(np.radians(0.5))
 
 
 def test_the_same_seed_gives_the_same_floor() -> None:
