@@ -1,0 +1,295 @@
+"""One picture of a map that a person likes to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    ImageArray,
+    MapSnapshot,
+    MvDust3rError,
+    OccupancyGrid,
+    Trajectory,
+)
+from mvdust3r_ros.evaluation.splat import (
+    Viewpoint,
+    looking_down,
+    looking_from,
+    point_spacing,
+    render_cloud,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, PAPER = "#1f2430", "#ffffff"
+UNKNOWN_RGB, FREE_RGB, OCCUPIED_RGB = (205, 210, 218), (255, 255, 255), (31, 36, 48)
+PATH_RGB, TRUE_PATH_RGB = (30, 110, 220), (230, 140, 20)
+START_RGB, END_RGB = (30, 160, 80), (215, 50, 60)
+HEADROOM_M = 0.1
+ELEVATION_DEG = 38.0
+VIEW_PX = (1500, 800)
+MARGIN_M = 0.3
+
+
+class PictureError(MvDust3rError):
+    """A picture cannot be drawn."""
+
+
+@dataclass(frozen=True)
+class TrueMap:
+    """What the map should look like, in its own frame.
+
+    Attributes:
+        grid: true occupancy grid, or None.
+        trajectory: true camera-to-map poses, or None.
+    """
+
+    grid: OccupancyGrid | None = None
+    trajectory: Trajectory | None = None
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Rectangle of the plan views, metres."""
+
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+    @property
+    def size(self) -> tuple[float, float]:
+        return self.x_max - self.x_min, self.y_max - self.y_min
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        return self.x_min, self.x_max, self.y_min, self.y_max
+
+
+def map_picture(
+    snapshot: MapSnapshot, path: Path, truth: TrueMap | None = None, title: str = ""
+) -> None:
+    """Draw the cloud from above, the grid with the path, and the cloud at an angle into one PNG.
+
+    Args:
+        snapshot: the map; it needs a grid.
+        path: the file to write.
+        truth: drawn beside and over the map when given.
+        title: above all.
+
+    Raises:
+        PictureError: no window has been committed yet, matplotlib is missing, or the disk.
+    """
+    if snapshot.grid is None:
+        raise PictureError("there is no map to draw yet: no window has been committed")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PictureError(
+            "pictures need matplotlib; install it: pip install 'mvdust3r_ros[report]'"
+        ) from None
+    bounds = _bounds(snapshot, truth)
+    has_true_grid = truth is not None and truth.grid is not None
+    columns = 3 if has_true_grid else 2
+    plan_height = 13.0 / columns * bounds.size[1] / bounds.size[0]
+    plan_height = float(np.clip(plan_height, 2.5, 8.0))
+    oblique_height = 13.0 * VIEW_PX[1] / VIEW_PX[0]
+    figure = Figure(
+        figsize=(13.6, plan_height + oblique_height + 1.6), facecolor=PAPER, layout="constrained"
+    )
+    layout = figure.add_gridspec(2, columns, height_ratios=[plan_height + 0.4, oblique_height])
+    figure.suptitle(title or "Map", fontsize=15, color=INK, fontweight="bold")
+    axes = [figure.add_subplot(layout[0, k]) for k in range(columns)]
+    _draw_top(axes[0], snapshot, bounds)
+    _draw_grid(axes[1], snapshot.grid, snapshot.trajectory, bounds, "Occupancy grid")
+    if truth is not None and truth.trajectory is not None:
+        _draw_path(axes[1], truth.trajectory, TRUE_PATH_RGB, "true path", dashed=True)
+    if truth is not None and truth.grid is not None:
+        _draw_grid(axes[2], truth.grid, truth.trajectory, bounds, "True grid")
+    _legend(axes[1])
+    _draw_oblique(figure.add_subplot(layout[1, :]), snapshot)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(draft, dpi=110, format="png")
+        draft.replace(path)
+    except OSError as error:
+        raise PictureError(f"cannot write picture {path}: {error.strerror or error}") from None
+
+
+def _bounds(snapshot: MapSnapshot, truth: TrueMap | None) -> _Bounds:
+    """What the plan views show: known cells and cameras, with a margin."""
+    grids = [snapshot.grid, None if truth is None else truth.grid]
+    centres = snapshot.trajectory.T_world_cam[:, :2, 3]
+    corners = [centres.min(0), centres.max(0)] if len(centres) else []
+    for grid in grids:
+        if grid is None:
+            continue
+        rows, cols = np.nonzero(grid.cells >= 0)
+        if len(rows):
+            origin, res = np.array(grid.origin_xy_m), grid.resolution_m
+            corners.append(origin + res * np.array([cols.min(), rows.min()]))
+            corners.append(origin + res * np.array([cols.max() + 1, rows.max() + 1]))
+    if not corners:
+        corners = [np.zeros(2), np.ones(2)]
+    low, high = np.min(corners, 0) - MARGIN_M, np.max(corners, 0) + MARGIN_M
+    return _Bounds(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+
+
+def _below_ceiling(snapshot: MapSnapshot) -> tuple[FloatArray, ImageArray]:
+    """Points up to a little above the cameras, so that one can look in from above."""
+    points = snapshot.points_map
+    heights = snapshot.trajectory.T_world_cam[:, 2, 3]
+    if len(heights) == 0:
+        return points, snapshot.colors_rgb
+    keep = points[:, 2] < np.median(heights) + HEADROOM_M
+    return points[keep], snapshot.colors_rgb[keep]
+
+
+def _draw_top(axes: Axes, snapshot: MapSnapshot, bounds: _Bounds) -> None:
+    points, colors = _below_ceiling(snapshot)
+    centre = np.array([(bounds.x_min + bounds.x_max) / 2, (bounds.y_min + bounds.y_max) / 2, 0.0])
+    view = looking_down(centre, bounds.size, 700)
+    image = render_cloud(points, colors, view, point_spacing(points))
+    axes.imshow(image, extent=bounds.extent, interpolation="bilinear")
+    _draw_path(axes, snapshot.trajectory, PATH_RGB, "path")
+    _frame(axes, bounds, "Cloud from above")
+
+
+def _draw_grid(
+    axes: Axes, grid: OccupancyGrid, trajectory: Trajectory | None, bounds: _Bounds, title: str
+) -> None:
+    image = np.full((*grid.cells.shape, 3), UNKNOWN_RGB, np.uint8)
+    image[grid.cells >= 0] = FREE_RGB
+    image[grid.cells >= 65] = OCCUPIED_RGB
+    (x, y), (rows, cols), res = grid.origin_xy_m, grid.cells.shape, grid.resolution_m
+    axes.set_facecolor(_unit(UNKNOWN_RGB))
+    axes.imshow(
+        image,
+        extent=(x, x + cols * res, y, y + rows * res),
+        origin="lower",
+        interpolation="nearest",
+    )
+    if trajectory is not None:
+        _draw_path(axes, trajectory, PATH_RGB, "path")
+    _frame(axes, bounds, title)
+
+
+def _unit(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
+    return rgb[0] / 255, rgb[1] / 255, rgb[2] / 255
+
+
+def _draw_path(
+    axes: Axes,
+    trajectory: Trajectory,
+    rgb: tuple[int, int, int],
+    label: str,
+    *,
+    dashed: bool = False,
+) -> None:
+    if len(trajectory) == 0:
+        return
+    x, y = trajectory.T_world_cam[:, 0, 3], trajectory.T_world_cam[:, 1, 3]
+    if not dashed:
+        axes.plot(x, y, color=PAPER, linewidth=4.5, solid_capstyle="round")
+    axes.plot(x, y, color=_unit(rgb), linewidth=2.2, ls="--" if dashed else "-", label=label)
+    if dashed:
+        return
+    ends = (("start", "o", START_RGB, 0), ("end", "s", END_RGB, -1))
+    for name, marker, colour, k in ends:
+        axes.plot(
+            x[k], y[k], marker, color=_unit(colour), markersize=9,
+            markeredgecolor=PAPER, markeredgewidth=1.5, label=name, ls="", zorder=5,
+        )  # fmt: skip
+
+
+def _frame(axes: Axes, bounds: _Bounds, title: str) -> None:
+    """Limits, title, light frame and a scale bar instead of ticks."""
+    axes.set_xlim(bounds.x_min, bounds.x_max)
+    axes.set_ylim(bounds.y_min, bounds.y_max)
+    axes.set_aspect("equal")
+    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("#b8bec8")
+    length = nice_length(bounds.size[0] / 4)
+    x = bounds.x_min + 0.04 * bounds.size[0]
+    y = bounds.y_min + 0.04 * bounds.size[1]
+    axes.plot([x, x + length], [y, y], color=PAPER, linewidth=6, solid_capstyle="butt", zorder=6)
+    axes.plot([x, x + length], [y, y], color=INK, linewidth=3, solid_capstyle="butt", zorder=7)
+    axes.text(
+        x + length / 2, y + 0.012 * bounds.size[1], f"{length:g} m", ha="center", va="bottom",
+        fontsize=9, color=INK, zorder=7,
+        bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 1},
+    )  # fmt: skip
+
+
+def nice_length(about_m: float) -> float:
+    """The largest of 1, 2, 5 times a power of ten that is not longer than `about_m`."""
+    power = 10.0 ** np.floor(np.log10(max(about_m, 1e-6)) + 1e-9)
+    return float(max(k * power for k in (1, 2, 5) if k == 1 or k * power <= about_m))
+
+
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(handles, labels, loc="best", fontsize=8, framealpha=0.85, edgecolor="none")
+
+
+def _draw_oblique(axes: Axes, snapshot: MapSnapshot) -> None:
+    points, colors = _below_ceiling(snapshot)
+    axes.set_axis_off()
+    if len(points) == 0:
+        return
+    view = looking_from(_best_azimuth(points), np.radians(ELEVATION_DEG), _core(points), VIEW_PX)
+    image = render_cloud(points, colors, view, point_spacing(points))
+    axes.imshow(_with_path(image, snapshot.trajectory, view), interpolation="bilinear")
+    axes.set_title("Cloud at an angle, cut above the camera", fontsize=11, color=INK, loc="left")
+
+
+def _core(points: FloatArray) -> FloatArray:
+    """Points without the stray ones at the borders."""
+    low, high = np.percentile(points, [0.5, 99.5], axis=0)
+    core: FloatArray = points[((points >= low) & (points <= high)).all(1)]
+    return core if len(core) else points
+
+
+def _best_azimuth(points: FloatArray) -> float:
+    """Look across the long side, from the side where things are lower."""
+    xy = points[:, :2] - points[:, :2].mean(0)
+    across = np.linalg.svd(xy.T @ xy)[0][:, 1]
+    along = xy @ across
+    far, near = along > np.median(along), along <= np.median(along)
+    if points[far, 2].mean() < points[near, 2].mean():
+        across = -across
+    # from the low side, and a little to the right of it
+    return float(np.arctan2(-across[1], -across[0]) + 0.35)
+
+
+def _with_path(image: ImageArray, trajectory: Trajectory, view: Viewpoint) -> ImageArray:
+    """The picture with the camera path drawn over it."""
+    if len(trajectory) == 0:
+        return image
+    pixels = np.rint(view.project(trajectory.T_world_cam[:, :3, 3])[:, :2] * 16).astype(np.int32)
+    canvas = image.copy()
+    for colour, thickness in (((255, 255, 255), 8), (PATH_RGB, 4)):
+        cv2.polylines(canvas, [pixels], False, colour, thickness, cv2.LINE_AA, 4)
+    for point, colour in ((pixels[0], START_RGB), (pixels[-1], END_RGB)):
+        cv2.circle(
+            canvas, (int(point[0]), int(point[1])), 12 * 16, (255, 255, 255), -1, cv2.LINE_AA, 4
+        )
+        cv2.circle(canvas, (int(point[0]), int(point[1])), 9 * 16, colour, -1, cv2.LINE_AA, 4)
+    return canvas

@@ -1,0 +1,83 @@
+"""The picture of a map: drawn for every kind of map, errors in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mvdust3r_ros.datatypes import MapSnapshot, OccupancyGrid, ScaleEstimate, Trajectory
+from mvdust3r_ros.evaluation.pictures import PictureError, TrueMap, map_picture, nice_length
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+
+def make_map(n_poses: int = 12) -> MapSnapshot:
+    """A walled 5 x 4 m room with a green floor."""
+    rng = np.random.default_rng(0)
+    floor = np.column_stack([rng.uniform(0, 5, 5000), rng.uniform(0, 4, 5000), np.zeros(5000)])
+    wall = np.column_stack([rng.uniform(0, 5, 3000), np.full(3000, 4.0), rng.uniform(0, 2, 3000)])
+    cells = np.full((100, 120), -1, np.int8)
+    cells[10:90, 10:110], cells[90, 10:110] = 0, 100
+    poses = np.tile(np.eye(4), (n_poses, 1, 1))
+    poses[:, :3, 3] = np.linspace((1, 1, 1.5), (4, 3, 1.5), n_poses)
+    return MapSnapshot(
+        points_map=np.concatenate([floor, wall]).astype(np.float32),
+        colors_rgb=np.array([(40, 160, 60)] * 5000 + [(120, 110, 100)] * 3000, np.uint8),
+        conf=np.ones(8000, np.float32),
+        grid=OccupancyGrid(cells, 0.05, (-0.5, -0.5)),
+        trajectory=Trajectory(np.arange(n_poses), poses),
+        T_map_odom=None,
+        scale=ScaleEstimate(),
+    )
+
+
+def test_the_picture_shows_cloud_grid_and_path(tmp_path: Path) -> None:
+    map_picture(make_map(), tmp_path / "deep" / "map.png", title="room")
+    image = cv2.imread(str(tmp_path / "deep" / "map.png"))
+    assert image is not None
+    assert min(image.shape[:2]) > 600
+    blue, green, red = image.astype(int).transpose(2, 0, 1)
+    assert ((green > red + 60) & (green > blue + 60)).mean() > 0.02
+    assert ((blue > red + 100) & (blue > green + 60)).sum() > 300
+    assert ((abs(red - 205) < 4) & (abs(green - 210) < 4) & (abs(blue - 218) < 4)).mean() > 0.01
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["map.png"]
+
+
+def test_truth_adds_a_panel_and_a_dashed_path(tmp_path: Path) -> None:
+    made = make_map()
+    truth = TrueMap(made.grid, made.trajectory)
+    map_picture(made, tmp_path / "both.png", truth)
+    orange = [b < 90 and 100 < g < 180 and r > 190 for b, g, r in
+              cv2.imread(str(tmp_path / "both.png"))[::2, ::2].reshape(-1, 3)]  # fmt: skip
+    assert sum(orange) > 50
+
+
+@pytest.mark.parametrize("n_poses", [0, 1])
+def test_small_maps_are_drawn_too(tmp_path: Path, n_poses: int) -> None:
+    small = dataclasses.replace(
+        make_map(n_poses),
+        points_map=np.zeros((0, 3), np.float32),
+        colors_rgb=np.zeros((0, 3), np.uint8),
+        conf=np.zeros(0, np.float32),
+        grid=OccupancyGrid(np.full((3, 3), -1, np.int8), 0.05, (0.0, 0.0)),
+    )
+    map_picture(small, tmp_path / "small.png")
+    assert (tmp_path / "small.png").stat().st_size > 1000
+
+
+def test_errors_are_in_words(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="no window"):
+        map_picture(dataclasses.replace(make_map(), grid=None), tmp_path / "no.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PictureError, match="cannot write"):
+        map_picture(make_map(), tmp_path / "file" / "map.png")
+
+
+def test_scale_bars_have_round_lengths() -> None:
+    assert [nice_length(v) for v in (0.07, 0.1, 0.3, 1.0, 2.3, 4.9, 7, 49)] == pytest.approx(
+        [0.05, 0.1, 0.2, 1, 2, 2, 5, 20]
+    )
