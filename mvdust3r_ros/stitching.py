@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from mvdust3r_ros.geometry import (
     invert_se3,
     rotation_angle_deg,
 )
+from mvdust3r_ros.pose_fusion import fuse_with_odometry
 from mvdust3r_ros.scale import ScaleEvidence, ScaleFilter, odometry_evidence
 
 MIN_SHARED_POINTS = 100
@@ -72,7 +73,7 @@ class Placement:
 
     Attributes:
         S_map_window: similarity from the window's frame to the map.
-        T_map_cam: keyframe id -> (4, 4) pose.
+        T_map_cam: keyframe id -> (4, 4) pose, weighed against odometry where there is any.
         residual_m: median distance on shared pixels; NaN without any.
         scale: the map's scale after this window.
     """
@@ -117,21 +118,33 @@ class Stitcher:
         else:
             placement = self._place_by_odometry(geometry, evidence)
         self._check_odometry(geometry, placement)
-        return placement
+        return replace(placement, T_map_cam=self._fused(geometry, placement))
 
     def commit(self, geometry: WindowGeometry, placement: Placement) -> None:
         """Make a placed window the end of the map."""
         self.scale.commit(placement.scale)
         part = _MapPart()
         for index, keyframe in enumerate(geometry.window.keyframes):
-            if geometry.poses[index] is not None:
-                part.points[keyframe.id] = placement.S_map_window.apply(geometry.points[index])
+            pose = geometry.poses[index]
+            if pose is not None:
+                S = view_similarity(placement, keyframe.id, pose)
+                part.points[keyframe.id] = S.apply(geometry.points[index])
                 part.conf[keyframe.id] = geometry.conf[index]
         part.T_map_cam = dict(placement.T_map_cam)
         self._last = part
         newest = geometry.window.keyframes[-1]
         if newest.view.T_odom_cam is not None and newest.id in placement.T_map_cam:
             self.T_map_odom = placement.T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
+
+    def _fused(self, geometry: WindowGeometry, placement: Placement) -> dict[int, FloatArray]:
+        """Poses weighed against odometry; keyframes already in the map keep theirs."""
+        _, T_odom_cam, ids = _paired_poses(geometry)
+        return fuse_with_odometry(
+            placement.T_map_cam,
+            dict(zip(ids, T_odom_cam, strict=True)),
+            self._last.T_map_cam,
+            self.settings.odom_rel_sigma,
+        )
 
     def _evidence(self, geometry: WindowGeometry) -> list[ScaleEvidence]:
         found = []
@@ -296,6 +309,15 @@ def on_the_floor(geometry: WindowGeometry, S_map_window: Sim3) -> Sim3:
 
 def _first_pose(geometry: WindowGeometry) -> FloatArray:
     return next(p.T_window_cam for p in geometry.poses if p is not None)
+
+
+def view_similarity(placement: Placement, keyframe_id: int, pose: ViewPose) -> Sim3:
+    """Similarity that carries one view's pointmap to the map, through the view's final pose."""
+    T_cam_window = invert_se3(pose.T_window_cam)
+    T_map_cam = placement.T_map_cam[keyframe_id]
+    scale = placement.S_map_window.scale
+    S_cam_window = Sim3(scale, T_cam_window[:3, :3], scale * T_cam_window[:3, 3])
+    return Sim3(1.0, T_map_cam[:3, :3], T_map_cam[:3, 3]) @ S_cam_window
 
 
 def level_by_floor(geometry: WindowGeometry) -> Sim3:

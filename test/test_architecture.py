@@ -18,7 +18,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     {"datatypes"},
     {"config", "geometry"},
-    {"floor", "scale"},
+    {"floor", "pose_graph", "scale"},
+    {"pose_fusion"},
     {
         "keyframes",
         "map_files",

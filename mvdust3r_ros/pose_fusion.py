@@ -1,0 +1,91 @@
+"""Camera poses of a window from two opinions: the network's and odometry's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import align_cameras_sim3, invert_se3, rotation_angle_deg
+from mvdust3r_ros.pose_graph import PoseEdge, optimize_poses, relative_edge
+
+MAP_NODE = -1
+MIN_SIGMA_M = 0.005
+MIN_SIGMA_RAD = math.radians(0.2)
+
+
+@dataclass(frozen=True)
+class PoseSigma:
+    """One-sigma of a pose, each axis.
+
+    Attributes:
+        m: translation, metres.
+        rad: rotation, radians.
+    """
+
+    m: float
+    rad: float
+
+
+def fuse_with_odometry(
+    T_map_cam: Mapping[int, FloatArray],
+    T_odom_cam: Mapping[int, FloatArray],
+    mapped: Mapping[int, FloatArray],
+    odom_rel_sigma: float,
+) -> dict[int, FloatArray]:
+    """Weigh the network's absolute poses against odometry's relative ones.
+
+    How far the network's poses can be trusted follows from their disagreement with odometry over
+    the whole window, less what odometry's own drift explains. A precise network keeps its poses,
+    a coarse one hands over to odometry.
+
+    Args:
+        T_map_cam: keyframe -> (4, 4) pose by the network, metres.
+        T_odom_cam: keyframe -> (4, 4) pose by odometry, in time order, a subset of `T_map_cam`.
+        mapped: keyframe -> (4, 4) pose of keyframes already in the map; they stay.
+        odom_rel_sigma: odometry's drift as a share of the motion.
+
+    Returns:
+        Keyframe -> (4, 4) fused pose, for all of `T_map_cam`.
+    """
+    ids = list(T_odom_cam)
+    if len(ids) < 2:
+        return {**T_map_cam, **{k: mapped[k] for k in T_map_cam if k in mapped}}
+    network = network_sigma(
+        np.stack([T_map_cam[i] for i in ids]),
+        np.stack([T_odom_cam[i] for i in ids]),
+        odom_rel_sigma,
+    )
+    edges = [PoseEdge(MAP_NODE, k, T, network.m, network.rad) for k, T in T_map_cam.items()]
+    for a, b in pairwise(ids):
+        sigma = odometry_sigma(T_odom_cam[a], T_odom_cam[b], odom_rel_sigma)
+        edges.append(relative_edge(a, b, T_odom_cam[a], T_odom_cam[b], sigma.m, sigma.rad))
+    start = {MAP_NODE: np.eye(4), **T_map_cam}
+    start.update({k: T for k, T in mapped.items() if k in T_map_cam})
+    found = optimize_poses(start, edges, {MAP_NODE, *mapped} & set(start))
+    return {k: found[k] for k in T_map_cam}
+
+
+def network_sigma(
+    T_map_cam: FloatArray, T_odom_cam: FloatArray, odom_rel_sigma: float
+) -> PoseSigma:
+    """Uncertainty of the network's poses (N, 4, 4), from odometry's (N, 4, 4)."""
+    S_odom_map, rms_m = align_cameras_sim3(T_map_cam, T_odom_cam, with_scale=False)
+    turned = np.swapaxes(T_odom_cam[:, :3, :3], 1, 2) @ S_odom_map.R @ T_map_cam[:, :3, :3]
+    rms_rad = math.radians(float(np.sqrt((rotation_angle_deg(turned) ** 2).mean())))
+    steps_m = np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1)
+    drift_m = 0.5 * odom_rel_sigma * float(steps_m.sum())
+    axis_m = math.sqrt(max(rms_m**2 - drift_m**2, 0.0) / 3)
+    return PoseSigma(max(axis_m, MIN_SIGMA_M), max(rms_rad / math.sqrt(3), MIN_SIGMA_RAD))
+
+
+def odometry_sigma(T_a: FloatArray, T_b: FloatArray, rel_sigma: float) -> PoseSigma:
+    """Uncertainty of odometry's motion between two poses."""
+    delta = invert_se3(T_a) @ T_b
+    turned_rad = math.radians(float(rotation_angle_deg(delta[:3, :3])))
+    moved_m = float(np.linalg.norm(delta[:3, 3]))
+    return PoseSigma(MIN_SIGMA_M + rel_sigma * moved_m, MIN_SIGMA_RAD + rel_sigma * turned_rad)

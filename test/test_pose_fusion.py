@@ -1,0 +1,108 @@
+"""Network against odometry: who is believed follows from how they disagree."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import invert_se3, make_se3
+from mvdust3r_ros.pose_fusion import (
+    MIN_SIGMA_M,
+    fuse_with_odometry,
+    network_sigma,
+    odometry_sigma,
+)
+
+N = 8
+
+
+def drive() -> dict[int, FloatArray]:
+    """A curved drive of 8 keyframes, half a metre apart."""
+    return {
+        i: make_se3(
+            Rotation.from_euler("z", 0.15 * i).as_matrix(), np.array([0.5 * i, 0.04 * i * i, 0.0])
+        )
+        for i in range(N)
+    }
+
+
+def jolted(poses: dict[int, FloatArray], seed: int, sigma_m: float) -> dict[int, FloatArray]:
+    """Every pose moved on its own."""
+    rng = np.random.default_rng(seed)
+    return {
+        i: make_se3(
+            Rotation.from_rotvec(rng.normal(0, 0.2 * sigma_m, 3)).as_matrix() @ T[:3, :3],
+            T[:3, 3] + rng.normal(0, sigma_m, 3),
+        )
+        for i, T in poses.items()
+    }
+
+
+def error_m(a: dict[int, FloatArray], b: dict[int, FloatArray]) -> float:
+    """Root mean square distance of the steps between keyframes."""
+    steps = [
+        (invert_se3(a[i]) @ a[i + 1])[:3, 3] - (invert_se3(b[i]) @ b[i + 1])[:3, 3]
+        for i in range(N - 1)
+    ]
+    return float(np.sqrt(np.mean(np.square(steps).sum(1))))
+
+
+def test_agreeing_opinions_change_nothing() -> None:
+    truth = drive()
+    T_odom_map = make_se3(Rotation.from_euler("z", 1.0).as_matrix(), np.array([3.0, 1.0, 0.0]))
+    odometry = {i: T_odom_map @ T for i, T in truth.items()}
+    fused = fuse_with_odometry(truth, odometry, {}, 0.02)
+    for i, T in truth.items():
+        np.testing.assert_allclose(fused[i], T, atol=1e-9)
+
+
+def test_a_coarse_network_hands_over_to_odometry() -> None:
+    truth = drive()
+    for seed in range(5):
+        network = jolted(truth, seed, 0.3)
+        fused = fuse_with_odometry(network, truth, {}, 0.02)
+        assert error_m(network, truth) > 0.3
+        assert error_m(fused, truth) < 0.05
+
+
+def test_a_precise_network_keeps_its_poses_against_drift() -> None:
+    truth = drive()
+    stretched = {i: make_se3(T[:3, :3], 1.02 * T[:3, 3]) for i, T in truth.items()}
+    fused = fuse_with_odometry(truth, stretched, {}, 0.02)
+    assert max(float(np.abs(fused[i] - T).max()) for i, T in truth.items()) < 0.01
+
+
+def test_mapped_keyframes_stay_where_they_are() -> None:
+    truth = drive()
+    network = jolted(truth, 1, 0.3)
+    mapped = {i: truth[i] for i in range(4)}
+    fused = fuse_with_odometry(network, truth, mapped, 0.02)
+    for i in mapped:
+        np.testing.assert_array_equal(fused[i], truth[i])
+    far = max(float(np.linalg.norm((fused[i] - truth[i])[:3, 3])) for i in range(4, N))
+    assert far < 0.1
+
+
+def test_without_odometry_the_network_decides() -> None:
+    truth = drive()
+    network = jolted(truth, 2, 0.1)
+    fused = fuse_with_odometry(network, {0: truth[0]}, {0: truth[0]}, 0.02)
+    np.testing.assert_array_equal(fused[0], truth[0])
+    for i in range(1, N):
+        np.testing.assert_array_equal(fused[i], network[i])
+
+
+def test_sigmas_have_the_size_of_the_errors() -> None:
+    truth = np.stack(list(drive().values()))
+    assert network_sigma(truth, truth, 0.02).m == MIN_SIGMA_M
+    found = [
+        network_sigma(np.stack(list(jolted(drive(), s, 0.2).values())), truth, 0.02).m
+        for s in range(40)
+    ]
+    # one rotation and one translation are fitted to 8 poses, so a little less than 0.2 is left
+    assert 0.15 < np.mean(found) < 0.21
+    step = make_se3(Rotation.from_euler("z", 0.5).as_matrix(), np.array([1.0, 0, 0]))
+    sigma = odometry_sigma(np.eye(4), step, 0.02)
+    np.testing.assert_allclose(sigma.m, 0.005 + 0.02, atol=1e-12)
+    np.testing.assert_allclose(sigma.rad, np.radians(0.2) + 0.02 * 0.5, atol=1e-9)
