@@ -253,6 +253,12 @@ def flat_settings(config: object) -> Iterator[Setting]:
             )
 
 
+def structural_changes(old: object, new: object) -> list[str]:
+    """Names of the structural settings that both configs have and that differ."""
+    before = {s.name: s.value for s in flat_settings(old) if s.structural}
+    return [s.name for s in flat_settings(new) if before.get(s.name, s.value) != s.value]
+
+
 AnyConfig = TypeVar("AnyConfig", bound=MapperConfig)
 
 

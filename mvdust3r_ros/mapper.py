@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mvdust3r_ros.config import MapperConfig
+from mvdust3r_ros.config import ConfigError, MapperConfig, structural_changes
 from mvdust3r_ros.datatypes import (
     FloatArray,
     Frame,
@@ -25,11 +25,12 @@ from mvdust3r_ros.datatypes import (
     MvDust3rError,
     Trajectory,
     Verdict,
+    View,
     ViewTokens,
     Window,
     WindowPrediction,
 )
-from mvdust3r_ros.engines.base import Engine
+from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.keyframes import KeyframeWindow
 from mvdust3r_ros.occupancy import OccupancyMap
@@ -149,12 +150,15 @@ class Mapper:
             geometry, points, conf = self._reconstruct(state, window, clock)
             with clock.stage("stitch"):
                 placement = state.stitcher.place(geometry)
+            with clock.stage("integrate"):
+                seen = self._keyframe_points(geometry, placement, points, conf)
+                check_reach(state, seen)
         except StitchError as error:
             return MapUpdate(window, error.verdict, str(error), latency_ms=clock.stages_ms)
         with self._lock:
             if state is not self._state or window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a reset")
-            return self._commit(state, geometry, placement, points, conf, clock)
+            return self._commit(state, geometry, placement, seen, clock)
 
     def snapshot(self) -> MapSnapshot:
         """The map as it is now, copied."""
@@ -181,8 +185,15 @@ class Mapper:
             self._state = self._new_state(self._state.keyframes.epoch + 1)
 
     def reconfigure(self, config: MapperConfig) -> None:
-        """Use other settings from the next frame on; structural ones need a new Mapper."""
+        """Use other settings from the next frame on.
+
+        Raises:
+            ConfigError: a structural setting differs; it needs a new Mapper.
+        """
         with self._lock:
+            fixed = structural_changes(self.config, config)
+            if fixed:
+                raise ConfigError(f"{', '.join(fixed)}: cannot change while there is a map")
             self.config = config
             self._state.keyframes.settings = config.keyframes
             self._state.stitcher.settings = config.stitch
@@ -221,10 +232,11 @@ class Mapper:
                 tokens = self._tokens(state, window)
             with clock.stage("decode"):
                 info = self.engine.describe()
-                n_ref = self.config.engine.n_ref or info.n_ref
+                n_ref = min(self.config.engine.n_ref or info.n_ref, len(views))
                 order = order_views(views, n_ref)
-                fed = self.engine.decode([tokens[i] for i in order], self.config.engine.n_ref)
+                fed = self.engine.decode([tokens[i] for i in order], n_ref)
                 prediction = fed.in_caller_order(order)
+                check_size(prediction, views)
         except MvDust3rError as error:
             raise StitchError(Verdict.REJECTED_ENGINE_ERROR, str(error)) from None
         check_finite(prediction)
@@ -249,6 +261,8 @@ class Mapper:
         """Encode the new keyframes of a window; the others are remembered."""
         new = [k for k in window.keyframes if k.id not in state.tokens]
         encoded = self.engine.encode([k.view for k in new]) if new else []
+        if len(encoded) != len(new):
+            raise EngineError(f"the engine encoded {len(encoded)} of {len(new)} views")
         fresh = dict(zip((k.id for k in new), encoded, strict=True))
         state.tokens = {k.id: fresh.get(k.id) or state.tokens[k.id] for k in window.keyframes}
         return list(state.tokens.values())
@@ -258,13 +272,11 @@ class Mapper:
         state: _MapState,
         geometry: WindowGeometry,
         placement: Placement,
-        points: FloatArray,
-        conf: FloatArray,
+        seen: Sequence[MappedKeyframe],
         clock: StageClock,
     ) -> MapUpdate:
         """Write a checked window into the map."""
         with clock.stage("integrate"):
-            seen = self._keyframe_points(geometry, placement, points, conf)
             new = [m for m in seen if m.keyframe.id not in state.mapped]
             for item in new:
                 state.mapped[item.keyframe.id] = item
@@ -310,7 +322,8 @@ class Mapper:
             R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
             cam = (points[index] - t.astype(np.float32)) @ R.astype(np.float32)
             cam = cam * np.float32(placement.S_map_window.scale)
-            use = (conf[index] >= floor) & (cam[..., 2] > 0) & (cam[..., 2] < rule.max_depth_m)
+            use = (conf[index] >= floor) & (conf[index] > 1.0)
+            use &= (cam[..., 2] > 0) & (cam[..., 2] < rule.max_depth_m)
             seen.append(
                 MappedKeyframe(
                     keyframe,
@@ -359,12 +372,13 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what runs inside, also when it raises."""
+        """Add the time of what runs inside, also when it raises."""
         begin = time.perf_counter()
         try:
             yield
         finally:
-            self.stages_ms[name] = (time.perf_counter() - begin) * 1e3
+            spent_ms = (time.perf_counter() - begin) * 1e3
+            self.stages_ms[name] = self.stages_ms.get(name, 0.0) + spent_ms
 
 
 def check_finite(prediction: WindowPrediction) -> None:
@@ -378,3 +392,33 @@ def check_finite(prediction: WindowPrediction) -> None:
         raise StitchError(
             Verdict.REJECTED_NOT_FINITE, f"{bad.mean():.1%} of the engine's values are not finite"
         )
+
+
+def check_size(prediction: WindowPrediction, views: Sequence[View]) -> None:
+    """Refuse pointmaps that do not lie on the pixels of the views.
+
+    Raises:
+        EngineError: with both sizes.
+    """
+    height, width = prediction.conf.shape[2:]
+    for view in views:
+        if view.image_rgb.shape[:2] != (height, width):
+            size = "x".join(map(str, view.image_rgb.shape[1::-1]))
+            raise EngineError(f"the engine gave {width}x{height} points for a view of {size}")
+
+
+def check_reach(state: _MapState, seen: Sequence[MappedKeyframe]) -> None:
+    """Refuse what the voxel map or the grid cannot hold before anything is written.
+
+    Raises:
+        StitchError: the window lies too far away.
+    """
+    points = np.concatenate([item.points_map() for item in seen])
+    cameras = np.stack([item.T_map_cam[:3, 3] for item in seen])
+    extent = np.concatenate([points, cameras])
+    try:
+        state.voxels.check_reach(extent)
+        if state.grid is not None:
+            state.grid.check_reach(cameras[0], extent)
+    except MvDust3rError as error:
+        raise StitchError(Verdict.REJECTED_DEGENERATE, str(error)) from None

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import BoolArray, FloatArray, OccupancyGrid
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError, OccupancyGrid
+
+Cells = npt.NDArray[np.int64]
 
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1
 HIT, MISS = 1.2, -0.2
@@ -18,6 +20,11 @@ CLAMP = (-2.0, 3.6)
 FLOOR_SLACK_M = 0.15
 SUBCELL_BITS = 3
 GROW_M = 2.0
+MAX_CELLS = 100_000_000
+
+
+class OccupancyError(MvDust3rError):
+    """The grid cannot hold a view."""
 
 
 class OccupancyMap:
@@ -43,24 +50,30 @@ class OccupancyMap:
         self._visited = np.zeros((0, 0), bool)
 
     def add_view(self, camera_map: FloatArray, points_map: FloatArray) -> None:
-        """Integrate what one camera saw.
+        """Integrate what one camera saw; the time depends on what it saw, not on the map.
 
         Args:
             camera_map: (3,) camera centre, map frame, metres.
             points_map: (N, 3) finite points it saw, map frame, metres.
+
+        Raises:
+            OccupancyError: the grid would become too large; nothing has changed.
         """
-        res = self.settings.grid_resolution_m
-        xy = np.concatenate([points_map[:, :2], camera_map[None, :2]]) / res
-        margin = self.settings.robot_radius_m / res + 2
-        self._cover(np.floor(xy.min(0) - margin), np.ceil(xy.max(0) + margin))
-        hits = self._hit_cells(points_map)
-        passed = self._passed_cells(camera_map, points_map)
-        passed &= ~hits
-        rows, cols = np.nonzero(hits | passed)
-        vote = np.where(hits[rows, cols], HIT, MISS).astype(np.float32)
-        self._log_odds[rows, cols] = np.clip(self._log_odds[rows, cols] + vote, *CLAMP)
-        self._seen |= passed | hits
-        self._mark_visited(camera_map)
+        low, high = self._bounds(camera_map, points_map)
+        self._cover(low, high)
+        (x0, y0), (x1, y1) = low - self._origin, high - self._origin
+        part = (slice(int(y0), int(y1)), slice(int(x0), int(x1)))
+        shape = self._seen[part].shape
+        hits = self._hit_cells(points_map, low, shape)
+        passed = self._passed_cells(camera_map, points_map, low, shape) & ~hits
+        vote = np.where(hits, HIT, np.where(passed, MISS, 0.0)).astype(np.float32)
+        self._log_odds[part] = np.clip(self._log_odds[part] + vote, *CLAMP)
+        self._seen[part] |= passed | hits
+        self._visited[part] |= self._footprint(camera_map, low, shape)
+
+    def check_reach(self, camera_map: FloatArray, points_map: FloatArray) -> None:
+        """Raise OccupancyError if `add_view` would with the same arguments."""
+        self._extent(*self._bounds(camera_map, points_map))
 
     def grid(self) -> OccupancyGrid:
         """The grid as Nav2 wants it, values 0, 100 and -1."""
@@ -72,39 +85,57 @@ class OccupancyMap:
         origin = (float(self._origin[0] * res), float(self._origin[1] * res))
         return OccupancyGrid(cells, res, origin)
 
-    def _cover(self, low: FloatArray, high: FloatArray) -> None:
-        """Grow the arrays so that cells [low, high) (x, y) exist."""
-        shape_xy = np.array(self._log_odds.shape[::-1])
-        top = self._origin + shape_xy
-        empty = self._log_odds.size == 0
-        if not empty and np.all(low >= self._origin) and np.all(high <= top):
-            return
+    def _bounds(self, camera_map: FloatArray, points_map: FloatArray) -> tuple[Cells, Cells]:
+        """Cells [low, high) (x, y) that a view can change."""
+        res = self.settings.grid_resolution_m
+        xy = np.concatenate([points_map[:, :2], camera_map[None, :2]]) / res
+        margin = self.settings.robot_radius_m / res + 2
+        low, high = np.floor(xy.min(0) - margin), np.ceil(xy.max(0) + margin)
+        return low.astype(np.int64), high.astype(np.int64)
+
+    def _extent(self, low: Cells, high: Cells) -> tuple[Cells, Cells]:
+        """Cells [low, high) (x, y) of a grid that holds the old cells and the given ones."""
         step = math.ceil(GROW_M / self.settings.grid_resolution_m)
-        new_low = np.floor(low / step).astype(np.int64) * step
-        new_top = np.ceil(high / step).astype(np.int64) * step
-        if not empty:
-            new_low, new_top = np.minimum(new_low, self._origin), np.maximum(new_top, top)
-        rows_cols = tuple(int(n) for n in (new_top - new_low)[::-1])
-        x0, y0 = (self._origin - new_low) if not empty else (0, 0)
+        new_low, new_top = low // step * step, -(-high // step) * step
+        if self._seen.size:
+            new_low = np.minimum(new_low, self._origin)
+            new_top = np.maximum(new_top, self._origin + self._seen.shape[::-1])
+        side_m = (new_top - new_low) * self.settings.grid_resolution_m
+        if np.prod((new_top - new_low).astype(float)) > MAX_CELLS:
+            raise OccupancyError(
+                f"the grid would be {side_m[0]:.0f} x {side_m[1]:.0f} m, too large for cells of "
+                f"{self.settings.grid_resolution_m:g} m; check odometry, raise "
+                "map.grid_resolution_m, or reset the map"
+            )
+        return new_low, new_top
+
+    def _cover(self, low: Cells, high: Cells) -> None:
+        """Grow the arrays so that cells [low, high) exist."""
+        shape_xy = np.array(self._seen.shape[::-1])
+        if np.all(low >= self._origin) and np.all(high <= self._origin + shape_xy):
+            return
+        new_low, new_top = self._extent(low, high)
+        x0, y0 = self._origin - new_low if self._seen.size else (0, 0)
         for name in ("_log_odds", "_seen", "_visited"):
             old = getattr(self, name)
-            grown = np.zeros(rows_cols, old.dtype)
+            grown = np.zeros(tuple((new_top - new_low)[::-1].tolist()), old.dtype)
             grown[y0 : y0 + old.shape[0], x0 : x0 + old.shape[1]] = old
             setattr(self, name, grown)
         self._origin = new_low
 
-    def _hit_cells(self, points_map: FloatArray) -> BoolArray:
-        """Bool mask of cells with enough points in the obstacle band."""
+    def _hit_cells(self, points_map: FloatArray, low: Cells, shape: tuple[int, ...]) -> BoolArray:
+        """Bool mask, from cell `low` on, of cells with enough points in the obstacle band."""
         z = points_map[:, 2] - self.floor_z_m
         band = (z >= self.settings.obstacle_min_z_m) & (z <= self.settings.obstacle_max_z_m)
         res = self.settings.grid_resolution_m
-        cells = np.floor(points_map[band, :2] / res).astype(np.int64) - self._origin
-        rows, cols = self._log_odds.shape
-        counts = np.bincount(cells[:, 1] * cols + cells[:, 0], minlength=rows * cols)
-        mask: BoolArray = counts.reshape(rows, cols) >= self.settings.min_hits
+        cells = np.floor(points_map[band, :2] / res).astype(np.int64) - low
+        counts = np.bincount(cells[:, 1] * shape[1] + cells[:, 0], minlength=math.prod(shape))
+        mask: BoolArray = counts.reshape(shape) >= self.settings.min_hits
         return mask
 
-    def _passed_cells(self, camera_map: FloatArray, points_map: FloatArray) -> BoolArray:
+    def _passed_cells(
+        self, camera_map: FloatArray, points_map: FloatArray, low: Cells, shape: tuple[int, ...]
+    ) -> BoolArray:
         """Bool mask of cells crossed by the part of a ray between floor and band top."""
         begin, end = self._ray_spans(camera_map, points_map)
         use = end > begin
@@ -114,11 +145,11 @@ class OccupancyMap:
              camera_map[:2] + end[use, None] * direction], 1
         )  # fmt: skip
         # cv2 has cell centres at integers
-        cells = ends / self.settings.grid_resolution_m - self._origin - 0.5
+        cells = ends / self.settings.grid_resolution_m - low - 0.5
         segments = np.rint(cells * (1 << SUBCELL_BITS)).astype(np.int32)
-        image = np.zeros(self._log_odds.shape, np.uint8)
+        image = np.zeros(shape, np.uint8)
         cv2.polylines(image, list(segments), False, 1, 1, cv2.LINE_8, SUBCELL_BITS)
-        return np.asarray(image, bool)
+        return image.astype(bool)
 
     def _ray_spans(
         self, camera_map: FloatArray, points_map: FloatArray
@@ -137,16 +168,14 @@ class OccupancyMap:
         stop_short = 1.0 - 1.5 * self.settings.grid_resolution_m / np.maximum(length_m, 1e-6)
         return begin, np.where(obstacle, np.minimum(end, stop_short), end)
 
-    def _mark_visited(self, camera_map: FloatArray) -> None:
-        """The robot stood here: its footprint is free."""
-        if self.settings.robot_radius_m <= 0:
-            return
+    def _footprint(self, camera_map: FloatArray, low: Cells, shape: tuple[int, ...]) -> BoolArray:
+        """Bool mask of the cells under the robot: it stood here, so they are free."""
         res = self.settings.grid_resolution_m
-        centre = np.floor(camera_map[:2] / res).astype(int) - self._origin
-        image = self._visited.astype(np.uint8)
-        radius = int(self.settings.robot_radius_m / res)
-        cv2.circle(image, (int(centre[0]), int(centre[1])), radius, 1, -1)
-        self._visited = image.astype(bool)
+        image = np.zeros(shape, np.uint8)
+        if self.settings.robot_radius_m > 0:
+            x, y = (np.floor(camera_map[:2] / res).astype(np.int64) - low).tolist()
+            cv2.circle(image, (x, y), int(self.settings.robot_radius_m / res + 1e-6), 1, -1)
+        return image.astype(bool)
 
 
 @dataclass(frozen=True)

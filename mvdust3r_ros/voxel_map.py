@@ -64,6 +64,10 @@ class VoxelMap:
             _weighted_columns(points_map, colors_rgb, conf)[order], starts, axis=0
         )
 
+    def check_reach(self, points_map: FloatArray) -> None:
+        """Raise VoxelMapError if `integrate` would refuse these points."""
+        self._keys(points_map)
+
     def _keys(self, points_map: FloatArray) -> npt.NDArray[np.int64]:
         cells = np.floor(points_map / self.voxel_size_m)
         if not np.all(np.abs(cells) < KEY_OFFSET):  # false for NaN as well

@@ -20,6 +20,7 @@ from mvdust3r_ros.config import (
     load_config,
     setting,
     settings_dict,
+    structural_changes,
     with_values,
 )
 
@@ -144,6 +145,13 @@ def test_values_that_clash_are_refused_together() -> None:
         with_values(MapperConfig(), {"keyframes.window_overlap": 8})
     both = {"keyframes.window_overlap": 8, "keyframes.window_size": 9}
     assert with_values(MapperConfig(), both).keyframes.window_overlap == 8
+
+
+def test_structural_changes_are_named() -> None:
+    old, new = SampleConfig(Sample(share=0.1)), SampleConfig(Sample(count=4, share=0.2))
+    assert structural_changes(old, new) == ["sample.count"]
+    assert structural_changes(old, SampleConfig()) == []
+    assert structural_changes(MapperConfig(), new) == []
 
 
 # Files
