@@ -15,6 +15,8 @@ from typing import TypeAlias
 
 from mvdust3r_ros.datatypes import MvDust3rError
 
+HELD_OUT_SEEDS = range(1_000_000, 1_000_200)
+BASELINE_SEEDS = range(2_000_000, 2_000_060)
 Command = Callable[[argparse.Namespace], int]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -100,6 +102,36 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_rooms(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.engines.create import EngineOptions, create_engine
+    from mvdust3r_ros.evaluation.rooms import evaluate_rooms, format_results
+    from mvdust3r_ros.synthetic.dataset import exact_views
+
+    engine = create_engine(args.engine, EngineOptions(threads=args.threads))
+    hw = engine.describe().image_hw
+    with _progress("windows") as report:
+        results = evaluate_rooms(
+            engine,
+            lambda seed, views: exact_views(seed, views, hw),
+            args.seeds,
+            args.views,
+            args.baseline_seeds,
+            args.out,
+            report,
+        )
+    print(format_results(results))
+    print(f"{args.out}: results.json, table.md and pictures")
+    return 0
+
+
+def _numbers(text: str) -> list[int]:
+    """4,8,12 -> [4, 8, 12]."""
+    try:
+        return [int(v) for v in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from None
+
+
 def _size(text: str) -> tuple[int, int]:
     """WxH -> (height, width)."""
     try:
@@ -129,7 +161,112 @@ def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-COMMANDS: tuple[Callable[[Commands], None], ...] = (_add_synth, _add_train)
+def _add_evaluate(commands: Commands) -> None:
+    evaluate = commands.add_parser("evaluate", help="judge an engine against the truth")
+    kinds = evaluate.add_subparsers(dest="kind", required=True, metavar="ON")
+    rooms = kinds.add_parser("rooms", help="synthetic rooms by seed")
+    rooms.add_argument("--seeds", type=_seeds, default=HELD_OUT_SEEDS, metavar="A:B")
+    rooms.add_argument("--views", type=_numbers, default=[4, 8, 12, 24], metavar="N,N,...")
+    rooms.add_argument("--engine", default="", metavar="DIR", help="default: the package's model")
+    rooms.add_argument("--out", type=Path, required=True, metavar="DIR")
+    rooms.add_argument("--baseline-seeds", type=_seeds, default=BASELINE_SEEDS, metavar="A:B")
+    rooms.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
+    rooms.set_defaults(run=_evaluate_rooms)
+
+
+def _add_demo(commands: Commands) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="run the real nodes on a bag and leave a map",
+        description="Runs bag player, mapper node and recorder as processes over DDS.",
+    )
+    demo.add_argument("--bag", type=Path, help="bag of camera images; default: a synthetic room")
+    demo.add_argument("--engine", default="", help="engine folder, or oracle (needs --depth)")
+    demo.add_argument("--depth", type=Path, metavar="DIR", help="depth maps to publish")
+    demo.add_argument("--rate", type=float, default=1.0, help="speed (default %(default)s)")
+    demo.add_argument("--params", type=Path, metavar="YAML", help="settings of the node")
+    demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
+    demo.set_defaults(run=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.ros.demo import DemoOptions
+    from mvdust3r_ros.ros.demo_report import show_demo
+
+    return show_demo(
+        DemoOptions(args.bag, args.engine, args.depth, args.rate, args.out, args.params)
+    )
+
+
+def _add_params(commands: Commands) -> None:
+    params = commands.add_parser(
+        "params",
+        help="print every setting of the node as a ROS parameter file",
+        epilog="example: mvdust3r_ros params > mapper.yaml",
+    )
+    params.set_defaults(run=_params)
+
+
+def _params(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.config import config_to_yaml
+    from mvdust3r_ros.ros.settings import NodeConfig
+
+    del args
+    print(config_to_yaml(NodeConfig()), end="")
+    return 0
+
+
+def _add_map(commands: Commands) -> None:
+    parser = commands.add_parser("map", help="map a bag as fast as it goes, without ROS messages")
+    parser.add_argument("bag", type=Path, metavar="BAG", help="bag folder, .mcap or .db3")
+    parser.add_argument(
+        "--engine", default="", metavar="DIR|oracle", help="default: the package's model"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
+    parser.add_argument("--params", type=Path, metavar="YAML", help="settings of the mapper")
+    parser.add_argument("--truth", type=Path, metavar="TUM", help="true camera poses")
+    parser.add_argument("--depth", type=Path, metavar="DIR", help="depth maps, for the oracle")
+    parser.add_argument("--image-topic", default="", metavar="TOPIC")
+    parser.add_argument("--camera-info-topic", default="", metavar="TOPIC", help="or none")
+    parser.add_argument(
+        "--odometry", choices=("auto", "topic", "tf", "none"), default="auto",
+        help="where camera poses come from (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--odom-topic", default="", metavar="TOPIC")
+    parser.add_argument("--depth-topic", default="", metavar="TOPIC")
+    parser.add_argument("--max-frames", type=int, default=0, metavar="N", help="0 for all")
+    parser.set_defaults(run=_map)
+
+
+def _map(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.evaluation.report import describe_run
+    from mvdust3r_ros.ros.bag import BagOptions
+    from mvdust3r_ros.ros.map_bag import MapJob, map_bag
+
+    topics = BagOptions(
+        image_topic=args.image_topic,
+        camera_info_topic=args.camera_info_topic,
+        odometry=args.odometry,
+        odom_topic=args.odom_topic,
+        depth_topic=args.depth_topic,
+        depth_folder=args.depth,
+        max_frames=args.max_frames,
+    )
+    job = MapJob(args.bag, args.out, topics, args.engine, args.params, args.truth)
+    with _progress("frames") as report:
+        summary = map_bag(job, report)
+    print(describe_run(summary))
+    return 0
+
+
+COMMANDS: tuple[Callable[[Commands], None], ...] = (
+    _add_map,
+    _add_synth,
+    _add_train,
+    _add_evaluate,
+    _add_demo,
+    _add_params,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

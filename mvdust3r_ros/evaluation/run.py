@@ -1,0 +1,175 @@
+"""A recording through the mapper, and what became of every frame and window."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mvdust3r_ros.config import MapperConfig
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    Frame,
+    MapSnapshot,
+    MapUpdate,
+    MvDust3rError,
+    ScaleEstimate,
+    Trajectory,
+    Verdict,
+)
+from mvdust3r_ros.engines.base import EngineInfo
+from mvdust3r_ros.mapper import Mapper
+
+ENGINE_STAGES = ("encode", "decode")
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """What is kept of the outcome of a window: no points, no images.
+
+    Attributes:
+        index: of the window.
+        stamp_ns: of its newest keyframe.
+        keyframes: number of keyframes.
+        verdict: committed, or why not.
+        message: the reason in words.
+        points: number of points it added.
+        residual_m: as in `MapUpdate`.
+        latency_ms: stage name -> milliseconds.
+    """
+
+    index: int
+    stamp_ns: int
+    keyframes: int
+    verdict: Verdict
+    message: str
+    points: int
+    residual_m: float
+    latency_ms: dict[str, float]
+
+
+@dataclass
+class RunResult:
+    """A recording that went through the mapper.
+
+    Attributes:
+        config: settings used.
+        engine: engine used.
+        frames: frames read.
+        keyframes: frames kept.
+        blurred: frames skipped as blurred.
+        faults: message -> number of frames that could not be used because of it.
+        windows: outcomes in order.
+        odometry: camera poses the recording came with, or None.
+        seconds: wall time of mapping.
+        snapshot: the map at the end.
+    """
+
+    config: MapperConfig
+    engine: EngineInfo
+    frames: int = 0
+    keyframes: int = 0
+    blurred: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    windows: list[WindowRecord] = field(default_factory=list)
+    odometry: Trajectory | None = None
+    seconds: float = 0.0
+    snapshot: MapSnapshot = field(default_factory=lambda: empty_snapshot())
+
+    @property
+    def committed(self) -> int:
+        """Windows that are in the map."""
+        return sum(w.verdict == Verdict.COMMITTED for w in self.windows)
+
+
+def empty_snapshot() -> MapSnapshot:
+    """The map before the first window."""
+    return MapSnapshot(
+        points_map=np.zeros((0, 3), np.float32),
+        colors_rgb=np.zeros((0, 3), np.uint8),
+        conf=np.zeros(0, np.float32),
+        grid=None,
+        trajectory=Trajectory(np.zeros(0, np.int64), np.zeros((0, 4, 4))),
+        T_map_odom=None,
+        scale=ScaleEstimate(),
+    )
+
+
+def run_mapper(
+    frames: Iterable[Frame], mapper: Mapper, progress: Progress | None = None
+) -> RunResult:
+    """Map frames one after the other, none dropped.
+
+    Args:
+        frames: the recording; read lazily.
+        mapper: with an empty map.
+        progress: called with the number of frames done.
+
+    Returns:
+        Outcome of every window and the final map. A frame the mapper refuses is counted and left
+        out; errors of the source of the frames pass through.
+    """
+    result = RunResult(mapper.config, mapper.engine.describe())
+    odometry: dict[int, FloatArray] = {}
+    begin = time.perf_counter()
+    for frame in frames:
+        result.frames += 1
+        if frame.T_odom_cam is not None:
+            odometry[frame.stamp_ns] = frame.T_odom_cam
+        try:
+            _record(result, mapper.process(frame))
+        except MvDust3rError as error:
+            result.faults[str(error)] += 1
+        if progress is not None:
+            progress(result.frames)
+    _record(result, mapper.finish())
+    result.seconds = time.perf_counter() - begin
+    result.keyframes, result.blurred = mapper.keyframe_count, mapper.blurred_count
+    result.snapshot = mapper.snapshot()
+    if odometry:
+        stamps = sorted(odometry)
+        poses = np.array([odometry[s] for s in stamps])
+        result.odometry = Trajectory(np.array(stamps, np.int64), poses)
+    return result
+
+
+def _record(result: RunResult, update: MapUpdate | None) -> None:
+    if update is None:
+        return
+    result.windows.append(
+        WindowRecord(
+            index=update.window.index,
+            stamp_ns=update.window.keyframes[-1].stamp_ns,
+            keyframes=len(update.window.keyframes),
+            verdict=update.verdict,
+            message=update.message,
+            points=len(update.points_map),
+            residual_m=update.residual_m,
+            latency_ms=dict(update.latency_ms),
+        )
+    )
+
+
+def stage_latencies(windows: Iterable[WindowRecord]) -> dict[str, float]:
+    """Median milliseconds of each stage over committed windows, in the order of the stages."""
+    stages: dict[str, list[float]] = {}
+    for window in windows:
+        if window.verdict == Verdict.COMMITTED:
+            for name, value in window.latency_ms.items():
+                stages.setdefault(name, []).append(value)
+    return {name: float(np.median(values)) for name, values in stages.items()}
+
+
+def outside_engine_ms(windows: Iterable[WindowRecord]) -> float:
+    """Median over committed windows of all that is not the network; NaN without any."""
+    totals = [
+        sum(v for k, v in w.latency_ms.items() if k not in ENGINE_STAGES)
+        for w in windows
+        if w.verdict == Verdict.COMMITTED
+    ]
+    return float(np.median(totals)) if totals else math.nan

@@ -1,0 +1,77 @@
+"""A bag to a map, as fast as it goes: no messages, the same mapper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mvdust3r_ros.config import MapperConfig, load_config, with_values
+from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.evaluation.report import write_outputs
+from mvdust3r_ros.evaluation.run import run_mapper
+from mvdust3r_ros.map_files import read_tum
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.ros.bag import BagOptions, choose_image_topic, opened_bag, read_frames
+
+
+@dataclass(frozen=True)
+class MapJob:
+    """What to map and how.
+
+    Attributes:
+        bag: the bag.
+        out: folder to write into.
+        topics: which topics of the bag.
+        engine: engine folder or "oracle"; empty for the one in the settings.
+        params: YAML of settings, or None for the defaults.
+        truth: true camera poses in TUM format, or None.
+    """
+
+    bag: Path
+    out: Path
+    topics: BagOptions = field(default_factory=BagOptions)
+    engine: str = ""
+    params: Path | None = None
+    truth: Path | None = None
+
+
+def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Map a bag and write the results.
+
+    Args:
+        job: what to do.
+        progress: called with frames done and frames in all.
+
+    Returns:
+        The summary, as in summary.json.
+
+    Raises:
+        MvDust3rError: the bag, the engine or a file cannot be used, or no map came out.
+    """
+    truth = None if job.truth is None else read_tum(job.truth)
+    config = MapperConfig() if job.params is None else load_config(job.params)
+    if job.engine:
+        config = with_values(config, {"engine.engine": job.engine})
+    total = count_images(job.bag, job.topics)
+    chosen = config.engine
+    engine = create_engine(chosen.engine, EngineOptions(chosen.threads, chosen.provider))
+    try:
+        result = run_mapper(
+            read_frames(job.bag, job.topics),
+            Mapper(config, engine),
+            None if progress is None else lambda done: progress(done, total),
+        )
+    finally:
+        engine.close()
+    details = {"bag": str(job.bag)}
+    return write_outputs(result, job.out, truth, job.bag.resolve().name, details)
+
+
+def count_images(bag: Path, topics: BagOptions) -> int:
+    """Number of images that `read_frames` will yield."""
+    with opened_bag(bag) as reader:
+        topic = choose_image_topic(reader, topics.image_topic)
+        count = sum(c.msgcount for c in reader.connections if c.topic == topic)
+    return min(count, topics.max_frames) if topics.max_frames else count
