@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
+from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError, View
 from mvdust3r_ros.synthetic.paths import Rig, window_poses
 from mvdust3r_ros.synthetic.render import Renderer, pinhole
 from mvdust3r_ros.synthetic.scenes import Scene, SceneError, sample_flat, sample_room
@@ -86,6 +86,15 @@ def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu")
             continue  # a view of nothing but a plain wall
         return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
     raise SceneError(f"no window of {views} views found for seed {seed}")
+
+
+def exact_views(seed: int, views: int, hw: tuple[int, int]) -> list[View]:
+    """The window of a seed as views with exact depth, intrinsics and pose; see `make_window`."""
+    w = make_window(seed, views, hw)
+    return [
+        View(rgb, w.K, pose, depth)
+        for rgb, pose, depth in zip(w.rgb, w.T_world_cam, w.depth_m, strict=True)
+    ]
 
 
 def _usable(renderer: Renderer, rig: Rig, poses: FloatArray) -> bool:
