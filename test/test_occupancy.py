@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mvdust3r_ros.config import MapSettings
+from mvdust3r_ros.datatypes import FloatArray, OccupancyGrid
+from mvdust3r_ros.occupancy import (
+    FREE,
+    OCCUPIED,
+    UNKNOWN,
+    OccupancyError,
+    OccupancyMap,
+    summarize_grid,
+)
+
+RULE = MapSettings(
+    grid_resolution_m=0.1, robot_radius_m=0.0, min_hits=1, obstacle_min_z_m=0.2,
+    obstacle_max_z_m=1.0,
+)  # fmt: skip
+CAMERA = np.array([0.05, 0.05, 0.5])
+
+
+def value(occupancy: OccupancyMap, x: float, y: float) -> int:
+    """Grid value at a place; UNKNOWN outside."""
+    grid = occupancy.grid()
+    col = math.floor((x - grid.origin_xy_m[0]) / grid.resolution_m + 1e-9)
+    row = math.floor((y - grid.origin_xy_m[1]) / grid.resolution_m + 1e-9)
+    inside = 0 <= row < grid.cells.shape[0] and 0 <= col < grid.cells.shape[1]
+    return int(grid.cells[row, col]) if inside else UNKNOWN
+
+
+def seen(
+    points: list[list[float]], views: int = 1, camera: FloatArray = CAMERA, **rule: Any
+) -> OccupancyMap:
+    occupancy = OccupancyMap(replace(RULE, **rule), rule.pop("floor_z_m", 0.0))
+    for _ in range(views):
+        occupancy.add_view(camera, np.array(points, float).reshape(-1, 3))
+    return occupancy
+
+
+def known(occupancy: OccupancyMap) -> dict[tuple[int, int], int]:
+    """{(x cell, y cell): value} of what is known."""
+    grid = occupancy.grid()
+    low = np.rint(np.array(grid.origin_xy_m) / grid.resolution_m).astype(int)
+    rows, cols = np.nonzero(grid.cells != UNKNOWN)
+    return {
+        (int(c + low[0]), int(r + low[1])): int(grid.cells[r, c])
+        for r, c in zip(rows, cols, strict=True)
+    }
+
+
+def test_before_any_view_there_is_nothing() -> None:
+    assert OccupancyMap(RULE, 0.0).grid().cells.shape == (0, 0)
+
+
+@pytest.mark.parametrize(("x", "cleared"), [(1.03, 9), (1.07, 10)])
+def test_a_level_ray_clears_up_to_one_and_a_half_cells_before_an_obstacle(
+    x: float, cleared: int
+) -> None:
+    expected = dict.fromkeys([(i, 0) for i in range(cleared)], FREE) | {(10, 0): OCCUPIED}
+    assert known(seen([[x, 0.05, 0.5]])) == expected
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_all_four_directions_are_alike(turn: int) -> None:
+    c, s = [(1, 0), (0, 1), (-1, 0), (0, -1)][turn]
+    found = known(seen([[0.05 + c, 0.05 + s, 0.5]]))
+    assert found[(10 * c, 10 * s)] == OCCUPIED
+    assert all(found[(i * c, i * s)] == FREE for i in range(8))
+    assert len(found) <= 11
+
+
+def test_a_diagonal_ray_runs_through_the_diagonal_cells() -> None:
+    found = known(seen([[1.05, 1.05, 0.5]]))
+    assert found[(10, 10)] == OCCUPIED
+    assert all(found[(i, i)] == FREE for i in range(9))
+    assert all(abs(x - y) <= 1 for x, y in found)
+
+
+def test_a_point_on_the_floor_clears_its_cell_too() -> None:
+    found = known(seen([[1.05, 0.05, 0.0]]))
+    assert found == {(x, 0): FREE for x in range(11)}
+
+
+def test_a_point_below_the_floor_clears_to_where_the_ray_meets_the_floor() -> None:
+    # from z = 0.5 to z = -0.5; the slack below the floor ends the ray at 0.65 of the way
+    found = known(seen([[1.05, 0.05, -0.5]]))
+    assert found == {(x, 0): FREE for x in range(8)}
+
+
+def test_a_ray_above_the_band_clears_nothing() -> None:
+    high = np.array([0.05, 0.05, 2.0])
+    assert known(seen([[1.05, 0.05, 2.0]], camera=high)) == {}
+    # enters the band half way down to the floor
+    found = known(seen([[2.05, 0.05, 0.0]], camera=high))
+    assert found == {(x, 0): FREE for x in range(10, 21)}
+
+
+def test_a_ray_upwards_clears_while_it_is_in_the_band() -> None:
+    # from z = 0.5 to z = 1.5, in the band for half of the way
+    found = known(seen([[2.05, 0.05, 1.5]]))
+    assert found == {(x, 0): FREE for x in range(11)}
+
+
+@pytest.mark.parametrize(
+    ("z", "obstacle"), [(0.19, False), (0.2, True), (1.0, True), (1.01, False), (-0.3, False)]
+)
+def test_the_obstacle_band(z: float, obstacle: bool) -> None:
+    assert (value(seen([[1.05, 0.05, z]]), 1.05, 0.05) == OCCUPIED) == obstacle
+
+
+def test_heights_count_from_the_floor() -> None:
+    occupancy = OccupancyMap(RULE, 2.0)
+    camera = np.array([0.05, 0.05, 2.5])
+    occupancy.add_view(camera, np.array([[1.05, 0.05, 2.5], [0.05, 1.05, 0.5]]))
+    assert value(occupancy, 1.05, 0.05) == OCCUPIED
+    assert value(occupancy, 0.5, 0.05) == FREE
+    assert value(occupancy, 0.05, 1.05) == UNKNOWN
+
+
+def test_a_cell_needs_enough_points_of_one_view() -> None:
+    point = [1.05, 0.05, 0.5]
+    assert value(seen([point, point], min_hits=3), 1.05, 0.05) == UNKNOWN
+    assert value(seen([point, point, point], min_hits=3), 1.05, 0.05) == OCCUPIED
+    assert value(seen([point, point], views=2, min_hits=3), 1.05, 0.05) == UNKNOWN
+
+
+def test_a_view_does_not_clear_what_it_hits() -> None:
+    occupancy = seen([[1.05, 0.05, 0.5]] + [[2.05, 0.05, 0.5]] * 5, views=20)
+    assert value(occupancy, 1.05, 0.05) == OCCUPIED
+    assert value(occupancy, 2.05, 0.05) == OCCUPIED
+    assert value(occupancy, 1.5, 0.05) == FREE
+
+
+def test_one_hit_outweighs_five_passes_and_six_outweigh_it() -> None:
+    occupancy = seen([[1.05, 0.05, 0.5]])
+    past = np.array([[2.05, 0.05, 0.5]])
+    for _ in range(5):
+        occupancy.add_view(CAMERA, past)
+    assert value(occupancy, 1.05, 0.05) == OCCUPIED
+    for _ in range(2):
+        occupancy.add_view(CAMERA, past)
+    assert value(occupancy, 1.05, 0.05) == FREE
+
+
+def test_evidence_is_bounded_so_that_the_world_may_change() -> None:
+    occupancy = seen([[1.05, 0.05, 0.5]], views=50)  # up to 3.6
+    for _ in range(17):
+        occupancy.add_view(CAMERA, np.array([[2.05, 0.05, 0.5]]))
+    assert value(occupancy, 1.05, 0.05) == OCCUPIED
+    for _ in range(2):
+        occupancy.add_view(CAMERA, np.array([[2.05, 0.05, 0.5]]))
+    assert value(occupancy, 1.05, 0.05) == FREE
+    occupancy = seen([[2.05, 0.05, 0.5]], views=50)  # down to -2
+    for expected in (FREE, OCCUPIED):
+        occupancy.add_view(CAMERA, np.array([[1.05, 0.05, 0.5]]))
+        assert value(occupancy, 1.05, 0.05) == expected
+
+
+def test_the_many_rays_of_a_view_are_one_vote() -> None:
+    occupancy = seen([[1.05, 0.05, 0.5]])
+    occupancy.add_view(CAMERA, np.array([[2.05, 0.05, 0.5]] * 100))
+    assert value(occupancy, 1.05, 0.05) == OCCUPIED
+
+
+def test_points_next_to_the_camera_clear_nothing() -> None:
+    assert known(seen([[0.15, 0.05, 0.5]])) == {(1, 0): OCCUPIED}
+
+
+def test_a_view_without_points_still_says_where_the_robot_is() -> None:
+    assert known(seen([])) == {}
+    found = known(seen([], robot_radius_m=0.1))
+    assert found == dict.fromkeys([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)], FREE)
+
+
+def test_the_footprint_is_a_disc_in_spite_of_rounding() -> None:
+    found = known(seen([], robot_radius_m=0.3))  # 0.3 / 0.1 is just below 3
+    assert {x for x, y in found if y == 0} == set(range(-3, 4))
+    assert {y for x, y in found if x == 0} == set(range(-3, 4))
+    assert (3, 3) not in found
+
+
+def test_where_the_robot_stood_is_free_whatever_is_seen() -> None:
+    occupancy = seen([], robot_radius_m=0.1)
+    for _ in range(5):
+        occupancy.add_view(np.array([1.05, 0.05, 0.5]), np.array([[0.05, 0.05, 0.5]]))
+    assert value(occupancy, 0.05, 0.05) == FREE
+    assert value(occupancy, 0.0, 0.0) == FREE
+
+
+def test_the_grid_grows_and_keeps_what_it_knows() -> None:
+    occupancy = seen([[1.05, 0.05, 0.5]], robot_radius_m=0.1)
+    before = known(occupancy)
+    for x, y in [(-30, 0), (30, 5), (0, -30), (2, 40)]:
+        occupancy.add_view(np.array([x, y, 0.5]), np.zeros((0, 3)))
+    after = known(occupancy)
+    assert {k: after[k] for k in before} == before
+    assert after[(-300, 0)] == after[(20, 400)] == FREE
+    shape = occupancy.grid().cells.shape
+    assert shape[0] * shape[1] < 800 * 800
+
+
+@given(st.integers(-200, 200), st.integers(-200, 200))
+def test_moving_the_world_by_cells_moves_the_grid(dx: int, dy: int) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform((-2, -2, -1.5), (2, 2, 2.5), (200, 3))
+    start, moved = OccupancyMap(RULE, 0.0), OccupancyMap(RULE, 0.0)
+    # keep clear of cell borders, where a rounding error decides
+    points[:, :2] = np.floor(points[:, :2] * 10) / 10 + 0.047
+    shift = np.array([dx, dy, 0]) * 0.1
+    start.add_view(CAMERA, points)
+    moved.add_view(CAMERA + shift, points + shift)
+    a = {(x + dx, y + dy): v for (x, y), v in known(start).items()}
+    b = known(moved)
+    assert {k for k, v in a.items() if v == OCCUPIED} == {k for k, v in b.items() if v == OCCUPIED}
+    assert len(set(a) ^ set(b)) <= 0.02 * len(a)
+
+
+def test_a_grid_too_large_is_refused_and_nothing_changes() -> None:
+    occupancy = seen([[1.05, 0.05, 0.5]])
+    before = occupancy.grid()
+    far = np.array([[2000.0, 0.0, 0.5], [0.0, 2000.0, 0.5]])
+    with pytest.raises(OccupancyError, match=r"the grid would be 200\d x 200\d m.*cells of 0.1 m"):
+        occupancy.check_reach(CAMERA, far)
+    with pytest.raises(OccupancyError, match="check odometry"):
+        occupancy.add_view(CAMERA, far)
+    after = occupancy.grid()
+    assert np.array_equal(before.cells, after.cells)
+    assert before.origin_xy_m == after.origin_xy_m
+    occupancy.check_reach(CAMERA, far / 10)
+
+
+def test_order_of_views_changes_nothing_before_the_bounds() -> None:
+    views = [np.array([[1.0 + 0.5 * i, 0.05, 0.5], [0.05, 1.0, 0.0]]) for i in range(4)]
+    a, b = OccupancyMap(RULE, 0.0), OccupancyMap(RULE, 0.0)
+    for points in views:
+        a.add_view(CAMERA, points)
+    for points in reversed(views):
+        b.add_view(CAMERA, points)
+    assert known(a) == known(b)
+
+
+def test_the_room_comes_out_as_it_is(room: Any) -> None:
+    occupancy = OccupancyMap(MapSettings(min_hits=1), 0.0)
+    for T in room.walk(24):
+        occupancy.add_view(T[:3, 3], room.points(T).reshape(-1, 3))
+    grid = occupancy.grid()
+    rows, cols = np.nonzero(grid.cells == OCCUPIED)
+    x = grid.origin_xy_m[0] + (cols + 0.5) * 0.05
+    y = grid.origin_xy_m[1] + (rows + 0.5) * 0.05
+    (x_0, y_0, _), (x_1, y_1, _) = room.cupboard_low, room.cupboard_high
+    on_top = (x > x_0) & (x < x_1) & (y > y_0) & (y < y_1)
+    off = room.distance_to_surface(np.column_stack([x, y, np.full(len(x), 0.5)]))
+    assert off[~on_top].max() < 0.03  # half a cell
+    rows, cols = np.nonzero(grid.cells == FREE)
+    x = grid.origin_xy_m[0] + (cols + 0.5) * 0.05
+    y = grid.origin_xy_m[1] + (rows + 0.5) * 0.05
+    inside = (x > x_0 + 0.05) & (x < x_1 - 0.05) & (y > y_0 + 0.05) & (y < y_1 - 0.05)
+    assert inside.sum() <= 3  # rays pass above its top, of 324 cells
+    assert (x > 0).all() and (y > 0).all() and (x < 6).all() and (y < 5).all()
+    assert len(x) * 0.05**2 > 0.8 * (6 * 5 - 1)
+
+
+# Summary
+
+
+def grid_of(text: str, origin: tuple[float, float] = (0.0, 0.0)) -> OccupancyGrid:
+    """Rows from top (large y) to bottom; '#' occupied, '.' free, ' ' unknown; cells of 1 m."""
+    signs = {"#": OCCUPIED, ".": FREE, " ": UNKNOWN}
+    cells = np.array([[signs[c] for c in row] for row in text.split("|")], np.int8)[::-1]
+    return OccupancyGrid(cells, 1.0, origin)
+
+
+def test_summary_by_hand() -> None:
+    grid = grid_of("  # |... |..  ", (10.0, 20.0))
+    stats = summarize_grid(grid, (10.5, 20.5), 0.0, 4)
+    assert (stats.free_cells, stats.occupied_cells, stats.unknown_cells) == (5, 1, 6)
+    assert stats.explored_area_m2 == 6.0
+    assert stats.bounds_m == (10.0, 20.0, 13.0, 23.0)
+    assert stats.nearest_distance_m == pytest.approx(math.sqrt(8))
+    assert stats.nearest_bearing_rad == pytest.approx(math.pi / 4)
+    # sectors from -pi on: back right, front right, front left, back left
+    assert np.isnan(stats.sector_distances_m[0])
+    assert stats.sector_distances_m[2] == pytest.approx(math.sqrt(8))
+    assert np.isnan(stats.sector_distances_m[1])
+    assert stats.sector_distances_m[3] == math.inf
+
+
+def test_area_follows_the_resolution() -> None:
+    grid = OccupancyGrid(np.array([[0, 100, -1]], np.int8), 0.5, (0.0, 0.0))
+    assert summarize_grid(grid, (0.0, 0.0), 0.0).explored_area_m2 == 0.5
+    assert summarize_grid(grid, (0.0, 0.0), 0.0).bounds_m == (0.0, 0.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("yaw", "bearing"),
+    [(0.0, math.pi / 2), (math.pi / 2, 0.0), (math.pi, -math.pi / 2), (-1.0, 1 + math.pi / 2)],
+)
+def test_bearings_are_in_the_robot_frame(yaw: float, bearing: float) -> None:
+    stats = summarize_grid(grid_of("#|.|."), (0.5, 0.5), yaw, 8)
+    assert stats.nearest_distance_m == 2.0
+    assert math.remainder(stats.nearest_bearing_rad - bearing, 2 * math.pi) == pytest.approx(0)
+    sector = int((bearing + math.pi) / (2 * math.pi) * 8)
+    found = np.array(stats.sector_distances_m)
+    assert 2.0 in found[[sector, (sector - 1) % 8]]
+
+
+def test_each_sector_has_its_nearest_obstacle() -> None:
+    grid = grid_of("#   #|     |  .  |   # |#   #")
+    stats = summarize_grid(grid, (2.5, 2.5), 0.0, 4)
+    r = math.sqrt(2)
+    np.testing.assert_allclose(stats.sector_distances_m, [2 * r, r, 2 * r, 2 * r])
+    assert stats.nearest_distance_m == pytest.approx(r)
+    assert stats.nearest_bearing_rad == pytest.approx(-math.pi / 4)
+
+
+def test_a_known_sector_without_obstacle_is_endless() -> None:
+    stats = summarize_grid(grid_of("...|...|..."), (1.5, 1.5), 0.1, 4)
+    assert stats.sector_distances_m == (math.inf,) * 4
+    assert stats.nearest_distance_m == math.inf
+    assert math.isnan(stats.nearest_bearing_rad)
+
+
+@pytest.mark.parametrize(
+    "grid", [grid_of("   |   "), OccupancyGrid(np.zeros((0, 0), np.int8), 1.0, (0.0, 0.0))]
+)
+def test_a_grid_without_knowledge(grid: OccupancyGrid) -> None:
+    stats = summarize_grid(grid, (0.5, 0.5), 0.0, 3)
+    assert (stats.free_cells, stats.occupied_cells) == (0, 0)
+    assert stats.unknown_cells == grid.cells.size
+    assert stats.explored_area_m2 == 0.0
+    assert np.isnan(stats.bounds_m).all()
+    assert np.isnan(stats.sector_distances_m).all()
+    assert len(stats.sector_distances_m) == 3
+
+
+@given(st.floats(-3, 3), st.floats(-20, 20), st.floats(-20, 20), st.integers(1, 40))
+def test_the_nearest_obstacle_is_the_smallest_sector(
+    yaw: float, x: float, y: float, n: int
+) -> None:
+    rng = np.random.default_rng(3)
+    cells = rng.choice([FREE, OCCUPIED, UNKNOWN], (12, 15)).astype(np.int8)
+    stats = summarize_grid(OccupancyGrid(cells, 0.5, (-2.0, -3.0)), (x, y), yaw, n)
+    assert np.nanmin(stats.sector_distances_m) == stats.nearest_distance_m
+    assert -math.pi <= stats.nearest_bearing_rad < math.pi
