@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,8 +65,9 @@ class BagOptions:
     max_frames: int = 0
 
 
-def open_bag(bag: Path) -> AnyReader:
-    """A reader, not opened yet, for a bag folder or a single .mcap or .db3 file.
+@contextmanager
+def opened_bag(bag: Path) -> Iterator[AnyReader]:
+    """A reader of a bag folder or a single .mcap or .db3 file.
 
     Raises:
         BagError: no such bag, or it is damaged.
@@ -73,9 +75,14 @@ def open_bag(bag: Path) -> AnyReader:
     if not bag.exists():
         raise BagError(f"bag {bag} does not exist")
     try:
-        return AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+        reader = AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+        reader.open()
     except (AnyReaderError, ReaderError, OSError, ValueError, KeyError) as error:
         raise BagError(f"bag {bag} cannot be read: {error}") from None
+    try:
+        yield reader
+    finally:
+        reader.close()
 
 
 def read_frames(bag: Path, options: BagOptions | None = None) -> Iterator[Frame]:
@@ -92,16 +99,8 @@ def read_frames(bag: Path, options: BagOptions | None = None) -> Iterator[Frame]
         BagError: the bag cannot be read or lacks a topic; the message lists those there are.
         ConversionError: an image cannot be decoded.
     """
-    options = options or BagOptions()
-    reader = open_bag(bag)
-    try:
-        reader.open()
-    except (AnyReaderError, ReaderError, OSError, ValueError, KeyError) as error:
-        raise BagError(f"bag {bag} cannot be read: {error}") from None
-    try:
-        yield from _frames(reader, options)
-    finally:
-        reader.close()
+    with opened_bag(bag) as reader:
+        yield from _frames(reader, options or BagOptions())
 
 
 def image_topics(reader: AnyReader) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import JumpThreshold
+from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -78,8 +78,12 @@ class MapperNode(LifecycleNode):
             backward, post_callback=self._on_clock_jump
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # By the steady clock: a simulated one may stand still.
         self._diagnostics_timer = self.create_timer(
-            self.config.ros.diagnostics_period_s, self._send_diagnostics, self._background
+            self.config.ros.diagnostics_period_s,
+            self._send_diagnostics,
+            self._background,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._autostart_timer: Any | None = None
         self._say_start()
@@ -93,7 +97,8 @@ class MapperNode(LifecycleNode):
         for name, message in {**self._settings.faults, **self._settings.unknown}.items():
             self._faults.report(f"parameter {name}", message)
         if self.config.ros.autostart:
-            self._autostart_timer = self.create_timer(0.0, self._autostart)
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
             return
         name = self.get_fully_qualified_name()
         self.get_logger().info(

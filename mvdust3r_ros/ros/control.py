@@ -1,0 +1,135 @@
+"""Drives a mapper node from outside: transitions, progress, services."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.msg import WindowStatus
+from mvdust3r_ros.ros.qos import RELIABLE
+from mvdust3r_ros.srv import SaveMap
+
+TRANSITIONS = {
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "activate": Transition.TRANSITION_ACTIVATE,
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+    "shutdown_unconfigured": Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+    "shutdown_inactive": Transition.TRANSITION_INACTIVE_SHUTDOWN,
+    "shutdown_active": Transition.TRANSITION_ACTIVE_SHUTDOWN,
+}
+
+
+class ControlError(MvDust3rError):
+    """A node does not answer, or refuses."""
+
+
+class MapperControl(Node):
+    """The other end of a mapper node's services and status topics.
+
+    Attributes:
+        windows: all window statuses so far.
+        diagnostics: status name ("mapper: input") -> its newest message.
+    """
+
+    def __init__(self, mapper: str = "/mapper", **node_options: Any) -> None:
+        """Connect to the node called `mapper`."""
+        super().__init__("mapper_control", **node_options)
+        self._spinner = SingleThreadedExecutor(context=self.context)
+        self._spinner.add_node(self)
+        self.mapper = mapper
+        self.windows: list[WindowStatus] = []
+        self.diagnostics: dict[str, Any] = {}
+        self.create_subscription(
+            WindowStatus, f"{mapper}/window_status", self.windows.append, RELIABLE
+        )
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.diagnostics[status.name] = status
+
+    def wait(self, condition: Callable[[], Any], timeout_s: float, what: str) -> None:
+        """Spin until a condition holds.
+
+        Raises:
+            ControlError: it does not within the time; `what` names it.
+        """
+        end = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > end:
+                raise ControlError(f"{what}: not within {timeout_s:g} s")
+            self._spinner.spin_once(timeout_sec=0.05)
+
+    def call(self, kind: Any, service: str, request: Any, timeout_s: float = 60.0) -> Any:
+        """Call a service and wait for its answer.
+
+        Raises:
+            ControlError: no such service, or no answer within the time.
+        """
+        client = self.create_client(kind, service)
+        try:
+            self.wait(client.service_is_ready, timeout_s, f"service {service}")
+            future = client.call_async(request)
+            self.wait(future.done, timeout_s, f"answer of {service}")
+            return future.result()
+        finally:
+            self.destroy_client(client)
+
+    def transition(self, name: str, timeout_s: float = 120.0) -> bool:
+        """Ask for a lifecycle transition; whether it worked."""
+        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))
+        answer = self.call(ChangeState, f"{self.mapper}/change_state", request, timeout_s)
+        return bool(answer.success)
+
+    def state(self) -> str:
+        """Lifecycle state of the node."""
+        answer = self.call(GetState, f"{self.mapper}/get_state", GetState.Request())
+        return str(answer.current_state.label)
+
+    def save_map(self, filename: str) -> Any:
+        """Call ~/save_map; the response."""
+        return self.call(SaveMap, f"{self.mapper}/save_map", SaveMap.Request(filename=filename))
+
+    def spin_for(self, seconds: float) -> None:
+        """Take messages for a while."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._spinner.spin_once(timeout_sec=left)
+
+    def values(self, part: str) -> dict[str, str]:
+        """Values of the newest diagnostics of "input", "engine" or "map"; empty before any."""
+        status = self.diagnostics.get(f"{self.mapper.lstrip('/')}: {part}")
+        return {v.key: v.value for v in status.values} if status else {}
+
+    def value(self, part: str, key: str) -> str:
+        """One of the values, for example "images received"; empty before there is one."""
+        return self.values(part).get(key, "")
+
+    def message(self, part: str) -> str:
+        """The words of the newest diagnostics of a part; empty before there are any."""
+        status = self.diagnostics.get(f"{self.mapper.lstrip('/')}: {part}")
+        return str(status.message) if status else ""
+
+
+@contextmanager
+def control_node(domain: int, mapper: str = "/mapper") -> Iterator[MapperControl]:
+    """A control node in a ROS domain, for as long as the block lasts."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = MapperControl(mapper, context=context)
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)

@@ -1,0 +1,322 @@
+"""The whole chain as real processes: bag player, mapper node, recorder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mvdust3r_ros.config import load_config
+from mvdust3r_ros.datatypes import MapSnapshot, MvDust3rError, ScaleEstimate, Verdict
+from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
+from mvdust3r_ros.ros.bag import ODOM_TYPE, choose_image_topic, choose_info_topic, opened_bag
+from mvdust3r_ros.ros.processes import Processes, isolated_environment
+
+if TYPE_CHECKING:
+    from mvdust3r_ros.ros.control import MapperControl
+
+RECORDED = (
+    "/mapper/points", "/mapper/map_points", "/mapper/path", "/mapper/occupancy_grid",
+    "/mapper/occupancy_summary", "/mapper/window_status", "/tf", "/tf_static", "/diagnostics",
+)  # fmt: skip
+IDLE_S = 1.0
+STUCK_S = 180.0
+MAP_SETTLES_S = 1.5
+FIRST_DOMAIN, DOMAINS = 20, 80
+
+
+class DemoError(MvDust3rError):
+    """The demo cannot run, or a process of it failed."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What to play and how.
+
+    Attributes:
+        bag: bag of camera images; None for a synthetic room (`show_demo` makes it).
+        engine: engine folder or name; empty for the default model.
+        depth: folder of depth maps to publish; None for none.
+        rate: speed of the bag.
+        out: folder for everything that is made.
+        params: YAML file of settings for the node; None for the defaults.
+    """
+
+    bag: Path | None
+    engine: str = ""
+    depth: Path | None = None
+    rate: float = 1.0
+    out: Path = Path("out")
+    params: Path | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the demo is.
+
+    Attributes:
+        images: images received by the node, of `images_total`.
+        images_total: images in the bag.
+        windows: windows mapped or rejected.
+        committed: windows in the map.
+        latency_ms: of the newest window, all stages together.
+    """
+
+    images: int
+    images_total: int
+    windows: int
+    committed: int
+    latency_ms: float
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made.
+
+    Attributes:
+        images: images played.
+        dropped: images that the node could not use, by reason.
+        keyframes: images kept.
+        verdicts: outcomes of the windows.
+        superseded: windows that the network had no time for.
+        window_ms: median time of a window, all stages together.
+        seconds: playing and mapping took this long.
+    """
+
+    images: int
+    dropped: dict[str, int]
+    keyframes: int
+    verdicts: Counter[str]
+    superseded: int
+    window_ms: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Topics:
+    image: str
+    info: str
+    odom: str
+    depth: str
+    images: int
+
+    @property
+    def compressed(self) -> bool:
+        return self.image.endswith("/compressed")
+
+    def remaps(self) -> list[str]:
+        image = "image/compressed" if self.compressed else "image"
+        pairs = {
+            image: self.image,
+            "camera_info": self.info,
+            "odom": self.odom,
+            "depth": self.depth,
+        }
+        return [w for name, to in pairs.items() if to for w in ("-r", f"{name}:={to}")]
+
+
+def run_demo(options: DemoOptions, report: Report) -> DemoResult:
+    """Play a bag through the real nodes.
+
+    Args:
+        options: what to play.
+        report: called a few times a second.
+
+    Raises:
+        DemoError: ROS or a message is missing, or a process failed; its log is named.
+        MvDust3rError: the bag, the settings or the engine cannot be used.
+    """
+    check_ros()
+    if options.bag is None:
+        raise DemoError("no bag to play")
+    topics = _look_into(options.bag)
+    if options.params is not None:
+        load_config(options.params)
+    if options.engine == "oracle" and options.depth is None:
+        raise DemoError("the oracle engine needs recorded depth: name its folder by --depth")
+    logs = _prepare(options.out)
+    domain = FIRST_DOMAIN + os.getpid() % DOMAINS
+    run = Processes(logs, domain)
+    try:
+        return _drive(options, topics, run, domain, report)
+    finally:
+        run.stop_all()
+
+
+def snapshot_of_files(folder: Path, stem: str) -> MapSnapshot:
+    """A saved map, read back.
+
+    Raises:
+        MapFileError: a file is missing or damaged.
+    """
+    cloud = read_ply(folder / f"{stem}.ply")
+    return MapSnapshot(
+        points_map=cloud.points,
+        colors_rgb=cloud.colors_rgb,
+        conf=cloud.conf,
+        grid=load_occupancy(folder / f"{stem}.yaml"),
+        trajectory=read_tum(folder / f"{stem}.tum"),
+        T_map_odom=None,
+        scale=ScaleEstimate(),
+    )
+
+
+def check_ros() -> None:
+    """See that ROS and this package's messages can be imported.
+
+    Raises:
+        DemoError: they cannot; the message says what to run.
+    """
+    try:
+        import rclpy
+        import tf2_msgs.msg  # noqa: F401 - only whether it is there
+
+        import mvdust3r_ros.msg
+    except ImportError as error:
+        raise DemoError(
+            f"ROS 2 or this package's messages are not on the path ({error}); "
+            "run `make build`, then `source env.sh`"
+        ) from None
+    del rclpy, mvdust3r_ros
+
+
+def _look_into(bag: Path) -> _Topics:
+    with opened_bag(bag) as reader:
+        image = choose_image_topic(reader)
+        info = choose_info_topic(reader, image)
+        odom = sorted({c.topic for c in reader.connections if c.msgtype == ODOM_TYPE})
+        images = sum(c.msgcount for c in reader.connections if c.topic == image)
+    camera = image.removesuffix("/compressed").rsplit("/", 1)[0]
+    return _Topics(image, info, odom[0] if odom else "", f"{camera}/depth", images)
+
+
+def _prepare(out: Path) -> Path:
+    """Make the folders; remove the recording of an earlier run, and nothing else."""
+    bag, logs = out / "bag", out / "log"
+    if bag.exists():
+        if not (bag / "metadata.yaml").exists() and any(bag.glob("[!.]*")):
+            raise DemoError(f"{bag} exists and is not a bag; choose another folder by --out")
+        shutil.rmtree(bag)
+    logs.mkdir(parents=True, exist_ok=True)
+    return logs
+
+
+def _node_words(options: DemoOptions, topics: _Topics) -> list[str]:
+    values = {
+        "use_sim_time": "true",
+        "engine.engine": f"'{_engine_name(options.engine)}'",
+        "ros.image_transport": "compressed" if topics.compressed else "raw",
+        "ros.image_reliability": "reliable",
+        "ros.image_depth": "50",
+        "ros.use_depth": "true" if options.depth else "false",
+        "ros.depth_reliability": "reliable",
+        "ros.queue_size": "50",
+        "ros.map_dir": f"'{options.out.resolve()}'",
+        "ros.diagnostics_period_s": "0.2",
+    }
+    words = ["--ros-args", *topics.remaps()]
+    if options.params is not None:
+        words += ["--params-file", str(options.params.resolve())]
+    return words + [w for name, value in values.items() for w in ("-p", f"{name}:={value}")]
+
+
+def _engine_name(engine: str) -> str:
+    """Absolute where it is a path: the node runs in another folder."""
+    return str(Path(engine).resolve()) if engine and Path(engine).exists() else engine
+
+
+def _drive(
+    options: DemoOptions, topics: _Topics, run: Processes, domain: int, report: Report
+) -> DemoResult:
+    """Start everything, play, wait for the last window, save."""
+    from mvdust3r_ros.ros.control import control_node
+
+    run.start("mapper", "node", _node_words(options, topics))
+    out_bag = str((options.out / "bag").resolve())
+    sim_time = ["--ros-args", "-p", "use_sim_time:=true"]
+    run.start("recorder", "recorder", [*RECORDED, "--out", out_bag, *sim_time])
+    os.environ.update(isolated_environment(domain))
+    with control_node(domain) as control:
+        for step in ("configure", "activate"):
+            if not control.transition(step):
+                raise DemoError(f"the mapper did not {step}: {run.last_words('mapper')}")
+        begin = time.monotonic()
+        run.start("player", "player", _player_words(options, topics))
+        _watch(control, topics, run, report)
+        seconds = time.monotonic() - begin
+        saved = control.save_map("map")
+        if not saved.success:
+            raise DemoError(f"the map could not be saved: {saved.message}")
+        control.spin_for(MAP_SETTLES_S)
+        result = _result(control, seconds)
+    run.check(may_end="player")
+    for name in ("recorder", "mapper"):
+        run.stop(name)
+    return result
+
+
+def _player_words(options: DemoOptions, topics: _Topics) -> list[str]:
+    assert options.bag is not None
+    words = [str(options.bag.resolve()), "--clock", "--rate", str(options.rate)]
+    words += ["--image-topic", topics.image]
+    if options.depth is not None:
+        words += ["--depth", str(options.depth.resolve()), "--depth-topic", topics.depth]
+    return words
+
+
+def _watch(control: MapperControl, topics: _Topics, run: Processes, report: Report) -> None:
+    """Report until the bag is played and the node has nothing left to do."""
+    idle_since = last_news = time.monotonic()
+    seen = (0, 0)
+    while time.monotonic() - idle_since < IDLE_S:
+        control.spin_for(0.2)
+        run.check(may_end="player")
+        now = _progress(control, topics.images)
+        report(now)
+        if (now.images, now.windows) != seen:
+            seen, last_news = (now.images, now.windows), time.monotonic()
+        waiting = (
+            control.value("input", "images waiting"),
+            control.value("engine", "windows waiting"),
+        )
+        if not run.ended("player") or waiting != ("0", "0"):
+            idle_since = time.monotonic()
+        if time.monotonic() - last_news > STUCK_S:
+            raise DemoError(f"nothing happened for {STUCK_S:g} s: {run.last_words('mapper')}")
+
+
+def _progress(control: MapperControl, images_total: int) -> Progress:
+    windows = control.windows
+    return Progress(
+        images=int(control.value("input", "images received") or 0),
+        images_total=images_total,
+        windows=len(windows),
+        committed=sum(w.verdict == Verdict.COMMITTED for w in windows),
+        latency_ms=sum(windows[-1].stage_latencies_ms) if windows else 0.0,
+    )
+
+
+def _result(control: MapperControl, seconds: float) -> DemoResult:
+    prefix = "images dropped: "
+    times_ms = sorted(sum(w.stage_latencies_ms) for w in control.windows)
+    return DemoResult(
+        images=int(control.value("input", "images received") or 0),
+        dropped={
+            key.removeprefix(prefix): int(value)
+            for key, value in control.values("input").items()
+            if key.startswith(prefix)
+        },
+        keyframes=int(control.value("input", "keyframes") or 0),
+        verdicts=Counter(Verdict(w.verdict).name.lower() for w in control.windows),
+        superseded=int(control.value("engine", "windows superseded") or 0),
+        window_ms=times_ms[len(times_ms) // 2] if times_ms else 0.0,
+        seconds=seconds,
+    )

@@ -1,0 +1,148 @@
+"""The demo as a person sees it: default bag, progress, what was made and how to open it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mvdust3r_ros.engines.base import EngineError
+from mvdust3r_ros.engines.create import create_engine, default_engine_folder
+from mvdust3r_ros.evaluation.pictures import PictureError, TrueMap, map_picture
+from mvdust3r_ros.map_files import load_occupancy, read_tum
+from mvdust3r_ros.ros.demo import (
+    DemoOptions,
+    DemoResult,
+    Report,
+    check_ros,
+    run_demo,
+    snapshot_of_files,
+)
+from mvdust3r_ros.ros.demo import Progress as DemoProgress
+
+ROOM_SEED = 3
+ROOM_FRAMES = 80
+
+
+def show_demo(options: DemoOptions) -> int:
+    """Run the demo and talk about it; 0 when a map was made.
+
+    Raises:
+        MvDust3rError: the demo cannot run.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    check_ros()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.bag is None:
+        options = replace(options, bag=_synthetic_room(options.out, console))
+    options = _with_engine(options, console)
+    console.print(f"playing {options.bag} at {options.rate:g} times its speed")
+    with _bar(console) as report:
+        result = run_demo(options, report)
+    _tell_numbers(result, options, console)
+    if not result.verdicts["committed"]:
+        console.print("[bold]no window was mapped, so there is no map[/bold]; see log/mapper.log")
+        return 1
+    _draw(options, console)
+    _tell_files(options.out, console)
+    return 0
+
+
+def _synthetic_room(out: Path, console: Console) -> Path:
+    from mvdust3r_ros.ros.synth_bag import BagConfig, write_synthetic_bag
+    from mvdust3r_ros.synthetic.sequence import SequenceConfig
+
+    console.print("no --bag given: recording a drive through a synthetic room")
+    folder = out / "room"
+    with _bar(console) as report:
+        drive = SequenceConfig(seed=ROOM_SEED, frames=ROOM_FRAMES)
+        return write_synthetic_bag(
+            folder,
+            BagConfig(drive),
+            lambda done, total: report(DemoProgress(done, total, 0, 0, 0.0)),
+        )
+
+
+def _with_engine(options: DemoOptions, console: Console) -> DemoOptions:
+    """The engine asked for, else the default model, else recorded depth where there is some."""
+    beside = options.bag.parent / "depth" if options.bag is not None else None
+    depth = options.depth or (beside if beside is not None and beside.is_dir() else None)
+    if options.engine == "oracle":
+        return replace(options, depth=depth)
+    if options.engine:
+        create_engine(options.engine).close()
+        return options
+    try:
+        default_engine_folder()
+    except EngineError as error:
+        if depth is None:
+            raise
+        console.print(f"{error}; using the depth recorded in {depth} instead of a network")
+        return replace(options, engine="oracle", depth=depth)
+    return options
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Report]:
+    columns = (
+        TextColumn("frames"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(now: DemoProgress) -> None:
+            words = ""
+            if now.windows:
+                words = f"windows {now.committed}/{now.windows} mapped, {now.latency_ms:.0f} ms"
+            bar.update(task, completed=now.images, total=now.images_total, description=words)
+
+        yield report
+
+
+def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) -> None:
+    verdicts = ", ".join(f"{n} {name}" for name, n in sorted(result.verdicts.items()))
+    console.print(
+        f"{result.images} images in {result.seconds:.1f} s, {result.keyframes} keyframes; "
+        f"windows: {verdicts or 'none'}; {result.window_ms:.0f} ms a window"
+    )
+    if dropped := sum(result.dropped.values()):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(result.dropped.items()))
+        console.print(f"{dropped} images were dropped: {reasons}")
+    if result.superseded:
+        console.print(
+            f"{result.superseded} windows gave way to newer ones while the network was busy; "
+            f"a lower --rate than {options.rate:g} uses more of them"
+        )
+
+
+def _draw(options: DemoOptions, console: Console) -> None:
+    snapshot = snapshot_of_files(options.out, "map")
+    truth = None
+    if options.bag is not None and (options.bag.parent / "truth.yaml").exists():
+        folder = options.bag.parent
+        truth = TrueMap(load_occupancy(folder / "truth.yaml"), read_tum(folder / "truth.tum"))
+    try:
+        map_picture(snapshot, options.out / "map.png", truth)
+    except PictureError as error:
+        console.print(f"no picture: {error}")
+
+
+def _tell_files(out: Path, console: Console) -> None:
+    opened = {
+        "map.png": "picture of the map",
+        "map.ply": "coloured cloud with confidences; open it in CloudCompare or MeshLab",
+        "map.yaml": "occupancy grid with map.pgm; "
+        "ros2 run nav2_map_server map_server --ros-args -p yaml_filename:=map.yaml",
+        "map.tum": "camera trajectory; evo_traj tum map.tum --plot",
+        "bag": "all published topics; ros2 bag play bag, or Foxglove",
+        "log": "what the nodes said",
+    }
+    console.print("made:")
+    for name, words in opened.items():
+        if (out / name).exists():
+            console.print(f"  {out / name}  {words}")

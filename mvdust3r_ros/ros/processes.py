@@ -1,0 +1,89 @@
+"""Nodes as child processes, each with a log, in a ROS domain of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvdust3r_ros.datatypes import MvDust3rError
+
+STOP_S = 20.0
+
+
+class ProcessError(MvDust3rError):
+    """A process ended that should run."""
+
+
+def isolated_environment(domain: int) -> dict[str, str]:
+    """Variables that keep nodes on this machine and in a domain of their own."""
+    found = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    if os.environ.get("ROS_DISTRO") == "humble":
+        found["ROS_LOCALHOST_ONLY"] = "1"
+    return found
+
+
+class Processes:
+    """Child processes with their logs, in a ROS domain of their own."""
+
+    def __init__(self, logs: Path, domain: int) -> None:
+        """Nothing runs yet.
+
+        Args:
+            logs: folder for the logs.
+            domain: ROS_DOMAIN_ID of the processes.
+        """
+        self._logs = logs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {**os.environ, **isolated_environment(domain)}
+
+    def start(self, name: str, module: str, words: Sequence[str]) -> None:
+        """Run `mvdust3r_ros.ros.<module>` with some words; its output goes to <name>.log."""
+        with (self._logs / f"{name}.log").open("wb") as log:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, "-m", f"mvdust3r_ros.ros.{module}", *words],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                cwd=self._logs,  # a source tree in the current folder would hide the messages
+            )
+
+    def check(self, *, may_end: str = "") -> None:
+        """See that all processes run; `may_end` may also have ended well.
+
+        Raises:
+            ProcessError: one has ended; the message quotes the end of its log.
+        """
+        for name, process in self._running.items():
+            if process.poll() is not None and (name != may_end or process.returncode != 0):
+                words = self.last_words(name)
+                raise ProcessError(f"the {name} ended ({process.returncode}): {words}")
+
+    def last_words(self, name: str) -> str:
+        """The last line of a log, and where it is."""
+        path = self._logs / f"{name}.log"
+        lines = path.read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'it said nothing'} (log: {path})"
+
+    def ended(self, name: str) -> bool:
+        """Whether a process has ended."""
+        return self._running[name].poll() is not None
+
+    def stop(self, name: str, how: signal.Signals = signal.SIGINT) -> int:
+        """Ask a process to end, insist after a while; its exit status."""
+        process = self._running.pop(name)
+        if process.poll() is None:
+            process.send_signal(how)
+        try:
+            return process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def stop_all(self) -> None:
+        """End everything that still runs."""
+        for name in list(self._running):
+            self.stop(name)
