@@ -174,6 +174,7 @@ def test_scores_of_a_grid_by_hand() -> None:
     assert got.free_iou == pytest.approx(1 / 3)
     assert got.occupied_iou == pytest.approx(1 / 4)
     assert got.iou == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert got.known_iou == pytest.approx(2 / 5)
     assert (got.free_precision, got.free_recall) == (0.5, 0.5)
     assert (got.occupied_precision, got.occupied_recall) == (0.5, 0.5)
     assert got.false_free == 0.5

@@ -170,6 +170,7 @@ class GridScores:
         free_iou: cells free in both over cells free in either.
         occupied_iou: the same for occupied cells.
         iou: mean of the two.
+        known_iou: cells known and equal in both over cells known in either.
         free_precision: share of the free cells that are truly free.
         free_recall: share of the truly free cells that are free.
         occupied_precision: share of the occupied cells with a true obstacle within the tolerance.
@@ -180,6 +181,7 @@ class GridScores:
     free_iou: float
     occupied_iou: float
     iou: float
+    known_iou: float
     free_precision: float
     free_recall: float
     occupied_precision: float
@@ -213,6 +215,7 @@ def compare_grids(
         free_iou=free_iou,
         occupied_iou=occupied_iou,
         iou=(free_iou + occupied_iou) / 2,
+        known_iou=_share((est == true) & known, known | (est != UNKNOWN)),
         free_precision=_share(free & true_free, free & known),
         free_recall=_share(free & true_free, true_free),
         occupied_precision=_share(occupied & near_true, occupied & (known | near_true)),
