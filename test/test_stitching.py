@@ -1,0 +1,453 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from mvdust3r_ros.config import StitchSettings
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    Keyframe,
+    ScaleEstimate,
+    ScaleSource,
+    Verdict,
+    View,
+    ViewPose,
+    Window,
+)
+from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3, rotation_angle_deg
+from mvdust3r_ros.stitching import (
+    MIN_SHARED_POINTS,
+    Stitcher,
+    StitchError,
+    WindowGeometry,
+    level_by_floor,
+    on_the_floor,
+    view_similarity,
+)
+
+BLANK = np.zeros((72, 96, 3), np.uint8)
+SPREAD = slice(2, None, 4)
+
+
+class Scene:
+    """Windows of the room with exact geometry, each in a frame and scale of its own."""
+
+    def __init__(self, room: Any, count: int = 24) -> None:
+        self.room, self.poses = room, room.walk(count)
+
+    def window(
+        self, ids: range, scale: float = 1.0, *, odometry: bool = True, metric: bool = False,
+        T_odom_world: FloatArray | None = None,
+    ) -> WindowGeometry:  # fmt: skip
+        first = invert_se3(self.poses[ids[0]])
+        S = Sim3(scale, first[:3, :3], scale * first[:3, 3])
+        T_odom_world = np.eye(4) if T_odom_world is None else T_odom_world
+        frames, points, poses = [], [], []
+        for i in ids:
+            T_odom = T_odom_world @ self.poses[i] if odometry else None
+            frames.append(Keyframe(i, i, View(BLANK, self.room.K, T_odom), "camera"))
+            points.append(S.apply(self.room.points(self.poses[i])[SPREAD, SPREAD]))
+            poses.append(ViewPose(S.apply_pose(self.poses[i]), self.room.K, 1.0, 0.0))
+        stack = np.stack(points).astype(np.float32)
+        conf = np.full(stack.shape[:3], 3.0, np.float32)
+        return WindowGeometry(Window(0, tuple(frames)), stack, conf, poses, metric)
+
+
+@pytest.fixture(scope="module")
+def scene(room: Any) -> Scene:
+    return Scene(room)
+
+
+def started(scene: Scene, scale: float = 1.0, **options: Any) -> Stitcher:
+    """A map of keyframes 0 to 5."""
+    stitcher = Stitcher(StitchSettings())
+    first = scene.window(range(6), scale, **options)
+    stitcher.commit(first, stitcher.place(first))
+    return stitcher
+
+
+def worst(T_map_cam: dict[int, FloatArray], truth: list[FloatArray]) -> tuple[float, float]:
+    """Largest error of the poses, metres and degrees."""
+    deltas = np.stack([invert_se3(truth[i]) @ T for i, T in T_map_cam.items()])
+    off = np.linalg.norm(deltas[:, :3, 3], axis=1).max()
+    return float(off), float(rotation_angle_deg(deltas[:, :3, :3]).max())
+
+
+def refused(stitcher: Stitcher, geometry: WindowGeometry, verdict: Verdict, message: str) -> None:
+    with pytest.raises(StitchError, match=message) as error:
+        stitcher.place(geometry)
+    assert error.value.verdict == verdict
+
+
+def spoilt(geometry: WindowGeometry, share: float, seed: int = 0) -> WindowGeometry:
+    """Some points are somewhere else."""
+    rng = np.random.default_rng(seed)
+    wild = rng.random(geometry.conf.shape) < share
+    points = geometry.points.copy()
+    points[wild] += rng.normal(size=(wild.sum(), 3)) * 2
+    return replace(geometry, points=points)
+
+
+# The first window
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.05, 40.0])
+def test_the_first_window_lies_where_odometry_says_in_metres(scene: Scene, scale: float) -> None:
+    placement = Stitcher(StitchSettings()).place(scene.window(range(6), scale))
+    off, turned_deg = worst(placement.T_map_cam, scene.poses)
+    assert off < 0.01  # the floor is found to a few millimetres
+    assert turned_deg < 1e-4
+    assert placement.S_map_window.scale == pytest.approx(1 / scale)
+    assert placement.scale.scale == pytest.approx(1 / scale)
+    assert placement.scale.rel_sigma == pytest.approx(0.02, abs=1e-3)
+    assert placement.scale.source == ScaleSource.ODOMETRY
+    assert np.isnan(placement.residual_m)
+
+
+def test_odometry_of_any_height_puts_the_floor_at_zero(scene: Scene) -> None:
+    T_odom_world = make_se3(
+        Rotation.from_euler("z", 70, degrees=True).as_matrix(), np.array([5.0, -3.0, 1.7])
+    )
+    stitcher = started(scene, T_odom_world=T_odom_world)
+    shift = np.eye(4)
+    shift[2, 3] = -1.7
+    np.testing.assert_allclose(stitcher.T_map_odom, shift, atol=0.01)
+    assert np.allclose(stitcher.T_map_odom[:2, 3], 0, atol=1e-6)
+
+
+def test_without_odometry_the_floor_is_level_and_the_scale_open(scene: Scene) -> None:
+    placement = Stitcher(StitchSettings()).place(scene.window(range(6), 0.3, odometry=False))
+    assert placement.S_map_window.scale == 1.0
+    assert placement.scale == ScaleEstimate(1.0, float("inf"), ScaleSource.NONE)
+    for i, T in placement.T_map_cam.items():
+        assert T[2, 3] == pytest.approx(0.3 * scene.poses[i][2, 3], abs=3e-3)
+        np.testing.assert_allclose(T[2, :3], scene.poses[i][2, :3], atol=0.01)  # z up
+
+
+def test_without_odometry_a_metric_engine_gives_the_scale(scene: Scene) -> None:
+    geometry = scene.window(range(6), odometry=False, metric=True)
+    placement = Stitcher(StitchSettings(model_rel_sigma=0.11)).place(geometry)
+    assert placement.scale == ScaleEstimate(1.0, pytest.approx(0.11), ScaleSource.MODEL)
+
+
+def test_a_standing_robot_takes_axes_from_odometry_and_no_scale(scene: Scene) -> None:
+    stitcher = Stitcher(StitchSettings(min_baseline_m=100.0))
+    placement = stitcher.place(scene.window(range(6), 1.0))
+    assert placement.scale.source == ScaleSource.NONE
+    assert worst(placement.T_map_cam, scene.poses)[0] < 0.01
+
+
+def test_one_odometry_pose_is_enough_for_the_axes(scene: Scene) -> None:
+    geometry = scene.window(range(6))
+    frames = list(geometry.window.keyframes)
+    for i in (0, 1, 2, 4, 5):
+        frames[i] = replace(frames[i], view=replace(frames[i].view, T_odom_cam=None))
+    geometry = replace(geometry, window=Window(0, tuple(frames)))
+    placement = Stitcher(StitchSettings()).place(geometry)
+    assert worst(placement.T_map_cam, scene.poses)[0] < 0.01
+    assert placement.scale.source == ScaleSource.NONE
+
+
+def test_a_first_window_against_odometry_is_refused(scene: Scene) -> None:
+    geometry = scene.window(range(6))
+    frames = list(geometry.window.keyframes)
+    T = frames[5].view.T_odom_cam.copy()
+    T[:3, :3] = T[:3, :3] @ Rotation.from_euler("y", 60, degrees=True).as_matrix()
+    frames[5] = replace(frames[5], view=replace(frames[5].view, T_odom_cam=T))
+    refused(
+        Stitcher(StitchSettings()), replace(geometry, window=Window(0, tuple(frames))),
+        Verdict.REJECTED_ODOMETRY, r"from odometry by .* and 60.0 deg \(limits .* 20 deg\)",
+    )  # fmt: skip
+
+
+# Windows that share keyframes
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.2, 17.0])
+@pytest.mark.parametrize("odometry", [True, False])
+def test_shared_pixels_place_a_window_of_any_scale(
+    scene: Scene, scale: float, odometry: bool
+) -> None:
+    stitcher = started(scene, odometry=odometry)
+    T_map_world = stitcher.place(scene.window(range(6), odometry=odometry)).T_map_cam[0]
+    T_map_world = T_map_world @ invert_se3(scene.poses[0])
+    placement = stitcher.place(scene.window(range(3, 9), scale, odometry=odometry))
+    off, turned_deg = worst(placement.T_map_cam, [T_map_world @ T for T in scene.poses])
+    assert off < 1e-4
+    assert turned_deg < 1e-3
+    assert placement.residual_m < 1e-4
+    assert placement.S_map_window.scale == pytest.approx(1 / scale, rel=1e-5)
+    assert sorted(placement.T_map_cam) == list(range(3, 9))
+
+
+def test_a_third_of_wild_points_does_not_move_a_window(scene: Scene) -> None:
+    stitcher = started(scene)
+    truth = stitcher.place(scene.window(range(3, 9))).T_map_cam
+    placement = stitcher.place(spoilt(scene.window(range(3, 9)), 1 / 3))
+    off, turned_deg = worst(placement.T_map_cam, [truth.get(i, np.eye(4)) for i in range(9)])
+    assert off < 0.01
+    assert turned_deg < 0.1
+
+
+def test_one_shared_keyframe_is_enough(scene: Scene) -> None:
+    stitcher = started(scene)
+    placement = stitcher.place(scene.window(range(5, 11), 3.0))
+    assert worst(placement.T_map_cam, scene.poses)[0] < 0.01
+
+
+def test_the_uncertainty_of_a_joint_adds_up_and_odometry_takes_it_down(scene: Scene) -> None:
+    stitcher = started(scene)
+    before = stitcher.scale.estimate.rel_sigma
+    placement = stitcher.place(scene.window(range(3, 9), 2.0))
+    chain = np.hypot(before, 0.005)  # an exact joint has the smallest sigma
+    expected = 1 / np.sqrt(1 / chain**2 + 1 / 0.02**2)
+    assert placement.scale.rel_sigma == pytest.approx(expected, rel=0.02)
+    blind = stitcher.place(scene.window(range(3, 9), 2.0, odometry=False))
+    assert blind.scale.rel_sigma == pytest.approx(chain)
+    assert blind.scale.source == ScaleSource.ODOMETRY
+
+
+def test_place_alone_changes_nothing(scene: Scene) -> None:
+    stitcher = started(scene)
+    T_map_odom, estimate, last = stitcher.T_map_odom, stitcher.scale.estimate, stitcher._last
+    first = stitcher.place(scene.window(range(3, 9), 2.0))
+    again = stitcher.place(scene.window(range(3, 9), 2.0))
+    assert np.array_equal(first.T_map_cam[8], again.T_map_cam[8])
+    assert stitcher.T_map_odom is T_map_odom
+    assert stitcher.scale.estimate is estimate
+    assert stitcher._last is last
+
+
+def test_a_chain_of_windows_around_the_room(scene: Scene) -> None:
+    stitcher = started(scene, odometry=False)
+    rng = np.random.default_rng(0)
+    start = stitcher.place(scene.window(range(6), odometry=False))
+    T_map_world = start.T_map_cam[0] @ invert_se3(scene.poses[0])
+    for begin in range(3, 19, 3):
+        geometry = scene.window(range(begin, begin + 6), np.exp(rng.normal()), odometry=False)
+        placement = stitcher.place(geometry)
+        stitcher.commit(geometry, placement)
+        assert worst(placement.T_map_cam, [T_map_world @ T for T in scene.poses])[0] < 1e-3
+        assert placement.scale.rel_sigma == float("inf")
+    assert sorted(stitcher._last.points) == list(range(18, 24))
+
+
+def test_a_view_without_a_pose_is_neither_placed_nor_shared_later(scene: Scene) -> None:
+    stitcher = Stitcher(StitchSettings())
+    geometry = scene.window(range(6))
+    poses = [None if i >= 4 else p for i, p in enumerate(geometry.poses)]
+    geometry = replace(geometry, poses=poses)
+    placement = stitcher.place(geometry)
+    stitcher.commit(geometry, placement)
+    assert sorted(placement.T_map_cam) == sorted(stitcher._last.points) == [0, 1, 2, 3]
+    assert stitcher.T_map_odom is None
+    refused(
+        stitcher, scene.window(range(4, 10), odometry=False), Verdict.REJECTED_NO_OVERLAP,
+        "shares no keyframe with the map",
+    )  # fmt: skip
+
+
+def test_map_to_odometry_follows_the_newest_keyframe(scene: Scene) -> None:
+    stitcher = started(scene)
+    drifted = make_se3(
+        Rotation.from_euler("z", 2, degrees=True).as_matrix(), np.array([0.1, 0.2, 0.0])
+    )
+    geometry = scene.window(range(3, 9), T_odom_world=drifted)
+    placement = stitcher.place(geometry)
+    stitcher.commit(geometry, placement)
+    expected = placement.T_map_cam[8] @ invert_se3(drifted @ scene.poses[8])
+    assert np.array_equal(stitcher.T_map_odom, expected)
+    np.testing.assert_allclose(stitcher.T_map_odom @ drifted, np.eye(4), atol=0.01)
+
+
+def test_a_pointmap_follows_the_final_pose_of_its_view(scene: Scene) -> None:
+    geometry = scene.window(range(3), 4.0)
+    placement = Stitcher(StitchSettings()).place(geometry)
+    moved = make_se3(
+        Rotation.from_euler("z", 30, degrees=True).as_matrix(), np.array([1.0, 2.0, 3.0])
+    )
+    placement = replace(placement, T_map_cam={1: moved @ scene.poses[1]})
+    S = view_similarity(placement, 1, geometry.poses[1])
+    truth = scene.room.points(scene.poses[1])[SPREAD, SPREAD] @ moved[:3, :3].T + moved[:3, 3]
+    np.testing.assert_allclose(S.apply(geometry.points[1].astype(float)), truth, atol=1e-5)
+    assert S.scale == pytest.approx(0.25)
+
+
+# Windows that do not fit
+
+
+def test_shuffled_points_are_refused(scene: Scene) -> None:
+    geometry = scene.window(range(3, 9))
+    flat = geometry.points.reshape(-1, 3)
+    points = np.random.default_rng(0).permutation(flat).reshape(geometry.points.shape)
+    refused(
+        started(scene), replace(geometry, points=points), Verdict.REJECTED_RESIDUAL,
+        r"shared pixels disagree by \d+\.\d% of their depth \(limit 15\.0%\)",
+    )  # fmt: skip
+
+
+def test_the_limit_of_the_residual_is_a_setting(scene: Scene) -> None:
+    stitcher = started(scene)
+    geometry = scene.window(range(3, 9))
+    noise = 0.03 * np.random.default_rng(0).normal(size=geometry.points.shape)
+    geometry = replace(geometry, points=(geometry.points + noise).astype(np.float32))
+    assert stitcher.place(geometry).residual_m == pytest.approx(0.03 * 1.54, rel=0.1)
+    stitcher.settings = StitchSettings(max_residual=0.01)
+    refused(stitcher, geometry, Verdict.REJECTED_RESIDUAL, r"limit 1\.0%")
+
+
+def test_too_few_confident_pixels_are_refused(scene: Scene) -> None:
+    stitcher = started(scene)
+    for count in (MIN_SHARED_POINTS - 1, MIN_SHARED_POINTS):
+        geometry = scene.window(range(3, 9))
+        conf = np.ones_like(geometry.conf)
+        conf[3:] = 5.0  # of the views that are not shared
+        shared = conf[:3].ravel()
+        shared[np.linspace(0, shared.size - 1, count).astype(int)] = 2.0
+        conf[:3] = shared.reshape(conf[:3].shape)
+        geometry = replace(geometry, conf=conf)
+        if count < MIN_SHARED_POINTS:
+            refused(
+                stitcher, geometry, Verdict.REJECTED_LOW_CONFIDENCE,
+                r"only 99 confident pixels are shared with the map \(at least 100\)",
+            )  # fmt: skip
+        else:
+            assert stitcher.place(geometry).residual_m < 1e-4
+
+
+def test_pixels_the_map_doubts_do_not_count(scene: Scene) -> None:
+    stitcher = Stitcher(StitchSettings())
+    first = scene.window(range(6))
+    first = replace(first, conf=np.where(np.arange(6)[:, None, None] < 3, first.conf, 1.0))
+    stitcher.commit(first, stitcher.place(first))
+    refused(
+        stitcher, scene.window(range(3, 9)), Verdict.REJECTED_LOW_CONFIDENCE,
+        "only 0 confident pixels",
+    )  # fmt: skip
+
+
+def test_points_on_a_line_are_refused(scene: Scene) -> None:
+    geometry = scene.window(range(3, 9))
+    along = np.linspace(1, 2, geometry.conf.size).reshape(geometry.conf.shape)
+    points = (along[..., None] * np.ones(3)).astype(np.float32)
+    refused(
+        started(scene), replace(geometry, points=points), Verdict.REJECTED_DEGENERATE,
+        "on a line or in one place",
+    )  # fmt: skip
+
+
+def test_a_window_without_overlap_or_odometry_is_refused(scene: Scene) -> None:
+    for stitcher in (started(scene), started(scene, odometry=False)):
+        refused(
+            stitcher, scene.window(range(8, 14), odometry=False), Verdict.REJECTED_NO_OVERLAP,
+            "shares no keyframe with the map and there is no odometry",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_odometry_places_a_window_without_overlap(scene: Scene, scale: float) -> None:
+    stitcher = started(scene)
+    placement = stitcher.place(scene.window(range(12, 18), scale))
+    off, turned_deg = worst(placement.T_map_cam, scene.poses)
+    assert off < 0.01
+    assert turned_deg < 1e-4
+    assert np.isnan(placement.residual_m)
+    assert placement.scale.rel_sigma == pytest.approx(0.02, abs=1e-3)
+
+
+def test_motion_that_odometry_denies_is_refused(scene: Scene) -> None:
+    geometry = scene.window(range(3, 9))
+    frames = []
+    for n, k in enumerate(geometry.window.keyframes):
+        T = k.view.T_odom_cam.copy()
+        T[0, 3] += 0.8 * n  # the wheels turned, the robot did not move
+        frames.append(replace(k, view=replace(k.view, T_odom_cam=T)))
+    denied = replace(geometry, window=Window(0, tuple(frames)))
+    stitcher = started(scene, odometry=False)
+    with pytest.raises(StitchError) as error:
+        stitcher.place(denied)
+    assert error.value.verdict in (Verdict.REJECTED_ODOMETRY, Verdict.REJECTED_RESIDUAL)
+    stitcher.settings = StitchSettings(max_odom_translation=50.0, max_scale_change=100.0)
+    assert len(stitcher.place(denied).T_map_cam) == 6
+
+
+def test_a_scale_that_odometry_denies_is_refused(scene: Scene) -> None:
+    geometry = scene.window(range(3, 9))
+    frames = []
+    for k in geometry.window.keyframes:
+        T = k.view.T_odom_cam.copy()
+        T[:3, 3] *= 2.5
+        frames.append(replace(k, view=replace(k.view, T_odom_cam=T)))
+    refused(
+        started(scene), replace(geometry, window=Window(0, tuple(frames))),
+        Verdict.REJECTED_RESIDUAL, r"a scale 0\.40 times that of odometry \(limit 2\)",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("factor", "fits"), [(1.9, True), (2.1, False), (0.53, True), (0.48, False)]
+)
+def test_the_limit_of_the_scale_counts_both_ways(scene: Scene, factor: float, fits: bool) -> None:
+    geometry = scene.window(range(3, 9))
+    frames = []
+    for k in geometry.window.keyframes:
+        T = k.view.T_odom_cam.copy()
+        T[:3, 3] *= factor
+        frames.append(replace(k, view=replace(k.view, T_odom_cam=T)))
+    geometry = replace(geometry, window=Window(0, tuple(frames)))
+    stitcher = started(scene)
+    stitcher.settings = StitchSettings(max_odom_translation=50.0)
+    if fits:
+        stitcher.place(geometry)
+    else:
+        refused(stitcher, geometry, Verdict.REJECTED_RESIDUAL, "times that of odometry")
+
+
+def test_a_corrected_scale_grows_a_window_about_what_it_shares(scene: Scene) -> None:
+    stitcher = Stitcher(StitchSettings())
+    first = scene.window(range(6), odometry=False)
+    stitcher.commit(first, stitcher.place(first))
+    T_map_world = stitcher.place(first).T_map_cam[0] @ invert_se3(scene.poses[0])
+    # odometry comes up and says that all is 1.2 times larger than the map has it
+    geometry = scene.window(range(3, 9))
+    frames = []
+    for k in geometry.window.keyframes:
+        T = k.view.T_odom_cam.copy()
+        T[:3, 3] *= 1.2
+        frames.append(replace(k, view=replace(k.view, T_odom_cam=T)))
+    placement = stitcher.place(replace(geometry, window=Window(0, tuple(frames))))
+    assert placement.S_map_window.scale == pytest.approx(1.2, rel=1e-4)
+    for i in (3, 4, 5):  # what is in the map stays where it is
+        np.testing.assert_allclose(placement.T_map_cam[i], T_map_world @ scene.poses[i], atol=1e-5)
+    shared = geometry.points[:3].reshape(-1, 3).astype(float)
+    moved = placement.S_map_window.apply(shared).mean(0)
+    T = T_map_world @ scene.poses[3]
+    assert np.linalg.norm(moved - (shared @ T[:3, :3].T + T[:3, 3]).mean(0)) < 0.3
+
+
+# The floor
+
+
+def test_levelling_a_window_without_a_floor_keeps_the_camera_level(scene: Scene) -> None:
+    geometry = scene.window(range(3))
+    geometry = replace(geometry, conf=np.ones_like(geometry.conf))
+    S = level_by_floor(geometry)
+    T = S.apply_pose(geometry.poses[0].T_window_cam)
+    assert np.array_equal(T[:3, 3], np.zeros(3))
+    np.testing.assert_allclose(T[:3, :3], [[0, 0, 1], [-1, 0, 0], [0, -1, 0]], atol=1e-12)
+    assert on_the_floor(geometry, Sim3(1.0, np.eye(3), np.ones(3))).t.tolist() == [1, 1, 1]
+
+
+def test_levelling_uses_the_first_view_that_has_a_pose(scene: Scene) -> None:
+    geometry = scene.window(range(4))
+    geometry = replace(
+        geometry, conf=np.ones_like(geometry.conf), poses=[None, *geometry.poses[1:]]
+    )
+    S = level_by_floor(geometry)
+    np.testing.assert_allclose(
+        S.apply_pose(geometry.poses[1].T_window_cam)[:3, 3], np.zeros(3), atol=1e-12
+    )
