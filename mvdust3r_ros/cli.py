@@ -83,6 +83,10 @@ def _synth_rooms(args: argparse.Namespace) -> int:
 def _add_train(commands: Commands) -> None:
     train = commands.add_parser("train", help="train the small network on synthetic rooms")
     train.add_argument("--config", type=Path, required=True, metavar="YAML")
+    train.add_argument("--export", type=Path, metavar="DIR", help="only export the run's result")
+    train.add_argument(
+        "--metrics", type=Path, metavar="JSON", help="results.json for its manifest"
+    )
     train.add_argument("--rooms", metavar="DIR", help="folder made by `synth rooms`")
     train.add_argument("--run", metavar="DIR", dest="folder", help="folder of the run")
     train.add_argument("--max-steps", type=int, help="where the run ends, decay included")
@@ -92,13 +96,17 @@ def _add_train(commands: Commands) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.synthetic.release import release_run
     from mvdust3r_ros.synthetic.train import load_train_config, train
 
     given = {
         "rooms": args.rooms, "run": args.folder, "max_steps": args.max_steps, "device": args.device
     }  # fmt: skip
-    overrides = {name: value for name, value in given.items() if value is not None}
-    train(load_train_config(args.config, overrides), args.minutes)
+    config = load_train_config(args.config, {k: v for k, v in given.items() if v is not None})
+    if args.export is None:
+        train(config, args.minutes)
+    else:
+        print(release_run(config, args.export, args.metrics))
     return 0
 
 
@@ -212,7 +220,7 @@ def _params(args: argparse.Namespace) -> int:
     from mvdust3r_ros.ros.settings import NodeConfig
 
     del args
-    print(config_to_yaml(NodeConfig()), end="")
+    print(config_to_yaml(NodeConfig(), "/**"), end="")
     return 0
 
 

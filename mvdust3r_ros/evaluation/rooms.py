@@ -156,7 +156,7 @@ def _judge(
         yield name.replace("_", " "), _case(seed, prediction, first, 0, 0.0), prediction
     order = order_views(views, min(4, len(views)))
     started = time.perf_counter()
-    tokens = engine.encode([replace(v, depth_m=None, T_odom_cam=None) for v in views])
+    tokens = engine.encode(views if engine.describe().backend == "oracle" else _blind(views))
     encoded = time.perf_counter() - started
     single = []
     best = order_views(views, 1)[0]
@@ -172,6 +172,11 @@ def _judge(
         cases = [_case(seed, prediction, views, p, encoded + seconds) for p in paths]
         yield "MVD+", cases[0], prediction
         yield "MVD+, oracle path", min(cases, key=lambda c: c.published.nd), prediction
+
+
+def _blind(views: list[View]) -> list[View]:
+    """The views without what only the truth knows."""
+    return [replace(v, depth_m=None, T_odom_cam=None) for v in views]
 
 
 def _decode(

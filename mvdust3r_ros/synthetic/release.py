@@ -1,0 +1,80 @@
+"""From a training run to the engine folder that is installed with the package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvdust3r_ros.engines.export import ExportOptions, export_engine
+from mvdust3r_ros.model.config import config_from_dict
+from mvdust3r_ros.model.weights import network_from_state
+from mvdust3r_ros.synthetic.train import TrainConfig, TrainError
+
+LICENCE = "Apache-2.0"
+CROSS_REFERENCE = "dec_same_view_blocks."
+
+
+def release_run(config: TrainConfig, out: Path, metrics: Path | None = None) -> Path:
+    """Export the averaged weights of a run to an engine folder, matrices in half precision.
+
+    A network trained with one reference is exported without its cross-reference blocks, which are
+    as they began; others get their number of references as the engine's default.
+
+    Args:
+        config: of the run.
+        out: engine folder to make.
+        metrics: results.json of `evaluate rooms`, whose summaries go into the manifest.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TrainError: the run has no checkpoint, or there are no such metrics.
+    """
+    state = _read(Path(config.run) / "checkpoint.pt")
+    joined = config.n_ref > 1
+    sizes = config_from_dict(state["config"])
+    sizes = replace(sizes, n_ref=config.n_ref, cross_reference=joined)
+    weights = {
+        name: value
+        for name, value in state["ema"].items()
+        if joined or not name.startswith(CROSS_REFERENCE)
+    }
+    network = network_from_state(sizes, weights, config.run)
+    info: dict[str, Any] = {
+        "data": "synthetic rooms of this package, no other data",
+        "training_seed": config.seed,
+        "steps": state["step"],
+        "views_seen": state["views_seen"],
+        "hours": round(state["seconds"] / 3600, 2),
+    }
+    if metrics is not None:
+        info["metrics"] = _summaries(metrics)
+    options = ExportOptions(name="room", licence=LICENCE, store_fp16=True, metric=True, info=info)
+    return export_engine(network, out, options)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise TrainError(f"no checkpoint at {path}: has the run begun?")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _summaries(path: Path) -> dict[str, Any]:
+    """Views -> predictor -> summary, rounded."""
+    try:
+        views = json.loads(path.read_text())["views"]
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainError(f"no metrics in {path}: {error}") from None
+    return {
+        count: {
+            name: {key: round(value, 4) for key, value in row["summary"].items()}
+            for name, row in rows.items()
+        }
+        for count, rows in views.items()
+    }

@@ -1,0 +1,99 @@
+"""The evaluation on rooms: exact for the oracle engine, honest for the trivial predictors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mvdust3r_ros.datatypes import View
+from mvdust3r_ros.engines.oracle_engine import OracleEngine
+from mvdust3r_ros.evaluation.rooms import (
+    Results,
+    RoomsError,
+    Trivial,
+    evaluate_rooms,
+    format_results,
+    summary,
+)
+from mvdust3r_ros.synthetic.dataset import exact_views
+
+HW = (64, 64)
+
+
+def windows(seed: int, views: int) -> list[View]:
+    return exact_views(seed, views, HW)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rooms")
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Results:
+    seen: list[tuple[int, int]] = []
+    made = evaluate_rooms(
+        OracleEngine(HW), windows, range(50, 53), [3, 4], range(60, 64), folder,
+        lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen == [(k + 1, 6) for k in range(6)]
+    return made
+
+
+def test_the_oracle_is_exact_in_every_column(results: Results) -> None:
+    for rows in results.values():
+        for case in rows["MVD"]:
+            assert case.published.nd < 1e-3
+            assert case.published.dac == 1.0
+            assert case.published.cd < 1e-5
+            assert case.nd_metric < 1e-4
+            assert case.abs_rel < 1e-4
+            assert abs(case.scale) < 1e-4
+            assert max(case.rotation_deg) < 0.1
+            assert max(case.translation) < 0.01
+
+
+def test_trivial_predictors_are_far_off_but_metric(results: Results) -> None:
+    for count, rows in results.items():
+        assert {len(cases) for cases in rows.values()} == {3}
+        for name in ("mean pointmap", "constant depth"):
+            numbers = summary(rows[name])
+            assert 0.2 < numbers["nd_metric"] < 2.0
+            assert numbers["scale_error_median"] < 1.0
+            assert all(len(case.rotation_deg) == count - 1 for case in rows[name])
+
+
+def test_oracle_reference_is_never_worse(results: Results) -> None:
+    for rows in results.values():
+        for one, best in zip(rows["MVD"], rows["MVD, oracle reference"], strict=True):
+            assert best.published.nd <= one.published.nd + 1e-6
+
+
+def test_files(results: Results, folder: Path) -> None:
+    stored = json.loads((folder / "results.json").read_text())
+    assert stored["engine"]["backend"] == "oracle"
+    assert [case["seed"] for case in stored["views"]["4"]["MVD"]["cases"]] == [50, 51, 52]
+    assert (folder / "table.md").read_text() == format_results(results)
+    assert "| MVD " in format_results(results)
+    assert len(list(folder.glob("MVD_04_*.jpg"))) == 3
+
+
+def test_mean_pointmap_is_the_mean() -> None:
+    many = [windows(seed, 3) for seed in (70, 71)]
+    mean = Trivial(many).mean_pointmap(many[0])
+    depths = [views[0].depth_m for views in many]
+    expected = np.mean([d for d in depths if d is not None], axis=0)
+    assert np.allclose(mean.points[0, 0, ..., 2], expected, atol=1e-4)
+    assert np.array_equal(mean.points[0, 1], mean.points[0, 2])
+
+
+def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
+    args = (range(5, 7), [2], range(6, 8), tmp_path, lambda _a, _b: None)
+    with pytest.raises(RoomsError, match="2 seeds"):
+        evaluate_rooms(OracleEngine(HW), windows, *args)
+    with pytest.raises(RoomsError, match="exact depth"):
+        Trivial([[replace(v, depth_m=None) for v in windows(1, 2)]])
