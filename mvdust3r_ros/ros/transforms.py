@@ -124,7 +124,7 @@ class FrameTree:
 
     def newest_ns(self, target: str, source: str) -> int | None:
         """Newest time at which every moving transform between two frames is known."""
-        edges = {*self._path_up(target), *self._path_up(source)}
+        edges = {*self._path_up(target)} ^ {*self._path_up(source)}
         stamps = [self._moving[f].newest_ns for f in edges if f in self._moving]
         known = [s for s in stamps if s is not None]
         return min(known) if known else None
