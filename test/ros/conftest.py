@@ -1,0 +1,192 @@
+"""A bag of the box room, and real nodes as processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import make_se3, quaternion_xyzw
+
+START_NS = 1_700_000_000_000_000_000
+PERIOD_NS = 200_000_000
+STORE = get_typestore(Stores.ROS2_JAZZY)
+T_BASE_CAM = make_se3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.array([0.1, 0.0, 1.2]))
+
+
+@dataclass(frozen=True)
+class RoomBag:
+    """Where a bag is and what is in it."""
+
+    bag: Path
+    depth: Path
+    stamps_ns: list[int]
+    poses: list[FloatArray]
+
+
+@dataclass(frozen=True)
+class BagKind:
+    storage: StoragePlugin = StoragePlugin.MCAP
+    compressed: bool = False
+    odometry: str = "topic"  # topic: of the camera; base: of base_link with /tf_static; tf; none
+    second_camera: bool = False
+    frames: int = 36
+
+
+def new(kind: str, **fields: Any) -> Any:
+    return STORE.types[kind](**fields)
+
+
+def header(stamp_ns: int, frame: str) -> Any:
+    stamp = new("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+    return new("std_msgs/msg/Header", stamp=stamp, frame_id=frame)
+
+
+def quaternion(T: FloatArray) -> Any:
+    x, y, z, w = map(float, quaternion_xyzw(T[:3, :3]))
+    return new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+
+
+def transform(stamp_ns: int, parent: str, child: str, T: FloatArray) -> Any:
+    x, y, z = map(float, T[:3, 3])
+    shift = new("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+    inner = new("geometry_msgs/msg/Transform", translation=shift, rotation=quaternion(T))
+    return new(
+        "geometry_msgs/msg/TransformStamped",
+        header=header(stamp_ns, parent), child_frame_id=child, transform=inner,
+    )  # fmt: skip
+
+
+def odometry(stamp_ns: int, child: str, T: FloatArray) -> Any:
+    x, y, z = map(float, T[:3, 3])
+    zero = new("geometry_msgs/msg/Vector3", x=0.0, y=0.0, z=0.0)
+    pose = new(
+        "geometry_msgs/msg/Pose",
+        position=new("geometry_msgs/msg/Point", x=x, y=y, z=z), orientation=quaternion(T),
+    )  # fmt: skip
+    return new(
+        "nav_msgs/msg/Odometry",
+        header=header(stamp_ns, "odom"),
+        child_frame_id=child,
+        pose=new("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
+        twist=new(
+            "geometry_msgs/msg/TwistWithCovariance",
+            twist=new("geometry_msgs/msg/Twist", linear=zero, angular=zero),
+            covariance=np.zeros(36),
+        ),
+    )
+
+
+def camera_info(stamp_ns: int, K: FloatArray, width: int, height: int) -> Any:
+    roi = new(
+        "sensor_msgs/msg/RegionOfInterest",
+        x_offset=0, y_offset=0, height=0, width=0, do_rectify=False,
+    )  # fmt: skip
+    return new(
+        "sensor_msgs/msg/CameraInfo",
+        header=header(stamp_ns, "camera_optical"), height=height, width=width,
+        distortion_model="plumb_bob", d=np.zeros(5), k=K.ravel(), r=np.eye(3).ravel(),
+        p=np.hstack([K, np.zeros((3, 1))]).ravel(), binning_x=0, binning_y=0, roi=roi,
+    )  # fmt: skip
+
+
+def image(stamp_ns: int, rgb: Any, *, compressed: bool) -> Any:
+    if compressed:
+        _, data = cv2.imencode(".png", rgb[..., ::-1])
+        return new(
+            "sensor_msgs/msg/CompressedImage",
+            header=header(stamp_ns, "camera_optical"), format="bgr8; png compressed bgr8",
+            data=data.ravel(),
+        )  # fmt: skip
+    height, width = rgb.shape[:2]
+    return new(
+        "sensor_msgs/msg/Image",
+        header=header(stamp_ns, "camera_optical"), height=height, width=width, encoding="rgb8",
+        is_bigendian=0, step=3 * width, data=rgb.ravel(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_bag(room: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RoomBag]:
+    def make(kind: BagKind) -> RoomBag:
+        folder = tmp_path_factory.mktemp("room_bag")
+        (folder / "depth").mkdir()
+        poses = room.walk(kind.frames, turns=0.6)
+        stamps = [START_NS + i * PERIOD_NS for i in range(kind.frames)]
+        with Writer(folder / "bag", version=9, storage_plugin=kind.storage) as writer:
+            topics: dict[str, Any] = {}
+
+            def write(topic: str, log_ns: int, message: Any) -> None:
+                if topic not in topics:
+                    topics[topic] = writer.add_connection(
+                        topic, message.__msgtype__, typestore=STORE
+                    )
+                data = STORE.serialize_cdr(message, message.__msgtype__)
+                writer.write(topics[topic], log_ns, data)
+
+            suffix = "/compressed" if kind.compressed else ""
+            width, height = room.image_wh
+            for i, (stamp, T) in enumerate(zip(stamps, poses, strict=True)):
+                _write_odometry(kind.odometry, stamp, T, write)
+                write("/camera/camera_info", stamp + 2, camera_info(stamp, room.K, width, height))
+                picture = image(stamp, room.image(T), compressed=kind.compressed)
+                write(f"/camera/image_raw{suffix}", stamp + 3, picture)
+                if kind.second_camera:
+                    write("/rear/image_raw", stamp + 3, picture)
+                millimetres = np.rint(room.depth(T) * 1000).astype(np.uint16)
+                cv2.imwrite(str(folder / "depth" / f"{i:06d}.png"), millimetres)
+        return RoomBag(folder / "bag", folder / "depth", stamps, poses)
+
+    return make
+
+
+def _write_odometry(kind: str, stamp: int, T: FloatArray, write: Callable[..., None]) -> None:
+    T_odom_base = T @ np.linalg.inv(T_BASE_CAM)
+    tf = "tf2_msgs/msg/TFMessage"
+    if kind in ("base", "tf") and stamp == START_NS:
+        static = transform(stamp, "base_link", "camera_optical", T_BASE_CAM)
+        write("/tf_static", stamp, new(tf, transforms=[static]))
+    if kind == "topic":
+        write("/odom", stamp + 1, odometry(stamp, "camera_optical", T))
+    elif kind == "base":
+        write("/odom", stamp + 1, odometry(stamp, "base_link", T_odom_base))
+    elif kind == "tf":
+        moving = transform(stamp, "odom", "base_link", T_odom_base)
+        write("/tf", stamp + 1, new(tf, transforms=[moving]))
+
+
+@pytest.fixture(scope="session")
+def bag_kind() -> type[BagKind]:
+    return BagKind
+
+
+@pytest.fixture(scope="session")
+def room_bag(make_bag: Callable[..., RoomBag]) -> RoomBag:
+    return make_bag(BagKind())
+
+
+_domains = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def new_domain() -> Callable[[], int]:
+    """A ROS domain that no other test uses."""
+    return lambda: 1 + (os.getpid() * 7 + next(_domains)) % 100
+
+
+@pytest.fixture(scope="module")
+def ros() -> Iterator[None]:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not installed")
+    pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
+    return

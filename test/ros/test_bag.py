@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin
+
+from mvdust3r_ros.map_files import read_tum
+from mvdust3r_ros.ros.bag import BagError, BagOptions, opened_bag, read_frames
+from mvdust3r_ros.ros.depth_folder import DepthFolder, DepthFolderError
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "hololens_office"
+real = pytest.mark.skipif(not DATA.exists(), reason=f"no real footage at {DATA}")
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_frames_come_back_as_they_were_recorded(
+    room: Any, make_bag: Callable[..., Any], bag_kind: Any, storage: Any, compressed: bool
+) -> None:
+    made = make_bag(bag_kind(storage=storage, compressed=compressed, frames=5))
+    frames = list(read_frames(made.bag, BagOptions(depth_folder=made.depth)))
+    assert [f.stamp_ns for f in frames] == made.stamps_ns
+    for frame, T in zip(frames, made.poses, strict=True):
+        np.testing.assert_array_equal(frame.image_rgb, room.image(T))
+        np.testing.assert_allclose(frame.T_odom_cam, T, atol=1e-9)
+        np.testing.assert_allclose(frame.depth_m, room.depth(T), atol=0.0006)
+        assert frame.camera is not None
+        np.testing.assert_array_equal(frame.camera.K, room.K)
+        assert frame.camera_name == "camera_optical"
+
+
+@pytest.mark.parametrize("odometry", ["base", "tf"])
+def test_odometry_of_the_robot_reaches_the_camera(
+    make_bag: Callable[..., Any], bag_kind: Any, odometry: str
+) -> None:
+    made = make_bag(bag_kind(odometry=odometry, frames=4))
+    for frame, T in zip(read_frames(made.bag), made.poses, strict=True):
+        np.testing.assert_allclose(frame.T_odom_cam, T, atol=1e-9)
+
+
+def test_without_odometry_frames_have_no_pose(
+    make_bag: Callable[..., Any], bag_kind: Any, room_bag: Any
+) -> None:
+    made = make_bag(bag_kind(odometry="none", frames=2))
+    assert all(f.T_odom_cam is None for f in read_frames(made.bag))
+    ignored = BagOptions(odometry="none", camera_info_topic="none", max_frames=2)
+    frames = list(read_frames(room_bag.bag, ignored))
+    assert [(f.T_odom_cam, f.camera, f.depth_m) for f in frames] == [(None, None, None)] * 2
+
+
+def test_odometry_that_nothing_connects_to_the_camera_is_an_error(room_bag: Any) -> None:
+    with pytest.raises(BagError, match=r"'camera_optical'.*'left'.*tf_static"):
+        next(read_frames(room_bag.bag, BagOptions(camera_frame="left")))
+
+
+def test_two_cameras_need_a_choice(make_bag: Callable[..., Any], bag_kind: Any) -> None:
+    made = make_bag(bag_kind(second_camera=True, frames=2))
+    with pytest.raises(BagError, match=r"choose one: /camera/image_raw, /rear/image_raw"):
+        next(read_frames(made.bag))
+    frames = list(read_frames(made.bag, BagOptions(image_topic="/rear/image_raw")))
+    assert len(frames) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (BagOptions(image_topic="/front"), "no image topic /front; it has /camera/image_raw"),
+        (BagOptions(camera_info_topic="/info"), "/info; it has /camera/camera_info"),
+        (BagOptions(odom_topic="/o"), "no odometry /o; it has /odom"),
+        (BagOptions(depth_topic="/d"), "no depth topic /d"),
+    ],
+)
+def test_a_missing_topic_is_named_with_those_there_are(
+    room_bag: Any, options: BagOptions, words: str
+) -> None:
+    with pytest.raises(BagError, match=words):
+        next(read_frames(room_bag.bag, options))
+
+
+def test_a_bag_without_images_lists_its_topics(make_bag: Any, bag_kind: Any) -> None:
+    made = make_bag(bag_kind(frames=0))
+    with pytest.raises(BagError, match="no image topic"):
+        next(read_frames(made.bag))
+
+
+def test_what_is_no_bag_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match="does not exist"):
+        next(read_frames(tmp_path / "nothing"))
+    (tmp_path / "broken.mcap").write_bytes(b"no bag at all")
+    with pytest.raises(BagError, match=r"broken\.mcap"):
+        next(read_frames(tmp_path / "broken.mcap"))
+
+
+def test_a_single_file_is_a_bag_too(room_bag: Any) -> None:
+    (file,) = room_bag.bag.glob("*.mcap")
+    with opened_bag(file) as reader:
+        assert reader.message_count == 3 * len(room_bag.stamps_ns)
+
+
+def test_a_depth_folder_by_number_and_by_stamp(tmp_path: Path, room_bag: Any) -> None:
+    by_number = DepthFolder(room_bag.depth)
+    assert by_number.path(3, 0) == room_bag.depth / "000003.png"
+    assert by_number.path(999, 0) is None
+    (tmp_path / "depth").mkdir()
+    (tmp_path / "depth" / "b.png").write_bytes((room_bag.depth / "000003.png").read_bytes())
+    (tmp_path / "frames.csv").write_text("timestamp,depth_file\n17.000000001,depth/b.png\n")
+    by_stamp = DepthFolder(tmp_path / "depth")
+    assert by_stamp.path(0, 17_000_000_001) == tmp_path / "depth" / "b.png"
+    assert by_stamp.path(0, 17_000_000_002) is None
+
+
+def test_bad_depth_folders_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DepthFolderError, match=r"no \.png"):
+        DepthFolder(tmp_path)
+    (tmp_path / "000000.png").write_bytes(b"no picture")
+    with pytest.raises(DepthFolderError, match="16-bit grey"):
+        DepthFolder(tmp_path).load_mm(0, 0)
+    (tmp_path / "frames.csv").write_text("time,file\n1,2\n")
+    with pytest.raises(DepthFolderError, match="timestamp and depth_file"):
+        DepthFolder(tmp_path)
+
+
+@real
+def test_the_real_bag_has_all_it_should() -> None:
+    frames = list(read_frames(DATA / "bag", BagOptions(depth_folder=DATA / "depth")))
+    truth = read_tum(DATA / "poses.txt")
+    assert [f.stamp_ns for f in frames] == truth.stamps_ns.tolist()
+    assert all(f.image_rgb.shape == (360, 540, 3) and f.camera is not None for f in frames)
+    poses = np.array([f.T_odom_cam for f in frames])
+    np.testing.assert_allclose(poses, truth.T_world_cam, atol=1e-5)
+    assert all(f.depth_m is not None and (f.depth_m > 0).mean() > 0.2 for f in frames)
+
+
+@real
+def test_the_raw_bag_is_the_same_footage_and_its_odometry_is_on_tf_too() -> None:
+    raw = list(
+        read_frames(DATA / "bag_raw_short", BagOptions(odometry="tf", depth_folder=DATA / "depth"))
+    )
+    jpeg = {f.stamp_ns: f for f in read_frames(DATA / "bag")}
+    assert len(raw) == 12
+    for frame in raw:
+        twin = jpeg[frame.stamp_ns]
+        np.testing.assert_allclose(frame.T_odom_cam, twin.T_odom_cam, atol=1e-9)
+        difference = frame.image_rgb.astype(int) - twin.image_rgb
+        assert np.abs(difference).mean() < 4
+        assert frame.depth_m is not None
