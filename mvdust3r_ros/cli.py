@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 from mvdust3r_ros.datatypes import MvDust3rError
 
-HELD_OUT_SEEDS = range(1_000_000, 1_000_200)
-BASELINE_SEEDS = range(2_000_000, 2_000_060)
+HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
+BASELINE_SEEDS = range(8_500_000, 8_500_060)
 Command = Callable[[argparse.Namespace], int]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
