@@ -117,6 +117,8 @@ def test_the_source_is_the_stronger_one() -> None:
     assert weak.source == ODOM
     _, strong = started(0.2, MODEL).fuse((1.0, 0.0), [evidence(1.0, 0.05)])
     assert strong.source == ODOM
+    _, just = started(0.1, MODEL).fuse((1.0, 0.0), [evidence(1.0, 0.09)])
+    assert just.source == ODOM
     _, first = ScaleFilter().fuse((1.0, 0.1), [evidence(1.0, 0.3, MODEL)])
     assert first.source == MODEL
 
