@@ -90,9 +90,9 @@ def test_a_point_on_the_floor_clears_its_cell_too() -> None:
 
 
 def test_a_point_below_the_floor_clears_to_where_the_ray_meets_the_floor() -> None:
-    # from z = 0.5 to z = -0.5; the slack below the floor ends the ray at 0.65 of the way
-    found = known(seen([[1.05, 0.05, -0.5]]))
-    assert found == {(x, 0): FREE for x in range(8)}
+    # from z = 0.5 to z = -0.5; the slack below the floor ends the ray at 0.65 of its 10 m
+    found = known(seen([[10.07, 0.05, -0.5]]))
+    assert found == dict.fromkeys([(x, 0) for x in range(66)], FREE)
 
 
 def test_a_ray_above_the_band_clears_nothing() -> None:
@@ -300,6 +300,15 @@ def test_area_follows_the_resolution() -> None:
     grid = OccupancyGrid(np.array([[0, 100, -1]], np.int8), 0.5, (0.0, 0.0))
     assert summarize_grid(grid, (0.0, 0.0), 0.0).explored_area_m2 == 0.5
     assert summarize_grid(grid, (0.0, 0.0), 0.0).bounds_m == (0.0, 0.0, 1.0, 0.5)
+
+
+def test_places_follow_the_resolution() -> None:
+    cells = np.full((8, 8), UNKNOWN, np.int8)
+    cells[6, 4] = OCCUPIED
+    stats = summarize_grid(OccupancyGrid(cells, 0.5, (10.0, 20.0)), (10.25, 22.25), 0.0)
+    assert stats.bounds_m == (12.0, 23.0, 12.5, 23.5)
+    assert stats.nearest_distance_m == pytest.approx(math.hypot(2.0, 1.0))
+    assert stats.nearest_bearing_rad == pytest.approx(math.atan2(1.0, 2.0))
 
 
 @pytest.mark.parametrize(
