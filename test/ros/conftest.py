@@ -184,9 +184,68 @@ def new_domain() -> Callable[[], int]:
     return lambda: 1 + (os.getpid() * 7 + next(_domains)) % 100
 
 
+@dataclass
+class Stage:
+    """A domain with real nodes in it and a control node to watch them."""
+
+    processes: Any
+    control: Any
+    logs: Path
+
+    def mapper(self, *, topics: dict[str, str] | None = None, **values: object) -> None:
+        """Start a mapper node; parameters with __ for the dot."""
+        given = {
+            "engine__engine": "oracle",
+            "ros__diagnostics_period_s": 0.2,
+            **SETTINGS,
+            **values,
+        }
+        words = ["--ros-args"]
+        for name, to in (topics or {}).items():
+            words += ["-r", f"{name}:={to}"]
+        for name, value in given.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            words += ["-p", f"{name.replace('__', '.')}:={text}"]
+        self.processes.start("mapper", "node", words)
+
+    def log(self, name: str = "mapper") -> str:
+        return (self.logs / f"{name}.log").read_text(errors="replace")
+
+    def bring_up(self) -> None:
+        for step in ("configure", "activate"):
+            assert self.control.transition(step), self.log()
+
+
+# Small windows, so that a short drive makes several.
+SETTINGS = {
+    "engine__engine": "oracle", "keyframes__window_size": 4, "keyframes__window_overlap": 2,
+    "keyframes__max_translation_m": 0.2, "ros__map_period_s": 0.0,
+    "ros__diagnostics_period_s": 0.2,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def ros() -> Iterator[None]:
+def new_stage(
+    new_domain: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Stage]]:
+    """Makes stages; all their processes end with the module."""
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not installed")
     pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
-    return
+    from contextlib import ExitStack
+
+    from mvdust3r_ros.ros.control import control_node
+    from mvdust3r_ros.ros.processes import Processes, isolated_environment
+
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+
+        def make() -> Stage:
+            domain = new_domain()
+            for name, value in isolated_environment(domain).items():
+                patch.setenv(name, value)
+            logs = tmp_path_factory.mktemp("logs")
+            processes = Processes(logs, domain)
+            stack.callback(processes.stop_all)
+            return Stage(processes, stack.enter_context(control_node(domain)), logs)
+
+        yield make

@@ -1,0 +1,79 @@
+"""The demo as a person starts it: three real processes, files at the end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from rosbags.highlevel import AnyReader
+
+from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
+from mvdust3r_ros.ros.demo import DemoOptions, run_demo
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not installed")
+pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
+
+
+def demo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mvdust3r_ros.cli", "demo", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=180)
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_map(
+    make_bag: Callable[..., Any], bag_kind: Any, tmp_path: Path
+) -> None:
+    made = make_bag(bag_kind(compressed=True, odometry="base", frames=60))
+    out = tmp_path / "out"
+    words = ("--bag", str(made.bag), "--engine", "oracle", "--depth", str(made.depth))
+    params = tmp_path / "params.yaml"
+    params.write_text("/**: {ros__parameters: {keyframes: {max_translation_m: 0.2}}}\n")
+    done = demo(*words, "--rate", "3", "--out", str(out), "--params", str(params), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "60 images in" in done.stdout
+    for name in ("map.png", "map.ply", "map.yaml", "map.tum", "bag"):
+        assert str(out / name) in done.stdout.replace("\n", "")
+        assert (out / name).exists()
+    assert len(read_ply(out / "map.ply").points) > 1000
+    assert (load_occupancy(out / "map.yaml").cells == 100).any()
+    trajectory = read_tum(out / "map.tum")
+    assert set(trajectory.stamps_ns.tolist()) <= set(made.stamps_ns)
+    assert cv2.imread(str(out / "map.png")) is not None
+    with AnyReader([out / "bag"]) as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+        status = [
+            reader.deserialize(raw, c.msgtype)
+            for c, _, raw in reader.messages()
+            if c.topic == "/mapper/window_status"
+        ]
+    topics = ("points", "map_points", "path", "occupancy_grid", "occupancy_summary")
+    assert all(counts.get(f"/mapper/{t}", 0) > 0 for t in topics), counts
+    assert counts["/tf"] > 10
+    assert any(s.verdict == 0 for s in status)
+    assert made.stamps_ns[0] - 2 * 10**9 <= reader.start_time <= made.stamps_ns[-1]
+
+
+def test_what_is_missing_is_said_in_one_line(room_bag: Any, tmp_path: Path) -> None:
+    with pytest.raises(MvDust3rError, match="does not exist"):
+        run_demo(DemoOptions(tmp_path / "nothing", out=tmp_path), print)
+    with pytest.raises(MvDust3rError, match="name its folder by --depth"):
+        run_demo(DemoOptions(room_bag.bag, engine="oracle", out=tmp_path), print)
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "diary.txt").write_text("precious")
+    options = DemoOptions(room_bag.bag, engine="oracle", depth=room_bag.depth, out=tmp_path)
+    with pytest.raises(MvDust3rError, match="is not a bag"):
+        run_demo(options, print)
+    assert (tmp_path / "bag" / "diary.txt").exists()
+
+
+def test_a_node_that_cannot_start_is_quoted(room_bag: Any, tmp_path: Path) -> None:
+    options = DemoOptions(room_bag.bag, engine=str(tmp_path / "no_engine"), out=tmp_path)
+    with pytest.raises(MvDust3rError, match=r"did not configure: .*no engine at .*mapper\.log"):
+        run_demo(options, print)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from mvdust3r_ros.ros.faults import FaultLog
+
+
+def test_each_reason_is_said_at_once_and_then_seldom_and_all_are_counted() -> None:
+    now = [100.0]
+    said: list[str] = []
+    log = FaultLog(said.append, lambda: now[0])
+    for _ in range(5):
+        log.report("encoding", "encoding 'nv12'")
+        now[0] += 1
+    log.report("qos", "no link")
+    now[0] += 6
+    log.report("encoding", "encoding 'nv21'")
+    assert said == [
+        "encoding 'nv12' [encoding]",
+        "no link [qos]",
+        "encoding 'nv21' [encoding, 4 more since]",
+    ]
+    assert log.counts() == {"encoding": 6, "qos": 1}
+
+
+def test_recent_faults_fade() -> None:
+    now = [0.0]
+    log = FaultLog([].append, lambda: now[0])
+    log.report("a", "old")
+    now[0] = 4.0
+    log.report("b", "new")
+    assert log.recent(5.0) == {"a": "old", "b": "new"}
+    now[0] = 6.0
+    assert log.recent(5.0) == {"b": "new"}

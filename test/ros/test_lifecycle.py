@@ -1,0 +1,155 @@
+"""Transitions of the node as a process, and what happens when one cannot work."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LIMIT_S = 20.0
+STEPS = [
+    ("configure", "inactive"), ("activate", "active"),
+    ("deactivate", "inactive"), ("cleanup", "unconfigured"),
+]  # fmt: skip
+
+
+def set_parameter(control: Any, name: str, value: object) -> Any:
+    from rcl_interfaces.srv import SetParametersAtomically
+    from rclpy.parameter import Parameter
+
+    request = SetParametersAtomically.Request(
+        parameters=[Parameter(name, value=value).to_parameter_msg()]
+    )
+    kind, service = SetParametersAtomically, "/mapper/set_parameters_atomically"
+    return control.call(kind, service, request).result
+
+
+def publishers(control: Any) -> int:
+    return int(control.count_publishers("/mapper/map_points"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_all_transitions_twice_and_a_clean_end(new_stage: Callable[[], Any], how: Any) -> None:
+    stage = new_stage()
+    stage.mapper()
+    control = stage.control
+    for _ in range(2):
+        assert control.state() == "unconfigured"
+        control.wait(lambda: publishers(control) == 0, LIMIT_S, "no publisher before configure")
+        for step, state in STEPS:
+            assert control.transition(step), stage.log()
+            assert control.state() == state
+            has_outputs = state != "unconfigured"
+            control.wait(
+                lambda n=int(has_outputs): publishers(control) == n, LIMIT_S, f"outputs in {state}"
+            )
+            takes_images = state == "active"
+            control.wait(
+                lambda n=int(takes_images): control.count_subscribers("/image") == n,
+                LIMIT_S,
+                f"inputs in {state}",
+            )
+    stage.bring_up()
+    assert stage.processes.stop("mapper", how) == 0
+    assert "Traceback" not in stage.log()
+
+
+def test_shutdown_from_each_state(new_stage: Callable[[], Any]) -> None:
+    for steps, end in (
+        ([], "shutdown_unconfigured"),
+        (["configure"], "shutdown_inactive"),
+        (["configure", "activate"], "shutdown_active"),
+    ):
+        stage = new_stage()
+        stage.mapper()
+        for step in (*steps, end):
+            assert stage.control.transition(step), stage.log()
+        assert stage.control.state() == "finalized"
+        assert stage.processes.stop("mapper") == 0
+
+
+def test_a_request_that_the_state_does_not_have_is_survived(new_stage: Callable[[], Any]) -> None:
+    from mvdust3r_ros.ros.control import ControlError
+
+    stage = new_stage()
+    stage.mapper()
+    with pytest.raises(ControlError):
+        stage.control.transition("activate", timeout_s=5.0)
+    assert stage.control.state() == "unconfigured"
+    assert "request refused" in stage.log()
+    stage.bring_up()
+    assert stage.control.state() == "active"
+
+
+def test_a_missing_engine_is_said_and_can_be_mended(
+    new_stage: Callable[[], Any], tmp_path: Path
+) -> None:
+    stage = new_stage()
+    stage.mapper(engine__engine=tmp_path / "nothing")
+    control = stage.control
+    assert not control.transition("configure")
+    assert control.state() == "unconfigured"
+    assert f"no engine at {tmp_path}/nothing" in stage.log()
+    control.wait(lambda: "no engine at" in control.message("engine"), LIMIT_S, "diagnostics")
+    status = control.diagnostics["mapper: engine"]
+    assert status.level == b"\x02"
+    assert set_parameter(control, "engine.engine", "oracle").successful
+    stage.bring_up()
+    control.wait(lambda: "oracle" in control.message("engine"), LIMIT_S, "diagnostics")
+
+
+def test_wrong_values_at_the_start_are_named_and_can_be_mended(
+    new_stage: Callable[[], Any],
+) -> None:
+    stage = new_stage()
+    stage.mapper(map__voxel_size_m=50.0, keyframes__window_size="many", map__voxel_sise_m=0.1)
+    control = stage.control
+    assert not control.transition("configure")
+    log = stage.log()
+    assert "map.voxel_size_m: 50.0 is outside [0.005, 2.0]" in log
+    assert "keyframes.window_size: expected int, got 'many'" in log
+    assert "unknown setting 'map.voxel_sise_m'; did you mean map.voxel_size_m" in log
+    assert set_parameter(control, "map.voxel_size_m", 0.1).successful
+    assert not control.transition("configure")
+    assert set_parameter(control, "keyframes.window_size", 6).successful
+    stage.bring_up()
+
+
+def test_autostart_needs_nobody(new_stage: Callable[[], Any]) -> None:
+    stage = new_stage()
+    stage.mapper(ros__autostart=True)
+    control = stage.control
+    control.wait(lambda: control.message("input") == "images arrive", LIMIT_S, "active")
+    assert control.state() == "active"
+
+
+def test_silence_is_explained(new_stage: Callable[[], Any]) -> None:
+    from sensor_msgs.msg import CompressedImage
+
+    stage = new_stage()
+    stage.mapper(ros__no_image_s=0.5)
+    control = stage.control
+    other = control.create_publisher(CompressedImage, "/camera/image_raw/compressed", 1)
+    stage.bring_up()
+    words = (
+        "nobody publishes it; image topics there are: /camera/image_raw/compressed (compressed)"
+    )
+    control.wait(lambda: words in control.message("input"), LIMIT_S, "the reason")
+    assert "no image on /image for" in control.message("input")
+    control.destroy_publisher(other)
+
+
+def test_services_answer_in_words_when_they_cannot_help(new_stage: Callable[[], Any]) -> None:
+    from std_srvs.srv import SetBool
+
+    stage = new_stage()
+    stage.mapper()
+    assert stage.control.transition("configure")
+    answer = stage.control.call(SetBool, "/mapper/pause", SetBool.Request(data=True))
+    assert (answer.success, answer.message) == (False, "the node is not active")
+    saved = stage.control.save_map("early")
+    assert not saved.success
+    assert saved.message

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mvdust3r_ros.cli import main
+from mvdust3r_ros.config import (
+    ConfigError,
+    config_to_yaml,
+    flat_settings,
+    load_config,
+    with_values,
+)
+from mvdust3r_ros.ros.settings import NodeConfig
+
+CONFIG = Path(__file__).parents[2] / "config" / "mapper.yaml"
+
+
+def test_the_parameter_file_is_that_of_the_settings() -> None:
+    assert CONFIG.read_text() == config_to_yaml(NodeConfig(), "/**"), (
+        "run: mvdust3r_ros params > config/mapper.yaml"
+    )
+
+
+def test_the_command_prints_the_parameter_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["params"]) == 0
+    assert capsys.readouterr().out == CONFIG.read_text()
+
+
+def test_the_parameter_file_holds_every_setting_and_the_core_reads_it() -> None:
+    sections = yaml.safe_load(CONFIG.read_text())["/**"]["ros__parameters"]
+    names = {f"{s}.{k}" for s, values in sections.items() for k in values}
+    assert names == {s.name for s in flat_settings(NodeConfig())}
+    assert load_config(CONFIG).map == NodeConfig().map
+
+
+@pytest.mark.parametrize("frame", ["odom_frame", "camera_frame", "base_frame"])
+def test_the_map_frame_is_a_frame_of_its_own(frame: str) -> None:
+    with pytest.raises(ConfigError, match="map_frame"):
+        with_values(NodeConfig(), {f"ros.{frame}": "map"})
