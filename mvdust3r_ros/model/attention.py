@@ -10,6 +10,10 @@ MASKED = -1e4
 """Added to scores that must not count; exp of it is 0 in float32, and it exists in float16."""
 
 
+BF16_SCORES_AT_ONCE = 1 << 21
+"""Attention scores computed together on a CPU."""
+
+
 def split_axis(x: Tensor, axis: int, sizes: tuple[int, ...]) -> Tensor:
     """One axis made into several; as `Tensor.unflatten`, but its exported graph is a reshape."""
     axis %= x.dim()
@@ -23,6 +27,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         (..., S, heads, d)
     """
     q, k, v = (t.transpose(-3, -2) for t in (q, k, v))
+    if q.dtype is torch.bfloat16 and q.device.type == "cpu" and not plain():
+        return _attend_bf16_cpu(q, k, v).transpose(-3, -2)
     if plain():
         return (_scores(q, k).softmax(-1).to(v.dtype) @ v).transpose(-3, -2)
     return functional.scaled_dot_product_attention(q, k, v).transpose(-3, -2)
@@ -91,6 +97,19 @@ def _attend_masked(
         weights.append(split_axis(kept, 1, (-1, count)))
     out = attention.to(v.dtype) @ v
     return split_axis(out.transpose(1, 2), 1, (-1, count))
+
+
+def _attend_bf16_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B..., heads, S, d): plain products, a few heads at a time to stay in the cache.
+
+    The fused kernel computes in float32 on CPUs without matrix units, at half the speed.
+    """
+    if q.dim() > 3:
+        return torch.stack([_attend_bf16_cpu(*item) for item in zip(q, k, v, strict=True)])
+    q, k, v = (t.contiguous() for t in (q, k, v))
+    heads = max(1, BF16_SCORES_AT_ONCE // (q.shape[1] * k.shape[1]))
+    parts = zip(q.split(heads), k.split(heads), v.split(heads), strict=True)
+    return torch.cat([_scores(a, b).softmax(-1) @ c for a, b, c in parts])
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class PointHead(nn.Module):
     def _skip(self, x: Tensor) -> Tensor:
         assert self.skip_proj is not None
         *hidden, last = self.skip_proj
-        x = x.to(self.skip_dtype)
+        x = x.to(self.skip_dtype, memory_format=torch.channels_last)
         for layer in hidden:
             x = functional.selu(layer(x))
         return last(x)  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvdust3r_ros.model.attention import attend, attend_others, split_axis
+from mvdust3r_ros.model.onednn import onednn_linear, onednn_serves
 
 LAYER_NORM_EPS = 1e-6
 
@@ -50,9 +51,20 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if self.weight.dtype is not torch.float32:
-            x = x.to(self.weight.dtype)
+        x = self._cast(x)
+        if onednn_serves(x):
+            return onednn_linear(x, self.weight, self.bias)
         return functional.linear(x, self.weight, self.bias)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """The layer and a GELU in one go: (..., in) -> (..., out)."""
+        x = self._cast(x)
+        if onednn_serves(x):
+            return onednn_linear(x, self.weight, self.bias, gelu=True)
+        return functional.gelu(functional.linear(x, self.weight, self.bias))
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x if self.weight.dtype is torch.float32 else x.to(self.weight.dtype)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -129,7 +141,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return self.fc2(functional.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(self.fc1.gelu(x))  # type: ignore[no-any-return]
 
 
 class EncoderBlock(nn.Module):

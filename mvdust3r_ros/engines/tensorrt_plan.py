@@ -1,0 +1,183 @@
+"""Decisions around TensorRT that need no TensorRT: profiles, checks, messages."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.engines.base import EngineError
+from mvdust3r_ros.engines.manifest import EngineManifest
+
+BOUND_TO = ("tensorrt", "gpu", "compute_capability")
+"""What a compiled engine works with only as it was built."""
+SELF_TEST_LIMIT = {"fp32": 1e-2, "fp16": 5e-2, "bf16": 1e-1}
+"""Largest relative error of a built engine against ONNX Runtime in fp32."""
+SELF_TEST_NAME = "self_test.npz"
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ViewRange:
+    """Numbers of views an engine is built for.
+
+    Attributes:
+        smallest: fewest views of a window.
+        usual: the number the kernels are chosen for.
+        largest: most views; the engine's memory grows with it.
+    """
+
+    smallest: int
+    usual: int
+    largest: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.smallest <= self.usual <= self.largest:
+            raise EngineError(
+                f"views {self.smallest}:{self.usual}:{self.largest}: expected 2 <= smallest <= "
+                "usual <= largest"
+            )
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Smallest, usual and largest shape of one input."""
+
+    smallest: Shape
+    usual: Shape
+    largest: Shape
+
+
+def parse_views(text: str) -> ViewRange:
+    """`4:8:12`, or `8` for exactly eight.
+
+    Raises:
+        EngineError: other text, or numbers out of order.
+    """
+    parts = text.split(":")
+    if len(parts) not in {1, 3} or not all(p.isdigit() for p in parts):
+        raise EngineError(f"views {text!r}: expected SMALLEST:USUAL:LARGEST, such as 4:8:12")
+    numbers = [int(p) for p in parts]
+    return ViewRange(*(numbers if len(numbers) == 3 else numbers * 3))
+
+
+def encoder_profiles(manifest: EngineManifest, views: ViewRange) -> dict[str, Profile]:
+    """Input name -> shapes of the encoder: from one new view up to a whole window."""
+    counts = (1, max(1, views.usual // 2), views.largest)
+    shapes: dict[str, Shape] = {"images": (3, *manifest.image_hw)}
+    if manifest.intrinsics:
+        shapes["intrinsics"] = (4,)
+    return {name: Profile(*((n, *shape) for n in counts)) for name, shape in shapes.items()}
+
+
+def decoder_profiles(manifest: EngineManifest, views: ViewRange, n_ref: int) -> dict[str, Profile]:
+    """Input name -> shapes of the decoder; the number of paths is fixed.
+
+    Raises:
+        EngineError: more paths than the smallest window has views.
+    """
+    if not 1 <= n_ref <= views.smallest:
+        raise EngineError(f"{n_ref} reference paths in windows of {views.smallest} views or more")
+    counts = (views.smallest, views.usual, views.largest)
+    network = manifest.network
+    patch = int(network["patch_size"])
+    tokens = (manifest.image_hw[0] // patch) * (manifest.image_hw[1] // patch)
+    shapes: dict[str, Shape] = {"tokens": (tokens, int(network["dec_dim"]))}
+    if manifest.skip:
+        shapes["images"] = (3, *manifest.image_hw)
+    profiles = {name: Profile(*((n, *shape) for n in counts)) for name, shape in shapes.items()}
+    return profiles | {"order": Profile(*((n_ref, n) for n in counts))}
+
+
+def rebuild_command(build: Mapping[str, Any]) -> str:
+    """The command that makes an engine again, from what its manifest stores."""
+    views = ":".join(str(v) for v in build.get("views", ()))
+    values = {
+        "--weights": build.get("weights", "FILE"),
+        "--views": views,
+        "--n-ref": build.get("n_ref", 1),
+        "--precision": build.get("precision", "fp16"),
+        "--out": build.get("folder", "DIR"),
+    }
+    words = [word for name, value in values.items() for word in (name, str(value))]
+    return "mvdust3r_ros engine build " + shlex.join(words)
+
+
+def check_build(build: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse an engine that was built for another machine.
+
+    Args:
+        build: from the manifest.
+        here: the same keys for this machine.
+
+    Raises:
+        EngineError: naming what differs and the command that builds it again.
+    """
+    differing = [key for key in BOUND_TO if build.get(key) != here.get(key)]
+    if differing:
+        changes = ", ".join(f"{k} {build.get(k)!r}, here {here.get(k)!r}" for k in differing)
+        raise EngineError(
+            f"this TensorRT engine was built for {changes}; run: {rebuild_command(build)}"
+        )
+
+
+def check_self_test(error: float, precision: str, build: Mapping[str, Any]) -> None:
+    """Raise EngineError when an engine's answer to the stored window is off, or not finite."""
+    limit = SELF_TEST_LIMIT[precision]
+    if not error <= limit:
+        raise EngineError(
+            f"self-test failed: relative error {error:.3g} against ONNX Runtime, limit {limit:g} "
+            f"for {precision}; run: {rebuild_command(build)}, with --precision bf16 or fp32 if it "
+            "fails again"
+        )
+
+
+def relative_error(value: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """Root-mean-square difference over the root mean square of what is expected."""
+    if value.shape != expected.shape:
+        raise EngineError(f"output of shape {value.shape}, expected {expected.shape}")
+    a, b = value.astype(np.float64), expected.astype(np.float64)
+    return float(np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2)))
+
+
+def buffer_bytes(shape: Shape, item_bytes: int) -> int:
+    """Device memory for a tensor, in whole blocks of 256 bytes.
+
+    Raises:
+        EngineError: a size is still open.
+    """
+    if any(n < 0 for n in shape):
+        raise EngineError(f"shape {shape} is still open; set all input shapes first")
+    return -(-int(np.prod(shape, dtype=np.int64)) * item_bytes // 256) * 256
+
+
+def load_tensorrt() -> tuple[ModuleType, ModuleType]:
+    """The modules `tensorrt` and `cuda.bindings.runtime`.
+
+    Raises:
+        EngineError: one is missing; in one line, what and how to get it.
+    """
+    return _import("tensorrt", "Builder"), _import("cuda.bindings.runtime", "cudaMalloc")
+
+
+def _import(name: str, needed: str) -> ModuleType:
+    """Import a module; type stubs alone can be imported too but hold nothing."""
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        module = ModuleType(name)
+    if not hasattr(module, needed):
+        package = "tensorrt" if name == "tensorrt" else "cuda-python"
+        raise EngineError(
+            f"the Python package {package} is missing: on a machine with an NVIDIA GPU run "
+            "`pip install 'mvdust3r_ros[tensorrt]'` (on a Jetson: `sudo apt install tensorrt`), "
+            "or use --backend onnx, which works everywhere"
+        )
+    return module
