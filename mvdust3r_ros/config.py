@@ -176,7 +176,10 @@ class MapSettings(Section):
     conf_quantile: float = setting(
         0.3, "share of the least confident points of a window that is left out", low=0.0, high=0.95
     )
-    min_conf: float = setting(1.5, "points below this confidence are left out", low=1.0)
+    min_conf: float = setting(
+        1.0, "points at or below this confidence are left out; its level depends on the model",
+        low=1.0,
+    )  # fmt: skip
     pixel_stride: int = setting(
         2, "every n-th pixel of a pointmap goes into the map", low=1, high=16
     )

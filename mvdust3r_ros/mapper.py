@@ -313,24 +313,23 @@ class Mapper:
         points, conf = points[:, thin, thin], conf[:, thin, thin]
         valid = conf[conf > 1.0]
         worst = float(np.quantile(valid, rule.conf_quantile)) if valid.size else 1.0
-        floor = max(rule.min_conf, worst)
         seen = []
         for index, keyframe in enumerate(geometry.window.keyframes):
             pose = geometry.poses[index]
             if pose is None:
                 continue
             R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
-            cam = (points[index] - t.astype(np.float32)) @ R.astype(np.float32)
-            cam = cam * np.float32(placement.S_map_window.scale)
-            use = (conf[index] >= floor) & (conf[index] > 1.0)
-            use &= (cam[..., 2] > 0) & (cam[..., 2] < rule.max_depth_m)
+            trusted = (conf[index] >= worst) & (conf[index] > rule.min_conf)
+            scale = np.float32(placement.S_map_window.scale)
+            cam = (points[index][trusted] - t.astype(np.float32)) @ (scale * R.astype(np.float32))
+            near = (cam[:, 2] > 0) & (cam[:, 2] < rule.max_depth_m)
             seen.append(
                 MappedKeyframe(
                     keyframe,
                     placement.T_map_cam[keyframe.id],
-                    cam[use],
-                    keyframe.view.image_rgb[thin, thin][use],
-                    conf[index][use],
+                    cam[near],
+                    keyframe.view.image_rgb[thin, thin][trusted][near],
+                    conf[index][trusted][near],
                 )
             )
         return seen
