@@ -11,6 +11,8 @@ from mvdust3r_ros.geometry import make_se3
 
 SAMPLE_POINTS = 3000
 TRIPLES = 400
+SCREENING_POINTS = 300
+FINALISTS = 24
 REL_TOLERANCE = 0.015
 MAX_SHARE_BELOW = 0.06
 MIN_SUPPORT = 0.04
@@ -75,15 +77,26 @@ def fit_floor(
     normals, offsets = normals[offsets_ok], offsets[offsets_ok]
     if len(normals) == 0:
         return None
+    # a few points find the good planes, all points choose among them
+    few = points[:: max(1, len(points) // SCREENING_POINTS)]
+    promising = np.argsort(-_scores(few, normals, offsets, tolerance))[:FINALISTS]
+    normals, offsets = normals[promising], offsets[promising]
+    scores = _scores(points, normals, offsets, tolerance)
+    best = int(np.argmax(scores))
+    if scores[best] <= 0:
+        return None
+    on_floor = points[np.abs(points @ normals[best] - offsets[best]) < tolerance]
+    return _refine(on_floor, normals[best], float(scores[best]), max_tilt_deg)
+
+
+def _scores(
+    points: FloatArray, normals: FloatArray, offsets: FloatArray, tolerance: float
+) -> FloatArray:
+    """Share of the points on each plane (M,); 0 for a plane with points below it or few on it."""
     heights = points @ normals.T - offsets
     support = (np.abs(heights) < tolerance).mean(0)
     below = (heights < -2 * tolerance).mean(0)
-    score = np.where((below < MAX_SHARE_BELOW) & (support > MIN_SUPPORT), support, 0.0)
-    best = int(np.argmax(score))
-    if score[best] <= 0:
-        return None
-    on_floor = points[np.abs(heights[:, best]) < tolerance]
-    return _refine(on_floor, normals[best], float(score[best]), max_tilt_deg)
+    return np.where((below < MAX_SHARE_BELOW) & (support > MIN_SUPPORT), support, 0.0)
 
 
 def _candidate_planes(

@@ -1,0 +1,96 @@
+"""Time spent outside the network for each window of 8 views at 224x224, stage by stage.
+
+    python benchmarks/mapping.py [--bag DIR --depth DIR] [--repeat 3] [--profile 20]
+
+Recorded depth stands in for the network (its stages are left out of the sum); without a bag a
+synthetic drive is used. Run it on an idle machine: the stages take a few milliseconds each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.config import MapperConfig
+from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict
+from mvdust3r_ros.engines.oracle_engine import OracleEngine
+from mvdust3r_ros.evaluation.run import ENGINE_STAGES
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.ros.bag import BagOptions, read_frames
+from mvdust3r_ros.synthetic.sequence import synthetic_frames
+
+TARGET_MS = 60.0
+
+
+def load_frames(bag: Path | None, depth: Path | None) -> list[Frame]:
+    """The frames of the bag, or of a synthetic drive."""
+    if bag is None:
+        return list(synthetic_frames(0, 60))
+    return list(read_frames(bag, BagOptions(depth_folder=depth)))
+
+
+def time_windows(frames: Sequence[Frame]) -> tuple[list[MapUpdate], list[float]]:
+    """Committed windows of one pass, and the milliseconds of each frame's selection."""
+    mapper = Mapper(MapperConfig(), OracleEngine())
+    updates, select_ms = [], []
+    for frame in frames:
+        begin = time.perf_counter()
+        window = mapper.select(frame)
+        select_ms.append((time.perf_counter() - begin) * 1e3)
+        if window is not None:
+            updates.append(mapper.map_window(window))
+    return [u for u in updates if u.verdict == Verdict.COMMITTED], select_ms
+
+
+def table(updates: Sequence[MapUpdate], select_ms: Sequence[float]) -> str:
+    """Median, ninth decile and maximum of each stage."""
+    stages = [s for s in updates[0].latency_ms if s not in ENGINE_STAGES]
+    rows = {s: [u.latency_ms.get(s, 0.0) for u in updates] for s in stages}
+    rows["outside the engine"] = [sum(v) for v in zip(*rows.values(), strict=True)]
+    rows["(selection, per frame)"] = list(select_ms)
+    lines = ["| stage                  | median ms |  p90 ms |  max ms |",
+             "| ---------------------- | --------: | ------: | ------: |"]  # fmt: skip
+    for name, values in rows.items():
+        numbers = np.median(values), np.percentile(values, 90), np.max(values)
+        cells = " | ".join(f"{v:7.1f}" for v in numbers)
+        lines.append(f"| {name:<22} |   {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse arguments, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--bag", type=Path)
+    parser.add_argument("--depth", type=Path)
+    parser.add_argument("--repeat", type=int, default=3, help="passes (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="OpenCV's (default %(default)s)")
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="the N slowest calls")
+    args = parser.parse_args()
+    cv2.setNumThreads(args.threads)
+    frames = load_frames(args.bag, args.depth)
+    time_windows(frames)
+    updates: list[MapUpdate] = []
+    select_ms: list[float] = []
+    for _ in range(args.repeat):
+        new, selection = time_windows(frames)
+        updates += new
+        select_ms += selection
+    print(f"{len(updates)} windows of {len(updates[0].window.keyframes)} views at 224x224")
+    print(table(updates, select_ms))
+    outside = [sum(v for s, v in u.latency_ms.items() if s not in ENGINE_STAGES) for u in updates]
+    print(f"median {np.median(outside):.1f} ms, target {TARGET_MS:.0f} ms")
+    if args.profile:
+        with cProfile.Profile() as profile:
+            time_windows(frames)
+        pstats.Stats(profile).sort_stats("tottime").print_stats(args.profile)
+
+
+if __name__ == "__main__":
+    main()
