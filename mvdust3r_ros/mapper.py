@@ -412,9 +412,11 @@ def check_reach(state: _MapState, seen: Sequence[MappedKeyframe]) -> None:
     Raises:
         StitchError: the window lies too far away.
     """
-    points = np.concatenate([item.points_map() for item in seen])
     cameras = np.stack([item.T_map_cam[:3, 3] for item in seen])
-    extent = np.concatenate([points, cameras])
+    clouds = [item.points_map() for item in seen if len(item.points_cam)]
+    # one column at a time: numpy reduces (N, 3) along N slowly
+    corners = [[reduce(c[:, k]) for k in range(3)] for c in clouds for reduce in (np.min, np.max)]
+    extent = np.concatenate([np.array(corners).reshape(-1, 3), cameras])
     try:
         state.voxels.check_reach(extent)
         if state.grid is not None:

@@ -88,9 +88,11 @@ class OccupancyMap:
     def _bounds(self, camera_map: FloatArray, points_map: FloatArray) -> tuple[Cells, Cells]:
         """Cells [low, high) (x, y) that a view can change."""
         res = self.settings.grid_resolution_m
-        xy = np.concatenate([points_map[:, :2], camera_map[None, :2]]) / res
+        # one column at a time: numpy reduces (N, 2) along N slowly
+        xy = [np.append(points_map[:, k], camera_map[k]) / res for k in (0, 1)]
         margin = self.settings.robot_radius_m / res + 2
-        low, high = np.floor(xy.min(0) - margin), np.ceil(xy.max(0) + margin)
+        low = np.floor(np.array([v.min() for v in xy]) - margin)
+        high = np.ceil(np.array([v.max() for v in xy]) + margin)
         return low.astype(np.int64), high.astype(np.int64)
 
     def _extent(self, low: Cells, high: Cells) -> tuple[Cells, Cells]:
