@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.ros.bag import BagOptions
@@ -46,6 +49,49 @@ def test_settings_come_from_the_file(tmp_path: Path) -> None:
 def test_images_are_counted() -> None:
     assert count_images(BAG / "bag", BagOptions()) == 100
     assert count_images(BAG / "bag", BagOptions(max_frames=7)) == 7
+
+
+def copy_with_broken_images(source: Path, target: Path, broken: set[int]) -> None:
+    """The bag without the end of some of its JPEG images."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with (
+        AnyReader([source], default_typestore=store) as reader,
+        Writer(target, version=9, storage_plugin=StoragePlugin.MCAP) as writer,
+    ):
+        kept = [c for c in reader.connections if "tf2" not in c.msgtype]
+        copies = {
+            c.id: writer.add_connection(c.topic, c.msgtype, typestore=reader.typestore)
+            for c in kept
+        }
+        count = 0
+        for connection, stamp, raw in reader.messages(connections=kept):
+            if connection.msgtype.endswith("CompressedImage"):
+                if count in broken:
+                    message = reader.deserialize(raw, connection.msgtype)
+                    message.data = message.data[:50]
+                    raw = reader.typestore.serialize_cdr(message, connection.msgtype)
+                count += 1
+            writer.write(copies[connection.id], stamp, raw)
+
+
+@real
+def test_broken_images_are_counted_and_left_out(tmp_path: Path) -> None:
+    copy_with_broken_images(BAG / "bag", tmp_path / "bag", {3, 60})
+    arguments = ["map", str(tmp_path / "bag"), "--engine", "oracle", "--depth", str(BAG / "depth")]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["frames"] == 100
+    assert sum(summary["unusable_frames"].values()) == 2
+    assert summary["verdicts"] == {"COMMITTED": summary["windows"]}
+
+
+@real
+def test_a_bag_of_nothing_but_broken_images_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_with_broken_images(BAG / "bag", tmp_path / "bag", set(range(100)))
+    assert main(["map", str(tmp_path / "bag"), "--engine", "oracle", "--out", str(tmp_path)]) == 1
+    assert "none of the 100 images can be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

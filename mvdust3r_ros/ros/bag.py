@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from mvdust3r_ros.ros.conversions import (
     stamp_to_ns,
 )
 from mvdust3r_ros.ros.depth_folder import DepthFolder
+from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -85,12 +86,18 @@ def opened_bag(bag: Path) -> Iterator[AnyReader]:
         reader.close()
 
 
-def read_frames(bag: Path, options: BagOptions | None = None) -> Iterator[Frame]:
+def read_frames(
+    bag: Path,
+    options: BagOptions | None = None,
+    on_bad_image: Callable[[ConversionError], None] | None = None,
+) -> Iterator[Frame]:
     """All images of a bag, in its order, each with what the bag knows about it.
 
     Args:
         bag: bag folder (with metadata.yaml) or a single .mcap or .db3 file.
         options: which topics to use; None to find out.
+        on_bad_image: called for an image that cannot be used, which is then left out; None to
+            raise instead.
 
     Yields:
         Frames; with odometry when the bag has some for the time of the image.
@@ -100,7 +107,7 @@ def read_frames(bag: Path, options: BagOptions | None = None) -> Iterator[Frame]
         ConversionError: an image cannot be decoded.
     """
     with opened_bag(bag) as reader:
-        yield from _frames(reader, options or BagOptions())
+        yield from _frames(reader, options or BagOptions(), on_bad_image)
 
 
 def image_topics(reader: AnyReader) -> dict[str, str]:
@@ -210,7 +217,11 @@ class BagOdometry:
         return pose
 
 
-def _frames(reader: AnyReader, options: BagOptions) -> Iterator[Frame]:
+def _frames(
+    reader: AnyReader,
+    options: BagOptions,
+    on_bad_image: Callable[[ConversionError], None] | None,
+) -> Iterator[Frame]:
     image_topic = choose_image_topic(reader, options.image_topic)
     info = _first_info(reader, choose_info_topic(reader, image_topic, options.camera_info_topic))
     odometry = BagOdometry(reader, options)
@@ -223,7 +234,14 @@ def _frames(reader: AnyReader, options: BagOptions) -> Iterator[Frame]:
             depth = _depth_message(folder.load_mm(index, stamp_ns))
         camera_frame = options.camera_frame or image.header.frame_id
         T_odom_cam = odometry.camera_pose(camera_frame, stamp_ns)
-        yield frame_from_msgs(image, info, T_odom_cam, depth, camera_name=camera_frame)
+        try:
+            frame = frame_from_msgs(image, info, T_odom_cam, depth, camera_name=camera_frame)
+        except ConversionError as error:
+            if on_bad_image is None:
+                raise
+            on_bad_image(error)
+            continue
+        yield frame
 
 
 def _images_with_depth(

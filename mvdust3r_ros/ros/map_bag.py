@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,14 +58,17 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     total = count_images(job.bag, job.topics)
     chosen = config.engine
     engine = create_engine(chosen.engine, EngineOptions(chosen.threads, chosen.provider))
+    undecodable: Counter[str] = Counter()
     try:
         result = run_mapper(
-            read_frames(job.bag, job.topics),
+            read_frames(job.bag, job.topics, lambda error: undecodable.update([str(error)])),
             Mapper(config, engine),
             None if progress is None else lambda done: progress(done, total),
         )
     finally:
         engine.close()
+    result.frames += undecodable.total()
+    result.faults += undecodable
     details = {"bag": str(job.bag)}
     return write_outputs(result, job.out, truth, job.bag.resolve().name, details)
 
