@@ -89,6 +89,7 @@ class DemoResult:
         superseded: windows that the network had no time for.
         window_ms: median time of a window, all stages together.
         seconds: playing and mapping took this long.
+        last_rejection: why the newest rejected window was rejected; empty when none was.
     """
 
     images: int
@@ -98,6 +99,7 @@ class DemoResult:
     superseded: int
     window_ms: float
     seconds: float
+    last_rejection: str = ""
 
 
 @dataclass(frozen=True)
@@ -252,9 +254,10 @@ def _drive(
         run.start("player", "player", _player_words(options, topics))
         _watch(control, topics, run, report)
         seconds = time.monotonic() - begin
-        saved = control.save_map("map")
-        if not saved.success:
-            raise DemoError(f"the map could not be saved: {saved.message}")
+        if any(w.verdict == Verdict.COMMITTED for w in control.windows):
+            saved = control.save_map("map")
+            if not saved.success:
+                raise DemoError(f"the map could not be saved: {saved.message}")
         control.spin_for(MAP_SETTLES_S)
         result = _result(control, seconds)
     run.check(may_end="player")
@@ -319,4 +322,5 @@ def _result(control: MapperControl, seconds: float) -> DemoResult:
         superseded=int(control.value("engine", "windows superseded") or 0),
         window_ms=times_ms[len(times_ms) // 2] if times_ms else 0.0,
         seconds=seconds,
+        last_rejection=next((w.message for w in reversed(control.windows) if w.message), ""),
     )

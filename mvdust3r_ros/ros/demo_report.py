@@ -23,9 +23,10 @@ from mvdust3r_ros.ros.demo import (
     snapshot_of_files,
 )
 from mvdust3r_ros.ros.demo import Progress as DemoProgress
+from mvdust3r_ros.ros.synth_bag import BagConfig, write_synthetic_bag
+from mvdust3r_ros.synthetic.sequence import SequenceConfig
 
-ROOM_SEED = 3
-ROOM_FRAMES = 80
+ROOM = SequenceConfig(seed=1, frames=90, rate_hz=6.0, step_m=0.16)
 
 
 def show_demo(options: DemoOptions) -> int:
@@ -45,7 +46,9 @@ def show_demo(options: DemoOptions) -> int:
         result = run_demo(options, report)
     _tell_numbers(result, options, console)
     if not result.verdicts["committed"]:
-        console.print("[bold]no window was mapped, so there is no map[/bold]; see log/mapper.log")
+        why = result.last_rejection or "too few keyframes for a window"
+        console.print(f"no window was mapped, so there is no map: {why}")
+        console.print(f"what the nodes said is in {options.out / 'log'}")
         return 1
     _draw(options, console)
     _tell_files(options.out, console)
@@ -53,16 +56,12 @@ def show_demo(options: DemoOptions) -> int:
 
 
 def _synthetic_room(out: Path, console: Console) -> Path:
-    from mvdust3r_ros.ros.synth_bag import BagConfig, write_synthetic_bag
-    from mvdust3r_ros.synthetic.sequence import SequenceConfig
-
     console.print("no --bag given: recording a drive through a synthetic room")
     folder = out / "room"
     with _bar(console) as report:
-        drive = SequenceConfig(seed=ROOM_SEED, frames=ROOM_FRAMES)
         return write_synthetic_bag(
             folder,
-            BagConfig(drive),
+            BagConfig(ROOM),
             lambda done, total: report(DemoProgress(done, total, 0, 0, 0.0)),
         )
 

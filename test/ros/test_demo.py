@@ -53,11 +53,12 @@ def test_the_demo_leaves_a_map(
             for c, _, raw in reader.messages()
             if c.topic == "/mapper/window_status"
         ]
+        begin_ns = reader.start_time
     topics = ("points", "map_points", "path", "occupancy_grid", "occupancy_summary")
     assert all(counts.get(f"/mapper/{t}", 0) > 0 for t in topics), counts
     assert counts["/tf"] > 10
     assert any(s.verdict == 0 for s in status)
-    assert made.stamps_ns[0] - 2 * 10**9 <= reader.start_time <= made.stamps_ns[-1]
+    assert made.stamps_ns[0] - 2 * 10**9 <= begin_ns <= made.stamps_ns[-1]
 
 
 def test_what_is_missing_is_said_in_one_line(room_bag: Any, tmp_path: Path) -> None:
@@ -77,3 +78,13 @@ def test_a_node_that_cannot_start_is_quoted(room_bag: Any, tmp_path: Path) -> No
     options = DemoOptions(room_bag.bag, engine=str(tmp_path / "no_engine"), out=tmp_path)
     with pytest.raises(MvDust3rError, match=r"did not configure: .*no engine at .*mapper\.log"):
         run_demo(options, print)
+
+
+def test_a_bag_that_gives_no_window_is_explained(
+    make_bag: Callable[..., Any], bag_kind: Any, tmp_path: Path
+) -> None:
+    made = make_bag(bag_kind(frames=3))
+    words = ("--bag", str(made.bag), "--engine", "oracle", "--depth", str(made.depth))
+    done = demo(*words, "--out", str(tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no window was mapped, so there is no map: too few keyframes" in done.stdout
