@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from mvdust3r_ros.cli_network import add_engine, add_golden, add_weights
 from mvdust3r_ros.datatypes import MvDust3rError
 
 HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
@@ -274,6 +275,9 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_evaluate,
     _add_demo,
     _add_params,
+    add_engine,
+    add_weights,
+    add_golden,
 )
 
 

@@ -35,6 +35,7 @@ ROWS = [
     {"mapper"},
     {"evaluation", "synthetic"},
     {"ros"},
+    {"cli_network"},
     {"cli"},
 ]
 ROW_OF = {unit: row for row, units in enumerate(ROWS) for unit in units}
