@@ -21,6 +21,7 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3, rotation_angle_deg
 from mvdust3r_ros.stitching import (
     MIN_SHARED_POINTS,
+    Placement,
     Stitcher,
     StitchError,
     WindowGeometry,
@@ -429,7 +430,105 @@ def test_a_corrected_scale_grows_a_window_about_what_it_shares(scene: Scene) -> 
     assert np.linalg.norm(moved - (shared @ T[:3, :3].T + T[:3, 3]).mean(0)) < 0.3
 
 
+def with_odometry(geometry: WindowGeometry, poses: dict[int, FloatArray]) -> WindowGeometry:
+    """Odometry for some keyframes, by id, and none for the others."""
+    frames = [
+        replace(k, view=replace(k.view, T_odom_cam=poses.get(k.id)))
+        for k in geometry.window.keyframes
+    ]
+    return replace(geometry, window=Window(0, tuple(frames)))
+
+
+@pytest.mark.parametrize(("off_m", "fits"), [(0.69, True), (0.71, False)])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_the_limit_of_motion_is_a_share_of_the_way_and_a_little(
+    scene: Scene, off_m: float, fits: bool, steps: int
+) -> None:
+    """One metre by odometry, in one step or five: half of it plus 0.2 m."""
+    odometry = {i: make_se3(np.eye(3), np.array([i / steps, 0, 0])) for i in range(steps + 1)}
+    geometry = with_odometry(scene.window(range(6)), odometry)
+    recovered = odometry | {steps: make_se3(np.eye(3), np.array([1.0, off_m, 0]))}
+    placement = Placement(Sim3(1.0, np.eye(3), np.zeros(3)), recovered, 0.0, ScaleEstimate())
+    stitcher = Stitcher(StitchSettings(max_odom_translation=0.5))
+    if fits:
+        stitcher._check_odometry(geometry, placement)
+    else:
+        with pytest.raises(StitchError, match=r"by 0\.71 m and 0\.0 deg \(limits 0\.70 m, 20 deg"):
+            stitcher._check_odometry(geometry, placement)
+
+
+@pytest.mark.parametrize(("turn_deg", "fits"), [(19.5, True), (20.5, False)])
+def test_the_limit_of_rotation(scene: Scene, turn_deg: float, fits: bool) -> None:
+    geometry = with_odometry(scene.window(range(6)), {0: np.eye(4), 1: np.eye(4)})
+    turned = make_se3(Rotation.from_euler("y", turn_deg, degrees=True).as_matrix(), np.zeros(3))
+    recovered = {0: np.eye(4), 1: turned}
+    placement = Placement(Sim3(1.0, np.eye(3), np.zeros(3)), recovered, 0.0, ScaleEstimate())
+    if fits:
+        Stitcher(StitchSettings())._check_odometry(geometry, placement)
+    else:
+        with pytest.raises(StitchError, match=r"20\.5 deg"):
+            Stitcher(StitchSettings())._check_odometry(geometry, placement)
+
+
+def test_two_odometry_poses_place_a_window_and_one_does_not(scene: Scene) -> None:
+    stitcher = started(scene)
+    far = scene.window(range(12, 18))
+    two = with_odometry(far, {12: scene.poses[12], 17: scene.poses[17]})
+    assert worst(stitcher.place(two).T_map_cam, scene.poses)[0] < 0.01
+    one = with_odometry(replace(far, metric=True), {12: scene.poses[12]})
+    refused(stitcher, one, Verdict.REJECTED_NO_OVERLAP, "shares no keyframe")
+
+
+@pytest.mark.parametrize(("sigma", "fits"), [(0.15, True), (0.11, True), (0.09, False)])
+def test_only_sharp_evidence_can_refuse_a_scale(scene: Scene, sigma: float, fits: bool) -> None:
+    """A window three times too large, against the metres that the model claims."""
+    stitcher = started(scene, odometry=False)
+    stitcher.settings = StitchSettings(model_rel_sigma=sigma)
+    geometry = scene.window(range(3, 9), 3.0, odometry=False, metric=True)
+    if fits:
+        stitcher.place(geometry)
+    else:
+        refused(stitcher, geometry, Verdict.REJECTED_RESIDUAL, r"0\.33 times that of model")
+
+
+def test_pairs_are_weighted_by_confidence_over_squared_depth(scene: Scene) -> None:
+    stitcher = started(scene)
+    geometry = scene.window(range(5, 11), 2.0)
+    geometry = replace(geometry, conf=np.full_like(geometry.conf, 2.0))  # the map has 3
+    src, dst, weights, depth = stitcher._shared_points(geometry, [0])
+    truth = scene.room.points(scene.poses[5])[SPREAD, SPREAD].reshape(-1, 3)
+    np.testing.assert_allclose(dst, truth, atol=0.01)
+    distance = np.linalg.norm(truth - scene.poses[5][:3, 3], axis=1)
+    np.testing.assert_allclose(np.linalg.norm(src, axis=1), 2.0 * distance, rtol=1e-5)
+    np.testing.assert_allclose(depth, distance, rtol=1e-4)
+    np.testing.assert_allclose(weights, np.log(2.0) / distance**2, rtol=1e-3)
+
+
 # The floor
+
+
+def test_points_without_confidence_are_no_floor(scene: Scene) -> None:
+    geometry = scene.window(range(6))
+    S = Sim3(1.0, scene.poses[0][:3, :3], scene.poses[0][:3, 3] + (0, 0, 0.5))
+    clean = on_the_floor(geometry, S)
+    points, conf = geometry.points.copy(), geometry.conf.copy()
+    conf[:, :6] = 1.0
+    without = on_the_floor(replace(geometry, conf=conf), S)
+    points[:, :6] = invert_se3(scene.poses[0])[:3, :3] @ [0.0, 0.0, -9.0]
+    spoiled = on_the_floor(replace(geometry, points=points, conf=conf), S)
+    assert np.array_equal(spoiled.t, without.t)
+    assert clean.t[2] == pytest.approx(scene.poses[0][2, 3], abs=0.01)
+
+
+@pytest.mark.parametrize(("tilt_deg", "found"), [(8.0, True), (18.0, False)])
+def test_with_odometry_the_floor_may_be_tilted_by_ten_degrees(
+    scene: Scene, tilt_deg: float, found: bool
+) -> None:
+    T = scene.poses[0]
+    R = Rotation.from_euler("x", tilt_deg, degrees=True).as_matrix()
+    S = Sim3(1.0, R @ T[:3, :3], R @ T[:3, 3] + (0, 0, 5.0))
+    moved = on_the_floor(scene.window(range(6)), S)
+    assert (moved.t[2] < S.t[2] - 1.0) == found
 
 
 def test_levelling_a_window_without_a_floor_keeps_the_camera_level(scene: Scene) -> None:
