@@ -186,6 +186,6 @@ class DecoderBlock(nn.Module):
         Keys and values are made once for all queries. `own` and `weights` as in `CrossAttention`.
         """
         keys_values = self.cross_attn.keys_values(self.norm_y(others), rope)
-        x = x + self.attn(self.norm1(x), rope)
+        x = x + self.attn(self.norm1(x).flatten(0, 1), rope).view_as(x)
         x = x + self.cross_attn(self.norm2(x), keys_values, rope, own, weights)
         return x + self.mlp(self.norm3(x))  # type: ignore[no-any-return]
