@@ -61,7 +61,7 @@ def test_tokens_of_another_window_are_refused() -> None:
 
 
 def test_best_path_has_the_highest_confidence() -> None:
-    conf = np.full((3, 2, 4, 4), 2.0, np.float32)
+    conf = np.full((3, 3, 4, 4), 2.0, np.float32)
     conf[1] = 3.0
-    points = np.zeros((3, 2, 4, 4, 3), np.float32)
+    points = np.zeros((3, 3, 4, 4, 3), np.float32)
     assert best_path(WindowPrediction(points, conf, (0, 1, 2))) == 1
