@@ -19,6 +19,7 @@ from mvdust3r_ros.msg import WindowStatus
 from mvdust3r_ros.ros.qos import RELIABLE
 from mvdust3r_ros.srv import SaveMap
 
+MATCH_S = 0.5
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -49,6 +50,7 @@ class MapperControl(Node):
         self._spinner.add_node(self)
         self.mapper = mapper
         self.windows: list[WindowStatus] = []
+        self._known: dict[str, Any] = {}
         self.diagnostics: dict[str, Any] = {}
         self.create_subscription(
             WindowStatus, f"{mapper}/window_status", self.windows.append, RELIABLE
@@ -77,14 +79,20 @@ class MapperControl(Node):
         Raises:
             ControlError: no such service, or no answer within the time.
         """
-        client = self.create_client(kind, service)
-        try:
+        client = self._client(kind, service, timeout_s)
+        future = client.call_async(request)
+        self.wait(future.done, timeout_s, f"answer of {service}")
+        return future.result()
+
+    def _client(self, kind: Any, service: str, timeout_s: float) -> Any:
+        """A client that is connected both ways; kept, because connecting takes time."""
+        client = self._known.get(service) or self.create_client(kind, service)
+        if service not in self._known or not client.service_is_ready():
             self.wait(client.service_is_ready, timeout_s, f"service {service}")
-            future = client.call_async(request)
-            self.wait(future.done, timeout_s, f"answer of {service}")
-            return future.result()
-        finally:
-            self.destroy_client(client)
+            # The service seen is not yet the client seen: an answer would be lost.
+            self.spin_for(MATCH_S)
+            self._known[service] = client
+        return client
 
     def transition(self, name: str, timeout_s: float = 120.0) -> bool:
         """Ask for a lifecycle transition; whether it worked."""

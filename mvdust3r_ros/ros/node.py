@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -12,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
@@ -30,7 +31,8 @@ from mvdust3r_ros.srv import SaveMap
 
 RECENT_S = 5.0
 EXECUTOR_THREADS = 3
-RCLError = rclpy_implementation.RCLError
+ERROR_PAUSE_S = 0.01
+InvalidHandle = rclpy_implementation.InvalidHandle
 Transition = Callable[["MapperNode", LifecycleState], TransitionCallbackReturn]
 
 
@@ -238,6 +240,23 @@ class MapperNode(LifecycleNode):
         self._diagnostics.publish(diagnostics_msg(statuses, self.get_clock().now().to_msg()))
 
 
+def spin(node: MapperNode, executor: Executor) -> None:
+    """Spin until the context ends, whatever a callback raises."""
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except InvalidHandle:
+            # A transition removed an entity that the executor was about to wait for.
+            continue
+        except Exception as error:  # noqa: BLE001 - the node outlives a bad request
+            # For example a transition that the state does not have: rclpy raises it here.
+            if rclpy.ok():
+                node.get_logger().error(f"request refused: {type(error).__name__}: {error}")
+                time.sleep(ERROR_PAUSE_S)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to stop (`ros2 run mvdust3r_ros mapper_node`)."""
     rclpy.init(args=args)
@@ -245,15 +264,7 @@ def main(args: Sequence[str] | None = None) -> int:
     node = MapperNode()
     executor.add_node(node)
     try:
-        while rclpy.ok():
-            try:
-                executor.spin()
-            except RCLError as error:
-                # For example a transition that the state does not have: rclpy raises it here.
-                if rclpy.ok():
-                    node.get_logger().error(f"request refused: {error}")
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        spin(node, executor)
     finally:
         node.close()
         node.destroy_node()

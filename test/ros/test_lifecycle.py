@@ -57,6 +57,15 @@ def test_all_transitions_twice_and_a_clean_end(new_stage: Callable[[], Any], how
     assert "Traceback" not in stage.log()
 
 
+def test_transitions_in_quick_succession_never_end_the_node(new_stage: Callable[[], Any]) -> None:
+    stage = new_stage()
+    stage.mapper()
+    for _ in range(150):
+        for step, _ in STEPS:
+            assert stage.control.transition(step, LIMIT_S), stage.log()[-2000:]
+    assert not stage.processes.ended("mapper")
+
+
 def test_shutdown_from_each_state(new_stage: Callable[[], Any]) -> None:
     for steps, end in (
         ([], "shutdown_unconfigured"),
