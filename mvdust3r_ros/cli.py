@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -133,6 +134,24 @@ def _evaluate_rooms(args: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_flats(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.config import MapperConfig, load_config
+    from mvdust3r_ros.engines.create import EngineOptions, create_engine
+    from mvdust3r_ros.evaluation.flats import FlatOptions, evaluate_flats, format_flats
+
+    config = MapperConfig() if args.params is None else load_config(args.params)
+    options = FlatOptions(path_m=args.path, drift=args.drift, corrupt=args.corrupt)
+    engine = None
+    if args.engine != "oracle":
+        engine = create_engine(args.engine, EngineOptions(threads=args.threads))
+        options = replace(options, hw=engine.describe().image_hw)
+    with _progress("flats") as report:
+        results = evaluate_flats(args.seeds, config, options, args.out, engine, report)
+    print(format_flats(results))
+    print(f"{args.out}: results.json and table.md")
+    return 0
+
+
 def _numbers(text: str) -> list[int]:
     """4,8,12 -> [4, 8, 12]."""
     try:
@@ -181,6 +200,20 @@ def _add_evaluate(commands: Commands) -> None:
     rooms.add_argument("--baseline-seeds", type=_seeds, default=BASELINE_SEEDS, metavar="A:B")
     rooms.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
     rooms.set_defaults(run=_evaluate_rooms)
+    flats = kinds.add_parser("flats", help="drives through synthetic flats with drifting odometry")
+    flats.add_argument("--seeds", type=_seeds, default=range(9000, 9003), metavar="A:B")
+    flats.add_argument(
+        "--engine", default="oracle", metavar="DIR|oracle", help="default: truth with noise"
+    )
+    flats.add_argument("--params", type=Path, metavar="YAML", help="settings of the mapper")
+    flats.add_argument("--path", type=float, default=60.0, metavar="M", help="way of a drive")
+    flats.add_argument(
+        "--corrupt", type=float, default=0.0, metavar="SHARE", help="share of spoiled windows"
+    )
+    flats.add_argument("--drift", type=float, default=0.02, help="of odometry (%(default)s)")
+    flats.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
+    flats.add_argument("--out", type=Path, required=True, metavar="DIR")
+    flats.set_defaults(run=_evaluate_flats)
 
 
 def _add_demo(commands: Commands) -> None:

@@ -164,6 +164,36 @@ class StitchSettings(Section):
     model_rel_sigma: float = setting(
         0.15, "relative uncertainty of the metres of a metric model", low=0.001, high=1.0
     )
+    use_depth: bool = setting(False, "take the scale from depth images where there are any")
+    scale_max_rel_sigma: float = setting(
+        0.1, "relative uncertainty of the scale above which nothing is given to navigation",
+        low=0.001,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoopSettings(Section):
+    """Closing loops when the camera comes back to known ground."""
+
+    enabled: bool = setting(True, "look for known ground and move the keyframes to fit")
+    min_gap: int = setting(30, "keyframes between the two ends of a loop", low=8)
+    min_windows: int = setting(3, "windows between two tries", low=1)
+    radius_m: float = setting(2.0, "largest distance of two cameras to try (m)", low=0.1)
+    max_angle_deg: float = setting(
+        50.0, "largest angle between the views of two cameras to try (deg)", low=1.0
+    )
+    max_residual: float = setting(
+        0.06, "largest median distance of the joint window from the map at each end, as a share "
+        "of the depth", low=0.001,
+    )  # fmt: skip
+    min_covisible: float = setting(
+        0.15, "share of the points of one end that the other end must see where they are",
+        low=0.0, high=1.0,
+    )  # fmt: skip
+    max_sigmas: float = setting(
+        1.5, "strain on the measured motions after a closure above which it is undone (sigmas)",
+        low=0.1,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -194,7 +224,15 @@ class MapSettings(Section):
         0.2, "radius around each camera position that counts as free (m)", low=0.0
     )
     camera_height_m: float = setting(
-        0.0, "height of the camera above the floor (m); 0 to find the floor in the map", low=0.0
+        0.0, "height of the camera above the floor (m), for the floor and the scale; 0 if unknown",
+        low=0.0,
+    )  # fmt: skip
+    radius_m: float = setting(
+        0.0, "keyframes and points farther from the newest camera are forgotten (m); 0 for none",
+        low=0.0,
+    )  # fmt: skip
+    forget_outside: bool = setting(
+        False, "forget the cells of the grid outside map.radius_m as well"
     )
 
 
@@ -206,6 +244,7 @@ class MapperConfig:
     keyframes: KeyframeSettings = field(default_factory=KeyframeSettings)
     pose: PoseSettings = field(default_factory=PoseSettings)
     stitch: StitchSettings = field(default_factory=StitchSettings)
+    loop: LoopSettings = field(default_factory=LoopSettings)
     map: MapSettings = field(default_factory=MapSettings)
 
     def __post_init__(self) -> None:

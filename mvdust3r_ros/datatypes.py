@@ -61,6 +61,8 @@ class Frame:
         T_odom_cam: (4, 4) camera-to-odometry pose at the stamp, metres, optical axes; or None.
         depth_m: (H, W) float32 depth along the optical axis, 0 or NaN where unknown; or None.
         camera_name: which camera of a rig, also the optical frame id.
+        T_world_cam: (4, 4) true pose where it is known; only the oracle engine reads it, and takes
+            `T_odom_cam` for the truth without it.
     """
 
     stamp_ns: int
@@ -69,6 +71,7 @@ class Frame:
     T_odom_cam: FloatArray | None = None
     depth_m: FloatArray | None = None
     camera_name: str = "camera_optical"
+    T_world_cam: FloatArray | None = None
 
     def __post_init__(self) -> None:
         shape = np.shape(self.image_rgb)
@@ -83,6 +86,8 @@ class Frame:
             )
         if self.T_odom_cam is not None:
             _check_pose("T_odom_cam", self.T_odom_cam)
+        if self.T_world_cam is not None:
+            _check_pose("T_world_cam", self.T_world_cam)
         if self.depth_m is not None and np.shape(self.depth_m) != shape[:2]:
             raise FrameError(f"depth {np.shape(self.depth_m)} does not match image {shape[:2]}")
 
@@ -105,12 +110,14 @@ class View:
         K: (3, 3) pinhole matrix in pixels of `image_rgb`, or None when unknown.
         T_odom_cam: as in `Frame`.
         depth_m: (S_h, S_w) float32 or None, as in `Frame`.
+        T_world_cam: as in `Frame`.
     """
 
     image_rgb: ImageArray
     K: FloatArray | None = None
     T_odom_cam: FloatArray | None = None
     depth_m: FloatArray | None = None
+    T_world_cam: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -276,6 +283,9 @@ class MapUpdate:
         residual_m: median distance on the pixels of shared keyframes; NaN for the first window.
         latency_ms: stage name -> milliseconds.
         scale: scale and its evidence after this window.
+        gate_open: whether the scale is known well enough to give the map to navigation.
+        gate_hint: why not, in words; empty when open.
+        loop_closures: loops closed so far; when it grows, keyframes of earlier windows have moved.
     """
 
     window: Window
@@ -290,6 +300,9 @@ class MapUpdate:
     residual_m: float = float("nan")
     latency_ms: dict[str, float] = field(default_factory=dict)
     scale: ScaleEstimate = field(default_factory=ScaleEstimate)
+    gate_open: bool = False
+    gate_hint: str = ""
+    loop_closures: int = 0
 
 
 @dataclass(frozen=True)
@@ -345,6 +358,9 @@ class MapSnapshot:
         T_map_odom: (4, 4) odometry-to-map transform, or None without odometry.
         scale: scale and its evidence.
         floor_z_m: height of the floor in the map frame.
+        gate_open: whether the scale is known well enough to give the map to navigation.
+        gate_hint: why not, in words; empty when open.
+        loop_closures: loops closed so far.
     """
 
     points_map: FloatArray
@@ -355,3 +371,6 @@ class MapSnapshot:
     T_map_odom: FloatArray | None
     scale: ScaleEstimate
     floor_z_m: float = 0.0
+    gate_open: bool = False
+    gate_hint: str = ""
+    loop_closures: int = 0

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,10 +33,12 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.keyframes import KeyframeWindow
+from mvdust3r_ros.loops import LoopCloser
 from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.pose_recovery import recover_poses
 from mvdust3r_ros.preprocess import view_from_frame
 from mvdust3r_ros.reference_views import order_views
+from mvdust3r_ros.scale import scale_gate
 from mvdust3r_ros.stitching import (
     Placement,
     Stitcher,
@@ -82,10 +84,12 @@ class _MapState:
     keyframes: KeyframeWindow
     stitcher: Stitcher
     voxels: VoxelMap
+    loops: LoopCloser
     grid: OccupancyMap | None = None
     mapped: dict[int, MappedKeyframe] = field(default_factory=dict)
     floor_heights_m: list[float] = field(default_factory=list)
     tokens: dict[int, ViewTokens] = field(default_factory=dict)
+    outside: tuple[FloatArray, float] | None = None
 
 
 class Mapper:
@@ -158,7 +162,10 @@ class Mapper:
         with self._lock:
             if state is not self._state or window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a reset")
-            return self._commit(state, geometry, placement, seen, clock)
+            self._commit(state, geometry, placement, seen, clock)
+        moved = self._close_loop(state, clock)
+        seen = [replace(m, T_map_cam=moved.get(m.keyframe.id, m.T_map_cam)) for m in seen]
+        return self._committed(state, geometry, placement, seen, clock)
 
     def snapshot(self) -> MapSnapshot:
         """The map as it is now, copied."""
@@ -168,6 +175,8 @@ class Mapper:
             ordered = sorted(state.mapped.values(), key=lambda m: m.keyframe.stamp_ns)
             stamps = np.array([m.keyframe.stamp_ns for m in ordered], np.int64)
             poses = np.array([m.T_map_cam for m in ordered]).reshape(-1, 4, 4)
+            scale = state.stitcher.scale.estimate
+            gate_open, gate_hint = scale_gate(scale, self.config.stitch.scale_max_rel_sigma)
             return MapSnapshot(
                 points_map=points,
                 colors_rgb=colors,
@@ -175,8 +184,11 @@ class Mapper:
                 grid=None if state.grid is None else state.grid.grid(),
                 trajectory=Trajectory(stamps, poses),
                 T_map_odom=state.stitcher.T_map_odom,
-                scale=state.stitcher.scale.estimate,
+                scale=scale,
                 floor_z_m=0.0 if state.grid is None else state.grid.floor_z_m,
+                gate_open=gate_open,
+                gate_hint=gate_hint,
+                loop_closures=state.loops.closures,
             )
 
     def reset(self) -> None:
@@ -197,6 +209,8 @@ class Mapper:
             self.config = config
             self._state.keyframes.settings = config.keyframes
             self._state.stitcher.settings = config.stitch
+            self._state.stitcher.camera_height_m = config.map.camera_height_m
+            self._state.loops.settings = config.loop
             if self._state.grid is not None:
                 self._state.grid.settings = config.map
 
@@ -215,11 +229,20 @@ class Mapper:
         """Frames skipped as blurred since the last reset."""
         return self._state.keyframes.blurred_count
 
+    @property
+    def refused_loops(self) -> list[str]:
+        """Why joint windows were no loop closure, the last ones since the last reset."""
+        return list(self._state.loops.refused)
+
     def _new_state(self, epoch: int) -> _MapState:
         keyframes = KeyframeWindow(self.config.keyframes)
         keyframes.epoch = epoch
+        rules = self.config
         return _MapState(
-            keyframes, Stitcher(self.config.stitch), VoxelMap(self.config.map.voxel_size_m)
+            keyframes,
+            Stitcher(rules.stitch, rules.map.camera_height_m),
+            VoxelMap(rules.map.voxel_size_m),
+            LoopCloser(rules.loop, rules.stitch.odom_rel_sigma),
         )
 
     def _reconstruct(
@@ -253,7 +276,12 @@ class Mapper:
         thin = slice(STITCH_STRIDE // 2, None, STITCH_STRIDE)
         points, conf = prediction.points[0], prediction.conf[0]
         geometry = WindowGeometry(
-            window, points[:, thin, thin], conf[:, thin, thin], poses, info.metric
+            window,
+            points[:, thin, thin],
+            conf[:, thin, thin],
+            poses,
+            info.metric,
+            depth_images(views, thin) if self.config.stitch.use_depth else None,
         )
         return geometry, points, conf
 
@@ -274,7 +302,7 @@ class Mapper:
         placement: Placement,
         seen: Sequence[MappedKeyframe],
         clock: StageClock,
-    ) -> MapUpdate:
+    ) -> None:
         """Write a checked window into the map."""
         with clock.stage("integrate"):
             new = [m for m in seen if m.keyframe.id not in state.mapped]
@@ -282,14 +310,28 @@ class Mapper:
                 state.mapped[item.keyframe.id] = item
                 state.voxels.integrate(item.points_map(), item.colors_rgb, item.conf)
             state.stitcher.commit(geometry, placement)
+            state.loops.commit(geometry, placement)
             state.keyframes.commit([m.keyframe for m in seen])
         with clock.stage("grid"):
             self._update_grid(state, new)
+            self._forget_far(state, seen[-1].T_map_cam[:3, 3])
+
+    def _committed(
+        self,
+        state: _MapState,
+        geometry: WindowGeometry,
+        placement: Placement,
+        seen: Sequence[MappedKeyframe],
+        clock: StageClock,
+    ) -> MapUpdate:
+        """What became of a window that is in the map."""
         ids = [np.full(len(m.points_cam), m.keyframe.id, np.int64) for m in seen]
+        limit = self.config.stitch.scale_max_rel_sigma
+        gate_open, gate_hint = scale_gate(placement.scale, limit)
         return MapUpdate(
             window=geometry.window,
             verdict=Verdict.COMMITTED,
-            T_map_cam=placement.T_map_cam,
+            T_map_cam={m.keyframe.id: m.T_map_cam for m in seen},
             K={
                 k.id: p.K
                 for k, p in zip(geometry.window.keyframes, geometry.poses, strict=True)
@@ -302,7 +344,73 @@ class Mapper:
             residual_m=placement.residual_m,
             latency_ms=clock.stages_ms,
             scale=placement.scale,
+            gate_open=gate_open,
+            gate_hint=gate_hint,
+            loop_closures=state.loops.closures,
         )
+
+    def _close_loop(self, state: _MapState, clock: StageClock) -> dict[int, FloatArray]:
+        """Look for known ground; new poses of all keyframes when a closure moved them."""
+        candidate = state.loops.candidate(self.config.keyframes.window_size // 2)
+        if candidate is None:
+            return {}
+        window = Window(-1, (*candidate.old, *candidate.new))
+        tokens = state.tokens
+        with clock.stage("loop"):
+            try:
+                geometry, _, _ = self._reconstruct(state, window, StageClock())
+                moved = state.loops.close(state.loops.measure(candidate, geometry))
+            except MvDust3rError as error:
+                state.loops.refused.append(str(error))
+                return {}
+            finally:
+                state.tokens = tokens
+            if moved:
+                self._move_keyframes(state, moved)
+        return moved
+
+    def _move_keyframes(self, state: _MapState, moved: dict[int, FloatArray]) -> None:
+        """Build voxels and grid again from the keyframes at their new poses, then swap them in."""
+        mapped = {key: replace(m, T_map_cam=moved[key]) for key, m in state.mapped.items()}
+        voxels = VoxelMap(self.config.map.voxel_size_m)
+        assert state.grid is not None
+        grid = self._empty_grid(state, state.grid.floor_z_m)
+        for item in mapped.values():
+            points = item.points_map()
+            voxels.integrate(points, item.colors_rgb, item.conf)
+            grid.add_view(item.T_map_cam[:3, 3], points)
+        with self._lock:
+            state.mapped, state.voxels, state.grid = mapped, voxels, grid
+            state.stitcher.move(moved)
+
+    def _empty_grid(self, state: _MapState, floor_z_m: float) -> OccupancyMap:
+        """A grid to build again; cells whose keyframes are forgotten stay as they are."""
+        grid = OccupancyMap(self.config.map, floor_z_m)
+        if state.grid is not None and state.outside is not None:
+            grid.take_over(state.grid, *state.outside)
+        return grid
+
+    def _forget_far(self, state: _MapState, camera_map: FloatArray) -> None:
+        """Drop keyframes and points farther than `map.radius_m` from the newest camera."""
+        radius_m = self.config.map.radius_m
+        if radius_m <= 0:
+            return
+        far = [
+            key
+            for key, m in state.mapped.items()
+            if np.linalg.norm(m.T_map_cam[:3, 3] - camera_map) > radius_m
+        ]
+        if not far:
+            return
+        for key in far:
+            del state.mapped[key]
+        state.loops.forget(far)
+        state.voxels.keep_within(camera_map, radius_m)
+        state.outside = camera_map.copy(), radius_m
+        if self.config.map.forget_outside and state.grid is not None:
+            grid = OccupancyMap(self.config.map, state.grid.floor_z_m)
+            grid.take_over(state.grid, camera_map, radius_m, inside=True)
+            state.grid, state.outside = grid, None
 
     def _keyframe_points(
         self, geometry: WindowGeometry, placement: Placement, points: FloatArray, conf: FloatArray
@@ -341,7 +449,7 @@ class Mapper:
             abs(floor_z - state.grid.floor_z_m) > self.config.map.grid_resolution_m
         )
         if moved:
-            state.grid = OccupancyMap(self.config.map, floor_z)
+            state.grid = self._empty_grid(state, floor_z)
         assert state.grid is not None
         for item in state.mapped.values() if moved else new:
             state.grid.add_view(item.T_map_cam[:3, 3], item.points_map())
@@ -378,6 +486,14 @@ class StageClock:
         finally:
             spent_ms = (time.perf_counter() - begin) * 1e3
             self.stages_ms[name] = self.stages_ms.get(name, 0.0) + spent_ms
+
+
+def depth_images(views: Sequence[View], thin: slice) -> FloatArray:
+    """(V, h, w) depth images of the views, thinned out; NaN where there is none."""
+    height, width = views[0].image_rgb.shape[:2]
+    nothing = np.full((height, width), np.nan, np.float32)
+    depth = [nothing if v.depth_m is None else v.depth_m for v in views]
+    return np.stack(depth)[:, thin, thin]
 
 
 def check_finite(prediction: WindowPrediction) -> None:

@@ -71,6 +71,26 @@ class OccupancyMap:
         self._seen[part] |= passed | hits
         self._visited[part] |= self._footprint(camera_map, low, shape)
 
+    def take_over(
+        self, other: OccupancyMap, centre: FloatArray, radius_m: float, *, inside: bool = False
+    ) -> None:
+        """Copy the cells of another grid that lie beyond (or within) a circle into this empty one.
+
+        Args:
+            other: grid of the same resolution.
+            centre: (2 or 3,) centre of the circle, map frame.
+            radius_m: its radius.
+            inside: copy the cells within the circle instead.
+        """
+        res = self.settings.grid_resolution_m
+        rows, cols = other._seen.shape
+        x, y = ((np.arange(n) + other._origin[k] + 0.5) * res for k, n in ((0, cols), (1, rows)))
+        beyond = np.hypot(x[None] - centre[0], y[:, None] - centre[1]) > radius_m
+        chosen = ~beyond if inside else beyond
+        self._origin = other._origin.copy()
+        self._log_odds = np.where(chosen, other._log_odds, np.float32(0))
+        self._seen, self._visited = other._seen & chosen, other._visited & chosen
+
     def check_reach(self, camera_map: FloatArray, points_map: FloatArray) -> None:
         """Raise OccupancyError if `add_view` would with the same arguments."""
         self._extent(*self._bounds(camera_map, points_map))

@@ -120,6 +120,16 @@ def _residuals(T: FloatArray, table: _EdgeTable) -> tuple[FloatArray, FloatArray
     return _log(table.T_b_a @ relative) * table.root_weight, relative
 
 
+def edge_sigmas(poses: Mapping[int, FloatArray], edges: Sequence[PoseEdge]) -> FloatArray:
+    """How far each edge is from the poses: (E,) norms of the residuals in sigmas."""
+    nodes = {n for e in edges for n in (e.a, e.b)}
+    row = {node: i for i, node in enumerate(nodes)}
+    T = np.array([poses[n] for n in nodes], float).reshape(-1, 4, 4)
+    residual, _ = _residuals(T, _EdgeTable.of(edges, row))
+    norms: FloatArray = np.linalg.norm(residual, axis=1)
+    return norms
+
+
 def _largest_robust_residual(T: FloatArray, table: _EdgeTable) -> float:
     residual, _ = _residuals(T, table)
     return float(np.linalg.norm(residual[table.robust], axis=1).max(initial=0.0))

@@ -45,6 +45,7 @@ def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
         K=K,
         T_odom_cam=frame.T_odom_cam,
         depth_m=None if depth is None else np.ascontiguousarray(depth[rows, cols]),
+        T_world_cam=frame.T_world_cam,
     )
 
 

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource
+from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.geometry import AlignmentError, align_cameras_sim3
 
 OUTLIER_SIGMAS = 4.0
+UNKNOWN_VARIANCE = 1e8
+MIN_VARIANCE = 1e-8
+HEIGHT_REL_SIGMA = 0.02
+DEPTH_REL_SIGMA = 0.02
+MODEL_BIAS_SHARE = 1 / 3
+MIN_DEPTH_PIXELS = 50
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,14 @@ class ScaleEvidence:
         scale: the factor.
         rel_sigma: its one-sigma relative uncertainty.
         source: where it comes from.
+        bias_sigma: the part of `rel_sigma` that all opinions of this source share: a wrong wheel
+            radius, a model that sees everything too large. More windows do not average it out.
     """
 
     scale: float
     rel_sigma: float
     source: ScaleSource
+    bias_sigma: float = 0.0
 
 
 def odometry_evidence(
@@ -52,25 +62,116 @@ def odometry_evidence(
     if spread_m < min_baseline_m:
         return None
     fit_sigma = rms_m / (spread_m * math.sqrt(len(centres)))
-    return ScaleEvidence(S.scale, math.hypot(fit_sigma, rel_sigma), ScaleSource.ODOMETRY)
+    return ScaleEvidence(
+        S.scale, math.hypot(fit_sigma, rel_sigma), ScaleSource.ODOMETRY, rel_sigma
+    )
+
+
+def model_evidence(rel_sigma: float) -> ScaleEvidence:
+    """Scale 1 from a model that predicts metres, right to `rel_sigma` in a window."""
+    return ScaleEvidence(1.0, rel_sigma, ScaleSource.MODEL, MODEL_BIAS_SHARE * rel_sigma)
+
+
+def height_evidence(
+    points: FloatArray, centres: FloatArray, camera_height_m: float, max_tilt_deg: float
+) -> ScaleEvidence | None:
+    """Scale from how high the cameras are above the floor that they see.
+
+    Args:
+        points: (N, 3) points of a window with z about up, window units.
+        centres: (V, 3) camera centres in the same frame.
+        camera_height_m: true height of the cameras above the floor.
+        max_tilt_deg: largest angle between the floor's normal and z.
+
+    Returns:
+        Evidence whose sigma grows with the spread of the heights, or None without a floor.
+    """
+    floor = fit_floor(points, centres.mean(0), max_tilt_deg)
+    if floor is None:
+        return None
+    heights = centres @ floor.normal - floor.offset
+    height = float(np.median(heights))
+    if height <= 0:
+        return None
+    spread = float(np.std(heights)) / (height * math.sqrt(len(heights)))
+    return ScaleEvidence(
+        camera_height_m / height,
+        math.hypot(HEIGHT_REL_SIGMA, spread),
+        ScaleSource.CAMERA_HEIGHT,
+        HEIGHT_REL_SIGMA / 2,
+    )
+
+
+def depth_evidence(predicted: FloatArray, depth_m: FloatArray) -> ScaleEvidence | None:
+    """Scale from depth images: median of the views' median ratios.
+
+    Args:
+        predicted: (V, h, w) depth along the optical axis by the network, window units; NaN where
+            it is not trusted.
+        depth_m: (V, h, w) measured depth, metres; NaN or 0 where unknown.
+
+    Returns:
+        Evidence whose sigma grows with the disagreement of the views, or None with too few pixels.
+    """
+    with np.errstate(invalid="ignore"):
+        use = (predicted > 0) & (depth_m > 0) & np.isfinite(predicted) & np.isfinite(depth_m)
+    logs = [
+        float(np.median(np.log(d[u] / p[u])))
+        for p, d, u in zip(predicted, depth_m, use, strict=True)
+        if u.sum() >= MIN_DEPTH_PIXELS
+    ]
+    if not logs:
+        return None
+    middle = float(np.median(logs))
+    spread = 1.4826 * float(np.median(np.abs(np.array(logs) - middle))) / math.sqrt(len(logs))
+    return ScaleEvidence(
+        math.exp(middle), math.hypot(DEPTH_REL_SIGMA, spread), ScaleSource.DEPTH, 0.01
+    )
+
+
+def scale_gate(estimate: ScaleEstimate, limit: float) -> tuple[bool, str]:
+    """Whether the scale is known well enough to navigate by, and why not.
+
+    Args:
+        estimate: scale and its evidence.
+        limit: largest relative sigma (`stitch.scale_max_rel_sigma`).
+
+    Returns:
+        (True, "") or (False, a hint in words).
+    """
+    if estimate.rel_sigma <= limit:
+        return True, ""
+    if math.isinf(estimate.rel_sigma):
+        return False, (
+            "nothing gives metres: publish odometry or TF, set map.camera_height_m, give a depth "
+            "topic (stitch.use_depth), or use a model that predicts metres"
+        )
+    return False, (
+        f"the scale is known to {estimate.rel_sigma:.0%} from {estimate.source.name.lower()} "
+        f"(limit {limit:.0%}): let the camera move more, or add another source of metres"
+    )
 
 
 class ScaleFilter:
     """Recursive estimate of the window-to-metres factor.
 
-    The state is the map's scale error on a logarithmic axis. A window joined to the map by shared
-    pixels inherits the map's scale (and adds its own joint's uncertainty); evidence in metres
-    corrects it, weighted by inverse variance. Evidence far outside both uncertainties is left out.
+    A Kalman filter on a logarithmic axis. The state is the map's scale error and one constant bias
+    for each source of evidence, so that a hundred windows with the same wheels do not make the
+    wheels exact. A window joined to the map by shared pixels inherits the map's scale (and adds
+    its own joint's uncertainty); evidence in metres corrects it, weighted by inverse variance.
+    Evidence far outside both uncertainties is left out.
     """
 
     def __init__(self) -> None:
         """Start without any evidence."""
         self.estimate = ScaleEstimate()
+        self._belief = _Belief.unknown()
+        self._proposed: tuple[ScaleEstimate, _Belief] | None = None
 
     def fuse(
         self, chained: tuple[float, float] | None, evidence: Sequence[ScaleEvidence]
     ) -> tuple[float, ScaleEstimate]:
-        """Best factor for a window; nothing is stored until `commit`.
+        """Best factor for a window; the map's estimate stays until `commit`.
 
         Args:
             chained: factor and relative sigma of the joint with the map; None without a joint.
@@ -79,25 +180,75 @@ class ScaleFilter:
         Returns:
             Factor from window units to map units, and the map's estimate after this window.
         """
-        log_scale, variance = 0.0, math.inf
-        source = ScaleSource.NONE
-        if chained is not None:
-            log_scale = math.log(chained[0])
-            variance = self.estimate.rel_sigma**2 + chained[1] ** 2
+        belief, source, log_chained = self._belief.copy(), ScaleSource.NONE, 0.0
+        if chained is None:
+            belief.forget_scale()
+        else:
+            log_chained = math.log(chained[0])
+            belief.covariance[0, 0] += chained[1] ** 2
             source = self.estimate.source
         for item in sorted(evidence, key=lambda e: e.rel_sigma):
-            innovation = math.log(item.scale) - log_scale
-            spread = variance + item.rel_sigma**2
-            if math.isfinite(variance) and innovation**2 > OUTLIER_SIGMAS**2 * spread:
-                continue
-            gain = 1.0 if math.isinf(variance) else variance / spread
-            if gain > 0.5 or source == ScaleSource.NONE:
+            gain = belief.update(item, math.log(item.scale) - log_chained)
+            if gain > 0.5 or (gain > 0 and source == ScaleSource.NONE):
                 source = item.source
-            log_scale += gain * innovation
-            variance = item.rel_sigma**2 if math.isinf(variance) else (1.0 - gain) * variance
-        scale = math.exp(log_scale)
-        return scale, ScaleEstimate(scale, math.sqrt(variance), source)
+        scale = math.exp(log_chained + belief.mean[0])
+        variance = float(belief.covariance[0, 0])
+        known = variance < UNKNOWN_VARIANCE / 2
+        estimate = ScaleEstimate(scale, math.sqrt(variance) if known else math.inf, source)
+        belief.mean[0] = 0.0  # applied to the window
+        self._proposed = estimate, belief
+        return scale, estimate
 
     def commit(self, estimate: ScaleEstimate) -> None:
         """The window is in the map."""
         self.estimate = estimate
+        if self._proposed is not None and self._proposed[0] is estimate:
+            self._belief = self._proposed[1]
+        else:
+            self._belief.forget_scale()
+            if math.isfinite(estimate.rel_sigma):
+                self._belief.covariance[0, 0] = estimate.rel_sigma**2
+
+
+@dataclass
+class _Belief:
+    """Mean and covariance of (scale error, bias of each source), natural logarithms."""
+
+    mean: FloatArray
+    covariance: FloatArray
+
+    @staticmethod
+    def unknown() -> _Belief:
+        size = len(ScaleSource)  # the scale takes the place of ScaleSource.NONE
+        belief = _Belief(np.zeros(size), np.zeros((size, size)))
+        belief.forget_scale()
+        return belief
+
+    def copy(self) -> _Belief:
+        return _Belief(self.mean.copy(), self.covariance.copy())
+
+    def forget_scale(self) -> None:
+        self.mean[0] = 0.0
+        self.covariance[0, :] = self.covariance[:, 0] = 0.0
+        self.covariance[0, 0] = UNKNOWN_VARIANCE
+
+    def update(self, item: ScaleEvidence, log_scale: float) -> float:
+        """Take one opinion into account; the gain on the scale, 0 when it is left out."""
+        index = int(item.source)
+        if self.covariance[index, index] == 0:  # not heard of before
+            self.covariance[index, index] = item.bias_sigma**2
+        row = np.zeros(len(self.mean))
+        row[[0, index]] = 1.0
+        own = max(item.rel_sigma**2 - item.bias_sigma**2, MIN_VARIANCE)
+        column = self.covariance @ row
+        spread = float(row @ column) + own
+        innovation = log_scale - float(row @ self.mean)
+        known = self.covariance[0, 0] < UNKNOWN_VARIANCE / 2
+        if known and innovation**2 > OUTLIER_SIGMAS**2 * spread:
+            return 0.0
+        gain = column / spread
+        self.mean = self.mean + gain * innovation
+        left = np.eye(len(gain)) - np.outer(gain, row)
+        # Joseph's form: stays positive
+        self.covariance = left @ self.covariance @ left.T + own * np.outer(gain, gain)
+        return float(gain[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from mvdust3r_ros.config import StitchSettings
 from mvdust3r_ros.datatypes import (
     FloatArray,
+    Keyframe,
     MvDust3rError,
     ScaleEstimate,
-    ScaleSource,
     Verdict,
     ViewPose,
     Window,
@@ -27,7 +28,14 @@ from mvdust3r_ros.geometry import (
     rotation_angle_deg,
 )
 from mvdust3r_ros.pose_fusion import fuse_with_odometry
-from mvdust3r_ros.scale import ScaleEvidence, ScaleFilter, odometry_evidence
+from mvdust3r_ros.scale import (
+    ScaleEvidence,
+    ScaleFilter,
+    depth_evidence,
+    height_evidence,
+    model_evidence,
+    odometry_evidence,
+)
 
 MIN_SHARED_POINTS = 100
 MIN_CHAIN_SIGMA = 0.005
@@ -58,6 +66,7 @@ class WindowGeometry:
         conf: (V, h, w) confidence; points at 1 or below are invalid.
         poses: pose of each view, None where it was not recovered.
         metric: whether the window's units are the engine's metres.
+        depth_m: (V, h, w) measured depth of the same pixels, NaN where unknown; None without.
     """
 
     window: Window
@@ -65,6 +74,7 @@ class WindowGeometry:
     conf: FloatArray
     poses: list[ViewPose | None]
     metric: bool
+    depth_m: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +106,19 @@ class _MapPart:
 class Stitcher:
     """Joins windows to the map."""
 
-    def __init__(self, settings: StitchSettings) -> None:
-        """Start without a map."""
+    def __init__(self, settings: StitchSettings, camera_height_m: float = 0.0) -> None:
+        """Start without a map.
+
+        Args:
+            settings: limits and uncertainties.
+            camera_height_m: height of the camera above the floor; 0 when unknown.
+        """
         self.settings = settings
+        self.camera_height_m = camera_height_m
         self.scale = ScaleFilter()
         self.T_map_odom: FloatArray | None = None
         self._last = _MapPart()
+        self._newest: Keyframe | None = None
 
     def place(self, geometry: WindowGeometry) -> Placement:
         """Propose a place for a window and check it; the map is not touched.
@@ -135,6 +152,7 @@ class Stitcher:
         newest = geometry.window.keyframes[-1]
         if newest.view.T_odom_cam is not None and newest.id in placement.T_map_cam:
             self.T_map_odom = placement.T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
+            self._newest = newest
 
     def _fused(self, geometry: WindowGeometry, placement: Placement) -> dict[int, FloatArray]:
         """Poses weighed against odometry; keyframes already in the map keep theirs."""
@@ -147,7 +165,7 @@ class Stitcher:
         )
 
     def _evidence(self, geometry: WindowGeometry) -> list[ScaleEvidence]:
-        found = []
+        found: list[ScaleEvidence | None] = []
         T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
         if len(T_odom_cam) >= 2:
             item = odometry_evidence(
@@ -156,11 +174,57 @@ class Stitcher:
                 self.settings.min_baseline_m,
                 self.settings.odom_rel_sigma,
             )
-            if item is not None:
-                found.append(item)
+            found.append(item)
         if geometry.metric:
-            found.append(ScaleEvidence(1.0, self.settings.model_rel_sigma, ScaleSource.MODEL))
-        return found
+            found.append(model_evidence(self.settings.model_rel_sigma))
+        if self.camera_height_m > 0:
+            found.append(self._height_evidence(geometry))
+        if self.settings.use_depth and geometry.depth_m is not None:
+            found.append(depth_evidence(_predicted_depth(geometry), geometry.depth_m))
+        return [item for item in found if item is not None]
+
+    def _height_evidence(self, geometry: WindowGeometry) -> ScaleEvidence | None:
+        """What the floor says, in axes that are level by the map, by odometry or by the camera."""
+        R_level_window, tilt_deg = self._level(geometry)
+        centres = np.stack([p.T_window_cam[:3, 3] for p in geometry.poses if p is not None])
+        points = geometry.points[geometry.conf > 1.0]
+        return height_evidence(
+            points @ R_level_window.T.astype(points.dtype),
+            centres @ R_level_window.T,
+            self.camera_height_m,
+            tilt_deg,
+        )
+
+    def _level(self, geometry: WindowGeometry) -> tuple[FloatArray, float]:
+        """Rotation from the window to axes with z about up, and by how many degrees it may err."""
+        for keyframe, pose in zip(geometry.window.keyframes, geometry.poses, strict=True):
+            T_map_cam = self._last.T_map_cam.get(keyframe.id)
+            if pose is not None and T_map_cam is not None:
+                return T_map_cam[:3, :3] @ pose.T_window_cam[:3, :3].T, ODOM_TILT_DEG
+        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+        if len(T_odom_cam):
+            return T_odom_cam[0, :3, :3] @ T_window_cam[0, :3, :3].T, ODOM_TILT_DEG
+        return R_BODY_OPTICAL @ _first_pose(geometry)[:3, :3].T, FLOOR_TILT_DEG
+
+    def move(self, T_map_cam: Mapping[int, FloatArray]) -> None:
+        """Keyframes have been moved by a loop closure: the end of the map follows.
+
+        Args:
+            T_map_cam: keyframe -> (4, 4) new pose; others stay.
+        """
+        for key, old in list(self._last.T_map_cam.items()):
+            if key not in T_map_cam:
+                continue
+            T = T_map_cam[key] @ invert_se3(old)
+            points = self._last.points[key]
+            self._last.points[key] = points @ T[:3, :3].T.astype(points.dtype) + T[:3, 3].astype(
+                points.dtype
+            )
+            self._last.T_map_cam[key] = T_map_cam[key]
+        newest = self._newest
+        if self.T_map_odom is not None and newest is not None and newest.id in T_map_cam:
+            assert newest.view.T_odom_cam is not None
+            self.T_map_odom = T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
 
     def _place_first(self, geometry: WindowGeometry, evidence: list[ScaleEvidence]) -> Placement:
         """The first window defines the map: odometry's axes, or the floor's."""
@@ -283,6 +347,17 @@ def _paired_poses(geometry: WindowGeometry) -> tuple[FloatArray, FloatArray, lis
         return np.zeros((0, 4, 4)), np.zeros((0, 4, 4)), []
     recovered, odometry, ids = zip(*pairs, strict=True)
     return np.stack(recovered), np.stack(odometry), list(ids)
+
+
+def _predicted_depth(geometry: WindowGeometry) -> FloatArray:
+    """(V, h, w) depth along the optical axes in window units, NaN where it is not trusted."""
+    depth = np.full(geometry.conf.shape, np.nan)
+    for index, pose in enumerate(geometry.poses):
+        if pose is not None:
+            T = pose.T_window_cam
+            depth[index] = (geometry.points[index] - T[:3, 3]) @ T[:3, 2]
+    depth[geometry.conf <= 1.0] = np.nan
+    return depth
 
 
 def _placement(

@@ -64,6 +64,16 @@ class VoxelMap:
             _weighted_columns(points_map, colors_rgb, conf)[order], starts, axis=0
         )
 
+    def keep_within(self, centre: FloatArray, radius_m: float) -> None:
+        """Forget voxels whose points lie farther than `radius_m` from `centre` (3,)."""
+        sums = self._sums[: len(self._rows)]
+        mean = sums[:, X] / np.maximum(sums[:, WEIGHT : WEIGHT + 1], 1e-12)
+        near = np.linalg.norm(mean - centre, axis=1) <= radius_m
+        kept = [key for key, keep in zip(self._rows, near.tolist(), strict=True) if keep]
+        self._rows = {key: row for row, key in enumerate(kept)}
+        self._sums = np.zeros((max(1024, 2 * len(kept)), CHANNELS))
+        self._sums[: len(kept)] = sums[near]
+
     def check_reach(self, points_map: FloatArray) -> None:
         """Raise VoxelMapError if `integrate` would refuse these points."""
         self._keys(points_map)

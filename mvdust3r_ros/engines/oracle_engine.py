@@ -52,7 +52,7 @@ class OracleEngine(Engine):
         for view in views:
             needs = {
                 "depth": view.depth_m,
-                "an odometry pose": view.T_odom_cam,
+                "an odometry pose": _true_pose(view),
                 "camera_info": view.K,
             }
             missing = " and ".join(name for name, value in needs.items() if value is None)
@@ -67,14 +67,14 @@ class OracleEngine(Engine):
         if len(tokens) < 2:
             raise EngineError(f"a window of {len(tokens)} views, at least 2 are needed")
         scale = float(np.exp(self._rng.normal(0.0, self._noise.scale)))
-        T_ref_odom = invert_se3(_pose(tokens[0].view))
-        maps = [self._pointmap(token.view, T_ref_odom, scale) for token in tokens]
+        T_ref_world = invert_se3(_pose(tokens[0].view))
+        maps = [self._pointmap(token.view, T_ref_world, scale) for token in tokens]
         points = np.stack([m[0] for m in maps])[None].astype(np.float32)
         conf = np.stack([m[1] for m in maps])[None].astype(np.float32)
         return WindowPrediction(points, conf)
 
     def _pointmap(
-        self, view: View, T_ref_odom: FloatArray, scale: float
+        self, view: View, T_ref_world: FloatArray, scale: float
     ) -> tuple[FloatArray, FloatArray]:
         assert view.depth_m is not None and view.K is not None
         valid = np.isfinite(view.depth_m) & (view.depth_m > 0)
@@ -82,7 +82,7 @@ class OracleEngine(Engine):
         depth *= 1.0 + self._rng.normal(0.0, self._noise.smooth)
         if self._noise.points > 0:
             depth *= 1.0 + self._rng.normal(0.0, self._noise.points, depth.shape)
-        T_ref_cam = T_ref_odom @ _pose(view)
+        T_ref_cam = T_ref_world @ _pose(view)
         points = backproject(depth, view.K) @ T_ref_cam[:3, :3].T + T_ref_cam[:3, 3]
         return points * scale, np.where(valid, CONFIDENT, NO_DEPTH)
 
@@ -99,6 +99,11 @@ class OracleEngine(Engine):
         """Nothing is held."""
 
 
+def _true_pose(view: View) -> FloatArray | None:
+    return view.T_odom_cam if view.T_world_cam is None else view.T_world_cam
+
+
 def _pose(view: View) -> FloatArray:
-    assert view.T_odom_cam is not None
-    return view.T_odom_cam
+    pose = _true_pose(view)
+    assert pose is not None
+    return pose

@@ -1,0 +1,255 @@
+"""Loops: known ground is recognised, measured by one extra window, and the keyframes move to fit.
+
+The graph's nodes are the committed keyframes, its edges the motions between neighbours and the
+closures. A closure is checked three times: the joint window must fit the mapped points of both
+ends, both ends must see the same surfaces, and the measured motions must bear the correction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from mvdust3r_ros.config import LoopSettings
+from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError
+from mvdust3r_ros.geometry import (
+    AlignmentError,
+    Sim3,
+    align_sim3_robust,
+    invert_se3,
+    make_se3,
+    project,
+)
+from mvdust3r_ros.pose_fusion import odometry_sigma
+from mvdust3r_ros.pose_graph import PoseEdge, edge_sigmas, optimize_poses, relative_edge
+from mvdust3r_ros.stitching import Placement, WindowGeometry
+
+MIN_END_POINTS = 100
+MAX_SCALE_RATIO = 1.15
+LOOP_SIGMA_M = 0.02
+LOOP_SIGMA_RAD = math.radians(0.4)
+SAME_DEPTH = 0.1
+SETTLED_SIGMAS = 1.0
+GIVEN_UP_SIGMAS = 4.0
+
+
+class LoopError(MvDust3rError):
+    """A closure does not hold; the message says why. Nothing has moved."""
+
+
+@dataclass(frozen=True)
+class _Node:
+    """Points (h, w, 3) of a keyframe in its camera frame, metres, and confidence (h, w)."""
+
+    keyframe: Keyframe
+    points_cam: FloatArray
+    conf: FloatArray
+
+
+@dataclass(frozen=True)
+class LoopCandidate:
+    """Two stretches of the path that may show the same place, oldest keyframe first.
+
+    Attributes:
+        old: keyframes of the first visit.
+        new: keyframes at the end of the path.
+        nearest: the one of `old` closest to the last of `new`.
+    """
+
+    old: tuple[Keyframe, ...]
+    new: tuple[Keyframe, ...]
+    nearest: Keyframe
+
+
+class LoopCloser:
+    """Keyframe graph of a session."""
+
+    def __init__(self, settings: LoopSettings, odom_rel_sigma: float) -> None:
+        """Start empty.
+
+        Args:
+            settings: limits.
+            odom_rel_sigma: relative uncertainty of the motion between neighbours.
+        """
+        self.settings = settings
+        self.odom_rel_sigma = odom_rel_sigma
+        self.closures = 0
+        self.refused: deque[str] = deque(maxlen=20)
+        self.poses: dict[int, FloatArray] = {}
+        self._nodes: dict[int, _Node] = {}
+        self._edges: list[PoseEdge] = []
+        self._windows_since_try = 0
+
+    def commit(self, geometry: WindowGeometry, placement: Placement) -> None:
+        """Take in the keyframes of a committed window."""
+        placed = [k for k in geometry.window.keyframes if k.id in placement.T_map_cam]
+        ids = [k.id for k in placed]
+        if self.poses and not any(i in self.poses for i in ids):
+            ids.insert(0, next(reversed(self.poses)))  # a window without overlap
+        poses = {**self.poses, **placement.T_map_cam}
+        for a, b in pairwise(ids):
+            if b not in self.poses:
+                sigma = odometry_sigma(poses[a], poses[b], self.odom_rel_sigma)
+                edge = relative_edge(a, b, poses[a], poses[b], sigma.m, sigma.rad)
+                self._edges.append(edge)
+        for index, keyframe in enumerate(geometry.window.keyframes):
+            pose = geometry.poses[index]
+            if pose is not None and keyframe.id not in self.poses:
+                self.poses[keyframe.id] = placement.T_map_cam[keyframe.id]
+                T, scale = pose.T_window_cam, placement.S_map_window.scale
+                points_cam = ((geometry.points[index] - T[:3, 3]) @ T[:3, :3] * scale).astype("f4")
+                self._nodes[keyframe.id] = _Node(keyframe, points_cam, geometry.conf[index])
+        self._windows_since_try += 1
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """Drop the points of keyframes; their poses stay, they hold the path together."""
+        for key in ids:
+            self._nodes.pop(key, None)
+
+    def candidate(self, count: int) -> LoopCandidate | None:
+        """Known ground near the newest keyframe, at most every `min_windows` windows.
+
+        Args:
+            count: keyframes of each end.
+        """
+        if not self.settings.enabled or self._windows_since_try < self.settings.min_windows:
+            return None
+        ids = list(self._nodes)
+        if len(ids) < 2 * count:
+            return None
+        newest = ids[-1]
+        old = ids[: max(0, len(ids) - self.settings.min_gap)]
+        known = {i: self._distance(i, newest) for i in old}
+        nearest = min(known, key=lambda i: known[i], default=None)
+        if nearest is None or math.isinf(known[nearest]):
+            return None
+        self._windows_since_try = 0
+        around = sorted(old, key=lambda i: (abs(old.index(i) - old.index(nearest)), i))
+        return LoopCandidate(
+            tuple(self._nodes[i].keyframe for i in sorted(around[:count])),
+            tuple(self._nodes[i].keyframe for i in ids[-count:]),
+            self._nodes[nearest].keyframe,
+        )
+
+    def _distance(self, a: int, b: int) -> float:
+        """Metres between two cameras, turns counted as way; inf when they are too far apart."""
+        delta = invert_se3(self.poses[a]) @ self.poses[b]
+        off_m = float(np.linalg.norm(delta[:3, 3]))
+        cosine = float(np.clip(delta[2, 2], -1.0, 1.0))
+        angle_deg = math.degrees(math.acos(cosine))
+        if off_m > self.settings.radius_m or angle_deg > self.settings.max_angle_deg:
+            return math.inf
+        return off_m + angle_deg / self.settings.max_angle_deg
+
+    def measure(self, candidate: LoopCandidate, geometry: WindowGeometry) -> PoseEdge:
+        """The closure that a joint window of both ends measures.
+
+        Args:
+            candidate: both ends.
+            geometry: a window of `candidate.old` followed by `candidate.new`.
+
+        Raises:
+            LoopError: the window does not fit an end, or the ends do not see the same place.
+        """
+        S_old, residual_m = self._fit_end(geometry, range(len(candidate.old)))
+        new = range(len(candidate.old), len(geometry.window.keyframes))
+        S_new, _ = self._fit_end(geometry, new)
+        ratio = S_old.scale / S_new.scale
+        if not 1 / MAX_SCALE_RATIO < ratio < MAX_SCALE_RATIO:
+            raise LoopError(f"the scale of both ends differs by a factor of {ratio:.2f}")
+        share = covisible_share(geometry, range(len(candidate.old)), new)
+        if share < self.settings.min_covisible:
+            raise LoopError(f"only {share:.0%} of the points are seen from both ends")
+        newest = candidate.new[-1].id
+        T = self.poses[newest]
+        centre = S_old.apply(S_new.inverse().apply(T[:3, 3]))
+        closed = make_se3(S_old.R @ S_new.R.T @ T[:3, :3], centre)
+        a = candidate.nearest.id
+        sigma_m = max(LOOP_SIGMA_M, residual_m / 2)
+        return PoseEdge(
+            a, newest, invert_se3(self.poses[a]) @ closed, sigma_m, LOOP_SIGMA_RAD, robust=True
+        )
+
+    def _fit_end(self, geometry: WindowGeometry, indices: Sequence[int]) -> tuple[Sim3, float]:
+        """Similarity from the window to the mapped points of one end, and median residual (m)."""
+        src, dst, weights, depths = [], [], [], []
+        for index in indices:
+            key = geometry.window.keyframes[index].id
+            node, T = self._nodes[key], self.poses[key]
+            use = np.minimum(geometry.conf[index], node.conf) > 1.0
+            depth = np.maximum(np.linalg.norm(node.points_cam[use], axis=1), 1e-6)
+            src.append(geometry.points[index][use].astype(np.float64))
+            dst.append(node.points_cam[use] @ T[:3, :3].T + T[:3, 3])
+            depths.append(depth)
+            weights.append(np.log(np.minimum(geometry.conf[index], node.conf)[use]) / depth**2)
+        if sum(len(s) for s in src) < MIN_END_POINTS:
+            raise LoopError("too few confident points at one end")
+        try:
+            S, residual = align_sim3_robust(*(np.concatenate(v) for v in (src, dst, weights)))
+        except AlignmentError as error:
+            raise LoopError(str(error)) from None
+        relative = float(np.median(residual / np.concatenate(depths)))
+        if relative > self.settings.max_residual:
+            raise LoopError(
+                f"the joint window is off by {relative:.1%} of the depth at one end "
+                f"(limit {self.settings.max_residual:.1%})"
+            )
+        return S, float(np.median(residual))
+
+    def close(self, edge: PoseEdge) -> dict[int, FloatArray]:
+        """Add a closure; the poses of all keyframes that fit it, empty when it fits already.
+
+        Raises:
+            LoopError: the measured motions contradict the closure; nothing has changed.
+        """
+        before = float(edge_sigmas(self.poses, [edge])[0])
+        if before < SETTLED_SIGMAS:
+            self._edges.append(edge)
+            self.closures += 1
+            return {}
+        edges = [*self._edges, edge]
+        try:
+            moved = optimize_poses(self.poses, edges, {next(iter(self.poses))})
+        except MvDust3rError as error:
+            raise LoopError(str(error)) from None
+        strain = edge_sigmas(moved, [e for e in self._edges if not e.robust and e.b > edge.a])
+        rms = float(np.sqrt((strain**2).mean()))
+        left = float(edge_sigmas(moved, [edge])[0])
+        if rms > self.settings.max_sigmas or left > GIVEN_UP_SIGMAS:
+            raise LoopError(
+                f"the closure strains the measured motions by {rms:.1f} sigmas "
+                f"(limit {self.settings.max_sigmas:g}) and is still {left:.1f} sigmas off"
+            )
+        self._edges, self.poses = edges, moved
+        self.closures += 1
+        return dict(moved)
+
+
+def covisible_share(
+    geometry: WindowGeometry, seen_from: Sequence[int], seen: Sequence[int]
+) -> float:
+    """Share of the points of the views `seen` that a view of `seen_from` sees at that depth."""
+    clouds = [geometry.points[i][geometry.conf[i] > 1.0] for i in seen]
+    points = np.concatenate(clouds).astype(np.float64)
+    both = np.zeros(len(points), bool)
+    for index in seen_from:
+        pose = geometry.poses[index]
+        if pose is None or len(points) == 0:
+            continue
+        cam = (points - pose.T_window_cam[:3, 3]) @ pose.T_window_cam[:3, :3]
+        own = (geometry.points[index] - pose.T_window_cam[:3, 3]) @ pose.T_window_cam[:3, 2]
+        rows, cols = own.shape
+        stride = geometry.window.keyframes[index].view.image_rgb.shape[0] // rows
+        front = np.flatnonzero(cam[:, 2] > 1e-6)
+        uv = np.rint((project(cam[front], pose.K) - stride // 2) / stride)
+        inside = np.all((uv >= 0) & (uv < (cols, rows)), axis=1)
+        front, uv = front[inside], uv[inside].astype(int)
+        there = own[uv[:, 1], uv[:, 0]]
+        trusted = geometry.conf[index][uv[:, 1], uv[:, 0]] > 1.0
+        both[front] |= trusted & (np.abs(there - cam[front, 2]) < SAME_DEPTH * cam[front, 2])
+    return float(both.mean()) if len(both) else 0.0
