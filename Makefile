@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BAG ?=
 ENGINE ?=
+DEPTH ?=
 OUT ?= out
 PYTEST_ARGS ?=
 
@@ -12,7 +13,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .PHONY: help env build test lint demo map clean
 
-engine_option = $(if $(ENGINE),--engine "$(ENGINE)")
+engine_option = $(if $(ENGINE),--engine "$(ENGINE)") $(if $(DEPTH),--depth "$(DEPTH)")
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -29,10 +30,10 @@ test: build  ## run all tests (PYTEST_ARGS="-k name -x")
 lint: env  ## run all linters
 	@tools/lint
 
-demo: build  ## run the real nodes on a bag: [BAG=path] [ENGINE=folder] [OUT=out]
+demo: build  ## run the real nodes on a bag: [BAG=path] [ENGINE=folder] [DEPTH=folder] [OUT=out]
 	@. ./env.sh && exec mvdust3r_ros demo $(if $(BAG),--bag "$(BAG)") $(engine_option) --out "$(OUT)"
 
-map: build  ## map a bag without ROS messages, as fast as it goes: BAG=path [ENGINE=folder] [OUT=out]
+map: build  ## map a bag without ROS messages, as fast as it goes: BAG=path [ENGINE=folder] [DEPTH=folder] [OUT=out]
 	@$(if $(BAG),,echo "make map needs a bag: make map BAG=path/to/bag" >&2; exit 2;) \
 	. ./env.sh && exec mvdust3r_ros map "$(BAG)" $(engine_option) --out "$(OUT)"
 

@@ -40,13 +40,17 @@ def show_demo(options: DemoOptions) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.bag is None:
         options = replace(options, bag=_synthetic_room(options.out, console))
-    options = _with_engine(options, console)
-    console.print(f"playing {options.bag} at {options.rate:g} times its speed")
-    with _bar(console) as report:
-        result = run_demo(options, report)
-    _tell_numbers(result, options, console)
+    options, recorded = _with_engine(options, console)
+    result = _play(options, console)
+    why = result.last_rejection or "too few keyframes for a window"
+    if not result.verdicts["committed"] and recorded is not None:
+        console.print(
+            f"the default model mapped no window: {why}\n"
+            f"again, with the depth recorded in {recorded} instead of a network"
+        )
+        options = replace(options, engine="oracle", depth=recorded)
+        result = _play(options, console)
     if not result.verdicts["committed"]:
-        why = result.last_rejection or "too few keyframes for a window"
         console.print(f"no window was mapped, so there is no map: {why}")
         console.print(f"what the nodes said is in {options.out / 'log'}")
         return 1
@@ -66,23 +70,36 @@ def _synthetic_room(out: Path, console: Console) -> Path:
         )
 
 
-def _with_engine(options: DemoOptions, console: Console) -> DemoOptions:
-    """The engine asked for, else the default model, else recorded depth where there is some."""
+def _play(options: DemoOptions, console: Console) -> DemoResult:
+    engine = f" with engine {options.engine}" if options.engine else ""
+    console.print(f"playing {options.bag} at {options.rate:g} times its speed{engine}")
+    with _bar(console) as report:
+        result = run_demo(options, report)
+    _tell_numbers(result, options, console)
+    return result
+
+
+def _with_engine(options: DemoOptions, console: Console) -> tuple[DemoOptions, Path | None]:
+    """The engine asked for, else the default model, else recorded depth where there is some.
+
+    Returns:
+        The options, and the recorded depth to fall back on when the default model maps nothing.
+    """
     beside = options.bag.parent / "depth" if options.bag is not None else None
     depth = options.depth or (beside if beside is not None and beside.is_dir() else None)
     if options.engine == "oracle":
-        return replace(options, depth=depth)
+        return replace(options, depth=depth), None
     if options.engine:
         create_engine(options.engine).close()
-        return options
+        return options, None
     try:
         default_engine_folder()
     except EngineError as error:
         if depth is None:
             raise
         console.print(f"{error}; using the depth recorded in {depth} instead of a network")
-        return replace(options, engine="oracle", depth=depth)
-    return options
+        return replace(options, engine="oracle", depth=depth), None
+    return options, depth
 
 
 @contextmanager
