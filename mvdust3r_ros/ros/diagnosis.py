@@ -114,6 +114,8 @@ def _map_status(health: Health, name: str) -> DiagnosticStatus:
         message = "the map grows"
     elif last is not None:
         level, message = WARN, f"last window rejected: {last.message}"
+    if last is not None and last.verdict == Verdict.COMMITTED and not last.gate_open:
+        level, message = WARN, f"~/occupancy_grid is withheld: {last.gate_hint}"
     values: list[tuple[str, object]]
     values = [(f"windows {v.name.lower()}", n) for v, n in sorted(account.verdicts.items())]
     if last is not None:

@@ -104,7 +104,7 @@ class Publications:
             self.send_map(mapper.snapshot(), T_cam_base)
 
     def send_map(self, snapshot: MapSnapshot, T_cam_base: FloatArray | None) -> None:
-        """Publish cloud, path, grid and summary.
+        """Publish cloud, path, summary, and the grid once the scale is known well enough.
 
         Args:
             snapshot: the map; an empty one clears what subscribers show.
@@ -122,7 +122,8 @@ class Publications:
         rule = self.config.map
         unknown = np.full((1, 1), UNKNOWN, np.int8)
         grid = snapshot.grid or OccupancyGrid(unknown, rule.grid_resolution_m, (0.0, 0.0))
-        self._grid.publish(grid_to_msg(grid, header))
+        if snapshot.gate_open or not len(path):
+            self._grid.publish(grid_to_msg(grid, header))
         xy, yaw = _robot_pose(path.T_world_cam, T_cam_base)
         stats = summarize_grid(grid, xy, yaw, self.config.ros.sectors)
         band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)

@@ -80,8 +80,8 @@ def write_synthetic_bag(
     Args:
         out: folder to make; holds bag/ (MCAP), poses.txt (TUM, camera in `world`, which
             is `odom` at the start), depth/NNNNNN.png (16 bit, millimetres), frames.csv,
-            intrinsics.yaml, occupancy.npz (cells, resolution_m, origin_xy_m) and the same as truth.pgm with
-            truth.yaml, truth.ply (the true cloud) and truth.tum.
+            intrinsics.yaml, occupancy.npz (cells, resolution_m, origin_xy_m) and the same as
+            truth.pgm with truth.yaml, truth.ply (the true cloud) and truth.tum.
         config: what to record.
         report: called with frames done and frames in all, when given.
 

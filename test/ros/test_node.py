@@ -305,3 +305,25 @@ def test_pause_and_reset(played: Played) -> None:
     grid = played.heard["/mapper/occupancy_grid"]
     control.wait(lambda: list(grid[-1].data) == [-1], 10.0, "an unknown grid")
     assert not control.save_map("nothing").success
+
+
+def test_the_grid_waits_until_the_scale_is_known(
+    new_stage: Callable[[], Any], room_bag: Any
+) -> None:
+    stage = new_stage()
+    topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
+              "depth": "/camera/depth"}  # fmt: skip
+    stage.mapper(topics=topics, use_sim_time=True, ros__use_depth=True, ros__queue_size=100,
+                 ros__image_depth=100, stitch__scale_max_rel_sigma=0.001)  # fmt: skip
+    heard: dict[str, list[Any]] = defaultdict(list)
+    listen(stage.control, TOPICS, heard)
+    stage.bring_up()
+    words = [str(room_bag.bag), "--depth", str(room_bag.depth), "--clock", "--rate", "2"]
+    stage.processes.start("player", "player", words)
+    control, images = stage.control, len(room_bag.stamps_ns)
+    control.wait(lambda: idle(control, images), LIMIT_S, "the bag to be mapped")
+    control.wait(lambda: bool(heard["/mapper/occupancy_summary"]), LIMIT_S, "the summary")
+    assert heard["/mapper/points"]
+    assert not heard["/mapper/occupancy_grid"]
+    closed = "~/occupancy_grid is withheld: the scale is known to"
+    control.wait(lambda: closed in control.message("map"), 10.0, "the reason")
