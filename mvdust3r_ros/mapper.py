@@ -191,6 +191,11 @@ class Mapper:
                 loop_closures=state.loops.closures,
             )
 
+    def mapped_keyframes(self) -> list[Keyframe]:
+        """Keyframes in the map, oldest first."""
+        with self._lock:
+            return [m.keyframe for m in self._state.mapped.values()]
+
     def reset(self) -> None:
         """Forget the map; windows under way will come back as stale."""
         with self._lock:

@@ -17,6 +17,7 @@ from mvdust3r_ros.datatypes import (
     Frame,
     MapUpdate,
     MvDust3rError,
+    OccupancyGrid,
     Trajectory,
     Verdict,
     View,
@@ -25,8 +26,15 @@ from mvdust3r_ros.datatypes import (
 )
 from mvdust3r_ros.engines.base import Engine, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.map_metrics import absolute_errors, compare_grids
+from mvdust3r_ros.evaluation.map_metrics import (
+    UNKNOWN,
+    absolute_errors,
+    compare_grids,
+    on_common_lattice,
+)
+from mvdust3r_ros.geometry import backproject
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
 from mvdust3r_ros.synthetic.sequence import (
@@ -84,8 +92,10 @@ class FlatResult:
         scale_error: relative error of the map's size, positive when it is too large.
         scale_sigma: what the map says about that error.
         closures: loops closed.
-        grid_iou: mean of the IoU of free and of occupied cells, over what was seen.
-        free_precision: share of the free cells that are free.
+        grid_right: share of the cells that are right, of those that exact depth from the
+            keyframes' true poses would make known (the inside of a wall is none of them).
+        free_precision: share of the free cells that are free, wherever they are.
+        ceiling: `grid_right` and `free_precision` of the grid from exact depth and poses.
         windows: verdict -> number of windows.
         spoiled: windows that were spoiled.
         spoiled_committed: those of them that are in the map all the same.
@@ -102,8 +112,9 @@ class FlatResult:
     scale_error: float
     scale_sigma: float
     closures: int
-    grid_iou: float
+    grid_right: float
     free_precision: float
+    ceiling: tuple[float, float]
     windows: dict[str, int]
     spoiled: int
     spoiled_committed: int
@@ -255,24 +266,23 @@ def _judge(drive: Drive, T_odom_cam: FloatArray, mapper: Mapper, log: _Log) -> F
     snapshot = mapper.snapshot()
     path_m = float(_steps(drive.truth.T_world_cam).sum())
     odom = Trajectory(drive.truth.stamps_ns, T_odom_cam[: len(drive.truth)])
-    names = ("ate_m", "scale_error", "grid_iou", "free_precision")
-    fields = dict.fromkeys(names, math.nan)
+    ate_m = scale_error = math.nan
+    grids = (math.nan, math.nan), (math.nan, math.nan)
     if snapshot.grid is not None:
-        errors = absolute_errors(snapshot.trajectory, drive.truth, "none")
+        ate_m = absolute_errors(snapshot.trajectory, drive.truth, "none").rmse_m
         sim3 = absolute_errors(snapshot.trajectory, drive.truth, "sim3")
-        rule = mapper.config.map
-        band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)
-        truth = scene_occupancy(drive.scene, snapshot.grid.resolution_m, band)
-        scores = compare_grids(snapshot.grid, truth, 0.0)
-        fields = {
-            "ate_m": errors.rmse_m, "scale_error": 1 / sim3.scale - 1,
-            "grid_iou": scores.iou, "free_precision": scores.free_precision,
-        }  # fmt: skip
+        scale_error = 1 / sim3.scale - 1
+        grids = judge_grid(snapshot.grid, drive, mapper)
     return FlatResult(
         seed=drive.config.seed,
         path_m=path_m,
         odometry_ate_m=absolute_errors(odom, drive.truth, "none").rmse_m,
-        ate_share=fields["ate_m"] / path_m,
+        ate_m=ate_m,
+        ate_share=ate_m / path_m,
+        scale_error=scale_error,
+        grid_right=grids[0][0],
+        free_precision=grids[0][1],
+        ceiling=grids[1],
         scale_sigma=snapshot.scale.rel_sigma,
         closures=snapshot.loop_closures,
         windows=dict(log.verdicts),
@@ -281,8 +291,53 @@ def _judge(drive: Drive, T_odom_cam: FloatArray, mapper: Mapper, log: _Log) -> F
         opened_after=log.opened_after,
         refused_loops=mapper.refused_loops,
         outside_engine_ms=float(np.median(log.outside_ms)) if log.outside_ms else math.nan,
-        **fields,
     )
+
+
+def judge_grid(
+    grid: OccupancyGrid, drive: Drive, mapper: Mapper
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """IoU and free precision of the map's grid, and of the grid from exact depth and poses.
+
+    Args:
+        grid: the map's grid.
+        drive: the drive with its true scene.
+        mapper: the mapper; its keyframes carry depth and true poses.
+    """
+    rule = mapper.config.map
+    exact = OccupancyMap(rule, 0.0)
+    for keyframe in mapper.mapped_keyframes():
+        view = keyframe.view
+        if view.depth_m is None or view.K is None or view.T_world_cam is None:
+            continue
+        T, depth = view.T_world_cam, np.where(np.isfinite(view.depth_m), view.depth_m, 0)
+        near = (depth > 0) & (depth < rule.max_depth_m)
+        exact.add_view(T[:3, 3], backproject(depth, view.K)[near] @ T[:3, :3].T + T[:3, 3])
+    band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)
+    truth = scene_occupancy(drive.scene, grid.resolution_m, band)
+    reference = exact.grid()
+    return _share_right(grid, truth, reference), _share_right(reference, truth, reference)
+
+
+def _share_right(
+    grid: OccupancyGrid, truth: OccupancyGrid, reference: OccupancyGrid
+) -> tuple[float, float]:
+    """Share of right cells where the reference knows, and free precision everywhere."""
+    seen, true = on_common_lattice(reference, truth)
+    judged = replace(truth, cells=np.where(seen != UNKNOWN, true, UNKNOWN).astype(np.int8))
+    corner = _corner(reference, truth)
+    est, true = on_common_lattice(grid, replace(judged, origin_xy_m=corner))
+    known = true != UNKNOWN
+    right = float((est == true)[known].mean()) if known.any() else math.nan
+    return right, compare_grids(grid, truth).free_precision
+
+
+def _corner(a: OccupancyGrid, b: OccupancyGrid) -> tuple[float, float]:
+    """Lower left corner of the extent of both, on the lattice of b."""
+    res = b.resolution_m
+    low = np.minimum(0.0, np.array(a.origin_xy_m) - b.origin_xy_m)
+    x, y = np.array(b.origin_xy_m) + np.floor(low / res + 1e-6) * res
+    return float(x), float(y)
 
 
 def evaluate_flats(
@@ -321,7 +376,8 @@ def format_flats(results: Sequence[FlatResult]) -> str:
     """Markdown table, one row a seed and the medians."""
     head = (
         "| seed | path m | ATE m | ATE % | odometry m | scale error % | sigma % | loops "
-        "| grid IoU | free precision | committed | rejected | spoiled in map | gate after |"
+        "| grid right | free precision | exact depth | committed | rejected | spoiled in map "
+        "| gate after |"
     )
     lines = [head, "|" + " --- |" * head.count(" | ") + " --- |"]
     lines += [_row(str(r.seed), [r]) for r in results]
@@ -345,8 +401,9 @@ def _row(name: str, results: Sequence[FlatResult]) -> str:
         f"{100 * middle([abs(r.scale_error) for r in results]):.2f}",
         f"{100 * middle([r.scale_sigma for r in results]):.2f}",
         f"{middle([r.closures for r in results]):g}",
-        f"{middle([r.grid_iou for r in results]):.3f}",
+        f"{middle([r.grid_right for r in results]):.3f}",
         f"{middle([r.free_precision for r in results]):.3f}",
+        " / ".join(f"{middle([r.ceiling[k] for r in results]):.3f}" for k in (0, 1)),
         f"{middle(committed):g}",
         f"{middle(rejected):g}",
         f"{sum(r.spoiled_committed for r in results)} of {sum(r.spoiled for r in results)}",
