@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
+from mvdust3r_ros.datatypes import ScaleSource
+from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.occupancy import OccupancyMap
+from mvdust3r_ros.voxel_map import VoxelMap
+
+HW = (72, 96)
+CONFIG = with_values(
+    MapperConfig(),
+    {
+        "keyframes.window_size": 6, "keyframes.window_overlap": 3, "keyframes.min_sharpness": 0.0,
+        "keyframes.max_interval_s": 0.1, "map.min_hits": 1,
+    },
+)  # fmt: skip
+
+
+def test_voxels_outside_a_sphere_are_forgotten_and_the_others_stay() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-3, 3, (4000, 3)).astype(np.float32)
+    voxels = VoxelMap(0.05)
+    voxels.integrate(points, np.zeros((4000, 3), np.uint8), np.full(4000, 3.0))
+    before = voxels.cloud()[0]
+    voxels.keep_within(np.array([1.0, 0, 0]), 2.0)
+    after = voxels.cloud()[0]
+    near = np.linalg.norm(before - [1, 0, 0], axis=1) <= 2.0
+    assert np.array_equal(after, before[near])
+    voxels.integrate(points[:1], np.zeros((1, 3), np.uint8), np.full(1, 3.0))
+    assert len(voxels) == len(voxels.cloud()[0])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_grid_takes_over_the_cells_beyond_or_within_a_circle(inside: bool) -> None:
+    settings = MapSettings(min_hits=1)
+    old, new = OccupancyMap(settings, 0.0), OccupancyMap(settings, 0.0)
+    wall = np.stack([np.full(80, 3.0), np.linspace(-2, 2, 80), np.full(80, 0.5)], 1)
+    old.add_view(np.array([0.0, 0.0, 0.6]), wall)
+    new.take_over(old, np.array([0.0, 0.0, 0.6]), 1.5, inside=inside)
+    a, b = old.grid(), new.grid()
+    assert a.origin_xy_m == b.origin_xy_m
+    rows, cols = np.indices(a.cells.shape)
+    x, y = ((n + 0.5) * 0.05 + o for n, o in zip((cols, rows), a.origin_xy_m, strict=True))
+    chosen = (np.hypot(x, y) > 1.5) != inside
+    assert np.array_equal(b.cells[chosen], a.cells[chosen])
+    assert (b.cells[~chosen] == -1).all()
+
+
+def run(room: Any, **values: Any) -> Mapper:
+    config = with_values(CONFIG, {f"map.{k}": v for k, v in values.items()})
+    mapper = Mapper(config, OracleEngine(HW))
+    for frame in room.frames(room.walk(24)):
+        mapper.process(frame)
+    return mapper
+
+
+def test_keyframes_far_from_the_camera_are_forgotten_but_not_their_cells(room: Any) -> None:
+    everything, near = run(room).snapshot(), run(room, radius_m=2.5).snapshot()
+    camera = everything.trajectory.T_world_cam[-1, :3, 3]
+    centres = near.trajectory.T_world_cam[:, :3, 3]
+    assert 0 < len(near.trajectory) < len(everything.trajectory)
+    assert np.linalg.norm(centres - camera, axis=1).max() <= 2.5
+    assert len(near.points_map) < len(everything.points_map)
+    known = [(s.grid.cells != -1).sum() for s in (everything, near)]
+    assert known[1] > 0.95 * known[0]
+    forgotten = run(room, radius_m=2.5, forget_outside=True).snapshot()
+    assert (forgotten.grid.cells != -1).sum() < 0.8 * known[0]
+
+
+def test_camera_height_alone_makes_metres(room: Any) -> None:
+    config = with_values(CONFIG, {"map.camera_height_m": 1.3})
+    mapper = Mapper(config, OracleEngine(HW, OracleNoise(points=0.01, scale=0.5, seed=3)))
+    frames = [replace(f, T_world_cam=f.T_odom_cam) for f in room.frames(room.walk(24))]
+    updates = [mapper.process(replace(f, T_odom_cam=None)) for f in frames]
+    first = next(u for u in updates if u is not None)
+    assert first.gate_open
+    assert first.gate_hint == ""
+    snapshot = mapper.snapshot()
+    assert snapshot.scale.source == ScaleSource.CAMERA_HEIGHT
+    T = np.stack([f.T_world_cam for f in frames])[: len(snapshot.trajectory), :3, 3]
+    way = [np.linalg.norm(np.diff(c, axis=0), axis=1).sum()
+           for c in (snapshot.trajectory.T_world_cam[:, :3, 3], T)]  # fmt: skip
+    assert way[0] == pytest.approx(way[1], rel=0.05)
+
+
+def test_depth_images_make_metres_when_asked(room: Any) -> None:
+    config = with_values(CONFIG, {"stitch.use_depth": True})
+    mapper = Mapper(config, OracleEngine(HW, OracleNoise(points=0.01, scale=0.5, seed=3)))
+    for f in room.frames(room.walk(12)):
+        mapper.process(replace(f, T_odom_cam=None, T_world_cam=f.T_odom_cam))
+    snapshot = mapper.snapshot()
+    assert snapshot.scale.source == ScaleSource.DEPTH
+    truth = np.stack(room.walk(12))
+    way = [
+        np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1).sum()
+        for T in (snapshot.trajectory.T_world_cam, truth)
+    ]
+    assert way[0] == pytest.approx(way[1], rel=0.02)
+
+
+def test_without_evidence_the_gate_stays_shut_and_says_why(room: Any) -> None:
+    mapper = Mapper(CONFIG, OracleEngine(HW, OracleNoise(scale=0.5, seed=3)))
+    for f in room.frames(room.walk(12)):
+        mapper.process(replace(f, T_odom_cam=None, T_world_cam=f.T_odom_cam))
+    snapshot = mapper.snapshot()
+    assert len(snapshot.trajectory) == 12
+    assert not snapshot.gate_open
+    assert "nothing gives metres" in snapshot.gate_hint

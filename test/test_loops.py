@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mvdust3r_ros.config import LoopSettings, MapperConfig, with_values
+from mvdust3r_ros.datatypes import Frame, Verdict
+from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.evaluation.map_metrics import absolute_errors
+from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.loops import LoopCloser, LoopError
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.pose_graph import PoseEdge, relative_edge
+
+HW = (72, 96)
+COUNT = 48
+CONFIG = with_values(
+    MapperConfig(),
+    {
+        "keyframes.window_size": 6, "keyframes.window_overlap": 3, "keyframes.min_sharpness": 0.0,
+        "keyframes.max_interval_s": 0.1, "map.min_hits": 1,
+        "loop.min_gap": 18, "loop.min_windows": 1,
+    },
+)  # fmt: skip
+
+
+def turned(yaw: float, x: float = 0.0, y: float = 0.0) -> Any:
+    c, s = np.cos(yaw), np.sin(yaw)
+    return make_se3(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), np.array([x, y, 0.0]))
+
+
+@pytest.fixture(scope="module")
+def drifting(room: Any) -> list[Frame]:
+    """Twice around a room with odometry that turns 0.4 degrees too far in each frame."""
+    frames = room.frames(room.walk(COUNT, turns=2.0))
+    poses = [frames[0].T_odom_cam]
+    for before, after in pairwise(frames):
+        step = np.linalg.inv(before.T_odom_cam) @ after.T_odom_cam
+        pose = poses[-1] @ step
+        pose[:3, :3] = turned(np.radians(0.4))[:3, :3] @ pose[:3, :3]
+        poses.append(pose)
+    return [
+        replace(f, T_odom_cam=T, T_world_cam=f.T_odom_cam)
+        for f, T in zip(frames, poses, strict=True)
+    ]
+
+
+def drive(frames: list[Frame], **values: Any) -> tuple[Mapper, float]:
+    """The mapper and its absolute error in metres."""
+    config = with_values(CONFIG, {k.replace("__", "."): v for k, v in values.items()})
+    mapper = Mapper(config, OracleEngine(HW, OracleNoise(points=0.02, smooth=0.03, seed=2)))
+    updates = [u for u in (mapper.process(f) for f in frames) if u is not None]
+    assert {u.verdict for u in updates} == {Verdict.COMMITTED}
+    s = mapper.snapshot()
+    truth = replace(s.trajectory, T_world_cam=np.stack([f.T_world_cam for f in frames]))
+    return mapper, absolute_errors(s.trajectory, truth, "none").rmse_m
+
+
+def test_closures_bring_the_second_round_onto_the_first(drifting: list[Frame]) -> None:
+    plain, without = drive(drifting, loop__enabled=False)
+    closed, with_loops = drive(drifting)
+    assert plain.snapshot().loop_closures == 0
+    assert closed.snapshot().loop_closures >= 2
+    assert without > 0.05
+    assert with_loops < 0.8 * without
+
+
+def test_the_map_moves_with_its_keyframes(drifting: list[Frame]) -> None:
+    mapper, _ = drive(drifting)
+    snapshot, state = mapper.snapshot(), mapper._state
+    poses = state.loops.poses
+    for key, item in state.mapped.items():
+        assert np.array_equal(item.T_map_cam, poses[key])
+    rebuilt = Mapper(CONFIG, OracleEngine(HW))._state.voxels
+    for item in state.mapped.values():
+        rebuilt.integrate(item.points_map(), item.colors_rgb, item.conf)
+    # windows that were committed after the last closure come on top of the rebuilt map
+    assert len(rebuilt) == len(snapshot.points_map)
+    newest = max(state.mapped)
+    T_map_cam = snapshot.T_map_odom @ state.mapped[newest].keyframe.view.T_odom_cam
+    np.testing.assert_allclose(T_map_cam, poses[newest], atol=1e-9)
+    for key, T in state.stitcher._last.T_map_cam.items():
+        np.testing.assert_allclose(T, poses[key], atol=1e-12)
+
+
+def test_tries_are_limited(drifting: list[Frame]) -> None:
+    engine = OracleEngine(HW)
+    decode, calls = engine.decode, []
+    engine.decode = lambda *a: (calls.append(1), decode(*a))[1]  # type: ignore[method-assign]
+    config = with_values(CONFIG, {"loop.min_windows": 4})
+    mapper = Mapper(config, engine)
+    windows = [u for u in (mapper.process(f) for f in drifting) if u is not None]
+    assert len(windows) < len(calls) <= len(windows) + len(windows) // 4
+
+
+# The graph alone: a square of 1 m steps with drift
+
+
+def square() -> tuple[LoopCloser, dict[int, Any]]:
+    """40 nodes around a 10 m square; the measured path turns 0.5 degrees too far a step."""
+    closer = LoopCloser(LoopSettings(), 0.02)
+    truth, measured = {0: turned(0)}, {0: turned(0)}
+    for k in range(1, 40):
+        step = turned(np.pi / 2 if k % 10 == 0 else 0.0, 1.0)
+        truth[k] = truth[k - 1] @ step
+        measured[k] = measured[k - 1] @ step @ turned(np.radians(0.2))
+    closer.poses = dict(measured)
+    closer._edges = [
+        relative_edge(k, k + 1, measured[k], measured[k + 1], 0.025, np.radians(0.4))
+        for k in range(39)
+    ]
+    return closer, truth
+
+
+def closure(truth: dict[int, Any], shift_m: float = 0.0) -> PoseEdge:
+    T = turned(0, shift_m, shift_m) @ np.linalg.inv(truth[0]) @ truth[39]
+    return PoseEdge(0, 39, T, 0.02, np.radians(0.4), robust=True)
+
+
+def error(poses: dict[int, Any], truth: dict[int, Any]) -> float:
+    return max(float(np.linalg.norm(poses[k][:3, 3] - truth[k][:3, 3])) for k in truth)
+
+
+def test_a_true_closure_takes_the_drift_out() -> None:
+    closer, truth = square()
+    before = error(closer.poses, truth)
+    moved = closer.close(closure(truth))
+    assert before > 0.5
+    assert error(moved, truth) < 0.3 * before
+    assert moved is not closer.poses
+    assert np.array_equal(moved[0], truth[0])
+    assert closer.closures == 1
+
+
+def test_a_closure_that_strains_the_motions_is_undone() -> None:
+    closer, truth = square()
+    before, edges = dict(closer.poses), list(closer._edges)
+    with pytest.raises(LoopError, match=r"strains the measured motions by .* sigmas"):
+        closer.close(closure(truth, shift_m=20.0))
+    assert closer.closures == 0
+    assert closer._edges == edges
+    assert all(np.array_equal(before[k], closer.poses[k]) for k in before)
+
+
+def test_a_closure_that_fits_already_moves_nothing() -> None:
+    closer, _ = square()
+    before = dict(closer.poses)
+    assert closer.close(closure(before)) == {}
+    assert closer.closures == 1
+    assert all(np.array_equal(before[k], closer.poses[k]) for k in before)
