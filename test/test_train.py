@@ -144,6 +144,9 @@ def test_a_longer_schedule_goes_on_before_the_decay(config: TrainConfig) -> None
     trainer.save()
     assert Trainer(short).step == 6
     assert Trainer(dataclasses.replace(config, max_steps=60)).step == 3
+    assert Trainer(dataclasses.replace(config, max_steps=60, branch="latest")).step == 6
+    with pytest.raises(TrainError, match="sideways"):
+        TrainConfig(branch="sideways")
 
 
 def test_learning_rate_rises_stays_and_falls(config: TrainConfig) -> None:

@@ -70,6 +70,8 @@ class TrainConfig:
         match_weight: weight of the patch matching loss.
         attention_weight: weight of the attention loss.
         ray_drop: share of windows whose intrinsics are withheld.
+        branch: where a run goes on whose `max_steps` was changed after the learning rate had begun
+            to fall: "constant" before the fall, "latest" where it stands, at the new rate.
         checkpoint_minutes: between checkpoints.
         preview_minutes: between held-out metrics with pictures.
         held_out_seed: first seed of the held-out rooms.
@@ -98,6 +100,7 @@ class TrainConfig:
     match_weight: float = 0.1
     attention_weight: float = 0.1
     ray_drop: float = 0.15
+    branch: str = "constant"
     checkpoint_minutes: float = 3.0
     preview_minutes: float = 8.0
     held_out_seed: int = 9_000_000
@@ -106,6 +109,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.max_steps < 1 or not 0 <= self.decay_steps <= self.max_steps:
             raise TrainError(f"decay_steps {self.decay_steps} must lie in [0, {self.max_steps}]")
+        if self.branch not in ("constant", "latest"):
+            raise TrainError(f"branch {self.branch!r} is neither constant nor latest")
         if not self.curriculum or self.curriculum[0][0] != 0:
             raise TrainError(f"curriculum {self.curriculum} must start at step 0")
 
@@ -302,11 +307,8 @@ class Trainer:
         if path.exists():
             state = torch.load(path, map_location=self.device, weights_only=True)
             constant = self.folder / "constant.pt"
-            if (
-                state["decaying"]
-                and state["max_steps"] != self.config.max_steps
-                and constant.exists()
-            ):
+            changed = state["decaying"] and state["max_steps"] != self.config.max_steps
+            if changed and self.config.branch == "constant" and constant.exists():
                 state = torch.load(constant, map_location=self.device, weights_only=True)
             self.load_state(state)
         pool = self.folder / "pool.json"
