@@ -10,7 +10,7 @@ Weights are random. On a shared machine look at the processor seconds: they leav
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -156,7 +156,11 @@ def compare_memory(args: argparse.Namespace) -> None:
             command = [sys.executable, __file__, "--child", variant, "--views", str(views)]
             for name in ("model", "n_ref", "width", "skip_dim", "threads"):
                 command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            # Freed memory goes back at once, so that the peak is that of live memory.
+            environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+            output = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=environment
+            ).stdout
             peaks.append(float(output.split()[-1]))
             print(f"  {variant:18s} {views:4d} views {peaks[-1]:9.1f} MiB", flush=True)
         if len(peaks) > 2:
@@ -171,10 +175,18 @@ def print_peak(args: argparse.Namespace) -> None:
     network = Network(config).eval()
     network.lower_precision(DTYPES[precision])
     images = torch.rand(args.views, 3, *config.image_hw) * 2 - 1
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.inference_mode():
+        run(network, images[:2], 2)  # libraries, generated code
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+        before = status_mib("VmRSS")
         run(network, images, args.n_ref)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(status_mib("VmHWM") - before)
+
+
+def status_mib(name: str) -> float:
+    """A line of this process's status, in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def compare_cached(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,15 @@ ROOM = replace(
 CONFIGS = {"official": OFFICIAL, "single": SINGLE, "room": ROOM}
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
 """ONNX Runtime against torch, both float32."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny products are slower on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make_network(config: NetworkConfig) -> Network:

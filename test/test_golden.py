@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,17 @@ SMALL = sorted(p.parent.name for p in (GOLDEN / "model").glob("*/config.json"))
 needs_golden = pytest.mark.skipif(not SMALL, reason=f"no stored reference outputs in {GOLDEN}")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny products are slower on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @needs_golden
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("case", SMALL)
 @pytest.mark.parametrize(("backend", "dtype"), [("torch", "fp32"), ("torch", "bf16")])
 def test_small_cases(case: str, backend: str, dtype: str) -> None:
@@ -29,6 +40,7 @@ def test_small_cases(case: str, backend: str, dtype: str) -> None:
 
 @needs_golden
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("case", SMALL)
 def test_small_cases_in_onnx_runtime(case: str) -> None:
     for result in run_case(GOLDEN / "model" / case, "onnx"):

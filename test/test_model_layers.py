@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mvdust3r_ros.model import attention
+from mvdust3r_ros.model import attention, layers
 from mvdust3r_ros.model.attention import attend, attend_others
 from mvdust3r_ros.model.heads import PointHead, SkipConv, unpatchify
 from mvdust3r_ros.model.layers import Linear, rope_table, rotate
@@ -118,3 +118,14 @@ def test_extreme_values_stay_finite() -> None:
     with torch.no_grad():
         head.proj.bias.zero_()
     assert torch.equal(head(torch.zeros(1, 6, 8), None, (2, 3)).points, torch.zeros(1, 4, 6, 3))
+
+
+def test_a_block_gives_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    block = layers.DecoderBlock(16, 2, 4.0)
+    x, others = torch.randn(3, 2, 6, 16), torch.randn(3, 3, 6, 16)
+    rope = rope_table((2, 3), 8, 100.0)
+    with torch.inference_mode():
+        whole = block(x, others, rope, 1)
+        monkeypatch.setattr(layers, "VALUES_AT_ONCE", 1)
+        torch.testing.assert_close(block(x, others, rope, 1), whole, rtol=1e-5, atol=1e-6)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,15 @@ SMALL = replace(
     PLUS, skip_dim=0, gs_mlp_dim=0, mask_token=False, ray_embed=True, pos_embed=True,
     max_log_distance=4.0,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny products are slower on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def random_network(config: NetworkConfig, seed: int = 0) -> Network:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvdust3r_ros.model.attention import attend, attend_others, split_axis
+from mvdust3r_ros.model.attention import attend, attend_others, plain, split_axis
 from mvdust3r_ros.model.onednn import onednn_linear, onednn_serves
 
 LAYER_NORM_EPS = 1e-6
+VALUES_AT_ONCE = 1 << 17
+"""Token values (tokens times width) that a decoder block works on together at inference."""
 
 
 def rope_table(grid_hw: tuple[int, int], head_dim: int, base: float) -> tuple[Tensor, Tensor]:
@@ -184,7 +186,22 @@ class DecoderBlock(nn.Module):
         """Update the tokens x (B, Q, S, D) of Q views from the tokens `others` (B, V, S, D).
 
         Keys and values are made once for all queries. `own` and `weights` as in `CrossAttention`.
+        At inference, batch items beyond `VALUES_AT_ONCE` wait their turn, which bounds the memory.
         """
+        items = max(1, VALUES_AT_ONCE // x[0].numel())
+        if plain() or weights is not None or len(x) <= items:
+            return self._update(x, others, rope, own, weights)
+        parts = zip(x.split(items), others.split(items), strict=True)
+        return torch.cat([self._update(a, b, rope, own, None) for a, b in parts])
+
+    def _update(
+        self,
+        x: Tensor,
+        others: Tensor,
+        rope: tuple[Tensor, Tensor],
+        own: int,
+        weights: list[Tensor] | None,
+    ) -> Tensor:
         keys_values = self.cross_attn.keys_values(self.norm_y(others), rope)
         x = x + self.attn(self.norm1(x).flatten(0, 1), rope).view_as(x)
         x = x + self.cross_attn(self.norm2(x), keys_values, rope, own, weights)

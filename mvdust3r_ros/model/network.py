@@ -19,6 +19,8 @@ from mvdust3r_ros.model.heads import GaussianHead, Gaussians, PointHead, PointMa
 from mvdust3r_ros.model.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear, rope_table
 
 RAY_FEATURES = 6
+ENCODE_AT_ONCE = 4
+"""Views encoded together at inference."""
 
 
 class NetworkOutput(NamedTuple):
@@ -229,6 +231,12 @@ class Network(nn.Module):
 
     def encoder_tokens(self, images: Tensor, intrinsics: Tensor | None = None) -> Tensor:
         """(V, S, enc_dim) after the encoder's norm; arguments as in `encode`."""
+        if len(images) > ENCODE_AT_ONCE and not plain():
+            known = (
+                [None] * len(images) if intrinsics is None else intrinsics.split(ENCODE_AT_ONCE)
+            )
+            parts = zip(images.split(ENCODE_AT_ONCE), known, strict=False)
+            return torch.cat([self.encoder_tokens(i, k) for i, k in parts])
         x = self.patch_embed(images)
         if self.pos_embed is not None:
             x = x + self.pos_embed
