@@ -26,7 +26,7 @@ from mvdust3r_ros.ros.demo import Progress as DemoProgress
 from mvdust3r_ros.ros.synth_bag import BagConfig, write_synthetic_bag
 from mvdust3r_ros.synthetic.sequence import SequenceConfig
 
-ROOM = SequenceConfig(seed=1, frames=90, rate_hz=6.0, step_m=0.16)
+ROOM = SequenceConfig(seed=4, frames=90, rate_hz=6.0, step_m=0.16)
 
 
 def show_demo(options: DemoOptions) -> int:
