@@ -18,8 +18,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     {"datatypes"},
     {"config", "geometry"},
-    {"floor", "pose_graph", "scale"},
-    {"pose_fusion"},
+    {"floor", "pose_graph"},
+    {"pose_fusion", "scale"},
     {
         "keyframes",
         "map_files",
@@ -31,9 +31,10 @@ ROWS = [
         "stitching",
         "voxel_map",
     },
-    {"engines"},
+    {"engines", "loops"},
     {"mapper"},
-    {"evaluation", "synthetic"},
+    {"synthetic"},
+    {"evaluation"},
     {"ros"},
     {"cli_network"},
     {"cli"},
