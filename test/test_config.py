@@ -219,8 +219,8 @@ def test_a_ros_file_may_hold_sections_of_others(tmp_path: Path) -> None:
     [
         ("map: {min_hitz: 4}", r"unknown setting 'map.min_hitz'; did you mean map.min_hits"),
         (
-            "mapp: {min_hits: 4}",
-            "unknown section 'mapp'; known: engine, keyframes, loop, map, pose",
+            "mapping: {min_hits: 4}",
+            "unknown section 'mapping'; known: engine, keyframes, loop, map, pose",
         ),
         ("map: 4", "map: expected a mapping of settings, got 4"),
         ("map: {min_hits: 0}", r"map.min_hits: 0 is outside \[1, None\]"),

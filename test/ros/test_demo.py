@@ -56,7 +56,7 @@ def test_the_demo_leaves_a_map(
         begin_ns = reader.start_time
     topics = ("points", "map_points", "path", "occupancy_grid", "occupancy_summary")
     assert all(counts.get(f"/mapper/{t}", 0) > 0 for t in topics), counts
-    assert counts["/tf"] > 10
+    assert counts["/tf"] > 0
     assert any(s.verdict == 0 for s in status)
     assert made.stamps_ns[0] - 2 * 10**9 <= begin_ns <= made.stamps_ns[-1]
 
