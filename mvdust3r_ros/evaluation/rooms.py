@@ -37,7 +37,7 @@ LEAST_MOTION_M = 0.1
 LOST_ROTATION_DEG = 180.0
 LOST_TRANSLATION = 10.0
 PICTURES = 3
-MOST_POINTS = 40_000
+MOST_POINTS = 10_000
 """Pixels of a window the published columns are computed on."""
 
 
