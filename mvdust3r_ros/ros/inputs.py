@@ -157,7 +157,8 @@ class Inputs:
     def _take_depth(self, message: Image) -> None:
         with self._news:
             self._depths[stamp_to_ns(message.header.stamp)] = message
-            while len(self._depths) > DEPTHS_KEPT:
+            kept = DEPTHS_KEPT + self.settings.queue_size + self.settings.image_depth
+            while len(self._depths) > kept:  # as many as images may be waiting, and some
                 del self._depths[next(iter(self._depths))]
             self._news.notify_all()
 
@@ -222,7 +223,7 @@ class Inputs:
 
     def _is_complete(self, camera_frame: str, stamp_ns: int) -> bool:
         """Whether waiting longer would bring nothing more for an image."""
-        if self.settings.use_depth and self._depth_at(stamp_ns) is None:
+        if self.settings.use_depth and self._depth_may_come(stamp_ns):
             return False
         if self.settings.odom_source == "none":
             return True
@@ -259,6 +260,12 @@ class Inputs:
             return None
         pose: FloatArray = T_odom_child @ T_child_cam
         return pose
+
+    def _depth_may_come(self, stamp_ns: int) -> bool:
+        """Whether the depth of an image is missing and no later one has overtaken it."""
+        newest = max(self._depths, default=None)
+        overtaken = newest is not None and stamp_ns + DEPTH_MATCH_NS < newest < stamp_ns + STALE_NS
+        return self._depth_at(stamp_ns) is None and not overtaken
 
     def _depth_at(self, stamp_ns: int) -> Any | None:
         best = min(self._depths, key=lambda s: abs(s - stamp_ns), default=None)
