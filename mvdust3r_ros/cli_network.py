@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -74,9 +75,10 @@ def _weights_convert(args: argparse.Namespace) -> int:
 
     if args.target.suffix != ".safetensors":
         raise MvDust3rError(f"{args.target}: weights are written as .safetensors")
-    checkpoint = read_checkpoint(args.source)
-    network_from_state(checkpoint.config, checkpoint.state, str(args.source))
-    save_checkpoint(args.target, checkpoint, args.dtype)
+    with _working(f"converting {args.source.name}"):
+        checkpoint = read_checkpoint(args.source)
+        network_from_state(checkpoint.config, checkpoint.state, str(args.source))
+        save_checkpoint(args.target, checkpoint, args.dtype)
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, {args.dtype}")
     return 0
 
@@ -159,7 +161,8 @@ def _engine_export(args: argparse.Namespace) -> int:
         store_fp16=args.store_fp16, skip=not args.no_skip, metric=args.metric,
         info=checkpoint.info,
     )  # fmt: skip
-    folder = export_engine(network, args.out, options)
+    with _working(f"tracing and checking {args.weights.name}: minutes for a full-size model"):
+        folder = export_engine(network, args.out, options)
     print(f"{folder}: mvdust3r_ros map BAG --engine {folder}")
     return 0
 
@@ -178,6 +181,13 @@ def _engine_build(args: argparse.Namespace) -> int:
     options = BuildOptions(views, args.n_ref, args.precision, args.paths)
     print(build_engine(args.weights, args.out, options, print))
     return 0
+
+
+def _working(what: str) -> AbstractContextManager[object]:
+    """A moving line on a terminal while something takes its time; nothing elsewhere."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
 
 
 def _need_torch() -> None:

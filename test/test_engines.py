@@ -152,6 +152,8 @@ def test_large_weights_lie_in_one_checksummed_file(
     export_engine(make_network(OFFICIAL), tmp_path)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["decoder.data", "decoder.onnx", "encoder.data", "encoder.onnx", MANIFEST_NAME]
+    rights = {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()}
+    assert len(rights) == 1, "who may read the graph may read its weights"
     assert set(load_manifest(tmp_path).files) == set(names) - {MANIFEST_NAME}
     OnnxEngine(tmp_path).infer(make_views(3))
     data = bytearray((tmp_path / "decoder.data").read_bytes())

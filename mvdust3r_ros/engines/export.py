@@ -239,4 +239,5 @@ def save_model(model: onnx.ModelProto, path: Path) -> list[str]:
     onnx.save(
         model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data.name
     )
+    data.chmod(path.stat().st_mode & 0o777)  # onnx lets nobody else read it
     return [path.name, data.name]
