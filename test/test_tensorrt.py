@@ -136,7 +136,7 @@ def test_calls_into_tensorrt_fit_its_published_types(tmp_path: Path) -> None:
     folders = list(spec.submodule_search_locations or []) if spec else []
     stub = next((Path(f) / "tensorrt.pyi" for f in folders), Path("none"))
     if not stub.is_file() or find_spec("mypy") is None:
-        pytest.skip("needs mypy and tensorrt-stubs (pip install --no-deps tensorrt-stubs)")
+        pytest.skip("needs mypy and the stubs (pip install --no-deps -r requirements/stubs.txt)")
     for package in ("tensorrt", "tensorrt_bindings"):
         shutil.copytree(stub.parents[1] / package, tmp_path / package)
     repaired = tmp_path / "tensorrt_bindings" / "tensorrt.pyi"
