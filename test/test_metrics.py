@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -40,6 +41,7 @@ from mvdust3r_ros.evaluation.metrics import (
 from mvdust3r_ros.geometry import align_sim3, focal_from_pointmap, invert_se3, make_se3
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "eval"
+OPENCV = tuple(int(n) for n in cv2.__version__.split(".")[:2])
 golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"no stored numbers at {GOLDEN}")
 CASES = ("eval_exact_r1", "eval_noisy_r1", "eval_noisy_r2")
 PUBLISHED = {
@@ -343,6 +345,8 @@ def assert_poses_close(got: np.ndarray, want: np.ndarray) -> None:
 @golden
 @pytest.mark.parametrize("name", CASES)
 def test_stored_cameras(name: str) -> None:
+    if "noisy" in name and OPENCV < (4, 6):
+        pytest.skip("RANSAC of OpenCV before 4.6 draws other samples than the stored poses")
     arrays, meta = load_case(name)
     first = []
     for row, pred, truth, reference in rows_of(arrays):
