@@ -1,4 +1,7 @@
-"""The values that travel along the path of a frame, and the one error family."""
+"""The values that travel along the path of a frame, and the one error family.
+
+Those that hold arrays compare by identity: elementwise equality has no truth value.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class FrameError(MvDust3rError):
     """A frame, camera or prediction has the wrong shape or values."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CameraModel:
     """Intrinsics of one camera, in pixels of the image it belongs to.
 
@@ -50,7 +53,7 @@ class CameraModel:
             raise FrameError(f"distortion coefficients are not finite: {self.distortion}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One camera image as it enters the mapper.
 
@@ -101,7 +104,7 @@ def _check_pose(name: str, T: FloatArray) -> None:
         raise FrameError(f"{name} is not a rigid transform: {np.ravel(T).tolist()}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """A frame resized, cropped and undistorted to the network's input size.
 
@@ -120,7 +123,7 @@ class View:
     T_world_cam: FloatArray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ViewTokens:
     """What an engine keeps of one encoded view.
 
@@ -133,7 +136,7 @@ class ViewTokens:
     view: View
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Keyframe:
     """A frame chosen for mapping.
 
@@ -150,7 +153,7 @@ class Keyframe:
     camera_name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window:
     """Keyframes that go through the network together, oldest first.
 
@@ -165,7 +168,7 @@ class Window:
     epoch: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WindowPrediction:
     """Pointmaps of one window; view axis in the caller's order.
 
@@ -208,7 +211,7 @@ class WindowPrediction:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ViewPose:
     """Pose and intrinsics of one view.
 
@@ -266,7 +269,7 @@ class ScaleEstimate:
     source: ScaleSource = ScaleSource.NONE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MapUpdate:
     """Outcome of one window.
 
@@ -305,7 +308,7 @@ class MapUpdate:
     loop_closures: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """Time-stamped poses.
 
@@ -330,7 +333,7 @@ class Trajectory:
         return len(self.stamps_ns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OccupancyGrid:
     """A 2-D grid as Nav2 wants it.
 
@@ -345,7 +348,7 @@ class OccupancyGrid:
     origin_xy_m: tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MapSnapshot:
     """The map at one moment, safe to use from any thread.
 

@@ -67,8 +67,8 @@ def test_thinning_by_hand() -> None:
     assert [k.id for k in thin_evenly(keyframes(10), 5)] == [1, 3, 5, 7, 9]
     assert [k.id for k in thin_evenly(keyframes(9), 4)] == [1, 3, 5, 8]
     assert [k.id for k in thin_evenly(keyframes(5), 1)] == [4]
-    assert thin_evenly(keyframes(3), 3) == keyframes(3)
-    assert thin_evenly(keyframes(3), 5) == keyframes(3)
+    few = keyframes(3)
+    assert thin_evenly(few, 3) == thin_evenly(few, 5) == few
     assert thin_evenly([], 2) == []
 
 
