@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.safe_files import FileError, read_yaml
 
 Value = bool | int | float | str
 
@@ -348,8 +349,8 @@ def load_config(path: Path) -> MapperConfig:
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        data = read_yaml(path) or {}
+    except (OSError, FileError) as error:
         raise ConfigError(f"cannot read settings from {path}: {error}") from None
     sections = {f.name for f in dataclasses.fields(MapperConfig)}
     if isinstance(data, dict) and len(data) == 1:

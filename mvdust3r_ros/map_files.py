@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +20,23 @@ from mvdust3r_ros.datatypes import (
     Trajectory,
 )
 from mvdust3r_ros.geometry import AlignmentError, quaternion_xyzw, se3_from_quaternion
+from mvdust3r_ros.image_size import ImageSizeError, image_size
+from mvdust3r_ros.safe_files import (
+    FileError,
+    finish_writing,
+    read_limited,
+    read_yaml,
+    write_together,
+)
 
 PIXEL_OCCUPIED, PIXEL_FREE, PIXEL_UNKNOWN = 0, 254, 205
 OCCUPIED_THRESH, FREE_THRESH = 0.65, 0.196
 CELL_OCCUPIED_FROM, CELL_FREE_UP_TO = 65, 25
 """Cells between these are saved as unknown, with the defaults of Nav2's map saver."""
+
+MAX_MAP_PIXELS = 100_000_000
+MAX_FILE_BYTES = 4 << 30
+"""Larger files are no maps of ours: a grid of 500 m by 500 m at 5 cm, 200 million points."""
 
 PLY_FIELDS = {"x": "<f4", "y": "<f4", "z": "<f4", "red": "u1", "green": "u1", "blue": "u1"}
 PLY_VERTEX = np.dtype([*PLY_FIELDS.items(), ("confidence", "<f4")])
@@ -94,21 +104,10 @@ def write_tum(path: Path, trajectory: Trajectory) -> None:
 
 
 def _write_together(directory: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Write all files under temporary names, then rename them."""
-    paths = [directory / name for name in contents]
-    drafts = [directory / f".{name}.{os.getpid()}.part" for name in contents]
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for draft, content in zip(drafts, contents.values(), strict=True):
-            draft.write_bytes(content)
-        for draft, path in zip(drafts, paths, strict=True):
-            draft.replace(path)
-    except OSError as error:
-        for draft in drafts:
-            with suppress(OSError):
-                draft.unlink()
-        raise MapFileError(f"cannot write to {directory}: {error.strerror or error}") from None
-    return paths
+        return write_together(directory, contents)
+    except FileError as error:
+        raise MapFileError(str(error)) from None
 
 
 def _pgm_bytes(grid: OccupancyGrid) -> bytes:
@@ -195,14 +194,25 @@ def _cells_from_shades(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        meta = yaml.safe_load(path.read_text())
+        finish_writing(path.parent)
+        meta = read_yaml(path)
     except OSError as error:
         raise MapFileError(f"cannot read map {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MapFileError(f"{path} is not YAML: {error}") from None
+    except FileError as error:
+        raise MapFileError(str(error)) from None
     if not isinstance(meta, dict):
         raise MapFileError(f"{path} holds no map description")
     return meta
+
+
+def _read_bytes(path: Path, what: str) -> bytes:
+    try:
+        finish_writing(path.parent)
+        return read_limited(path, MAX_FILE_BYTES)
+    except OSError as error:
+        raise MapFileError(f"cannot read {what} {path}: {error.strerror or error}") from None
+    except FileError as error:
+        raise MapFileError(str(error)) from None
 
 
 def _value(meta: Mapping[str, Any], key: str, path: Path) -> Any:
@@ -219,11 +229,19 @@ def _number(value: object, key: str, path: Path) -> float:
 
 def _read_shades(path: Path) -> tuple[FloatArray, Any]:
     """Shades from 0 black to 1 white and which pixels are opaque, both (rows, cols)."""
+    data = _read_bytes(path, "map image")
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise MapFileError(f"cannot read map image {path}: {error.strerror or error}") from None
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+        height, width = image_size(data)
+    except ImageSizeError as error:
+        raise MapFileError(f"map image {path} cannot be decoded: {error}") from None
+    if not 0 < height * width <= MAX_MAP_PIXELS:
+        raise MapFileError(
+            f"map image {path} has {width}x{height} pixels, allowed are 1 to {MAX_MAP_PIXELS}"
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise MapFileError(f"map image {path} cannot be decoded: {error}") from None
     if image is None:
         raise MapFileError(f"map image {path} cannot be decoded")
     shades = image.reshape(*image.shape[:2], -1) / (65535.0 if image.itemsize == 2 else 255.0)
@@ -260,10 +278,7 @@ def read_ply(path: Path) -> Cloud:
     Raises:
         MapFileError: not such a file, or shorter than its header says.
     """
-    try:
-        head, mark, body = path.read_bytes().partition(b"end_header\n")
-    except OSError as error:
-        raise MapFileError(f"cannot read cloud {path}: {error.strerror or error}") from None
+    head, mark, body = _read_bytes(path, "cloud").partition(b"end_header\n")
     lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
     if not mark or ["format", "binary_little_endian", "1.0"] not in lines:
         raise MapFileError(f"{path} is not a binary little-endian ply")
@@ -307,8 +322,8 @@ def read_tum(path: Path) -> Trajectory:
         MapFileError: a line that is not eight numbers, or stamps that do not increase.
     """
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = _read_bytes(path, "trajectory").decode().splitlines()
+    except UnicodeDecodeError as error:
         raise MapFileError(f"cannot read trajectory {path}: {error}") from None
     stamps, poses = [], []
     for number, line in enumerate(lines, 1):

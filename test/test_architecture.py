@@ -17,6 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # own row; inside a folder anything goes.
 ROWS = [
     {"datatypes"},
+    {"image_size", "safe_files"},
     {"config", "geometry"},
     {"floor", "pose_graph"},
     {"pose_fusion", "scale"},

@@ -263,13 +263,17 @@ def test_missing_and_malformed_engines_are_named(tmp_path: Path) -> None:
         create_engine(tmp_path)
     manifest = tmp_path / MANIFEST_NAME
     good = {"version": 1, "name": "x", "backend": "onnx", "image_hw": [32, 48]}
+    listed = {"encoder.onnx": "0", "decoder.onnx": "0"}
     for change, message in (
         ({"version": 2}, "version 2, expected 1"),
         ({"backend": "tflite"}, "backend 'tflite'"),
         ({"colour": "red"}, "unknown field 'colour'"),
         ({"image_hw": 5}, "malformed"),
-        ({"files": {"../x": "0"}}, "no plain name"),
-        ({"files": {"encoder.onnx": "0"}}, r"encoder\.onnx is missing"),
+        ({"n_ref": "many"}, "n_ref must be of type int"),
+        ({"files": {"encoder.onnx": 0}}, "files must be of type"),
+        ({"files": {"encoder.onnx": "0"}}, r"lists no checksum of decoder\.onnx"),
+        ({"files": {**listed, "../x": "0"}}, "no plain name"),
+        ({"files": listed}, r"coder\.onnx is missing"),
     ):
         manifest.write_text(yaml.safe_dump(good | change))
         with pytest.raises(EngineError, match=message):

@@ -53,6 +53,11 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
     if not path.is_dir():
         raise EngineError(f"no engine at {path}: expected a folder with {MANIFEST_NAME}")
     backend = load_manifest(path, check_files=False).backend
+    if backend == "tensorrt" and not str(source):
+        raise EngineError(
+            f"{path} holds TensorRT plans, which can carry code: they are loaded only from a "
+            "folder that is named in engine.engine"
+        )
     return {"onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt}[backend](path, options)
 
 

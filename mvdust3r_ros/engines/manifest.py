@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mvdust3r_ros.engines.base import EngineError, EngineInfo
+from mvdust3r_ros.safe_files import FileError, read_yaml
 
 MANIFEST_NAME = "manifest.yaml"
 MANIFEST_VERSION = 1
@@ -95,12 +96,15 @@ def save_manifest(folder: Path, manifest: EngineManifest) -> Path:
     return path
 
 
-def load_manifest(folder: Path, check_files: bool = True) -> EngineManifest:
+def load_manifest(
+    folder: Path, check_files: bool = True, reads: Sequence[str] = ()
+) -> EngineManifest:
     """Read the manifest of an engine folder.
 
     Args:
         folder: holds `manifest.yaml` and the files it lists.
         check_files: True to compare the checksums of the files.
+        reads: files that the caller will read; each must be listed, so that it is checked.
 
     Raises:
         EngineError: no folder, no manifest, an unknown version or field, a file that is missing or
@@ -113,10 +117,13 @@ def load_manifest(folder: Path, check_files: bool = True) -> EngineManifest:
             "`mvdust3r_ros engine export --weights FILE --out DIR` makes one"
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = read_yaml(path)
+    except (OSError, FileError) as error:
         raise EngineError(f"cannot read {path}: {error}") from None
     manifest = _manifest_from(values, path)
+    unlisted = [name for name in reads if name not in manifest.files]
+    if unlisted:
+        raise EngineError(f"{path} lists no checksum of {', '.join(unlisted)}; export it again")
     if check_files:
         check_checksums(folder, manifest)
     return manifest
@@ -147,11 +154,24 @@ def _manifest_from(values: object, path: Path) -> EngineManifest:
     unknown = [k for k in given if k not in fields]
     if unknown:
         raise EngineError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(fields)}")
+    wrong = [k for k, v in given.items() if not _suits(v, str(fields[k].type))]
+    if wrong:
+        raise EngineError(f"{path}: {wrong[0]} must be of type {fields[wrong[0]].type}")
     try:
         height, width = given["image_hw"]
         manifest = EngineManifest(**{**given, "image_hw": (int(height), int(width))})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise EngineError(f"{path}: incomplete or malformed: {error}") from None
     if manifest.backend not in BACKENDS:
         raise EngineError(f"{path}: backend {manifest.backend!r} is not one of {BACKENDS}")
     return manifest
+
+
+def _suits(value: object, annotation: str) -> bool:
+    """Whether a plain value has the type that a field of the manifest says."""
+    if annotation.startswith("tuple"):
+        return isinstance(value, list)
+    if annotation == "dict[str, str]":
+        return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+    kinds = {"str": str, "int": int, "bool": bool}
+    return type(value) is kinds.get(annotation, dict)

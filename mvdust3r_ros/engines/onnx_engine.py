@@ -44,7 +44,7 @@ class OnnxEngine(Engine):
                 cannot load a graph.
         """
         options = options or OnnxOptions()
-        self._manifest = load_manifest(folder)
+        self._manifest = load_manifest(folder, reads=("encoder.onnx", "decoder.onnx"))
         providers = choose_providers(options.provider, onnxruntime.get_available_providers())
         self._encoder = _session(folder / "encoder.onnx", providers, options.threads)
         self._decoder = _session(folder / "decoder.onnx", providers, options.threads)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 Arrays = dict[str, npt.NDArray[Any]]
+FILES = ("encoder.plan", "decoder.plan", SELF_TEST_NAME)
 
 
 class TensorRtEngine(Engine):
@@ -47,7 +48,9 @@ class TensorRtEngine(Engine):
             EngineError: TensorRT is missing, the plans were built for another machine, or the
                 answer differs from ONNX Runtime's.
         """
-        self._manifest = load_manifest(folder)
+        self._manifest = load_manifest(
+            folder, reads=("encoder.plan", "decoder.plan", SELF_TEST_NAME)
+        )
         trt, self._cuda = load_tensorrt()
         check_build(self._manifest.build, machine(trt, self._cuda))
         self._stream = cuda_call(self._cuda, "cudaStreamCreate")
@@ -85,7 +88,7 @@ class TensorRtEngine(Engine):
 
     def self_test_error(self, stored: Path) -> float:
         """Relative error of the pointmaps of the stored window against ONNX Runtime's."""
-        with np.load(stored) as window:
+        with np.load(stored, allow_pickle=False) as window:
             views = [View(image) for image in window["images"]]
             prediction = self.infer(views, self._manifest.n_ref)
             return relative_error(prediction.points[0], window["points"])

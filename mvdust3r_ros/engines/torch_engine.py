@@ -114,7 +114,7 @@ def torch_engine_from(path: Path, options: TorchOptions | None = None) -> TorchE
         WeightsError: the weights cannot be read.
     """
     if path.is_dir():
-        manifest = load_manifest(path)
+        manifest = load_manifest(path, reads=(WEIGHTS_NAME,))
         return TorchEngine(load_network(path / WEIGHTS_NAME), manifest, options)
     network = load_network(path)
     checkpoint = read_checkpoint(path)

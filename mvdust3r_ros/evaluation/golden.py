@@ -110,7 +110,7 @@ def load_case(case: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """`config.json` and the arrays of `io.npz`."""
     try:
         config = json.loads((case / "config.json").read_text(encoding="utf-8"))
-        with np.load(case / "io.npz") as arrays:
+        with np.load(case / "io.npz", allow_pickle=False) as arrays:
             return config, dict(arrays)
     except (OSError, ValueError) as error:
         raise GoldenError(f"cannot read the case {case}: {error}") from None

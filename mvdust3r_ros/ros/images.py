@@ -5,7 +5,6 @@ Works on the messages of rclpy and of rosbags alike; needs no ROS installation.
 
 from __future__ import annotations
 
-import struct
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
+from mvdust3r_ros.image_size import JPEG_MAGIC, PNG_MAGIC, ImageSizeError, image_size
 
 DEFAULT_MAX_PIXELS = 50_000_000
 
@@ -191,29 +191,15 @@ def _compressed_size(data: memoryview) -> tuple[int, int]:
     """Height and width from the header of a complete JPEG or PNG."""
     if not len(data):
         raise ConversionError("empty", "compressed image of 0 bytes holds nothing")
-    head = bytes(data[:24])
-    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) == 24:
-        width, height = struct.unpack(">II", head[16:24])
-        return height, width
-    if head.startswith(b"\xff\xd8"):
-        if not bytes(data[-4096:]).rstrip(b"\0").endswith(b"\xff\xd9"):
-            raise ConversionError("undecodable", f"JPEG of {len(data)} bytes is cut off")
-        return _jpeg_size(data)
-    raise ConversionError(
-        "undecodable", f"compressed image starts with {head[:4].hex()}, neither JPEG nor PNG"
-    )
-
-
-def _jpeg_size(data: memoryview) -> tuple[int, int]:
-    """Height and width from the frame header (ITU-T T.81, B.2.2)."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", bytes(data[at + 5 : at + 9]))
-            return height, width
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise ConversionError("undecodable", f"JPEG of {len(data)} bytes has no frame header")
+    head = bytes(data[:8])
+    if not head.startswith((PNG_MAGIC, JPEG_MAGIC)):
+        raise ConversionError(
+            "undecodable", f"compressed image starts with {head[:4].hex()}, neither JPEG nor PNG"
+        )
+    is_jpeg = head.startswith(JPEG_MAGIC)
+    if is_jpeg and not bytes(data[-4096:]).rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise ConversionError("undecodable", f"JPEG of {len(data)} bytes is cut off")
+    try:
+        return image_size(data)
+    except ImageSizeError as error:
+        raise ConversionError("undecodable", f"compressed image {error}") from None

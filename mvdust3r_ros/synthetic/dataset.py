@@ -222,9 +222,9 @@ class RoomShards:
                 f"no rooms in {self.folder}; make some with `mvdust3r_ros synth rooms`"
             )
         while (name := self.folder / f"{first + len(self):08d}.json").exists():
-            cameras = np.load(name.with_suffix(".cameras.npz"))
-            rgb = np.load(name.with_suffix(".rgb.npy"), mmap_mode="r")
-            depth = np.load(name.with_suffix(".depth.npy"), mmap_mode="r")
+            cameras = np.load(name.with_suffix(".cameras.npz"), allow_pickle=False)
+            rgb = np.load(name.with_suffix(".rgb.npy"), mmap_mode="r", allow_pickle=False)
+            depth = np.load(name.with_suffix(".depth.npy"), mmap_mode="r", allow_pickle=False)
             self._shards.append((rgb, depth, cameras["K"], cameras["T_world_cam"]))
 
     def __len__(self) -> int:

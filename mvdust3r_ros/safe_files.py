@@ -1,0 +1,191 @@
+"""Files that survive a kill, and files of strangers read without harm.
+
+Several files that belong together are written as one: under temporary names first, then a small
+journal says that all of them are on the disk, then they get their names. Whoever is killed before
+the journal leaves the old files, after it the new ones: the next reader or writer finishes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mvdust3r_ros.datatypes import MvDust3rError
+
+JOURNAL = ".save.commit"
+DRAFT_SUFFIX = ".part"
+MAX_JOURNAL_BYTES = 1 << 16
+MAX_YAML_BYTES = 1 << 20
+
+
+class FileError(MvDust3rError):
+    """A file cannot be written, or is not what it should be."""
+
+
+def write_together(directory: Path, contents: Mapping[str, bytes]) -> list[Path]:
+    """Write files so that all of them appear or none, whenever the process is killed.
+
+    Args:
+        directory: created when missing.
+        contents: file name without a path -> content.
+
+    Returns:
+        The paths, in the order of `contents`.
+
+    Raises:
+        FileError: the folder cannot be written to; the files there are as before.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory) as folder:
+            _finish(directory, folder)
+            _discard_drafts(directory)
+            try:
+                _commit(directory, folder, contents)
+            except OSError:
+                _discard_drafts(directory)
+                raise
+            _finish(directory, folder)
+    except OSError as error:
+        raise FileError(f"cannot write to {directory}: {error.strerror or error}") from None
+    return [directory / name for name in contents]
+
+
+def finish_writing(directory: Path) -> None:
+    """Finish what a killed process had written completely; cheap when there is nothing to do.
+
+    Raises:
+        FileError: the folder cannot be written to.
+    """
+    if not (directory / JOURNAL).exists():
+        return
+    try:
+        with _locked(directory) as folder:
+            _finish(directory, folder)
+    except OSError as error:
+        raise FileError(
+            f"{directory} holds a map that was saved but not renamed yet, and it cannot be "
+            f"finished: {error.strerror or error}"
+        ) from None
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[int]:
+    """Descriptor of a folder that only one writer holds; the lock ends with its process."""
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _commit(directory: Path, folder: int, contents: Mapping[str, bytes]) -> None:
+    for name, content in contents.items():
+        _write_new(directory / f".{name}{DRAFT_SUFFIX}", content)
+    journal = directory / f"{JOURNAL}{DRAFT_SUFFIX}"
+    _write_new(journal, json.dumps(list(contents)).encode())
+    os.fsync(folder)
+    journal.replace(directory / JOURNAL)
+    os.fsync(folder)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a file that must not exist yet; never through a link that somebody put there."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _finish(directory: Path, folder: int) -> None:
+    """Give the drafts of a complete journal their names."""
+    journal = directory / JOURNAL
+    if not journal.exists():
+        return
+    for name in _journal_names(journal):
+        with suppress(FileNotFoundError):  # renamed before the kill
+            (directory / f".{name}{DRAFT_SUFFIX}").replace(directory / name)
+    os.fsync(folder)
+    journal.unlink()
+    os.fsync(folder)
+
+
+def _journal_names(journal: Path) -> list[str]:
+    try:
+        names = json.loads(read_limited(journal, MAX_JOURNAL_BYTES))
+    except (ValueError, RecursionError):
+        names = None
+    plain = isinstance(names, list) and all(
+        isinstance(n, str) and n and Path(n).name == n and n != ".." and "\0" not in n
+        for n in names
+    )
+    if not plain:
+        raise FileError(f"{journal} is not a list of file names; delete it")
+    return list(names)
+
+
+def _discard_drafts(directory: Path) -> None:
+    for draft in directory.glob(f".*{DRAFT_SUFFIX}"):
+        with suppress(OSError):
+            draft.unlink()
+
+
+def read_limited(path: Path, max_bytes: int) -> bytes:
+    """Content of a file that must not be larger than a limit.
+
+    Raises:
+        OSError: it cannot be read.
+        FileError: it is larger.
+    """
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise FileError(f"{path} is larger than {max_bytes} bytes")
+    return content
+
+
+# A wrong value behind a tag such as !!bool raises whatever its constructor stumbles over.
+BAD_YAML = (
+    yaml.YAMLError,
+    ValueError,
+    RecursionError,
+    ArithmeticError,
+    TypeError,
+    AttributeError,
+    LookupError,
+)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain values alone: no objects, and no aliases, which can make a small file enormous."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not supported")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain values of a small YAML file.
+
+    Raises:
+        OSError: it cannot be read.
+        FileError: it is too large, or no YAML of plain values.
+    """
+    content = read_limited(path, MAX_YAML_BYTES)
+    try:
+        # The loader makes plain values only, as yaml.safe_load does.
+        return yaml.load(content.decode("utf-8"), Loader=_PlainLoader)
+    except BAD_YAML as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise FileError(f"{path} is not YAML of plain values: {reason}") from None
