@@ -88,3 +88,16 @@ def test_batches_follow_the_seed_and_stay_consistent(shards: RoomShards) -> None
             for j in range(1, 4)
         )
         assert best > 0.1
+
+
+def test_the_reference_can_be_asked_to_lie_in_the_middle(shards: RoomShards) -> None:
+    """The first of five views of the whole path is then the second to fourth, any without."""
+    drawn: dict[float, set[float]] = {0.0: set(), 1.0: set()}
+    for middle, seen in drawn.items():
+        for seed in range(40):
+            batch = draw_batch(np.random.default_rng(seed), shards, 1, 1, 5, middle)
+            depths = [float(d) for d in batch.depth_m[0].mean((1, 2))]
+            seen.add(round(depths[0], 5))
+    stored = shards.window(0, range(5)).depth_m.mean((1, 2))
+    assert drawn[1.0] == {round(float(d), 5) for d in stored[1:4]}
+    assert len(drawn[0.0]) == 5

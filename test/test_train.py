@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mvdust3r_ros.synthetic.losses import (
     attention_loss,
     confidence_loss,
     find_matches,
+    pose_loss,
 )
 from mvdust3r_ros.synthetic.train import TrainConfig, Trainer, TrainError, load_train_config, train
 
@@ -108,6 +110,16 @@ def test_a_run_ends_by_itself_and_leaves_its_files(config: TrainConfig) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling a step needs g++")
+def test_a_compiled_step_is_the_step(config: TrainConfig, tmp_path: Path) -> None:
+    compiled = dataclasses.replace(config, compile=True, run=str(tmp_path / "compiled"))
+    losses = [Trainer(settings).train_step() for settings in (config, compiled)]
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        assert losses[1][name] == pytest.approx(value, rel=0.02), name
+
+
+@pytest.mark.slow
 def test_two_processes_resume_to_the_weights_of_not_stopping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +197,20 @@ def test_confidence_loss_is_zero_error_for_the_truth(batch: Batch) -> None:
     moved = target + torch.tensor([0.3, 0.0, 0.0])
     _, error = confidence_loss(moved, conf, target, 0.2)
     assert float(error.mean()) == pytest.approx(0.3 / float(target.norm(dim=-1).mean()), rel=1e-4)
+
+
+def test_pose_loss_is_the_angle_the_movement_and_the_scale(batch: Batch) -> None:
+    target, centres = batch.points(0), batch.relative(0)[..., :3, 3]
+    assert float(pose_loss(target, target, centres)) == 0.0
+    at = centres[:, :, None, None]
+    axis = torch.tensor([0.0, 0.02, 0.0]).expand_as(target)
+    turned = target + torch.linalg.cross(axis, target - at)  # about each camera's own centre
+    assert float(pose_loss(turned, target, centres)) == pytest.approx(0.02, rel=1e-3)
+    grown = at + 1.05 * (target - at)
+    assert float(pose_loss(grown, target, centres)) == pytest.approx(0.05, rel=1e-3)
+    moved = target + torch.tensor([0.1, 0.0, 0.0])
+    expected = 0.1 / float(target.norm(dim=-1).mean())
+    assert float(pose_loss(moved, target, centres)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_matches_are_where_the_points_project(batch: Batch) -> None:

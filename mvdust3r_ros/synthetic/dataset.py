@@ -294,7 +294,9 @@ def collate(windows: Sequence[RoomWindow]) -> Batch:
     )
 
 
-def draw_batch(rng: Rng, shards: RoomShards, rooms: int, batch: int, views: int) -> Batch:
+def draw_batch(
+    rng: Rng, shards: RoomShards, rooms: int, batch: int, views: int, middle: float = 0.0
+) -> Batch:
     """A random, augmented batch.
 
     Args:
@@ -304,13 +306,19 @@ def draw_batch(rng: Rng, shards: RoomShards, rooms: int, batch: int, views: int)
         batch: windows in the batch.
         views: views a window; a run of the stored ones, every second one at times, shuffled, so
             that any view may be the reference.
+        middle: share of windows whose first view is one of the middle half of the run.
     """
     windows = []
     for _ in range(batch):
         apart = rng.random() < 0.3 and views <= 4 and 2 * views - 1 <= shards.views
         stride = 2 if apart else 1
         start = rng.integers(shards.views - stride * (views - 1))
-        order = start + stride * rng.permutation(views)
+        places = rng.permutation(views)
+        if rng.random() < middle:
+            first = int(rng.integers(views // 4, views - views // 4))
+            at = int(np.flatnonzero(places == first)[0])
+            places[[0, at]] = places[[at, 0]]
+        order = start + stride * places
         windows.append(shards.window(int(rng.integers(rooms)), order.tolist()))
     made = collate(windows)
     if rng.random() < 0.5:

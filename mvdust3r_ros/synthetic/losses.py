@@ -36,6 +36,36 @@ def confidence_loss(
     return (conf * error - alpha * conf.log()).mean(), error.detach()
 
 
+def pose_loss(points: Tensor, target: Tensor, centres: Tensor) -> Tensor:
+    """How far the similarity that best maps a view's true points to the predicted ones is from none.
+
+    What a pose solver would see of the errors: their part that moves, turns or scales the view as
+    a whole, to first order. The movement is that of the camera's centre.
+
+    Args:
+        points: (B, V, H, W, 3) predicted, metres.
+        target: (B, V, H, W, 3), metres.
+        centres: (B, V, 3) true camera centres in the frame of the targets.
+
+    Returns:
+        Mean over views of movement (over the mean distance of the targets), angle (radians) and
+        logarithm of scale.
+    """
+    size = target.norm(dim=-1).flatten(1).mean(1)[:, None]
+    p, x = points.float().flatten(2, 3), target.flatten(2, 3)
+    middle = x.mean(2, keepdim=True)
+    error, arm = p - x, x - middle
+    spread = torch.einsum("bvni,bvnj->bvij", arm, arm)
+    trace = spread.diagonal(dim1=-2, dim2=-1).sum(-1)
+    inertia = trace[..., None, None] * torch.eye(3, device=x.device) - spread
+    torque = torch.linalg.cross(arm, error).sum(2)
+    turn = torch.linalg.solve(inertia + 1e-6 * torch.eye(3, device=x.device), torque)
+    grow = (arm * error).sum((2, 3)) / (trace + 1e-6)
+    lever = centres - middle[:, :, 0]
+    move = error.mean(2) + torch.linalg.cross(turn, lever) + grow[..., None] * lever
+    return (move.norm(dim=-1) / size + turn.norm(dim=-1) + grow.abs()).mean()
+
+
 class Matches(NamedTuple):
     """Where each patch centre of each view is seen in the other views.
 

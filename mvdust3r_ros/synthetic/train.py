@@ -32,11 +32,14 @@ from mvdust3r_ros.synthetic.losses import (
     attention_loss,
     confidence_loss,
     find_matches,
+    pose_loss,
 )
 from mvdust3r_ros.synthetic.preview import HeldOut
 
 LOOK_FOR_ROOMS_EVERY = 100
 LOG_EVERY = 25
+MOST_SHAPES = 64
+"""Shapes of batches that a compiled step is kept for."""
 
 
 class TrainError(MvDust3rError):
@@ -62,14 +65,20 @@ class TrainConfig:
         warmup_steps: linear rise at the start.
         weight_decay: of AdamW, on matrices only.
         ema: decay of the averaged weights, which are the result.
-        views_per_step: views in a step and process.
+        views_per_step: views in a step and process; with one reference, numbers of views are drawn
+            that divide it, so that all steps are of one size.
         curriculum: pairs (step, most views of a window from that step on).
         min_views: fewest views once the curriculum allows more than two.
         n_ref: most reference paths a window; 1 trains the single-reference network.
         alpha: weight of the log-confidence.
         match_weight: weight of the patch matching loss.
         attention_weight: weight of the attention loss.
+        pose_weight: weight of the loss on each view's similarity to the truth.
         ray_drop: share of windows whose intrinsics are withheld.
+        middle_reference: share of windows whose reference lies in the middle half of the path; it is
+            any view in the others.
+        compile: compile the step; needs a C++ compiler on a CPU, and half a minute or more for
+            each new number of views.
         branch: where a run goes on whose `max_steps` was changed after the learning rate had begun
             to fall: "constant" before the fall, "latest" where it stands, at the new rate.
         checkpoint_minutes: between checkpoints.
@@ -99,7 +108,10 @@ class TrainConfig:
     alpha: float = 0.2
     match_weight: float = 0.1
     attention_weight: float = 0.1
+    pose_weight: float = 0.3
     ray_drop: float = 0.15
+    middle_reference: float = 0.5
+    compile: bool = False
     branch: str = "constant"
     checkpoint_minutes: float = 3.0
     preview_minutes: float = 8.0
@@ -184,6 +196,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
         self.step = self.views_seen = 0
         self.seconds = 0.0
+        self._compute_losses = self._losses
+        if config.compile:
+            torch._dynamo.config.recompile_limit = MOST_SHAPES
+            self._compute_losses = torch.compile(self._losses, dynamic=False)
         self._pool: list[list[int]] = []  # [from step, rooms] pairs
         if config.init:
             self._start_from(Path(config.init))
@@ -198,7 +214,7 @@ class Trainer:
         batch, intrinsics, n_ref = self._batch()
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.step)
-        losses = self._losses(batch, intrinsics, n_ref)
+        losses = self._compute_losses(batch, intrinsics, n_ref)
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         norm = self._reduce_gradients()
@@ -214,11 +230,14 @@ class Trainer:
         shared = np.random.default_rng([config.seed, self.step, 10])  # the same on all ranks
         most = config.most_views(self.step)
         low = max(2, min(most, config.min_views), most // 3)
-        views = int(shared.integers(low, most + 1))
+        sizes = [n for n in range(low, most + 1) if config.views_per_step % n == 0]
+        views = int(shared.choice(sizes or [most]))
         n_ref = int(shared.integers(2, min(config.n_ref, views) + 1)) if config.n_ref > 1 else 1
         rng = np.random.default_rng([config.seed, self.step, 11, self.rank])
         count = max(1, config.views_per_step // (views * n_ref if n_ref > 1 else views))
-        batch = draw_batch(rng, self.shards, self._rooms(), count, views)
+        batch = draw_batch(
+            rng, self.shards, self._rooms(), count, views, config.middle_reference
+        )
         known = torch.from_numpy(rng.random((count, 1)) >= config.ray_drop).float()
         values = batch.K[:, (0, 1, 0, 1), (0, 1, 2, 2)] * known
         intrinsics = values[:, None].expand(-1, views, -1)
@@ -232,9 +251,12 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16):
             out = self.network(batch.images, intrinsics, n_ref=n_ref, details=auxiliary)
         losses: dict[str, Tensor] = {}
-        regression = []
+        regression, pose = [], []
         for path in range(n_ref):
             target = batch.points(path)
+            if config.pose_weight > 0:
+                centres = batch.relative(path)[..., :3, 3]
+                pose.append(pose_loss(out.points[:, path], target, centres))
             loss, error = confidence_loss(
                 out.points[:, path], out.conf[:, path], target, config.alpha
             )
@@ -247,6 +269,9 @@ class Trainer:
                 )
         losses["regression"] = torch.stack(regression).mean()
         total = losses["regression"]
+        if pose:
+            losses["pose"] = torch.stack(pose).mean()
+            total = total + config.pose_weight * losses["pose"]
         if auxiliary:
             matches = find_matches(batch, batch.points(0), self.network.config.patch_size)
             with torch.autocast(self.device.type, torch.bfloat16):
@@ -319,7 +344,8 @@ class Trainer:
         """Take the averaged weights of another run; blocks it lacks keep their initial values."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.network.load_state_dict(state["ema"])
-        self.match_head.load_state_dict(state["match_head"])
+        if "match_head" in state:  # absent where weights were taken out of an engine
+            self.match_head.load_state_dict(state["match_head"])
 
     def state(self) -> dict[str, Any]:
         """All a run needs to go on."""
