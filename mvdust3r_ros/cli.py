@@ -99,7 +99,8 @@ def _add_train(commands: Commands) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from mvdust3r_ros.synthetic.release import release_run
-    from mvdust3r_ros.synthetic.train import load_train_config, train
+    from mvdust3r_ros.synthetic.train import train
+    from mvdust3r_ros.synthetic.train_config import load_train_config
 
     given = {
         "rooms": args.rooms, "run": args.folder, "max_steps": args.max_steps, "device": args.device

@@ -9,10 +9,19 @@ import numpy as np
 
 from mvdust3r_ros.config import PoseSettings
 from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, View, ViewPose, WindowPrediction
-from mvdust3r_ros.geometry import focal_from_pointmap, invert_se3, make_se3, pixel_grid
+from mvdust3r_ros.geometry import (
+    AlignmentError,
+    align_sim3_robust,
+    focal_from_pointmap,
+    invert_se3,
+    make_se3,
+    pixel_grid,
+)
 
 PNP_POINTS = 600
 MIN_PNP_POINTS = 24
+ALIGNED_SHARE = 0.2
+"""Two maps agree on a point when it moves by less than this share of its distance."""
 
 
 class PoseError(MvDust3rError):
@@ -24,8 +33,11 @@ def recover_poses(
 ) -> list[ViewPose | None]:
     """Pose of every view in the frame of the reference of path 0.
 
-    Perspective-n-point with RANSAC on a regular sample of the confident points, refined by
-    Levenberg-Marquardt on the inliers. The reference is the identity by definition of the frame.
+    The reference is the identity by definition of the frame. A view that is the reference of
+    another path was predicted in its own frame as well and is placed by `align_view`: the errors
+    of the two maps are alike and cancel. For all others, and where that fails, perspective-n-point
+    with RANSAC on a regular sample of the confident points, refined by Levenberg-Marquardt on the
+    inliers.
 
     Args:
         prediction: pointmaps of V views.
@@ -46,9 +58,64 @@ def recover_poses(
         K = default_K if view.K is None else view.K
         if index == reference:
             poses.append(ViewPose(np.eye(4), K, 1.0, 0.0))
-        else:
-            poses.append(solve_pose(points[index], conf[index], K, settings))
+            continue
+        pose = align_view(prediction, index, K, settings)
+        poses.append(pose or solve_pose(points[index], conf[index], K, settings))
     return poses
+
+
+def align_view(
+    prediction: WindowPrediction, index: int, K: FloatArray, settings: PoseSettings
+) -> ViewPose | None:
+    """Pose of a view that is a reference itself, from the maps of two paths.
+
+    Its own path and path 0 hold the same points in two frames; the robust similarity between the
+    maps of this view and of path 0's reference leads from one frame to the other.
+
+    Args:
+        prediction: pointmaps of all paths.
+        index: the view.
+        K: (3, 3) its intrinsics.
+        settings: thresholds.
+
+    Returns:
+        The pose, or None when the view is no reference or the two paths do not agree.
+    """
+    if index not in prediction.references[1:]:
+        return None
+    path, reference = prediction.references.index(index), prediction.references[0]
+    own, pixels = _shared_sample(prediction, path, index, settings.conf_quantile)
+    pairs = np.concatenate(
+        [own, _shared_sample(prediction, path, reference, settings.conf_quantile)[0]]
+    )
+    if len(own) < MIN_PNP_POINTS:
+        return None
+    try:
+        S, residual = align_sim3_robust(pairs[:, :3], pairs[:, 3:6], pairs[:, 6])
+    except AlignmentError:
+        return None
+    points = own[:, 3:6]
+    agree = residual[: len(own)] < ALIGNED_SHARE * np.linalg.norm(points - S.t, axis=1)
+    ratio = float(agree.mean())
+    if ratio < settings.min_inlier_ratio or not agree.any():
+        return None
+    T = make_se3(S.R, S.t)
+    error = _reprojection_errors(points[agree], pixels[agree], K, invert_se3(T))
+    return ViewPose(T, K, ratio, float(np.median(error)))
+
+
+def _shared_sample(
+    prediction: WindowPrediction, path: int, view: int, quantile: float
+) -> tuple[FloatArray, FloatArray]:
+    """The better points of a view in two paths.
+
+    Returns:
+        (N, 7): each point in the frame of `path`, in that of path 0, and the lower confidence;
+        (N, 2) their pixels (u, v).
+    """
+    conf = np.minimum(prediction.conf[path, view], prediction.conf[0, view])
+    maps = (prediction.points[path, view], prediction.points[0, view], conf[..., None])
+    return sample_confident(np.concatenate(maps, -1), conf, quantile)
 
 
 def _intrinsics(
@@ -115,16 +182,23 @@ def _checked_pose(
 ) -> ViewPose | None:
     if not (np.isfinite(R).all() and np.isfinite(t).all()):
         return None
-    cam = points @ R.T + t
-    ahead = cam[:, 2] > 0
-    homogeneous = cam @ K.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.linalg.norm(homogeneous[:, :2] / homogeneous[:, 2:] - pixels, axis=1)
-    agree = ahead & (error < settings.reprojection_px)
+    error = _reprojection_errors(points, pixels, K, make_se3(R, t))
+    agree = error < settings.reprojection_px
     ratio = float(agree.mean())
     if ratio < settings.min_inlier_ratio or not agree.any():
         return None
     return ViewPose(invert_se3(make_se3(R, t)), K, ratio, float(np.median(error[agree])))
+
+
+def _reprojection_errors(
+    points: FloatArray, pixels: FloatArray, K: FloatArray, T_cam_window: FloatArray
+) -> FloatArray:
+    """Pixels between where points are seen and where they should be; inf behind the camera."""
+    cam = points @ T_cam_window[:3, :3].T + T_cam_window[:3, 3]
+    homogeneous = cam @ K.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.linalg.norm(homogeneous[:, :2] / homogeneous[:, 2:] - pixels, axis=1)
+    return np.where(cam[:, 2] > 0, error, np.inf)
 
 
 def sample_confident(
@@ -133,7 +207,7 @@ def sample_confident(
     """About PNP_POINTS points of the better part of a pointmap, evenly spread over the image.
 
     Returns:
-        (N, 3) float64 points and (N, 2) float64 pixels (u, v).
+        (N, C) float64 values of `points` (H, W, C), and (N, 2) float64 pixels (u, v).
     """
     height, width = conf.shape
     stride = max(1, int(np.sqrt(height * width * (1 - quantile) / PNP_POINTS)))
@@ -141,7 +215,7 @@ def sample_confident(
     sampled = conf[rows, rows]
     valid = sampled > 1.0
     if not valid.any():
-        return np.zeros((0, 3)), np.zeros((0, 2))
+        return np.zeros((0, points.shape[2])), np.zeros((0, 2))
     keep = valid & (sampled >= np.quantile(sampled[valid], quantile))
     pixels = pixel_grid(height, width)[rows, rows][keep]
     return points[rows, rows][keep].astype(np.float64), pixels

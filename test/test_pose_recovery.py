@@ -11,6 +11,7 @@ from mvdust3r_ros.geometry import backproject, invert_se3, rotation_angle_deg
 from mvdust3r_ros.pose_recovery import (
     MIN_PNP_POINTS,
     PoseError,
+    align_view,
     recover_poses,
     sample_confident,
     solve_pose,
@@ -162,6 +163,79 @@ def test_one_bad_view_leaves_the_others(room: Any) -> None:
     points[0, 2] = np.random.default_rng(0).normal(size=points[0, 2].shape)
     found = recover_poses(WindowPrediction(points, good.conf), views(room, 4, room.K), SETTINGS)
     assert [p is None for p in found] == [False, False, True, False]
+
+
+# Views that are references themselves
+
+
+def bend(points_cam: FloatArray, share: float) -> FloatArray:
+    """An error such as a weak network makes: smooth, and not along the rays of the camera."""
+    across = np.linspace(-1, 1, points_cam.shape[1])[None, :, None]
+    shift = np.concatenate([np.cos(2 * across), 0 * across, np.sin(2 * across)], -1)
+    return points_cam + share * points_cam[..., 2:] * shift
+
+
+def two_paths(room: Any, error: float) -> tuple[WindowPrediction, FloatArray]:
+    """Two views, each a reference, with the same error of a view in both paths."""
+    poses = room.walk(24)[:4:3]
+    T = invert_se3(poses[0]) @ poses[1]
+    own = [bend(backproject(room.depth(pose), room.K), error) for pose in poses]
+    back = invert_se3(T)
+    points = np.stack(
+        [
+            np.stack([own[0], own[1] @ T[:3, :3].T + T[:3, 3]]),
+            np.stack([own[0] @ back[:3, :3].T + back[:3, 3], own[1]]),
+        ]
+    )
+    return WindowPrediction(points, np.full(points.shape[:4], 3.0), (0, 1)), T
+
+
+def test_an_error_that_both_paths_share_does_not_move_a_reference(room: Any) -> None:
+    prediction, T = two_paths(room, 0.1)
+    found = recover_poses(prediction, views(room, 2, room.K), SETTINGS)[1]
+    assert pose_error(found.T_window_cam, T)[0] < 1e-6
+    assert pose_error(found.T_window_cam, T)[1] < 1e-3
+    assert found.inlier_ratio == 1.0
+    single = WindowPrediction(prediction.points[:1], prediction.conf[:1], (0,))
+    by_pnp = recover_poses(single, views(room, 2, room.K), SETTINGS)[1]
+    assert by_pnp is None or pose_error(by_pnp.T_window_cam, T)[0] > 0.02
+
+
+def test_a_path_in_another_scale_gives_the_pose_in_that_of_path_0(room: Any) -> None:
+    prediction, T = two_paths(room, 0.0)
+    points = prediction.points.copy()
+    points[1] *= 1.7
+    scaled = WindowPrediction(points, prediction.conf, (0, 1))
+    found = align_view(scaled, 1, room.K, SETTINGS)
+    assert pose_error(found.T_window_cam, T)[0] < 1e-6
+    assert found.reprojection_px < 1e-3
+
+
+def test_wild_points_of_one_path_do_not_move_the_pose(room: Any) -> None:
+    prediction, T = two_paths(room, 0.1)
+    rng = np.random.default_rng(3)
+    points = prediction.points.copy()
+    wild = rng.random(points.shape[2:4]) < 0.3
+    points[1, 1, wild] += rng.normal(size=(int(wild.sum()), 3)) * 3
+    found = align_view(WindowPrediction(points, prediction.conf, (0, 1)), 1, room.K, SETTINGS)
+    off, turned_deg = pose_error(found.T_window_cam, T)
+    assert off < 0.02
+    assert turned_deg < 0.3
+    assert found.inlier_ratio == pytest.approx(0.7, abs=0.1)
+
+
+def test_paths_that_disagree_place_nothing_and_one_path_is_as_before(room: Any) -> None:
+    prediction, _ = two_paths(room, 0.0)
+    points = prediction.points.copy()
+    points[1] = (
+        np.random.default_rng(0).permutation(points[1].reshape(-1, 3)).reshape(points[1].shape)
+    )
+    broken = WindowPrediction(points, prediction.conf, (0, 1))
+    assert align_view(broken, 1, room.K, SETTINGS) is None
+    assert align_view(prediction, 0, room.K, SETTINGS) is None
+    by_pnp = solve_pose(prediction.points[0, 1], prediction.conf[0, 1], room.K, SETTINGS)
+    found = recover_poses(broken, views(room, 2, room.K), SETTINGS)[1]
+    assert np.array_equal(found.T_window_cam, by_pnp.T_window_cam)
 
 
 # Intrinsics

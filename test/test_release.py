@@ -16,7 +16,8 @@ from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.synthetic import dataset
 from mvdust3r_ros.synthetic.dataset import collate, exact_views, make_window, write_shard
 from mvdust3r_ros.synthetic.release import release_run
-from mvdust3r_ros.synthetic.train import TrainConfig, Trainer, TrainError
+from mvdust3r_ros.synthetic.train import Trainer
+from mvdust3r_ros.synthetic.train_config import TrainConfig, TrainError
 
 TINY = {"image_hw": [32, 32], "enc_dim": 32, "enc_depth": 1, "enc_heads": 2, "dec_dim": 32,
         "dec_depth": 2, "dec_heads": 2, "patch_size": 8}  # fmt: skip

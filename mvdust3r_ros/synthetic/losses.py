@@ -37,7 +37,7 @@ def confidence_loss(
 
 
 def pose_loss(points: Tensor, target: Tensor, centres: Tensor) -> Tensor:
-    """How far the similarity that best maps a view's true points to the predicted ones is from none.
+    """How far the similarity that best maps a view's true points to the predicted is from none.
 
     What a pose solver would see of the errors: their part that moves, turns or scales the view as
     a whole, to first order. The movement is that of the camera's centre.
@@ -63,7 +63,8 @@ def pose_loss(points: Tensor, target: Tensor, centres: Tensor) -> Tensor:
     grow = (arm * error).sum((2, 3)) / (trace + 1e-6)
     lever = centres - middle[:, :, 0]
     move = error.mean(2) + torch.linalg.cross(turn, lever) + grow[..., None] * lever
-    return (move.norm(dim=-1) / size + turn.norm(dim=-1) + grow.abs()).mean()
+    parts: Tensor = move.norm(dim=-1) / size + turn.norm(dim=-1) + grow.abs()
+    return parts.mean()
 
 
 class Matches(NamedTuple):

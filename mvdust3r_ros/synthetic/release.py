@@ -12,7 +12,7 @@ import torch
 from mvdust3r_ros.engines.export import ExportOptions, export_engine
 from mvdust3r_ros.model.config import config_from_dict
 from mvdust3r_ros.model.weights import network_from_state
-from mvdust3r_ros.synthetic.train import TrainConfig, TrainError
+from mvdust3r_ros.synthetic.train_config import TrainConfig, TrainError
 
 LICENCE = "Apache-2.0"
 CROSS_REFERENCE = "dec_same_view_blocks."

@@ -1,0 +1,136 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mvdust3r_ros.datatypes import MvDust3rError
+
+
+class TrainError(MvDust3rError):
+    """A training run cannot start or go on."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run.
+
+    Attributes:
+        rooms: folder of shards from `mvdust3r_ros synth rooms`.
+        run: folder of the run: checkpoints, log.jsonl, pictures.
+        network: settings that differ from the network named "room".
+        init: checkpoint whose weights to start from; empty for random ones.
+        seed: of weights and data.
+        processes: processes on this machine, one thread each on CPU; ignored under torchrun.
+        device: "cpu" or "cuda".
+        max_steps: where the run ends.
+        decay_steps: the learning rate falls linearly over this many steps before the end.
+        lr: learning rate after the warm-up.
+        last_lr: learning rate at the end, as a fraction.
+        warmup_steps: linear rise at the start.
+        weight_decay: of AdamW, on matrices only.
+        ema: decay of the averaged weights, which are the result.
+        views_per_step: views in a step and process; with one reference, numbers of views are drawn
+            that divide it, so that all steps are of one size.
+        curriculum: pairs (step, most views of a window from that step on).
+        min_views: fewest views once the curriculum allows more than two.
+        n_ref: most reference paths a window; 1 trains the single-reference network.
+        alpha: weight of the log-confidence.
+        match_weight: weight of the patch matching loss.
+        attention_weight: weight of the attention loss.
+        pose_weight: weight of the loss on each view's similarity to the truth.
+        ray_drop: share of windows whose intrinsics are withheld.
+        middle_reference: share of windows whose reference lies in the middle half of the path;
+            it is any view in the others.
+        compile: compile the step; needs a C++ compiler on a CPU, and half a minute or more for
+            each new number of views.
+        branch: where a run goes on whose `max_steps` was changed after the learning rate had begun
+            to fall: "constant" before the fall, "latest" where it stands, at the new rate.
+        checkpoint_minutes: between checkpoints.
+        preview_minutes: between held-out metrics with pictures.
+        held_out_seed: first seed of the held-out rooms.
+        held_out_rooms: number of held-out rooms.
+    """
+
+    rooms: str = "rooms"
+    run: str = "run"
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    init: str = ""
+    seed: int = 0
+    processes: int = 2
+    device: str = "cpu"
+    max_steps: int = 8000
+    decay_steps: int = 2500
+    lr: float = 1.2e-3
+    last_lr: float = 0.02
+    warmup_steps: int = 150
+    weight_decay: float = 0.03
+    ema: float = 0.998
+    views_per_step: int = 16
+    curriculum: tuple[tuple[int, int], ...] = ((0, 2), (600, 4), (3500, 8), (6000, 12))
+    min_views: int = 2
+    n_ref: int = 1
+    alpha: float = 0.2
+    match_weight: float = 0.1
+    attention_weight: float = 0.1
+    pose_weight: float = 0.3
+    ray_drop: float = 0.15
+    middle_reference: float = 0.5
+    compile: bool = False
+    branch: str = "constant"
+    checkpoint_minutes: float = 3.0
+    preview_minutes: float = 8.0
+    held_out_seed: int = 9_000_000
+    held_out_rooms: int = 24
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1 or not 0 <= self.decay_steps <= self.max_steps:
+            raise TrainError(f"decay_steps {self.decay_steps} must lie in [0, {self.max_steps}]")
+        if self.branch not in ("constant", "latest"):
+            raise TrainError(f"branch {self.branch!r} is neither constant nor latest")
+        if not self.curriculum or self.curriculum[0][0] != 0:
+            raise TrainError(f"curriculum {self.curriculum} must start at step 0")
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step: warm-up, constant, linear decay."""
+        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        left = (self.max_steps - step) / max(self.decay_steps, 1)
+        return self.lr * warm * max(min(1.0, left), self.last_lr)
+
+    def decaying(self, step: int) -> bool:
+        """Whether the learning rate has begun to fall."""
+        return step > self.max_steps - self.decay_steps
+
+    def most_views(self, step: int) -> int:
+        """Most views of a window at a step."""
+        return [views for start, views in self.curriculum if start <= step][-1]
+
+
+def load_train_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read a YAML file of `TrainConfig` fields.
+
+    Args:
+        path: the file.
+        overrides: values that win over the file's.
+
+    Raises:
+        TrainError: no such file, or an unknown or impossible setting.
+    """
+    try:
+        values = {**(yaml.safe_load(path.read_text()) or {}), **(overrides or {})}
+    except (OSError, yaml.YAMLError) as error:
+        raise TrainError(f"cannot read training settings {path}: {error}") from error
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(set(values) - known):
+        raise TrainError(
+            f"{path}: unknown setting {unknown[0]}; known: {', '.join(sorted(known))}"
+        )
+    if "curriculum" in values:
+        values["curriculum"] = tuple((int(s), int(v)) for s, v in values["curriculum"])
+    return TrainConfig(**values)
