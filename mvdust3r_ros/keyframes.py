@@ -24,6 +24,7 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 TRACK_SIDE_PX = 128
 MAX_CORNERS = 120
 MIN_WINDOW = 3
+MAX_CAMERAS = 16
 EPOCH_JUMP_NS = 1_000_000_000
 
 
@@ -97,9 +98,15 @@ class KeyframeWindow:
         A stamp at least one second back starts a new epoch: the unfinished window is dropped.
 
         Raises:
-            KeyframeError: the stamp is not newer than the last one, or the size changed.
+            KeyframeError: the stamp is not newer than the last one, the size changed, or there
+                are too many cameras.
         """
         camera, size = frame.camera_name, frame.image_rgb.shape[:2]
+        if camera not in self._size_hw and len(self._size_hw) >= MAX_CAMERAS:
+            raise KeyframeError(
+                f"{camera}: images of more than {MAX_CAMERAS} cameras; do the images change "
+                "their frame_id?"
+            )
         last_ns = self._last_stamp_ns.get(camera)
         if last_ns is not None and frame.stamp_ns <= last_ns - EPOCH_JUMP_NS:
             self.start_epoch()

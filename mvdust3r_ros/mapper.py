@@ -219,6 +219,15 @@ class Mapper:
             if self._state.grid is not None:
                 self._state.grid.settings = config.map
 
+    def use_engine(self, engine: Engine) -> None:
+        """Take another engine for views of the same size, between two windows.
+
+        The old one is not closed. What it encoded is forgotten.
+        """
+        with self._lock:
+            self.engine = engine
+            self._state.tokens = {}
+
     @property
     def epoch(self) -> int:
         """Counts resets and jumps back in time."""

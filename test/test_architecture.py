@@ -44,6 +44,7 @@ ROW_OF = {unit: row for row, units in enumerate(ROWS) for unit in units}
 
 ROS = {
     "ament_index_python",
+    "bondpy",
     "builtin_interfaces",
     "cv_bridge",
     "diagnostic_msgs",

@@ -1,4 +1,4 @@
-"""The node's state in the words of /diagnostics (REP-107)."""
+"""The node's state in the words of /diagnostics (REP-107), one status for each subsystem."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from mvdust3r_ros.datatypes import MapUpdate, Verdict
+from mvdust3r_ros.ros.arrivals import CLOCK_HINT, Arrivals, Silence
 from mvdust3r_ros.ros.outputs import status_msg
 from mvdust3r_ros.ros.pipeline import Account
 
-OK, WARN, ERROR = 0, 1, 2
+OK, WARN, ERROR, STALE = 0, 1, 2, 3
+BUSY_S = 60.0
+"""A window that has been in the network for longer than this hangs."""
+LOST_WINDOWS = 10
+"""After this many rejected windows in a row the camera is lost."""
+ENGINE_REASONS = {"ladder", "hang"}
+ODOMETRY_REASONS = ("no_odometry", "odometry")
+OUTPUT_REASONS = ("tf", "internal", "save")
+ENGINE_FAULTS = (Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE)
+Values = list[tuple[str, object]]
 
 
 @dataclass(frozen=True)
@@ -23,10 +33,17 @@ class Health:
         account: what became of images and windows.
         recent: reason -> message of the faults of the last seconds.
         counts: reason -> number of faults since the start.
-        silence: why no image comes, in words; empty while images come.
+        arrivals: input -> what arrived there.
+        silences: input -> why nothing comes, of those that have been silent for too long.
+        clock_stands: whether simulated time is wanted and nobody publishes it.
         blocked: why the node cannot be configured, in words; empty when it can.
         engine: name of the engine; empty without one.
+        ladder: how far the node stepped back and why, in words; empty when it did not.
+        busy_s: how long the window in the network has taken so far.
         last: the last outcome of a window; None before the first.
+        rejected_in_a_row: windows rejected since the last one that was committed.
+        outputs: output topic -> number of subscribers.
+        namesakes: other nodes of the same name.
     """
 
     state: str
@@ -34,14 +51,21 @@ class Health:
     account: Account = field(default_factory=Account)
     recent: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    silence: str = ""
+    arrivals: dict[str, Arrivals] = field(default_factory=dict)
+    silences: dict[str, Silence] = field(default_factory=dict)
+    clock_stands: bool = False
     blocked: str = ""
     engine: str = ""
+    ladder: str = ""
+    busy_s: float = 0.0
     last: MapUpdate | None = None
+    rejected_in_a_row: int = 0
+    outputs: dict[str, int] = field(default_factory=dict)
+    namesakes: int = 0
 
 
 def diagnose(health: Health, name: str) -> list[DiagnosticStatus]:
-    """One status each for input, engine and map.
+    """One status for each subsystem.
 
     Args:
         health: the state.
@@ -49,8 +73,12 @@ def diagnose(health: Health, name: str) -> list[DiagnosticStatus]:
     """
     return [
         _input_status(health, f"{name}: input"),
+        _odometry_status(health, f"{name}: odometry"),
         _engine_status(health, f"{name}: engine"),
+        _stitching_status(health, f"{name}: stitching"),
+        _scale_status(health, f"{name}: scale"),
         _map_status(health, f"{name}: map"),
+        _outputs_status(health, f"{name}: outputs"),
     ]
 
 
@@ -63,18 +91,21 @@ def diagnostics_msg(statuses: list[DiagnosticStatus], stamp: object) -> Diagnost
 
 def _input_status(health: Health, name: str) -> DiagnosticStatus:
     account = health.account
-    window_faults = {v.name.lower() for v in Verdict}
-    recent = [m for r, m in health.recent.items() if r not in window_faults]
+    elsewhere = {v.name.lower() for v in Verdict} | ENGINE_REASONS
+    recent = [m for r, m in health.recent.items() if r not in elsewhere]
+    recent += [CLOCK_HINT] if health.clock_stands else []
+    images = health.arrivals.get("image")
     level, message = OK, "images arrive"
     if health.state != "active":
         message = f"the node is {health.state}"
     elif health.paused:
         message = "paused"
-    elif health.silence:
-        level, message = WARN, health.silence
+    elif "image" in health.silences:
+        level = STALE if images is not None and images.count else WARN
+        message = health.silences["image"].words
     elif recent:
         level, message = WARN, "; ".join(recent)
-    values: list[tuple[str, object]] = [
+    values: Values = [
         ("images received", account.received),
         ("keyframes", account.keyframes),
         ("images skipped", account.skipped),
@@ -83,7 +114,40 @@ def _input_status(health: Health, name: str) -> DiagnosticStatus:
     ]
     values += [(f"images dropped: {r}", n) for r, n in sorted(account.dropped.items())]
     values += [(f"faults: {r}", n) for r, n in sorted(health.counts.items())]
+    values += _arrival_values(health, "image")
     return status_msg(level, name, message, values)
+
+
+def _arrival_values(health: Health, source: str) -> Values:
+    arrivals = health.arrivals.get(source)
+    if arrivals is None:
+        return []
+    return [
+        ("topic", arrivals.topic),
+        ("messages", arrivals.count),
+        ("callback p99 (ms)", f"{arrivals.durations.percentile(0.99) * 1e3:.3f}"),
+    ]
+
+
+def _odometry_status(health: Health, name: str) -> DiagnosticStatus:
+    arrivals, silence = health.arrivals.get("odom"), health.silences.get("odom")
+    recent = [health.recent[r] for r in ODOMETRY_REASONS if r in health.recent]
+    level, message = OK, "odometry arrives"
+    if health.state != "active":
+        message = f"the node is {health.state}"
+    elif recent:
+        level, message = WARN, "; ".join(recent)
+    elif arrivals is None:
+        message = "no topic: from TF or none, as ros.odom_source says"
+    elif silence is not None:
+        level, message = OK, silence.words
+        if arrivals.count:
+            level = STALE
+        elif silence.published:
+            level = WARN
+    elif not arrivals.count:
+        message = "nothing yet"
+    return status_msg(level, name, message, _arrival_values(health, "odom"))
 
 
 def _engine_status(health: Health, name: str) -> DiagnosticStatus:
@@ -91,20 +155,58 @@ def _engine_status(health: Health, name: str) -> DiagnosticStatus:
     level, message = OK, health.engine or "no engine loaded"
     if health.blocked:
         level, message = ERROR, health.blocked
-    elif last is not None and last.verdict in (
-        Verdict.REJECTED_ENGINE_ERROR,
-        Verdict.REJECTED_NOT_FINITE,
-    ):
+    elif health.busy_s > BUSY_S:
+        level = ERROR
+        message = f"the network has not answered for {health.busy_s:.0f} s; restart the process"
+    elif last is not None and last.verdict in ENGINE_FAULTS:
         level, message = ERROR, last.message
-    values: list[tuple[str, object]] = [
+    elif health.ladder:
+        level, message = WARN, health.ladder
+    values: Values = [
         ("engine", health.engine),
         ("windows complete", account.windows),
         ("windows superseded", account.superseded),
         ("windows waiting", account.windows_waiting),
+        ("ladder", health.ladder or "as configured"),
     ]
     if last is not None:
         values += [(f"latency of {s} (ms)", f"{v:.1f}") for s, v in last.latency_ms.items()]
     return status_msg(level, name, message, values)
+
+
+def _stitching_status(health: Health, name: str) -> DiagnosticStatus:
+    last, rejected = health.last, health.rejected_in_a_row
+    level, message = OK, "no window yet"
+    if last is not None and last.verdict == Verdict.COMMITTED:
+        message = "the last window fits the map"
+    elif last is not None:
+        level, message = WARN, f"{rejected} windows rejected in a row: {last.message}"
+    if rejected >= LOST_WINDOWS:
+        level = ERROR
+        message += "; go back to known ground, or call ~/reset"
+    values: Values = [("windows rejected in a row", rejected)]
+    if last is not None:
+        values += [("residual (m)", f"{last.residual_m:.4f}"), ("verdict", last.verdict.name)]
+        values += [("loop closures", last.loop_closures)]
+    return status_msg(level, name, message, values)
+
+
+def _scale_status(health: Health, name: str) -> DiagnosticStatus:
+    last = health.last
+    if last is None or last.verdict != Verdict.COMMITTED:
+        return status_msg(OK, name, "nothing new: no window was committed last", [])
+    level, message = WARN, last.gate_hint
+    if last.gate_open:
+        level, message = OK, f"metres from {last.scale.source.name.lower()}"
+    return status_msg(level, name, message, _scale_values(last))
+
+
+def _scale_values(last: MapUpdate) -> Values:
+    return [
+        ("scale", f"{last.scale.scale:.4f}"),
+        ("scale relative sigma", f"{last.scale.rel_sigma:.3f}"),
+        ("scale source", last.scale.source.name.lower()),
+    ]
 
 
 def _map_status(health: Health, name: str) -> DiagnosticStatus:
@@ -116,12 +218,24 @@ def _map_status(health: Health, name: str) -> DiagnosticStatus:
         level, message = WARN, f"last window rejected: {last.message}"
     if last is not None and last.verdict == Verdict.COMMITTED and not last.gate_open:
         level, message = WARN, f"~/occupancy_grid is withheld: {last.gate_hint}"
-    values: list[tuple[str, object]]
-    values = [(f"windows {v.name.lower()}", n) for v, n in sorted(account.verdicts.items())]
+    values: Values = [
+        (f"windows {v.name.lower()}", n) for v, n in sorted(account.verdicts.items())
+    ]
     if last is not None:
-        values += [
-            ("scale", f"{last.scale.scale:.4f}"),
-            ("scale relative sigma", f"{last.scale.rel_sigma:.3f}"),
-            ("scale source", last.scale.source.name.lower()),
-        ]
+        values += _scale_values(last)
+    return status_msg(level, name, message, values)
+
+
+def _outputs_status(health: Health, name: str) -> DiagnosticStatus:
+    recent = [health.recent[r] for r in OUTPUT_REASONS if r in health.recent]
+    level, message = OK, f"{sum(health.outputs.values())} subscribers"
+    if health.namesakes:
+        level = WARN
+        message = (
+            f"{health.namesakes} more node(s) of this name: their topics and services mix; "
+            "rename one with -r __node:=NAME or stop it (a killed one fades after 20 s)"
+        )
+    elif recent:
+        level, message = WARN, "; ".join(recent)
+    values: Values = [(f"subscribers of {t}", n) for t, n in sorted(health.outputs.items())]
     return status_msg(level, name, message, values)

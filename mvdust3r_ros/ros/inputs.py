@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from mvdust3r_ros.datatypes import FloatArray, Frame
+from mvdust3r_ros.ros.arrivals import Arrivals
 from mvdust3r_ros.ros.conversions import (
     frame_from_msgs,
     pose_from_odometry,
@@ -28,7 +28,7 @@ from mvdust3r_ros.ros.qos import (
     misfit_events,
 )
 from mvdust3r_ros.ros.settings import RosSettings
-from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer
+from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer, TransformError
 
 HORIZON_NS = 10_000_000_000
 DEPTH_MATCH_NS = 20_000_000
@@ -44,7 +44,7 @@ class Inputs:
     Attributes:
         odom_frame: odometry frame, empty before it is known.
         image_topic: resolved name of the image topic.
-        last_image_s: monotonic time of the last image.
+        arrivals: name as in the settings ("image", "odom") -> what arrived there.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Inputs:
         """
         self.settings = settings
         self.odom_frame = settings.odom_frame or ("odom" if settings.odom_source == "tf" else "")
-        self.last_image_s = time.monotonic()
+        self.arrivals: dict[str, Arrivals] = {}
         self._node, self._on_image, self._report = node, on_image, report
         self._odom = PoseBuffer(HORIZON_NS)
         self._tree = FrameTree(HORIZON_NS)
@@ -110,6 +110,14 @@ class Inputs:
     ) -> Any:
         reliability, depth, parameter = profile
         other = "best_effort" if reliability == "reliable" else "reliable"
+        arrivals = Arrivals(
+            self._node.resolve_topic_name(topic),
+            f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}",
+            reliability,
+            parameter,
+        )
+        self.arrivals[topic.split("/")[0]] = arrivals
+        callback = arrivals.watched(callback)
         events = misfit_events(topic, f"set ros.{parameter} to {other}", self._report)
         qos = input_qos(reliability, depth)
         try:
@@ -135,7 +143,6 @@ class Inputs:
             self._tree.forget_moving()
 
     def _take_image(self, message: Any) -> None:
-        self.last_image_s = time.monotonic()
         self._on_image(message)
 
     def _take_info(self, message: CameraInfo) -> None:
@@ -173,10 +180,13 @@ class Inputs:
                 except ConversionError as error:
                     self._report(error.reason, f"TF {parent} -> {child}: {error}")
                     continue
-                if fixed:
-                    self._tree.set_fixed(parent, child, T)
-                else:
-                    self._tree.set_moving(parent, child, stamp_to_ns(item.header.stamp), T)
+                try:
+                    if fixed:
+                        self._tree.set_fixed(parent, child, T)
+                    else:
+                        self._tree.set_moving(parent, child, stamp_to_ns(item.header.stamp), T)
+                except TransformError as error:
+                    self._report("tf", f"TF {parent} -> {child}: {error}")
             self._news.notify_all()
 
     def frame(self, image: Any) -> Frame:

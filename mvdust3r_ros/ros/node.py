@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -20,16 +22,23 @@ from std_srvs.srv import SetBool, Trigger
 
 from mvdust3r_ros.config import ConfigError
 from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.ros.bond import make_bond
 from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.faults import FaultLog
+from mvdust3r_ros.ros.graph import clock_stands, namesakes
 from mvdust3r_ros.ros.parameters import NodeParameters
-from mvdust3r_ros.ros.pipeline import Account
+from mvdust3r_ros.ros.pipeline import JOIN_S
 from mvdust3r_ros.ros.session import Session
 from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.srv import SaveMap
 
 RECENT_S = 5.0
+WATCH_S = 0.5
+END_S = 1.0
+"""How long a node that is told to end waits for the network."""
+LAST_MAP = "last"
 EXECUTOR_THREADS = 3
 ERROR_PAUSE_S = 0.01
 InvalidHandle = rclpy_implementation.InvalidHandle
@@ -70,6 +79,7 @@ class MapperNode(LifecycleNode):
         self.blocked = ""
         self._session: Session | None = None
         self._offered: list[Any] = []
+        self._bond: Any | None = None
         self._faults = FaultLog(self.get_logger().warning)
         self._settings = NodeParameters(self, lambda: self._session is not None, self._reconfigure)
         self._background = MutuallyExclusiveCallbackGroup()
@@ -87,6 +97,9 @@ class MapperNode(LifecycleNode):
             self._background,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
+        # In the group of the transitions, so that it never runs beside one.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._watch_timer = self.create_timer(WATCH_S, self._look_after, clock=steady)
         self._autostart_timer: Any | None = None
         self._say_start()
 
@@ -120,12 +133,11 @@ class MapperNode(LifecycleNode):
         """Load the engine, make publishers and services."""
         if self._settings.faults:
             raise ConfigError("; ".join(self._settings.faults.values()))
-        rule = self.config.engine
-        engine = create_engine(rule.engine, EngineOptions(rule.threads, rule.provider))
-        self._session = Session(self, self.config, engine, self._faults)
+        self._session = Session(self, self.config, load_engine, self._faults)
         self._offer_services()
         self.blocked = ""
-        self.get_logger().info(f"configured with engine {engine.describe().name}")
+        name = self._session.mapper.engine.describe().name
+        self.get_logger().info(f"configured with engine {name}")
         return super().on_configure(state)
 
     @logged
@@ -135,6 +147,7 @@ class MapperNode(LifecycleNode):
             raise ConfigError("activated without being configured")
         done = super().on_activate(state)
         topic = self._session.start()
+        self._bond = make_bond(self)
         self.blocked = ""
         self.get_logger().info(f"active, images from {topic}")
         return done
@@ -142,6 +155,7 @@ class MapperNode(LifecycleNode):
     @logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and let the threads end; the map stays."""
+        self._break_bond()
         if self._session is not None:
             self._session.stop()
         return super().on_deactivate(state)
@@ -154,8 +168,8 @@ class MapperNode(LifecycleNode):
 
     @logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """End from any state."""
-        self.close()
+        """End from any state, with the map saved if so configured."""
+        self.close(save=self.config.ros.save_on_shutdown)
         return super().on_shutdown(state)
 
     @logged
@@ -164,14 +178,40 @@ class MapperNode(LifecycleNode):
         self.close()
         return super().on_error(state)
 
-    def close(self) -> None:
-        """End the threads and give back the engine, whatever the state."""
+    def close(self, *, save: bool = False, join_s: float = JOIN_S) -> bool:
+        """End the threads and give back the engine, whatever the state.
+
+        Args:
+            save: whether to write the map into the map folder first.
+            join_s: how long to wait for the network.
+
+        Returns:
+            Whether all threads ended.
+        """
+        self._break_bond()
         session, self._session = self._session, None
+        if session is not None and save:
+            self._save_last(session)
         for service in self._offered:
             self.destroy_service(service)
         self._offered = []
-        if session is not None and not session.close():
-            self.get_logger().error("the engine does not answer; its memory is not given back")
+        if session is None or session.close(join_s):
+            return True
+        self.get_logger().error("the engine does not answer; its memory is not given back")
+        return False
+
+    def _save_last(self, session: Session) -> None:
+        try:
+            paths = session.save(LAST_MAP)
+        except MvDust3rError as error:
+            self.get_logger().error(f"the map is not saved: {error}")
+        else:
+            self.get_logger().info(f"the map is saved as {paths[0].with_suffix('')}")
+
+    def _break_bond(self) -> None:
+        bond, self._bond = self._bond, None
+        if bond is not None:
+            bond.shutdown()
 
     def _offer_services(self) -> None:
         group = self._background
@@ -217,6 +257,17 @@ class MapperNode(LifecycleNode):
         if self._session is not None:
             self._session.reconfigure(config)
 
+    def _look_after(self) -> None:
+        """Stop mapping when the network has failed on every rung."""
+        session = self._session
+        if session is not None and session.active and session.supervisor.gave_up:
+            self.blocked = (
+                f"stopped mapping: {session.supervisor.gave_up}; mend the engine, then activate "
+                "the node again"
+            )
+            self.get_logger().error(self.blocked)
+            self.trigger_deactivate()
+
     def _on_clock_jump(self, jump: Any) -> None:
         if self._session is not None:
             self.get_logger().warning(f"time jumped by {jump.delta.nanoseconds * 1e-9:.3f} s")
@@ -227,17 +278,29 @@ class MapperNode(LifecycleNode):
         state = "unconfigured" if session is None else "active" if session.active else "inactive"
         health = Health(
             state=state,
-            paused=session is not None and session.paused,
-            account=session.account() if session else Account(),
             recent=self._faults.recent(RECENT_S),
             counts=self._faults.counts(),
-            silence=session.silence() if session else "",
+            clock_stands=clock_stands(self),
             blocked=self.blocked,
-            engine=session.mapper.engine.describe().name if session else "",
-            last=session.last if session else None,
+            namesakes=namesakes(self),
         )
+        if session is not None:
+            health = replace(health, **session.health())
         statuses = diagnose(health, self.get_fully_qualified_name().lstrip("/"))
         self._diagnostics.publish(diagnostics_msg(statuses, self.get_clock().now().to_msg()))
+
+
+def load_engine(config: NodeConfig, fallback: bool) -> Engine:
+    """The engine of the settings, or their fallback engine, which runs on the CPU.
+
+    Raises:
+        EngineError: no such engine, or its backend is not installed.
+    """
+    rule = config.engine
+    if fallback:
+        options = EngineOptions(rule.threads, "CPUExecutionProvider", "cpu")
+        return create_engine(config.ladder.fallback_engine, options)
+    return create_engine(rule.engine, EngineOptions(rule.threads, rule.provider))
 
 
 def spin(node: MapperNode, executor: Executor) -> None:
@@ -266,10 +329,19 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         spin(node, executor)
     finally:
-        node.close()
+        ended = node.close(save=node.config.ros.save_on_shutdown, join_s=END_S)
         node.destroy_node()
         rclpy.try_shutdown()
+    if not ended:
+        leave_at_once()
     return 0
+
+
+def leave_at_once() -> None:
+    """End the process although a thread is in native code, which would crash on the way out."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

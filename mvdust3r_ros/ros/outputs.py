@@ -171,7 +171,8 @@ def window_status_msg(
     Args:
         update: the outcome.
         header: stamp of the newest keyframe, map frame.
-        counts: received_frames, dropped_frames, superseded_windows and rejected_windows so far.
+        counts: received_frames, dropped_frames, superseded_windows and rejected_windows so far,
+            and ladder_rung.
         total_latency_ms: from the newest image to now.
     """
     return WindowStatus(

@@ -7,6 +7,7 @@ mapper for keyframes; the inference thread maps the newest complete window. Need
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from mvdust3r_ros.datatypes import Frame, MapUpdate, MvDust3rError, Verdict, Win
 from mvdust3r_ros.mapper import Mapper
 
 POLL_S = 0.1
-JOIN_S = 60.0
+JOIN_S = 20.0
 
 
 @dataclass
@@ -96,6 +97,7 @@ class Pipeline:
         self._change = threading.Condition()
         self._running = False
         self._paused = False
+        self._busy_since_s: float | None = None
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -108,23 +110,36 @@ class Pipeline:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> bool:
+    def stop(self, join_s: float = JOIN_S) -> bool:
         """Let both threads finish what they are at; what waits is dropped.
+
+        Args:
+            join_s: how long to wait for them.
 
         Returns:
             Whether both ended; a network that hangs keeps its thread.
         """
+        end_s = time.monotonic() + join_s
         with self._change:
             self._running = False
             self._drop_waiting("stopped")
             self._change.notify_all()
         for thread in self._threads:
-            thread.join(JOIN_S)
+            thread.join(max(0.0, end_s - time.monotonic()))
         with self._change:
             self._drop_waiting("stopped")
-        ended = not any(t.is_alive() for t in self._threads)
-        self._threads = []
-        return ended
+        return self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether no thread of it runs."""
+        return not any(t.is_alive() for t in self._threads)
+
+    @property
+    def busy_s(self) -> float:
+        """How long the window that is being mapped has taken so far; 0 when there is none."""
+        since_s = self._busy_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def offer(self, message: Any) -> None:
         """Hand over an image; returns at once."""
@@ -230,11 +245,13 @@ class Pipeline:
                 self._map(window)
 
     def _map(self, window: Window) -> None:
+        self._busy_since_s = time.monotonic()
         try:
             update = self.mapper.map_window(window)
         except Exception as error:  # noqa: BLE001 - no fault of a backend may end the thread
             message = f"{type(error).__name__}: {error}"
             update = MapUpdate(window, Verdict.REJECTED_ENGINE_ERROR, message)
+        self._busy_since_s = None
         with self._change:
             self._account.verdicts[update.verdict] += 1
         if update.verdict != Verdict.COMMITTED:

@@ -18,6 +18,7 @@ from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
 from mvdust3r_ros.occupancy import UNKNOWN, summarize_grid
+from mvdust3r_ros.ros.ladder import Rung
 from mvdust3r_ros.ros.outputs import (
     grid_to_msg,
     header_msg,
@@ -54,18 +55,25 @@ class Publications:
 
     def close(self) -> None:
         """Remove the publishers."""
-        for publisher in (
+        for publisher in self._all():
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def _all(self) -> tuple[Any, ...]:
+        return (
             self._points, self._status, self._map_points, self._path,
             self._grid, self._summary, self._tf,
-        ):  # fmt: skip
-            self._node.destroy_lifecycle_publisher(publisher)
+        )  # fmt: skip
+
+    def subscriber_counts(self) -> dict[str, int]:
+        """Topic -> number of subscribers."""
+        return {p.topic_name: p.get_subscription_count() for p in self._all()}
 
     def send_transform(self, T: FloatArray, stamp_ns: int, child: str) -> None:
         """Publish T_map_child on /tf."""
         header = header_msg(stamp_ns, self.config.ros.map_frame)
         self._tf.publish(TFMessage(transforms=[transform_msg(T, header, child)]))
 
-    def send_update(self, update: MapUpdate, account: Account, now_ns: int) -> None:
+    def send_update(self, update: MapUpdate, account: Account, rung: Rung, now_ns: int) -> None:
         """Publish what became of a window, and its points."""
         newest = update.window.keyframes[-1]
         header = header_msg(newest.stamp_ns, self.config.ros.map_frame)
@@ -74,6 +82,7 @@ class Publications:
             "dropped_frames": account.dropped.total(),
             "superseded_windows": account.superseded,
             "rejected_windows": account.rejected,
+            "ladder_rung": int(rung),
         }
         latency_ms = (now_ns - newest.stamp_ns) * 1e-6
         if len(update.points_map) and self._points.get_subscription_count():

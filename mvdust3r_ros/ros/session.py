@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -12,17 +11,20 @@ import rclpy
 from rclpy.lifecycle import LifecycleNode
 
 from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict
-from mvdust3r_ros.engines.base import Engine
+from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.map_files import save_map
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.ros.arrivals import Arrivals, Silence, explain_silence
 from mvdust3r_ros.ros.bag import IMAGE_TYPES
 from mvdust3r_ros.ros.faults import FaultLog
+from mvdust3r_ros.ros.graph import clock_stands, offers_on
 from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.inputs import Inputs
 from mvdust3r_ros.ros.map_folder import place_in_folder
-from mvdust3r_ros.ros.pipeline import Account, Pipeline, PipelineHooks
+from mvdust3r_ros.ros.pipeline import JOIN_S, Account, Pipeline, PipelineHooks
 from mvdust3r_ros.ros.publications import Publications
 from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.ros.supervisor import MakeEngine, Supervisor
 from mvdust3r_ros.ros.tf_output import TfOutput
 
 Hook = Callable[..., None]
@@ -47,15 +49,18 @@ class Session:
 
     Attributes:
         mapper: the mapper.
+        supervisor: what steps back when the network fails.
         faults: where faults are counted.
         last: the last outcome of a window; None before the first.
+        rejected_in_a_row: windows rejected since the last one that was committed.
     """
 
     def __init__(
-        self, node: LifecycleNode, config: NodeConfig, engine: Engine, faults: FaultLog
+        self, node: LifecycleNode, config: NodeConfig, make_engine: MakeEngine, faults: FaultLog
     ) -> None:
-        """Make the publishers; nothing runs before `start`."""
-        self.mapper = Mapper(config, engine)
+        """Load the engine and make the publishers; nothing runs before `start`."""
+        self.mapper = Mapper(config, make_engine(config, False))
+        self.supervisor = Supervisor(self.mapper, config, make_engine, faults.report)
         self.faults = faults
         self.last: MapUpdate | None = None
         self._node, self._config = node, config
@@ -63,6 +68,8 @@ class Session:
         self._inputs: Inputs | None = None
         self._transforms: TfOutput | None = None
         self._pipeline: Pipeline | None = None
+        self._stuck: Pipeline | None = None
+        self.rejected_in_a_row = 0
 
     def start(self) -> str:
         """Subscribe and start the threads; returns the image topic."""
@@ -73,6 +80,9 @@ class Session:
             on_idle=self._on_idle,
             on_fault=self.faults.report,
         )
+        if self._stuck is not None and not self._stuck.ended:
+            raise EngineError("the network still hangs in an old window; restart the process")
+        self.supervisor.restart()
         ros, report = self._config.ros, self.faults.report
         pipeline = Pipeline(self.mapper, hooks, ros.queue_size)
         self._pipeline = pipeline
@@ -81,20 +91,25 @@ class Session:
         pipeline.start()
         return self._inputs.image_topic
 
-    def stop(self) -> bool:
-        """Unsubscribe and end the threads; whether they ended."""
+    def stop(self, join_s: float = JOIN_S) -> bool:
+        """Unsubscribe and end the threads within a time; whether they ended."""
         inputs, pipeline = self._inputs, self._pipeline
         self._inputs = self._pipeline = self._transforms = None
         if inputs is not None:
             inputs.close()
-        return pipeline is None or pipeline.stop()
+        if pipeline is not None and not pipeline.stop(join_s):
+            self._stuck = pipeline
+            self.faults.report(
+                "hang", f"the network has not answered for {pipeline.busy_s:.0f} s; left alone"
+            )
+        return self._stuck is None or self._stuck.ended
 
-    def close(self) -> bool:
+    def close(self, join_s: float = JOIN_S) -> bool:
         """Give everything back; False when a hanging network keeps its memory."""
-        ended = self.stop()
+        ended = self.stop(join_s)
         self._out.close()
         if ended:
-            self.mapper.engine.close()
+            self.supervisor.close()
         return ended
 
     @property
@@ -138,8 +153,8 @@ class Session:
 
     def reconfigure(self, config: NodeConfig) -> None:
         """Use other settings from now on."""
+        self.supervisor.reconfigure(config)
         self._config = self._out.config = config
-        self.mapper.reconfigure(config)
         if self._inputs is not None:
             self._inputs.settings = config.ros
 
@@ -150,22 +165,47 @@ class Session:
         if self._inputs is not None:
             self._inputs.clear()
 
-    def silence(self) -> str:
-        """Why no image comes, as far as can be told; empty while they come."""
+    def arrivals(self) -> dict[str, Arrivals]:
+        """What arrived on each input since `start`; empty when it does not run."""
         inputs = self._inputs
-        silent_s = 0.0 if inputs is None else time.monotonic() - inputs.last_image_s
-        if inputs is None or silent_s < self._config.ros.no_image_s:
-            return ""
-        head = f"no image on {inputs.image_topic} for {silent_s:.0f} s: "
-        if count := self._node.count_publishers(inputs.image_topic):
-            return f"{head}it has {count} publisher(s); look at their QoS and at the network"
+        return {} if inputs is None else dict(inputs.arrivals)
+
+    def silences(self) -> dict[str, Silence]:
+        """Input -> why nothing comes, for inputs that have been silent for too long."""
+        return {
+            name: self._why_silent(arrivals)
+            for name, arrivals in self.arrivals().items()
+            if arrivals.silent_s >= self._config.ros.no_image_s
+        }
+
+    def _why_silent(self, arrivals: Arrivals) -> Silence:
+        node = self._node
+        kinds = IMAGE_TYPES if arrivals.kind in IMAGE_TYPES else (arrivals.kind,)
         others = [
-            f"{name} ({'compressed' if 'Compressed' in kinds[0] else 'raw'})"
-            for name, kinds in self._node.get_topic_names_and_types()
-            if kinds[0] in IMAGE_TYPES and name != inputs.image_topic
+            f"{name} ({'compressed' if 'Compressed' in found[0] else 'raw'})"
+            if "Image" in found[0]
+            else name
+            for name, found in node.get_topic_names_and_types()
+            if found[0] in kinds and name != arrivals.topic
         ]
-        there = ", ".join(others) if others else "none"
-        return f"{head}nobody publishes it; image topics there are: {there}"
+        offers = offers_on(node, arrivals.topic)
+        return explain_silence(arrivals, offers, others, clock_stands=clock_stands(node))
+
+    def health(self) -> dict[str, Any]:
+        """What diagnostics say about the session, by the fields of `Health`."""
+        pipeline = self._pipeline
+        return {
+            "paused": self.paused,
+            "account": self.account(),
+            "arrivals": self.arrivals(),
+            "silences": self.silences(),
+            "engine": self.mapper.engine.describe().name,
+            "ladder": self.supervisor.message,
+            "busy_s": pipeline.busy_s if pipeline else 0.0,
+            "last": self.last,
+            "rejected_in_a_row": self.rejected_in_a_row,
+            "outputs": self._out.subscriber_counts(),
+        }
 
     # Called by the pipeline's threads.
 
@@ -183,9 +223,13 @@ class Session:
     @guarded
     def _on_update(self, update: MapUpdate) -> None:
         self.last = update
+        committed = update.verdict == Verdict.COMMITTED
+        self.rejected_in_a_row = 0 if committed else self.rejected_in_a_row + 1
+        self.supervisor.after(update)
         if update.verdict == Verdict.COMMITTED and self._transforms is not None:
             self._transforms.on_update(update)
-        self._out.send_update(update, self.account(), self._node.get_clock().now().nanoseconds)
+        now_ns = self._node.get_clock().now().nanoseconds
+        self._out.send_update(update, self.account(), self.supervisor.rung, now_ns)
         self._out.send_map_when_due(self.mapper, self._camera_to_base(update))
 
     @guarded

@@ -89,9 +89,34 @@ class RosSettings(Section):
     diagnostics_period_s: float = setting(
         1.0, "time between diagnostics (s)", low=0.1, high=60.0, structural=True
     )
+    save_on_shutdown: bool = setting(
+        False, "save the map as `last` in ros.map_dir when the node is told to end"
+    )
     autostart: bool = setting(
         False, "configure and activate without a lifecycle manager", structural=True
     )
+
+
+@dataclass(frozen=True)
+class LadderSettings(Section):
+    """When the node steps back because the network fails or is too slow, and when it recovers."""
+
+    failures: int = setting(
+        3,
+        "failures of the network in a row for one step down; out of memory counts at once",
+        low=1,
+    )
+    healthy_windows: int = setting(
+        20, "windows without a failure for one step up; more after a step up that failed", low=1
+    )
+    max_latency_s: float = setting(
+        0.0, "one step down when 95 % of the windows take longer than this (s); 0 for no limit",
+        low=0.0,
+    )  # fmt: skip
+    fallback_engine: str = setting(
+        "", "engine folder for the last rung, run on the CPU, views of the same size; empty for "
+        "none", structural=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,6 +124,7 @@ class NodeConfig(MapperConfig):
     """All settings of the node: those of the mapper and its own."""
 
     ros: RosSettings = field(default_factory=RosSettings)
+    ladder: LadderSettings = field(default_factory=LadderSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,11 +6,18 @@ import bisect
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.datatypes import FloatArray, MvDust3rError
 from mvdust3r_ros.geometry import interpolate_se3, invert_se3
 
 JUMP_BACK_NS = 1_000_000_000
+MAX_FRAMES = 10_000
+MAX_POSES = 20_000
+"""Of a buffer with a horizon: 10 s at 2 kHz."""
 MAX_GAP_NS = 2_000_000_000
+
+
+class TransformError(MvDust3rError):
+    """More frames than any robot has."""
 
 
 class PoseBuffer:
@@ -47,6 +54,7 @@ class PoseBuffer:
         self._poses.insert(at, T)
         if self._horizon_ns:
             old = bisect.bisect_left(self._stamps_ns, self._stamps_ns[-1] - self._horizon_ns)
+            old = max(old, len(self._stamps_ns) - MAX_POSES)
             del self._stamps_ns[:old], self._poses[:old]
 
     def clear(self) -> None:
@@ -96,18 +104,32 @@ class FrameTree:
         self._moving: dict[str, PoseBuffer] = {}
 
     def set_fixed(self, parent: str, child: str, T_parent_child: FloatArray) -> None:
-        """A transform that never changes."""
+        """A transform that never changes.
+
+        Raises:
+            TransformError: there are too many frames already.
+        """
+        self._check_room(child)
         self._parents[child] = parent
         self._fixed[child] = T_parent_child
         self._moving.pop(child, None)
 
     def set_moving(self, parent: str, child: str, stamp_ns: int, T: FloatArray) -> None:
-        """A transform T_parent_child at one time; a new parent starts anew."""
+        """A transform T_parent_child at one time; a new parent starts anew.
+
+        Raises:
+            TransformError: there are too many frames already.
+        """
+        self._check_room(child)
         if self._parents.get(child) != parent or child not in self._moving:
             self._parents[child] = parent
             self._fixed.pop(child, None)
             self._moving[child] = PoseBuffer(self._horizon_ns)
         self._moving[child].add(stamp_ns, T)
+
+    def _check_room(self, child: str) -> None:
+        if child not in self._parents and len(self._parents) >= MAX_FRAMES:
+            raise TransformError(f"more than {MAX_FRAMES} frames on TF, {child} is left out")
 
     def forget_moving(self) -> None:
         """Forget all poses of moving frames; who is whose parent stays."""

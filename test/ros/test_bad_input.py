@@ -136,7 +136,7 @@ def test_a_bad_image_is_named_and_counted_and_mapping_goes_on(
 
 
 def test_every_image_is_accounted_for(camera: Camera) -> None:
-    values = {k: int(v) for k, v in camera.settle().items()}
+    values = {k: int(v) for k, v in camera.settle().items() if v.isdigit()}
     assert values["images received"] == camera.sent
     assert values["images received"] == (
         values["keyframes"] + values["images skipped"] + values["images dropped"]

@@ -144,10 +144,10 @@ def test_silence_is_explained(new_stage: Callable[[], Any]) -> None:
     other = control.create_publisher(CompressedImage, "/camera/image_raw/compressed", 1)
     stage.bring_up()
     words = (
-        "nobody publishes it; image topics there are: /camera/image_raw/compressed (compressed)"
+        "nobody publishes it; of this type there are: /camera/image_raw/compressed (compressed)"
     )
     control.wait(lambda: words in control.message("input"), LIMIT_S, "the reason")
-    assert "no image on /image for" in control.message("input")
+    assert "nothing on /image for" in control.message("input")
     control.destroy_publisher(other)
 
 

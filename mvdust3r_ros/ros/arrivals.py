@@ -1,0 +1,154 @@
+"""What arrives on the inputs, how long the callbacks take, and in words why nothing comes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+BINS_PER_FACTOR_TWO = 4
+FASTEST_S = 1e-6
+BINS = 120
+"""From 1 us to about 1000 s, each bin 19 % wider than the one before."""
+
+
+class Durations:
+    """A histogram of durations: constant memory, a percentile to 19 % at any time."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._counts = [0] * BINS
+        self.count = 0
+
+    def add(self, seconds: float) -> None:
+        """Count a duration."""
+        steps = math.log2(max(seconds, FASTEST_S) / FASTEST_S) * BINS_PER_FACTOR_TWO
+        self._counts[min(int(steps), BINS - 1)] += 1
+        self.count += 1
+
+    def percentile(self, share: float) -> float:
+        """Upper end (s) of the bin that holds this share of the durations; 0 without any."""
+        left = share * self.count
+        for i, count in enumerate(self._counts):
+            left -= count
+            if left <= 0 and self.count:
+                return float(FASTEST_S * 2 ** ((i + 1) / BINS_PER_FACTOR_TWO))
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a publisher offers.
+
+    Attributes:
+        node: full name of its node.
+        kind: message type, for example "sensor_msgs/msg/Image".
+        reliability: "reliable" or "best_effort".
+    """
+
+    node: str
+    kind: str
+    reliability: str
+
+
+class Arrivals:
+    """Counts what arrives on one topic.
+
+    Attributes:
+        topic: resolved name.
+        kind: message type, for example "sensor_msgs/msg/Image".
+        reliability: what the node asks for.
+        parameter: name of the parameter that says so.
+        count: messages so far.
+        last_s: monotonic time of the newest; of the subscription before the first.
+        durations: of the callback, without what ROS spends on the message.
+    """
+
+    def __init__(self, topic: str, kind: str, reliability: str, parameter: str) -> None:
+        """Nothing has arrived yet."""
+        self.topic, self.kind = topic, kind
+        self.reliability, self.parameter = reliability, parameter
+        self.count = 0
+        self.last_s = time.monotonic()
+        self.durations = Durations()
+
+    def watched(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        """The callback, with each message counted and timed."""
+
+        def take(message: Any) -> None:
+            begin = time.perf_counter()
+            self.count += 1
+            self.last_s = time.monotonic()
+            callback(message)
+            self.durations.add(time.perf_counter() - begin)
+
+        return take
+
+    @property
+    def silent_s(self) -> float:
+        """Time since the newest message."""
+        return time.monotonic() - self.last_s
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Why nothing comes.
+
+    Attributes:
+        words: the reason and the remedy.
+        published: whether somebody publishes the topic.
+    """
+
+    words: str
+    published: bool
+
+
+def explain_silence(
+    arrivals: Arrivals, offers: Sequence[Offer], others: Sequence[str], *, clock_stands: bool
+) -> Silence:
+    """Why nothing arrives on a topic, as far as can be told, and what to do.
+
+    Args:
+        arrivals: the topic.
+        offers: its publishers.
+        others: names of other topics that could be meant.
+        clock_stands: whether the node waits for a simulated time that nobody publishes.
+    """
+    said = [_reason(arrivals, offers, others)]
+    if clock_stands:
+        said.append(CLOCK_HINT)
+    head = f"nothing on {arrivals.topic} for {arrivals.silent_s:.0f} s: "
+    return Silence(head + "; ".join(said), bool(offers))
+
+
+CLOCK_HINT = (
+    "use_sim_time is set and /clock stands still: play the bag with --clock, or set use_sim_time "
+    "to false"
+)
+
+
+def _reason(arrivals: Arrivals, offers: Sequence[Offer], others: Sequence[str]) -> str:
+    if not offers:
+        there = ", ".join(others) if others else "none"
+        return f"nobody publishes it; of this type there are: {there}"
+    fitting = [o for o in offers if o.kind == arrivals.kind]
+    if not fitting:
+        return _other_kind(arrivals, offers[0])
+    unreliable = [o for o in fitting if o.reliability == "best_effort"]
+    if arrivals.reliability == "reliable" and len(unreliable) == len(fitting):
+        return (
+            f"{unreliable[0].node} offers best_effort and this node asks for reliable; set "
+            f"ros.{arrivals.parameter} to best_effort"
+        )
+    names = ", ".join(f"{o.node} ({o.reliability})" for o in fitting)
+    return f"published by {names}, and it would fit; look at that node and at the network"
+
+
+def _other_kind(arrivals: Arrivals, offer: Offer) -> str:
+    remedy = "remap the topic"
+    if "Image" in arrivals.kind and "Image" in offer.kind:
+        transport = "compressed" if "Compressed" in offer.kind else "raw"
+        remedy = f"set ros.image_transport to {transport}"
+    return f"{offer.node} sends {offer.kind} and this node takes {arrivals.kind}; {remedy}"

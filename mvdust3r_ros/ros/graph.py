@@ -1,0 +1,34 @@
+"""Questions to the ROS graph."""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
+
+from mvdust3r_ros.ros.arrivals import Offer
+
+
+def offers_on(node: Node, topic: str) -> list[Offer]:
+    """What the publishers of a topic offer."""
+    return [
+        Offer(
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+            info.topic_type,
+            "best_effort"
+            if info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+            else "reliable",
+        )
+        for info in node.get_publishers_info_by_topic(topic)
+    ]
+
+
+def clock_stands(node: Node) -> bool:
+    """Whether the node waits for a simulated time that nobody has published yet."""
+    simulated = bool(node.get_parameter("use_sim_time").value)
+    return simulated and node.get_clock().now().nanoseconds == 0
+
+
+def namesakes(node: Node) -> int:
+    """Other nodes with the full name of this one."""
+    own = (node.get_name(), node.get_namespace())
+    return max(0, int(node.get_node_names_and_namespaces().count(own)) - 1)

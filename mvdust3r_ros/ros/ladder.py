@@ -1,0 +1,145 @@
+"""How far the node steps back while the network fails or is too slow; needs no ROS.
+
+One rung at a time: fewer views, one reference view, the fallback engine, and in the end the node
+stops mapping. Whoever stays healthy long enough climbs again, and waits longer each time that
+climbing went wrong.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+LATENCY_WINDOWS = 20
+"""The 95th percentile is taken over this many windows, all of the present rung."""
+CLIMB_SHARE = 0.5
+"""Share of the latency budget that leaves room for the rung above."""
+MAX_PATIENCE = 16
+
+
+class Rung(IntEnum):
+    """How far the node has stepped back; the values are those of msg/WindowStatus.msg."""
+
+    FULL = 0
+    FEWER_VIEWS = 1
+    ONE_REFERENCE = 2
+    FALLBACK_ENGINE = 3
+    STOPPED = 4
+
+
+@dataclass(frozen=True)
+class LadderRule:
+    """When to step.
+
+    Attributes:
+        failures: failures in a row for one step down.
+        healthy: windows without a failure for one step up.
+        max_latency_s: 95th percentile of the time for a window above which it steps down; 0 for
+            no limit.
+    """
+
+    failures: int = 3
+    healthy: int = 20
+    max_latency_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a window, as far as the network is concerned.
+
+    Attributes:
+        latency_s: time spent on it.
+        failure: what the network did wrong, in words; empty when it worked.
+        out_of_memory: whether it failed for lack of memory.
+    """
+
+    latency_s: float
+    failure: str = ""
+    out_of_memory: bool = False
+
+
+class Ladder:
+    """Counts outcomes and says when to step.
+
+    Attributes:
+        rung: where it is.
+        reason: why it made its last step, in words; empty before the first.
+    """
+
+    def __init__(self, rule: LadderRule, rungs: Sequence[Rung]) -> None:
+        """Start at the top.
+
+        Args:
+            rule: when to step.
+            rungs: those that make a difference, in order; FULL and STOPPED are always there.
+        """
+        self.rule = rule
+        self._rungs = sorted({Rung.FULL, *rungs, Rung.STOPPED})
+        self.rung = Rung.FULL
+        self.reason = ""
+        self._failures = 0
+        self._healthy = 0
+        self._patience = 1
+        self._climbed = False
+        self._latencies_s: deque[float] = deque(maxlen=LATENCY_WINDOWS)
+
+    def record(self, outcome: Outcome) -> Rung | None:
+        """Take an outcome; the rung to go to, when it is time to step."""
+        if self.rung == Rung.STOPPED:
+            return None
+        if outcome.failure:
+            self._failures += 1
+            self._healthy = 0
+            if outcome.out_of_memory or self._failures >= self.rule.failures:
+                return self.step_down(outcome.failure)
+            return None
+        self._failures = 0
+        self._healthy += 1
+        self._latencies_s.append(outcome.latency_s)
+        return self._slower() or self._climb()
+
+    def step_down(self, reason: str) -> Rung:
+        """Go one rung down, whatever was counted so far."""
+        if self._climbed:
+            self._patience = min(2 * self._patience, MAX_PATIENCE)
+        return self._go(self._next(1), reason, climbed=False)
+
+    @property
+    def latency_p95_s(self) -> float | None:
+        """95th percentile on the present rung; None before there are enough windows."""
+        if len(self._latencies_s) < LATENCY_WINDOWS:
+            return None
+        return sorted(self._latencies_s)[-1 - LATENCY_WINDOWS // 20]
+
+    def _slower(self) -> Rung | None:
+        """Step down for latency; a slow map is better than none, so never to the end."""
+        limit, p95 = self.rule.max_latency_s, self.latency_p95_s
+        if not limit or p95 is None or p95 <= limit or self._next(1) == Rung.STOPPED:
+            return None
+        return self.step_down(
+            f"95 % of the windows take up to {p95:.2f} s, the limit is {limit:g} s"
+        )
+
+    def _climb(self) -> Rung | None:
+        needed = self.rule.healthy * self._patience
+        if self._healthy < needed:
+            return None
+        if self.rung == Rung.FULL:
+            self._patience = 1
+            self._climbed = False
+            return None
+        limit, p95 = self.rule.max_latency_s, self.latency_p95_s
+        if limit and (p95 is None or p95 > CLIMB_SHARE * limit):
+            return None
+        return self._go(self._next(-1), f"{self._healthy} windows without a fault", climbed=True)
+
+    def _next(self, by: int) -> Rung:
+        return self._rungs[self._rungs.index(self.rung) + by]
+
+    def _go(self, rung: Rung, reason: str, *, climbed: bool) -> Rung:
+        self.rung, self.reason, self._climbed = rung, reason, climbed
+        self._failures = self._healthy = 0
+        self._latencies_s.clear()
+        return rung

@@ -1,0 +1,125 @@
+"""The ladder: what steps down, what climbs, and that it never does anything else."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mvdust3r_ros.ros.ladder import (
+    LATENCY_WINDOWS,
+    MAX_PATIENCE,
+    Ladder,
+    LadderRule,
+    Outcome,
+    Rung,
+)
+
+GOOD = Outcome(0.1)
+BAD = Outcome(0.1, "ONNX Runtime failed")
+FULL_MEMORY = Outcome(0.1, "out of memory", out_of_memory=True)
+MIDDLE = (Rung.FEWER_VIEWS, Rung.ONE_REFERENCE, Rung.FALLBACK_ENGINE)
+outcomes = st.lists(
+    st.one_of(
+        st.just(GOOD),
+        st.just(BAD),
+        st.just(FULL_MEMORY),
+        st.floats(0, 10).map(Outcome),
+    ),
+    max_size=200,
+)
+rungs = st.sets(st.sampled_from(MIDDLE))
+
+
+@given(outcomes, rungs, st.integers(1, 4), st.integers(1, 30), st.sampled_from([0.0, 0.5, 5.0]))
+def test_each_outcome_moves_at_most_one_rung_and_never_to_one_that_is_not_there(
+    sequence: list[Outcome], there: set[Rung], failures: int, healthy: int, limit_s: float
+) -> None:
+    ladder = Ladder(LadderRule(failures, healthy, limit_s), sorted(there))
+    steps = [Rung.FULL, *sorted(there), Rung.STOPPED]
+    for outcome in sequence:
+        before = ladder.rung
+        said = ladder.record(outcome)
+        assert said is None or said == ladder.rung != before
+        moved = steps.index(ladder.rung) - steps.index(before)
+        assert moved in (-1, 0, 1)
+        if moved == 1 and not outcome.failure:
+            assert limit_s
+            assert ladder.rung != Rung.STOPPED
+        if moved == -1:
+            assert not outcome.failure
+        if outcome.out_of_memory and before != Rung.STOPPED:
+            assert moved == 1
+        if before == Rung.STOPPED:
+            assert ladder.rung == Rung.STOPPED
+
+
+@given(outcomes, rungs)
+def test_health_leads_back_to_the_top(sequence: list[Outcome], there: set[Rung]) -> None:
+    ladder = Ladder(LadderRule(3, 5, 1.0), sorted(there))
+    for outcome in sequence:
+        ladder.record(outcome)
+    if ladder.rung == Rung.STOPPED:
+        return
+    for _ in range(len(MIDDLE) * (5 * MAX_PATIENCE + LATENCY_WINDOWS) + 1):
+        ladder.record(GOOD)
+    assert ladder.rung == Rung.FULL
+
+
+@given(st.lists(st.booleans(), max_size=100))
+def test_fewer_failures_in_a_row_than_the_limit_change_nothing(fails: list[bool]) -> None:
+    ladder = Ladder(LadderRule(3, 1000), MIDDLE)
+    in_a_row = 0
+    for bad in fails:
+        in_a_row = in_a_row + 1 if bad and in_a_row < 2 else 0
+        ladder.record(BAD if in_a_row else GOOD)
+    assert ladder.rung == Rung.FULL
+
+
+def test_failures_walk_down_rung_by_rung_and_end_at_the_last() -> None:
+    ladder = Ladder(LadderRule(failures=2), MIDDLE)
+    walked = [ladder.record(BAD) for _ in range(20)]
+    assert [rung for rung in walked if rung is not None] == [*MIDDLE, Rung.STOPPED]
+    assert ladder.reason == BAD.failure
+
+
+def test_latency_steps_down_after_enough_windows_and_says_by_how_much() -> None:
+    ladder = Ladder(LadderRule(max_latency_s=1.0), MIDDLE)
+    for i in range(LATENCY_WINDOWS):
+        assert ladder.rung == Rung.FULL, i
+        ladder.record(Outcome(2.0))
+    assert ladder.rung == Rung.FEWER_VIEWS
+    assert ladder.reason == "95 % of the windows take up to 2.00 s, the limit is 1 s"
+    assert ladder.latency_p95_s is None, "measured anew on each rung"
+
+
+def test_one_slow_window_in_twenty_is_within_the_budget() -> None:
+    ladder = Ladder(LadderRule(max_latency_s=1.0, healthy=10**6), MIDDLE)
+    for i in range(400):
+        ladder.record(Outcome(9.0 if i % LATENCY_WINDOWS == 7 else 0.9))
+    assert ladder.rung == Rung.FULL
+    assert ladder.latency_p95_s == 0.9
+
+
+def test_it_stays_down_while_the_latency_leaves_no_room() -> None:
+    ladder = Ladder(LadderRule(max_latency_s=1.0, healthy=5), MIDDLE)
+    for _ in range(LATENCY_WINDOWS):
+        ladder.record(Outcome(2.0))
+    for _ in range(300):
+        ladder.record(Outcome(0.8))
+    assert ladder.rung == Rung.FEWER_VIEWS
+    for _ in range(LATENCY_WINDOWS):
+        ladder.record(Outcome(0.4))
+    assert ladder.rung == Rung.FULL
+
+
+def test_each_climb_that_fails_waits_twice_as_long_for_the_next() -> None:
+    ladder = Ladder(LadderRule(failures=1, healthy=4), [Rung.FEWER_VIEWS])
+    ladder.record(BAD)
+    waits = []
+    for _ in range(7):
+        waits.append(0)
+        while ladder.rung != Rung.FULL:
+            ladder.record(GOOD)
+            waits[-1] += 1
+        ladder.record(BAD)
+    assert waits == [4, 8, 16, 32, 64, 64, 64]
