@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 from mvdust3r_ros.datatypes import ScaleSource, Verdict
+from mvdust3r_ros.ros.ladder import Rung
 
 ROOT = Path(__file__).parents[1]
 VERSION = ElementTree.parse(ROOT / "package.xml").findtext("version")
@@ -44,8 +45,9 @@ def entry_points() -> dict[str, str]:
     return dict(tuple(part.strip() for part in line.split("=")) for line in lines)
 
 
-def test_verdicts_are_those_of_the_message() -> None:
-    assert constants(ROOT / "msg/WindowStatus.msg") == values(Verdict)
+def test_verdicts_and_rungs_are_those_of_the_message() -> None:
+    both = {**values(Verdict), **values(Rung, "RUNG_")}
+    assert constants(ROOT / "msg/WindowStatus.msg") == both
 
 
 def test_scale_sources_are_those_of_the_message() -> None:
@@ -55,7 +57,7 @@ def test_scale_sources_are_those_of_the_message() -> None:
 @NEEDS_ROS
 def test_generated_messages_carry_the_constants() -> None:
     msg = pytest.importorskip("mvdust3r_ros.msg", reason="not built: make build, source env.sh")
-    for name, value in values(Verdict).items():
+    for name, value in {**values(Verdict), **values(Rung, "RUNG_")}.items():
         assert getattr(msg.WindowStatus, name) == value
     for name, value in values(ScaleSource, "SCALE_").items():
         assert getattr(msg.OccupancySummary, name) == value
