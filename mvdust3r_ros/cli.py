@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
+from mvdust3r_ros.cli_evaluate import (
+    SYNTHETIC,
+    add_evaluate,
+    add_evaluate_flats,
+    add_evaluate_rooms,
+)
 from mvdust3r_ros.cli_network import add_engine, add_golden, add_weights
+from mvdust3r_ros.cli_words import Commands, progress, seeds
 from mvdust3r_ros.datatypes import MvDust3rError
 
-HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
-BASELINE_SEEDS = range(8_500_000, 8_500_060)
 Command = Callable[[argparse.Namespace], int]
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +53,7 @@ def _add_synth(commands: Commands) -> None:
     bag.add_argument("--drift", type=float, default=0.02, help="relative drift of the odometry")
     bag.set_defaults(run=_synth_bag)
     rooms = kinds.add_parser("rooms", help="views of rooms to train on")
-    rooms.add_argument("--seeds", type=_seeds, default=range(6000), metavar="A:B")
+    rooms.add_argument("--seeds", type=seeds, default=range(6000), metavar="A:B")
     rooms.add_argument("--out", type=Path, required=True, metavar="DIR")
     rooms.add_argument("--views", type=int, default=12, help="views a room (default %(default)s)")
     rooms.add_argument("--size", type=_size, default=(128, 128), metavar="WxH", help="image size")
@@ -68,7 +69,7 @@ def _synth_bag(args: argparse.Namespace) -> int:
         seed=args.seed, frames=args.frames, hw=args.size, flat=args.flat, walker=args.walker
     )
     config = BagConfig(drive, not args.raw, not args.no_odometry, args.drift)
-    with _progress("frames") as report:
+    with progress("frames") as report:
         bag = write_synthetic_bag(args.out, config, report)
     print(f"{bag}: ros2 bag play {bag}")
     return 0
@@ -77,7 +78,7 @@ def _synth_bag(args: argparse.Namespace) -> int:
 def _synth_rooms(args: argparse.Namespace) -> int:
     from mvdust3r_ros.synthetic.dataset import write_rooms
 
-    with _progress("shards") as report:
+    with progress("shards") as report:
         write_rooms(args.out, args.seeds, args.views, args.size, args.jobs, report)
     return 0
 
@@ -113,54 +114,6 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate_rooms(args: argparse.Namespace) -> int:
-    from mvdust3r_ros.engines.create import EngineOptions, create_engine
-    from mvdust3r_ros.evaluation.rooms import evaluate_rooms, format_results
-    from mvdust3r_ros.synthetic.dataset import exact_views
-
-    engine = create_engine(args.engine, EngineOptions(threads=args.threads))
-    hw = engine.describe().image_hw
-    with _progress("windows") as report:
-        results = evaluate_rooms(
-            engine,
-            lambda seed, views: exact_views(seed, views, hw),
-            args.seeds,
-            args.views,
-            args.baseline_seeds,
-            args.out,
-            report,
-        )
-    print(format_results(results))
-    print(f"{args.out}: results.json, table.md and pictures")
-    return 0
-
-
-def _evaluate_flats(args: argparse.Namespace) -> int:
-    from mvdust3r_ros.config import MapperConfig, load_config
-    from mvdust3r_ros.engines.create import EngineOptions, create_engine
-    from mvdust3r_ros.evaluation.flats import FlatOptions, evaluate_flats, format_flats
-
-    config = MapperConfig() if args.params is None else load_config(args.params)
-    options = FlatOptions(path_m=args.path, drift=args.drift, corrupt=args.corrupt)
-    engine = None
-    if args.engine != "oracle":
-        engine = create_engine(args.engine, EngineOptions(threads=args.threads))
-        options = replace(options, hw=engine.describe().image_hw)
-    with _progress("flats") as report:
-        results = evaluate_flats(args.seeds, config, options, args.out, engine, report)
-    print(format_flats(results))
-    print(f"{args.out}: results.json and table.md")
-    return 0
-
-
-def _numbers(text: str) -> list[int]:
-    """4,8,12 -> [4, 8, 12]."""
-    try:
-        return [int(v) for v in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from None
-
-
 def _size(text: str) -> tuple[int, int]:
     """WxH -> (height, width)."""
     try:
@@ -168,53 +121,6 @@ def _size(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT") from None
     return height, width
-
-
-def _seeds(text: str) -> range:
-    """A:B -> range(A, B)."""
-    try:
-        first, last = (int(v) for v in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST") from None
-    return range(first, last)
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; the function it gives takes what is done and what there is in all."""
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Progress(*Progress.get_default_columns()[:2], *columns) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _add_evaluate(commands: Commands) -> None:
-    evaluate = commands.add_parser("evaluate", help="judge an engine against the truth")
-    kinds = evaluate.add_subparsers(dest="kind", required=True, metavar="ON")
-    rooms = kinds.add_parser("rooms", help="synthetic rooms by seed")
-    rooms.add_argument("--seeds", type=_seeds, default=HELD_OUT_SEEDS, metavar="A:B")
-    rooms.add_argument("--views", type=_numbers, default=[4, 8, 12, 24], metavar="N,N,...")
-    rooms.add_argument("--engine", default="", metavar="DIR", help="default: the package's model")
-    rooms.add_argument("--out", type=Path, required=True, metavar="DIR")
-    rooms.add_argument("--baseline-seeds", type=_seeds, default=BASELINE_SEEDS, metavar="A:B")
-    rooms.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
-    rooms.set_defaults(run=_evaluate_rooms)
-    flats = kinds.add_parser("flats", help="drives through synthetic flats with drifting odometry")
-    flats.add_argument("--seeds", type=_seeds, default=range(9000, 9003), metavar="A:B")
-    flats.add_argument(
-        "--engine", default="oracle", metavar="DIR|oracle", help="default: truth with noise"
-    )
-    flats.add_argument("--params", type=Path, metavar="YAML", help="settings of the mapper")
-    flats.add_argument("--path", type=float, default=60.0, metavar="M", help="way of a drive")
-    flats.add_argument(
-        "--corrupt", type=float, default=0.0, metavar="SHARE", help="share of spoiled windows"
-    )
-    flats.add_argument("--drift", type=float, default=0.02, help="of odometry (%(default)s)")
-    flats.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
-    flats.add_argument("--out", type=Path, required=True, metavar="DIR")
-    flats.set_defaults(run=_evaluate_flats)
 
 
 def _add_demo(commands: Commands) -> None:
@@ -296,7 +202,7 @@ def _map(args: argparse.Namespace) -> int:
         max_frames=args.max_frames,
     )
     job = MapJob(args.bag, args.out, topics, args.engine, args.params, args.truth)
-    with _progress("frames") as report:
+    with progress("frames") as report:
         summary = map_bag(job, report)
     print(describe_run(summary))
     return 0
@@ -306,7 +212,9 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_map,
     _add_synth,
     _add_train,
-    _add_evaluate,
+    add_evaluate,
+    add_evaluate_rooms,
+    add_evaluate_flats,
     _add_demo,
     _add_params,
     add_engine,
@@ -321,7 +229,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = build_parser()
     argcomplete.autocomplete(parser)
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["evaluate"] and words[1:2] and words[1] in SYNTHETIC:
+        words[:2] = [SYNTHETIC[words[1]]]
+    args = parser.parse_args(words)
     run: Command = args.run
     try:
         return run(args)

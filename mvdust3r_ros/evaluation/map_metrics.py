@@ -43,6 +43,18 @@ def associate(
     Raises:
         MapMetricError: no stamps match.
     """
+    chosen, nearest = match_stamps(estimate, truth, max_gap_ns)
+    return estimate.T_world_cam[chosen], truth.T_world_cam[nearest]
+
+
+def match_stamps(
+    estimate: Trajectory, truth: Trajectory, max_gap_ns: int = MAX_STAMP_GAP_NS
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Indices (N,) of the estimates that have a true pose in reach, and (N,) of those poses.
+
+    Raises:
+        MapMetricError: no stamps match.
+    """
     if len(estimate) == 0 or len(truth) == 0:
         raise MapMetricError(f"cannot pair {len(estimate)} poses with {len(truth)} true ones")
     after = np.searchsorted(truth.stamps_ns, estimate.stamps_ns).clip(1, max(len(truth) - 1, 1))
@@ -57,7 +69,7 @@ def associate(
             f"no stamp of the {len(estimate)} poses is within {max_gap_ns / 1e6:g} ms of one of "
             f"the {len(truth)} true poses"
         )
-    return estimate.T_world_cam[close], truth.T_world_cam[nearest[close]]
+    return np.flatnonzero(close), nearest[close]
 
 
 def align_trajectory(T_estimate: FloatArray, T_true: FloatArray, alignment: str = "sim3") -> Sim3:

@@ -57,8 +57,8 @@ class TrueMap:
 
 
 @dataclass(frozen=True)
-class _Bounds:
-    """Rectangle of the plan views, metres."""
+class Bounds:
+    """Rectangle of plan views, metres."""
 
     x_min: float
     y_min: float
@@ -67,10 +67,12 @@ class _Bounds:
 
     @property
     def size(self) -> tuple[float, float]:
+        """Width and height."""
         return self.x_max - self.x_min, self.y_max - self.y_min
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
+        """As matplotlib wants it."""
         return self.x_min, self.x_max, self.y_min, self.y_max
 
 
@@ -96,7 +98,7 @@ def map_picture(
         raise PictureError(
             "pictures need matplotlib; install it: pip install 'mvdust3r_ros[report]'"
         ) from None
-    bounds = _bounds(snapshot, truth)
+    bounds = map_bounds(snapshot, truth)
     has_true_grid = truth is not None and truth.grid is not None
     columns = 3 if has_true_grid else 2
     plan_height = 13.0 / columns * bounds.size[1] / bounds.size[0]
@@ -108,13 +110,13 @@ def map_picture(
     layout = figure.add_gridspec(2, columns, height_ratios=[plan_height + 0.4, oblique_height])
     figure.suptitle(title or "Map", fontsize=15, color=INK, fontweight="bold")
     axes = [figure.add_subplot(layout[0, k]) for k in range(columns)]
-    _draw_top(axes[0], snapshot, bounds)
-    _draw_grid(axes[1], snapshot.grid, snapshot.trajectory, bounds, "Occupancy grid")
+    draw_top(axes[0], snapshot, bounds)
+    draw_grid(axes[1], snapshot.grid, snapshot.trajectory, bounds, "Occupancy grid")
     if truth is not None and truth.trajectory is not None:
-        _draw_path(axes[1], truth.trajectory, TRUE_PATH_RGB, "true path", dashed=True)
+        draw_path(axes[1], truth.trajectory, TRUE_PATH_RGB, "true path", dashed=True)
     if truth is not None and truth.grid is not None:
-        _draw_grid(axes[2], truth.grid, truth.trajectory, bounds, "True grid")
-    _legend(axes[1])
+        draw_grid(axes[2], truth.grid, truth.trajectory, bounds, "True grid")
+    add_legend(axes[1])
     _draw_oblique(figure.add_subplot(layout[1, :]), snapshot)
     _save(figure, path)
 
@@ -129,7 +131,7 @@ def _save(figure: Figure, path: Path) -> None:
         raise PictureError(f"cannot write picture {path}: {error.strerror or error}") from None
 
 
-def _bounds(snapshot: MapSnapshot, truth: TrueMap | None) -> _Bounds:
+def map_bounds(snapshot: MapSnapshot, truth: TrueMap | None) -> Bounds:
     """What the plan views show: known cells and cameras, with a margin."""
     grids = [snapshot.grid, None if truth is None else truth.grid]
     centres = snapshot.trajectory.T_world_cam[:, :2, 3]
@@ -145,10 +147,10 @@ def _bounds(snapshot: MapSnapshot, truth: TrueMap | None) -> _Bounds:
     if not corners:
         corners = [np.zeros(2), np.ones(2)]
     low, high = np.min(corners, 0) - MARGIN_M, np.max(corners, 0) + MARGIN_M
-    return _Bounds(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+    return Bounds(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
 
 
-def _below_ceiling(snapshot: MapSnapshot) -> tuple[FloatArray, ImageArray]:
+def below_ceiling(snapshot: MapSnapshot) -> tuple[FloatArray, ImageArray]:
     """Points up to a little above the cameras, so that one can look in from above."""
     points = snapshot.points_map
     heights = snapshot.trajectory.T_world_cam[:, 2, 3]
@@ -158,19 +160,21 @@ def _below_ceiling(snapshot: MapSnapshot) -> tuple[FloatArray, ImageArray]:
     return points[keep], snapshot.colors_rgb[keep]
 
 
-def _draw_top(axes: Axes, snapshot: MapSnapshot, bounds: _Bounds) -> None:
-    points, colors = _below_ceiling(snapshot)
+def draw_top(axes: Axes, snapshot: MapSnapshot, bounds: Bounds) -> None:
+    """The cloud from above, cut above the cameras, with the path."""
+    points, colors = below_ceiling(snapshot)
     centre = np.array([(bounds.x_min + bounds.x_max) / 2, (bounds.y_min + bounds.y_max) / 2, 0.0])
     view = looking_down(centre, bounds.size, 700)
     image = render_cloud(points, colors, view, point_spacing(points))
     axes.imshow(image, extent=bounds.extent, interpolation="bilinear")
-    _draw_path(axes, snapshot.trajectory, PATH_RGB, "path")
-    _frame(axes, bounds, "Cloud from above")
+    draw_path(axes, snapshot.trajectory, PATH_RGB, "path")
+    frame_plan(axes, bounds, "Cloud from above")
 
 
-def _draw_grid(
-    axes: Axes, grid: OccupancyGrid, trajectory: Trajectory | None, bounds: _Bounds, title: str
+def draw_grid(
+    axes: Axes, grid: OccupancyGrid, trajectory: Trajectory | None, bounds: Bounds, title: str
 ) -> None:
+    """An occupancy grid with a path over it."""
     image = np.full((*grid.cells.shape, 3), UNKNOWN_RGB, np.uint8)
     image[grid.cells >= 0] = FREE_RGB
     image[grid.cells >= 65] = OCCUPIED_RGB
@@ -183,15 +187,15 @@ def _draw_grid(
         interpolation="nearest",
     )
     if trajectory is not None:
-        _draw_path(axes, trajectory, PATH_RGB, "path")
-    _frame(axes, bounds, title)
+        draw_path(axes, trajectory, PATH_RGB, "path")
+    frame_plan(axes, bounds, title)
 
 
 def _unit(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
     return rgb[0] / 255, rgb[1] / 255, rgb[2] / 255
 
 
-def _draw_path(
+def draw_path(
     axes: Axes,
     trajectory: Trajectory,
     rgb: tuple[int, int, int],
@@ -199,6 +203,7 @@ def _draw_path(
     *,
     dashed: bool = False,
 ) -> None:
+    """A camera path from above; a dashed one without marks for start and end."""
     if len(trajectory) == 0:
         return
     x, y = trajectory.T_world_cam[:, 0, 3], trajectory.T_world_cam[:, 1, 3]
@@ -215,7 +220,7 @@ def _draw_path(
         )  # fmt: skip
 
 
-def _frame(axes: Axes, bounds: _Bounds, title: str) -> None:
+def frame_plan(axes: Axes, bounds: Bounds, title: str) -> None:
     """Limits, title, light frame and a scale bar instead of ticks."""
     axes.set_xlim(bounds.x_min, bounds.x_max)
     axes.set_ylim(bounds.y_min, bounds.y_max)
@@ -243,31 +248,32 @@ def nice_length(about_m: float) -> float:
     return float(max(k * power for k in (1, 2, 5) if k == 1 or k * power <= about_m))
 
 
-def _legend(axes: Axes) -> None:
+def add_legend(axes: Axes) -> None:
+    """A legend where there is room."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(handles, labels, loc="best", fontsize=8, framealpha=0.85, edgecolor="none")
 
 
 def _draw_oblique(axes: Axes, snapshot: MapSnapshot) -> None:
-    points, colors = _below_ceiling(snapshot)
+    points, colors = below_ceiling(snapshot)
     axes.set_axis_off()
     if len(points) == 0:
         return
-    view = looking_from(_best_azimuth(points), np.radians(ELEVATION_DEG), _core(points), VIEW_PX)
+    view = looking_from(best_azimuth(points), np.radians(ELEVATION_DEG), core_of(points), VIEW_PX)
     image = render_cloud(points, colors, view, point_spacing(points))
-    axes.imshow(_with_path(image, snapshot.trajectory, view), interpolation="bilinear")
+    axes.imshow(with_path(image, snapshot.trajectory, view), interpolation="bilinear")
     axes.set_title("Cloud at an angle, cut above the camera", fontsize=11, color=INK, loc="left")
 
 
-def _core(points: FloatArray) -> FloatArray:
+def core_of(points: FloatArray) -> FloatArray:
     """Points without the stray ones at the borders."""
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     core: FloatArray = points[((points >= low) & (points <= high)).all(1)]
     return core if len(core) else points
 
 
-def _best_azimuth(points: FloatArray) -> float:
+def best_azimuth(points: FloatArray) -> float:
     """Look across the long side, from the side where things are lower."""
     xy = points[:, :2] - points[:, :2].mean(0)
     across = np.linalg.svd(xy.T @ xy)[0][:, 1]
@@ -279,7 +285,7 @@ def _best_azimuth(points: FloatArray) -> float:
     return float(np.arctan2(-across[1], -across[0]) + 0.35)
 
 
-def _with_path(image: ImageArray, trajectory: Trajectory, view: Viewpoint) -> ImageArray:
+def with_path(image: ImageArray, trajectory: Trajectory, view: Viewpoint) -> ImageArray:
     """The picture with the camera path drawn over it."""
     if len(trajectory) == 0:
         return image

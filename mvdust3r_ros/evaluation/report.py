@@ -60,7 +60,7 @@ def summarize_run(result: RunResult, truth: Trajectory | None = None) -> dict[st
     for name, reference in (("truth", truth), ("odometry", result.odometry)):
         if reference is not None and len(result.snapshot.trajectory):
             summary[f"against_{name}"] = trajectory_numbers(result.snapshot.trajectory, reference)
-    plain: dict[str, Any] = _plain(summary)
+    plain: dict[str, Any] = plain_values(summary)
     return plain
 
 
@@ -101,12 +101,12 @@ def trajectory_numbers(estimate: Trajectory, reference: Trajectory) -> dict[str,
         return {"none_because": str(error)}
 
 
-def _plain(value: Any) -> Any:
-    """NaN and infinity, which JSON does not know, become None."""
+def plain_values(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not know, and text for keys."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain_values(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain_values(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -26,6 +26,7 @@ from mvdust3r_ros.mapper import Mapper
 
 ENGINE_STAGES = ("encode", "decode")
 Progress = Callable[[int], None]
+Observe = Callable[[MapUpdate], object]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class RunResult:
         odometry: camera poses the recording came with, or None.
         seconds: wall time of mapping.
         snapshot: the map at the end.
+        first_stamp_ns: of the first frame; None without frames.
     """
 
     config: MapperConfig
@@ -80,6 +82,7 @@ class RunResult:
     odometry: Trajectory | None = None
     seconds: float = 0.0
     snapshot: MapSnapshot = field(default_factory=lambda: empty_snapshot())
+    first_stamp_ns: int | None = None
 
     @property
     def committed(self) -> int:
@@ -101,7 +104,10 @@ def empty_snapshot() -> MapSnapshot:
 
 
 def run_mapper(
-    frames: Iterable[Frame], mapper: Mapper, progress: Progress | None = None
+    frames: Iterable[Frame],
+    mapper: Mapper,
+    progress: Progress | None = None,
+    observe: Observe | None = None,
 ) -> RunResult:
     """Map frames one after the other, none dropped.
 
@@ -109,6 +115,7 @@ def run_mapper(
         frames: the recording; read lazily.
         mapper: with an empty map.
         progress: called with the number of frames done.
+        observe: called with the outcome of each window; its time is not counted.
 
     Returns:
         Outcome of every window and the final map. A frame the mapper refuses is counted and left
@@ -116,19 +123,33 @@ def run_mapper(
     """
     result = RunResult(mapper.config, mapper.engine.describe())
     odometry: dict[int, FloatArray] = {}
+    observed_s = 0.0
+
+    def take(update: MapUpdate | None) -> None:
+        nonlocal observed_s
+        if update is None:
+            return
+        result.windows.append(window_record(update))
+        if observe is not None:
+            since = time.perf_counter()
+            observe(update)
+            observed_s += time.perf_counter() - since
+
     begin = time.perf_counter()
     for frame in frames:
         result.frames += 1
+        if result.first_stamp_ns is None:
+            result.first_stamp_ns = frame.stamp_ns
         if frame.T_odom_cam is not None:
             odometry[frame.stamp_ns] = frame.T_odom_cam
         try:
-            _record(result, mapper.process(frame))
+            take(mapper.process(frame))
         except MvDust3rError as error:
             result.faults[str(error)] += 1
         if progress is not None:
             progress(result.frames)
-    _record(result, mapper.finish())
-    result.seconds = time.perf_counter() - begin
+    take(mapper.finish())
+    result.seconds = time.perf_counter() - begin - observed_s
     result.keyframes, result.blurred = mapper.keyframe_count, mapper.blurred_count
     result.snapshot = mapper.snapshot()
     if odometry:
@@ -138,20 +159,17 @@ def run_mapper(
     return result
 
 
-def _record(result: RunResult, update: MapUpdate | None) -> None:
-    if update is None:
-        return
-    result.windows.append(
-        WindowRecord(
-            index=update.window.index,
-            stamp_ns=update.window.keyframes[-1].stamp_ns,
-            keyframes=len(update.window.keyframes),
-            verdict=update.verdict,
-            message=update.message,
-            points=len(update.points_map),
-            residual_m=update.residual_m,
-            latency_ms=dict(update.latency_ms),
-        )
+def window_record(update: MapUpdate) -> WindowRecord:
+    """What is kept of an outcome."""
+    return WindowRecord(
+        index=update.window.index,
+        stamp_ns=update.window.keyframes[-1].stamp_ns,
+        keyframes=len(update.window.keyframes),
+        verdict=update.verdict,
+        message=update.message,
+        points=len(update.points_map),
+        residual_m=update.residual_m,
+        latency_ms=dict(update.latency_ms),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,8 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.rosbag2 import ReaderError
 from rosbags.typesys import Stores, get_typestore
 
-from mvdust3r_ros.datatypes import FloatArray, Frame, MvDust3rError
+from mvdust3r_ros.datatypes import FloatArray, Frame
+from mvdust3r_ros.ros.bag_messages import BagError, decoded, raw_messages
 from mvdust3r_ros.ros.conversions import (
     frame_from_msgs,
     pose_from_odometry,
@@ -26,16 +27,14 @@ from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+DEPTH_TYPE = IMAGE_TYPES[0]
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 ODOM_TYPE = "nav_msgs/msg/Odometry"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 DEPTH_MATCH_NS = 20_000_000
 DEPTH_WAIT_NS = 500_000_000
 EXTRAPOLATION_NS = 100_000_000
-
-
-class BagError(MvDust3rError):
-    """A bag cannot be read, or does not hold what was asked for."""
+OnBad = Callable[[ConversionError], None]
 
 
 @dataclass(frozen=True)
@@ -79,25 +78,34 @@ def opened_bag(bag: Path) -> Iterator[AnyReader]:
         reader = AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY))
         reader.open()
     except (AnyReaderError, ReaderError, OSError, ValueError, KeyError) as error:
-        raise BagError(f"bag {bag} cannot be read: {error}") from None
+        raise BagError(f"bag {bag} cannot be read: {error}{_remedy(bag, error)}") from None
     try:
         yield reader
     finally:
         reader.close()
 
 
+def _remedy(bag: Path, error: Exception) -> str:
+    text = str(error).lower()
+    if "magic" in text or "malformed" in text:
+        return " (it seems to be cut off; `mcap recover` or sqlite3's `.recover` saves the rest)"
+    if "metadata" in text and bag.is_dir():
+        return " (`ros2 bag reindex` makes a new metadata.yaml)"
+    return ""
+
+
 def read_frames(
     bag: Path,
     options: BagOptions | None = None,
-    on_bad_image: Callable[[ConversionError], None] | None = None,
+    on_bad: OnBad | None = None,
 ) -> Iterator[Frame]:
     """All images of a bag, in its order, each with what the bag knows about it.
 
     Args:
         bag: bag folder (with metadata.yaml) or a single .mcap or .db3 file.
         options: which topics to use; None to find out.
-        on_bad_image: called for an image that cannot be used, which is then left out; None to
-            raise instead.
+        on_bad: called for a message that cannot be used, which is then left out; None to raise
+            instead.
 
     Yields:
         Frames; with odometry when the bag has some for the time of the image.
@@ -107,7 +115,7 @@ def read_frames(
         ConversionError: an image cannot be decoded.
     """
     with opened_bag(bag) as reader:
-        yield from _frames(reader, options or BagOptions(), on_bad_image)
+        yield from _frames(reader, options or BagOptions(), on_bad)
 
 
 def image_topics(reader: AnyReader) -> dict[str, str]:
@@ -164,12 +172,14 @@ def choose_info_topic(reader: AnyReader, image_topic: str, wanted: str = "") -> 
 class BagOdometry:
     """Camera poses in the odometry frame from a topic or TF, read ahead for the whole bag."""
 
-    def __init__(self, reader: AnyReader, options: BagOptions) -> None:
-        """Read all odometry and transforms of an open bag."""
+    def __init__(
+        self, reader: AnyReader, options: BagOptions, on_bad: OnBad | None = None
+    ) -> None:
+        """Read all odometry and transforms of an open bag; `on_bad` as in `read_frames`."""
         self._tree = FrameTree()
         self._odom = PoseBuffer()
         self._child = ""
-        self._odom_frame = options.odom_frame
+        self.odom_frame = options.odom_frame
         topic = _odom_topic(reader, options)
         use_tf = options.odometry == "tf" or (options.odometry == "auto" and not topic)
         types = {ODOM_TYPE: bool(topic), TF_TYPE: options.odometry != "none"}
@@ -178,13 +188,18 @@ class BagOdometry:
             for c in reader.connections
             if types.get(c.msgtype) and (c.msgtype == TF_TYPE or c.topic == topic)
         ]
-        for connection, _, raw in reader.messages(connections=wanted) if wanted else ():
-            message: Any = reader.deserialize(raw, connection.msgtype)
-            if connection.msgtype == ODOM_TYPE:
-                self._child = message.child_frame_id
-                self._odom.add(stamp_to_ns(message.header.stamp), pose_from_odometry(message))
-            else:
-                self._add_transforms(message, fixed=connection.topic.endswith("tf_static"))
+        for connection, log_ns, raw in raw_messages(reader, wanted):
+            try:
+                message = decoded(reader, connection, log_ns, raw)
+                if connection.msgtype == ODOM_TYPE:
+                    self._child = message.child_frame_id
+                    self._odom.add(stamp_to_ns(message.header.stamp), pose_from_odometry(message))
+                else:
+                    self._add_transforms(message, fixed=connection.topic.endswith("tf_static"))
+            except ConversionError as error:
+                if on_bad is None:
+                    raise
+                on_bad(error)
         self._use_tf = use_tf
 
     def _add_transforms(self, message: Any, *, fixed: bool) -> None:
@@ -196,6 +211,10 @@ class BagOdometry:
             else:
                 self._tree.set_moving(parent, child, stamp_to_ns(item.header.stamp), T)
 
+    def root_of(self, frame: str) -> str:
+        """The frame at the top of the tree of transforms that a frame is in."""
+        return self._tree.root_of(frame)
+
     def camera_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
         """(4, 4) T_odom_cam, or None where the bag does not know it.
 
@@ -203,7 +222,7 @@ class BagOdometry:
             BagError: odometry is of a frame that nothing connects with the camera.
         """
         if self._use_tf:
-            return self._tree.lookup(self._odom_frame, camera_frame, stamp_ns, EXTRAPOLATION_NS)
+            return self._tree.lookup(self.odom_frame, camera_frame, stamp_ns, EXTRAPOLATION_NS)
         T_odom_child = self._odom.at(stamp_ns, EXTRAPOLATION_NS) if len(self._odom) else None
         if T_odom_child is None or self._child in ("", camera_frame):
             return T_odom_child
@@ -220,13 +239,15 @@ class BagOdometry:
 def _frames(
     reader: AnyReader,
     options: BagOptions,
-    on_bad_image: Callable[[ConversionError], None] | None,
+    on_bad: OnBad | None,
 ) -> Iterator[Frame]:
     image_topic = choose_image_topic(reader, options.image_topic)
     info = _first_info(reader, choose_info_topic(reader, image_topic, options.camera_info_topic))
-    odometry = BagOdometry(reader, options)
+    odometry = BagOdometry(reader, options, on_bad)
     folder = None if options.depth_folder is None else DepthFolder(options.depth_folder)
-    for index, (image, depth) in enumerate(_images_with_depth(reader, image_topic, options)):
+    for index, (image, depth) in enumerate(
+        _images_with_depth(reader, image_topic, options, on_bad)
+    ):
         if options.max_frames and index >= options.max_frames:
             return
         stamp_ns = stamp_to_ns(image.header.stamp)
@@ -237,15 +258,15 @@ def _frames(
         try:
             frame = frame_from_msgs(image, info, T_odom_cam, depth, camera_name=camera_frame)
         except ConversionError as error:
-            if on_bad_image is None:
+            if on_bad is None:
                 raise
-            on_bad_image(error)
+            on_bad(error)
             continue
         yield frame
 
 
 def _images_with_depth(
-    reader: AnyReader, image_topic: str, options: BagOptions
+    reader: AnyReader, image_topic: str, options: BagOptions, on_bad: OnBad | None
 ) -> Iterator[tuple[Any, Any | None]]:
     """Images in order, each with the depth image of its time when there is one."""
     topics = [t for t in (image_topic, options.depth_topic) if t]
@@ -258,8 +279,14 @@ def _images_with_depth(
     waiting: deque[Any] = deque()
     depths: dict[int, Any] = {}
     newest_ns = 0
-    for connection, log_ns, raw in reader.messages(connections=wanted):
-        message: Any = reader.deserialize(raw, connection.msgtype)
+    for connection, log_ns, raw in raw_messages(reader, wanted):
+        try:
+            message = decoded(reader, connection, log_ns, raw)
+        except ConversionError as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+            continue
         if connection.topic == options.depth_topic:
             depths[stamp_to_ns(message.header.stamp)] = message
         else:
@@ -296,12 +323,10 @@ def _depth_message(depth_mm: Any | None) -> Any | None:
 
 
 def _first_info(reader: AnyReader, topic: str) -> Any | None:
-    for connection, _, raw in (
-        reader.messages(connections=[c for c in reader.connections if topic and c.topic == topic])
-        if topic
-        else ()
-    ):
-        return reader.deserialize(raw, connection.msgtype)
+    wanted = [c for c in reader.connections if topic and c.topic == topic]
+    for connection, log_ns, raw in raw_messages(reader, wanted):
+        with suppress(ConversionError):
+            return decoded(reader, connection, log_ns, raw)
     return None
 
 

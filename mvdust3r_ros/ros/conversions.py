@@ -118,8 +118,16 @@ def pose_from_odometry(msg: Any) -> FloatArray:
     Raises:
         ConversionError: the quaternion is zero or a number is not finite.
     """
-    pose = msg.pose.pose
-    return _se3(pose.orientation, pose.position, "odometry")
+    return pose_from_pose(msg.pose.pose, "odometry")
+
+
+def pose_from_pose(pose: Any, what: str = "pose") -> FloatArray:
+    """(4, 4) T_frame_child of a geometry_msgs/Pose; `what` names it in the error.
+
+    Raises:
+        ConversionError: the quaternion is zero or a number is not finite.
+    """
+    return _se3(pose.orientation, pose.position, what)
 
 
 def pose_from_transform(transform: Any) -> FloatArray:

@@ -21,7 +21,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from mvdust3r_ros.datatypes import MvDust3rError
-from mvdust3r_ros.ros.bag import BagError, choose_image_topic, opened_bag
+from mvdust3r_ros.ros.bag import choose_image_topic, opened_bag
+from mvdust3r_ros.ros.bag_messages import BagError
 from mvdust3r_ros.ros.conversions import stamp_to_ns
 from mvdust3r_ros.ros.depth_folder import DepthFolder
 from mvdust3r_ros.ros.message_types import MessageTypeError, message_class

@@ -9,7 +9,8 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin
 
 from mvdust3r_ros.map_files import read_tum
-from mvdust3r_ros.ros.bag import BagError, BagOptions, opened_bag, read_frames
+from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
+from mvdust3r_ros.ros.bag_messages import BagError
 from mvdust3r_ros.ros.depth_folder import DepthFolder, DepthFolderError
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "hololens_office"

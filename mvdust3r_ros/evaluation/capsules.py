@@ -1,0 +1,274 @@
+"""Rejected windows as folders of plain files, to look at and to run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.config import MapperConfig, settings_dict, with_values
+from mvdust3r_ros.datatypes import (
+    Keyframe,
+    MapUpdate,
+    MvDust3rError,
+    Verdict,
+    View,
+    Window,
+    WindowPrediction,
+)
+from mvdust3r_ros.engines.base import Engine
+from mvdust3r_ros.evaluation.window_scores import WatchedEngine, WindowLog
+from mvdust3r_ros.mapper import Mapper
+
+FORMAT = 1
+MAX_CAPSULES = 20
+
+
+class CapsuleError(MvDust3rError):
+    """A capsule cannot be written or read."""
+
+
+@dataclass(frozen=True)
+class Capsule:
+    """A rejected window.
+
+    Attributes:
+        windows: the window, and before it the last window that was committed, if any.
+        predictions: what the engine gave for each; None where it failed.
+        verdict: why it was rejected.
+        message: the same in words.
+        engine: engine folder or name it was run with; empty for the default model.
+        config: settings of the mapper.
+    """
+
+    windows: tuple[Window, ...]
+    predictions: tuple[WindowPrediction | None, ...]
+    verdict: Verdict
+    message: str
+    engine: str
+    config: MapperConfig
+
+
+class CapsuleWriter:
+    """Writes a folder for each rejected window of a run, at most 20."""
+
+    def __init__(self, out: Path, engine: str, config: MapperConfig) -> None:
+        """Remove the capsules of an earlier run from `out`; write new ones there."""
+        self._out, self._engine, self._config = out, engine, config
+        self._committed: tuple[Window, WindowPrediction | None] | None = None
+        self.folders: list[Path] = []
+        self.left_out = 0
+        for old in out.glob("capsule-*/capsule.json"):
+            shutil.rmtree(old.parent)
+
+    def observe(self, update: MapUpdate, prediction: WindowPrediction | None) -> None:
+        """Take in the outcome of a window.
+
+        Raises:
+            CapsuleError: the disk.
+        """
+        if update.verdict == Verdict.COMMITTED:
+            self._committed = update.window, prediction
+            return
+        if len(self.folders) >= MAX_CAPSULES:
+            self.left_out += 1
+            return
+        before = [] if self._committed is None else [self._committed]
+        windows, predictions = zip(*before, (update.window, prediction), strict=True)
+        folder = self._out / f"capsule-{update.window.index:04d}"
+        write_capsule(
+            folder,
+            Capsule(
+                windows, predictions, update.verdict, update.message, self._engine, self._config
+            ),
+        )
+        self.folders.append(folder)
+
+
+def write_capsule(folder: Path, capsule: Capsule) -> None:
+    """Write capsule.json, image-ID.png and tensors.npz (depth, points, confidence).
+
+    Raises:
+        CapsuleError: the disk.
+    """
+    keyframes = {k.id: k for window in capsule.windows for k in window.keyframes}
+    tensors: dict[str, Any] = {
+        f"depth_{k.id}": k.view.depth_m for k in keyframes.values() if k.view.depth_m is not None
+    }
+    for place, prediction in enumerate(capsule.predictions):
+        if prediction is not None:
+            tensors[f"points_{place}"] = prediction.points
+            tensors[f"conf_{place}"] = prediction.conf
+            tensors[f"references_{place}"] = np.array(prediction.references)
+    description = {
+        "format": FORMAT,
+        "verdict": capsule.verdict.name.lower(),
+        "reason": capsule.message,
+        "engine": capsule.engine,
+        "windows": [
+            {"index": w.index, "keyframes": [k.id for k in w.keyframes]} for w in capsule.windows
+        ],
+        "keyframes": [_keyframe_values(k) for k in keyframes.values()],
+        "settings": settings_dict(capsule.config),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for keyframe in keyframes.values():
+            bgr = np.ascontiguousarray(keyframe.view.image_rgb[..., ::-1])
+            png = cv2.imencode(".png", bgr)[1]
+            (folder / f"image-{keyframe.id:06d}.png").write_bytes(png.tobytes())
+        np.savez_compressed(folder / "tensors.npz", **tensors)
+        text = json.dumps(description, indent=2)
+        (folder / "capsule.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CapsuleError(f"cannot write {folder}: {error.strerror or error}") from None
+
+
+def _keyframe_values(keyframe: Keyframe) -> dict[str, Any]:
+    view = keyframe.view
+    matrices = {"K": view.K, "T_odom_cam": view.T_odom_cam, "T_world_cam": view.T_world_cam}
+    return {
+        "id": keyframe.id,
+        "stamp_ns": keyframe.stamp_ns,
+        "camera_name": keyframe.camera_name,
+        **{name: None if m is None else m.tolist() for name, m in matrices.items()},
+    }
+
+
+def read_capsule(folder: Path) -> Capsule:
+    """Read a capsule; nothing in it can be executed.
+
+    Raises:
+        CapsuleError: a file is missing or damaged.
+    """
+    try:
+        values = json.loads((folder / "capsule.json").read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise CapsuleError(f"{folder}: format {values['format']!r}, expected {FORMAT}")
+        with np.load(folder / "tensors.npz", allow_pickle=False) as tensors:
+            arrays = dict(tensors)
+        keyframes = {k["id"]: _keyframe_from(folder, k, arrays) for k in values["keyframes"]}
+        windows = tuple(
+            Window(w["index"], tuple(keyframes[k] for k in w["keyframes"]))
+            for w in values["windows"]
+        )
+        settings = {
+            f"{section}.{name}": value
+            for section, fields in values["settings"].items()
+            for name, value in fields.items()
+        }
+        return Capsule(
+            windows,
+            tuple(_prediction_from(arrays, place) for place in range(len(windows))),
+            Verdict[values["verdict"].upper()],
+            values["reason"],
+            values["engine"],
+            with_values(MapperConfig(), settings),
+        )
+    except OSError as error:
+        raise CapsuleError(f"{folder} is no capsule: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise CapsuleError(f"capsule {folder} is damaged: {error!r}") from None
+
+
+def _keyframe_from(folder: Path, values: dict[str, Any], arrays: dict[str, Any]) -> Keyframe:
+    path = folder / f"image-{int(values['id']):06d}.png"
+    bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise CapsuleError(f"{path} is no PNG")
+    names = ("K", "T_odom_cam", "T_world_cam")
+    K, T_odom_cam, T_world_cam = (
+        None if values[n] is None else np.array(values[n], float) for n in names
+    )
+    view = View(
+        np.asarray(bgr[..., ::-1].copy(), np.uint8),
+        K, T_odom_cam, arrays.get(f"depth_{values['id']}"), T_world_cam,
+    )  # fmt: skip
+    return Keyframe(values["id"], values["stamp_ns"], view, values["camera_name"])
+
+
+def _prediction_from(arrays: dict[str, Any], place: int) -> WindowPrediction | None:
+    if f"points_{place}" not in arrays:
+        return None
+    references = tuple(int(r) for r in arrays[f"references_{place}"])
+    return WindowPrediction(arrays[f"points_{place}"], arrays[f"conf_{place}"], references)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came out when a capsule was run again.
+
+    Attributes:
+        verdict: of the window now.
+        message: the same in words.
+        difference: largest change of the predicted points against the stored ones, as a share of
+            their median distance; None when either is missing or of another size.
+        scores: ND and the others now, where the capsule holds depth and poses.
+    """
+
+    verdict: Verdict
+    message: str
+    difference: float | None
+    scores: dict[str, float]
+
+
+def replay_capsule(capsule: Capsule, engine: Engine, config: MapperConfig | None = None) -> Replay:
+    """Run a rejected window again, after the window that was committed before it.
+
+    The map older than that window is not in a capsule, so a verdict that depends on it (scale,
+    odometry over several windows) can differ.
+
+    Args:
+        capsule: the capsule.
+        engine: any engine that takes views of the capsule's size; stays open.
+        config: other settings; None for those of the capsule.
+
+    Raises:
+        CapsuleError: the engine takes views of another size.
+    """
+    image_hw = engine.describe().image_hw
+    stored_hw = capsule.windows[-1].keyframes[0].view.image_rgb.shape[:2]
+    if stored_hw != image_hw:
+        raise CapsuleError(
+            f"the capsule holds views of {stored_hw[1]}x{stored_hw[0]} pixels, the engine takes "
+            f"{image_hw[1]}x{image_hw[0]}"
+        )
+    watched = WatchedEngine(engine)
+    config = config or capsule.config
+    log = WindowLog(watched, config.pose)
+    mapper = Mapper(config, watched)
+    for window in capsule.windows:
+        update = mapper.map_window(window)
+        prediction = log.observe(update)
+    scores = log.scores.get(capsule.windows[-1].index)
+    return Replay(
+        update.verdict,
+        update.message,
+        _difference(prediction, capsule.predictions[-1]),
+        {} if scores is None else asdict(scores),
+    )
+
+
+def _difference(new: WindowPrediction | None, old: WindowPrediction | None) -> float | None:
+    if new is None or old is None or new.points.shape[1:] != old.points.shape[1:]:
+        return None
+    size = float(np.median(np.linalg.norm(old.points[0], axis=-1)))
+    return float(np.abs(new.points[0] - old.points[0]).max() / max(size, 1e-9))
+
+
+def describe_replay(capsule: Capsule, replay: Replay) -> str:
+    """A replay in words, for a terminal."""
+    lines = [
+        f"recorded: {capsule.verdict.name.lower()}: {capsule.message or 'no reason given'}",
+        f"now:      {replay.verdict.name.lower()}{': ' if replay.message else ''}{replay.message}",
+    ]
+    if replay.difference is not None:
+        lines.append(f"predicted points: changed by at most {replay.difference:.2%} of their size")
+    if replay.scores:
+        lines.append(", ".join(f"{k} {v:.3f}" for k, v in replay.scores.items()))
+    return "\n".join(lines)

@@ -1,0 +1,319 @@
+"""A run against the truth: every number and curve of a report."""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    MvDust3rError,
+    OccupancyGrid,
+    Trajectory,
+    Verdict,
+)
+from mvdust3r_ros.evaluation.map_metrics import (
+    absolute_errors,
+    align_trajectory,
+    compare_grids,
+    match_stamps,
+    relative_errors,
+)
+from mvdust3r_ros.evaluation.quantities import COUNTS, QUANTITIES
+from mvdust3r_ros.evaluation.run import RunResult, WindowRecord
+from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
+from mvdust3r_ros.evaluation.window_scores import WindowLog
+from mvdust3r_ros.geometry import Sim3, invert_se3, rotation_angle_deg
+
+SCALE_STRETCH = 8
+MIN_STRETCH_M = 0.2
+CONFIDENCE_BINS = 12
+GRID_COLUMNS = (
+    "iou", "known_iou", "free_precision", "free_recall",
+    "occupied_precision", "occupied_recall", "false_free",
+)  # fmt: skip
+
+
+@dataclass
+class Evidence:
+    """What a run and its recording leave to judge.
+
+    Attributes:
+        result: the run.
+        truth: true camera poses, or None.
+        windows: scores of the windows, or None where predictions cannot be seen (live).
+        true_map: true points, or None.
+        drops: reason -> images dropped; lockstep drops none.
+        superseded: windows the network had no time for.
+    """
+
+    result: RunResult
+    truth: Trajectory | None = None
+    windows: WindowLog | None = None
+    true_map: TrueMapBuilder | None = None
+    drops: dict[str, int] = field(default_factory=dict)
+    superseded: int = 0
+
+
+@dataclass
+class Judgement:
+    """The numbers and what the pictures are drawn from.
+
+    Attributes:
+        numbers: name (see `quantities`) -> value, or None where nothing can be said.
+        measured: the same for numbers that depend on the machine.
+        notes: why something is missing, in words.
+        path: curves along the matched keyframes, lists of one length; empty without a truth.
+        true_path: true camera poses in the map frame, during the map's time; None without a truth.
+        true_grid: grid of the true cloud in the map frame, or None.
+        windows: one row for each window.
+        stages: stage -> p50, p95 and max in milliseconds.
+        confidence: error of the points by confidence, in bins of equal size.
+    """
+
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    measured: dict[str, float | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    path: dict[str, list[Any]] = field(default_factory=dict)
+    true_path: Trajectory | None = None
+    true_grid: OccupancyGrid | None = None
+    windows: list[dict[str, Any]] = field(default_factory=list)
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    confidence: list[dict[str, float]] = field(default_factory=list)
+
+
+def judge(evidence: Evidence) -> Judgement:
+    """Compare a run with the truth, as far as there is any; never raises for what is missing."""
+    made = Judgement(numbers=dict.fromkeys(n for n, q in QUANTITIES.items() if not q.measured))
+    _count(made, evidence)
+    _judge_speed(made, evidence.result)
+    estimate, truth = evidence.result.snapshot.trajectory, evidence.truth
+    if truth is None:
+        made.notes.append("no truth: errors of trajectory, grid and windows are not known")
+    _judge_windows(made, evidence)
+    if truth is None:
+        return made
+    if len(estimate) == 0:
+        made.notes.append("no window is in the map, so trajectory and grid cannot be judged")
+        return made
+    try:
+        S_true_map = _judge_trajectory(made, estimate, truth)
+        if evidence.result.odometry is not None:
+            odometry = absolute_errors(evidence.result.odometry, truth, "se3")
+            made.numbers["odometry_ate_m"] = odometry.rmse_m
+        _judge_grid(made, evidence, S_true_map.inverse())
+    except MvDust3rError as error:
+        made.notes.append(f"trajectory and grid are not judged: {error}")
+    return made
+
+
+def _count(made: Judgement, evidence: Evidence) -> None:
+    result, snapshot = evidence.result, evidence.result.snapshot
+    steps = np.diff(snapshot.trajectory.T_world_cam[:, :3, 3], axis=0)
+    counts: dict[str, float | None] = {
+        "frames": result.frames,
+        "unusable_frames": result.faults.total(),
+        "blurred_frames": result.blurred,
+        "dropped_frames": sum(evidence.drops.values()),
+        "keyframes": result.keyframes,
+        "windows": len(result.windows),
+        "windows_committed": result.committed,
+        "windows_rejected": len(result.windows) - result.committed,
+        "windows_superseded": evidence.superseded,
+        "windows_scored": 0 if evidence.windows is None else len(evidence.windows.scores),
+        "committed_share": result.committed / len(result.windows) if result.windows else None,
+        "loop_closures": snapshot.loop_closures,
+        "map_points": len(snapshot.points_map),
+        "path_m": float(np.linalg.norm(steps, axis=1).sum()),
+        "scale_rel_sigma": _finite(snapshot.scale.rel_sigma),
+    }
+    if snapshot.grid is not None:
+        area = snapshot.grid.resolution_m**2
+        counts["free_m2"] = float((snapshot.grid.cells == 0).sum() * area)
+        counts["occupied_m2"] = float((snapshot.grid.cells == 100).sum() * area)
+    assert set(counts) <= set(COUNTS)
+    made.numbers.update(counts)
+
+
+def _judge_trajectory(made: Judgement, estimate: Trajectory, truth: Trajectory) -> Sim3:
+    """Fill in errors and curves; S_true_map without a change of scale."""
+    se3 = absolute_errors(estimate, truth, "se3")
+    sim3 = absolute_errors(estimate, truth, "sim3")
+    made.numbers.update(
+        ate_m=se3.rmse_m,
+        ate_max_m=se3.max_m,
+        ate_deg=se3.rotation_deg,
+        ate_sim3_m=sim3.rmse_m,
+        scale_error=1.0 / sim3.scale - 1.0,
+    )
+    if se3.pairs > 1:
+        step = relative_errors(estimate, truth, 1, "se3")
+        made.numbers.update(rpe_m=step.rmse_m, rpe_deg=step.rotation_deg)
+        made.numbers["rpe_sim3_m"] = relative_errors(estimate, truth, 1, "sim3").rmse_m
+    chosen, nearest = match_stamps(estimate, truth)
+    T_estimate, T_true = estimate.T_world_cam[chosen], truth.T_world_cam[nearest]
+    S_true_map = align_trajectory(T_estimate, T_true, "se3")
+    scaled = align_trajectory(T_estimate, T_true, "sim3")
+    errors = invert_se3(T_true) @ np.array([S_true_map.apply_pose(T) for T in T_estimate])
+    sim3_errors = scaled.apply(T_estimate[:, :3, 3]) - T_true[:, :3, 3]
+    stretch = stretch_scale_errors(T_estimate[:, :3, 3], T_true[:, :3, 3])
+    known = [abs(v) for v in stretch if v is not None]
+    made.numbers["scale_drift"] = max(known, default=None)
+    stamps = estimate.stamps_ns[chosen]
+    made.path = {
+        "stamp_ns": stamps.tolist(),
+        "time_s": ((stamps - stamps[0]) * 1e-9).tolist(),
+        "position_map": T_estimate[:, :3, 3].tolist(),
+        "true_position_map": S_true_map.inverse().apply(T_true[:, :3, 3]).tolist(),
+        "error_m": np.linalg.norm(errors[:, :3, 3], axis=1).tolist(),
+        "error_sim3_m": np.linalg.norm(sim3_errors, axis=1).tolist(),
+        "error_deg": rotation_angle_deg(errors[:, :3, :3]).tolist(),
+        "scale_error": stretch,
+    }
+    during = (truth.stamps_ns >= stamps[0]) & (truth.stamps_ns <= stamps[-1])
+    S_map_true = S_true_map.inverse()
+    poses = np.array([S_map_true.apply_pose(T) for T in truth.T_world_cam[during]])
+    made.true_path = Trajectory(truth.stamps_ns[during], poses)
+    return S_true_map
+
+
+def stretch_scale_errors(xyz: FloatArray, true_xyz: FloatArray) -> list[float | None]:
+    """Relative error of the way over the last 8 steps at each pose.
+
+    Args:
+        xyz: (N, 3) estimated camera centres.
+        true_xyz: (N, 3) true ones.
+
+    Returns:
+        N values; None at the beginning and where the camera hardly moved.
+    """
+    ways = [
+        np.concatenate([[0.0], np.linalg.norm(np.diff(p, axis=0), axis=1).cumsum()])
+        for p in (xyz, true_xyz)
+    ]
+    errors: list[float | None] = []
+    for k in range(len(xyz)):
+        begin = max(0, k - SCALE_STRETCH)
+        made, true = (float(way[k] - way[begin]) for way in ways)
+        errors.append(made / true - 1.0 if k >= 3 and true > MIN_STRETCH_M else None)
+    return errors
+
+
+def _judge_grid(made: Judgement, evidence: Evidence, S_map_true: Sim3) -> None:
+    snapshot = evidence.result.snapshot
+    if snapshot.grid is None or evidence.true_map is None:
+        return
+    true_grid = evidence.true_map.grid(S_map_true, snapshot.floor_z_m)
+    if true_grid is None:
+        made.notes.append("no frame has depth, a true pose and intrinsics: no true grid")
+        return
+    made.true_grid = true_grid
+    scores = compare_grids(snapshot.grid, true_grid, tolerance_m=true_grid.resolution_m)
+    for column in GRID_COLUMNS:
+        made.numbers[f"grid_{column}"] = _finite(getattr(scores, column))
+
+
+def _judge_windows(made: Judgement, evidence: Evidence) -> None:
+    log = evidence.windows
+    for window in evidence.result.windows:
+        row: dict[str, Any] = {
+            "window": window.index,
+            "stamp_ns": window.stamp_ns,
+            "keyframes": window.keyframes,
+            "verdict": window.verdict.name.lower(),
+            "reason": window.message,
+            "points": window.points,
+            "residual_m": _finite(window.residual_m),
+        }
+        if log is not None and window.index in log.scores:
+            row |= asdict(log.scores[window.index])
+            row["scale_error"] = log.metric_error.get(window.index)
+        made.windows.append(row)
+    if log is None:
+        made.notes.append("predictions of windows cannot be seen from outside the node")
+        return
+    for reason, count in log.unscored.items() if evidence.truth is not None else ():
+        made.notes.append(f"{count} windows without scores: {reason}")
+    if log.scores:
+        table = {k: [getattr(s, k) for s in log.scores.values()] for k in _PAPER}
+        means = {name: float(np.mean(values)) for name, values in table.items()}
+        made.numbers.update({**means, "cd": float(np.median(table["cd"]))})
+    if log.metric_error:
+        made.numbers["window_scale_error"] = float(np.median(list(log.metric_error.values())))
+    if log.confidence:
+        pairs = np.concatenate(log.confidence)
+        made.confidence = confidence_bins(pairs)
+        if len(np.unique(pairs[:, 0])) > 1:
+            made.numbers["confidence_rank"] = _finite(float(spearmanr(pairs).statistic))
+
+
+_PAPER = ("nd", "dac", "cd", "rre", "rte", "mae")
+
+
+def confidence_bins(pairs: FloatArray) -> list[dict[str, float]]:
+    """Quartiles of the error in bins of equal numbers of points, from the least confident on.
+
+    Args:
+        pairs: (N, 2) confidence and error (m).
+    """
+    order = np.argsort(pairs[:, 0], kind="stable")
+    bins = []
+    for part in np.array_split(pairs[order], min(CONFIDENCE_BINS, len(pairs))):
+        low, middle, high = np.percentile(part[:, 1], [25, 50, 75])
+        bins.append(
+            {
+                "confidence": float(np.median(part[:, 0])),
+                "error_p25_m": float(low),
+                "error_p50_m": float(middle),
+                "error_p75_m": float(high),
+            }
+        )
+    return bins
+
+
+def _judge_speed(made: Judgement, result: RunResult) -> None:
+    made.stages = stage_percentiles(result.windows)
+    total = made.stages.get("total", {})
+    work_s = sum(sum(w.latency_ms.values()) for w in result.windows) / 1e3
+    made.measured = {
+        "window_p50_ms": total.get("p50"),
+        "window_p95_ms": total.get("p95"),
+        "window_max_ms": total.get("max"),
+        "windows_per_s": len(result.windows) / work_s if work_s > 0 else None,
+        "frames_per_s": result.frames / result.seconds if result.seconds > 0 else None,
+        "seconds": result.seconds,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def stage_percentiles(windows: list[WindowRecord]) -> dict[str, dict[str, float]]:
+    """p50, p95 and max of each stage and of their sum ("total"), milliseconds, all windows."""
+    stages: dict[str, list[float]] = {}
+    for window in windows:
+        for name, value in window.latency_ms.items():
+            stages.setdefault(name, []).append(value)
+        if window.latency_ms:
+            stages.setdefault("total", []).append(sum(window.latency_ms.values()))
+    return {
+        name: {
+            "p50": float(np.percentile(values, 50)),
+            "p95": float(np.percentile(values, 95)),
+            "max": float(max(values)),
+        }
+        for name, values in sorted(stages.items(), key=lambda item: item[0] == "total")
+    }
+
+
+def rejects(windows: list[WindowRecord]) -> dict[str, int]:
+    """Verdict -> number of windows rejected with it."""
+    return dict(Counter(w.verdict.name.lower() for w in windows if w.verdict != Verdict.COMMITTED))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,121 @@
+"""Every frame of a recording through the mapper, watched: deterministic, nothing dropped."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from mvdust3r_ros.config import MapperConfig
+from mvdust3r_ros.datatypes import Frame, MapUpdate, MvDust3rError
+from mvdust3r_ros.engines.base import Engine
+from mvdust3r_ros.evaluation.capsules import CapsuleWriter
+from mvdust3r_ros.evaluation.judge import Evidence
+from mvdust3r_ros.evaluation.recording import Recording
+from mvdust3r_ros.evaluation.run import run_mapper
+from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
+from mvdust3r_ros.evaluation.window_scores import WatchedEngine, WindowLog
+from mvdust3r_ros.mapper import Mapper
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class _Feed:
+    """Frames on their way to the mapper.
+
+    Attributes:
+        stopped: why the recording was not read to its end; empty when it was.
+        aside_s: time spent on what the mapper does not need.
+    """
+
+    recording: Recording
+    true_map: TrueMapBuilder
+    interrupted: threading.Event
+    unusable: Counter[str]
+    stopped: str = ""
+    aside_s: float = 0.0
+
+    def frames(self) -> Iterator[Frame]:
+        source = self.recording.frames(lambda error: self.unusable.update([str(error)]))
+        while not self.interrupted.is_set():
+            try:
+                frame = next(source, None)
+            except MvDust3rError as error:
+                self.stopped = str(error)
+                return
+            if frame is None:
+                return
+            since = time.perf_counter()
+            self.true_map.add(frame)
+            self.aside_s += time.perf_counter() - since
+            yield frame
+        self.stopped = "interrupted"
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets; a second Ctrl-C interrupts as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def on_interrupt(signum: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            signal.default_int_handler(signum, frame)
+        event.set()
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run_lockstep(
+    recording: Recording,
+    config: MapperConfig,
+    engine: Engine,
+    capsules: CapsuleWriter | None = None,
+    progress: Progress | None = None,
+) -> tuple[Evidence, str]:
+    """Map a recording frame by frame.
+
+    Args:
+        recording: what to map.
+        config: settings of the mapper.
+        engine: the network; stays open.
+        capsules: keeps rejected windows; None not to.
+        progress: called with frames done and frames in all.
+
+    Returns:
+        What came out, and why the recording was not read to its end: empty when it was. Ctrl-C
+        and damage in the recording end the run early; what was mapped until then is kept.
+    """
+    watched = WatchedEngine(engine)
+    log = WindowLog(watched, config.pose)
+    true_map = TrueMapBuilder(config.map, engine.describe().image_hw)
+
+    def observe(update: MapUpdate) -> None:
+        prediction = log.observe(update)
+        if capsules is not None:
+            capsules.observe(update, prediction)
+
+    with interruptible() as interrupted:
+        feed = _Feed(recording, true_map, interrupted, Counter())
+        result = run_mapper(
+            feed.frames(),
+            Mapper(config, watched),
+            None if progress is None else lambda done: progress(done, recording.total),
+            observe,
+        )
+    result.frames += feed.unusable.total()
+    result.faults += feed.unusable
+    result.seconds -= feed.aside_s
+    return Evidence(result, recording.truth, log, true_map), feed.stopped

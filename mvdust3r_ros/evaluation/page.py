@@ -1,0 +1,245 @@
+"""report.html: one file that opens from disk, on a desk or a phone."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from mvdust3r_ros.datatypes import MapSnapshot, Verdict
+from mvdust3r_ros.evaluation import charts
+from mvdust3r_ros.evaluation.cloud_view import cloud_view, web_file
+from mvdust3r_ros.evaluation.judge import Judgement
+from mvdust3r_ros.evaluation.quantities import GROUPS, show
+from mvdust3r_ros.evaluation.window_scores import Thumbnail
+
+TILES = {
+    "ate_m": "path error (ATE)",
+    "ate_sim3_m": "path error, scale aligned",
+    "scale_error": "scale error",
+    "grid_iou": "grid overlap (IoU)",
+    "nd": "window error (ND)",
+    "committed_share": "windows in the map",
+    "window_p50_ms": "time of a window",
+    "peak_memory_mb": "memory",
+}
+MAX_THUMBNAILS = 12
+MAX_ROWS = 200
+
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def page(title: str, subtitle: str, body: str) -> str:
+    """A whole HTML document that refers to nothing outside itself."""
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<link rel="icon" href="data:,"><title>{escape(title)}</title>
+<style>{web_file("report.css")}</style></head>
+<body><header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div></header>
+<main>{body}</main></body></html>
+"""
+
+
+def report_page(
+    report: dict[str, Any],
+    snapshot: MapSnapshot,
+    made: Judgement,
+    thumbnails: Sequence[Thumbnail],
+) -> str:
+    """The page of one recording.
+
+    Args:
+        report: as in report.json.
+        snapshot: the map; may be empty.
+        made: what the plots are drawn from.
+        thumbnails: keyframes to choose from.
+    """
+    values = {**report["numbers"], **report["timing"]["numbers"]}
+    parts = [
+        *(f'<p class="warn">{escape(note)}</p>' for note in _warnings(report)),
+        _tiles(values),
+        _map_section(snapshot, made),
+        _trajectory_section(snapshot, made),
+        _grid_section(snapshot, made),
+        _windows_section(report, made),
+        _speed_section(report, made),
+        _thumbnails_section(thumbnails, int(report["input"]["first_stamp_ns"] or 0)),
+        _numbers_section(values),
+        _details_section(report),
+    ]
+    source = f"{report['input']['kind']}, {report['mode']}, engine {report['engine']['name']}"
+    return page(report["input"]["name"], source, "\n".join(p for p in parts if p))
+
+
+def _warnings(report: dict[str, Any]) -> list[str]:
+    found = [] if report["complete"] else [f"Partial report: {report['stopped']}"]
+    found += [f"{count} images not used: {why}" for why, count in report["unusable"].items()]
+    found += [f"{count} images dropped: {why}" for why, count in report["drops"].items()]
+    return found + [note[:1].upper() + note[1:] for note in report["notes"]]
+
+
+def _tiles(values: dict[str, Any]) -> str:
+    tiles = [
+        f'<div class="tile"><b>{show(name, values.get(name))}</b>'
+        f"<span>{escape(label)}</span></div>"
+        for name, label in TILES.items()
+    ]
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _cards(*cards: tuple[str, str]) -> str:
+    inner = "".join(
+        f'<div class="card"><h3>{escape(title)}</h3>{body}</div>' for title, body in cards
+    )
+    return f'<div class="cards">{inner}</div>'
+
+
+def _map_section(snapshot: MapSnapshot, made: Judgement) -> str:
+    if len(snapshot.points_map) == 0:
+        return ""
+    return f'<h2>Map</h2><div class="card">{cloud_view(snapshot, made.true_path)}</div>'
+
+
+def _trajectory_section(snapshot: MapSnapshot, made: Judgement) -> str:
+    if snapshot.grid is None:
+        return ""
+    cards = [("Cloud and path from above", charts.top_view(snapshot, made))]
+    if made.path:
+        cards += [
+            ("Path, coloured by its error", charts.path_view(snapshot, made)),
+            ("Position error over time", charts.error_over_time(made)),
+            ("Scale error over time", charts.scale_over_time(made)),
+            ("Rotation error over time", charts.rotation_over_time(made)),
+        ]
+    return "<h2>Trajectory</h2>" + _cards(*cards)
+
+
+def _grid_section(snapshot: MapSnapshot, made: Judgement) -> str:
+    if snapshot.grid is None:
+        return ""
+    cards = [("Occupancy grid", charts.grid_view(snapshot, made, "estimate"))]
+    note = ""
+    if made.true_grid is not None:
+        cards += [
+            ("Grid of the true cloud", charts.grid_view(snapshot, made, "truth")),
+            ("Difference", charts.grid_view(snapshot, made, "difference")),
+        ]
+        names = {
+            "obstacle": "obstacle in both", "missed": "true obstacle missed",
+            "invented": "obstacle that is none", "extra": "free where the truth is unknown",
+        }  # fmt: skip
+        dots = (
+            f'<span><i class="dot" style="background:rgb{charts.DIFFERENCE_RGB[k]}"></i>{words}'
+            "</span>"
+            for k, words in names.items()
+        )
+        note = f'<p class="controls">{" ".join(dots)}</p>'
+    return "<h2>Occupancy grid</h2>" + _cards(*cards) + note
+
+
+def _windows_section(report: dict[str, Any], made: Judgement) -> str:
+    cards = []
+    if any(w.get("nd") is not None for w in made.windows):
+        cards.append(
+            ("Distance of each window from the truth", charts.windows_chart(made.windows))
+        )
+    if made.confidence:
+        cards.append(("Confidence against error", charts.confidence_chart(made.confidence)))
+    columns = ("nd", "cd", "rre", "rte", "mae", "scale_error")
+    head = "<tr><th>window</th><th>verdict</th><th class=n>keyframes</th>" + "".join(
+        f"<th class=n>{c.replace('_', ' ')}</th>" for c in columns
+    )
+    rows = [_window_row(w, columns) for w in report["windows"][:MAX_ROWS]]
+    table = f'<div class="wide"><table>{head}<th>reason</th></tr>{"".join(rows)}</table></div>'
+    left = len(report["windows"]) - MAX_ROWS
+    more = f'<p class="note">{left} more windows are in report.json.</p>' if left > 0 else ""
+    return "<h2>Windows</h2>" + (_cards(*cards) if cards else "") + f"<p></p>{table}{more}"
+
+
+def _window_row(window: dict[str, Any], columns: Sequence[str]) -> str:
+    verdict = window["verdict"]
+    cells = "".join(
+        f"<td class=n>{'-' if window.get(c) is None else format(window[c], '.3f')}</td>"
+        for c in columns
+    )
+    kind = "good" if verdict == "committed" else "bad"
+    return (
+        f'<tr class="{kind}"><td>{window["window"]}</td><td>{verdict.replace("_", " ")}</td>'
+        f"<td class=n>{window['keyframes']}</td>{cells}"
+        f"<td class=why>{escape(window['reason'])}</td></tr>"
+    )
+
+
+def _speed_section(report: dict[str, Any], made: Judgement) -> str:
+    if not made.stages:
+        return ""
+    head = "<tr><th>stage</th><th class=n>median ms</th><th class=n>95 %</th><th class=n>max</th>"
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f"<td class=n>{s[k]:.1f}</td>" for k in ("p50", "p95", "max"))
+        + "</tr>"
+        for name, s in made.stages.items()
+    )
+    machine = report["environment"]
+    note = f"{machine['cpu']}, {machine['cores']} cores"
+    return "<h2>Speed</h2>" + _cards(
+        ("Time of each stage", charts.latency_bars(made.stages)),
+        (note, f'<div class="wide"><table>{head}</tr>{rows}</table></div>'),
+    )
+
+
+def _thumbnails_section(thumbnails: Sequence[Thumbnail], first_ns: int) -> str:
+    if not thumbnails:
+        return ""
+    count = min(MAX_THUMBNAILS, len(thumbnails))
+    chosen = [thumbnails[k * len(thumbnails) // count] for k in range(count)]
+    items = "".join(_thumb(t, first_ns) for t in chosen)
+    note = (
+        '<p class="note">The newest keyframe of a window: image, predicted depth (its scale '
+        "fitted to the true one), true depth. Bright is near, grey is unknown.</p>"
+    )
+    return f'<h2>Keyframes</h2>{note}<div class="thumbs">{items}</div>'
+
+
+def _thumb(thumb: Thumbnail, first_ns: int) -> str:
+    pictures = [("image", thumb.image), ("depth", thumb.depth), ("true depth", thumb.true_depth)]
+    inner = "".join(
+        f"<p>no {alt}</p>"
+        if data is None
+        else f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+        for alt, data in pictures
+    )
+    color = "#1e8a4c" if thumb.verdict == Verdict.COMMITTED else "#c22f3d"
+    words = thumb.verdict.name.lower().replace("_", " ")
+    when = (thumb.stamp_ns - first_ns) * 1e-9
+    return (
+        f'<div class="thumb"><div>{inner}</div><i class="dot" style="background:{color}"></i>'
+        f"window {thumb.window}, {when:.1f} s, {words}</div>"
+    )
+
+
+def _numbers_section(values: dict[str, Any]) -> str:
+    tables = []
+    for title, group in GROUPS.items():
+        rows = "".join(
+            f"<tr><td><code>{name}</code><br><span>{escape(q.meaning)}</span></td>"
+            f"<td class=n>{show(name, values.get(name))}</td></tr>"
+            for name, q in group.items()
+        )
+        tables.append(
+            f"<details><summary>{escape(title)}</summary><table>{rows}</table></details>"
+        )
+    return "<h2>All numbers</h2>" + "".join(tables)
+
+
+def _details_section(report: dict[str, Any]) -> str:
+    parts = []
+    for title in ("input", "engine", "environment", "settings"):
+        text = escape(json.dumps(report[title], indent=2))
+        parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
+    return "<h2>How it was made</h2>" + "".join(parts)

@@ -1,0 +1,108 @@
+"""Every number of a report: its name, meaning and unit, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of a report.
+
+    Attributes:
+        meaning: one phrase for people.
+        unit: "m", "deg", "%" (stored as a share of 1), "ms", "MB", "1/s", "s", "m2" or "".
+        better: "lower", "higher" or "" where neither is.
+        measured: depends on the machine and its load, so that two runs differ.
+    """
+
+    meaning: str
+    unit: str = ""
+    better: str = ""
+    measured: bool = False
+
+
+TRAJECTORY = {
+    "ate_m": Quantity("position error, aligned without scale, root mean square", "m", "lower"),
+    "ate_max_m": Quantity("largest position error, aligned without scale", "m", "lower"),
+    "ate_deg": Quantity("rotation error, root mean square", "deg", "lower"),
+    "ate_sim3_m": Quantity("position error, scale aligned too", "m", "lower"),
+    "rpe_m": Quantity("error of the motion between keyframes", "m", "lower"),
+    "rpe_deg": Quantity("rotation error of the motion between keyframes", "deg", "lower"),
+    "rpe_sim3_m": Quantity("error of the motion between keyframes, scale aligned", "m", "lower"),
+    "scale_error": Quantity("size of the path against the truth; positive: too large", "%"),
+    "scale_drift": Quantity("largest scale error of a stretch of 8 keyframes", "%", "lower"),
+    "odometry_ate_m": Quantity("position error of the recording's own odometry", "m", "lower"),
+}
+WINDOWS = {
+    "nd": Quantity("ND: mean distance of a window's points from the truth", "m", "lower"),
+    "dac": Quantity("DAc: share of the windows with ND below 0.2", "%", "higher"),
+    "cd": Quantity("CD: median over windows of the Chamfer distance", "m2", "lower"),
+    "rre": Quantity("RRE: camera pairs turned wrong by 15 degrees or more", "%", "lower"),
+    "rte": Quantity("RTE: camera pairs displaced wrong by 15 degrees or more", "%", "lower"),
+    "mae": Quantity("mAE: one minus the mean accuracy up to 30 degrees", "%", "lower"),
+    "window_scale_error": Quantity("median size error of a window that claims metres", "%"),
+    "confidence_rank": Quantity("rank correlation of confidence and error", "", "lower"),
+}
+GRID = {
+    "grid_iou": Quantity("mean of the overlap of free and of occupied cells", "%", "higher"),
+    "grid_known_iou": Quantity("cells equal in both over cells known in either", "%", "higher"),
+    "grid_free_precision": Quantity("free cells that are truly free", "%", "higher"),
+    "grid_free_recall": Quantity("truly free cells that are free", "%", "higher"),
+    "grid_occupied_precision": Quantity(
+        "occupied cells a cell or less from a true one", "%", "higher"
+    ),
+    "grid_occupied_recall": Quantity(
+        "true obstacles a cell or less from an occupied one", "%", "higher"
+    ),
+    "grid_false_free": Quantity("true obstacle cells that are free", "%", "lower"),
+}
+COUNTS = {
+    "frames": Quantity("images read"),
+    "unusable_frames": Quantity("images that could not be used", "", "lower"),
+    "blurred_frames": Quantity("images skipped as blurred"),
+    "dropped_frames": Quantity("images dropped by the node", "", "lower"),
+    "keyframes": Quantity("images kept"),
+    "windows": Quantity("windows that went through the network"),
+    "windows_committed": Quantity("windows in the map", "", "higher"),
+    "windows_rejected": Quantity("windows rejected", "", "lower"),
+    "windows_superseded": Quantity("windows the network had no time for", "", "lower"),
+    "windows_scored": Quantity("windows compared with recorded depth"),
+    "committed_share": Quantity("windows in the map, of all", "%", "higher"),
+    "loop_closures": Quantity("loops closed"),
+    "map_points": Quantity("points of the map"),
+    "free_m2": Quantity("free area", "m2"),
+    "occupied_m2": Quantity("occupied area", "m2"),
+    "path_m": Quantity("way of the mapped keyframes", "m"),
+    "scale_rel_sigma": Quantity("how well the mapper thinks it knows the scale", "%", "lower"),
+}
+MEASURED = {
+    "window_p50_ms": Quantity("time of a window, median", "ms", "lower", measured=True),
+    "window_p95_ms": Quantity("time of a window, 95 of 100 are faster", "ms", "lower", True),
+    "window_max_ms": Quantity("time of the slowest window", "ms", "lower", True),
+    "windows_per_s": Quantity("windows in a second of work", "1/s", "higher", measured=True),
+    "frames_per_s": Quantity("images in a second of work", "1/s", "higher", measured=True),
+    "seconds": Quantity("reading and mapping", "s", "lower", measured=True),
+    "peak_memory_mb": Quantity("largest memory of the process", "MB", "lower", measured=True),
+}
+GROUPS = {
+    "Trajectory": TRAJECTORY,
+    "Grid": GRID,
+    "Windows, as the paper judges them": WINDOWS,
+    "Counts": COUNTS,
+    "Speed": MEASURED,
+}
+QUANTITIES = {name: q for group in GROUPS.values() for name, q in group.items()}
+
+
+def show(name: str, value: float | None) -> str:
+    """A number with its unit as people read it; a dash when there is none."""
+    if value is None:
+        return "-"
+    unit = QUANTITIES[name].unit if name in QUANTITIES else ""
+    if unit == "%":
+        return f"{round(100 * value, 1) + 0.0:.1f} %"
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value)} {unit}".strip()
+    digits = max(0, 3 - len(str(int(abs(value)))))
+    return f"{value:.{digits + (unit == 'm' and abs(value) < 1)}f} {unit}".strip()

@@ -1,0 +1,62 @@
+"""What can be evaluated: a recording of any kind as frames, with its truth where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import Frame, MvDust3rError, Trajectory
+from mvdust3r_ros.evaluation.map_metrics import MAX_STAMP_GAP_NS
+
+OnBad = Callable[[Exception], None]
+
+
+class RecordingError(MvDust3rError):
+    """There is no recording at a path, or not of the kind it seems to be."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording and how to read it.
+
+    Attributes:
+        name: shown to people.
+        kind: "ROS 2 bag", "TUM RGB-D", ...
+        total: number of images.
+        read: gives the frames in order; unusable ones go to the callback and are left out.
+        truth: true camera poses, or None.
+        truth_source: where they come from; empty for none.
+        depth_source: where true depth comes from; empty for none.
+        details: more to store in the report: topics, files.
+    """
+
+    name: str
+    kind: str
+    total: int
+    read: Callable[[OnBad], Iterator[Frame]]
+    truth: Trajectory | None = None
+    truth_source: str = ""
+    depth_source: str = ""
+    details: dict[str, str] = field(default_factory=dict)
+
+    def frames(self, on_bad: OnBad) -> Iterator[Frame]:
+        """The frames in order, with the true pose of the nearest stamp within 10 ms."""
+        for frame in self.read(on_bad):
+            if self.truth is None:
+                yield frame
+                continue
+            stamps = self.truth.stamps_ns
+            after = int(np.searchsorted(stamps, frame.stamp_ns))
+            near = [k for k in (after - 1, after) if 0 <= k < len(stamps)]
+            best = min(near, key=lambda k: abs(int(stamps[k]) - frame.stamp_ns))
+            close = abs(int(stamps[best]) - frame.stamp_ns) <= MAX_STAMP_GAP_NS
+            yield replace(frame, T_world_cam=self.truth.T_world_cam[best] if close else None)
+
+
+def recording_name(path: Path) -> str:
+    """What people call a recording: the folder above where the bag itself is just `bag`."""
+    path = path.resolve()
+    return path.parent.name if path.stem in ("bag", "rosbag2") else path.stem

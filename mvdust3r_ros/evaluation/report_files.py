@@ -1,0 +1,181 @@
+"""report.json and report.html of one evaluated recording."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mvdust3r_ros.config import settings_dict
+from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.engines.create import default_engine_folder
+from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
+from mvdust3r_ros.evaluation.environment import describe_environment
+from mvdust3r_ros.evaluation.judge import Evidence, Judgement, judge, rejects
+from mvdust3r_ros.evaluation.page import report_page
+from mvdust3r_ros.evaluation.recording import Recording
+from mvdust3r_ros.evaluation.report import ReportError, plain_values
+from mvdust3r_ros.map_files import save_map
+
+FORMAT = 1
+MEASURED = ("timing", "environment")
+"""Sections that differ between two runs of the same recording; all others are the same."""
+
+
+def write_report(
+    out: Path, recording: Recording, evidence: Evidence, mode: str = "lockstep", stopped: str = ""
+) -> dict[str, Any]:
+    """Judge a run and write everything about it.
+
+    Args:
+        out: folder, made when missing.
+        recording: what was evaluated.
+        evidence: what came out.
+        mode: "lockstep" or "live".
+        stopped: why the recording was not read to its end; empty when it was.
+
+    Returns:
+        The report, as in report.json.
+
+    Raises:
+        ReportError: the disk.
+        PictureError: matplotlib is not installed; report.json is there all the same.
+        MapFileError: the map cannot be written.
+    """
+    made = judge(evidence)
+    report = _report(recording, evidence, made, mode, stopped)
+    files: list[Path] = []
+    if evidence.result.snapshot.grid is not None:
+        files = save_map(evidence.result.snapshot, out, "map")
+    report["files"] = [path.name for path in files]
+    _write(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    log = evidence.windows
+    thumbnails = [] if log is None else log.thumbnails
+    html = report_page(report, evidence.result.snapshot, made, thumbnails)
+    _write(out / "report.html", html)
+    return report
+
+
+def _report(
+    recording: Recording, evidence: Evidence, made: Judgement, mode: str, stopped: str
+) -> dict[str, Any]:
+    result = evidence.result
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "complete": not stopped,
+        "stopped": stopped,
+        "mode": mode,
+        "input": {
+            "name": recording.name,
+            "kind": recording.kind,
+            "images": recording.total,
+            "first_stamp_ns": result.first_stamp_ns,
+            "truth": recording.truth_source,
+            "true_poses": 0 if recording.truth is None else len(recording.truth),
+            "depth": recording.depth_source,
+            **recording.details,
+        },
+        "engine": {**asdict(result.engine), "manifest": _manifest(result.config.engine.engine)},
+        "numbers": made.numbers,
+        "rejects": rejects(result.windows),
+        "unusable": dict(result.faults),
+        "drops": evidence.drops,
+        "notes": made.notes,
+        "windows": made.windows,
+        "path": made.path,
+        "confidence": made.confidence,
+        "settings": settings_dict(result.config),
+        "timing": {
+            "numbers": made.measured,
+            "stages": made.stages,
+            "windows_ms": {w.index: w.latency_ms for w in result.windows},
+        },
+        "environment": {
+            "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **describe_environment(),
+        },
+    }
+    plain: dict[str, Any] = plain_values(report)
+    return plain
+
+
+def _manifest(engine: str) -> dict[str, Any] | None:
+    """The manifest of an engine folder; None for the oracle and plain weights."""
+    try:
+        folder = Path(engine) if engine else default_engine_folder()
+        if not (folder / MANIFEST_NAME).is_file():
+            return None
+        return asdict(load_manifest(folder, check_files=False))
+    except MvDust3rError:
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    """The file appears complete or not at all."""
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise ReportError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report.json, or the one in a folder.
+
+    Raises:
+        ReportError: there is none, or it is not one.
+    """
+    path = path / "report.json" if path.is_dir() else path
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"report {path} cannot be read: {error}") from None
+    if not isinstance(report, dict) or report.get("format") != FORMAT:
+        raise ReportError(f"{path} is no report of `mvdust3r_ros evaluate`")
+    return report
+
+
+def same_numbers(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two reports agree in all that does not depend on the machine."""
+    return all(a.get(k) == b.get(k) for k in {*a, *b} if k not in MEASURED)
+
+
+def describe_report(report: dict[str, Any], out: Path, capsules: Sequence[Path] = ()) -> str:
+    """The numbers that matter and where to look, for a terminal."""
+    from mvdust3r_ros.evaluation.quantities import show
+
+    numbers = {**report["numbers"], **report["timing"]["numbers"]}
+    said = [
+        "{frames} images, {keyframes} keyframes, {windows_committed} of {windows} windows in the "
+        "map, {window_p50_ms} a window ({window_p95_ms} at 95 %)",
+    ]
+    if numbers["ate_m"] is not None:
+        said.append(
+            "path: ATE {ate_m}, {ate_sim3_m} with the scale aligned, scale off by {scale_error}"
+        )
+    if numbers["grid_iou"] is not None:
+        said.append(
+            "grid: IoU {grid_iou}, free cells right {grid_free_precision}, obstacles found "
+            "{grid_occupied_recall}"
+        )
+    if numbers["nd"] is not None:
+        said.append("windows: ND {nd}, DAc {dac}, CD {cd}, RRE {rre}, RTE {rte}, mAE {mae}")
+    shown = {name: show(name, value) for name, value in numbers.items()}
+    lines = [line.format(**shown) for line in said]
+    if report["rejects"]:
+        reasons = ", ".join(f"{n} {name}" for name, n in report["rejects"].items())
+        lines.append(f"rejected: {reasons}")
+    lines += [f"{n} images not used: {why}" for why, n in report["unusable"].items()]
+    lines += [f"{n} images dropped: {why}" for why, n in report["drops"].items()]
+    lines += [f"note: {note}" for note in report["notes"]]
+    if capsules:
+        lines.append(
+            f"{len(capsules)} capsules of rejected windows: mvdust3r_ros evaluate --capsule "
+            f"{capsules[0]}"
+        )
+    return "\n".join([*lines, f"{out / 'report.html'}"])

@@ -1,0 +1,70 @@
+"""Messages of an open bag, with one clear error for each way they can be damaged."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import ReaderError
+
+from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.ros.images import ConversionError
+
+DAMAGES = (ReaderError, sqlite3.Error, OSError, struct.error, EOFError, ValueError, IndexError)
+STAMP_BEGIN, STAMP_END = 4, 12
+
+
+class BagError(MvDust3rError):
+    """A bag cannot be read, or does not hold what was asked for."""
+
+
+def raw_messages(
+    reader: AnyReader, connections: Sequence[Connection]
+) -> Iterator[tuple[Connection, int, bytes]]:
+    """Connection, log time and bytes of the messages of some connections; of none when empty.
+
+    Raises:
+        BagError: the bag is damaged on the way; messages before are given.
+    """
+    if not connections:
+        return
+    source = reader.messages(connections=connections)
+    count = 0
+    while True:
+        try:
+            item = next(source, None)
+        except DAMAGES as error:
+            raise BagError(
+                f"bag {reader.paths[0]} is damaged after {count} messages ({error}); "
+                "`mcap recover` or sqlite3's `.recover` may save the rest"
+            ) from None
+        if item is None:
+            return
+        count += 1
+        yield item
+
+
+def decoded(reader: AnyReader, connection: Connection, log_ns: int, raw: bytes) -> Any:
+    """A message.
+
+    Raises:
+        ConversionError: its bytes are not one.
+    """
+    try:
+        return reader.deserialize(raw, connection.msgtype)
+    except (AnyReaderError, struct.error, ValueError, IndexError) as error:
+        raise ConversionError(
+            "corrupt",
+            f"{connection.topic}: message at {log_ns / 1e9:.3f} s is corrupt ({error})",
+        ) from None
+
+
+def header_stamp_ns(raw: bytes) -> int:
+    """Stamp of a message that begins with a header, without decoding the rest (CDR)."""
+    little = len(raw) > 1 and raw[1] & 1
+    sec, nanosec = struct.unpack("<iI" if little else ">iI", raw[STAMP_BEGIN:STAMP_END])
+    return int(sec) * 10**9 + int(nanosec)

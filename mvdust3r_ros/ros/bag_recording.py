@@ -1,0 +1,202 @@
+"""A bag as a recording to evaluate: its images, and truth and depth from topics or files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.highlevel import AnyReader
+
+from mvdust3r_ros.datatypes import Frame, Trajectory
+from mvdust3r_ros.evaluation.recording import OnBad, Recording, recording_name
+from mvdust3r_ros.evaluation.truth_files import TruthError, check_overlap, read_truth
+from mvdust3r_ros.ros.bag import (
+    DEPTH_TYPE,
+    EXTRAPOLATION_NS,
+    ODOM_TYPE,
+    TF_TYPE,
+    BagOdometry,
+    BagOptions,
+    choose_image_topic,
+    choose_info_topic,
+    opened_bag,
+    read_frames,
+)
+from mvdust3r_ros.ros.bag_messages import BagError, decoded, header_stamp_ns, raw_messages
+from mvdust3r_ros.ros.conversions import pose_from_pose, stamp_to_ns
+from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.ros.transforms import PoseBuffer
+
+POSE_TYPES = ("geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped")
+TRUTH_WORDS = ("truth", "vicon", "mocap", "optitrack")
+TRUTH_FILES = ("poses.txt", "groundtruth.txt", "truth.tum")
+DEPTH_FOLDER = "depth"
+
+
+@dataclass(frozen=True)
+class TruthOptions:
+    """Where the truth of a recording is.
+
+    Attributes:
+        truth: topic or file; "none" for none; empty to look in the bag and beside it.
+        depth: topic or folder of PNGs; "none" for none; empty to look beside the bag.
+    """
+
+    truth: str = ""
+    depth: str = ""
+
+
+def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recording:
+    """Look into a bag.
+
+    Raises:
+        MvDust3rError: the bag cannot be read, lacks a topic, or the truth does not fit it; the
+            message names the remedy.
+    """
+    with opened_bag(bag) as reader:
+        image_topic = choose_image_topic(reader, topics.image_topic)
+        topics = _with_depth(reader, bag, replace(topics, image_topic=image_topic), truth.depth)
+        info_topic = choose_info_topic(reader, image_topic, topics.camera_info_topic)
+        connections = [c for c in reader.connections if c.topic == image_topic]
+        total = sum(c.msgcount for c in connections)
+        stamps = np.array(
+            [header_stamp_ns(raw) for _, _, raw in raw_messages(reader, connections)], np.int64
+        )
+        if not total:
+            raise BagError(f"bag {bag}: image topic {image_topic} holds no messages")
+        source = _truth_source(reader, bag, truth.truth)
+        path = _read_truth(reader, source, image_topic, stamps, topics)
+    depth = topics.depth_topic or str(topics.depth_folder or "")
+    return Recording(
+        name=recording_name(bag),
+        kind="ROS 2 bag",
+        total=min(total, topics.max_frames) if topics.max_frames else total,
+        read=lambda on_bad: _frames(bag, topics, on_bad),
+        truth=path,
+        truth_source=source,
+        depth_source=depth,
+        details={"image_topic": image_topic, "camera_info_topic": info_topic},
+    )
+
+
+def _frames(bag: Path, topics: BagOptions, on_bad: OnBad) -> Iterator[Frame]:
+    yield from read_frames(bag, topics, on_bad)
+
+
+def _with_depth(reader: AnyReader, bag: Path, topics: BagOptions, depth: str) -> BagOptions:
+    """The options with the depth topic or folder that is meant."""
+    beside = bag.resolve().parent / DEPTH_FOLDER
+    if depth == "none":
+        return topics
+    if not depth:
+        if topics.depth_topic or topics.depth_folder or not any(beside.glob("*.png")):
+            return topics
+        return replace(topics, depth_folder=beside)
+    images = sorted({c.topic for c in reader.connections if c.msgtype == DEPTH_TYPE})
+    if depth in images:
+        return replace(topics, depth_topic=depth)
+    if Path(depth).is_dir():
+        return replace(topics, depth_folder=Path(depth))
+    raise BagError(
+        f"depth {depth} is neither a folder nor an image topic of the bag; "
+        f"its image topics: {', '.join(images) or 'none'}"
+    )
+
+
+def pose_topics(reader: AnyReader) -> list[str]:
+    """Topics of an open bag that hold poses."""
+    kinds = (*POSE_TYPES, ODOM_TYPE, TF_TYPE)
+    found = {c.topic for c in reader.connections if c.msgtype in kinds}
+    return sorted(found - {"/tf_static"})
+
+
+def _truth_source(reader: AnyReader, bag: Path, wanted: str) -> str:
+    """A topic or a file; empty when there is none.
+
+    Raises:
+        TruthError: what was asked for does not exist.
+    """
+    topics = pose_topics(reader)
+    if wanted == "none":
+        return ""
+    if wanted:
+        if wanted in topics or Path(wanted).is_file():
+            return wanted
+        raise TruthError(
+            f"truth {wanted} is neither a file nor a topic of poses in the bag; "
+            f"its topics of poses: {', '.join(topics) or 'none'}"
+        )
+    named = [t for t in topics if any(word in t.lower() for word in TRUTH_WORDS)]
+    if named:
+        return named[0]
+    beside = (bag.resolve().parent / name for name in TRUTH_FILES)
+    return next((str(path) for path in beside if path.is_file()), "")
+
+
+def _read_truth(
+    reader: AnyReader, source: str, image_topic: str, stamps_ns: Any, topics: BagOptions
+) -> Trajectory | None:
+    if not source:
+        return None
+    if source in pose_topics(reader):
+        truth = _truth_of_topic(reader, source, image_topic, stamps_ns, topics)
+    else:
+        truth = read_truth(Path(source), stamps_ns)
+    check_overlap(truth, source, int(stamps_ns.min()), int(stamps_ns.max()))
+    return truth
+
+
+def _truth_of_topic(
+    reader: AnyReader, topic: str, image_topic: str, stamps_ns: Any, topics: BagOptions
+) -> Trajectory:
+    """Poses of the camera at the stamps of the images, interpolated.
+
+    Odometry and TF are carried over to the camera by the transforms in the bag; a PoseStamped is
+    taken to be of the camera.
+    """
+    kind = next(c.msgtype for c in reader.connections if c.topic == topic)
+    if kind in POSE_TYPES:
+        poses = _stamped_poses(reader, topic)
+        found = [(int(s), poses.at(int(s), EXTRAPOLATION_NS)) for s in stamps_ns]
+        covered = poses.newest_ns
+    else:
+        camera = topics.camera_frame or _camera_frame(reader, image_topic)
+        how = "topic" if kind == ODOM_TYPE else "tf"
+        options = BagOptions(odometry=how, odom_topic=topic if kind == ODOM_TYPE else "")
+        odometry = BagOdometry(reader, options)
+        if kind == TF_TYPE:
+            odometry.odom_frame = odometry.root_of(camera)
+        found = [(int(s), odometry.camera_pose(camera, int(s))) for s in stamps_ns]
+        covered = None
+    known = {s: T for s, T in found if T is not None}
+    if not known:
+        when = f"; it ends at {covered / 1e9:.3f} s" if covered else ""
+        raise TruthError(
+            f"truth {topic} has no pose at the time of any image "
+            f"({stamps_ns.min() / 1e9:.3f} to {stamps_ns.max() / 1e9:.3f} s){when}"
+        )
+    ordered = sorted(known)
+    return Trajectory(np.array(ordered, np.int64), np.array([known[s] for s in ordered]))
+
+
+def _stamped_poses(reader: AnyReader, topic: str) -> PoseBuffer:
+    poses = PoseBuffer()
+    wanted = [c for c in reader.connections if c.topic == topic]
+    for connection, log_ns, raw in raw_messages(reader, wanted):
+        message = decoded(reader, connection, log_ns, raw)
+        pose = message.pose if connection.msgtype == POSE_TYPES[0] else message.pose.pose
+        poses.add(stamp_to_ns(message.header.stamp), pose_from_pose(pose))
+    return poses
+
+
+def _camera_frame(reader: AnyReader, image_topic: str) -> str:
+    wanted = [c for c in reader.connections if c.topic == image_topic]
+    for connection, log_ns, raw in raw_messages(reader, wanted):
+        try:
+            return str(decoded(reader, connection, log_ns, raw).header.frame_id)
+        except ConversionError:
+            continue
+    return ""

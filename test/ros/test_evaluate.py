@@ -1,0 +1,344 @@
+"""`mvdust3r_ros evaluate` on bags: the numbers, the errors, the files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from mvdust3r_ros.cli import main
+from mvdust3r_ros.datatypes import Trajectory
+from mvdust3r_ros.evaluation.quantities import QUANTITIES
+from mvdust3r_ros.evaluation.report_files import same_numbers
+from mvdust3r_ros.map_files import write_tum
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+OFFICE = Path(__file__).parents[3] / "shared" / "data" / "hololens_office"
+SETTINGS = "keyframes: {window_size: 4, window_overlap: 2, max_translation_m: 0.2}\n"
+STORE = get_typestore(Stores.ROS2_JAZZY)
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    path.write_text(SETTINGS)
+    return path
+
+
+def truth_file(made: Any, folder: Path, shift_m: float = 0.0, later_s: int = 0) -> Path:
+    """The true path of a bag of the box room as a TUM file."""
+    poses = np.array(made.poses)
+    poses[:, 0, 3] += shift_m * np.arange(len(poses))
+    stamps = np.array(made.stamps_ns, np.int64) + later_s * 10**9
+    write_tum(folder / "truth.tum", Trajectory(stamps, poses))
+    return folder / "truth.tum"
+
+
+def evaluate(*words: object) -> int:
+    return main(["evaluate", *map(str, words)])
+
+
+def report_in(folder: Path) -> dict[str, Any]:
+    return json.loads(
+        (folder / "report.json").read_text(),
+        parse_constant=lambda name: pytest.fail(f"{name} in report.json"),
+    )
+
+
+@pytest.fixture(scope="module")
+def oracle_report(room_bag: Any, params: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("oracle_report")
+    truth = truth_file(room_bag, tmp_path_factory.mktemp("truth"))
+    words = ("--engine", "oracle", "--params", params, "--truth", truth, "--out", out)
+    assert evaluate(room_bag.bag, *words) == 0
+    return out
+
+
+def test_the_oracle_is_right_in_every_column(oracle_report: Path) -> None:
+    report = report_in(oracle_report)
+    numbers = report["numbers"]
+    assert set(numbers) == {n for n, q in QUANTITIES.items() if not q.measured}
+    assert set(report["timing"]["numbers"]) == {n for n, q in QUANTITIES.items() if q.measured}
+    missing = {name for name, value in numbers.items() if value is None}
+    # all points of the oracle are equally sure
+    assert missing == {"confidence_rank"}
+    assert numbers["frames"] == 36
+    assert numbers["windows_committed"] == numbers["windows"] == numbers["windows_scored"] >= 4
+    # depth is in whole millimetres
+    for name in ("ate_m", "ate_sim3_m", "rpe_m", "rpe_sim3_m", "odometry_ate_m"):
+        assert 0 <= numbers[name] < 0.002, name
+    assert abs(numbers["scale_error"]) < 0.002
+    assert numbers["nd"] < 0.002
+    assert numbers["dac"] == 1
+    assert numbers["rre"] == numbers["rte"] == 0
+    assert numbers["grid_iou"] > 0.85
+    assert numbers["grid_occupied_recall"] > 0.95
+    assert report["complete"]
+    assert report["mode"] == "lockstep"
+    assert report["settings"]["keyframes"]["window_size"] == 4
+    assert report["engine"]["backend"] == "oracle"
+    assert report["environment"]["versions"]["numpy"] == np.__version__
+    assert {"decode", "pose", "stitch", "total"} <= set(report["timing"]["stages"])
+    for stage in report["timing"]["stages"].values():
+        assert 0 <= stage["p50"] <= stage["p95"] <= stage["max"]
+    assert report["timing"]["numbers"]["peak_memory_mb"] > 20
+
+
+def test_the_page_stands_alone(oracle_report: Path) -> None:
+    html = (oracle_report / "report.html").read_text()
+    assert html.count("<svg") >= 10
+    assert "http-equiv" in html
+    for outside in ('src="http', 'href="http', "url(http", 'src="//', "@import"):
+        assert outside not in html
+    assert len(html) < 3_000_000
+
+
+def test_twice_gives_the_same_numbers_to_the_bit(
+    room_bag: Any, params: Path, tmp_path: Path, oracle_report: Path
+) -> None:
+    truth = truth_file(room_bag, tmp_path)
+    out = tmp_path / "again"
+    words = ("--engine", "oracle", "--params", params, "--truth", truth, "--out", out)
+    assert evaluate(room_bag.bag, *words) == 0
+    first, again = report_in(oracle_report), report_in(out)
+    again["input"]["truth"] = first["input"]["truth"]
+    assert same_numbers(first, again)
+    again["numbers"]["ate_m"] += 1e-15
+    assert not same_numbers(first, again)
+
+
+def test_the_default_model_twice_gives_the_same_numbers_to_the_bit(
+    room_bag: Any, params: Path, tmp_path: Path
+) -> None:
+    reports = []
+    for name in ("a", "b"):
+        out = tmp_path / name
+        assert evaluate(room_bag.bag, "--params", params, "--max-frames", 14, "--out", out) == 0
+        reports.append(report_in(out))
+    assert reports[0]["numbers"]["windows"] >= 2
+    assert reports[0]["engine"]["manifest"]["name"]
+    assert same_numbers(*reports)
+
+
+@pytest.mark.parametrize("align", ["-a", "-as"])
+def test_the_path_errors_are_those_of_evo(
+    room_bag: Any, params: Path, tmp_path: Path, align: str
+) -> None:
+    """A truth that bends away from the path, so that the errors are not zero."""
+    if not (BIN / "evo_ape").exists():
+        pytest.skip("evo is not installed")
+    truth = truth_file(room_bag, tmp_path, shift_m=0.01)
+    out = tmp_path / "out"
+    words = ("--engine", "oracle", "--params", params, "--truth", truth, "--out", out)
+    assert evaluate(room_bag.bag, *words, "--odometry", "topic") == 0
+    numbers = report_in(out)["numbers"]
+    want = {
+        name: evo(command, truth, out / "map.tum", align, *words)
+        for name, command, words in (
+            ("ate", "evo_ape", ("-r", "trans_part")),
+            ("ate_deg", "evo_ape", ("-r", "angle_deg")),
+            ("rpe", "evo_rpe", ("-r", "trans_part", "--delta", "1", "--delta_unit", "f")),
+            ("rpe_deg", "evo_rpe", ("-r", "angle_deg", "--delta", "1", "--delta_unit", "f")),
+        )
+    }
+    which = "m" if align == "-a" else "sim3_m"
+    assert want["ate"]["rmse"] > 0.01
+    assert numbers[f"ate_{which}"] == pytest.approx(want["ate"]["rmse"], rel=1e-5)
+    assert numbers[f"rpe_{which}"] == pytest.approx(want["rpe"]["rmse"], rel=1e-5)
+    if align == "-a":
+        assert numbers["ate_max_m"] == pytest.approx(want["ate"]["max"], rel=1e-5)
+        assert numbers["ate_deg"] == pytest.approx(want["ate_deg"]["rmse"], rel=1e-4)
+        assert numbers["rpe_deg"] == pytest.approx(want["rpe_deg"]["rmse"], abs=1e-4)
+
+
+def evo(command: str, truth: Path, estimate: Path, *words: str) -> dict[str, float]:
+    """Statistics that evo's own command line prints into its results."""
+    zipped = estimate.parent / "evo.zip"
+    zipped.unlink(missing_ok=True)
+    call = [str(BIN / command), "tum", str(truth), str(estimate), *words]
+    subprocess.run([*call, "--save_results", str(zipped)], check=True, capture_output=True)
+    with zipfile.ZipFile(zipped) as archive:
+        stats: dict[str, float] = json.loads(archive.read("stats.json"))
+    return stats
+
+
+def test_a_limit_that_does_not_hold_is_an_exit_code(
+    room_bag: Any, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = truth_file(room_bag, tmp_path)
+    words = (room_bag.bag, "--engine", "oracle", "--params", params, "--truth", truth)
+    words = (*words, "--max-frames", 12, "--out", tmp_path / "out")
+    assert evaluate(*words, "--require", "ate_m<0.1,grid_iou>0.3") == 0
+    capsys.readouterr()
+    assert evaluate(*words, "--require", "ate_m<0.1,frames>100") == 1
+    assert capsys.readouterr().err == "mvdust3r_ros: required frames>100: it is 12\n"
+    assert evaluate(*words, "--require", "atem<0.1") == 1
+    assert "did you mean ate_m" in capsys.readouterr().err
+
+
+def test_no_truth_is_said_and_the_rest_reported(
+    room_bag: Any, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--engine", "oracle", "--params", params, "--out", tmp_path / "out")
+    assert evaluate(room_bag.bag, *words) == 0
+    assert "note: no truth" in capsys.readouterr().out
+    report = report_in(tmp_path / "out")
+    assert report["numbers"]["ate_m"] is None
+    assert report["numbers"]["windows_committed"] >= 4
+    assert report["notes"][0].startswith("no truth")
+
+
+@pytest.mark.parametrize("odometry", ["topic", "base", "tf"])
+def test_truth_from_a_topic_is_of_the_camera(
+    make_bag: Callable[..., Any], bag_kind: Any, params: Path, tmp_path: Path, odometry: str
+) -> None:
+    made = make_bag(bag_kind(odometry=odometry, frames=14))
+    topic = "/tf" if odometry == "tf" else "/odom"
+    words = ("--engine", "oracle", "--params", params, "--truth", topic)
+    assert evaluate(made.bag, *words, "--out", tmp_path / "out") == 0
+    report = report_in(tmp_path / "out")
+    assert report["input"]["truth"] == topic
+    assert report["numbers"]["ate_m"] < 0.002
+    assert report["numbers"]["nd"] < 0.002
+
+
+def copied(bag: Path, folder: Path, change: Callable[[str, int, bytes], bytes | None]) -> Path:
+    """A copy of a bag with other bytes in some messages; None leaves a message out."""
+    counts: dict[str, int] = {}
+    out = folder / "copy"
+    with (
+        AnyReader([bag]) as reader,
+        Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer,
+    ):
+        topics = {
+            c.topic: writer.add_connection(c.topic, c.msgtype, typestore=STORE)
+            for c in reader.connections
+        }
+        for connection, log_ns, raw in reader.messages():
+            number = counts[connection.topic] = counts.get(connection.topic, -1) + 1
+            data = change(connection.topic, number, bytes(raw))
+            if data is not None:
+                writer.write(topics[connection.topic], log_ns, data)
+    return out
+
+
+def test_a_corrupt_message_is_counted_named_and_passed_over(
+    room_bag: Any, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(topic: str, number: int, raw: bytes) -> bytes:
+        spoiled = (topic, number) in {("/camera/image_raw", 5), ("/odom", 9)}
+        return raw[:40] if spoiled else raw
+
+    bag = copied(room_bag.bag, tmp_path, change)
+    words = ("--engine", "oracle", "--params", params, "--depth", room_bag.depth)
+    assert evaluate(bag, *words, "--out", tmp_path / "out") == 0
+    report = report_in(tmp_path / "out")
+    assert report["complete"]
+    topics = sorted(line.split(":")[0] for line in report["unusable"])
+    assert topics == ["/camera/image_raw", "/odom"]
+    assert all("corrupt" in line for line in report["unusable"])
+    assert report["numbers"]["windows_committed"] >= 3
+    assert "images not used: /camera/image_raw: message at" in capsys.readouterr().out
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.err.startswith("mvdust3r_ros: ")
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+def test_each_mistake_gives_one_clear_line(
+    make_bag: Callable[..., Any],
+    bag_kind: Any,
+    room_bag: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bag, out = room_bag.bag, ("--out", tmp_path / "out")
+    assert evaluate(tmp_path / "nowhere", *out) == 1
+    assert "nowhere does not exist" in one_line(capsys)
+
+    assert evaluate(bag, "--image-topic", "/cam", *out) == 1
+    assert "no image topic /cam; it has /camera/image_raw" in one_line(capsys)
+
+    no_images = copied(bag, tmp_path, lambda t, _, raw: None if "image" in t else raw)
+    assert evaluate(no_images, *out) == 1
+    assert "image topic /camera/image_raw holds no messages" in one_line(capsys)
+
+    assert evaluate(bag, "--truth", "/vicon", *out) == 1
+    assert (
+        "neither a file nor a topic of poses in the bag; its topics of poses: /odom"
+        in one_line(capsys)
+    )
+    later = truth_file(room_bag, tmp_path, later_s=1000)
+    assert evaluate(bag, "--truth", later, *out) == 1
+    assert "no common time" in one_line(capsys)
+
+    assert evaluate(bag, "--depth", "/depth", *out) == 1
+    assert "neither a folder nor an image topic" in one_line(capsys)
+
+    two = make_bag(bag_kind(second_camera=True, frames=3))
+    assert evaluate(two.bag, *out) == 1
+    assert "choose one: /camera/image_raw, /rear/image_raw" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_a_bag_that_was_cut_off_is_named_with_the_remedy(
+    make_bag: Callable[..., Any],
+    bag_kind: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    storage: StoragePlugin,
+) -> None:
+    made = make_bag(bag_kind(storage=storage, frames=8))
+    bag = tmp_path / "cut"
+    shutil.copytree(made.bag, bag)
+    file = next(f for f in bag.iterdir() if f.suffix in (".mcap", ".db3"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert evaluate(bag, "--out", tmp_path / "out") == 1
+    line = one_line(capsys)
+    assert str(bag) in line
+    assert "recover" in line
+
+
+def test_rooms_and_flats_are_still_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, words in (("rooms", "--views"), ("flats", "--drift")):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", kind, "--help"])
+        assert ended.value.code == 0
+        assert words in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    out = capsys.readouterr().out
+    assert "evaluate rooms --help" in out
+    assert "--require" in out
+
+
+@pytest.mark.skipif(not OFFICE.exists(), reason=f"no real footage at {OFFICE}")
+@pytest.mark.slow
+def test_the_real_bag_in_full(tmp_path: Path) -> None:
+    assert evaluate(OFFICE / "bag", "--engine", "oracle", "--out", tmp_path) == 0
+    report = report_in(tmp_path)
+    assert report["input"]["truth"] == str(OFFICE / "poses.txt")
+    assert report["input"]["depth"] == str(OFFICE / "depth")
+    numbers = report["numbers"]
+    assert numbers["windows_committed"] == numbers["windows"] == 7
+    assert numbers["ate_m"] < 0.001
+    assert numbers["grid_iou"] > 0.85
+    assert numbers["grid_free_precision"] > 0.97
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("data:image/jpeg") >= 20

@@ -1,0 +1,6 @@
+// The parts of three.js that evaluation/web/viewer.js uses.
+export {
+  BufferAttribute, BufferGeometry, Line, LineBasicMaterial, PerspectiveCamera, Plane, Points,
+  PointsMaterial, Scene, Vector3, WebGLRenderer,
+} from "three";
+export { OrbitControls } from "three/addons/controls/OrbitControls.js";
