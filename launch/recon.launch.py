@@ -27,6 +27,7 @@ ARGUMENTS = [
     ("odom", "odom", "odometry topic (nav_msgs/Odometry)"),
     ("depth", "", "depth image topic registered to the image; empty for none"),
     ("engine", "", "engine folder; empty for what params_file says"),
+    ("max_interval_s", "", "a keyframe at least this often (s); empty for what params_file says"),
     ("params_file", str(SHARE / "config" / "mapper.yaml"), "settings of the node"),
     ("namespace", "", "namespace of the node"),
     ("use_sim_time", "false", "take the time from /clock (bags, simulation)"),
@@ -52,6 +53,8 @@ def _mapper(context: LaunchContext) -> LifecycleNode:
         parameters["ros.use_depth"] = True
     if given["engine"]:
         parameters["engine.engine"] = given["engine"]
+    if given["max_interval_s"]:
+        parameters["keyframes.max_interval_s"] = float(given["max_interval_s"])
     if given["image_transport"]:
         parameters["ros.image_transport"] = given["image_transport"]
     return LifecycleNode(

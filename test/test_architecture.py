@@ -53,6 +53,7 @@ ROS = {
     "launch",
     "launch_ros",
     "lifecycle_msgs",
+    "map_msgs",
     "nav_msgs",
     "rcl_interfaces",
     "rclpy",

@@ -217,7 +217,10 @@ def _map_status(health: Health, name: str) -> DiagnosticStatus:
     elif last is not None:
         level, message = WARN, f"last window rejected: {last.message}"
     if last is not None and last.verdict == Verdict.COMMITTED and not last.gate_open:
-        level, message = WARN, f"~/occupancy_grid is withheld: {last.gate_hint}"
+        level, message = (
+            WARN,
+            f"~/occupancy_grid and ~/obstacle_points are withheld: {last.gate_hint}",
+        )
     values: Values = [
         (f"windows {v.name.lower()}", n) for v, n in sorted(account.verdicts.items())
     ]

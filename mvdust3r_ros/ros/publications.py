@@ -18,6 +18,7 @@ from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
 from mvdust3r_ros.occupancy import UNKNOWN, summarize_grid
+from mvdust3r_ros.ros.grid_updates import GridUpdates
 from mvdust3r_ros.ros.ladder import Rung
 from mvdust3r_ros.ros.outputs import (
     grid_to_msg,
@@ -29,7 +30,7 @@ from mvdust3r_ros.ros.outputs import (
     window_status_msg,
 )
 from mvdust3r_ros.ros.pipeline import Account
-from mvdust3r_ros.ros.qos import LATCHED, RELIABLE, TF
+from mvdust3r_ros.ros.qos import CLOUDS, LATCHED, RELIABLE, TF
 from mvdust3r_ros.ros.settings import NodeConfig
 
 
@@ -46,7 +47,10 @@ class Publications:
         self._path = self._add(PathMsg, "~/path", LATCHED)
         self._grid = self._add(OccupancyGridMsg, "~/occupancy_grid", LATCHED)
         self._summary = self._add(OccupancySummary, "~/occupancy_summary", LATCHED)
+        self._obstacles = self._add(PointCloud2, "~/obstacle_points", CLOUDS)
         self._tf = self._add(TFMessage, "/tf", TF)
+        self._grid_updates = GridUpdates(node, self._grid.topic_name)
+        self._mapped: set[tuple[int, int]] = set()
         self._map_is_new = False
         self._map_sent_s = -math.inf
 
@@ -55,18 +59,20 @@ class Publications:
 
     def close(self) -> None:
         """Remove the publishers."""
+        self._grid_updates.close()
         for publisher in self._all():
             self._node.destroy_lifecycle_publisher(publisher)
 
     def _all(self) -> tuple[Any, ...]:
         return (
             self._points, self._status, self._map_points, self._path,
-            self._grid, self._summary, self._tf,
+            self._grid, self._summary, self._obstacles, self._tf,
         )  # fmt: skip
 
     def subscriber_counts(self) -> dict[str, int]:
         """Topic -> number of subscribers."""
-        return {p.topic_name: p.get_subscription_count() for p in self._all()}
+        counts = {p.topic_name: p.get_subscription_count() for p in self._all()}
+        return {**counts, **self._grid_updates.subscriber_counts()}
 
     def send_transform(self, T: FloatArray, stamp_ns: int, child: str) -> None:
         """Publish T_map_child on /tf."""
@@ -87,6 +93,8 @@ class Publications:
         latency_ms = (now_ns - newest.stamp_ns) * 1e-6
         if len(update.points_map) and self._points.get_subscription_count():
             self._send_points(update)
+        if update.T_map_cam:
+            self._send_obstacles(update)
         self._map_is_new |= len(update.T_map_cam) > 0
         self._status.publish(window_status_msg(update, header, counts, latency_ms))
 
@@ -104,13 +112,39 @@ class Publications:
         header = header_msg(newest.stamp_ns, frame)
         self._points.publish(points_to_msg(points, colors, conf, header))
 
+    def _send_obstacles(self, update: MapUpdate) -> None:
+        """One cloud for each keyframe that was not in the window before, in its optical frame."""
+        mapped = {(update.window.epoch, key) for key in update.T_map_cam}
+        new = mapped - self._mapped
+        self._mapped = mapped
+        if not update.gate_open or not self._obstacles.get_subscription_count():
+            return
+        for keyframe in update.window.keyframes:
+            own = update.keyframe_ids == keyframe.id
+            if (update.window.epoch, keyframe.id) not in new or not own.any():
+                continue
+            T_cam_map = invert_se3(update.T_map_cam[keyframe.id])
+            points = update.points_map[own] @ T_cam_map[:3, :3].T + T_cam_map[:3, 3]
+            header = header_msg(keyframe.stamp_ns, keyframe.camera_name)
+            cloud = points_to_msg(points, update.colors_rgb[own], update.conf[own], header)
+            self._obstacles.publish(cloud)
+
     def send_map_when_due(self, mapper: Mapper, T_cam_base: FloatArray | None) -> None:
-        """Publish the map if it changed and the last time is long enough ago."""
-        due_s = self._map_sent_s + self.config.ros.map_period_s
-        if self._map_is_new and time.monotonic() >= due_s:
+        """Publish the map if it changed and the last time is long enough ago.
+
+        Until then the changed part of the grid alone, if somebody takes it.
+        """
+        if not self._map_is_new:
+            return
+        if time.monotonic() >= self._map_sent_s + self.config.ros.map_period_s:
             self._map_is_new = False
             self._map_sent_s = time.monotonic()
             self.send_map(mapper.snapshot(), T_cam_base)
+        elif self._grid_updates.wanted:
+            snapshot = mapper.snapshot()
+            if snapshot.gate_open and snapshot.grid is not None:
+                header = header_msg(_newest_ns(snapshot), self.config.ros.map_frame)
+                self._grid_updates.send(snapshot.grid, header)
 
     def send_map(self, snapshot: MapSnapshot, T_cam_base: FloatArray | None) -> None:
         """Publish cloud, path, summary, and the grid once the scale is known well enough.
@@ -121,9 +155,7 @@ class Publications:
                 that faces where the camera looks.
         """
         path = snapshot.trajectory
-        stamp_ns = (
-            int(path.stamps_ns[-1]) if len(path) else self._node.get_clock().now().nanoseconds
-        )
+        stamp_ns = _newest_ns(snapshot) if len(path) else self._node.get_clock().now().nanoseconds
         header = header_msg(stamp_ns, self.config.ros.map_frame)
         cloud = points_to_msg(snapshot.points_map, snapshot.colors_rgb, snapshot.conf, header)
         self._map_points.publish(cloud)
@@ -133,10 +165,16 @@ class Publications:
         grid = snapshot.grid or OccupancyGrid(unknown, rule.grid_resolution_m, (0.0, 0.0))
         if snapshot.gate_open or not len(path):
             self._grid.publish(grid_to_msg(grid, header))
+            self._grid_updates.whole_grid_sent(grid)
         xy, yaw = _robot_pose(path.T_world_cam, T_cam_base)
         stats = summarize_grid(grid, xy, yaw, self.config.ros.sectors)
         band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)
         self._summary.publish(summary_to_msg(snapshot, grid, stats, band, header))
+
+
+def _newest_ns(snapshot: MapSnapshot) -> int:
+    """Stamp of the newest keyframe of a map that has one."""
+    return int(snapshot.trajectory.stamps_ns[-1])
 
 
 def _robot_pose(

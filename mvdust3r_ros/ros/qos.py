@@ -18,6 +18,7 @@ except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 __all__ = [
+    "CLOUDS",
     "LATCHED",
     "RELIABLE",
     "STATIC_TF",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+CLOUDS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+"""Clouds of all views of a window at once, for the best-effort queue of 50 of a costmap."""
 LATCHED = QoSProfile(
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,

@@ -65,7 +65,7 @@ class TfOutput:
             if mode == "map_to_odom":
                 self._set_map_odom(newest, T_map_cam)
             elif mode == "map_to_camera":
-                self._place_camera(newest, T_map_cam)
+                self._place_cameras(placed, update.T_map_cam)
 
     def _set_map_odom(self, newest: Keyframe, T_map_cam: FloatArray) -> None:
         if newest.view.T_odom_cam is None:
@@ -81,6 +81,16 @@ class TfOutput:
         if stamp_ns > self._last_ns and self._may_parent(self._inputs.odom_frame):
             self._last_ns = stamp_ns
             self._send(self._T_map_odom, stamp_ns, self._inputs.odom_frame)
+
+    def _place_cameras(self, placed: list[Keyframe], T_map_cam: dict[int, FloatArray]) -> None:
+        """Place the camera at each keyframe since the last window: clouds of all find it."""
+        newest = placed[-1]
+        if newest.stamp_ns <= self._last_ns - JUMP_BACK_NS:
+            self._last_ns = 0
+        for keyframe in placed:
+            if keyframe.stamp_ns > self._last_ns and keyframe.camera_name == newest.camera_name:
+                self._place_camera(keyframe, T_map_cam[keyframe.id])
+        self._last_ns = max(self._last_ns, newest.stamp_ns)
 
     def _place_camera(self, newest: Keyframe, T_map_cam: FloatArray) -> None:
         root = self._inputs.root_of(newest.camera_name)

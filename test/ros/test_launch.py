@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-FILE = Path(__file__).parents[2] / "launch" / "recon.launch.py"
+FOLDER = Path(__file__).parents[2] / "launch"
+FILE = FOLDER / "recon.launch.py"
 
 
-@pytest.fixture
-def recon() -> ModuleType:
+def loaded(file: Path) -> ModuleType:
     pytest.importorskip("launch.actions", reason="launch is not installed")
     pytest.importorskip("launch_ros.actions", reason="launch_ros is not installed")
-    spec = importlib.util.spec_from_file_location("recon_launch", FILE)
+    spec = importlib.util.spec_from_file_location(file.name.replace(".", "_"), file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_launch_file_is_python() -> None:
-    compile(FILE.read_text(), str(FILE), "exec")
+@pytest.fixture
+def recon() -> ModuleType:
+    return loaded(FILE)
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.launch.py")), ids=lambda f: f.name)
+def test_the_launch_files_are_python(file: Path) -> None:
+    compile(file.read_text(), str(file), "exec")
+
+
+def literal(file: Path, name: str) -> list[str]:
+    """First entries of the tuples in a list at the top of a launch file, without importing it."""
+    (value,) = [
+        node.value
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
+    ]
+    assert isinstance(value, ast.List)
+    return [ast.literal_eval(e.elts[0]) for e in value.elts if isinstance(e, ast.Tuple)]
+
+
+def test_navigation_forwards_arguments_that_the_mapper_has() -> None:
+    forwarded = literal(FOLDER / "nav2.launch.py", "FORWARDED")
+    assert {"image", "odom", "params_file"} <= set(forwarded)
+    assert {*forwarded, "max_interval_s"} <= set(literal(FILE, "ARGUMENTS"))
+
+
+def test_navigation_starts_the_mapper_and_every_server() -> None:
+    nav2 = loaded(FOLDER / "nav2.launch.py")
+    from launch_ros.actions import Node
+
+    nodes = [e for e in nav2.generate_launch_description().entities if isinstance(e, Node)]
+    assert len(nodes) == len(nav2.NAV2_NODES) + 1
 
 
 def test_it_has_the_arguments(recon: ModuleType) -> None:

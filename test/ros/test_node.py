@@ -329,5 +329,5 @@ def test_the_grid_waits_until_the_scale_is_known(
     control.wait(lambda: bool(heard["/mapper/occupancy_summary"]), LIMIT_S, "the summary")
     assert heard["/mapper/points"]
     assert not heard["/mapper/occupancy_grid"]
-    closed = "~/occupancy_grid is withheld: the scale is known to"
+    closed = "~/occupancy_grid and ~/obstacle_points are withheld: the scale is known to"
     control.wait(lambda: closed in control.message("map"), 10.0, "the reason")

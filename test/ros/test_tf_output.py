@@ -99,6 +99,16 @@ def test_without_odometry_a_free_camera_is_placed_itself() -> None:
     np.testing.assert_array_equal(T, T_MAP_CAM)
 
 
+def test_without_odometry_each_new_keyframe_of_a_window_is_placed_once() -> None:
+    heard = Heard(RosSettings())
+    keyframes = [Keyframe(i, i * S, View(IMAGE), "camera") for i in range(1, 6)]
+    for window in (keyframes[:3], keyframes[1:]):
+        poses = {k.id: T_MAP_CAM for k in window}
+        made = MapUpdate(Window(0, tuple(window)), Verdict.COMMITTED, T_map_cam=poses)
+        heard.output.on_update(made)
+    assert [stamp for _, stamp, _ in heard.sent] == [i * S for i in range(1, 6)]
+
+
 def test_without_odometry_a_mounted_camera_carries_its_robot() -> None:
     heard = Heard(RosSettings())
     T_base_cam = make_se3(TURN.T, np.array([0.2, 0, 1]))

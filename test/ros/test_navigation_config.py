@@ -1,0 +1,219 @@
+"""What the shipped Nav2, RViz and Foxglove files name, against what a node really publishes."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from mvdust3r_ros.config import MapSettings
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 60.0
+CLOUD, GRID = "sensor_msgs/msg/PointCloud2", "nav_msgs/msg/OccupancyGrid"
+
+
+def nav2() -> Any:
+    return yaml.safe_load((ROOT / "config" / "nav2_params.yaml").read_text())
+
+
+def costmap(name: str) -> Any:
+    return nav2()[name][name]["ros__parameters"]
+
+
+def sources() -> Iterator[Any]:
+    for name in ("global_costmap", "local_costmap"):
+        settings = costmap(name)
+        for plugin in settings["plugins"]:
+            layer = settings[plugin]
+            for source in layer.get("observation_sources", "").split():
+                yield layer, layer[source]
+
+
+def named_topics(value: Any) -> Iterator[str]:
+    """Every text that is a topic of the mapper, wherever it stands; fields are cut off."""
+    if isinstance(value, dict):
+        for inner_key, inner in value.items():
+            yield from named_topics(inner_key)
+            yield from named_topics(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from named_topics(inner)
+    elif isinstance(value, str) and value.startswith(("/mapper/", "/diagnostics")):
+        yield value.split(".")[0]
+
+
+@pytest.fixture(scope="module")
+def listened(new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any) -> Any:
+    """A drive with odometry, heard on the topics that navigation takes."""
+    from rclpy.qos import qos_profile_sensor_data
+
+    from mvdust3r_ros.ros.message_types import message_class
+
+    bag, stage = make_bag(bag_kind(odometry="base")), new_stage()
+    topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
+              "depth": "/camera/depth", "odom": "/odom"}  # fmt: skip
+    stage.mapper(topics=topics, use_sim_time=True, ros__use_depth=True, ros__queue_size=100,
+                 ros__image_depth=100, ros__map_period_s=4.0)  # fmt: skip
+    heard: dict[str, list[Any]] = defaultdict(list)
+    wanted = {
+        "/mapper/obstacle_points": CLOUD,
+        "/mapper/window_status": "mvdust3r_ros/msg/WindowStatus",
+        "/mapper/occupancy_grid_updates": "map_msgs/msg/OccupancyGridUpdate",
+    }
+    for topic, kind in wanted.items():
+        stage.control.create_subscription(
+            message_class(kind), topic, heard[topic].append, qos_profile_sensor_data
+        )
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+
+    latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    stage.control.create_subscription(
+        message_class(GRID), "/mapper/occupancy_grid", heard["/mapper/occupancy_grid"].append,
+        latched,
+    )  # fmt: skip
+    stage.bring_up()
+    words = [str(bag.bag), "--depth", str(bag.depth), "--clock"]
+    stage.processes.start("player", "player", words)
+    control = stage.control
+    control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
+    idle = lambda: (  # noqa: E731
+        control.value("engine", "windows waiting") == "0"
+        and control.value("input", "images waiting") == "0"
+    )
+    control.wait(idle, LIMIT_S, "the bag to be mapped")
+    return stage, heard, bag
+
+
+def published(listened: Any) -> dict[str, list[str]]:
+    control = listened[0].control
+    return {
+        topic: kinds
+        for topic, kinds in control.get_topic_names_and_types()
+        if any(i.node_name == "mapper" for i in control.get_publishers_info_by_topic(topic))
+    }
+
+
+def test_nav2_takes_topics_and_types_that_the_node_publishes(listened: Any) -> None:
+    topics = published(listened)
+    static = costmap("global_costmap")["static_layer"]
+    assert topics[static["map_topic"]] == [GRID]
+    assert static["map_subscribe_transient_local"] and static["track_unknown_space"]
+    assert static["subscribe_to_updates"]
+    updates = f"{static['map_topic']}_updates"
+    assert topics[updates] == ["map_msgs/msg/OccupancyGridUpdate"]
+    found = list(sources())
+    assert len(found) == 2
+    for _, source in found:
+        assert topics[source["topic"]] == [CLOUD]
+        assert source["data_type"] == "PointCloud2"
+
+
+def test_nav2_frames_and_heights_are_those_of_the_map(listened: Any) -> None:
+    _, heard, _ = listened
+    rule = MapSettings()
+    assert {g.header.frame_id for g in heard["/mapper/occupancy_grid"]} == {
+        costmap("global_costmap")["global_frame"]
+    }
+    assert costmap("local_costmap")["global_frame"] == "odom"
+    for layer, source in sources():
+        assert source["marking"] and source["clearing"]
+        assert source["min_obstacle_height"] == rule.obstacle_min_z_m
+        assert source["max_obstacle_height"] == rule.obstacle_max_z_m
+        assert layer["max_obstacle_height"] >= source["max_obstacle_height"]
+        assert 0 < source["obstacle_max_range"] < source["raytrace_max_range"] <= rule.max_depth_m
+        assert "expected_update_rate" in source
+        assert "sensor_frame" not in source
+
+
+def test_obstacle_points_are_what_each_camera_saw_at_its_time(listened: Any, room: Any) -> None:
+    """In the optical frame at the image's stamp: with the true pose they lie on true surfaces."""
+    _, heard, bag = listened
+    clouds = heard["/mapper/obstacle_points"]
+    truth = dict(zip(bag.stamps_ns, bag.poses, strict=True))
+    stamps = [c.header.stamp.sec * 10**9 + c.header.stamp.nanosec for c in clouds]
+    assert len(stamps) >= 6
+    assert len(set(stamps)) == len(stamps), "each keyframe once"
+    mapped = {
+        s.sec * 10**9 + s.nanosec
+        for w in heard["/mapper/window_status"]
+        for s in w.keyframe_stamps
+    }
+    assert set(stamps) <= mapped
+    for stamp, cloud in zip(stamps, clouds, strict=True):
+        assert cloud.header.frame_id == "camera_optical"
+        points = np.frombuffer(bytes(cloud.data), "<f4").reshape(-1, 5)[:, :3]
+        assert (points[:, 2] > 0).all(), "in front of the camera"
+        T = truth[stamp]
+        off = room.distance_to_surface(points @ T[:3, :3].T + T[:3, 3])
+        assert np.percentile(off, 90) < 0.05
+
+
+def test_grid_updates_lie_inside_the_whole_grid_and_are_in_its_frame(listened: Any) -> None:
+    _, heard, _ = listened
+    updates = heard["/mapper/occupancy_grid_updates"]
+    assert updates, "windows come faster than whole grids"
+    grids = heard["/mapper/occupancy_grid"]
+    for update in updates:
+        assert update.header.frame_id == grids[0].header.frame_id
+        assert len(update.data) == update.width * update.height > 0
+        assert set(update.data) <= {-1, 0, 100}
+        assert any(
+            0 <= update.x <= g.info.width - update.width
+            and 0 <= update.y <= g.info.height - update.height
+            for g in grids
+        )
+
+
+@pytest.mark.parametrize("name", ["recon.rviz", "foxglove_layout.json"])
+def test_what_is_shown_is_published(listened: Any, name: str) -> None:
+    text = (ROOT / "config" / name).read_text()
+    shown = set(named_topics(json.loads(text) if name.endswith("json") else yaml.safe_load(text)))
+    assert {
+        "/mapper/occupancy_grid", "/mapper/map_points", "/mapper/path", "/mapper/obstacle_points",
+    } <= shown  # fmt: skip
+    assert shown <= set(published(listened))
+
+
+def test_the_layout_shows_the_state_of_the_gate(listened: Any) -> None:
+    layout = json.loads((ROOT / "config" / "foxglove_layout.json").read_text())
+    panel = layout["configById"]["DiagnosticStatusPanel!gate"]
+    assert panel["selectedName"] in listened[0].control.diagnostics
+
+
+def test_without_metres_nothing_reaches_navigation(
+    new_stage: Callable[[], Any], room_bag: Any
+) -> None:
+    from rclpy.qos import qos_profile_sensor_data
+
+    from mvdust3r_ros.ros.message_types import message_class
+
+    stage = new_stage()
+    topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
+              "depth": "/camera/depth"}  # fmt: skip
+    stage.mapper(topics=topics, use_sim_time=True, ros__use_depth=True, ros__queue_size=100,
+                 ros__image_depth=100, stitch__scale_max_rel_sigma=0.001)  # fmt: skip
+    heard: dict[str, list[Any]] = defaultdict(list)
+    for name, kind in (
+        ("obstacle_points", CLOUD), ("points", CLOUD), ("occupancy_grid", GRID),
+        ("occupancy_grid_updates", "map_msgs/msg/OccupancyGridUpdate"),
+    ):  # fmt: skip
+        stage.control.create_subscription(
+            message_class(kind), f"/mapper/{name}", heard[name].append, qos_profile_sensor_data
+        )
+    stage.bring_up()
+    words = [str(room_bag.bag), "--depth", str(room_bag.depth), "--clock", "--rate", "2"]
+    stage.processes.start("player", "player", words)
+    control = stage.control
+    control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
+    control.wait(lambda: len(heard["points"]) >= 2, LIMIT_S, "two windows")
+    assert not heard["obstacle_points"]
+    assert not heard["occupancy_grid"] and not heard["occupancy_grid_updates"]
+    words_needed = "~/occupancy_grid and ~/obstacle_points are withheld: the scale is known to"
+    control.wait(lambda: words_needed in control.message("map"), 10.0, "the reason")
