@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -110,6 +110,27 @@ class LoopCloser:
         """Drop the points of keyframes; their poses stay, they hold the path together."""
         for key in ids:
             self._nodes.pop(key, None)
+
+    def points(self, key: int) -> tuple[FloatArray, FloatArray] | None:
+        """Thinned pointmap (h, w, 3) of a keyframe in its camera frame, and confidence (h, w)."""
+        node = self._nodes.get(key)
+        return None if node is None else (node.points_cam, node.conf)
+
+    @property
+    def edges(self) -> list[PoseEdge]:
+        """All measured motions."""
+        return list(self._edges)
+
+    def restore(
+        self,
+        points: Mapping[int, tuple[Keyframe, FloatArray, FloatArray]],
+        poses: Mapping[int, FloatArray],
+        edges: Sequence[PoseEdge],
+    ) -> None:
+        """Go on with a saved graph: keyframes with what `points` gives, all poses, all edges."""
+        self._nodes = {key: _Node(*item) for key, item in points.items()}
+        self.poses, self._edges = dict(poses), list(edges)
+        self.closures = sum(edge.robust for edge in edges)
 
     def candidate(self, count: int) -> LoopCandidate | None:
         """Known ground near the newest keyframe, at most every `min_windows` windows.

@@ -62,7 +62,9 @@ class Cloud(NamedTuple):
     conf: FloatArray
 
 
-def save_map(snapshot: MapSnapshot, directory: Path, stem: str) -> list[Path]:
+def save_map(
+    snapshot: MapSnapshot, directory: Path, stem: str, extra: Mapping[str, bytes] | None = None
+) -> list[Path]:
     """Write everything a map consists of; each file appears complete or not at all.
 
     `stem.pgm` and `stem.yaml` are what nav2_map_server's saver writes in trinary mode, `stem.ply`
@@ -72,9 +74,10 @@ def save_map(snapshot: MapSnapshot, directory: Path, stem: str) -> list[Path]:
         snapshot: the map.
         directory: created when missing.
         stem: file name without extension, no path.
+        extra: suffix -> content of more files that belong to the map.
 
     Returns:
-        The paths, in the order pgm, yaml, ply, tum.
+        The paths, in the order pgm, yaml, ply, tum, and `extra`.
 
     Raises:
         MapFileError: no window has been committed yet, a stem with a path in it, or the disk.
@@ -90,6 +93,7 @@ def save_map(snapshot: MapSnapshot, directory: Path, stem: str) -> list[Path]:
         f"{stem}.ply": _ply_bytes(cloud),
         f"{stem}.tum": _tum_text(snapshot.trajectory).encode(),
     }
+    contents.update({f"{stem}.{suffix}": data for suffix, data in (extra or {}).items()})
     return _write_together(directory, contents)
 
 

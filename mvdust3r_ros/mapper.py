@@ -38,7 +38,16 @@ from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.pose_recovery import recover_poses
 from mvdust3r_ros.preprocess import view_from_frame
 from mvdust3r_ros.reference_views import order_views
+from mvdust3r_ros.relocalisation import (
+    Place,
+    RelocalisationError,
+    check_same_place,
+    describe_image,
+    describe_view,
+    likely_places,
+)
 from mvdust3r_ros.scale import scale_gate
+from mvdust3r_ros.session_file import StoredKeyframe, StoredMap
 from mvdust3r_ros.stitching import (
     Placement,
     Stitcher,
@@ -90,6 +99,9 @@ class _MapState:
     floor_heights_m: list[float] = field(default_factory=list)
     tokens: dict[int, ViewTokens] = field(default_factory=dict)
     outside: tuple[FloatArray, float] | None = None
+    descriptors: dict[int, FloatArray] = field(default_factory=dict)
+    lost_in: Place | None = None
+    """The loaded map in which the camera has not been found yet."""
 
 
 class Mapper:
@@ -150,15 +162,29 @@ class Mapper:
             if window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a jump back in time")
             window = state.keyframes.take(window)
+        if state.lost_in is not None:
+            return self._relocalise(state, window, state.lost_in, clock)
+        return self._join(state, window, clock)
+
+    def _join(
+        self, state: _MapState, window: Window, clock: StageClock, stored_count: int = 0
+    ) -> MapUpdate:
+        """Join a window to the map; the first `stored_count` keyframes are a known place."""
         try:
             geometry, points, conf = self._reconstruct(state, window, clock)
             with clock.stage("stitch"):
                 placement = state.stitcher.place(geometry)
+                if stored_count:
+                    limit = self.config.loop.min_covisible
+                    check_same_place(geometry, stored_count, limit)
             with clock.stage("integrate"):
                 seen = self._keyframe_points(geometry, placement, points, conf)
                 check_reach(state, seen)
         except StitchError as error:
             return MapUpdate(window, error.verdict, str(error), latency_ms=clock.stages_ms)
+        except RelocalisationError as error:
+            verdict = Verdict.REJECTED_NO_OVERLAP
+            return MapUpdate(window, verdict, str(error), latency_ms=clock.stages_ms)
         with self._lock:
             if state is not self._state or window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a reset")
@@ -167,12 +193,113 @@ class Mapper:
         seen = [replace(m, T_map_cam=moved.get(m.keyframe.id, m.T_map_cam)) for m in seen]
         return self._committed(state, geometry, placement, seen, clock)
 
+    def _relocalise(
+        self, state: _MapState, window: Window, place: Place, clock: StageClock
+    ) -> MapUpdate:
+        """Look for the camera in the loaded map; until it is found nothing changes."""
+        count = max(2, self.config.keyframes.window_size // 2)
+        new = window.keyframes[-count:]
+        update = MapUpdate(window, Verdict.REJECTED_NO_OVERLAP, "nothing looks alike")
+        try:
+            with clock.stage("encode"):
+                tokens = self._tokens(state, window)[-count:]
+        except MvDust3rError as error:
+            return MapUpdate(window, Verdict.REJECTED_ENGINE_ERROR, str(error))
+        seen = [self._describe(place, t) for t in tokens]
+        for stored in likely_places(place, seen, count):
+            dense = {k.id: state.loops.points(k.id) for k in stored}
+            poses = {k.id: state.mapped[k.id].T_map_cam for k in stored}
+            known = {key: item for key, item in dense.items() if item is not None}
+            state.stitcher.resume(
+                {i: p @ poses[i][:3, :3].T + poses[i][:3, 3] for i, (p, _) in known.items()},
+                {i: conf for i, (_, conf) in known.items()},
+                poses,
+            )
+            joint = replace(window, keyframes=(*stored, *new))
+            update = self._join(state, joint, clock, len(stored))
+            if update.verdict == Verdict.COMMITTED:
+                state.lost_in = None
+                return update
+        return replace(
+            update,
+            window=window,
+            message=f"not found in the loaded map yet ({update.message}); nothing is added to it: "
+            "go to a place that it shows, or call ~/reset to start a new one",
+        )
+
+    def _describe(self, place: Place, tokens: ViewTokens) -> FloatArray:
+        """Descriptor of a new view of the kind that the loaded map has."""
+        descriptor = describe_view(tokens)
+        same = all(len(d) == len(descriptor) for d in place.descriptors.values())
+        return descriptor if same else describe_image(tokens.view)
+
+    def stored(self) -> StoredMap:
+        """The map as it can be saved and gone on with; empty before the first window."""
+        with self._lock:
+            state = self._state
+            engine = self.engine.describe().name
+            items = [(m, state.loops.points(m.keyframe.id)) for m in state.mapped.values()]
+            looks = {m.keyframe.id: state.descriptors.get(m.keyframe.id) for m, _ in items}
+            if len({None if d is None else len(d) for d in looks.values()}) != 1 or None in looks:
+                looks = {m.keyframe.id: describe_image(m.keyframe.view) for m, _ in items}
+            keyframes = [
+                StoredKeyframe(
+                    m.keyframe, m.T_map_cam, m.points_cam, m.colors_rgb, m.conf, *dense,
+                    look if look is not None else describe_image(m.keyframe.view),
+                )
+                for m, dense in items
+                if dense is not None
+                for look in [looks[m.keyframe.id]]
+            ]  # fmt: skip
+            scale = state.stitcher.scale.estimate
+            return StoredMap(keyframes, dict(state.loops.poses), state.loops.edges, scale, engine)
+
+    def restore(self, stored: StoredMap) -> None:
+        """Go on with a saved map; the present one is forgotten once the new one is complete.
+
+        The next windows look for the camera in it. Nothing is added before it is found.
+
+        Raises:
+            ConfigError: the saved views do not fit the engine.
+        """
+        info = self.engine.describe()
+        size = stored.keyframes[0].keyframe.view.image_rgb.shape[:2]
+        if size != info.image_hw:
+            raise ConfigError(
+                f"the map was made with views of {size[1]}x{size[0]}, the engine {info.name} "
+                f"takes {info.image_hw[1]}x{info.image_hw[0]}; use the engine that made it"
+            )
+        state = self._new_state(self._state.keyframes.epoch + 1)
+        state.keyframes.keyframe_count = max(stored.poses) + 1
+        state.stitcher.scale.commit(stored.scale)
+        dense = {}
+        for item in stored.keyframes:
+            key = item.keyframe.id
+            state.mapped[key] = mapped = MappedKeyframe(
+                item.keyframe, item.T_map_cam, item.points_cam, item.colors_rgb, item.conf
+            )
+            state.voxels.integrate(mapped.points_map(), mapped.colors_rgb, mapped.conf)
+            dense[key] = item.keyframe, item.dense_points_cam, item.dense_conf
+        state.loops.restore(dense, stored.poses, stored.edges)
+        same = stored.engine == info.name
+        state.descriptors = {
+            i.keyframe.id: i.descriptor if same else describe_image(i.keyframe.view)
+            for i in stored.keyframes
+        }
+        self._update_grid(state, list(state.mapped.values()))
+        places = {i.keyframe.id: i.keyframe for i in stored.keyframes}
+        state.lost_in = Place(places, dict(state.descriptors))
+        with self._lock:
+            state.keyframes.epoch = self._state.keyframes.epoch + 1
+            self._state = state
+
     def snapshot(self) -> MapSnapshot:
         """The map as it is now, copied."""
         with self._lock:
             state = self._state
             points, colors, conf = state.voxels.cloud()
-            ordered = sorted(state.mapped.values(), key=lambda m: m.keyframe.stamp_ns)
+            by_stamp = {m.keyframe.stamp_ns: m for m in state.mapped.values()}
+            ordered = [by_stamp[stamp] for stamp in sorted(by_stamp)]
             stamps = np.array([m.keyframe.stamp_ns for m in ordered], np.int64)
             poses = np.array([m.T_map_cam for m in ordered]).reshape(-1, 4, 4)
             scale = state.stitcher.scale.estimate
@@ -321,7 +448,10 @@ class Mapper:
         with clock.stage("integrate"):
             new = [m for m in seen if m.keyframe.id not in state.mapped]
             for item in new:
-                state.mapped[item.keyframe.id] = item
+                key = item.keyframe.id
+                state.mapped[key] = item
+                if key in state.tokens:
+                    state.descriptors[key] = describe_view(state.tokens[key])
                 state.voxels.integrate(item.points_map(), item.colors_rgb, item.conf)
             state.stitcher.commit(geometry, placement)
             state.loops.commit(geometry, placement)
@@ -418,6 +548,7 @@ class Mapper:
             return
         for key in far:
             del state.mapped[key]
+            state.descriptors.pop(key, None)
         state.loops.forget(far)
         state.voxels.keep_within(camera_map, radius_m)
         state.outside = camera_map.copy(), radius_m

@@ -154,6 +154,21 @@ class Stitcher:
             self.T_map_odom = placement.T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
             self._newest = newest
 
+    def resume(
+        self,
+        points_map: Mapping[int, FloatArray],
+        conf: Mapping[int, FloatArray],
+        T_map_cam: Mapping[int, FloatArray],
+    ) -> None:
+        """Let the map end at these keyframes: the next window is joined to them.
+
+        Args:
+            points_map: keyframe -> (h, w, 3) thinned pointmap, map frame.
+            conf: keyframe -> (h, w) confidence.
+            T_map_cam: keyframe -> (4, 4) pose.
+        """
+        self._last = _MapPart(dict(points_map), dict(conf), dict(T_map_cam))
+
     def _fused(self, geometry: WindowGeometry, placement: Placement) -> dict[int, FloatArray]:
         """Poses weighed against odometry; keyframes already in the map keep theirs."""
         _, T_odom_cam, ids = _paired_poses(geometry)

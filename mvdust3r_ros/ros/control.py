@@ -17,7 +17,7 @@ from rclpy.node import Node
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.msg import WindowStatus
 from mvdust3r_ros.ros.qos import RELIABLE
-from mvdust3r_ros.srv import SaveMap
+from mvdust3r_ros.srv import LoadMap, SaveMap
 
 MATCH_S = 0.5
 TRANSITIONS = {
@@ -108,6 +108,10 @@ class MapperControl(Node):
     def save_map(self, filename: str) -> Any:
         """Call ~/save_map; the response."""
         return self.call(SaveMap, f"{self.mapper}/save_map", SaveMap.Request(filename=filename))
+
+    def load_map(self, filename: str) -> Any:
+        """Call ~/load_map; the response."""
+        return self.call(LoadMap, f"{self.mapper}/load_map", LoadMap.Request(filename=filename))
 
     def spin_for(self, seconds: float) -> None:
         """Take messages for a while."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from mvdust3r_ros.datatypes import MvDust3rError
 
 DEFAULT_STEM = "map"
-SUFFIXES = ("pgm", "yaml", "ply", "tum")
+SUFFIXES = ("pgm", "yaml", "ply", "tum", "npz")
 
 
 class MapFolderError(MvDust3rError):
@@ -19,14 +19,17 @@ def place_in_folder(folder: Path, filename: str) -> tuple[Path, str]:
 
     Args:
         folder: the configured map folder; "~" is the home directory.
-        filename: name relative to the folder, extension .yaml or .pgm allowed; empty for "map".
+        filename: name relative to the folder, extension .yaml, .pgm or .npz allowed; empty for
+            "map".
 
     Raises:
         MapFolderError: the name is absolute, climbs out by "..", follows a link to the outside,
             or is no file name.
     """
     root = folder.expanduser().resolve()
-    wanted = Path(filename.removesuffix(".yaml").removesuffix(".pgm") or DEFAULT_STEM)
+    wanted = Path(
+        filename.removesuffix(".yaml").removesuffix(".pgm").removesuffix(".npz") or DEFAULT_STEM
+    )
     bad = any(not c.isprintable() for c in filename) or "\\" in filename
     if wanted.is_absolute() or ".." in wanted.parts or bad or filename.startswith("~"):
         raise MapFolderError(

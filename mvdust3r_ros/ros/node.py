@@ -32,7 +32,7 @@ from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S
 from mvdust3r_ros.ros.session import Session
 from mvdust3r_ros.ros.settings import NodeConfig
-from mvdust3r_ros.srv import SaveMap
+from mvdust3r_ros.srv import LoadMap, SaveMap
 
 RECENT_S = 5.0
 WATCH_S = 0.5
@@ -217,6 +217,7 @@ class MapperNode(LifecycleNode):
         group = self._background
         self._offered = [
             self.create_service(SaveMap, "~/save_map", self._save_map, callback_group=group),
+            self.create_service(LoadMap, "~/load_map", self._load_map, callback_group=group),
             self.create_service(Trigger, "~/reset", self._reset, callback_group=group),
             self.create_service(SetBool, "~/pause", self._pause, callback_group=group),
         ]
@@ -230,6 +231,17 @@ class MapperNode(LifecycleNode):
             return response
         response.paths = [str(path) for path in paths]
         response.success, response.message = True, f"saved {', '.join(response.paths)}"
+        return response
+
+    def _load_map(self, request: Any, response: Any) -> Any:
+        try:
+            count = self._require_session().load(request.filename)
+        except MvDust3rError as error:
+            self.get_logger().error(f"load_map: {error}")
+            response.success, response.message = False, str(error)
+            return response
+        response.success = True
+        response.message = f"loaded {count} keyframes; looking for the camera among them"
         return response
 
     def _reset(self, _request: Any, response: Any) -> Any:

@@ -26,6 +26,7 @@ from mvdust3r_ros.ros.publications import Publications
 from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.ros.supervisor import MakeEngine, Supervisor
 from mvdust3r_ros.ros.tf_output import TfOutput
+from mvdust3r_ros.session_file import SUFFIX, read_session, session_bytes
 
 Hook = Callable[..., None]
 
@@ -149,7 +150,25 @@ class Session:
             MvDust3rError: the name leads out of the folder, or a file cannot be written.
         """
         directory, stem = place_in_folder(Path(self._config.ros.map_dir), filename)
-        return save_map(self.mapper.snapshot(), directory, stem)
+        stored = session_bytes(self.mapper.stored())
+        return save_map(self.mapper.snapshot(), directory, stem, {SUFFIX: stored})
+
+    def load(self, filename: str) -> int:
+        """Go on with a map of the map folder and publish it; the number of its keyframes.
+
+        Raises:
+            MvDust3rError: no such map, or it is damaged; the present map is unharmed.
+        """
+        directory, stem = place_in_folder(Path(self._config.ros.map_dir), filename)
+        stored = read_session(directory / f"{stem}.{SUFFIX}")
+        self.mapper.restore(stored)
+        if self._pipeline is not None:
+            self._pipeline.clear("load_map")
+        if self._transforms is not None:
+            self._transforms.reset()
+        self.last = None
+        self._out.send_map(self.mapper.snapshot(), None)
+        return len(stored.keyframes)
 
     def reconfigure(self, config: NodeConfig) -> None:
         """Use other settings from now on."""

@@ -213,7 +213,7 @@ def test_the_saved_map_is_the_published_one(played: Played) -> None:
     answer = played.control.save_map("floor1/office.yaml")
     assert answer.success, answer.message
     assert [Path(p).name for p in answer.paths] == [
-        "office.pgm", "office.yaml", "office.ply", "office.tum",
+        "office.pgm", "office.yaml", "office.ply", "office.tum", "office.npz",
     ]  # fmt: skip
     folder = played.maps / "floor1"
     saved = load_occupancy(folder / "office.yaml")

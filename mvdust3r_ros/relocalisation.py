@@ -1,0 +1,152 @@
+"""Where the camera is in a loaded map: similar keyframes first, then one joint window each.
+
+A place is found when the stored keyframes and the new ones, seen by the network together, fit the
+stored points, and when both see the same surfaces in the same colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError, View, ViewTokens
+from mvdust3r_ros.geometry import project
+from mvdust3r_ros.loops import covisible_share
+from mvdust3r_ros.stitching import WindowGeometry
+
+TRIES = 3
+THUMBNAIL_PX = 16
+MIN_COLOUR_AGREEMENT = 0.4
+MIN_COLOUR_POINTS = 100
+SAME_DEPTH = 0.1
+
+
+class RelocalisationError(MvDust3rError):
+    """The camera is not where it was looked for; the message says why."""
+
+
+def describe_view(tokens: ViewTokens) -> FloatArray:
+    """(D,) float32 what a view looks like: its pooled tokens, or a thumbnail without any."""
+    features = tokens.features
+    if isinstance(features, np.ndarray) and features.ndim >= 2:
+        pooled = features.reshape(-1, features.shape[-1]).mean(0, dtype=np.float64)
+        return np.asarray(pooled, np.float32)
+    return describe_image(tokens.view)
+
+
+def describe_image(view: View) -> FloatArray:
+    """(D,) float32 thumbnail without brightness and contrast."""
+    size = (THUMBNAIL_PX, THUMBNAIL_PX)
+    small = cv2.resize(view.image_rgb, size, interpolation=cv2.INTER_AREA).astype("f4")
+    flat = small.reshape(-1, 3)
+    spread: FloatArray = ((flat - flat.mean(0)) / (flat.std(0) + 1e-3)).ravel()
+    return spread
+
+
+@dataclass(frozen=True)
+class Place:
+    """Stored keyframes (id -> keyframe, in the order of commits) and how they look."""
+
+    keyframes: Mapping[int, Keyframe]
+    descriptors: Mapping[int, FloatArray]
+
+
+def likely_places(
+    place: Place, seen: Sequence[FloatArray], count: int
+) -> list[tuple[Keyframe, ...]]:
+    """Groups of neighbouring stored keyframes, the most similar group first.
+
+    Args:
+        place: the stored keyframes.
+        seen: descriptors of the new views, same kind as the stored ones.
+        count: keyframes of a group.
+    """
+    ids = list(place.keyframes)
+    stored = np.stack([place.descriptors[i] for i in ids])
+    centre = stored.mean(0)
+    similar = (_unit(stored - centre) @ _unit(np.stack(seen) - centre).T).max(1)
+    groups: list[tuple[Keyframe, ...]] = []
+    taken: set[int] = set()
+    for best in np.argsort(-similar).tolist():
+        if best in taken:
+            continue
+        start = min(max(best - count // 2, 0), max(len(ids) - count, 0))
+        around = range(start, min(start + count, len(ids)))
+        taken.update(around)
+        groups.append(tuple(place.keyframes[ids[i]] for i in around))
+        if len(groups) == TRIES:
+            break
+    return groups
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    return unit
+
+
+def check_same_place(geometry: WindowGeometry, stored_count: int, min_covisible: float) -> None:
+    """Refuse a joint window whose new views do not see what the stored ones see.
+
+    Args:
+        geometry: stored keyframes first, then the new ones.
+        stored_count: how many are stored.
+        min_covisible: share of the new points that must be seen from the stored views.
+
+    Raises:
+        RelocalisationError: with the share or the agreement.
+    """
+    old, new = range(stored_count), range(stored_count, len(geometry.poses))
+    share = covisible_share(geometry, old, new)
+    if share < min_covisible:
+        raise RelocalisationError(f"only {share:.0%} of the points are seen from the stored views")
+    agreement = colour_agreement(geometry, old, new)
+    if agreement < MIN_COLOUR_AGREEMENT:
+        raise RelocalisationError(
+            f"the colours of common surfaces agree by {agreement:.2f} "
+            f"(at least {MIN_COLOUR_AGREEMENT:g})"
+        )
+
+
+def colour_agreement(geometry: WindowGeometry, old: Sequence[int], new: Sequence[int]) -> float:
+    """Correlation of the grey values of surfaces seen by both, -1 to 1; 0 with too few points."""
+    pairs = [
+        _colours(geometry, a, b)
+        for a in old
+        for b in new
+        if geometry.poses[a] is not None and geometry.poses[b] is not None
+    ]
+    if not pairs:
+        return 0.0
+    both = np.concatenate(pairs)
+    if len(both) < MIN_COLOUR_POINTS or (both.std(0) < 1e-6).any():
+        return 0.0
+    return float(np.corrcoef(both.T)[0, 1])
+
+
+def _colours(geometry: WindowGeometry, a: int, b: int) -> FloatArray:
+    """(N, 2) grey values in views a and b of the points of b that a sees at that depth."""
+    pose = geometry.poses[a]
+    assert pose is not None
+    images = [geometry.window.keyframes[i].view.image_rgb for i in (a, b)]
+    rows, cols = geometry.conf[a].shape
+    stride = images[0].shape[0] // rows
+    grey_a, grey_b = (
+        cv2.blur(cv2.cvtColor(im, cv2.COLOR_RGB2GRAY), (3, 3))[
+            stride // 2 :: stride, stride // 2 :: stride
+        ].astype(float)
+        for im in images
+    )
+    T = pose.T_window_cam
+    own = (geometry.points[a] - T[:3, 3]) @ T[:3, 2]
+    use = geometry.conf[b] > 1.0
+    cam = (geometry.points[b][use].astype(float) - T[:3, 3]) @ T[:3, :3]
+    values_b, cam = grey_b[use][cam[:, 2] > 1e-6], cam[cam[:, 2] > 1e-6]
+    uv = np.rint((project(cam, pose.K) - stride // 2) / stride)
+    inside = np.all((uv >= 0) & (uv < (cols, rows)), axis=1)
+    uv, values_b, depth = uv[inside].astype(int), values_b[inside], cam[inside, 2]
+    there = np.abs(own[uv[:, 1], uv[:, 0]] - depth) < SAME_DEPTH * depth
+    there &= geometry.conf[a][uv[:, 1], uv[:, 0]] > 1.0
+    return np.stack([grey_a[uv[:, 1], uv[:, 0]][there], values_b[there]], 1)

@@ -1,0 +1,255 @@
+"""A map that can be gone on with, as one file: keyframes with images and points, poses, scale.
+
+NumPy's archive without pickled objects: reading it executes nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    ImageArray,
+    Keyframe,
+    MvDust3rError,
+    ScaleEstimate,
+    ScaleSource,
+    View,
+)
+from mvdust3r_ros.pose_graph import PoseEdge
+from mvdust3r_ros.safe_files import FileError, finish_writing, read_limited
+
+FORMAT = "mvdust3r_ros map 1"
+SUFFIX = "npz"
+MAX_BYTES = 8 << 30
+ARRAYS = {
+    "ids": ("i8", 1), "stamps_ns": ("i8", 1), "cameras": ("U", 1), "T_map_cam": ("f8", 3),
+    "images": ("u1", 4), "K": ("f8", 3), "T_true_cam": ("f8", 3), "depth_m": ("f4", 3),
+    "counts": ("i8", 1), "points_cam": ("f4", 2), "colors_rgb": ("u1", 2), "conf": ("f4", 1),
+    "dense_points_cam": ("f4", 4), "dense_conf": ("f4", 3), "descriptors": ("f4", 2),
+    "pose_ids": ("i8", 1), "poses": ("f8", 3), "edge_ids": ("i8", 2), "edge_poses": ("f8", 3),
+    "edge_sigmas": ("f8", 2), "edge_robust": ("b1", 1), "scale": ("f8", 1),
+}  # fmt: skip
+"""Name -> kind and number of axes; the arrays of keyframes have one row each."""
+PER_KEYFRAME = (
+    "stamps_ns", "cameras", "T_map_cam", "images", "K", "T_true_cam", "counts",
+    "dense_points_cam", "dense_conf", "descriptors",
+)  # fmt: skip
+
+
+class SessionFileError(MvDust3rError):
+    """A saved map cannot be read; nothing has changed."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredKeyframe:
+    """All that is kept of a committed keyframe.
+
+    Attributes:
+        keyframe: the keyframe; its view has no odometry, which belongs to another session.
+        T_map_cam: (4, 4) pose.
+        points_cam: (N, 3) float32 points of the map, camera frame, metres.
+        colors_rgb: (N, 3) uint8.
+        conf: (N,) float32.
+        dense_points_cam: (h, w, 3) float32 thinned pointmap, camera frame, metres.
+        dense_conf: (h, w) float32 its confidence.
+        descriptor: (D,) float32 what the place looks like.
+    """
+
+    keyframe: Keyframe
+    T_map_cam: FloatArray
+    points_cam: FloatArray
+    colors_rgb: ImageArray
+    conf: FloatArray
+    dense_points_cam: FloatArray
+    dense_conf: FloatArray
+    descriptor: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMap:
+    """A map at rest.
+
+    Attributes:
+        keyframes: in the order of their commits.
+        poses: keyframe -> (4, 4) T_map_cam, of forgotten keyframes too.
+        edges: measured motions between them.
+        scale: scale and its evidence.
+        engine: name of the engine that made the descriptors.
+    """
+
+    keyframes: list[StoredKeyframe]
+    poses: dict[int, FloatArray]
+    edges: list[PoseEdge]
+    scale: ScaleEstimate
+    engine: str
+
+
+def session_bytes(stored: StoredMap) -> bytes:
+    """The file's content.
+
+    Raises:
+        SessionFileError: there is nothing to save.
+    """
+    if not stored.keyframes:
+        raise SessionFileError("there is no map to save yet: no window has been committed")
+    items = stored.keyframes
+    views = [item.keyframe.view for item in items]
+    nothing = np.full(views[0].image_rgb.shape[:2], np.nan, np.float32)
+    depth = [nothing if v.depth_m is None else v.depth_m for v in views]
+    with_depth = any(v.depth_m is not None for v in views)
+    scale = stored.scale
+    arrays: dict[str, Any] = {
+        "format": np.array(FORMAT),
+        "engine": np.array(stored.engine),
+        "ids": np.array([i.keyframe.id for i in items], np.int64),
+        "stamps_ns": np.array([i.keyframe.stamp_ns for i in items], np.int64),
+        "cameras": np.array([i.keyframe.camera_name for i in items]),
+        "T_map_cam": np.stack([i.T_map_cam for i in items]),
+        "images": np.stack([v.image_rgb for v in views]),
+        "K": np.stack([np.full((3, 3), np.nan) if v.K is None else v.K for v in views]),
+        "T_true_cam": np.stack([_true_pose(v) for v in views]),
+        "depth_m": np.stack(depth).astype("f4") if with_depth else np.zeros((0, 0, 0), "f4"),
+        "counts": np.array([len(i.points_cam) for i in items], np.int64),
+        "points_cam": np.concatenate([i.points_cam for i in items]).astype("f4"),
+        "colors_rgb": np.concatenate([i.colors_rgb for i in items]),
+        "conf": np.concatenate([i.conf for i in items]).astype("f4"),
+        "dense_points_cam": np.stack([i.dense_points_cam for i in items]).astype("f4"),
+        "dense_conf": np.stack([i.dense_conf for i in items]).astype("f4"),
+        "descriptors": np.stack([i.descriptor for i in items]).astype("f4"),
+        "pose_ids": np.array(list(stored.poses), np.int64),
+        "poses": np.stack(list(stored.poses.values())),
+        "edge_ids": np.array([(e.a, e.b) for e in stored.edges], np.int64).reshape(-1, 2),
+        "edge_poses": np.array([e.T_a_b for e in stored.edges]).reshape(-1, 4, 4),
+        "edge_sigmas": np.array([(e.sigma_m, e.sigma_rad) for e in stored.edges]).reshape(-1, 2),
+        "edge_robust": np.array([e.robust for e in stored.edges], bool),
+        "scale": np.array([scale.scale, scale.rel_sigma, float(scale.source)]),
+    }
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def _true_pose(view: View) -> FloatArray:
+    """What only the oracle engine reads, NaN where nothing is known."""
+    pose = view.T_odom_cam if view.T_world_cam is None else view.T_world_cam
+    return np.full((4, 4), np.nan) if pose is None else pose
+
+
+def read_session(path: Path) -> StoredMap:
+    """Read a saved map.
+
+    Raises:
+        SessionFileError: no such file, cut off, damaged, or not one of ours.
+    """
+    try:
+        finish_writing(path.parent)
+        data = _arrays(read_limited(path, MAX_BYTES))
+        _check(data)
+        return _stored_map(data)
+    except OSError as error:
+        raise SessionFileError(f"cannot read map {path}: {error.strerror or error}") from None
+    except FileError as error:
+        raise SessionFileError(str(error)) from None
+    except SessionFileError as error:
+        raise SessionFileError(f"{path} is no map of this node: {error}") from None
+    # A damaged archive raises whatever its reader stumbles over.
+    except Exception as error:  # noqa: BLE001
+        raise SessionFileError(
+            f"{path} is damaged or no map of this node ({type(error).__name__}); save it again"
+        ) from None
+
+
+def _arrays(content: bytes) -> dict[str, Any]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
+            raise SessionFileError(f"it unpacks to more than {MAX_BYTES} bytes")
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        if "format" not in archive or str(archive["format"]) != FORMAT:
+            raise SessionFileError(f"it does not say {FORMAT!r}")
+        missing = sorted({"engine", *ARRAYS} - set(archive.files))
+        if missing:
+            raise SessionFileError(f"{', '.join(missing)} missing")
+        return {name: archive[name] for name in ("engine", *ARRAYS)}
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    """Refuse what does not fit together."""
+    for name, (kind, axes) in ARRAYS.items():
+        value = data[name]
+        right_kind = value.dtype.kind == "U" if kind == "U" else value.dtype == np.dtype(kind)
+        if not right_kind or value.ndim != axes:
+            raise SessionFileError(f"{name} is {value.dtype}{value.shape}")
+    count, total = len(data["ids"]), len(data["points_cam"])
+    counts = data["counts"]
+    shapes = all(len(data[name]) == count for name in PER_KEYFRAME)
+    ragged = (counts >= 0).all() and int(counts.sum()) == total == len(data["conf"])
+    poses = all(data[n].shape[1:] == (4, 4) for n in ("T_map_cam", "T_true_cam", "poses"))
+    edges = {len(data[n]) for n in ("edge_ids", "edge_poses", "edge_sigmas", "edge_robust")}
+    fits = (
+        count > 0 and len(set(data["ids"].tolist())) == count and len(edges) == 1
+        and len(data["colors_rgb"]) == total and data["K"].shape[1:] == (3, 3)
+        and data["dense_points_cam"].shape == (*data["dense_conf"].shape, 3)
+        and len(data["pose_ids"]) == len(data["poses"]) and data["scale"].shape == (3,)
+        and len(data["depth_m"]) in (0, count)
+    )  # fmt: skip
+    if not (fits and shapes and ragged and poses):
+        raise SessionFileError("its parts do not fit together")
+    known = set(data["pose_ids"].tolist())
+    if not {*data["ids"].tolist(), *data["edge_ids"].ravel().tolist()} <= known:
+        raise SessionFileError("a keyframe has no pose")
+    for name in ("T_map_cam", "poses", "points_cam", "edge_poses", "edge_sigmas"):
+        if not np.isfinite(data[name]).all():
+            raise SessionFileError(f"{name} is not finite")
+
+
+def _stored_map(data: Mapping[str, Any]) -> StoredMap:
+    ends = np.cumsum(data["counts"])[:-1]
+    points, colors, conf = (
+        np.split(data[name], ends) for name in ("points_cam", "colors_rgb", "conf")
+    )
+    keyframes = [
+        StoredKeyframe(
+            Keyframe(
+                int(key), int(data["stamps_ns"][i]), _view(data, i), str(data["cameras"][i])
+            ),
+            data["T_map_cam"][i], points[i], colors[i], conf[i],
+            data["dense_points_cam"][i], data["dense_conf"][i], data["descriptors"][i],
+        )
+        for i, key in enumerate(data["ids"])
+    ]  # fmt: skip
+    edges = [
+        PoseEdge(int(a), int(b), T, float(sigma[0]), float(sigma[1]), bool(robust))
+        for (a, b), T, sigma, robust in zip(
+            data["edge_ids"], data["edge_poses"], data["edge_sigmas"], data["edge_robust"],
+            strict=True,
+        )
+    ]  # fmt: skip
+    factor, rel_sigma, source = map(float, data["scale"])
+    return StoredMap(
+        keyframes,
+        {int(k): T for k, T in zip(data["pose_ids"], data["poses"], strict=True)},
+        edges,
+        ScaleEstimate(factor, rel_sigma, ScaleSource(int(source))),
+        str(data["engine"]),
+    )
+
+
+def _view(data: Mapping[str, Any], index: int) -> View:
+    def known(value: FloatArray) -> FloatArray | None:
+        return value if np.isfinite(value).all() else None
+
+    depth = data["depth_m"][index] if len(data["depth_m"]) else None
+    return View(
+        data["images"][index],
+        K=known(data["K"][index]),
+        depth_m=depth if depth is not None and np.isfinite(depth).any() else None,
+        T_world_cam=known(data["T_true_cam"][index]),
+    )
