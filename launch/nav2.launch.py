@@ -20,6 +20,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 SHARE = Path(get_package_share_directory("mvdust3r_ros"))
 FORWARDED = [
     ("image", "image", "image topic, without /compressed"),
+    ("cameras", "", "names of several cameras, see recon.launch.py"),
     ("image_transport", "", "raw or compressed; empty for what params_file says"),
     ("camera_info", "", "camera_info topic; empty for the one beside the image topic"),
     ("odom", "odom", "odometry topic (nav_msgs/Odometry)"),

@@ -22,6 +22,12 @@ from lifecycle_msgs.msg import Transition
 SHARE = Path(get_package_share_directory("mvdust3r_ros"))
 ARGUMENTS = [
     ("image", "image", "image topic, without /compressed"),
+    (
+        "cameras",
+        "",
+        "names of several cameras, as in front,left; image, camera_info and depth then "
+        "hold {camera} where the name goes, as in /{camera}/image_raw",
+    ),
     ("image_transport", "", "raw or compressed; empty for what params_file says"),
     ("camera_info", "", "camera_info topic; empty for the one beside the image topic"),
     ("odom", "odom", "odometry topic (nav_msgs/Odometry)"),
@@ -36,21 +42,37 @@ ARGUMENTS = [
 ]
 
 
+def _camera_topics(given: dict[str, str]) -> list[tuple[str, str]]:
+    """Remappings of all topics of each camera; one camera has no name."""
+    remappings = []
+    for name in [word.strip() for word in given["cameras"].split(",")]:
+        image, info, depth = (
+            given[key].replace("{camera}", name) for key in ("image", "camera_info", "depth")
+        )
+        if name and image == "image":
+            continue  # the node's own names: front/image and so on
+        image = image.removesuffix("/compressed")
+        beside = "/".join([*image.split("/")[:-1], "camera_info"])
+        before = f"{name}/" if name else ""
+        remappings += [
+            (f"{before}image", image),
+            (f"{before}image/compressed", f"{image}/compressed"),
+            (f"{before}camera_info", info or beside),
+        ]
+        if depth:
+            remappings.append((f"{before}depth", depth))
+    return remappings
+
+
 def _mapper(context: LaunchContext) -> LifecycleNode:
     """The node with topics and parameters as the arguments say."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    image = given["image"].removesuffix("/compressed")
-    beside = "/".join([*image.split("/")[:-1], "camera_info"])
-    remappings = [
-        ("image", image),
-        ("image/compressed", f"{image}/compressed"),
-        ("camera_info", given["camera_info"] or beside),
-        ("odom", given["odom"]),
-    ]
+    remappings = [("odom", given["odom"]), *_camera_topics(given)]
     parameters: dict[str, object] = {"use_sim_time": given["use_sim_time"].lower() == "true"}
     if given["depth"]:
-        remappings.append(("depth", given["depth"]))
         parameters["ros.use_depth"] = True
+    if given["cameras"]:
+        parameters["ros.cameras"] = given["cameras"]
     if given["engine"]:
         parameters["engine.engine"] = given["engine"]
     if given["max_interval_s"]:

@@ -217,9 +217,19 @@ class KeyframeWindow:
 
 
 def thin_evenly(keyframes: list[Keyframe], count: int) -> list[Keyframe]:
-    """`count` keyframes spread evenly, the newest one always among them."""
+    """`count` keyframes spread evenly, each camera by itself, the newest one always among them."""
     if len(keyframes) <= count:
         return list(keyframes)
+    cameras: dict[str, list[Keyframe]] = {}
+    for keyframe in keyframes:
+        cameras.setdefault(keyframe.camera_name, []).append(keyframe)
+    if 1 < len(cameras) <= count:
+        chosen: list[Keyframe] = []
+        fewest_first = sorted(cameras.values(), key=len)  # what they lack goes to the others
+        for left, own in zip(range(len(cameras), 0, -1), fewest_first, strict=True):
+            share = -(-(count - len(chosen)) // left)
+            chosen += thin_evenly(own, share)
+        return sorted(chosen, key=lambda k: k.id)
     return [keyframes[(i + 1) * len(keyframes) // count - 1] for i in range(count)]
 
 

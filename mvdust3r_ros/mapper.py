@@ -119,6 +119,8 @@ class Mapper:
         """
         self.config = config
         self.engine = engine
+        self.path_camera = ""
+        """Camera of a rig whose keyframes make the trajectory; empty for all."""
         self._lock = threading.Lock()
         self._state = self._new_state(epoch=0)
 
@@ -298,7 +300,11 @@ class Mapper:
         with self._lock:
             state = self._state
             points, colors, conf = state.voxels.cloud()
-            by_stamp = {m.keyframe.stamp_ns: m for m in state.mapped.values()}
+            own = (
+                m for m in state.mapped.values()
+                if self.path_camera in ("", m.keyframe.camera_name)
+            )  # fmt: skip
+            by_stamp = {m.keyframe.stamp_ns: m for m in own}
             ordered = [by_stamp[stamp] for stamp in sorted(by_stamp)]
             stamps = np.array([m.keyframe.stamp_ns for m in ordered], np.int64)
             poses = np.array([m.T_map_cam for m in ordered]).reshape(-1, 4, 4)

@@ -350,3 +350,15 @@ def test_flush_needs_three_keyframes() -> None:
     assert window.flush() is None
     drive(window, 1, start=2)
     assert ids(window.flush()) == [0, 1, 2]
+
+
+def test_thinning_keeps_every_camera_and_the_count() -> None:
+    view = View(np.zeros((4, 4, 3), np.uint8))
+    names = ["front", "left"] * 4 + ["front"]
+    keyframes = [Keyframe(i, i, view, name) for i, name in enumerate(names)]
+    for count in range(2, 9):
+        chosen = thin_evenly(keyframes, count)
+        assert len(chosen) == count
+        assert {k.camera_name for k in chosen} == {"front", "left"}
+        assert chosen[-1].id == 8
+        assert [k.id for k in chosen] == sorted({k.id for k in chosen})

@@ -100,6 +100,8 @@ def _input_status(health: Health, name: str) -> DiagnosticStatus:
         message = f"the node is {health.state}"
     elif health.paused:
         message = "paused"
+    elif missing := [s.words for n, s in health.silences.items() if n.endswith("/image")]:
+        level, message = WARN, "; ".join(missing)
     elif "image" in health.silences:
         level = STALE if images is not None and images.count else WARN
         message = health.silences["image"].words

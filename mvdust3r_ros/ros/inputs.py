@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from nav_msgs.msg import Odometry
@@ -38,17 +39,40 @@ DEPTHS_KEPT = 30
 Report = Callable[[str, str], None]
 
 
+@dataclass
+class _Camera:
+    """One camera's topics: prefix, newest camera_info, depth images by stamp, optical frame."""
+
+    prefix: str
+    info: Any | None = None
+    depths: dict[int, Any] = field(default_factory=dict)
+    frame: str = ""
+
+
+@dataclass(frozen=True)
+class CameraImage:
+    """An image message and the index of the camera that it came from."""
+
+    camera: int
+    message: Any
+
+
 class Inputs:
     """Takes messages; makes a `Frame` of an image message in another thread.
 
     Attributes:
         odom_frame: odometry frame, empty before it is known.
         image_topic: resolved name of the image topic.
-        arrivals: name as in the settings ("image", "odom") -> what arrived there.
+        arrivals: "image", "odom" and so on, with the camera's name in front for all but the first
+            -> what arrived there.
     """
 
     def __init__(
-        self, node: Node, settings: RosSettings, on_image: Callable[[Any], None], report: Report
+        self,
+        node: Node,
+        settings: RosSettings,
+        on_image: Callable[[CameraImage], None],
+        report: Report,
     ) -> None:
         """Subscribe.
 
@@ -65,34 +89,20 @@ class Inputs:
         self._odom = PoseBuffer(HORIZON_NS)
         self._tree = FrameTree(HORIZON_NS)
         self._odom_child = ""
-        self._info: Any | None = None
-        self._depths: dict[int, Any] = {}
+        self._cameras = [_Camera(f"{n}/" if n else "") for n in settings.camera_names]
         self._news = threading.Condition()
         self._subscriptions: list[Any] = []
         self._subscribe_all()
 
     def _subscribe_all(self) -> None:
         ros = self.settings
-        compressed = ros.image_transport == "compressed"
-        image = self._subscribe(
-            CompressedImage if compressed else Image,
-            "image/compressed" if compressed else "image",
-            (ros.image_reliability, ros.image_depth, "image_reliability"),
-            self._take_image,
-        )
-        self.image_topic: str = image.topic_name
-        self._subscribe(
-            CameraInfo,
-            "camera_info",
-            (ros.camera_info_reliability, 5, "camera_info_reliability"),
-            self._take_info,
-        )
+        self.image_topic = ""
+        for index in range(len(self._cameras)):
+            topic = self._subscribe_camera(index)
+            self.image_topic = self.image_topic or topic
         if ros.odom_source == "topic":
             profile = (ros.odom_reliability, ros.odom_depth, "odom_reliability")
-            self._subscribe(Odometry, "odom", profile, self._take_odom)
-        if ros.use_depth:
-            profile = (ros.depth_reliability, ros.image_depth, "depth_reliability")
-            self._subscribe(Image, "depth", profile, self._take_depth)
+            self._subscribe(Odometry, "odom", profile, self._take_odom, "odom")
         for topic, qos in (("/tf", TF), ("/tf_static", STATIC_TF)):
             fixed = topic == "/tf_static"
             self._subscriptions.append(
@@ -101,12 +111,34 @@ class Inputs:
                 )
             )
 
+    def _subscribe_camera(self, index: int) -> str:
+        """Subscribe to all topics of a camera; the name of the image topic."""
+        ros, camera = self.settings, self._cameras[index]
+        before = camera.prefix if index else ""
+        compressed = ros.image_transport == "compressed"
+        image = self._subscribe(
+            CompressedImage if compressed else Image,
+            f"{camera.prefix}image/compressed" if compressed else f"{camera.prefix}image",
+            (ros.image_reliability, ros.image_depth, "image_reliability"),
+            lambda m: self._on_image(CameraImage(index, m)),
+            f"{before}image",
+        )
+        profile = (ros.camera_info_reliability, 5, "camera_info_reliability")
+        topic, name = f"{camera.prefix}camera_info", f"{before}camera_info"
+        self._subscribe(CameraInfo, topic, profile, lambda m: self._take_info(camera, m), name)
+        if ros.use_depth:
+            profile = (ros.depth_reliability, ros.image_depth, "depth_reliability")
+            topic, name = f"{camera.prefix}depth", f"{before}depth"
+            self._subscribe(Image, topic, profile, lambda m: self._take_depth(camera, m), name)
+        return str(image.topic_name)
+
     def _subscribe(
         self,
         kind: type,
         topic: str,
         profile: tuple[str, int, str],
         callback: Callable[[Any], None],
+        name: str,
     ) -> Any:
         reliability, depth, parameter = profile
         other = "best_effort" if reliability == "reliable" else "reliable"
@@ -116,7 +148,7 @@ class Inputs:
             reliability,
             parameter,
         )
-        self.arrivals[topic.split("/")[0]] = arrivals
+        self.arrivals[name] = arrivals
         callback = arrivals.watched(callback)
         events = misfit_events(topic, f"set ros.{parameter} to {other}", self._report)
         qos = input_qos(reliability, depth)
@@ -139,14 +171,12 @@ class Inputs:
         """Forget everything that moves: time jumped."""
         with self._news:
             self._odom.clear()
-            self._depths.clear()
+            for camera in self._cameras:
+                camera.depths.clear()
             self._tree.forget_moving()
 
-    def _take_image(self, message: Any) -> None:
-        self._on_image(message)
-
-    def _take_info(self, message: CameraInfo) -> None:
-        self._info = message
+    def _take_info(self, camera: _Camera, message: CameraInfo) -> None:
+        camera.info = message
 
     def _take_odom(self, message: Odometry) -> None:
         try:
@@ -161,12 +191,12 @@ class Inputs:
             self._odom.add(stamp_to_ns(message.header.stamp), T_odom_child)
             self._news.notify_all()
 
-    def _take_depth(self, message: Image) -> None:
+    def _take_depth(self, camera: _Camera, message: Image) -> None:
         with self._news:
-            self._depths[stamp_to_ns(message.header.stamp)] = message
+            camera.depths[stamp_to_ns(message.header.stamp)] = message
             kept = DEPTHS_KEPT + self.settings.queue_size + self.settings.image_depth
-            while len(self._depths) > kept:  # as many as images may be waiting, and some
-                del self._depths[next(iter(self._depths))]
+            while len(camera.depths) > kept:  # as many as images may be waiting, and some
+                del camera.depths[next(iter(camera.depths))]
             self._news.notify_all()
 
     def _take_transforms(self, message: TFMessage, fixed: bool) -> None:
@@ -189,7 +219,7 @@ class Inputs:
                     self._report("tf", f"TF {parent} -> {child}: {error}")
             self._news.notify_all()
 
-    def frame(self, image: Any) -> Frame:
+    def frame(self, taken: CameraImage) -> Frame:
         """The frame of an image message, with odometry and depth of its time where there are any.
 
         Waits a bounded time for them; called by the intake thread alone.
@@ -197,24 +227,42 @@ class Inputs:
         Raises:
             ConversionError: the image or what belongs to it cannot be used.
         """
+        image, camera = taken.message, self._cameras[taken.camera]
         stamp_ns = stamp_to_ns(image.header.stamp)
         camera_frame = self.settings.camera_frame or image.header.frame_id
+        self._check_frame(camera, camera_frame)
         with self._news:
             self._news.wait_for(
-                lambda: self._is_complete(camera_frame, stamp_ns), self.settings.odom_wait_s
+                lambda: self._is_complete(camera, camera_frame, stamp_ns),
+                self.settings.odom_wait_s,
             )
             T_odom_cam = self._camera_pose(camera_frame, stamp_ns)
-            depth = self._depth_at(stamp_ns)
+            depth = _depth_at(camera, stamp_ns)
         if self.settings.use_depth and depth is None:
             self._report("no_depth", f"depth: nothing within 20 ms of the image at {stamp_ns} ns")
         return frame_from_msgs(
             image,
-            self._info,
+            camera.info,
             T_odom_cam,
             depth,
             camera_name=camera_frame,
             max_pixels=round(self.settings.max_megapixels * 1e6),
         )
+
+    def _check_frame(self, camera: _Camera, frame: str) -> None:
+        camera.frame = frame
+        for other in self._cameras:
+            if other is not camera and other.frame == frame:
+                raise ConversionError(
+                    "camera_frame",
+                    f"{camera.prefix}image and {other.prefix}image both say that they are in the "
+                    f"frame {frame!r}; give each camera an optical frame of its own",
+                )
+
+    @property
+    def path_camera(self) -> str:
+        """Optical frame of the first of several cameras; empty for one camera or not known yet."""
+        return self._cameras[0].frame if len(self._cameras) > 1 else ""
 
     def parent_of(self, frame: str) -> str | None:
         """Parent that others give a frame on TF; None without one."""
@@ -231,9 +279,9 @@ class Inputs:
         with self._news:
             return self._tree.lookup(target, source, stamp_ns, EXTRAPOLATION_NS)
 
-    def _is_complete(self, camera_frame: str, stamp_ns: int) -> bool:
+    def _is_complete(self, camera: _Camera, camera_frame: str, stamp_ns: int) -> bool:
         """Whether waiting longer would bring nothing more for an image."""
-        if self.settings.use_depth and self._depth_may_come(stamp_ns):
+        if self.settings.use_depth and _depth_may_come(camera, stamp_ns):
             return False
         if self.settings.odom_source == "none":
             return True
@@ -271,14 +319,16 @@ class Inputs:
         pose: FloatArray = T_odom_child @ T_child_cam
         return pose
 
-    def _depth_may_come(self, stamp_ns: int) -> bool:
-        """Whether the depth of an image is missing and no later one has overtaken it."""
-        newest = max(self._depths, default=None)
-        overtaken = newest is not None and stamp_ns + DEPTH_MATCH_NS < newest < stamp_ns + STALE_NS
-        return self._depth_at(stamp_ns) is None and not overtaken
 
-    def _depth_at(self, stamp_ns: int) -> Any | None:
-        best = min(self._depths, key=lambda s: abs(s - stamp_ns), default=None)
-        if best is None or abs(best - stamp_ns) > DEPTH_MATCH_NS:
-            return None
-        return self._depths[best]
+def _depth_may_come(camera: _Camera, stamp_ns: int) -> bool:
+    """Whether the depth of an image is missing and no later one has overtaken it."""
+    newest = max(camera.depths, default=None)
+    overtaken = newest is not None and stamp_ns + DEPTH_MATCH_NS < newest < stamp_ns + STALE_NS
+    return _depth_at(camera, stamp_ns) is None and not overtaken
+
+
+def _depth_at(camera: _Camera, stamp_ns: int) -> Any | None:
+    best = min(camera.depths, key=lambda s: abs(s - stamp_ns), default=None)
+    if best is None or abs(best - stamp_ns) > DEPTH_MATCH_NS:
+        return None
+    return camera.depths[best]

@@ -232,7 +232,9 @@ class Session:
         inputs = self._inputs
         if inputs is None:
             raise ConversionError("stopped", "the node is not active")
-        return inputs.frame(message)
+        frame = inputs.frame(message)
+        self.mapper.path_camera = inputs.path_camera
+        return frame
 
     @guarded
     def _on_frame(self, frame: Frame) -> None:
@@ -262,7 +264,8 @@ class Session:
         if not base or inputs is None:
             return None
         newest = update.window.keyframes[-1]
-        T = inputs.transform(newest.camera_name, base, newest.stamp_ns)
+        camera = inputs.path_camera or newest.camera_name
+        T = inputs.transform(camera, base, newest.stamp_ns)
         if T is None:
-            self.faults.report("tf", f"no transform between {newest.camera_name} and {base}")
+            self.faults.report("tf", f"no transform between {camera} and {base}")
         return T

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from mvdust3r_ros.config import ConfigError, MapperConfig, Section, setting
+
+MAX_CAMERAS = 6
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class RosSettings(Section):
     depth_reliability: str = setting(
         "best_effort", "reliability asked of `depth`",
         choices=("best_effort", "reliable"), structural=True,
+    )  # fmt: skip
+    cameras: str = setting(
+        "", "names of 1 to 6 cameras, as in front,left: topics front/image, front/camera_info, "
+        "front/depth and so on, the path is that of the first; empty for one camera on `image`",
+        structural=True,
     )  # fmt: skip
     odom_source: str = setting(
         "topic", "where odometry comes from: topic `odom`, or TF from odom_frame to the camera",
@@ -95,6 +104,23 @@ class RosSettings(Section):
     autostart: bool = setting(
         False, "configure and activate without a lifecycle manager", structural=True
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = self.camera_names
+        if len(names) > MAX_CAMERAS or len(set(names)) != len(names):
+            raise ConfigError(f"cameras: {self.cameras!r} must be 1 to 6 different names")
+        if not all(NAME.fullmatch(name) for name in names if self.cameras):
+            raise ConfigError(
+                f"cameras: {self.cameras!r} must be names such as front,left: letters, digits, _"
+            )
+        if len(names) > 1 and self.camera_frame:
+            raise ConfigError("camera_frame: several cameras take their frames from the images")
+
+    @property
+    def camera_names(self) -> list[str]:
+        """Names of the cameras; one empty name for a camera without one."""
+        return [name.strip() for name in self.cameras.split(",")]
 
 
 @dataclass(frozen=True)

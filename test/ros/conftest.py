@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,12 @@ START_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 200_000_000
 STORE = get_typestore(Stores.ROS2_JAZZY)
 T_BASE_CAM = make_se3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.array([0.1, 0.0, 1.2]))
+
+_YAW = np.radians(50.0)
+T_FRONT_LEFT = make_se3(
+    np.array([[np.cos(_YAW), 0, -np.sin(_YAW)], [0, 1, 0], [np.sin(_YAW), 0, np.cos(_YAW)]]),
+    np.array([-0.25, 0.0, 0.0]),
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class BagKind:
     compressed: bool = False
     odometry: str = "topic"  # topic: of the camera; base: of base_link with /tf_static; tf; none
     second_camera: bool = False
+    rig: bool = False  # /front and /left instead, of different sizes, with depth; odometry="base"
     frames: int = 36
 
 
@@ -138,6 +145,9 @@ def make_bag(room: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
             width, height = room.image_wh
             for i, (stamp, T) in enumerate(zip(stamps, poses, strict=True)):
                 _write_odometry(kind.odometry, stamp, T, write)
+                if kind.rig:
+                    _write_rig(room, stamp, T, write)
+                    continue
                 write("/camera/camera_info", stamp + 2, camera_info(stamp, room.K, width, height))
                 picture = image(stamp, room.image(T), compressed=kind.compressed)
                 write(f"/camera/image_raw{suffix}", stamp + 3, picture)
@@ -163,6 +173,31 @@ def _write_odometry(kind: str, stamp: int, T: FloatArray, write: Callable[..., N
     elif kind == "tf":
         moving = transform(stamp, "odom", "base_link", T_odom_base)
         write("/tf", stamp + 1, new(tf, transforms=[moving]))
+
+
+def _write_rig(room: Any, stamp: int, T: FloatArray, write: Callable[..., None]) -> None:
+    """The front camera where the only one else is; the left one beside it, turned to the left."""
+    left = replace(room, image_wh=(80, 80), focal_px=38.0)
+    tf = "tf2_msgs/msg/TFMessage"
+    for name, camera, T_front_cam in (("front", room, np.eye(4)), ("left", left, T_FRONT_LEFT)):
+        frame = f"{name}_optical"
+        if stamp == START_NS:
+            T_base_cam = T_BASE_CAM @ T_front_cam
+            static = transform(stamp, "base_link", frame, T_base_cam)
+            write("/tf_static", stamp, new(tf, transforms=[static]))
+        width, height = camera.image_wh
+        info = camera_info(stamp, camera.K, width, height)
+        pose = T @ T_front_cam
+        millimetres = np.rint(camera.depth(pose) * 1000).astype("<u2")
+        depth = new(
+            "sensor_msgs/msg/Image", header=header(stamp, frame), height=height, width=width,
+            encoding="16UC1", is_bigendian=0, step=2 * width, data=millimetres.view("u1").ravel(),
+        )  # fmt: skip
+        picture = image(stamp, camera.image(pose), compressed=False)
+        picture.header.frame_id = info.header.frame_id = frame
+        write(f"/{name}/camera_info", stamp + 2, info)
+        write(f"/{name}/depth", stamp + 2, depth)
+        write(f"/{name}/image", stamp + 3, picture)
 
 
 @pytest.fixture(scope="session")

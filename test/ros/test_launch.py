@@ -6,6 +6,7 @@ import ast
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,32 @@ def literal(file: Path, name: str) -> list[str]:
     ]
     assert isinstance(value, ast.List)
     return [ast.literal_eval(e.elts[0]) for e in value.elts if isinstance(e, ast.Tuple)]
+
+
+@pytest.mark.parametrize(
+    ("image", "cameras", "expected"),
+    [
+        ("/cam/image_raw", "", {"image": "/cam/image_raw", "camera_info": "/cam/camera_info"}),
+        (
+            "/{camera}/rgb", "front, left",
+            {"front/image": "/front/rgb", "left/camera_info": "/left/camera_info"},
+        ),
+        ("image", "front,left", {}),
+    ],
+)  # fmt: skip
+def test_topics_of_cameras(image: str, cameras: str, expected: dict[str, str]) -> None:
+    """The function alone, so that it is tested where launch is not installed."""
+    (function,) = [
+        node
+        for node in ast.parse(FILE.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == "_camera_topics"
+    ]
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module([function], []), str(FILE), "exec"), names)
+    given = {"image": image, "cameras": cameras, "camera_info": "", "depth": ""}
+    found = dict(names["_camera_topics"](given))
+    assert expected.items() <= found.items()
+    assert bool(found) == bool(expected)
 
 
 def test_navigation_forwards_arguments_that_the_mapper_has() -> None:

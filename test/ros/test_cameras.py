@@ -1,0 +1,105 @@
+"""Two cameras of different sizes on one robot, over DDS."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mvdust3r_ros.config import ConfigError
+from mvdust3r_ros.ros.settings import RosSettings
+
+LIMIT_S = 60.0
+CLOUD = "sensor_msgs/msg/PointCloud2"
+
+
+def test_camera_names_are_checked() -> None:
+    assert RosSettings().camera_names == [""]
+    assert RosSettings(cameras="front, left").camera_names == ["front", "left"]
+    for bad in ("front,front", "a,b,c,d,e,f,g", "front,", "fr/ont", "2d"):
+        with pytest.raises(ConfigError, match="cameras"):
+            RosSettings(cameras=bad)
+    with pytest.raises(ConfigError, match="camera_frame"):
+        RosSettings(cameras="front,left", camera_frame="front_optical")
+
+
+@pytest.fixture(scope="module")
+def driven(new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any) -> Any:
+    from nav_msgs.msg import Path
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+
+    from mvdust3r_ros.ros.message_types import message_class
+
+    bag, stage = make_bag(bag_kind(odometry="base", rig=True)), new_stage()
+    names = [f"{c}/{t}" for c in ("front", "left") for t in ("image", "camera_info", "depth")]
+    stage.mapper(
+        topics={name: f"/{name}" for name in names}, ros__cameras="front,left",
+        use_sim_time=True, ros__use_depth=True, ros__queue_size=100, ros__image_depth=100,
+        keyframes__window_size=6, ros__base_frame="base_link",
+    )  # fmt: skip
+    heard: dict[str, list[Any]] = defaultdict(list)
+    latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    control = stage.control
+    control.create_subscription(Path, "/mapper/path", heard["path"].append, latched)
+    control.create_subscription(
+        message_class(CLOUD), "/mapper/obstacle_points", heard["obstacles"].append, 50
+    )
+    stage.bring_up()
+    words = [str(bag.bag), "--clock", "--image-topic", "/front/image"]
+    stage.processes.start("player", "player", words)
+    control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
+    received = lambda: control.value("input", "images received") == str(2 * len(bag.poses))  # noqa: E731
+    control.wait(received, LIMIT_S, "all images of both cameras")
+    idle = lambda: (  # noqa: E731
+        control.value("engine", "windows waiting") == "0"
+        and control.value("input", "images waiting") == "0"
+    )
+    control.wait(idle, LIMIT_S, "the bag to be mapped")
+    return stage, bag, heard
+
+
+def test_windows_of_both_cameras_are_committed(driven: Any) -> None:
+    stage, _, _ = driven
+    windows = stage.control.windows
+    assert len(windows) >= 2
+    assert [w.message for w in windows if w.verdict != 0] == []
+
+
+def test_clouds_come_from_both_cameras_and_lie_on_true_surfaces(driven: Any, room: Any) -> None:
+    """Each cloud with the true pose of its own camera; sizes and fields of view differ."""
+    _, bag, heard = driven
+    count = Counter(c.header.frame_id for c in heard["obstacles"])
+    assert set(count) == {"front_optical", "left_optical"}
+    assert min(count.values()) >= 3
+    truth = dict(zip(bag.stamps_ns, bag.poses, strict=True))
+    for cloud in heard["obstacles"]:
+        stamp = cloud.header.stamp.sec * 10**9 + cloud.header.stamp.nanosec
+        turned = T_FRONT_LEFT if cloud.header.frame_id == "left_optical" else np.eye(4)
+        T = truth[stamp] @ turned
+        points = np.frombuffer(bytes(cloud.data), "<f4").reshape(-1, 5)[:, :3]
+        off = room.distance_to_surface(points @ T[:3, :3].T + T[:3, 3])
+        assert np.percentile(off, 90) < 0.05
+
+
+YAW = np.radians(50.0)
+T_FRONT_LEFT = np.array(
+    [[np.cos(YAW), 0, -np.sin(YAW), -0.25], [0, 1, 0, 0],
+     [np.sin(YAW), 0, np.cos(YAW), 0], [0, 0, 0, 1.0]]
+)  # fmt: skip
+
+
+def test_the_path_is_that_of_the_first_camera(driven: Any) -> None:
+    """Straight differences to the front camera's truth are one constant shift: the floor's."""
+    _, bag, heard = driven
+    truth = dict(zip(bag.stamps_ns, bag.poses, strict=True))
+    path = heard["path"][-1].poses
+    assert len(path) >= 4
+    off = [
+        np.array([p.pose.position.x, p.pose.position.y, p.pose.position.z])
+        - truth[p.header.stamp.sec * 10**9 + p.header.stamp.nanosec][:3, 3]
+        for p in path
+    ]
+    assert np.linalg.norm(np.array(off) - np.median(off, axis=0), axis=1).max() < 0.05
