@@ -41,12 +41,17 @@ Report = Callable[[str, str], None]
 
 @dataclass
 class _Camera:
-    """One camera's topics: prefix, newest camera_info, depth images by stamp, optical frame."""
+    """One camera's topics: prefix, newest camera_info, depth images by stamp, optical frame.
+
+    `waited` says that an image has waited in vain for the camera's place on the robot: others
+    then do not.
+    """
 
     prefix: str
     info: Any | None = None
     depths: dict[int, Any] = field(default_factory=dict)
     frame: str = ""
+    waited: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,7 @@ class Inputs:
                 self.settings.odom_wait_s,
             )
             T_odom_cam = self._camera_pose(camera_frame, stamp_ns)
+            camera.waited = not self._is_mounted(camera_frame, stamp_ns)
             depth = _depth_at(camera, stamp_ns)
         if self.settings.use_depth and depth is None:
             self._report("no_depth", f"depth: nothing within 20 ms of the image at {stamp_ns} ns")
@@ -293,7 +299,17 @@ class Inputs:
         if newest is None:
             topic = "odom" if self.settings.odom_source == "topic" else "/tf"
             return not self._node.count_publishers(topic)
-        return newest >= stamp_ns or newest < stamp_ns - STALE_NS
+        if newest < stamp_ns - STALE_NS:
+            return True
+        mounted = camera.waited or self._is_mounted(camera_frame, stamp_ns)
+        return newest >= stamp_ns and mounted
+
+    def _is_mounted(self, camera_frame: str, stamp_ns: int) -> bool:
+        """Whether the way from the frame of the odometry messages to the camera is known."""
+        if self.settings.odom_source != "topic" or self._odom_child in ("", camera_frame):
+            return True
+        beyond_ns = round(self.settings.odom_extrapolation_s * 1e9)
+        return self._tree.lookup(self._odom_child, camera_frame, stamp_ns, beyond_ns) is not None
 
     def _camera_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
         beyond_ns = round(self.settings.odom_extrapolation_s * 1e9)

@@ -38,6 +38,7 @@ def driven(new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any) -> Any:
     stage.mapper(
         topics={name: f"/{name}" for name in names}, ros__cameras="front,left",
         use_sim_time=True, ros__use_depth=True, ros__queue_size=100, ros__image_depth=100,
+        ros__odom_wait_s=5.0,
         keyframes__window_size=6, ros__base_frame="base_link",
     )  # fmt: skip
     heard: dict[str, list[Any]] = defaultdict(list)

@@ -60,7 +60,7 @@ def listened(new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any) -> Any:
     topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
               "depth": "/camera/depth", "odom": "/odom"}  # fmt: skip
     stage.mapper(topics=topics, use_sim_time=True, ros__use_depth=True, ros__queue_size=100,
-                 ros__image_depth=100, ros__map_period_s=4.0)  # fmt: skip
+                 ros__image_depth=100, ros__odom_wait_s=5.0, ros__map_period_s=4.0)  # fmt: skip
     heard: dict[str, list[Any]] = defaultdict(list)
     wanted = {
         "/mapper/obstacle_points": CLOUD,
