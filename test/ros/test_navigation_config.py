@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 import yaml
 
-from mvdust3r_ros.config import MapSettings
+from mvdust3r_ros.config import KeyframeSettings, MapperConfig, MapSettings
+from mvdust3r_ros.datatypes import Verdict
+from mvdust3r_ros.engines.oracle_engine import OracleEngine
+from mvdust3r_ros.mapper import Mapper
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 60.0
@@ -185,6 +189,32 @@ def test_the_layout_shows_the_state_of_the_gate(listened: Any) -> None:
     layout = json.loads((ROOT / "config" / "foxglove_layout.json").read_text())
     panel = layout["configById"]["DiagnosticStatusPanel!gate"]
     assert panel["selectedName"] in listened[0].control.diagnostics
+
+
+def test_a_standing_robot_gets_clouds_in_time_for_nav2(room: Any) -> None:
+    """With the interval of the launch file: a costmap that waits longer would stop the robot."""
+    launch = ast.parse((ROOT / "launch" / "nav2.launch.py").read_text())
+    (interval_s,) = [
+        float(ast.literal_eval(node.elts[1]))
+        for node in ast.walk(launch)
+        if isinstance(node, ast.Tuple)
+        and isinstance(node.elts[0], ast.Constant)
+        and node.elts[0].value == "max_interval_s"
+        and isinstance(node.elts[1], ast.Constant)
+    ]
+    mapper = Mapper(
+        MapperConfig(keyframes=KeyframeSettings(max_interval_s=interval_s)), OracleEngine()
+    )
+    walk = room.walk(60)[:20]
+    committed_s = []
+    for i, T in enumerate([*walk, *[walk[-1]] * 60]):
+        update = mapper.process(room.frame((i + 1) * 500_000_000, T))
+        if update is not None:
+            assert update.verdict == Verdict.COMMITTED, update.message
+            committed_s.append(i / 2)
+    longest_s = max(np.diff([*committed_s, 40.0]))
+    waits_s = costmap("local_costmap")["voxel_layer"]["mapper"]["expected_update_rate"]
+    assert longest_s < waits_s / 2
 
 
 def test_without_metres_nothing_reaches_navigation(
