@@ -308,6 +308,8 @@ class Inputs:
         """Whether the way from the frame of the odometry messages to the camera is known."""
         if self.settings.odom_source != "topic" or self._odom_child in ("", camera_frame):
             return True
+        if self.settings.T_base_cam:
+            return True
         beyond_ns = round(self.settings.odom_extrapolation_s * 1e9)
         return self._tree.lookup(self._odom_child, camera_frame, stamp_ns, beyond_ns) is not None
 
@@ -326,10 +328,12 @@ class Inputs:
             return T_odom_child
         T_child_cam = self._tree.lookup(self._odom_child, camera_frame, stamp_ns, beyond_ns)
         if T_child_cam is None:
+            T_child_cam = self.settings.mounting()
+        if T_child_cam is None:
             self._report(
                 "no_odometry",
                 f"odom is of {self._odom_child!r} and no transform leads from there to the camera "
-                f"{camera_frame!r}; publish it on /tf_static",
+                f"{camera_frame!r}; publish it on /tf_static or set ros.T_base_cam",
             )
             return None
         pose: FloatArray = T_odom_child @ T_child_cam

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
+from scipy.spatial.transform import Rotation
+
 from mvdust3r_ros.config import ConfigError, MapperConfig, Section, setting
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import R_BODY_OPTICAL, make_se3
 
 MAX_CAMERAS = 6
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -62,6 +67,11 @@ class RosSettings(Section):
     camera_frame: str = setting(
         "", "optical frame of the camera; empty to take it from the images", structural=True
     )
+    T_base_cam: str = setting(
+        "", "where the only camera sits in the frame of the odometry messages, if TF does not "
+        "say: x y z roll pitch yaw (m, rad) of its body axes, x ahead along the view, z up",
+        structural=True,
+    )  # fmt: skip
     base_frame: str = setting(
         "", "robot frame that bearings of obstacles refer to; empty for below the camera",
         structural=True,
@@ -114,6 +124,11 @@ class RosSettings(Section):
             raise ConfigError(
                 f"cameras: {self.cameras!r} must be names such as front,left: letters, digits, _"
             )
+        if self.T_base_cam and (len(names) > 1 or not _six_numbers(self.T_base_cam)):
+            raise ConfigError(
+                f"T_base_cam: {self.T_base_cam!r} must be six numbers, x y z roll pitch yaw, and "
+                "is for one camera; several cameras need TF"
+            )
         if len(names) > 1 and self.camera_frame:
             raise ConfigError("camera_frame: several cameras take their frames from the images")
 
@@ -121,6 +136,22 @@ class RosSettings(Section):
     def camera_names(self) -> list[str]:
         """Names of the cameras; one empty name for a camera without one."""
         return [name.strip() for name in self.cameras.split(",")]
+
+    def mounting(self) -> FloatArray | None:
+        """(4, 4) optical frame to robot as `T_base_cam` says; None without it."""
+        if not self.T_base_cam:
+            return None
+        x, y, z, *angles = map(float, self.T_base_cam.split())
+        R = Rotation.from_euler("xyz", angles).as_matrix()
+        return make_se3(R @ R_BODY_OPTICAL, np.array([x, y, z]))
+
+
+def _six_numbers(text: str) -> bool:
+    try:
+        numbers = [float(word) for word in text.split()]
+    except ValueError:
+        return False
+    return len(numbers) == 6 and bool(np.isfinite(numbers).all())
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class RoomBag:
 class BagKind:
     storage: StoragePlugin = StoragePlugin.MCAP
     compressed: bool = False
-    odometry: str = "topic"  # topic: of the camera; base: of base_link with /tf_static; tf; none
+    odometry: str = "topic"  # topic: of the camera; base: of base_link with /tf_static
+    # or unmounted: without; tf; none
     second_camera: bool = False
     rig: bool = False  # /front and /left instead, of different sizes, with depth; odometry="base"
     frames: int = 36
@@ -168,7 +169,7 @@ def _write_odometry(kind: str, stamp: int, T: FloatArray, write: Callable[..., N
         write("/tf_static", stamp, new(tf, transforms=[static]))
     if kind == "topic":
         write("/odom", stamp + 1, odometry(stamp, "camera_optical", T))
-    elif kind == "base":
+    elif kind in ("base", "unmounted"):
         write("/odom", stamp + 1, odometry(stamp, "base_link", T_odom_base))
     elif kind == "tf":
         moving = transform(stamp, "odom", "base_link", T_odom_base)

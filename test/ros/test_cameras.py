@@ -104,3 +104,22 @@ def test_the_path_is_that_of_the_first_camera(driven: Any) -> None:
         for p in path
     ]
     assert np.linalg.norm(np.array(off) - np.median(off, axis=0), axis=1).max() < 0.05
+
+
+def test_without_tf_the_camera_sits_where_the_parameter_says(
+    new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any
+) -> None:
+    bag, stage = make_bag(bag_kind(odometry="unmounted")), new_stage()
+    topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
+              "depth": "/camera/depth"}  # fmt: skip
+    stage.mapper(
+        topics=topics, use_sim_time=True, ros__use_depth=True, ros__queue_size=100,
+        ros__image_depth=100, ros__odom_wait_s=5.0, ros__T_base_cam="0.1 0 1.2 0 0 0",
+    )  # fmt: skip
+    stage.bring_up()
+    words = [str(bag.bag), "--depth", str(bag.depth), "--clock", "--rate", "2"]
+    stage.processes.start("player", "player", words)
+    windows = stage.control.windows
+    stage.control.wait(lambda: len(windows) >= 2, LIMIT_S, "two windows")
+    assert [w.message for w in windows if w.verdict != 0] == []
+    assert windows[-1].scale_rel_sigma < 0.1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,7 +14,7 @@ from mvdust3r_ros.config import (
     load_config,
     with_values,
 )
-from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.ros.settings import NodeConfig, RosSettings
 
 CONFIG = Path(__file__).parents[2] / "config" / "mapper.yaml"
 
@@ -40,3 +41,17 @@ def test_the_parameter_file_holds_every_setting_and_the_core_reads_it() -> None:
 def test_the_map_frame_is_a_frame_of_its_own(frame: str) -> None:
     with pytest.raises(ConfigError, match="map_frame"):
         with_values(NodeConfig(), {f"ros.{frame}": "map"})
+
+
+def test_the_mounting_of_the_camera_in_six_numbers() -> None:
+    assert RosSettings().mounting() is None
+    T = RosSettings(T_base_cam="0.1 0 1.2 0 0 0").mounting()
+    assert T is not None
+    np.testing.assert_allclose(T @ [0, 0, 2, 1], [2.1, 0, 1.2, 1], atol=1e-12)  # ahead
+    np.testing.assert_allclose(T @ [0, 1, 0, 1], [0.1, 0, 0.2, 1], atol=1e-12)  # down
+    left = RosSettings(T_base_cam=f"0 0 0 0 0 {np.pi / 2}").mounting()
+    assert left is not None
+    np.testing.assert_allclose(left @ [0, 0, 1, 1], [0, 1, 0, 1], atol=1e-12)
+    for bad in ("1 2 3", "0 0 0 0 0 nan", "a b c d e f"):
+        with pytest.raises(ConfigError, match="six numbers"):
+            RosSettings(T_base_cam=bad)
