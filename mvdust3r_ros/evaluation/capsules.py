@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -172,7 +174,7 @@ def read_capsule(folder: Path) -> Capsule:
         )
     except OSError as error:
         raise CapsuleError(f"{folder} is no capsule: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise CapsuleError(f"capsule {folder} is damaged: {error!r}") from None
 
 

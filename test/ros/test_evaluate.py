@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +316,29 @@ def test_a_bag_that_was_cut_off_is_named_with_the_remedy(
     line = one_line(capsys)
     assert str(bag) in line
     assert "recover" in line
+
+
+def test_ctrl_c_leaves_a_valid_partial_report(
+    room_bag: Any,
+    params: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @contextmanager
+    def interrupting(unit: str) -> Iterator[Callable[[int, int], None]]:
+        assert unit == "images"
+        yield lambda done, _: os.kill(os.getpid(), signal.SIGINT) if done == 20 else None
+
+    monkeypatch.setattr("mvdust3r_ros.cli_evaluate.progress", interrupting)
+    words = ("--engine", "oracle", "--params", params, "--truth", "/odom", "--out", tmp_path)
+    assert evaluate(room_bag.bag, *words) == 130
+    assert one_line(capsys) == "mvdust3r_ros: partial report: interrupted\n"
+    report = report_in(tmp_path)
+    assert not report["complete"]
+    assert report["numbers"]["frames"] == 20
+    assert report["numbers"]["ate_m"] < 0.002
+    assert "Partial report: interrupted" in (tmp_path / "report.html").read_text()
 
 
 def test_rooms_and_flats_are_still_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,148 @@
+"""Rejected windows on disk, and Ctrl-C in the middle of a recording."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mvdust3r_ros.config import KeyframeSettings, MapperConfig
+from mvdust3r_ros.datatypes import Frame, Verdict, ViewTokens, WindowPrediction
+from mvdust3r_ros.engines.oracle_engine import OracleEngine
+from mvdust3r_ros.evaluation.capsules import (
+    CapsuleError,
+    CapsuleWriter,
+    describe_replay,
+    read_capsule,
+    replay_capsule,
+)
+from mvdust3r_ros.evaluation.lockstep import run_lockstep
+from mvdust3r_ros.evaluation.recording import Recording
+from mvdust3r_ros.synthetic.sequence import synthetic_frames
+
+SIZE = (112, 112)
+CONFIG = MapperConfig(
+    keyframes=KeyframeSettings(
+        window_size=5, window_overlap=2, max_translation_m=0.15, max_rotation_deg=10.0
+    )
+)
+
+
+class SickEngine(OracleEngine):
+    """Gives one NaN in every window from the second on."""
+
+    windows = 0
+
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+        prediction = super().decode(tokens, n_ref)
+        self.windows += 1
+        if self.windows > 1:
+            prediction.points[0, 1, 7, 9] = np.nan
+        return prediction
+
+
+@pytest.fixture(scope="module")
+def drive() -> list[Frame]:
+    return list(synthetic_frames(3, 24, (120, 160)))
+
+
+def recording(frames: list[Frame]) -> Recording:
+    return Recording("drive", "frames", len(frames), lambda _: iter(frames))
+
+
+@pytest.fixture(scope="module")
+def folder(drive: list[Frame], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("capsules")
+    writer = CapsuleWriter(out, "oracle", CONFIG)
+    evidence, stopped = run_lockstep(recording(drive), CONFIG, SickEngine(SIZE), writer)
+    assert stopped == ""
+    assert evidence.result.committed == 1
+    assert writer.folders == sorted(out.glob("capsule-*"))
+    assert len(writer.folders) == len(evidence.result.windows) - 1 >= 2
+    return writer.folders[0]
+
+
+def test_a_capsule_is_plain_files(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    assert {"capsule.json", "tensors.npz"} <= names
+    assert {Path(name).suffix for name in names} == {".json", ".npz", ".png"}
+    told = json.loads((folder / "capsule.json").read_text())
+    assert told["verdict"] == "rejected_not_finite"
+    assert told["reason"]
+    with np.load(folder / "tensors.npz", allow_pickle=False) as tensors:
+        assert np.isnan(tensors["points_1"]).any()
+        assert np.isfinite(tensors["points_0"]).all()
+
+
+def test_a_capsule_comes_back_as_it_was(folder: Path, drive: list[Frame]) -> None:
+    capsule = read_capsule(folder)
+    assert capsule.verdict == Verdict.REJECTED_NOT_FINITE
+    assert capsule.config == CONFIG
+    assert len(capsule.windows) == 2
+    stamps = {f.stamp_ns for f in drive}
+    assert all(k.stamp_ns in stamps for w in capsule.windows for k in w.keyframes)
+    view = capsule.windows[1].keyframes[0].view
+    assert view.image_rgb.shape == (*SIZE, 3)
+    assert view.depth_m is not None
+    assert view.K is not None
+
+
+def test_run_again_it_fails_again_and_a_healthy_engine_maps_it(folder: Path) -> None:
+    capsule = read_capsule(folder)
+    sick = replay_capsule(capsule, SickEngine(SIZE))
+    assert sick.verdict == Verdict.REJECTED_NOT_FINITE
+    assert sick.message == capsule.message
+    healthy = replay_capsule(capsule, OracleEngine(SIZE))
+    assert healthy.verdict == Verdict.COMMITTED
+    words = describe_replay(capsule, healthy)
+    assert "recorded: rejected_not_finite" in words
+    assert "now:      committed" in words
+
+
+def test_an_engine_of_another_size_is_refused(folder: Path) -> None:
+    with pytest.raises(CapsuleError, match="112x112 pixels, the engine takes 224x224"):
+        replay_capsule(read_capsule(folder), OracleEngine())
+
+
+@pytest.mark.parametrize("name", ["capsule.json", "tensors.npz"])
+def test_a_damaged_capsule_is_named(folder: Path, tmp_path: Path, name: str) -> None:
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        (tmp_path / path.name).write_bytes(data[: len(data) // 2] if path.name == name else data)
+    with pytest.raises(CapsuleError, match="is damaged") as caught:
+        read_capsule(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    with pytest.raises(CapsuleError, match="no capsule"):
+        read_capsule(tmp_path / "nowhere")
+
+
+def test_capsules_of_an_earlier_run_go(folder: Path, drive: list[Frame], tmp_path: Path) -> None:
+    (tmp_path / "capsule-9999").mkdir()
+    (tmp_path / "capsule-9999" / "capsule.json").write_text("{}")
+    (tmp_path / "capsule-mine").mkdir()
+    writer = CapsuleWriter(tmp_path, "oracle", CONFIG)
+    run_lockstep(recording(drive), CONFIG, OracleEngine(SIZE), writer)
+    assert [path.name for path in tmp_path.iterdir()] == ["capsule-mine"]
+    assert folder.exists()
+
+
+def test_ctrl_c_ends_the_run_and_keeps_what_was_mapped(drive: list[Frame]) -> None:
+    def progress(done: int, total: int) -> None:
+        assert total == 24
+        if done == 14:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    evidence, stopped = run_lockstep(
+        recording(drive), CONFIG, OracleEngine(SIZE), progress=progress
+    )
+    assert stopped == "interrupted"
+    assert evidence.result.frames == 14
+    assert evidence.result.committed >= 1
+    assert evidence.result.snapshot.grid is not None
+    assert signal.getsignal(signal.SIGINT) is before
