@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -286,10 +287,14 @@ def read_ply(path: Path) -> Cloud:
     lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
     if not mark or ["format", "binary_little_endian", "1.0"] not in lines:
         raise MapFileError(f"{path} is not a binary little-endian ply")
-    counts = [line[2] for line in lines if line[:2] == ["element", "vertex"]]
-    fields = [(line[-1], line[1]) for line in lines if line[:1] == ["property"]]
+    counts = [line[2] for line in lines if line[:2] == ["element", "vertex"] and len(line) > 2]
+    fields = [(line[-1], line[1]) for line in lines if line[:1] == ["property"] and len(line) > 1]
     names = [name for name, _ in fields]
-    if len(counts) != 1 or not counts[0].isdigit() or not {"x", "y", "z"} <= set(names):
+    if (
+        len(counts) != 1
+        or not re.fullmatch(r"\d{1,12}", counts[0])
+        or not {"x", "y", "z"} <= set(names)
+    ):
         raise MapFileError(f"{path} has no vertices with x, y and z")
     if any(kind not in PLY_DTYPES for _, kind in fields) or len(set(names)) != len(names):
         raise MapFileError(f"{path} has vertex properties that cannot be read: {fields}")

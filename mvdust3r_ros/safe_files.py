@@ -23,6 +23,7 @@ JOURNAL = ".save.commit"
 DRAFT_SUFFIX = ".part"
 MAX_JOURNAL_BYTES = 1 << 16
 MAX_YAML_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 24
 
 
 class FileError(MvDust3rError):
@@ -147,11 +148,15 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
         OSError: it cannot be read.
         FileError: it is larger.
     """
+    blocks, left = [], max_bytes
     with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise FileError(f"{path} is larger than {max_bytes} bytes")
-    return content
+        # In blocks: a read of many bytes takes that much memory however short the file is.
+        while block := file.read(min(left + 1, BLOCK_BYTES)):
+            left -= len(block)
+            if left < 0:
+                raise FileError(f"{path} is larger than {max_bytes} bytes")
+            blocks.append(block)
+    return b"".join(blocks)
 
 
 # A wrong value behind a tag such as !!bool raises whatever its constructor stumbles over.

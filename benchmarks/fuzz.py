@@ -1,0 +1,334 @@
+"""Throws damaged input at every reader and converter: python benchmarks/fuzz.py --inputs 1000000.
+
+Each input has to be used or refused with one of the package's own errors, within one second and
+without more memory than the limit (the address space of the process is limited, so whoever asks
+for more gets a MemoryError, which counts as a crash). Exit status 1 when anything else happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from mvdust3r_ros.config import config_to_yaml, flat_settings, load_config, with_values
+from mvdust3r_ros.datatypes import (
+    MapSnapshot,
+    MvDust3rError,
+    OccupancyGrid,
+    ScaleEstimate,
+    Trajectory,
+)
+from mvdust3r_ros.engines.create import default_engine_folder
+from mvdust3r_ros.engines.manifest import load_manifest
+from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum, save_map
+from mvdust3r_ros.ros.bag import read_frames
+from mvdust3r_ros.ros.bag_messages import decoded
+from mvdust3r_ros.ros.conversions import (
+    camera_from_info,
+    frame_from_msgs,
+    pose_from_odometry,
+    pose_from_transform,
+)
+from mvdust3r_ros.ros.images import ENCODINGS, compressed_to_rgb, depth_to_m
+from mvdust3r_ros.ros.map_folder import place_in_folder
+from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.safe_files import JOURNAL, finish_writing
+
+LIMIT_S = 1.0
+LIMIT_BYTES = 1 << 30
+MAX_PIXELS = 1_000_000
+STORE = get_typestore(Stores.ROS2_JAZZY)
+NUMBERS = (0, 1, -1, 2, 3, 96, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 1e-300, 1e300,
+           float("nan"), float("inf"), -float("inf"))  # fmt: skip
+WORDS = (
+    "", "..", "/", "a", "../x", "/etc/passwd", "~", "\0", "\n", "é", "%s", "{}", ".", "a/../b",
+    "x" * 300, "con", "a\\b", "-rf", "map.yaml", "null", "!!python/name:os", "&a [*a]",
+)  # fmt: skip
+
+
+class Fuzzer:
+    """Makes inputs from one random generator, by damaging good ones."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.folder = folder
+        rgb = self.rng.integers(0, 255, (48, 64, 3), np.uint8)
+        self.jpeg = cv2.imencode(".jpg", rgb)[1].tobytes()
+        self.png = cv2.imencode(".png", rgb)[1].tobytes()
+        self.manifest = (default_engine_folder() / "manifest.yaml").read_bytes()
+        self.settings = config_to_yaml(NodeConfig()).encode()
+        poses = Trajectory(np.arange(9) + 1, np.tile(np.eye(4), (9, 1, 1)))
+        points = self.rng.normal(size=(20, 3)).astype(np.float32)
+        save_map(
+            MapSnapshot(
+                points, np.zeros((20, 3), np.uint8), np.ones(20, np.float32),
+                OccupancyGrid(np.zeros((12, 15), np.int8), 0.05, (0.0, 0.0)), poses, None,
+                ScaleEstimate(),
+            ), folder / "good", "map",
+        )  # fmt: skip
+        self.map_files = {p.suffix: p.read_bytes() for p in (folder / "good").iterdir()}
+        self.image_cdr = self._image_cdr(rgb)
+        self.bag = self._bag()
+        self.names = [s.name for s in flat_settings(NodeConfig())]
+
+    def _image(self, rgb: Any) -> Any:
+        types = STORE.types
+        stamp = types["builtin_interfaces/msg/Time"](sec=1, nanosec=2)
+        header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
+        return types["sensor_msgs/msg/Image"](
+            header=header, height=48, width=64, encoding="rgb8", is_bigendian=0, step=192,
+            data=rgb.ravel(),
+        )  # fmt: skip
+
+    def _image_cdr(self, rgb: Any) -> bytes:
+        return bytes(STORE.serialize_cdr(self._image(rgb), "sensor_msgs/msg/Image"))
+
+    def _bag(self) -> bytes:
+        path = self.folder / "bag"
+        with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            kind = "sensor_msgs/msg/Image"
+            connection = writer.add_connection("/image", kind, typestore=STORE)
+            for i in range(2):
+                writer.write(connection, i + 1, self.image_cdr)
+        content = next(path.glob("*.mcap")).read_bytes()
+        shutil.rmtree(path)
+        return content
+
+    def number(self) -> Any:
+        """A number, often one that hurts."""
+        kind = self.rng.integers(4)
+        if kind == 0:
+            return NUMBERS[self.rng.integers(len(NUMBERS))]
+        if kind == 1:
+            return int(self.rng.integers(0, 200))
+        return float(self.rng.normal() * 10.0 ** self.rng.integers(-6, 7))
+
+    def whole(self) -> int:
+        """An unsigned 32-bit number, as in a message."""
+        value = self.number()
+        return int(value) % 2**32 if np.isfinite(value) else 2**32 - 1
+
+    def word(self) -> str:
+        return WORDS[self.rng.integers(len(WORDS))]
+
+    def damaged(self, good: bytes) -> bytes:
+        """A copy with some bytes changed, cut, doubled or inserted."""
+        data = bytearray(good)
+        for _ in range(self.rng.integers(1, 5)):
+            at = int(self.rng.integers(0, len(data) + 1))
+            how = self.rng.integers(6)
+            if how == 0 and at < len(data):
+                data[at] = int(self.rng.integers(256))
+            elif how == 1:
+                del data[at:]
+            elif how == 2:
+                del data[at : at + int(self.rng.integers(1, 20))]
+            elif how == 3:
+                data[at:at] = self.word().encode()
+            elif how == 4:
+                data[at : at + 4] = int(self.whole()).to_bytes(4, "little")
+            else:
+                data[at:at] = data[: int(self.rng.integers(0, 64))]
+        return bytes(data)
+
+    def file(self, name: str, good: bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(self.damaged(good))
+        return path
+
+    # One function for each reader.
+
+    def image(self) -> None:
+        names = [*ENCODINGS, "nv12", "", "32FC1", "16UC1"]
+        width, height = int(self.rng.integers(0, 12)), int(self.rng.integers(0, 12))
+        if self.rng.integers(4) == 0:
+            width, height = self.whole(), self.whole()
+        size = int(self.rng.integers(0, 700))
+        message = SimpleNamespace(
+            header=SimpleNamespace(
+                stamp=SimpleNamespace(sec=self.whole() - 2**31, nanosec=self.whole()),
+                frame_id=self.word(),
+            ),
+            encoding=names[self.rng.integers(len(names))], width=width, height=height,
+            step=self.whole() if self.rng.integers(3) == 0 else width * 3,
+            is_bigendian=int(self.rng.integers(3)), data=self.rng.bytes(size),
+        )  # fmt: skip
+        if self.rng.integers(4) == 0:
+            depth_to_m(message, MAX_PIXELS)
+        frame_from_msgs(message, self._info(), max_pixels=MAX_PIXELS)
+
+    def compressed(self) -> None:
+        good = self.jpeg if self.rng.integers(2) else self.png
+        message = SimpleNamespace(format=self.word(), data=self.damaged(good))
+        compressed_to_rgb(message, MAX_PIXELS)
+
+    def _info(self) -> Any | None:
+        if self.rng.integers(2):
+            return None
+        models = ("plumb_bob", "equidistant", "rational_polynomial", "", "fisheye")
+        roi = {k: self.whole() for k in ("x_offset", "y_offset", "width", "height")}
+        return SimpleNamespace(
+            k=[self.number() for _ in range(9)], d=[self.number()] * int(self.rng.integers(9)),
+            distortion_model=models[self.rng.integers(len(models))],
+            width=self.whole(), height=self.whole(), binning_x=self.whole(),
+            binning_y=self.whole(), roi=SimpleNamespace(**roi),
+        )  # fmt: skip
+
+    def camera_info(self) -> None:
+        info = self._info()
+        if info is not None:
+            camera_from_info(info)
+
+    def odometry(self) -> None:
+        x, y, z, w = (float(self.number()) for _ in range(4))
+        turn = SimpleNamespace(x=x, y=y, z=z, w=w)
+        x, y, z = (float(self.number()) for _ in range(3))
+        shift = SimpleNamespace(x=x, y=y, z=z)
+        if self.rng.integers(2):
+            pose = SimpleNamespace(orientation=turn, position=shift)
+            pose_from_odometry(SimpleNamespace(pose=SimpleNamespace(pose=pose)))
+        else:
+            pose_from_transform(SimpleNamespace(rotation=turn, translation=shift))
+
+    def message_bytes(self) -> None:
+        reader: Any = SimpleNamespace(deserialize=STORE.deserialize_cdr)
+        connection: Any = SimpleNamespace(topic="/image", msgtype="sensor_msgs/msg/Image")
+        message = decoded(reader, connection, 1, self.damaged(self.image_cdr))
+        frame_from_msgs(message, max_pixels=MAX_PIXELS)
+
+    def parameter(self) -> None:
+        name = self.names[self.rng.integers(len(self.names))]
+        if self.rng.integers(8) == 0:
+            name += self.word()
+        value = self.number() if self.rng.integers(2) else self.word()
+        with_values(NodeConfig(), {name: value})
+
+    def map_name(self) -> None:
+        name = "".join(self.word() for _ in range(self.rng.integers(1, 4)))
+        directory, _ = place_in_folder(self.folder, name)
+        if not directory.is_relative_to(self.folder.resolve()):
+            raise AssertionError(f"{name!r} leads out of the folder")
+
+    def cloud(self) -> None:
+        read_ply(self.file("m.ply", self.map_files[".ply"]))
+
+    def trajectory(self) -> None:
+        read_tum(self.file("m.tum", self.map_files[".tum"]))
+
+    def grid(self) -> None:
+        (self.folder / "map.pgm").write_bytes(self.damaged(self.map_files[".pgm"]))
+        good = self.map_files[".yaml"]
+        (self.folder / "m.yaml").write_bytes(self.damaged(good) if self.rng.integers(2) else good)
+        load_occupancy(self.folder / "m.yaml")
+
+    def journal(self) -> None:
+        place = self.folder / "journal"
+        place.mkdir(exist_ok=True)
+        (place / JOURNAL).write_bytes(self.damaged(b'["map.pgm", "map.yaml", "map.ply"]'))
+        try:
+            finish_writing(place)
+        finally:
+            (place / JOURNAL).unlink(missing_ok=True)
+
+    def settings_file(self) -> None:
+        cut = int(self.rng.integers(0, len(self.settings)))
+        load_config(self.file("s.yaml", self.settings[: cut // 8]))
+
+    def engine_manifest(self) -> None:
+        place = self.folder / "engine"
+        place.mkdir(exist_ok=True)
+        (place / "manifest.yaml").write_bytes(self.damaged(self.manifest))
+        load_manifest(place, check_files=False)
+
+    def bag_file(self) -> None:
+        path = self.file("b.mcap", self.bag)
+        for _ in read_frames(path, on_bad=lambda _: None):
+            pass
+
+
+SHARES: dict[str, float] = {
+    "image": 22, "compressed": 10, "camera_info": 15, "odometry": 14, "message_bytes": 8,
+    "parameter": 4, "map_name": 6, "cloud": 8, "trajectory": 4, "grid": 2, "journal": 4,
+    "settings_file": 1, "engine_manifest": 1, "bag_file": 1,
+}  # fmt: skip
+
+
+def limit_memory() -> None:
+    """Let this process have one gigabyte more than now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + LIMIT_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def try_one(target: Callable[[], None], seed: int, name: str, found: Counter[str]) -> str:
+    """Run one input; what was wrong with it, empty when nothing."""
+    begin = time.perf_counter()
+    try:
+        target()
+        found["used"] += 1
+    except MvDust3rError as error:
+        found["refused"] += 1
+        if len(str(error)) > 5000:
+            return f"{name}, seed {seed}: a message of {len(str(error))} characters"
+    except Exception as error:  # noqa: BLE001 - that is what is looked for
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {error}"[:200]
+        return f"{name}, seed {seed}: {text} at {Path(where.filename).name}:{where.lineno}"
+    spent_s = time.perf_counter() - begin
+    found["slowest ms"] = max(found["slowest ms"], round(spent_s * 1e3))
+    return f"{name}, seed {seed}: {spent_s:.1f} s" if spent_s > LIMIT_S else ""
+
+
+def main() -> int:
+    """Fuzz and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first input")
+    parser.add_argument("--only", choices=SHARES, help="one reader alone")
+    given = parser.parse_args()
+    cv2.setNumThreads(1)
+    shares = {given.only: 1.0} if given.only else SHARES
+    problems: list[str] = []
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        fuzzer = Fuzzer(given.seed, Path(name))
+        limit_memory()
+        for target, share in shares.items():
+            count = round(given.inputs * share / sum(shares.values()))
+            found: Counter[str] = Counter()
+            wrong = len(problems)
+            for seed in range(given.seed, given.seed + count):
+                fuzzer.rng = np.random.default_rng([seed, *target.encode()])
+                problem = try_one(getattr(fuzzer, target), seed, target, found)
+                problems += [problem] if problem else []
+            sys.stdout.write(
+                f"{target:16} {count:8} inputs: {found['used']} used, {found['refused']} refused, "
+                f"{len(problems) - wrong} wrong, slowest {found['slowest ms']} ms\n"
+            )
+            sys.stdout.flush()
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write("".join(f"{p}\n" for p in problems[:40]))
+    sys.stdout.write(
+        f"{given.inputs} inputs, {len(problems)} problems, {time.monotonic() - begin:.0f} s, "
+        f"peak memory {peak_mb:.0f} MB\n"
+    )
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
