@@ -10,8 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.rosbag2 import ReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
 from mvdust3r_ros.datatypes import FloatArray, Frame
@@ -77,7 +76,7 @@ def opened_bag(bag: Path) -> Iterator[AnyReader]:
     try:
         reader = AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY))
         reader.open()
-    except (AnyReaderError, ReaderError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - rosbags raises whatever it stumbles over
         raise BagError(f"bag {bag} cannot be read: {error}{_remedy(bag, error)}") from None
     try:
         yield reader

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import ReaderError
 
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.ros.images import ConversionError
 
-DAMAGES = (ReaderError, sqlite3.Error, OSError, struct.error, EOFError, ValueError, IndexError)
 STAMP_BEGIN, STAMP_END = 4, 12
 
 
@@ -37,7 +34,7 @@ def raw_messages(
     while True:
         try:
             item = next(source, None)
-        except DAMAGES as error:
+        except Exception as error:  # noqa: BLE001 - rosbags raises whatever it stumbles over
             raise BagError(
                 f"bag {reader.paths[0]} is damaged after {count} messages ({error}); "
                 "`mcap recover` or sqlite3's `.recover` may save the rest"
@@ -56,7 +53,7 @@ def decoded(reader: AnyReader, connection: Connection, log_ns: int, raw: bytes) 
     """
     try:
         return reader.deserialize(raw, connection.msgtype)
-    except (AnyReaderError, struct.error, ValueError, IndexError) as error:
+    except Exception as error:  # noqa: BLE001 - as above
         raise ConversionError(
             "corrupt",
             f"{connection.topic}: message at {log_ns / 1e9:.3f} s is corrupt ({error})",
