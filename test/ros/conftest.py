@@ -247,6 +247,17 @@ class Stage:
     def log(self, name: str = "mapper") -> str:
         return (self.logs / f"{name}.log").read_text(errors="replace")
 
+    def set_parameter(self, name: str, value: object) -> Any:
+        """The node's answer to a change of one parameter."""
+        from rcl_interfaces.srv import SetParametersAtomically
+        from rclpy.parameter import Parameter
+
+        request = SetParametersAtomically.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg()]
+        )
+        service = "/mapper/set_parameters_atomically"
+        return self.control.call(SetParametersAtomically, service, request).result
+
     def bring_up(self) -> None:
         for step in ("configure", "activate"):
             assert self.control.transition(step), self.log()

@@ -16,17 +16,6 @@ STEPS = [
 ]  # fmt: skip
 
 
-def set_parameter(control: Any, name: str, value: object) -> Any:
-    from rcl_interfaces.srv import SetParametersAtomically
-    from rclpy.parameter import Parameter
-
-    request = SetParametersAtomically.Request(
-        parameters=[Parameter(name, value=value).to_parameter_msg()]
-    )
-    kind, service = SetParametersAtomically, "/mapper/set_parameters_atomically"
-    return control.call(kind, service, request).result
-
-
 def publishers(control: Any) -> int:
     return int(control.count_publishers("/mapper/map_points"))
 
@@ -105,7 +94,7 @@ def test_a_missing_engine_is_said_and_can_be_mended(
     control.wait(lambda: "no engine at" in control.message("engine"), LIMIT_S, "diagnostics")
     status = control.diagnostics["mapper: engine"]
     assert status.level == b"\x02"
-    assert set_parameter(control, "engine.engine", "oracle").successful
+    assert stage.set_parameter("engine.engine", "oracle").successful
     stage.bring_up()
     control.wait(lambda: "oracle" in control.message("engine"), LIMIT_S, "diagnostics")
 
@@ -121,9 +110,9 @@ def test_wrong_values_at_the_start_are_named_and_can_be_mended(
     assert "map.voxel_size_m: 50.0 is outside [0.005, 2.0]" in log
     assert "keyframes.window_size: expected int, got 'many'" in log
     assert "unknown setting 'map.voxel_sise_m'; did you mean map.voxel_size_m" in log
-    assert set_parameter(control, "map.voxel_size_m", 0.1).successful
+    assert stage.set_parameter("map.voxel_size_m", 0.1).successful
     assert not control.transition("configure")
-    assert set_parameter(control, "keyframes.window_size", 6).successful
+    assert stage.set_parameter("keyframes.window_size", 6).successful
     stage.bring_up()
 
 

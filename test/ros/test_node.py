@@ -243,17 +243,6 @@ def test_a_map_is_never_saved_outside_its_folder(played: Played, name: str) -> N
     assert not list(outside.iterdir())
 
 
-def set_parameter(control: Any, name: str, value: object) -> Any:
-    from rcl_interfaces.srv import SetParametersAtomically
-    from rclpy.parameter import Parameter
-
-    request = SetParametersAtomically.Request(
-        parameters=[Parameter(name, value=value).to_parameter_msg()]
-    )
-    kind, service = SetParametersAtomically, "/mapper/set_parameters_atomically"
-    return control.call(kind, service, request).result
-
-
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -272,7 +261,7 @@ def set_parameter(control: Any, name: str, value: object) -> Any:
 def test_parameters_are_checked_when_they_change(
     played: Played, name: str, value: object, words: str
 ) -> None:
-    result = set_parameter(played.control, name, value)
+    result = played.stage.set_parameter(name, value)
     assert result.successful == (words == ""), result.reason
     assert words in result.reason
 
