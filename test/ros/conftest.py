@@ -15,8 +15,10 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.cli import main
+from mvdust3r_ros.datatypes import FloatArray, Trajectory
 from mvdust3r_ros.geometry import make_se3, quaternion_xyzw
+from mvdust3r_ros.map_files import write_tum
 
 START_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 200_000_000
@@ -209,6 +211,28 @@ def bag_kind() -> type[BagKind]:
 @pytest.fixture(scope="session")
 def room_bag(make_bag: Callable[..., RoomBag]) -> RoomBag:
     return make_bag(BagKind())
+
+
+@pytest.fixture(scope="session")
+def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Settings with small windows, so that a short drive makes several."""
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    path.write_text("keyframes: {window_size: 4, window_overlap: 2, max_translation_m: 0.2}\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def oracle_report(
+    room_bag: RoomBag, params: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder of a report on the room bag with its true path in a file."""
+    out = tmp_path_factory.mktemp("oracle_report")
+    truth = out / "truth.tum"
+    write_tum(truth, Trajectory(np.array(room_bag.stamps_ns), np.array(room_bag.poses)))
+    words = ["--engine", "oracle", "--params", str(params), "--truth", str(truth)]
+    words += ["--require", "ate_m<0.1,grid_iou>0.3"]
+    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(out)]) == 0
+    return out
 
 
 _domains = itertools.count()

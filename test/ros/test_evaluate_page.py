@@ -63,14 +63,9 @@ def open_page() -> Iterator[Callable[..., Visit]]:
             browser.close()
 
 
-@pytest.fixture(scope="module")
-def report(room_bag: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("page")
-    params = out / "params.yaml"
-    params.write_text("keyframes: {window_size: 4, window_overlap: 2, max_translation_m: 0.2}\n")
-    words = ["--engine", "oracle", "--params", str(params), "--truth", "/odom"]
-    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(out)]) == 0
-    return out / "report.html"
+@pytest.fixture
+def report(oracle_report: Path) -> Path:
+    return oracle_report / "report.html"
 
 
 PLOTS = """() => [...document.querySelectorAll('.card svg')].map(svg => {
