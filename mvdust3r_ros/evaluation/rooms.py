@@ -28,7 +28,7 @@ from mvdust3r_ros.evaluation.metrics import (
 )
 from mvdust3r_ros.geometry import backproject, invert_se3, rotation_angle_deg
 from mvdust3r_ros.pose_recovery import recover_poses
-from mvdust3r_ros.reference_views import order_views
+from mvdust3r_ros.reference_views import best_path, order_views
 
 Windows = Callable[[int, int], list[View]]
 """(seed, number of views) -> views with exact K, depth_m and T_odom_cam, in order of time."""
@@ -110,7 +110,8 @@ def evaluate_rooms(
     """Judge an engine and the trivial predictors, and write what came out.
 
     The engine runs with one reference ("MVD") and, if it was made for more, with its own number
-    ("MVD+"). Oracle rows take the reference, or the path, that the truth says is best.
+    ("MVD+", read from the path of the central reference, and from the most confident one). Oracle
+    rows take the reference, or the path, that the truth says is best.
 
     Args:
         engine: what to judge.
@@ -173,6 +174,7 @@ def _judge(
         paths = range(len(prediction.references))
         cases = [_case(seed, prediction, views, p, encoded + seconds) for p in paths]
         yield "MVD+", cases[0], prediction
+        yield "MVD+, most confident path", cases[best_path(prediction)], prediction
         yield "MVD+, oracle path", min(cases, key=lambda c: c.published.nd), prediction
 
 

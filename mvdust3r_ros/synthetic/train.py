@@ -61,6 +61,11 @@ class Trainer:
         )
         torch.nn.init.zeros_(self.match_head.proj.bias)
         self.params = [*self.network.parameters(), *self.match_head.parameters()]
+        if config.freeze:
+            for parameter in self.params:
+                parameter.requires_grad_(False)
+            assert self.network.dec_same_view_blocks is not None
+            self.params = list(self.network.dec_same_view_blocks.requires_grad_().parameters())
         groups = [
             {
                 "params": [p for p in self.params if p.ndim > 1],
@@ -107,7 +112,9 @@ class Trainer:
         low = max(2, min(most, config.min_views), most // 3)
         sizes = [n for n in range(low, most + 1) if config.views_per_step % n == 0]
         views = int(shared.choice(sizes or [most]))
-        n_ref = int(shared.integers(2, min(config.n_ref, views) + 1)) if config.n_ref > 1 else 1
+        most_ref = min(config.n_ref, views)
+        n_ref = int(shared.integers(min(config.min_ref, most_ref), most_ref + 1))
+        n_ref = n_ref if config.n_ref > 1 else 1
         rng = np.random.default_rng([config.seed, self.step, 11, self.rank])
         count = max(1, config.views_per_step // (views * n_ref if n_ref > 1 else views))
         batch = draw_batch(rng, self.shards, self._rooms(), count, views, config.middle_reference)
@@ -120,7 +127,7 @@ class Trainer:
 
     def _losses(self, batch: Batch, intrinsics: Tensor, n_ref: int) -> dict[str, Tensor]:
         config = self.config
-        auxiliary = config.match_weight > 0 or config.attention_weight > 0
+        auxiliary = (config.match_weight > 0 or config.attention_weight > 0) and not config.freeze
         with torch.autocast(self.device.type, torch.bfloat16):
             out = self.network(batch.images, intrinsics, n_ref=n_ref, details=auxiliary)
         losses: dict[str, Tensor] = {}

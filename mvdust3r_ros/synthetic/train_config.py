@@ -41,6 +41,8 @@ class TrainConfig:
         curriculum: pairs (step, most views of a window from that step on).
         min_views: fewest views once the curriculum allows more than two.
         n_ref: most reference paths a window; 1 trains the single-reference network.
+        min_ref: fewest reference paths of a window where `n_ref` is above 1.
+        freeze: train the cross-reference blocks alone, so that one reference gives what it gave.
         alpha: weight of the log-confidence.
         match_weight: weight of the patch matching loss.
         attention_weight: weight of the attention loss.
@@ -76,6 +78,8 @@ class TrainConfig:
     curriculum: tuple[tuple[int, int], ...] = ((0, 2), (600, 4), (3500, 8), (6000, 12))
     min_views: int = 2
     n_ref: int = 1
+    min_ref: int = 2
+    freeze: bool = False
     alpha: float = 0.2
     match_weight: float = 0.1
     attention_weight: float = 0.1
@@ -92,6 +96,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.max_steps < 1 or not 0 <= self.decay_steps <= self.max_steps:
             raise TrainError(f"decay_steps {self.decay_steps} must lie in [0, {self.max_steps}]")
+        if self.n_ref > 1 and not 1 < self.min_ref <= self.n_ref:
+            raise TrainError(f"min_ref {self.min_ref} must lie in [2, {self.n_ref}]")
+        if self.freeze and self.n_ref == 1:
+            raise TrainError("freeze with n_ref 1 leaves nothing to train")
         if self.branch not in ("constant", "latest"):
             raise TrainError(f"branch {self.branch!r} is neither constant nor latest")
         if not self.curriculum or self.curriculum[0][0] != 0:
