@@ -11,13 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mvdust3r_ros.cli_evaluate import (
-    SYNTHETIC,
-    add_evaluate,
-    add_evaluate_flats,
-    add_evaluate_rooms,
-)
+from mvdust3r_ros.cli_evaluate import add_compare, add_evaluate
 from mvdust3r_ros.cli_network import add_engine, add_golden, add_weights
+from mvdust3r_ros.cli_synthetic import SYNTHETIC, add_evaluate_flats, add_evaluate_rooms
 from mvdust3r_ros.cli_words import Commands, progress, seeds
 from mvdust3r_ros.datatypes import MvDust3rError
 
@@ -213,6 +209,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_synth,
     _add_train,
     add_evaluate,
+    add_compare,
     add_evaluate_rooms,
     add_evaluate_flats,
     _add_demo,

@@ -1,22 +1,17 @@
-"""The commands that judge: `evaluate BAG...`, `evaluate rooms`, `evaluate flats`, `compare`."""
+"""The commands that judge recordings: `evaluate BAG...`, `compare REPORT...`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvdust3r_ros.cli_words import Commands, number_list, progress, seeds
+from mvdust3r_ros.cli_words import Commands, progress
 
 if TYPE_CHECKING:
     from mvdust3r_ros.ros.evaluate import EvaluateJob
 
-HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
-BASELINE_SEEDS = range(8_500_000, 8_500_060)
-SYNTHETIC = {"rooms": "evaluate-rooms", "flats": "evaluate-flats"}
-"""Word after `evaluate` -> the command it stands for, which completion knows by one word."""
 EVALUATE_EXAMPLES = """\
 examples:
   mvdust3r_ros evaluate my_bag                      report in evaluation/my_bag/report.html
@@ -143,76 +138,37 @@ def _replay(args: argparse.Namespace) -> int:
     return 0
 
 
-def add_evaluate_rooms(commands: Commands) -> None:
-    """`evaluate rooms`: synthetic rooms by seed."""
-    rooms = commands.add_parser(
-        SYNTHETIC["rooms"], help="`evaluate rooms`: judge an engine on synthetic rooms by seed"
+def add_compare(commands: Commands) -> None:
+    """`compare REPORT...`: reports side by side."""
+    parser = commands.add_parser(
+        "compare",
+        help="reports of `evaluate` side by side: a table, and paths over each other",
+        description="Prints the numbers of several reports side by side and writes one page with "
+        "their paths and errors over each other. The first report gives the frame.",
+        epilog="example: mvdust3r_ros compare evaluation/monday evaluation/tuesday/report.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    rooms.add_argument("--seeds", type=seeds, default=HELD_OUT_SEEDS, metavar="A:B")
-    rooms.add_argument("--views", type=number_list, default=[4, 8, 12, 24], metavar="N,N,...")
-    rooms.add_argument("--engine", default="", metavar="DIR", help="default: the package's model")
-    rooms.add_argument("--out", type=Path, required=True, metavar="DIR")
-    rooms.add_argument("--baseline-seeds", type=seeds, default=BASELINE_SEEDS, metavar="A:B")
-    rooms.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
-    rooms.set_defaults(run=_evaluate_rooms)
-
-
-def add_evaluate_flats(commands: Commands) -> None:
-    """`evaluate flats`: drives through synthetic flats."""
-    flats = commands.add_parser(
-        SYNTHETIC["flats"],
-        help="`evaluate flats`: drives through synthetic flats with drifting odometry",
+    parser.add_argument(
+        "reports", nargs="+", type=Path, metavar="REPORT", help="report.json, or its folder"
     )
-    flats.add_argument("--seeds", type=seeds, default=range(9000, 9003), metavar="A:B")
-    flats.add_argument(
-        "--engine", default="oracle", metavar="DIR|oracle", help="default: truth with noise"
-    )
-    flats.add_argument("--params", type=Path, metavar="YAML", help="settings of the mapper")
-    flats.add_argument("--path", type=float, default=60.0, metavar="M", help="way of a drive")
-    flats.add_argument(
-        "--corrupt", type=float, default=0.0, metavar="SHARE", help="share of spoiled windows"
-    )
-    flats.add_argument("--drift", type=float, default=0.02, help="of odometry (%(default)s)")
-    flats.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
-    flats.add_argument("--out", type=Path, required=True, metavar="DIR")
-    flats.set_defaults(run=_evaluate_flats)
+    parser.add_argument(
+        "--out", type=Path, default=Path("compare.html"), metavar="HTML",
+        help="page to write (default %(default)s)",
+    )  # fmt: skip
+    parser.set_defaults(run=_compare)
 
 
-def _evaluate_rooms(args: argparse.Namespace) -> int:
-    from mvdust3r_ros.engines.create import EngineOptions, create_engine
-    from mvdust3r_ros.evaluation.rooms import evaluate_rooms, format_results
-    from mvdust3r_ros.synthetic.dataset import exact_views
+def _compare(args: argparse.Namespace) -> int:
+    from rich.console import Console
 
-    engine = create_engine(args.engine, EngineOptions(threads=args.threads))
-    hw = engine.describe().image_hw
-    with progress("windows") as report:
-        results = evaluate_rooms(
-            engine,
-            lambda seed, views: exact_views(seed, views, hw),
-            args.seeds,
-            args.views,
-            args.baseline_seeds,
-            args.out,
-            report,
-        )
-    print(format_results(results))
-    print(f"{args.out}: results.json, table.md and pictures")
-    return 0
+    from mvdust3r_ros.evaluation.compare import comparison_table, read_comparison
+    from mvdust3r_ros.evaluation.compare_page import write_comparison
 
-
-def _evaluate_flats(args: argparse.Namespace) -> int:
-    from mvdust3r_ros.config import MapperConfig, load_config
-    from mvdust3r_ros.engines.create import EngineOptions, create_engine
-    from mvdust3r_ros.evaluation.flats import FlatOptions, evaluate_flats, format_flats
-
-    config = MapperConfig() if args.params is None else load_config(args.params)
-    options = FlatOptions(path_m=args.path, drift=args.drift, corrupt=args.corrupt)
-    engine = None
-    if args.engine != "oracle":
-        engine = create_engine(args.engine, EngineOptions(threads=args.threads))
-        options = replace(options, hw=engine.describe().image_hw)
-    with progress("flats") as report:
-        results = evaluate_flats(args.seeds, config, options, args.out, engine, report)
-    print(format_flats(results))
-    print(f"{args.out}: results.json and table.md")
+    compared = read_comparison(args.reports)
+    Console(highlight=False).print(comparison_table(compared))
+    for run in compared.runs:
+        if run.why_not:
+            print(f"note: {run.label}: path not laid over the first: {run.why_not}")
+    write_comparison(args.out, compared)
+    print(args.out)
     return 0

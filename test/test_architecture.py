@@ -39,7 +39,7 @@ ROWS = [
     {"evaluation"},
     {"ros"},
     {"cli_words"},
-    {"cli_evaluate", "cli_network"},
+    {"cli_evaluate", "cli_network", "cli_synthetic"},
     {"cli"},
 ]
 ROW_OF = {unit: row for row, units in enumerate(ROWS) for unit in units}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import MapSnapshot
+from mvdust3r_ros.datatypes import FloatArray, MapSnapshot
 from mvdust3r_ros.evaluation.judge import Judgement
 from mvdust3r_ros.evaluation.map_metrics import FREE, OCCUPIED, on_common_lattice
 from mvdust3r_ros.evaluation.pictures import (
@@ -104,7 +104,7 @@ def top_view(snapshot: MapSnapshot, made: Judgement) -> str:
         add_legend(axes)
         axes.set_title("", loc="left")
 
-    return svg_of(draw, _plan_height(bounds))
+    return svg_of(draw, plan_height(bounds))
 
 
 def path_view(snapshot: MapSnapshot, made: Judgement) -> str:
@@ -132,7 +132,7 @@ def path_view(snapshot: MapSnapshot, made: Judgement) -> str:
         frame_plan(axes, bounds, "")
         add_legend(axes)
 
-    return svg_of(draw, _plan_height(bounds))
+    return svg_of(draw, plan_height(bounds))
 
 
 def _true_path(axes: Axes, made: Judgement) -> None:
@@ -148,13 +148,19 @@ def _path_bounds(snapshot: MapSnapshot, made: Judgement) -> Bounds:
     xy = [snapshot.trajectory.T_world_cam[:, :2, 3]]
     if made.true_path is not None:
         xy.append(made.true_path.T_world_cam[:, :2, 3])
-    low, high = np.concatenate(xy).min(0), np.concatenate(xy).max(0)
+    return plan_bounds_of(np.concatenate(xy))
+
+
+def plan_bounds_of(xy: FloatArray) -> Bounds:
+    """A rectangle around (N, 2) points with a margin."""
+    low, high = xy.min(0), xy.max(0)
     margin = 0.08 * max(*(high - low), 0.5)
     (x0, y0), (x1, y1) = low - margin, high + margin
     return Bounds(float(x0), float(y0), float(x1), float(y1))
 
 
-def _plan_height(bounds: Bounds) -> float:
+def plan_height(bounds: Bounds) -> float:
+    """Inches that a plan of these bounds needs at the width of a plot."""
     return float(np.clip(WIDTH_IN * bounds.size[1] / bounds.size[0], 2.4, 5.5))
 
 
@@ -218,7 +224,7 @@ def grid_view(snapshot: MapSnapshot, made: Judgement, which: str) -> str:
         draw_grid(axes, grid, path, bounds, "")
         add_legend(axes)
 
-    return svg_of(draw, _plan_height(bounds))
+    return svg_of(draw, plan_height(bounds))
 
 
 def _draw_difference(axes: Axes, snapshot: MapSnapshot, made: Judgement) -> None:

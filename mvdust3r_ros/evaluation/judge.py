@@ -70,6 +70,7 @@ class Judgement:
         measured: the same for numbers that depend on the machine.
         notes: why something is missing, in words.
         path: curves along the matched keyframes, lists of one length; empty without a truth.
+        T_true_map: (4, 4) the map frame in that of the truth; None without a truth.
         true_path: true camera poses in the map frame, during the map's time; None without a truth.
         true_grid: grid of the true cloud in the map frame, or None.
         windows: one row for each window.
@@ -81,6 +82,7 @@ class Judgement:
     measured: dict[str, float | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     path: dict[str, list[Any]] = field(default_factory=dict)
+    T_true_map: FloatArray | None = None
     true_path: Trajectory | None = None
     true_grid: OccupancyGrid | None = None
     windows: list[dict[str, Any]] = field(default_factory=list)
@@ -176,6 +178,7 @@ def _judge_trajectory(made: Judgement, estimate: Trajectory, truth: Trajectory) 
         "error_deg": rotation_angle_deg(errors[:, :3, :3]).tolist(),
         "scale_error": stretch,
     }
+    made.T_true_map = S_true_map.apply_pose(np.eye(4))
     during = (truth.stamps_ns >= stamps[0]) & (truth.stamps_ns <= stamps[-1])
     S_map_true = S_true_map.inverse()
     poses = np.array([S_map_true.apply_pose(T) for T in truth.T_world_cam[during]])

@@ -92,9 +92,10 @@ def _tiles(values: dict[str, Any]) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _cards(*cards: tuple[str, str]) -> str:
+def cards(*items: tuple[str, str]) -> str:
+    """Boxes with a title and HTML each, as many beside each other as there is room for."""
     inner = "".join(
-        f'<div class="card"><h3>{escape(title)}</h3>{body}</div>' for title, body in cards
+        f'<div class="card"><h3>{escape(title)}</h3>{body}</div>' for title, body in items
     )
     return f'<div class="cards">{inner}</div>'
 
@@ -108,24 +109,24 @@ def _map_section(snapshot: MapSnapshot, made: Judgement) -> str:
 def _trajectory_section(snapshot: MapSnapshot, made: Judgement) -> str:
     if snapshot.grid is None:
         return ""
-    cards = [("Cloud and path from above", charts.top_view(snapshot, made))]
+    items = [("Cloud and path from above", charts.top_view(snapshot, made))]
     if made.path:
-        cards += [
+        items += [
             ("Path, coloured by its error", charts.path_view(snapshot, made)),
             ("Position error over time", charts.error_over_time(made)),
             ("Scale error over time", charts.scale_over_time(made)),
             ("Rotation error over time", charts.rotation_over_time(made)),
         ]
-    return "<h2>Trajectory</h2>" + _cards(*cards)
+    return "<h2>Trajectory</h2>" + cards(*items)
 
 
 def _grid_section(snapshot: MapSnapshot, made: Judgement) -> str:
     if snapshot.grid is None:
         return ""
-    cards = [("Occupancy grid", charts.grid_view(snapshot, made, "estimate"))]
+    items = [("Occupancy grid", charts.grid_view(snapshot, made, "estimate"))]
     note = ""
     if made.true_grid is not None:
-        cards += [
+        items += [
             ("Grid of the true cloud", charts.grid_view(snapshot, made, "truth")),
             ("Difference", charts.grid_view(snapshot, made, "difference")),
         ]
@@ -139,17 +140,17 @@ def _grid_section(snapshot: MapSnapshot, made: Judgement) -> str:
             for k, words in names.items()
         )
         note = f'<p class="controls">{" ".join(dots)}</p>'
-    return "<h2>Occupancy grid</h2>" + _cards(*cards) + note
+    return "<h2>Occupancy grid</h2>" + cards(*items) + note
 
 
 def _windows_section(report: dict[str, Any], made: Judgement) -> str:
-    cards = []
+    items = []
     if any(w.get("nd") is not None for w in made.windows):
-        cards.append(
+        items.append(
             ("Distance of each window from the truth", charts.windows_chart(made.windows))
         )
     if made.confidence:
-        cards.append(("Confidence against error", charts.confidence_chart(made.confidence)))
+        items.append(("Confidence against error", charts.confidence_chart(made.confidence)))
     columns = ("nd", "cd", "rre", "rte", "mae", "scale_error")
     head = "<tr><th>window</th><th>verdict</th><th class=n>keyframes</th>" + "".join(
         f"<th class=n>{c.replace('_', ' ')}</th>" for c in columns
@@ -158,7 +159,7 @@ def _windows_section(report: dict[str, Any], made: Judgement) -> str:
     table = f'<div class="wide"><table>{head}<th>reason</th></tr>{"".join(rows)}</table></div>'
     left = len(report["windows"]) - MAX_ROWS
     more = f'<p class="note">{left} more windows are in report.json.</p>' if left > 0 else ""
-    return "<h2>Windows</h2>" + (_cards(*cards) if cards else "") + f"<p></p>{table}{more}"
+    return "<h2>Windows</h2>" + (cards(*items) if items else "") + f"<p></p>{table}{more}"
 
 
 def _window_row(window: dict[str, Any], columns: Sequence[str]) -> str:
@@ -187,7 +188,7 @@ def _speed_section(report: dict[str, Any], made: Judgement) -> str:
     )
     machine = report["environment"]
     note = f"{machine['cpu']}, {machine['cores']} cores"
-    return "<h2>Speed</h2>" + _cards(
+    return "<h2>Speed</h2>" + cards(
         ("Time of each stage", charts.latency_bars(made.stages)),
         (note, f'<div class="wide"><table>{head}</tr>{rows}</table></div>'),
     )

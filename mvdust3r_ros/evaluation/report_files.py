@@ -20,7 +20,11 @@ from mvdust3r_ros.evaluation.recording import Recording
 from mvdust3r_ros.evaluation.report import ReportError, plain_values
 from mvdust3r_ros.map_files import save_map
 
-FORMAT = 1
+FORMAT = 2
+SECTIONS = (
+    "complete", "mode", "input", "engine", "numbers", "windows", "path", "trajectory", "settings",
+    "timing", "environment",
+)  # fmt: skip
 MEASURED = ("timing", "environment")
 """Sections that differ between two runs of the same recording; all others are the same."""
 
@@ -51,11 +55,11 @@ def write_report(
     if evidence.result.snapshot.grid is not None:
         files = save_map(evidence.result.snapshot, out, "map")
     report["files"] = [path.name for path in files]
-    _write(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_text(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     log = evidence.windows
     thumbnails = [] if log is None else log.thumbnails
     html = report_page(report, evidence.result.snapshot, made, thumbnails)
-    _write(out / "report.html", html)
+    write_text(out / "report.html", html)
     return report
 
 
@@ -86,6 +90,7 @@ def _report(
         "notes": made.notes,
         "windows": made.windows,
         "path": made.path,
+        "trajectory": _trajectory(evidence, made),
         "confidence": made.confidence,
         "settings": settings_dict(result.config),
         "timing": {
@@ -102,6 +107,16 @@ def _report(
     return plain
 
 
+def _trajectory(evidence: Evidence, made: Judgement) -> dict[str, Any]:
+    """All keyframes of the map, and where its frame lies in that of the truth."""
+    trajectory = evidence.result.snapshot.trajectory
+    return {
+        "stamp_ns": trajectory.stamps_ns.tolist(),
+        "position_map": trajectory.T_world_cam[:, :3, 3].tolist(),
+        "T_true_map": None if made.T_true_map is None else made.T_true_map.tolist(),
+    }
+
+
 def _manifest(engine: str) -> dict[str, Any] | None:
     """The manifest of an engine folder; None for the oracle and plain weights."""
     try:
@@ -113,8 +128,12 @@ def _manifest(engine: str) -> dict[str, Any] | None:
         return None
 
 
-def _write(path: Path, text: str) -> None:
-    """The file appears complete or not at all."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears complete or not at all.
+
+    Raises:
+        ReportError: the disk.
+    """
     draft = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +155,9 @@ def read_report(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ReportError(f"report {path} cannot be read: {error}") from None
     if not isinstance(report, dict) or report.get("format") != FORMAT:
-        raise ReportError(f"{path} is no report of `mvdust3r_ros evaluate`")
+        raise ReportError(f"{path} is no report of this version's `mvdust3r_ros evaluate`")
+    if missing := [name for name in SECTIONS if name not in report]:
+        raise ReportError(f"report {path} is damaged: it lacks {', '.join(missing)}")
     return report
 
 

@@ -235,6 +235,16 @@ def oracle_report(
     return out
 
 
+@pytest.fixture(scope="session")
+def other_report(room_bag: RoomBag, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a report on the same bag with other settings and the truth on a topic."""
+    out = tmp_path_factory.mktemp("other_report")
+    (out / "params.yaml").write_text("keyframes: {window_size: 6, max_translation_m: 0.25}\n")
+    words = ["--engine", "oracle", "--params", str(out / "params.yaml"), "--truth", "/odom"]
+    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(out)]) == 0
+    return out
+
+
 _domains = itertools.count()
 
 

@@ -68,6 +68,15 @@ def report(oracle_report: Path) -> Path:
     return oracle_report / "report.html"
 
 
+@pytest.fixture(scope="module")
+def comparison(
+    oracle_report: Path, other_report: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    page = tmp_path_factory.mktemp("comparison") / "compare.html"
+    assert main(["compare", str(oracle_report), str(other_report), "--out", str(page)]) == 0
+    return page
+
+
 PLOTS = """() => [...document.querySelectorAll('.card svg')].map(svg => {
   const box = svg.getBoundingClientRect();
   return [box.width, box.height, svg.querySelectorAll('path, image, use').length];
@@ -90,6 +99,22 @@ def test_plots_are_drawn_and_nothing_is_fetched(
     assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     pictures = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 20)).length"
     assert visit.page.evaluate(pictures) == 0
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_comparison_is_a_page_too(
+    comparison: Path, open_page: Callable[..., Visit], width: int
+) -> None:
+    visit = open_page(comparison, width)
+    plots = visit.page.evaluate(PLOTS)
+    assert len(plots) == 5
+    for plot_width, plot_height, marks in plots:
+        assert plot_width > 200
+        assert plot_height > 100
+        assert marks > 5
+    assert visit.requests == [comparison.as_uri()]
+    assert visit.complaints == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_the_cloud_is_drawn_and_can_be_turned(

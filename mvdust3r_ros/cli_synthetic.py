@@ -1,0 +1,89 @@
+"""The commands that judge an engine on synthetic scenes: `evaluate rooms`, `evaluate flats`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from mvdust3r_ros.cli_words import Commands, number_list, progress, seeds
+
+HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
+BASELINE_SEEDS = range(8_500_000, 8_500_060)
+SYNTHETIC = {"rooms": "evaluate-rooms", "flats": "evaluate-flats"}
+"""Word after `evaluate` -> the command it stands for, which completion knows by one word."""
+
+
+def add_evaluate_rooms(commands: Commands) -> None:
+    """`evaluate rooms`: synthetic rooms by seed."""
+    rooms = commands.add_parser(
+        SYNTHETIC["rooms"], help="`evaluate rooms`: judge an engine on synthetic rooms by seed"
+    )
+    rooms.add_argument("--seeds", type=seeds, default=HELD_OUT_SEEDS, metavar="A:B")
+    rooms.add_argument("--views", type=number_list, default=[4, 8, 12, 24], metavar="N,N,...")
+    rooms.add_argument("--engine", default="", metavar="DIR", help="default: the package's model")
+    rooms.add_argument("--out", type=Path, required=True, metavar="DIR")
+    rooms.add_argument("--baseline-seeds", type=seeds, default=BASELINE_SEEDS, metavar="A:B")
+    rooms.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
+    rooms.set_defaults(run=_evaluate_rooms)
+
+
+def add_evaluate_flats(commands: Commands) -> None:
+    """`evaluate flats`: drives through synthetic flats."""
+    flats = commands.add_parser(
+        SYNTHETIC["flats"],
+        help="`evaluate flats`: drives through synthetic flats with drifting odometry",
+    )
+    flats.add_argument("--seeds", type=seeds, default=range(9000, 9003), metavar="A:B")
+    flats.add_argument(
+        "--engine", default="oracle", metavar="DIR|oracle", help="default: truth with noise"
+    )
+    flats.add_argument("--params", type=Path, metavar="YAML", help="settings of the mapper")
+    flats.add_argument("--path", type=float, default=60.0, metavar="M", help="way of a drive")
+    flats.add_argument(
+        "--corrupt", type=float, default=0.0, metavar="SHARE", help="share of spoiled windows"
+    )
+    flats.add_argument("--drift", type=float, default=0.02, help="of odometry (%(default)s)")
+    flats.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
+    flats.add_argument("--out", type=Path, required=True, metavar="DIR")
+    flats.set_defaults(run=_evaluate_flats)
+
+
+def _evaluate_rooms(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.engines.create import EngineOptions, create_engine
+    from mvdust3r_ros.evaluation.rooms import evaluate_rooms, format_results
+    from mvdust3r_ros.synthetic.dataset import exact_views
+
+    engine = create_engine(args.engine, EngineOptions(threads=args.threads))
+    hw = engine.describe().image_hw
+    with progress("windows") as report:
+        results = evaluate_rooms(
+            engine,
+            lambda seed, views: exact_views(seed, views, hw),
+            args.seeds,
+            args.views,
+            args.baseline_seeds,
+            args.out,
+            report,
+        )
+    print(format_results(results))
+    print(f"{args.out}: results.json, table.md and pictures")
+    return 0
+
+
+def _evaluate_flats(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.config import MapperConfig, load_config
+    from mvdust3r_ros.engines.create import EngineOptions, create_engine
+    from mvdust3r_ros.evaluation.flats import FlatOptions, evaluate_flats, format_flats
+
+    config = MapperConfig() if args.params is None else load_config(args.params)
+    options = FlatOptions(path_m=args.path, drift=args.drift, corrupt=args.corrupt)
+    engine = None
+    if args.engine != "oracle":
+        engine = create_engine(args.engine, EngineOptions(threads=args.threads))
+        options = replace(options, hw=engine.describe().image_hw)
+    with progress("flats") as report:
+        results = evaluate_flats(args.seeds, config, options, args.out, engine, report)
+    print(format_flats(results))
+    print(f"{args.out}: results.json and table.md")
+    return 0
