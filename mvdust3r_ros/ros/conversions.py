@@ -51,11 +51,17 @@ def frame_from_msgs(
     Raises:
         ConversionError: a message cannot be used; its reason names what kind of fault.
     """
+    stamp_ns = stamp_to_ns(image.header.stamp)
+    if stamp_ns <= 0:
+        raise ConversionError(
+            "stamp",
+            f"the image has the stamp {stamp_ns} ns; its driver has to say when it was taken",
+        )
     compressed = hasattr(image, "format")
     rgb = compressed_to_rgb(image, max_pixels) if compressed else image_to_rgb(image, max_pixels)
     try:
         return Frame(
-            stamp_ns=stamp_to_ns(image.header.stamp),
+            stamp_ns=stamp_ns,
             image_rgb=rgb,
             camera=None if camera_info is None else camera_from_info(camera_info),
             T_odom_cam=T_odom_cam,

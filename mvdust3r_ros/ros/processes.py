@@ -42,9 +42,13 @@ class Processes:
 
     def start(self, name: str, module: str, words: Sequence[str]) -> None:
         """Run `mvdust3r_ros.ros.<module>` with some words; its output goes to <name>.log."""
+        self.run(name, ["-m", f"mvdust3r_ros.ros.{module}", *words])
+
+    def run(self, name: str, words: Sequence[str]) -> None:
+        """Run Python with some words; its output goes to <name>.log."""
         with (self._logs / f"{name}.log").open("wb") as log:
             self._running[name] = subprocess.Popen(
-                [sys.executable, "-m", f"mvdust3r_ros.ros.{module}", *words],
+                [sys.executable, *words],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,

@@ -22,6 +22,7 @@ from mvdust3r_ros.map_files import write_tum
 
 START_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 200_000_000
+ANSWER_S = 30.0
 STORE = get_typestore(Stores.ROS2_JAZZY)
 T_BASE_CAM = make_se3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.array([0.1, 0.0, 1.2]))
 
@@ -262,8 +263,15 @@ class Stage:
     control: Any
     logs: Path
 
-    def mapper(self, *, topics: dict[str, str] | None = None, **values: object) -> None:
-        """Start a mapper node; parameters with __ for the dot."""
+    def mapper(
+        self,
+        *,
+        topics: dict[str, str] | None = None,
+        script: str = "",
+        process: str = "mapper",
+        **values: object,
+    ) -> None:
+        """Start a mapper node, or a script that makes one; parameters with __ for the dot."""
         given = {
             "engine__engine": "oracle",
             "ros__diagnostics_period_s": 0.2,
@@ -276,7 +284,8 @@ class Stage:
         for name, value in given.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words += ["-p", f"{name.replace('__', '.')}:={text}"]
-        self.processes.start("mapper", "node", words)
+        start = ["-c", script] if script else ["-m", "mvdust3r_ros.ros.node"]
+        self.processes.run(process, [*start, *words])
 
     def log(self, name: str = "mapper") -> str:
         return (self.logs / f"{name}.log").read_text(errors="replace")
@@ -330,3 +339,102 @@ def new_stage(
             return Stage(processes, stack.enter_context(control_node(domain)), logs)
 
         yield make
+
+
+class LiveCamera:
+    """Publishes what a test wants to a live node."""
+
+    def __init__(self, stage: Any, room: Any) -> None:
+        from nav_msgs.msg import Odometry
+        from sensor_msgs.msg import CameraInfo, Image
+
+        self.stage, self.control, self.room = stage, stage.control, room
+        self.image = self.control.create_publisher(Image, "/image", 100)
+        self.depth = self.control.create_publisher(Image, "/depth", 100)
+        self.info = self.control.create_publisher(CameraInfo, "/camera_info", 100)
+        self.odom = self.control.create_publisher(Odometry, "/odom", 100)
+        self.sent = 0
+        for publisher in (self.image, self.depth, self.info, self.odom):
+            self.control.wait(publisher.get_subscription_count, ANSWER_S, publisher.topic_name)
+        self.control.spin_for(1.0)
+
+    def message(self, stamp_ns: int, **changes: Any) -> Any:
+        from sensor_msgs.msg import Image
+
+        from mvdust3r_ros.ros.outputs import header_msg
+
+        width, height = self.room.image_wh
+        fields: dict[str, Any] = {
+            "header": header_msg(stamp_ns, "camera_optical"), "encoding": "rgb8",
+            "width": width, "height": height, "step": 3 * width, "data": bytes(3 * width * height),
+        }  # fmt: skip
+        data = {**fields, **changes}.pop("data")
+        message = Image(**{k: v for k, v in {**fields, **changes}.items() if k != "data"})
+        message.data.frombytes(data)
+        return message
+
+    def send(self, message: Any) -> None:
+        self.image.publish(message)
+        self.sent += 1
+
+    def drive(self, start_ns: int, count: int) -> None:
+        """Good images with everything that belongs to them."""
+        from nav_msgs.msg import Odometry
+        from sensor_msgs.msg import CameraInfo
+
+        from mvdust3r_ros.ros.outputs import header_msg, pose_msg
+
+        width, height = self.room.image_wh
+        for i, T in enumerate(self.room.walk(count, turns=count / 60)):
+            stamp_ns = start_ns + i * 200_000_000
+            header = header_msg(stamp_ns, "camera_optical")
+            odom = Odometry(header=header_msg(stamp_ns, "odom"), child_frame_id="camera_optical")
+            odom.pose.pose = pose_msg(T)
+            self.odom.publish(odom)
+            k = [float(v) for v in self.room.K.ravel()]
+            self.info.publish(CameraInfo(header=header, width=width, height=height, k=k))
+            depth_mm = np.rint(self.room.depth(T) * 1000).astype("<u2").tobytes()
+            self.depth.publish(
+                self.message(stamp_ns, encoding="16UC1", step=2 * width, data=depth_mm)
+            )
+            self.send(self.message(stamp_ns, data=self.room.image(T).tobytes()))
+            self.control.spin_for(0.05)
+
+    def settle(self) -> dict[str, str]:
+        """Wait until the node has seen all images; its counts."""
+        control = self.control
+
+        def done() -> bool:
+            seen = control.value("input", "images received") == str(self.sent)
+            waiting = control.value("input", "images waiting")
+            return seen and (waiting, control.value("engine", "windows waiting")) == ("0", "0")
+
+        control.wait(done, ANSWER_S, f"{self.sent} images to be dealt with")
+        return dict(control.values("input"))
+
+    def committed(self) -> int:
+        return sum(w.verdict == w.COMMITTED for w in self.control.windows)
+
+
+@pytest.fixture(scope="module")
+def new_camera(new_stage: Callable[[], Any], room: Any) -> Callable[..., LiveCamera]:
+    """Makes live nodes that lose no image, with the camera, depth and odometry they listen to."""
+    inputs = ("image", "depth", "odom", "camera_info")
+    lossless = {
+        "ros__use_depth": True,
+        **{f"ros__{name}_reliability": "reliable" for name in inputs},
+        **dict.fromkeys(("ros__image_depth", "ros__odom_depth", "ros__queue_size"), 100),
+    }
+
+    def make(**values: Any) -> LiveCamera:
+        stage = new_stage()
+        stage.mapper(**{**lossless, **values})
+        stage.bring_up()
+        return LiveCamera(stage, room)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def camera(new_camera: Callable[..., LiveCamera]) -> LiveCamera:
+    return new_camera()

@@ -1,0 +1,125 @@
+"""Each subsystem says in words what is wrong with it, and how bad that is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from mvdust3r_ros.datatypes import MapUpdate, Verdict, Window
+from mvdust3r_ros.ros.arrivals import Arrivals, Silence
+from mvdust3r_ros.ros.diagnosis import BUSY_S, LOST_WINDOWS, Health, diagnose
+from mvdust3r_ros.ros.pipeline import Account
+
+OK, WARN, ERROR, STALE = 0, 1, 2, 3
+PARTS = ("input", "odometry", "engine", "stitching", "scale", "map", "outputs")
+
+
+def levels(**changes: Any) -> dict[str, tuple[int, str]]:
+    """Part -> level and words of a node that is active but for some changes."""
+    statuses = diagnose(Health(**{"state": "active", **changes}), "mapper")
+    assert [s.name for s in statuses] == [f"mapper: {part}" for part in PARTS]
+    return {part: (s.level[0], s.message) for part, s in zip(PARTS, statuses, strict=True)}
+
+
+def arrivals(count: int) -> Arrivals:
+    made = Arrivals("/image", "sensor_msgs/msg/Image", "reliable", "image_reliability")
+    made.count = count
+    return made
+
+
+def rejected(verdict: Verdict, message: str) -> MapUpdate:
+    return MapUpdate(Window(0, ()), verdict, message)
+
+
+def test_a_node_without_a_fault_is_ok_everywhere() -> None:
+    assert {level for level, _ in levels().values()} == {OK}
+    assert levels(state="inactive")["input"] == (OK, "the node is inactive")
+    assert levels(paused=True)["input"] == (OK, "paused")
+
+
+@pytest.mark.parametrize(("count", "level"), [(0, WARN), (7, STALE)])
+@pytest.mark.parametrize(("source", "part"), [("image", "input"), ("odom", "odometry")])
+def test_a_source_that_never_came_warns_and_one_that_stopped_is_stale(
+    source: str, part: str, count: int, level: int
+) -> None:
+    silence = Silence("nothing for 6 s", published=True)
+    found = levels(arrivals={source: arrivals(count)}, silences={source: silence})
+    assert found[part] == (level, "nothing for 6 s")
+
+
+def test_odometry_that_nobody_offers_is_no_fault() -> None:
+    silence = Silence("nobody publishes it", published=False)
+    found = levels(arrivals={"odom": arrivals(0)}, silences={"odom": silence})
+    assert found["odometry"] == (OK, "nobody publishes it")
+
+
+def test_one_silent_camera_of_several_is_named() -> None:
+    silence = Silence("nothing on /left/image for 6 s", published=False)
+    assert levels(silences={"left/image": silence})["input"] == (WARN, silence.words)
+
+
+def test_a_clock_that_stands_still_is_said() -> None:
+    level, words = levels(clock_stands=True)["input"]
+    assert level == WARN
+    assert "/clock stands still" in words
+
+
+@pytest.mark.parametrize(
+    ("reason", "part"),
+    [("encoding", "input"), ("no_odometry", "odometry"), ("tf", "outputs"), ("save", "outputs")],
+)
+def test_a_recent_fault_is_said_where_it_belongs(reason: str, part: str) -> None:
+    assert levels(recent={reason: "what happened"})[part] == (WARN, "what happened")
+
+
+def test_a_node_that_cannot_be_configured_says_why() -> None:
+    found = levels(state="unconfigured", blocked="no engine at x")
+    assert found["engine"] == (ERROR, "no engine at x")
+
+
+def test_a_network_that_hangs_is_an_error() -> None:
+    level, words = levels(busy_s=BUSY_S + 1)["engine"]
+    assert level == ERROR
+    assert "has not answered for 61 s; restart the process" in words
+
+
+@pytest.mark.parametrize("verdict", [Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE])
+def test_a_network_that_failed_last_is_an_error(verdict: Verdict) -> None:
+    found = levels(last=rejected(verdict, "broken"), rejected_in_a_row=1, engine="oracle")
+    assert found["engine"] == (ERROR, "broken")
+    assert found["map"] == (WARN, "last window rejected: broken")
+
+
+def test_a_step_down_the_ladder_warns() -> None:
+    words = "mapping with half the views: out of memory"
+    assert levels(ladder=words, engine="oracle")["engine"] == (WARN, words)
+
+
+def test_a_camera_that_is_lost_is_an_error_with_a_remedy() -> None:
+    last = rejected(Verdict.REJECTED_RESIDUAL, "too far")
+    level, words = levels(last=last, rejected_in_a_row=1)["stitching"]
+    assert (level, words) == (WARN, "1 windows rejected in a row: too far")
+    level, words = levels(last=last, rejected_in_a_row=LOST_WINDOWS)["stitching"]
+    assert level == ERROR
+    assert words.endswith("go back to known ground, or call ~/reset")
+
+
+def test_a_node_of_the_same_name_is_said_with_a_remedy() -> None:
+    level, words = levels(namesakes=1)["outputs"]
+    assert level == WARN
+    assert "rename one with -r __node:=NAME" in words
+
+
+def test_every_drop_is_shown_by_reason() -> None:
+    account = Account(received=9, keyframes=3, skipped=1, dropped=Counter(encoding=2, stopped=1))
+    (status, *_) = diagnose(Health("active", account=account, counts={"qos": 4}), "mapper")
+    values = {v.key: v.value for v in status.values}
+    assert values["images received"] == "9"
+    assert values["images waiting"] == "2"
+    assert values["images dropped"] == "3"
+    assert values["images dropped: encoding"] == "2"
+    assert values["faults: qos"] == "4"
