@@ -17,6 +17,8 @@ examples:
   mvdust3r_ros evaluate my_bag                      report in evaluation/my_bag/report.html
   mvdust3r_ros evaluate my_bag --truth /vicon/pose --depth /camera/depth/image
   mvdust3r_ros evaluate my_bag --truth poses.tum --require "ate_m<0.1,grid_iou>0.6"
+  mvdust3r_ros evaluate rgbd_dataset_freiburg1_room scene0000_00 chess/seq-01
+  mvdust3r_ros evaluate walk.mp4 --intrinsics phone.yaml
   mvdust3r_ros evaluate bags/* --jobs 4             one report each, and a table
   mvdust3r_ros evaluate --capsule evaluation/my_bag/capsule-0003
 judged on synthetic scenes with exact truth:
@@ -35,7 +37,10 @@ def add_evaluate(commands: Commands) -> None:
         epilog=EVALUATE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recordings", nargs="*", type=Path, metavar="BAG", help="ROS 2 bag")
+    parser.add_argument(
+        "recordings", nargs="*", type=Path, metavar="RECORDING",
+        help="ROS 2 bag, folder of TUM RGB-D, 7-Scenes or ScanNet, folder of images, or video",
+    )  # fmt: skip
     parser.add_argument(
         "--engine", default="", metavar="DIR|oracle", help="default: the package's model"
     )
@@ -43,12 +48,12 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument(
         "--truth", default="", metavar="TOPIC|FILE",
         help="true camera poses: Odometry, PoseStamped or TF topic, or a TUM, KITTI or EuRoC "
-        "file; default: found in or beside the bag; none for none",
+        "file; default: found in or beside the recording; none for none",
     )  # fmt: skip
     parser.add_argument(
         "--depth", default="", metavar="TOPIC|DIR",
         help="true depth, and the oracle's: image topic or folder of 16-bit PNGs (mm); default: "
-        "depth/ beside the bag; none for none",
+        "what the recording has, or depth/ beside it; none for none",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: evaluation/NAME")
     parser.add_argument(
@@ -70,7 +75,16 @@ def _add_topics(parser: argparse.ArgumentParser) -> None:
         help="camera poses the mapper may use (default %(default)s)",
     )  # fmt: skip
     group.add_argument("--odom-topic", default="", metavar="TOPIC")
-    group.add_argument("--max-frames", type=int, default=0, metavar="N", help="0 for all")
+    files = parser.add_argument_group("what images and videos do not say themselves")
+    files.add_argument(
+        "--intrinsics", type=Path, metavar="YAML",
+        help="camera calibration as ROS writes it; default: intrinsics.yaml beside the images",
+    )  # fmt: skip
+    files.add_argument(
+        "--fps", type=float, default=30.0, metavar="HZ",
+        help="images a second, where neither names nor times.txt tell (default %(default)g)",
+    )  # fmt: skip
+    parser.add_argument("--max-frames", type=int, default=0, metavar="N", help="0 for all")
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -98,9 +112,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
-    from mvdust3r_ros.evaluation.recording import recording_name
+    from mvdust3r_ros.evaluation.files import FileOptions
+    from mvdust3r_ros.evaluation.recording import TruthOptions
     from mvdust3r_ros.ros.bag import BagOptions
-    from mvdust3r_ros.ros.bag_recording import TruthOptions
     from mvdust3r_ros.ros.evaluate import EvaluateJob
 
     topics = BagOptions(
@@ -110,16 +124,34 @@ def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
         odom_topic=args.odom_topic,
         max_frames=args.max_frames,
     )
+    files = FileOptions(args.intrinsics, args.fps, args.max_frames)
     truth = TruthOptions(args.truth, args.depth)
-    jobs = []
-    for source in args.recordings:
-        out = args.out or Path("evaluation") / recording_name(source)
-        if args.out and len(args.recordings) > 1:
-            out = args.out / recording_name(source)
-        jobs.append(
-            EvaluateJob(source, out, args.engine, args.params, topics, truth, not args.no_capsules)
+    return [
+        EvaluateJob(
+            source=source,
+            out=out,
+            engine=args.engine,
+            params=args.params,
+            topics=topics,
+            files=files,
+            truth=truth,
+            capsules=not args.no_capsules,
         )
-    return jobs
+        for source, out in zip(args.recordings, _folders(args), strict=True)
+    ]
+
+
+def _folders(args: argparse.Namespace) -> list[Path]:
+    """A folder for each report; names that come again are counted."""
+    from mvdust3r_ros.evaluation.recording import recording_name
+
+    if args.out and len(args.recordings) == 1:
+        return [args.out]
+    names: list[str] = []
+    for source in args.recordings:
+        name = recording_name(source)
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+    return [(args.out or Path("evaluation")) / name for name in names]
 
 
 def _replay(args: argparse.Namespace) -> int:

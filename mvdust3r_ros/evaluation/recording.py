@@ -11,11 +11,25 @@ import numpy as np
 from mvdust3r_ros.datatypes import Frame, MvDust3rError, Trajectory
 from mvdust3r_ros.evaluation.map_metrics import MAX_STAMP_GAP_NS
 
+PLAIN_NAMES = ("bag", "rosbag2", "images", "rgb", "data", "video")
 OnBad = Callable[[Exception], None]
 
 
 class RecordingError(MvDust3rError):
     """There is no recording at a path, or not of the kind it seems to be."""
+
+
+@dataclass(frozen=True)
+class TruthOptions:
+    """Where the truth of a recording is.
+
+    Attributes:
+        truth: topic or file; "none" for none; empty to look in the recording and beside it.
+        depth: topic or folder of PNGs; "none" for none; empty to look beside the recording.
+    """
+
+    truth: str = ""
+    depth: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,6 @@ class Recording:
 
 
 def recording_name(path: Path) -> str:
-    """What people call a recording: the folder above where the bag itself is just `bag`."""
+    """What people call a recording: the folder above where the recording itself is just `bag`."""
     path = path.resolve()
-    return path.parent.name if path.stem in ("bag", "rosbag2") else path.stem
+    return path.parent.name if path.stem in PLAIN_NAMES else path.stem

@@ -14,11 +14,19 @@ from mvdust3r_ros.map_files import read_tum
 
 KITTI_NUMBERS = 12
 EUROC_NUMBERS = 8
+TRUTH_FILES = ("poses.txt", "groundtruth.txt", "truth.tum")
 StampArray = npt.NDArray[np.int64]
 
 
 class TruthError(MvDust3rError):
     """A truth cannot be read or does not belong to the recording."""
+
+
+def truth_beside(place: Path) -> Path | None:
+    """A file of true poses in a folder, or beside it or a file; None where there is none."""
+    folders = (place, place.resolve().parent)
+    paths = (folder / name for folder in folders for name in TRUTH_FILES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_truth(path: Path, frame_stamps_ns: StampArray | None = None) -> Trajectory:

@@ -32,6 +32,7 @@ ODOM_TYPE = "nav_msgs/msg/Odometry"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 DEPTH_MATCH_NS = 20_000_000
 DEPTH_WAIT_NS = 500_000_000
+BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 EXTRAPOLATION_NS = 100_000_000
 OnBad = Callable[[ConversionError], None]
 
@@ -62,6 +63,14 @@ class BagOptions:
     depth_folder: Path | None = None
     camera_frame: str = ""
     max_frames: int = 0
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path looks like a bag: a folder of one, or one of its files."""
+    if path.is_dir():
+        files = (path.glob(f"*{suffix}") for suffix in BAG_SUFFIXES)
+        return (path / "metadata.yaml").exists() or any(any(found) for found in files)
+    return path.suffix in BAG_SUFFIXES
 
 
 @contextmanager

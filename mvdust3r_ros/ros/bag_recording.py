@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,13 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 
 from mvdust3r_ros.datatypes import Frame, Trajectory
-from mvdust3r_ros.evaluation.recording import OnBad, Recording, recording_name
-from mvdust3r_ros.evaluation.truth_files import TruthError, check_overlap, read_truth
+from mvdust3r_ros.evaluation.recording import OnBad, Recording, TruthOptions, recording_name
+from mvdust3r_ros.evaluation.truth_files import (
+    TruthError,
+    check_overlap,
+    read_truth,
+    truth_beside,
+)
 from mvdust3r_ros.ros.bag import (
     DEPTH_TYPE,
     EXTRAPOLATION_NS,
@@ -32,21 +37,7 @@ from mvdust3r_ros.ros.transforms import PoseBuffer
 
 POSE_TYPES = ("geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped")
 TRUTH_WORDS = ("truth", "vicon", "mocap", "optitrack")
-TRUTH_FILES = ("poses.txt", "groundtruth.txt", "truth.tum")
 DEPTH_FOLDER = "depth"
-
-
-@dataclass(frozen=True)
-class TruthOptions:
-    """Where the truth of a recording is.
-
-    Attributes:
-        truth: topic or file; "none" for none; empty to look in the bag and beside it.
-        depth: topic or folder of PNGs; "none" for none; empty to look beside the bag.
-    """
-
-    truth: str = ""
-    depth: str = ""
 
 
 def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recording:
@@ -132,8 +123,7 @@ def _truth_source(reader: AnyReader, bag: Path, wanted: str) -> str:
     named = [t for t in topics if any(word in t.lower() for word in TRUTH_WORDS)]
     if named:
         return named[0]
-    beside = (bag.resolve().parent / name for name in TRUTH_FILES)
-    return next((str(path) for path in beside if path.is_file()), "")
+    return str(truth_beside(bag) or "")
 
 
 def _read_truth(

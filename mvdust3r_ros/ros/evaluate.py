@@ -10,11 +10,12 @@ from typing import Any
 from mvdust3r_ros.config import MapperConfig, load_config, with_values
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.evaluation.capsules import CapsuleWriter
+from mvdust3r_ros.evaluation.files import FileOptions, files_recording
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
-from mvdust3r_ros.evaluation.recording import Recording
+from mvdust3r_ros.evaluation.recording import Recording, TruthOptions
 from mvdust3r_ros.evaluation.report_files import write_report
-from mvdust3r_ros.ros.bag import BagOptions
-from mvdust3r_ros.ros.bag_recording import TruthOptions, bag_recording
+from mvdust3r_ros.ros.bag import BagOptions, is_bag
+from mvdust3r_ros.ros.bag_recording import bag_recording
 
 Progress = Callable[[int, int], None]
 
@@ -29,6 +30,7 @@ class EvaluateJob:
         engine: engine folder or "oracle"; empty for the one in the settings.
         params: YAML of settings, or None for the defaults.
         topics: which topics of a bag.
+        files: how to read a recording that is no bag.
         truth: where the truth is.
         capsules: keep rejected windows.
     """
@@ -38,6 +40,7 @@ class EvaluateJob:
     engine: str = ""
     params: Path | None = None
     topics: BagOptions = field(default_factory=BagOptions)
+    files: FileOptions = field(default_factory=FileOptions)
     truth: TruthOptions = field(default_factory=TruthOptions)
     capsules: bool = True
 
@@ -73,7 +76,9 @@ def open_recording(job: EvaluateJob) -> Recording:
     Raises:
         MvDust3rError: it cannot be read; the message names the remedy.
     """
-    return bag_recording(job.source, job.topics, job.truth)
+    if is_bag(job.source):
+        return bag_recording(job.source, job.topics, job.truth)
+    return files_recording(job.source, job.truth, job.files)
 
 
 def evaluate_recording(job: EvaluateJob, progress: Progress | None = None) -> Evaluated:

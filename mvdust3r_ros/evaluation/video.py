@@ -1,0 +1,80 @@
+"""A video file as frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.datatypes import CameraModel, Frame
+from mvdust3r_ros.evaluation.recording import OnBad, RecordingError
+from mvdust3r_ros.evaluation.shots import fitted_depth, read_depth
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video file.
+
+    Attributes:
+        path: the file.
+        camera: intrinsics, or None.
+        depth: folder of 16-bit PNGs in millimetres named by frame number (000000.png), or None.
+    """
+
+    path: Path
+    camera: CameraModel | None = None
+    depth: Path | None = None
+
+    def __len__(self) -> int:
+        """Number of frames that the file claims to have."""
+        with self._opened() as capture:
+            return max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    def stamps_ns(self) -> list[int]:
+        """Times of all frames since the beginning; goes through the file once."""
+        stamps = []
+        with self._opened() as capture:
+            while capture.grab():
+                stamps.append(_stamp_ns(capture))
+        return stamps
+
+    def frames(self, on_bad: OnBad) -> Iterator[Frame]:
+        """All frames in order; a depth image that cannot be used goes to `on_bad`."""
+        with self._opened() as capture:
+            index = -1
+            while True:
+                found, bgr = capture.read()
+                if not found:
+                    break
+                index += 1
+                rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+                depth = None
+                path = None if self.depth is None else self.depth / f"{index:06d}.png"
+                if path is not None and path.exists():
+                    try:
+                        depth = fitted_depth(read_depth(path, 0.001), rgb.shape[1::-1])
+                    except RecordingError as error:
+                        on_bad(error)
+                        continue
+                yield Frame(_stamp_ns(capture), rgb, self.camera, depth_m=depth)
+
+    @contextmanager
+    def _opened(self) -> Iterator[cv2.VideoCapture]:
+        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        try:
+            if not capture.isOpened():
+                raise RecordingError(f"video {self.path} cannot be opened: damaged, or no codec")
+            yield capture
+        finally:
+            capture.release()
+
+
+def _stamp_ns(capture: cv2.VideoCapture) -> int:
+    """Time of the frame that was taken last."""
+    return round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
