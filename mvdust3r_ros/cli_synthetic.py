@@ -43,7 +43,18 @@ def add_evaluate_flats(commands: Commands) -> None:
     flats.add_argument(
         "--corrupt", type=float, default=0.0, metavar="SHARE", help="share of spoiled windows"
     )
-    flats.add_argument("--drift", type=float, default=0.02, help="of odometry (%(default)s)")
+    flats.add_argument(
+        "--drift", type=float, default=0.02,
+        help="of odometry, a random walk: one-sigma of a metre (default %(default)s)",
+    )  # fmt: skip
+    flats.add_argument(
+        "--odom-bias", type=float, default=0.0, metavar="SHARE",
+        help="one-sigma of a length error of odometry that stays the same over a drive",
+    )  # fmt: skip
+    flats.add_argument(
+        "--loops", action=argparse.BooleanOptionalAction, default=True,
+        help="close loops, and drive again without to compare",
+    )  # fmt: skip
     flats.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
     flats.add_argument("--out", type=Path, required=True, metavar="DIR")
     flats.set_defaults(run=_evaluate_flats)
@@ -72,12 +83,17 @@ def _evaluate_rooms(args: argparse.Namespace) -> int:
 
 
 def _evaluate_flats(args: argparse.Namespace) -> int:
-    from mvdust3r_ros.config import MapperConfig, load_config
+    from mvdust3r_ros.config import MapperConfig, load_config, with_values
     from mvdust3r_ros.engines.create import EngineOptions, create_engine
-    from mvdust3r_ros.evaluation.flats import FlatOptions, evaluate_flats, format_flats
+    from mvdust3r_ros.evaluation.flat_drives import FlatOptions
+    from mvdust3r_ros.evaluation.flats import evaluate_flats, format_flats
 
     config = MapperConfig() if args.params is None else load_config(args.params)
-    options = FlatOptions(path_m=args.path, drift=args.drift, corrupt=args.corrupt)
+    if not args.loops:
+        config = with_values(config, {"loop.enabled": False})
+    options = FlatOptions(
+        path_m=args.path, drift=args.drift, bias=args.odom_bias, corrupt=args.corrupt
+    )
     engine = None
     if args.engine != "oracle":
         engine = create_engine(args.engine, EngineOptions(threads=args.threads))

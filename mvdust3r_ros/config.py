@@ -147,7 +147,8 @@ class StitchSettings(Section):
     )
     max_scale_change: float = setting(
         2.0,
-        "largest scale factor between a window and the odometry or the model's metres",
+        "largest scale factor between a window and the odometry or the model's metres, and "
+        "between the views of a window that the map knows",
         low=1.01,
     )
     max_odom_translation: float = setting(
@@ -156,12 +157,20 @@ class StitchSettings(Section):
     max_odom_rotation_deg: float = setting(
         20.0, "largest disagreement with odometry in rotation over a window (deg)", low=0.5
     )
+    rollback_windows: int = setting(
+        4, "how many of the last windows can be taken out of the map again when a later one "
+        "contradicts them; 0 for none", low=0, high=50,
+    )  # fmt: skip
     min_baseline_m: float = setting(
         0.05, "odometry motion below which a window says nothing on scale (m)", low=0.0
     )
     odom_rel_sigma: float = setting(
         0.02, "relative uncertainty of odometry's distances over a window", low=0.001, high=1.0
     )
+    odom_bias_sigma: float = setting(
+        0.01, "relative uncertainty of odometry's distances that is the same in all windows, like "
+        "a wrong wheel radius", low=0.0, high=1.0,
+    )  # fmt: skip
     model_rel_sigma: float = setting(
         0.15, "relative uncertainty of the metres of a metric model", low=0.001, high=1.0
     )

@@ -276,7 +276,7 @@ class MapUpdate:
     Attributes:
         window: the window.
         verdict: committed, or why not.
-        message: the reason in words; empty when committed.
+        message: the reason in words; when committed, empty unless earlier windows had to leave.
         T_map_cam: keyframe id -> (4, 4) pose of each keyframe of the window; empty when rejected.
         K: keyframe id -> (3, 3) intrinsics used for it, in pixels of the view.
         points_map: (N, 3) float32 points of this window, map frame, metres.
@@ -289,6 +289,7 @@ class MapUpdate:
         gate_open: whether the scale is known well enough to give the map to navigation.
         gate_hint: why not, in words; empty when open.
         loop_closures: loops closed so far; when it grows, keyframes of earlier windows have moved.
+        rolled_back: windows that this one took out of the map again.
     """
 
     window: Window
@@ -306,6 +307,7 @@ class MapUpdate:
     gate_open: bool = False
     gate_hint: str = ""
     loop_closures: int = 0
+    rolled_back: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,16 +118,20 @@ def align_sim3(
     weights: FloatArray | None = None,
     *,
     with_scale: bool = True,
+    symmetric: bool = False,
 ) -> Sim3:
     """Similarity that best maps points of one frame onto the same points in another.
 
-    Closed form of Umeyama (1991), eq. 40 to 42, weighted least squares over all pairs.
+    Closed form of Umeyama (1991), eq. 40 to 42, weighted least squares over all pairs. Its scale
+    is too small by the share of noise in `points_src`; where both sets are equally noisy, the
+    ratio of their spreads (Horn 1987, `symmetric`) is not.
 
     Args:
         points_src: (N, 3) points in frame src.
         points_dst: (N, 3) the same points in frame dst.
         weights: (N,) not negative; None for equal weights.
         with_scale: False to keep scale 1.
+        symmetric: True for the scale that treats both sets alike.
 
     Returns:
         S_dst_src, with p_dst = scale * R @ p_src + t.
@@ -155,7 +159,11 @@ def align_sim3(
         raise AlignmentError("points lie on a line or in one place: no rotation follows")
     sign = np.array([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))])
     R = (U * sign) @ Vt
-    scale = float((D * sign).sum() / variance) if with_scale else 1.0
+    scale = 1.0
+    if symmetric:
+        scale = float(np.sqrt((w * dst**2).sum() / variance))
+    elif with_scale:
+        scale = float((D * sign).sum() / variance)
     return Sim3(scale, R, mean_dst - scale * R @ mean_src)
 
 
@@ -165,6 +173,7 @@ def align_sim3_robust(
     weights: FloatArray,
     *,
     iterations: int = 10,
+    symmetric: bool = False,
 ) -> tuple[Sim3, FloatArray]:
     """Similarity that ignores outliers: iteratively re-weighted least squares, Geman-McClure.
 
@@ -176,6 +185,7 @@ def align_sim3_robust(
         points_dst: (N, 3) the same points in frame dst.
         weights: (N,) prior weights, for example confidence over squared depth.
         iterations: rounds of re-weighting.
+        symmetric: see `align_sim3`.
 
     Returns:
         S_dst_src and the (N,) residuals |S p_src - p_dst| in units of dst.
@@ -183,13 +193,13 @@ def align_sim3_robust(
     Raises:
         AlignmentError: as `align_sim3`.
     """
-    S = align_sim3(points_src, points_dst, weights)
+    S = align_sim3(points_src, points_dst, weights, symmetric=symmetric)
     root = np.sqrt(weights / max(float(weights.max()), 1e-12))
     for _ in range(iterations):
         residual = root * np.linalg.norm(S.apply(points_src) - points_dst, axis=1)
         width = max(2.0 * float(np.median(residual)), 1e-9)
         kernel = (1.0 / (1.0 + (residual / width) ** 2)) ** 2
-        updated = align_sim3(points_src, points_dst, weights * kernel)
+        updated = align_sim3(points_src, points_dst, weights * kernel, symmetric=symmetric)
         converged = abs(updated.scale - S.scale) < 1e-7 and np.allclose(updated.t, S.t, atol=1e-6)
         S = updated
         if converged:
@@ -198,7 +208,11 @@ def align_sim3_robust(
 
 
 def align_cameras_sim3(
-    T_src_cam: FloatArray, T_dst_cam: FloatArray, *, with_scale: bool = True
+    T_src_cam: FloatArray,
+    T_dst_cam: FloatArray,
+    weights: FloatArray | None = None,
+    *,
+    with_scale: bool = True,
 ) -> tuple[Sim3, float]:
     """Similarity between two sets of poses of the same cameras.
 
@@ -208,27 +222,31 @@ def align_cameras_sim3(
     Args:
         T_src_cam: (N, 4, 4) poses in frame src.
         T_dst_cam: (N, 4, 4) the same cameras in frame dst.
+        weights: (N,) positive; None for equal weights.
         with_scale: False to keep scale 1.
 
     Returns:
-        S_dst_src and the root mean square distance of the centres in dst.
+        S_dst_src and the (weighted) root mean square distance of the centres in dst.
 
     Raises:
         AlignmentError: no poses, or no motion to take a scale from.
     """
     if len(T_src_cam) == 0 or T_src_cam.shape != T_dst_cam.shape:
         raise AlignmentError(f"cannot pair poses {T_src_cam.shape} with {T_dst_cam.shape}")
-    R = mean_rotation(T_dst_cam[:, :3, :3] @ np.swapaxes(T_src_cam[:, :3, :3], 1, 2))
+    R = mean_rotation(T_dst_cam[:, :3, :3] @ np.swapaxes(T_src_cam[:, :3, :3], 1, 2), weights)
+    w = np.ones(len(T_src_cam)) if weights is None else np.asarray(weights, float)
+    w = (w / w.sum())[:, None]
     centres_src, centres_dst = T_src_cam[:, :3, 3] @ R.T, T_dst_cam[:, :3, 3]
-    src, dst = centres_src - centres_src.mean(0), centres_dst - centres_dst.mean(0)
+    mean_src, mean_dst = (w * centres_src).sum(0), (w * centres_dst).sum(0)
+    src, dst = centres_src - mean_src, centres_dst - mean_dst
     scale = 1.0
     if with_scale:
-        power = float((src**2).sum())
-        scale = float((src * dst).sum() / power) if power > 1e-12 else 0.0
+        power = float((w * src**2).sum())
+        scale = float((w * src * dst).sum() / power) if power > 1e-12 else 0.0
         if scale <= 0:
             raise AlignmentError("the cameras do not move enough to take a scale from them")
-    S = Sim3(scale, R, centres_dst.mean(0) - scale * centres_src.mean(0))
-    rms = float(np.sqrt(((scale * src - dst) ** 2).sum(1).mean()))
+    S = Sim3(scale, R, mean_dst - scale * mean_src)
+    rms = float(np.sqrt((w * (scale * src - dst) ** 2).sum()))
     return S, rms
 
 

@@ -173,6 +173,11 @@ class KeyframeWindow:
         chosen = self._chosen(waiting)
         return window if len(chosen) < len(window.keyframes) else replace(window, keyframes=chosen)
 
+    @property
+    def anchors(self) -> tuple[Keyframe, ...]:
+        """Keyframes of the last committed window, oldest first."""
+        return self._anchors
+
     def commit(self, keyframes: Sequence[Keyframe]) -> None:
         """These keyframes, oldest first, are in the map: the next windows overlap with them."""
         self._anchors = tuple(keyframes)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,7 +27,7 @@ from mvdust3r_ros.geometry import (
 )
 from mvdust3r_ros.pose_fusion import odometry_sigma
 from mvdust3r_ros.pose_graph import PoseEdge, edge_sigmas, optimize_poses, relative_edge
-from mvdust3r_ros.stitching import Placement, WindowGeometry
+from mvdust3r_ros.stitching import Placement, WindowGeometry, depth_product
 
 MIN_END_POINTS = 100
 MAX_SCALE_RATIO = 1.15
@@ -110,6 +110,21 @@ class LoopCloser:
         """Drop the points of keyframes; their poses stay, they hold the path together."""
         for key in ids:
             self._nodes.pop(key, None)
+
+    def remove(self, ids: Collection[int]) -> dict[int, FloatArray]:
+        """Take keyframes out as if they had never been; poses of the others without them.
+
+        What a closure with one of them has moved goes back.
+        """
+        gone = set(ids)
+        leaving = [e for e in self._edges if e.a in gone or e.b in gone]
+        self._edges = [e for e in self._edges if e.a not in gone and e.b not in gone]
+        self.poses = {key: T for key, T in self.poses.items() if key not in gone}
+        self.forget([key for key in self._nodes if key in gone])
+        if any(edge.robust for edge in leaving) and len(self.poses) > 1:
+            self.poses = optimize_poses(self.poses, self._edges, {next(iter(self.poses))})
+        self.closures = sum(edge.robust for edge in self._edges)
+        return dict(self.poses)
 
     def points(self, key: int) -> tuple[FloatArray, FloatArray] | None:
         """Thinned pointmap (h, w, 3) of a keyframe in its camera frame, and confidence (h, w)."""
@@ -207,11 +222,13 @@ class LoopCloser:
             src.append(geometry.points[index][use].astype(np.float64))
             dst.append(node.points_cam[use] @ T[:3, :3].T + T[:3, 3])
             depths.append(depth)
-            weights.append(np.log(np.minimum(geometry.conf[index], node.conf)[use]) / depth**2)
+            conf = np.log(np.minimum(geometry.conf[index], node.conf)[use])
+            weights.append(conf / depth_product(geometry, index, use, depth))
         if sum(len(s) for s in src) < MIN_END_POINTS:
             raise LoopError("too few confident points at one end")
         try:
-            S, residual = align_sim3_robust(*(np.concatenate(v) for v in (src, dst, weights)))
+            pairs = (np.concatenate(v) for v in (src, dst, weights))
+            S, residual = align_sim3_robust(*pairs, symmetric=True)
         except AlignmentError as error:
             raise LoopError(str(error)) from None
         relative = float(np.median(residual / np.concatenate(depths)))
@@ -249,6 +266,37 @@ class LoopCloser:
         self._edges, self.poses = edges, moved
         self.closures += 1
         return dict(moved)
+
+    def resize(self, factors: Mapping[int, float], anchor: FloatArray) -> dict[int, FloatArray]:
+        """Scale the motions between keyframes, and their points; poses that follow from it.
+
+        Args:
+            factors: keyframe -> factor of the window that it came with.
+            anchor: (3,) point of the map that stays where it is.
+        """
+        ids = list(self.poses)
+        first = self.poses[ids[0]].copy()
+        first[:3, 3] = anchor + factors[ids[0]] * (first[:3, 3] - anchor)
+        poses = {ids[0]: first}
+        for a, b in pairwise(ids):
+            step = invert_se3(self.poses[a]) @ self.poses[b]
+            step[:3, 3] *= factors[b]
+            poses[b] = poses[a] @ step
+        self._edges = [_resized(e, math.sqrt(factors[e.a] * factors[e.b])) for e in self._edges]
+        self._nodes = {
+            key: replace(n, points_cam=n.points_cam * np.float32(factors[key]))
+            for key, n in self._nodes.items()
+        }
+        if any(edge.robust for edge in self._edges):
+            poses = optimize_poses(poses, self._edges, {ids[0]})
+        self.poses = poses
+        return dict(poses)
+
+
+def _resized(edge: PoseEdge, factor: float) -> PoseEdge:
+    T = edge.T_a_b.copy()
+    T[:3, 3] *= factor
+    return replace(edge, T_a_b=T)
 
 
 def covisible_share(

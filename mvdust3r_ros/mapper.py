@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -46,6 +48,13 @@ from mvdust3r_ros.relocalisation import (
     describe_view,
     likely_places,
 )
+from mvdust3r_ros.rollback import (
+    CONTRADICTIONS,
+    Commit,
+    check_recent_motion,
+    joint_keyframes,
+    lies_elsewhere,
+)
 from mvdust3r_ros.scale import scale_gate
 from mvdust3r_ros.session_file import StoredKeyframe, StoredMap
 from mvdust3r_ros.stitching import (
@@ -53,12 +62,15 @@ from mvdust3r_ros.stitching import (
     Stitcher,
     StitchError,
     WindowGeometry,
+    agrees_with_odometry,
 )
 from mvdust3r_ros.voxel_map import VoxelMap
 
 STITCH_STRIDE = 4
 FLOOR_TILT_DEG = 10.0
 MIN_POSED_SHARE = 0.5
+RESIZE_SHARE = 0.003
+"""Root mean square of the corrections of all windows' sizes that is worth a new map."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,11 @@ class _MapState:
     tokens: dict[int, ViewTokens] = field(default_factory=dict)
     outside: tuple[FloatArray, float] | None = None
     descriptors: dict[int, FloatArray] = field(default_factory=dict)
+    window_of: dict[int, int] = field(default_factory=dict)
+    """Keyframe -> number of the committed window that it came with."""
+    commits: deque[Commit] = field(default_factory=deque)
+    """The last commits, oldest first: those that can be undone."""
+    rolled_back: int = 0
     lost_in: Place | None = None
     """The loaded map in which the camera has not been found yet."""
 
@@ -172,10 +189,12 @@ class Mapper:
         self, state: _MapState, window: Window, clock: StageClock, stored_count: int = 0
     ) -> MapUpdate:
         """Join a window to the map; the first `stored_count` keyframes are a known place."""
+        geometry = None
         try:
             geometry, points, conf = self._reconstruct(state, window, clock)
             with clock.stage("stitch"):
                 placement = state.stitcher.place(geometry)
+                self._check_recent(state, window, placement)
                 if stored_count:
                     limit = self.config.loop.min_covisible
                     check_same_place(geometry, stored_count, limit)
@@ -183,17 +202,125 @@ class Mapper:
                 seen = self._keyframe_points(geometry, placement, points, conf)
                 check_reach(state, seen)
         except StitchError as error:
-            return MapUpdate(window, error.verdict, str(error), latency_ms=clock.stages_ms)
+            update = MapUpdate(window, error.verdict, str(error), latency_ms=clock.stages_ms)
+            if geometry is None or error.verdict not in CONTRADICTIONS:
+                return update
+            return self._reconsider(state, geometry, update, clock)
         except RelocalisationError as error:
             verdict = Verdict.REJECTED_NO_OVERLAP
             return MapUpdate(window, verdict, str(error), latency_ms=clock.stages_ms)
+        return self._take_in(state, geometry, placement, seen, clock)
+
+    def _take_in(
+        self,
+        state: _MapState,
+        geometry: WindowGeometry,
+        placement: Placement,
+        seen: Sequence[MappedKeyframe],
+        clock: StageClock,
+    ) -> MapUpdate:
+        """Commit a checked window, and let the map follow from what it tells."""
+        window = geometry.window
         with self._lock:
             if state is not self._state or window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a reset")
             self._commit(state, geometry, placement, seen, clock)
-        moved = self._close_loop(state, clock)
-        seen = [replace(m, T_map_cam=moved.get(m.keyframe.id, m.T_map_cam)) for m in seen]
+        factors = self._resize(state, clock)
+        self._close_loop(state, clock)
+        poses = state.loops.poses
+        seen = [
+            replace(
+                m,
+                T_map_cam=poses[m.keyframe.id],
+                points_cam=m.points_cam * np.float32(factors.get(m.keyframe.id, 1.0)),
+            )
+            for m in seen
+        ]
         return self._committed(state, geometry, placement, seen, clock)
+
+    def _check_recent(self, state: _MapState, window: Window, placement: Placement) -> None:
+        """Compare the way over the last commits and this window with odometry's."""
+        recent = {k for c in state.commits for k in (*c.ids, *(a.id for a in c.anchors))}
+        mapped = [m.keyframe for key, m in state.mapped.items() if key in recent]
+        new = [k for k in window.keyframes if k.id not in state.mapped]
+        poses = {**placement.T_map_cam, **state.loops.poses}
+        check_recent_motion([*mapped, *new], poses, state.commits, self.config.stitch)
+
+    def _reconsider(
+        self, state: _MapState, geometry: WindowGeometry, rejected: MapUpdate, clock: StageClock
+    ) -> MapUpdate:
+        """Ask whether the last commits are wrong rather than the window that was rejected."""
+        if not agrees_with_odometry(geometry):
+            return rejected
+        tokens, rules = state.tokens, self.config.keyframes
+        for count in range(1, len(state.commits) + 1):
+            anchors = state.commits[-count].anchors
+            own = geometry.window.keyframes
+            chosen = joint_keyframes(anchors, own, rules.window_overlap, rules.window_size)
+            joint = replace(geometry.window, keyframes=chosen)
+            stitcher = self._stitcher_before(state, count)
+            if stitcher is None:
+                break
+            try:
+                fit, points, conf = self._reconstruct(state, joint, clock)
+                placement = stitcher.place(fit)
+                seen = self._keyframe_points(fit, placement, points, conf)
+                check_reach(state, seen)
+            except StitchError:
+                continue
+            doubted = {key for c in list(state.commits)[-count:] for key in c.ids}
+            poses = {key: T for key, T in state.loops.poses.items() if key in doubted}
+            if not lies_elsewhere(placement, poses):
+                break  # they are right, the window is not
+            with clock.stage("rollback"):
+                self._roll_back(state, count, stitcher)
+            update = self._take_in(state, fit, placement, seen, clock)
+            message = f"{count} windows left the map: {rejected.message}"
+            return replace(update, message=message, rolled_back=count)
+        state.tokens = tokens
+        return rejected
+
+    def _stitcher_before(self, state: _MapState, count: int) -> Stitcher | None:
+        """A stitcher for the map as it was before the last `count` commits.
+
+        None when the keyframes at the end of that map have been forgotten.
+        """
+        stitcher = state.stitcher.before(count)
+        anchors = state.commits[-count].anchors
+        poses = {k.id: state.loops.poses[k.id] for k in anchors if k.id in state.loops.poses}
+        dense = {key: state.loops.points(key) for key in poses}
+        known = {key: item for key, item in dense.items() if item is not None}
+        if not known:
+            return None
+        stitcher.resume(
+            {i: p @ poses[i][:3, :3].T + poses[i][:3, 3] for i, (p, _) in known.items()},
+            {i: conf for i, (_, conf) in known.items()},
+            {i: poses[i] for i in known},
+            next((k for k in reversed(anchors) if k.id in known), None),
+        )
+        return stitcher
+
+    def _roll_back(self, state: _MapState, count: int, stitcher: Stitcher) -> None:
+        """Take the last `count` commits out of the map; nothing of them stays."""
+        undone = [state.commits.pop() for _ in range(count)]
+        ids = {key for commit in undone for key in commit.ids}
+        oldest = undone[-1]
+        poses = state.loops.remove(ids)
+        mapped = {
+            key: replace(m, T_map_cam=poses[key])
+            for key, m in state.mapped.items()
+            if key not in ids
+        }
+        voxels, grid = self._rebuilt(state, mapped)
+        with self._lock:
+            state.mapped, state.voxels, state.grid = mapped, voxels, grid
+            state.stitcher = stitcher
+            state.keyframes.commit(oldest.anchors)
+            del state.floor_heights_m[oldest.floor_count :]
+            for key in ids:
+                state.descriptors.pop(key, None)
+                state.window_of.pop(key, None)
+            state.rolled_back += count
 
     def _relocalise(
         self, state: _MapState, window: Window, place: Place, clock: StageClock
@@ -274,6 +401,7 @@ class Mapper:
         state = self._new_state(self._state.keyframes.epoch + 1)
         state.keyframes.keyframe_count = max(stored.poses) + 1
         state.stitcher.scale.commit(stored.scale)
+        state.window_of = dict.fromkeys(stored.poses, 0)
         dense = {}
         for item in stored.keyframes:
             key = item.keyframe.id
@@ -349,6 +477,7 @@ class Mapper:
             self._state.stitcher.settings = config.stitch
             self._state.stitcher.camera_height_m = config.map.camera_height_m
             self._state.loops.settings = config.loop
+            self._trim_commits(self._state)
             if self._state.grid is not None:
                 self._state.grid.settings = config.map
 
@@ -375,6 +504,11 @@ class Mapper:
     def blurred_count(self) -> int:
         """Frames skipped as blurred since the last reset."""
         return self._state.keyframes.blurred_count
+
+    @property
+    def rolled_back(self) -> int:
+        """Windows taken out of the map again since the last reset."""
+        return self._state.rolled_back
 
     @property
     def refused_loops(self) -> list[str]:
@@ -453,6 +587,7 @@ class Mapper:
         """Write a checked window into the map."""
         with clock.stage("integrate"):
             new = [m for m in seen if m.keyframe.id not in state.mapped]
+            self._remember(state, new)
             for item in new:
                 key = item.keyframe.id
                 state.mapped[key] = item
@@ -462,9 +597,23 @@ class Mapper:
             state.stitcher.commit(geometry, placement)
             state.loops.commit(geometry, placement)
             state.keyframes.commit([m.keyframe for m in seen])
+            newest = len(state.stitcher.scale.history.windows) - 1
+            state.window_of.update({m.keyframe.id: newest for m in new})
         with clock.stage("grid"):
             self._update_grid(state, new)
             self._forget_far(state, seen[-1].T_map_cam[:3, 3])
+
+    def _remember(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
+        """Keep what undoing this commit would need; the first window defines the map and stays."""
+        anchors, floors = state.keyframes.anchors, len(state.floor_heights_m)
+        if anchors:
+            ids = tuple(m.keyframe.id for m in new)
+            state.commits.append(Commit(ids, anchors, floors))
+        self._trim_commits(state)
+
+    def _trim_commits(self, state: _MapState) -> None:
+        while len(state.commits) > self.config.stitch.rollback_windows:
+            state.commits.popleft()
 
     def _committed(
         self,
@@ -499,11 +648,30 @@ class Mapper:
             loop_closures=state.loops.closures,
         )
 
-    def _close_loop(self, state: _MapState, clock: StageClock) -> dict[int, FloatArray]:
-        """Look for known ground; new poses of all keyframes when a closure moved them."""
+    def _resize(self, state: _MapState, clock: StageClock) -> dict[int, float]:
+        """Give all windows the size that all evidence so far says, once it matters.
+
+        Returns:
+            Keyframe -> factor of its distances; empty when all stay.
+        """
+        history = state.stitcher.scale.history
+        logs = history.corrections()
+        if math.sqrt(float((logs**2).mean())) < RESIZE_SHARE:
+            return {}
+        with clock.stage("resize"):
+            history.apply(logs)
+            factors = {key: math.exp(logs[k]) for key, k in state.window_of.items()}
+            first = next(iter(state.loops.poses.values()))
+            assert state.grid is not None
+            anchor = np.array([first[0, 3], first[1, 3], state.grid.floor_z_m])
+            self._move_keyframes(state, state.loops.resize(factors, anchor), factors)
+        return factors
+
+    def _close_loop(self, state: _MapState, clock: StageClock) -> None:
+        """Look for known ground; a closure moves the keyframes."""
         candidate = state.loops.candidate(self.config.keyframes.window_size // 2)
         if candidate is None:
-            return {}
+            return
         window = Window(-1, (*candidate.old, *candidate.new))
         tokens = state.tokens
         with clock.stage("loop"):
@@ -512,16 +680,36 @@ class Mapper:
                 moved = state.loops.close(state.loops.measure(candidate, geometry))
             except MvDust3rError as error:
                 state.loops.refused.append(str(error))
-                return {}
+                return
             finally:
                 state.tokens = tokens
             if moved:
                 self._move_keyframes(state, moved)
-        return moved
 
-    def _move_keyframes(self, state: _MapState, moved: dict[int, FloatArray]) -> None:
+    def _move_keyframes(
+        self,
+        state: _MapState,
+        moved: Mapping[int, FloatArray],
+        factors: Mapping[int, float] | None = None,
+    ) -> None:
         """Build voxels and grid again from the keyframes at their new poses, then swap them in."""
-        mapped = {key: replace(m, T_map_cam=moved[key]) for key, m in state.mapped.items()}
+        mapped = {
+            key: replace(
+                m,
+                T_map_cam=moved[key],
+                points_cam=m.points_cam * np.float32(factors[key] if factors else 1.0),
+            )
+            for key, m in state.mapped.items()
+        }
+        voxels, grid = self._rebuilt(state, mapped)
+        with self._lock:
+            state.mapped, state.voxels, state.grid = mapped, voxels, grid
+            state.stitcher.move(moved, factors)
+
+    def _rebuilt(
+        self, state: _MapState, mapped: Mapping[int, MappedKeyframe]
+    ) -> tuple[VoxelMap, OccupancyMap]:
+        """Voxels and grid of these keyframes alone."""
         voxels = VoxelMap(self.config.map.voxel_size_m)
         assert state.grid is not None
         grid = self._empty_grid(state, state.grid.floor_z_m)
@@ -529,9 +717,7 @@ class Mapper:
             points = item.points_map()
             voxels.integrate(points, item.colors_rgb, item.conf)
             grid.add_view(item.T_map_cam[:3, 3], points)
-        with self._lock:
-            state.mapped, state.voxels, state.grid = mapped, voxels, grid
-            state.stitcher.move(moved)
+        return voxels, grid
 
     def _empty_grid(self, state: _MapState, floor_z_m: float) -> OccupancyMap:
         """A grid to build again; cells whose keyframes are forgotten stay as they are."""

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.geometry import align_cameras_sim3, invert_se3, rotation_angle_deg
+from mvdust3r_ros.geometry import Sim3, align_cameras_sim3, invert_se3, rotation_angle_deg
 from mvdust3r_ros.pose_graph import PoseEdge, optimize_poses, relative_edge
 
 MAP_NODE = -1
@@ -68,6 +68,36 @@ def fuse_with_odometry(
     start.update({k: T for k, T in mapped.items() if k in T_map_cam})
     found = optimize_poses(start, edges, {MAP_NODE, *mapped} & set(start))
     return {k: found[k] for k in T_map_cam}
+
+
+def anchor_to_odometry(
+    T_window_cam: FloatArray, T_odom_cam: FloatArray, odom_rel_sigma: float
+) -> Sim3:
+    """Where a window lies in odometry's frame, which is exact at the first pose and drifts after.
+
+    Each view votes with what the network and the drift so far leave of it: with precise poses the
+    first view decides, with coarse ones all count alike.
+
+    Args:
+        T_window_cam: (N, 4, 4) poses by the network, metres.
+        T_odom_cam: (N, 4, 4) poses by odometry, in time order.
+        odom_rel_sigma: odometry's drift as a share of the motion.
+
+    Returns:
+        S_odom_window, scale 1.
+    """
+    network = network_sigma(T_window_cam, T_odom_cam, odom_rel_sigma)
+    variance_m2, variance_rad2, weights = 0.0, 0.0, [(network.m**-2, network.rad**-2)]
+    for before, after in pairwise(T_odom_cam):
+        step = odometry_sigma(before, after, odom_rel_sigma)
+        variance_m2 += step.m**2
+        variance_rad2 += step.rad**2
+        weights.append((1 / (network.m**2 + variance_m2), 1 / (network.rad**2 + variance_rad2)))
+    by_m, by_rad = np.array(weights).T
+    R = align_cameras_sim3(T_window_cam, T_odom_cam, by_rad, with_scale=False)[0].R
+    by_m = by_m[:, None] / by_m.sum()
+    offset = T_odom_cam[:, :3, 3] - T_window_cam[:, :3, 3] @ R.T
+    return Sim3(1.0, R, (by_m * offset).sum(0))
 
 
 def network_sigma(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.linalg import spsolve
 
 from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource
 from mvdust3r_ros.floor import fit_floor
@@ -19,6 +21,7 @@ HEIGHT_REL_SIGMA = 0.02
 DEPTH_REL_SIGMA = 0.02
 MODEL_BIAS_SHARE = 1 / 3
 MIN_DEPTH_PIXELS = 50
+MAX_CHECKPOINTS = 50
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ class ScaleEvidence:
 
 
 def odometry_evidence(
-    T_window_cam: FloatArray, T_odom_cam: FloatArray, min_baseline_m: float, rel_sigma: float
+    T_window_cam: FloatArray,
+    T_odom_cam: FloatArray,
+    min_baseline_m: float,
+    rel_sigma: float,
+    bias_sigma: float = 0.0,
 ) -> ScaleEvidence | None:
     """Scale from the motion that odometry measured between the keyframes of a window.
 
@@ -49,6 +56,7 @@ def odometry_evidence(
         T_odom_cam: (N, 4, 4) odometry poses of the same keyframes, metres.
         min_baseline_m: root mean square spread of the centres below which there is no evidence.
         rel_sigma: relative uncertainty of odometry over a window.
+        bias_sigma: relative uncertainty of odometry that is the same in all windows.
 
     Returns:
         Evidence whose sigma follows from how well both motions agree, or None.
@@ -63,7 +71,10 @@ def odometry_evidence(
         return None
     fit_sigma = rms_m / (spread_m * math.sqrt(len(centres)))
     return ScaleEvidence(
-        S.scale, math.hypot(fit_sigma, rel_sigma), ScaleSource.ODOMETRY, rel_sigma
+        S.scale,
+        math.hypot(fit_sigma, rel_sigma, bias_sigma),
+        ScaleSource.ODOMETRY,
+        bias_sigma,
     )
 
 
@@ -165,8 +176,10 @@ class ScaleFilter:
     def __init__(self) -> None:
         """Start without any evidence."""
         self.estimate = ScaleEstimate()
+        self.history = ScaleHistory()
         self._belief = _Belief.unknown()
-        self._proposed: tuple[ScaleEstimate, _Belief] | None = None
+        self._proposed: tuple[ScaleEstimate, _Belief, SizedWindow] | None = None
+        self._checkpoints: list[tuple[ScaleEstimate, _Belief]] = []
 
     def fuse(
         self, chained: tuple[float, float] | None, evidence: Sequence[ScaleEvidence]
@@ -187,8 +200,11 @@ class ScaleFilter:
             log_chained = math.log(chained[0])
             belief.covariance[0, 0] += chained[1] ** 2
             source = self.estimate.source
+        accepted = []
         for item in sorted(evidence, key=lambda e: e.rel_sigma):
             gain = belief.update(item, math.log(item.scale) - log_chained)
+            if gain > 0:
+                accepted.append(item)
             if gain > 0.5 or (gain > 0 and source == ScaleSource.NONE):
                 source = item.source
         scale = math.exp(log_chained + belief.mean[0])
@@ -196,18 +212,102 @@ class ScaleFilter:
         known = variance < UNKNOWN_VARIANCE / 2
         estimate = ScaleEstimate(scale, math.sqrt(variance) if known else math.inf, source)
         belief.mean[0] = 0.0  # applied to the window
-        self._proposed = estimate, belief
+        joint = None
+        if chained is not None:
+            joint = log_chained - self.history.newest_log_scale, chained[1]
+        self._proposed = estimate, belief, SizedWindow(math.log(scale), joint, tuple(accepted))
         return scale, estimate
+
+    def before(self, windows: int) -> ScaleFilter:
+        """The filter as it was before the last commits; sizes corrected since stay so."""
+        old = ScaleFilter()
+        keep = len(self.history.windows) - windows
+        old.history.windows = self.history.windows[:keep]
+        old.estimate, belief = self._checkpoints[-windows]
+        old._belief = belief.copy()
+        old._checkpoints = self._checkpoints[:-windows]
+        return old
 
     def commit(self, estimate: ScaleEstimate) -> None:
         """The window is in the map."""
+        self._checkpoints = [*self._checkpoints[-MAX_CHECKPOINTS:], (self.estimate, self._belief)]
         self.estimate = estimate
         if self._proposed is not None and self._proposed[0] is estimate:
             self._belief = self._proposed[1]
-        else:
-            self._belief.forget_scale()
-            if math.isfinite(estimate.rel_sigma):
-                self._belief.covariance[0, 0] = estimate.rel_sigma**2
+            self.history.windows.append(self._proposed[2])
+            return
+        self._belief = self._belief.copy()
+        self._belief.forget_scale()
+        known: tuple[ScaleEvidence, ...] = ()
+        if math.isfinite(estimate.rel_sigma):
+            self._belief.covariance[0, 0] = estimate.rel_sigma**2
+            known = (ScaleEvidence(estimate.scale, estimate.rel_sigma, estimate.source),)
+        self.history.windows.append(SizedWindow(math.log(estimate.scale), None, known))
+
+
+@dataclass(frozen=True)
+class SizedWindow:
+    """What was measured of the size of a committed window; logarithms of factors to metres.
+
+    Attributes:
+        log_scale: of the factor that the map uses for the window.
+        joint: how much larger that factor is than the window's before, by their shared pixels, and
+            its sigma; None without a joint.
+        evidence: opinions in metres that were not left out.
+    """
+
+    log_scale: float
+    joint: tuple[float, float] | None
+    evidence: tuple[ScaleEvidence, ...]
+
+
+class ScaleHistory:
+    """All committed windows: later evidence also tells how large the earlier ones are."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.windows: list[SizedWindow] = []
+
+    @property
+    def newest_log_scale(self) -> float:
+        """Logarithm of the newest window's factor; 0 without any."""
+        return self.windows[-1].log_scale if self.windows else 0.0
+
+    def corrections(self) -> FloatArray:
+        """(N,) logarithms of the factors by which the windows should be resized.
+
+        Least squares over all joints and all evidence, with one bias a source; the same
+        measurements as in the filter, looked at from the end (a smoother).
+        """
+        count, size = len(self.windows), len(self.windows) + len(ScaleSource)
+        rows: list[tuple[list[int], list[float], float, float]] = []
+        biased = set()
+        for k, window in enumerate(self.windows):
+            rows.append(([k], [1.0], window.log_scale, math.sqrt(UNKNOWN_VARIANCE)))
+            if window.joint is not None and k > 0:
+                rows.append(([k, k - 1], [1.0, -1.0], *window.joint))
+            for item in window.evidence:
+                own = math.sqrt(max(item.rel_sigma**2 - item.bias_sigma**2, MIN_VARIANCE))
+                bias = count + int(item.source)
+                rows.append(([k, bias], [1.0, 1.0], math.log(item.scale), own))
+                if bias not in biased:
+                    biased.add(bias)
+                    rows.append(([bias], [1.0], 0.0, max(item.bias_sigma, 1e-6)))
+        rows += [([j], [1.0], 0.0, 1.0) for j in range(count, size) if j not in biased]
+        place = [(i, j) for i, row in enumerate(rows) for j in row[0]]
+        values = np.array([v / row[3] for row in rows for v in row[1]])
+        A = coo_matrix((values, np.array(place).reshape(-1, 2).T), (len(rows), size)).tocsc()
+        target = np.array([row[2] / row[3] for row in rows])
+        best: FloatArray = spsolve((A.T @ A).tocsc(), A.T @ target)[:count]
+        corrections: FloatArray = best - np.array([w.log_scale for w in self.windows])
+        return corrections
+
+    def apply(self, corrections: FloatArray) -> None:
+        """The windows have been resized so."""
+        self.windows = [
+            replace(window, log_scale=window.log_scale + float(c))
+            for window, c in zip(self.windows, corrections, strict=True)
+        ]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from mvdust3r_ros.config import StitchSettings
 from mvdust3r_ros.datatypes import (
+    BoolArray,
     FloatArray,
     Keyframe,
     MvDust3rError,
@@ -27,7 +29,7 @@ from mvdust3r_ros.geometry import (
     invert_se3,
     rotation_angle_deg,
 )
-from mvdust3r_ros.pose_fusion import fuse_with_odometry
+from mvdust3r_ros.pose_fusion import anchor_to_odometry, fuse_with_odometry
 from mvdust3r_ros.scale import (
     ScaleEvidence,
     ScaleFilter,
@@ -38,7 +40,10 @@ from mvdust3r_ros.scale import (
 )
 
 MIN_SHARED_POINTS = 100
-MIN_CHAIN_SIGMA = 0.005
+MIN_CHAIN_SIGMA = 0.001
+MIN_VIEW_POINTS = 20
+MIN_SHAPE_POSES = 3
+SHAPE_SHARE, SHAPE_M, SHAPE_DEG = 0.05, 0.05, 10.0
 FLOOR_TILT_DEG = 40.0
 ODOM_TILT_DEG = 10.0
 
@@ -154,11 +159,21 @@ class Stitcher:
             self.T_map_odom = placement.T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
             self._newest = newest
 
+    def before(self, windows: int) -> Stitcher:
+        """A stitcher that knows of the scale what this one did before its last windows.
+
+        It has no map yet, see `resume`.
+        """
+        old = Stitcher(self.settings, self.camera_height_m)
+        old.scale = self.scale.before(windows)
+        return old
+
     def resume(
         self,
         points_map: Mapping[int, FloatArray],
         conf: Mapping[int, FloatArray],
         T_map_cam: Mapping[int, FloatArray],
+        newest: Keyframe | None = None,
     ) -> None:
         """Let the map end at these keyframes: the next window is joined to them.
 
@@ -166,8 +181,12 @@ class Stitcher:
             points_map: keyframe -> (h, w, 3) thinned pointmap, map frame.
             conf: keyframe -> (h, w) confidence.
             T_map_cam: keyframe -> (4, 4) pose.
+            newest: the one that ties odometry to the map; None to leave that as it is.
         """
         self._last = _MapPart(dict(points_map), dict(conf), dict(T_map_cam))
+        if newest is not None and newest.view.T_odom_cam is not None:
+            self.T_map_odom = T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
+            self._newest = newest
 
     def _fused(self, geometry: WindowGeometry, placement: Placement) -> dict[int, FloatArray]:
         """Poses weighed against odometry; keyframes already in the map keep theirs."""
@@ -188,6 +207,7 @@ class Stitcher:
                 T_odom_cam,
                 self.settings.min_baseline_m,
                 self.settings.odom_rel_sigma,
+                self.settings.odom_bias_sigma,
             )
             found.append(item)
         if geometry.metric:
@@ -221,20 +241,23 @@ class Stitcher:
             return T_odom_cam[0, :3, :3] @ T_window_cam[0, :3, :3].T, ODOM_TILT_DEG
         return R_BODY_OPTICAL @ _first_pose(geometry)[:3, :3].T, FLOOR_TILT_DEG
 
-    def move(self, T_map_cam: Mapping[int, FloatArray]) -> None:
-        """Keyframes have been moved by a loop closure: the end of the map follows.
+    def move(
+        self, T_map_cam: Mapping[int, FloatArray], factors: Mapping[int, float] | None = None
+    ) -> None:
+        """Keyframes have been moved or resized: the end of the map follows.
 
         Args:
             T_map_cam: keyframe -> (4, 4) new pose; others stay.
+            factors: keyframe -> factor of its points' distances; None for 1.
         """
         for key, old in list(self._last.T_map_cam.items()):
             if key not in T_map_cam:
                 continue
-            T = T_map_cam[key] @ invert_se3(old)
-            points = self._last.points[key]
-            self._last.points[key] = points @ T[:3, :3].T.astype(points.dtype) + T[:3, 3].astype(
-                points.dtype
-            )
+            R, scale = T_map_cam[key][:3, :3] @ old[:3, :3].T, 1.0
+            if factors is not None:
+                scale = factors[key]
+            t = T_map_cam[key][:3, 3] - scale * R @ old[:3, 3]
+            self._last.points[key] = Sim3(scale, R, t).apply(self._last.points[key])
             self._last.T_map_cam[key] = T_map_cam[key]
         newest = self._newest
         if self.T_map_odom is not None and newest is not None and newest.id in T_map_cam:
@@ -246,10 +269,10 @@ class Stitcher:
         scale, estimate = self.scale.fuse(None, evidence)
         T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
         if len(T_odom_cam) >= 1:
-            S_odom, _ = align_cameras_sim3(T_window_cam, T_odom_cam, with_scale=False)
-            centre = T_window_cam[:, :3, 3].mean(0)
-            t = T_odom_cam[:, :3, 3].mean(0) - scale * S_odom.R @ centre
-            S = on_the_floor(geometry, Sim3(scale, S_odom.R, t))
+            T_scaled = T_window_cam.copy()
+            T_scaled[:, :3, 3] *= scale
+            S_odom = anchor_to_odometry(T_scaled, T_odom_cam, self.settings.odom_rel_sigma)
+            S = on_the_floor(geometry, Sim3(scale, S_odom.R, S_odom.t))
             return _placement(geometry, S, float("nan"), estimate)
         level = level_by_floor(geometry)
         S = Sim3(scale, level.R, scale * level.t)
@@ -261,7 +284,7 @@ class Stitcher:
         """Robust similarity on the pixels of the shared keyframes."""
         src, dst, weights, depth = self._shared_points(geometry, shared)
         try:
-            S, residual = align_sim3_robust(src, dst, weights)
+            S, residual = align_sim3_robust(src, dst, weights, symmetric=True)
         except AlignmentError as error:
             raise StitchError(Verdict.REJECTED_DEGENERATE, str(error)) from None
         relative = float(np.median(residual / depth))
@@ -271,13 +294,44 @@ class Stitcher:
                 f"shared pixels disagree by {relative:.1%} of their depth "
                 f"(limit {self.settings.max_residual:.1%})",
             )
-        sigma = max(MIN_CHAIN_SIGMA, relative / np.sqrt(len(shared)))
+        sigma = self._chain_sigma(geometry, shared, relative)
         scale, estimate = self.scale.fuse((S.scale, sigma), evidence)
         self._check_scale(S.scale, evidence)
         # a corrected scale grows the window about the points it shares with the map
         near = residual <= np.median(residual)
         t = dst[near].mean(0) - scale * S.R @ src[near].mean(0)
         return _placement(geometry, Sim3(scale, S.R, t), float(np.median(residual)), estimate)
+
+    def _chain_sigma(self, geometry: WindowGeometry, shared: list[int], relative: float) -> float:
+        """Relative uncertainty of the scale of a joint: how far the shared views differ in it.
+
+        Args:
+            geometry: the window.
+            shared: views that the map knows.
+            relative: median residual as a share of the depth, for a single view.
+
+        Raises:
+            StitchError: the views contradict each other.
+        """
+        logs = []
+        for index in shared:
+            key, pose = geometry.window.keyframes[index].id, geometry.poses[index]
+            use = np.minimum(geometry.conf[index], self._last.conf[key]) > 1.0
+            if pose is None or use.sum() < MIN_VIEW_POINTS:
+                continue
+            window = geometry.points[index][use] - pose.T_window_cam[:3, 3]
+            known = self._last.points[key][use] - self._last.T_map_cam[key][:3, 3]
+            lengths = np.linalg.norm(known, axis=1) / np.linalg.norm(window, axis=1)
+            logs.append(float(np.median(np.log(lengths))))
+        if len(logs) < 2:
+            return max(MIN_CHAIN_SIGMA, relative)
+        factor, limit = math.exp(max(logs) - min(logs)), self.settings.max_scale_change
+        if factor > limit:
+            raise StitchError(
+                Verdict.REJECTED_RESIDUAL,
+                f"the shared views differ in scale by a factor of {factor:.2f} (limit {limit:g})",
+            )
+        return max(MIN_CHAIN_SIGMA, float(np.std(logs, ddof=1)) / math.sqrt(len(logs)))
 
     def _shared_points(
         self, geometry: WindowGeometry, shared: list[int]
@@ -293,7 +347,7 @@ class Stitcher:
             src.append(geometry.points[index][use].astype(np.float64))
             dst.append(points_map)
             depths.append(np.maximum(depth, 1e-6))
-            weights.append(np.log(both[use]) / np.maximum(depth, 1e-6) ** 2)
+            weights.append(np.log(both[use]) / depth_product(geometry, index, use, depth))
         count = sum(len(s) for s in src)
         if count < MIN_SHARED_POINTS:
             raise StitchError(
@@ -334,21 +388,49 @@ class Stitcher:
     def _check_odometry(self, geometry: WindowGeometry, placement: Placement) -> None:
         """Compare the motion over the window with what odometry measured."""
         _, T_odom_cam, ids = _paired_poses(geometry)
-        if len(ids) < 2:
-            return
-        moved = invert_se3(placement.T_map_cam[ids[0]]) @ placement.T_map_cam[ids[-1]]
-        truth = invert_se3(T_odom_cam[0]) @ T_odom_cam[-1]
-        turned_deg = float(rotation_angle_deg(truth[:3, :3].T @ moved[:3, :3]))
-        off_m = float(np.linalg.norm(moved[:3, 3] - truth[:3, 3]))
-        path_m = float(np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1).sum())
-        limit_m = self.settings.max_odom_translation * path_m + 0.2
-        if off_m > limit_m or turned_deg > self.settings.max_odom_rotation_deg:
-            raise StitchError(
-                Verdict.REJECTED_ODOMETRY,
-                f"the window's motion differs from odometry by {off_m:.2f} m and "
-                f"{turned_deg:.1f} deg (limits {limit_m:.2f} m, "
-                f"{self.settings.max_odom_rotation_deg:g} deg)",
-            )
+        if len(ids) >= 2:
+            T_map_cam = np.stack([placement.T_map_cam[i] for i in ids])
+            check_motion(T_map_cam, T_odom_cam, self.settings, "the window's motion")
+
+
+def check_motion(
+    T_map_cam: FloatArray, T_odom_cam: FloatArray, settings: StitchSettings, what: str
+) -> None:
+    """Compare the way from the first to the last of (N, 4, 4) poses with odometry's.
+
+    Raises:
+        StitchError: they differ by more than the settings allow.
+    """
+    moved = invert_se3(T_map_cam[0]) @ T_map_cam[-1]
+    truth = invert_se3(T_odom_cam[0]) @ T_odom_cam[-1]
+    turned_deg = float(rotation_angle_deg(truth[:3, :3].T @ moved[:3, :3]))
+    off_m = float(np.linalg.norm(moved[:3, 3] - truth[:3, 3]))
+    path_m = float(np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1).sum())
+    limit_m = settings.max_odom_translation * path_m + 0.2
+    if off_m > limit_m or turned_deg > settings.max_odom_rotation_deg:
+        raise StitchError(
+            Verdict.REJECTED_ODOMETRY,
+            f"{what} differs from odometry by {off_m:.2f} m and {turned_deg:.1f} deg "
+            f"(limits {limit_m:.2f} m, {settings.max_odom_rotation_deg:g} deg)",
+        )
+
+
+def agrees_with_odometry(geometry: WindowGeometry) -> bool:
+    """Whether a window's own shape is that of odometry's path, in whatever scale.
+
+    False when odometry says nothing.
+    """
+    T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+    if len(T_odom_cam) < MIN_SHAPE_POSES:
+        return False
+    try:
+        S, rms_m = align_cameras_sim3(T_window_cam, T_odom_cam)
+    except AlignmentError:
+        return False
+    turned = np.swapaxes(T_odom_cam[:, :3, :3], 1, 2) @ S.R @ T_window_cam[:, :3, :3]
+    path_m = float(np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1).sum())
+    same_way = rms_m < SHAPE_SHARE * path_m + SHAPE_M
+    return same_way and float(rotation_angle_deg(turned).max()) < SHAPE_DEG
 
 
 def _paired_poses(geometry: WindowGeometry) -> tuple[FloatArray, FloatArray, list[int]]:
@@ -362,6 +444,30 @@ def _paired_poses(geometry: WindowGeometry) -> tuple[FloatArray, FloatArray, lis
         return np.zeros((0, 4, 4)), np.zeros((0, 4, 4)), []
     recovered, odometry, ids = zip(*pairs, strict=True)
     return np.stack(recovered), np.stack(odometry), list(ids)
+
+
+def depth_product(
+    geometry: WindowGeometry, index: int, use: BoolArray, depth_map: FloatArray
+) -> FloatArray:
+    """(N,) what to divide the weights of a view's pixels by: about the depth squared.
+
+    The product of both measurements of the depth, in the window and in the map: with the square
+    of one of them, points that it sees too near would weigh more and pull the scale along.
+
+    Args:
+        geometry: the window.
+        index: the view.
+        use: (h, w) pixels.
+        depth_map: (N,) their depth in the map, metres.
+    """
+    pose = geometry.poses[index]
+    depth_map = np.maximum(depth_map, 1e-6)
+    if pose is None:
+        return depth_map**2
+    window = np.linalg.norm(geometry.points[index][use] - pose.T_window_cam[:3, 3], axis=1)
+    scale = float(np.median(depth_map) / max(float(np.median(window)), 1e-9))
+    product: FloatArray = np.maximum(scale * window.astype(np.float64), 1e-6) * depth_map
+    return product
 
 
 def _predicted_depth(geometry: WindowGeometry) -> FloatArray:

@@ -32,7 +32,7 @@ ROWS = [
         "stitching",
         "voxel_map",
     },
-    {"engines", "loops", "session_file"},
+    {"engines", "loops", "rollback", "session_file"},
     {"relocalisation"},
     {"mapper"},
     {"synthetic"},

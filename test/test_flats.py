@@ -8,20 +8,20 @@ import pytest
 
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import WindowPrediction
-from mvdust3r_ros.evaluation.flats import (
+from mvdust3r_ros.evaluation.flat_drives import (
     CORRUPTIONS,
     FlatOptions,
     FlatsError,
     drifting_frames,
-    evaluate_flats,
     flat_drive,
-    format_flats,
+    rooms_visited,
     spoil,
 )
+from mvdust3r_ros.evaluation.flats import evaluate_flats, format_flats
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import odometry
 
-OPTIONS = FlatOptions(path_m=5.0, hw=(64, 64))
+OPTIONS = FlatOptions(path_m=5.0, min_rooms=1, hw=(64, 64))
 CONFIG = with_values(MapperConfig(), {"map.camera_height_m": 0.6, "keyframes.min_sharpness": 0.0})
 
 
@@ -32,13 +32,20 @@ def test_a_drive_is_as_long_as_asked() -> None:
 
 
 def test_frames_carry_drifting_odometry_and_the_truth() -> None:
-    drive = flat_drive(9000, FlatOptions(path_m=1.0, hw=(32, 32)), Rig())
+    drive = flat_drive(9000, FlatOptions(path_m=1.0, min_rooms=1, hw=(32, 32)), Rig())
     T_odom_cam = odometry(drive, 0.02)
     frames = list(drifting_frames(drive, T_odom_cam))
     assert len(frames) == len(drive.truth)
     assert np.array_equal(frames[-1].T_world_cam, drive.truth.T_world_cam[-1])
     assert np.array_equal(frames[-1].T_odom_cam, T_odom_cam[-1])
     assert not np.allclose(frames[-1].T_odom_cam, frames[-1].T_world_cam)
+
+
+def test_a_drive_goes_through_the_rooms_asked_for() -> None:
+    drive = flat_drive(9000, FlatOptions(path_m=8.0, min_rooms=2), Rig())
+    assert rooms_visited(drive) >= 2
+    with pytest.raises(FlatsError, match="99 rooms"):
+        flat_drive(9000, FlatOptions(path_m=1.0, min_rooms=99), Rig())
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
@@ -56,7 +63,7 @@ def test_a_spoiled_window_keeps_its_shape_and_the_good_one(kind: str) -> None:
 
 
 def test_a_short_drive_with_spoiled_windows(tmp_path: Path) -> None:
-    options = FlatOptions(path_m=5.0, hw=(64, 64), corrupt=0.4)
+    options = FlatOptions(path_m=5.0, min_rooms=1, hw=(64, 64), corrupt=0.7)
     (result,) = evaluate_flats(range(9000, 9001), CONFIG, options, tmp_path)
     assert result.spoiled > 0
     assert result.spoiled_committed == 0
@@ -64,11 +71,14 @@ def test_a_short_drive_with_spoiled_windows(tmp_path: Path) -> None:
     assert result.ate_m < 0.15
     assert abs(result.scale_error) < 0.05
     assert result.scale_sigma < 0.025
+    assert result.ate_clean_m < 0.15
+    assert result.ate_without_loops_m < 0.15
+    assert len(result.window_scale_errors) == result.windows["COMMITTED"]
     assert result.grid_right > 0.7
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["flats"][0]["ate_m"] == result.ate_m
     assert (tmp_path / "table.md").read_text() == format_flats([result])
-    assert format_flats([result, result]).count("\n") == 5
+    assert format_flats([result, result]).count("\n") == 7
 
 
 def test_no_seeds_is_an_error(tmp_path: Path) -> None:

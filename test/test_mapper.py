@@ -160,7 +160,7 @@ def test_noise_and_a_random_scale_of_each_window(room: Any, frames: list[Frame])
     scaled = trajectory_error(mapper, frames, with_scale=True)[2].scale
     snapshot = mapper.snapshot()
     assert scaled == pytest.approx(1.0, abs=0.01)
-    assert snapshot.scale.rel_sigma == pytest.approx(0.02, rel=0.01)  # of the odometry
+    assert 0.01 < snapshot.scale.rel_sigma < 0.015  # the bias of odometry stays
     off = room.distance_to_surface(S.apply(snapshot.points_map.astype(float)))
     assert np.median(off) < 0.03  # one point is off by 2 % of up to 5 m
     assert np.percentile(off, 95) < 0.12

@@ -104,7 +104,7 @@ def test_the_first_window_lies_where_odometry_says_in_metres(scene: Scene, scale
     assert turned_deg < 1e-4
     assert placement.S_map_window.scale == pytest.approx(1 / scale)
     assert placement.scale.scale == pytest.approx(1 / scale)
-    assert placement.scale.rel_sigma == pytest.approx(0.02, abs=1e-3)
+    assert placement.scale.rel_sigma == pytest.approx(np.hypot(0.02, 0.01), abs=1e-3)
     assert placement.scale.source == ScaleSource.ODOMETRY
     assert np.isnan(placement.residual_m)
 
@@ -204,11 +204,12 @@ def test_odometry_takes_the_uncertainty_of_a_joint_down_to_its_own(scene: Scene)
     stitcher = started(scene)
     before = stitcher.scale.estimate.rel_sigma
     placement = stitcher.place(scene.window(range(3, 9), 2.0))
-    assert before == pytest.approx(0.02, rel=0.02)
-    expected = 0.02  # the same wheels twice: their bias does not average out
+    assert before == pytest.approx(np.hypot(0.02, 0.01), rel=0.02)
+    # the same wheels twice: their noise averages out, their bias does not
+    expected = np.hypot(0.02 / np.sqrt(2), 0.01)
     assert placement.scale.rel_sigma == pytest.approx(expected, rel=0.02)
     blind = stitcher.place(scene.window(range(3, 9), 2.0, odometry=False))
-    assert blind.scale.rel_sigma == pytest.approx(np.hypot(before, 0.005))  # an exact joint
+    assert blind.scale.rel_sigma == pytest.approx(np.hypot(before, 0.001))  # an exact joint
     assert blind.scale.source == ScaleSource.ODOMETRY
 
 
@@ -357,7 +358,7 @@ def test_odometry_places_a_window_without_overlap(scene: Scene, scale: float) ->
     assert off < 0.01
     assert turned_deg < 1e-4
     assert np.isnan(placement.residual_m)
-    assert placement.scale.rel_sigma == pytest.approx(0.02, abs=1e-3)
+    assert placement.scale.rel_sigma == pytest.approx(np.hypot(0.02, 0.01), abs=1e-3)
 
 
 def test_motion_that_odometry_denies_is_refused(scene: Scene) -> None:

@@ -6,7 +6,8 @@ network can be judged against exact truth, with errors of known size where wante
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,8 @@ class OracleNoise:
         points: standard deviation of each point along its ray, as a share of its depth.
         smooth: the same for one error per view (a wrong depth scale of the view).
         scale: standard deviation of the logarithm of one random scale per window.
-        seed: of the random numbers; the result depends on nothing else.
+        seed: of the random numbers; the errors of a window depend on it and on the poses of the
+            window's views, not on what was decoded before.
     """
 
     points: float = 0.0
@@ -45,7 +47,6 @@ class OracleEngine(Engine):
         """Make views of `image_hw` pixels, add `noise` if given."""
         self._image_hw = image_hw
         self._noise = noise or OracleNoise()
-        self._rng = np.random.default_rng(self._noise.seed)
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """Keep the views; raises EngineError when one lacks depth, pose or intrinsics."""
@@ -66,22 +67,24 @@ class OracleEngine(Engine):
         """True pointmaps in the frame of the first view, with the noise asked for."""
         if len(tokens) < 2:
             raise EngineError(f"a window of {len(tokens)} views, at least 2 are needed")
-        scale = float(np.exp(self._rng.normal(0.0, self._noise.scale)))
-        T_ref_world = invert_se3(_pose(tokens[0].view))
-        maps = [self._pointmap(token.view, T_ref_world, scale) for token in tokens]
+        views = [token.view for token in tokens]
+        rng = np.random.default_rng([self._noise.seed, window_seed(views)])
+        scale = float(np.exp(rng.normal(0.0, self._noise.scale)))
+        T_ref_world = invert_se3(_pose(views[0]))
+        maps = [self._pointmap(view, T_ref_world, scale, rng) for view in views]
         points = np.stack([m[0] for m in maps])[None].astype(np.float32)
         conf = np.stack([m[1] for m in maps])[None].astype(np.float32)
         return WindowPrediction(points, conf)
 
     def _pointmap(
-        self, view: View, T_ref_world: FloatArray, scale: float
+        self, view: View, T_ref_world: FloatArray, scale: float, rng: np.random.Generator
     ) -> tuple[FloatArray, FloatArray]:
         assert view.depth_m is not None and view.K is not None
         valid = np.isfinite(view.depth_m) & (view.depth_m > 0)
         depth = np.where(valid, view.depth_m, 1.0).astype(np.float64)
-        depth *= 1.0 + self._rng.normal(0.0, self._noise.smooth)
+        depth *= 1.0 + rng.normal(0.0, self._noise.smooth)
         if self._noise.points > 0:
-            depth *= 1.0 + self._rng.normal(0.0, self._noise.points, depth.shape)
+            depth *= 1.0 + rng.normal(0.0, self._noise.points, depth.shape)
         T_ref_cam = T_ref_world @ _pose(view)
         points = backproject(depth, view.K) @ T_ref_cam[:3, :3].T + T_ref_cam[:3, 3]
         return points * scale, np.where(valid, CONFIDENT, NO_DEPTH)
@@ -97,6 +100,12 @@ class OracleEngine(Engine):
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def window_seed(views: Iterable[View]) -> int:
+    """A number that follows from where the views of a window are, in their order."""
+    poses = [_true_pose(view) for view in views]
+    return zlib.crc32(b"".join(pose.tobytes() for pose in poses if pose is not None))
 
 
 def _true_pose(view: View) -> FloatArray | None:

@@ -5,78 +5,48 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from mvdust3r_ros.config import MapperConfig
+from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import (
-    FloatArray,
     Frame,
     MapUpdate,
-    MvDust3rError,
     OccupancyGrid,
     Trajectory,
     Verdict,
-    View,
-    ViewTokens,
-    WindowPrediction,
 )
-from mvdust3r_ros.engines.base import Engine, EngineInfo
+from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.evaluation.flat_drives import (
+    FlatOptions,
+    FlatsError,
+    SpoiledEngine,
+    drifting_frames,
+    flat_drive,
+    rooms_visited,
+    steps_m,
+)
 from mvdust3r_ros.evaluation.map_metrics import (
     UNKNOWN,
     absolute_errors,
     compare_grids,
     on_common_lattice,
 )
-from mvdust3r_ros.geometry import backproject
+from mvdust3r_ros.geometry import backproject, project
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
-from mvdust3r_ros.synthetic.sequence import (
-    Sequence as Drive,
-)
-from mvdust3r_ros.synthetic.sequence import (
-    SequenceConfig,
-    make_sequence,
-    odometry,
-    sequence_frames,
-)
+from mvdust3r_ros.synthetic.sequence import Sequence as Drive
+from mvdust3r_ros.synthetic.sequence import odometry
 
-CORRUPTIONS = ("scale", "pose", "confidence")
-FRAMES_PER_SECOND = 10
+ENGINE_STAGES = ("encode", "decode")
+LOOP_HARM = 0.05
 Progress = Callable[[int, int], None]
-
-
-class FlatsError(MvDust3rError):
-    """An evaluation on flats cannot be done."""
-
-
-@dataclass(frozen=True)
-class FlatOptions:
-    """How to drive and how to spoil it.
-
-    Attributes:
-        path_m: length of the drive.
-        step_m: way between frames; a turn of 5 degrees counts as much.
-        hw: height and width of the images.
-        drift: of the odometry, see `synthetic.sequence.odometry`.
-        points: noise of the oracle's points, share of the depth.
-        scale: standard deviation of the logarithm of the oracle's scale of a window.
-        corrupt: share of the windows that are spoiled.
-    """
-
-    path_m: float = 60.0
-    step_m: float = 0.2
-    hw: tuple[int, int] = (112, 112)
-    drift: float = 0.02
-    points: float = 0.02
-    scale: float = 0.5
-    corrupt: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,152 +56,152 @@ class FlatResult:
     Attributes:
         seed: of flat, path and noise.
         path_m: way of the camera.
+        rooms: rooms it has been in.
         ate_m: root mean square error of the camera centres in the map frame.
-        odometry_ate_m: the same of the odometry alone.
         ate_share: `ate_m` over `path_m`.
+        ate_without_loops_m: the same of a second run without closures; NaN when there was none.
+        ate_clean_m: the same of a run without spoiled windows; NaN when there was none.
+        odometry_ate_m: the same of the odometry alone.
         scale_error: relative error of the map's size, positive when it is too large.
         scale_sigma: what the map says about that error.
+        window_scale_errors: relative error of the size of each committed window.
+        window_scale_sigmas: what the map said about each of them.
         closures: loops closed.
         grid_right: share of the cells that are right, of those that exact depth from the
             keyframes' true poses would make known (the inside of a wall is none of them).
         free_precision: share of the free cells that are free, wherever they are.
         ceiling: `grid_right` and `free_precision` of the grid from exact depth and poses.
         windows: verdict -> number of windows.
+        rolled_back: windows that left the map again.
         spoiled: windows that were spoiled.
         spoiled_committed: those of them that are in the map all the same.
         opened_after: windows until the gate was open; 0 when it stayed shut.
         refused_loops: why joint windows were no closure, the last ones.
         outside_engine_ms: median time of a committed window outside the engine.
+        outside_engine_max_ms: longest of them; a closure builds the map again.
     """
 
     seed: int
     path_m: float
+    rooms: int
     ate_m: float
-    odometry_ate_m: float
     ate_share: float
+    odometry_ate_m: float
     scale_error: float
     scale_sigma: float
+    window_scale_errors: list[float]
+    window_scale_sigmas: list[float]
     closures: int
     grid_right: float
     free_precision: float
     ceiling: tuple[float, float]
     windows: dict[str, int]
+    rolled_back: int
     spoiled: int
     spoiled_committed: int
     opened_after: int
     refused_loops: list[str] = field(default_factory=list)
     outside_engine_ms: float = math.nan
+    outside_engine_max_ms: float = math.nan
+    ate_without_loops_m: float = math.nan
+    ate_clean_m: float = math.nan
 
-
-class SpoiledEngine(Engine):
-    """Another engine, some of whose windows are wrong in one of three ways."""
-
-    def __init__(self, inner: Engine, share: float, seed: int) -> None:
-        """Spoil a share of the windows, the first one never: it defines the map."""
-        self._inner, self._share = inner, share
-        self._rng = np.random.default_rng([seed, 21])
-        self.spoiled: list[bool] = []
-
-    def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """As the inner engine."""
-        return self._inner.encode(views)
-
-    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """As the inner engine, or spoiled; `spoiled` keeps which."""
-        prediction = self._inner.decode(tokens, n_ref)
-        draw, kind = self._rng.random(), str(self._rng.choice(CORRUPTIONS))
-        self.spoiled.append(len(self.spoiled) > 0 and draw < self._share)
-        return spoil(prediction, kind, self._rng) if self.spoiled[-1] else prediction
-
-    def describe(self) -> EngineInfo:
-        """As the inner engine."""
-        return self._inner.describe()
-
-    def close(self) -> None:
-        """Close the inner engine."""
-        self._inner.close()
-
-
-def spoil(prediction: WindowPrediction, kind: str, rng: np.random.Generator) -> WindowPrediction:
-    """A window gone wrong.
-
-    Args:
-        prediction: a good one.
-        kind: "scale": half of the views are three times too large; "pose": half of the views are
-            turned about by 180 degrees; "confidence": points at random, all of them trusted.
-        rng: source of randomness.
-    """
-    points, conf = prediction.points.copy(), prediction.conf.copy()
-    half = points.shape[1] // 2
-    if kind == "scale":
-        points[:, half:] *= 3.0
-    elif kind == "pose":
-        points[:, half:] *= np.array([-1.0, 1.0, -1.0], np.float32)
-    else:
-        size = np.abs(points).mean()
-        points = rng.normal(0, size, points.shape).astype(np.float32)
-        conf = np.full_like(conf, 10.0)
-    return replace(prediction, points=points, conf=conf)
-
-
-def flat_drive(seed: int, options: FlatOptions, rig: Rig) -> Drive:
-    """A drive of about `options.path_m` through a flat."""
-    frames = math.ceil(options.path_m / options.step_m)
-    for _ in range(4):  # turns count as way: ask for more until it is long enough
-        drive = make_sequence(
-            SequenceConfig(
-                seed=seed, frames=frames, hw=options.hw, step_m=options.step_m, flat=True,
-                noise=0.0, supersample=1, rig=rig, rate_hz=FRAMES_PER_SECOND,
-            )
-        )  # fmt: skip
-        along = np.concatenate([[0.0], np.cumsum(_steps(drive.truth.T_world_cam))])
-        if along[-1] >= options.path_m:
-            break
-        frames = math.ceil(1.1 * frames * options.path_m / max(along[-1], 1.0))
-    count = int(np.searchsorted(along, options.path_m)) + 1
-    truth = Trajectory(drive.truth.stamps_ns[:count], drive.truth.T_world_cam[:count])
-    return replace(drive, truth=truth)
-
-
-def _steps(T: FloatArray) -> FloatArray:
-    steps: FloatArray = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
-    return steps
-
-
-def drifting_frames(drive: Drive, T_odom_cam: FloatArray) -> Iterator[Frame]:
-    """Frames of a drive with the given odometry; the truth goes along for the oracle."""
-    for frame, T in zip(sequence_frames(drive), T_odom_cam, strict=False):
-        yield replace(frame, T_world_cam=frame.T_odom_cam, T_odom_cam=T)
+    @property
+    def inside_sigma(self) -> float:
+        """Share of the windows whose scale is wrong by less than one sigma."""
+        errors, sigmas = np.array(self.window_scale_errors), np.array(self.window_scale_sigmas)
+        return float((np.abs(errors) < sigmas).mean()) if len(errors) else math.nan
 
 
 def evaluate_flat(
-    seed: int,
-    config: MapperConfig,
-    options: FlatOptions,
-    engine: Engine | None = None,
-    frames: Sequence[Frame] | None = None,
+    seed: int, config: MapperConfig, options: FlatOptions, engine: Engine | None = None
 ) -> FlatResult:
-    """One drive through one flat.
+    """One drive through one flat, and again without closures or spoiled windows to compare.
 
     Args:
         seed: of everything.
         config: settings of the mapper; with `map.camera_height_m` set, the camera is that high.
+            The sigmas of odometry are those of `options`, as its data sheet would say.
         options: drive and noise.
         engine: a network; None for the noisy oracle.
-        frames: the drive's frames when they have been rendered before.
     """
+    config = with_values(
+        config,
+        {
+            "stitch.odom_rel_sigma": max(options.drift, 0.001),
+            "stitch.odom_bias_sigma": options.bias,
+        },
+    )
     rig = Rig(height_m=config.map.camera_height_m or Rig().height_m)
     drive = flat_drive(seed, options, rig)
-    T_odom_cam = odometry(drive, options.drift)
+    frames = list(drifting_frames(drive, odometry(drive, options.drift, bias=options.bias)))
+    result = drive_flat(seed, drive, frames, config, options, engine)
+    if config.loop.enabled:
+        plain = with_values(config, {"loop.enabled": False})
+        other = drive_flat(seed, drive, frames, plain, options, engine)
+        result = replace(result, ate_without_loops_m=other.ate_m)
+    if options.corrupt > 0:
+        clean = replace(options, corrupt=0.0)
+        other = drive_flat(seed, drive, frames, config, clean, engine)
+        result = replace(result, ate_clean_m=other.ate_m)
+    return result
+
+
+def drive_flat(
+    seed: int,
+    drive: Drive,
+    frames: Sequence[Frame],
+    config: MapperConfig,
+    options: FlatOptions,
+    engine: Engine | None = None,
+) -> FlatResult:
+    """Map the frames of a drive once.
+
+    Args:
+        seed: of the noise.
+        drive: where the frames come from.
+        frames: with odometry and truth.
+        config: settings of the mapper.
+        options: noise.
+        engine: a network; None for the noisy oracle.
+    """
     noise = OracleNoise(points=options.points, scale=options.scale, seed=seed)
     spoiled = SpoiledEngine(engine or OracleEngine(options.hw, noise), options.corrupt, seed)
     mapper = Mapper(config, spoiled)
     log = _Log()
-    for frame in frames or drifting_frames(drive, T_odom_cam):
+    for frame in frames:
         window = mapper.select(frame)
         if window is not None:
             log.add(mapper.map_window(window), spoiled)
-    return _judge(drive, T_odom_cam, mapper, log)
+    T_odom_cam = [f.T_odom_cam for f in frames if f.T_odom_cam is not None]
+    odom = Trajectory(drive.truth.stamps_ns[: len(T_odom_cam)], np.stack(T_odom_cam))
+    return replace(
+        _judge(seed, drive, mapper, log),
+        odometry_ate_m=absolute_errors(odom, drive.truth, "none").rmse_m,
+    )
+
+
+def window_scale_error(update: MapUpdate) -> float:
+    """Relative error of a committed window's size: mapped over true depth of its points, less 1.
+
+    NaN when its keyframes carry no true depth.
+    """
+    ratios = []
+    for keyframe in update.window.keyframes:
+        view, T = keyframe.view, update.T_map_cam.get(keyframe.id)
+        if T is None or view.depth_m is None:
+            continue
+        points = update.points_map[update.keyframe_ids == keyframe.id]
+        cam = (points - T[:3, 3]) @ T[:3, :3]
+        uv = np.rint(project(cam, update.K[keyframe.id]))
+        rows, cols = view.depth_m.shape
+        inside = np.all((uv >= 0) & (uv < (cols, rows)), axis=1)
+        u, v = uv[inside].astype(int).T
+        true = view.depth_m[v, u]
+        use = np.isfinite(true) & (true > 0)
+        ratios.append(cam[inside, 2][use] / true[use])
+    found = np.concatenate(ratios) if ratios else np.zeros(0)
+    return float(np.median(found)) - 1 if len(found) else math.nan
 
 
 @dataclass
@@ -240,32 +210,43 @@ class _Log:
 
     verdicts: Counter[str] = field(default_factory=Counter)
     spoiled: int = 0
-    spoiled_committed: int = 0
+    in_map: list[bool] = field(default_factory=list)
+    """Of each window in the map: whether it was spoiled."""
+    rolled_back: int = 0
     opened_after: int = 0
     outside_ms: list[float] = field(default_factory=list)
+    scale_errors: list[float] = field(default_factory=list)
+    scale_sigmas: list[float] = field(default_factory=list)
     decoded: int = 0
 
     def add(self, update: MapUpdate, engine: SpoiledEngine) -> None:
         self.verdicts[update.verdict.name] += 1
         committed = update.verdict == Verdict.COMMITTED
-        # the first one since is the window, one that joins the ends of a loop may follow
-        spoiled = any(engine.spoiled[self.decoded : self.decoded + 1])
+        # the first one since is the window; those that doubt the last commits may follow, and one
+        # that joins the ends of a loop
+        since = engine.spoiled[self.decoded :]
         self.decoded = len(engine.spoiled)
-        self.spoiled += spoiled
-        self.spoiled_committed += spoiled and committed
+        self.spoiled += any(since[:1])
+        if update.rolled_back:
+            self.rolled_back += update.rolled_back
+            del self.in_map[-update.rolled_back :]
+        if committed:
+            self.in_map.append(any(since[update.rolled_back : update.rolled_back + 1]))
         if update.gate_open and not self.opened_after:
             self.opened_after = self.verdicts.total()
-        if committed:
-            stages = update.latency_ms
-            self.outside_ms.append(
-                sum(v for k, v in stages.items() if k not in ("encode", "decode", "loop"))
-            )
+        if not committed:
+            return
+        stages = update.latency_ms
+        self.outside_ms.append(sum(v for k, v in stages.items() if k not in ENGINE_STAGES))
+        error = window_scale_error(update)
+        if math.isfinite(error) and math.isfinite(update.scale.rel_sigma):
+            self.scale_errors.append(error)
+            self.scale_sigmas.append(update.scale.rel_sigma)
 
 
-def _judge(drive: Drive, T_odom_cam: FloatArray, mapper: Mapper, log: _Log) -> FlatResult:
+def _judge(seed: int, drive: Drive, mapper: Mapper, log: _Log) -> FlatResult:
     snapshot = mapper.snapshot()
-    path_m = float(_steps(drive.truth.T_world_cam).sum())
-    odom = Trajectory(drive.truth.stamps_ns, T_odom_cam[: len(drive.truth)])
+    path_m = float(steps_m(drive.truth.T_world_cam).sum())
     ate_m = scale_error = math.nan
     grids = (math.nan, math.nan), (math.nan, math.nan)
     if snapshot.grid is not None:
@@ -273,24 +254,30 @@ def _judge(drive: Drive, T_odom_cam: FloatArray, mapper: Mapper, log: _Log) -> F
         sim3 = absolute_errors(snapshot.trajectory, drive.truth, "sim3")
         scale_error = 1 / sim3.scale - 1
         grids = judge_grid(snapshot.grid, drive, mapper)
+    times = log.outside_ms or [math.nan]
     return FlatResult(
-        seed=drive.config.seed,
+        seed=seed,
         path_m=path_m,
-        odometry_ate_m=absolute_errors(odom, drive.truth, "none").rmse_m,
+        rooms=rooms_visited(drive),
         ate_m=ate_m,
         ate_share=ate_m / path_m,
+        odometry_ate_m=math.nan,
         scale_error=scale_error,
+        scale_sigma=snapshot.scale.rel_sigma,
+        window_scale_errors=log.scale_errors,
+        window_scale_sigmas=log.scale_sigmas,
+        closures=snapshot.loop_closures,
         grid_right=grids[0][0],
         free_precision=grids[0][1],
         ceiling=grids[1],
-        scale_sigma=snapshot.scale.rel_sigma,
-        closures=snapshot.loop_closures,
         windows=dict(log.verdicts),
         spoiled=log.spoiled,
-        spoiled_committed=log.spoiled_committed,
+        spoiled_committed=sum(log.in_map),
+        rolled_back=log.rolled_back,
         opened_after=log.opened_after,
         refused_loops=mapper.refused_loops,
-        outside_engine_ms=float(np.median(log.outside_ms)) if log.outside_ms else math.nan,
+        outside_engine_ms=float(np.median(times)),
+        outside_engine_max_ms=max(times),
     )
 
 
@@ -373,40 +360,73 @@ def evaluate_flats(
 
 
 def format_flats(results: Sequence[FlatResult]) -> str:
-    """Markdown table, one row a seed and the medians."""
+    """Markdown table, one row a seed and the medians, and the reasons of rejected windows."""
     head = (
-        "| seed | path m | ATE m | ATE % | odometry m | scale error % | sigma % | loops "
-        "| grid right | free precision | exact depth | committed | rejected | spoiled in map "
-        "| gate after |"
+        "| seed | path m | rooms | ATE m | ATE % | ATE m, no loops | ATE m, none spoiled "
+        "| odometry m | scale error % | sigma % | in 1 sigma % | loops | grid right "
+        "| free precision | exact depth | committed | rejected | spoiled in map | gate after "
+        "| ms outside |"
     )
     lines = [head, "|" + " --- |" * head.count(" | ") + " --- |"]
     lines += [_row(str(r.seed), [r]) for r in results]
     if len(results) > 1:
         lines.append(_row("median", results))
+    lines += ["", _sentence(results)]
     return "\n".join(lines) + "\n"
 
 
+def _sentence(results: Sequence[FlatResult]) -> str:
+    """What the columns leave out: all windows together, reasons, and what loops did."""
+    reasons: Counter[str] = Counter()
+    for r in results:
+        reasons.update({k: n for k, n in r.windows.items() if k != Verdict.COMMITTED.name})
+    said = ", ".join(f"{n} {name.lower()}" for name, n in sorted(reasons.items())) or "none"
+    errors = [e for r in results for e in r.window_scale_errors]
+    sigmas = [e for r in results for e in r.window_scale_sigmas]
+    inside = float((np.abs(errors) < np.array(sigmas)).mean()) if errors else math.nan
+    changes = [r.ate_m / r.ate_without_loops_m - 1 for r in results if r.ate_without_loops_m > 0]
+    loops = ""
+    if changes:
+        worse = sum(c > LOOP_HARM for c in changes)
+        loops = (
+            f" Loops change the ATE by {min(changes):+.0%} to {max(changes):+.0%}, "
+            f"by more than {LOOP_HARM:+.0%} on {worse} of {len(changes)} drives."
+        )
+    return (
+        f"Rejected windows: {said}; rolled back: {sum(r.rolled_back for r in results)}. "
+        f"Scale errors within one sigma: {inside:.0%} of "
+        f"{len(errors)} windows.{loops}"
+    )
+
+
 def _row(name: str, results: Sequence[FlatResult]) -> str:
-    def middle(values: Sequence[float]) -> float:
-        return float(np.median(values))
+    def middle(values: Sequence[float], form: str, factor: float = 1.0) -> str:
+        value = factor * float(np.median(values))
+        return format(value, form) if math.isfinite(value) else "-"
 
     committed = [r.windows.get(Verdict.COMMITTED.name, 0) for r in results]
     rejected = [sum(r.windows.values()) - c for r, c in zip(results, committed, strict=True)]
+    exact = " / ".join(middle([r.ceiling[k] for r in results], ".3f") for k in (0, 1))
     cells = [
         name,
-        f"{middle([r.path_m for r in results]):.1f}",
-        f"{middle([r.ate_m for r in results]):.3f}",
-        f"{100 * middle([r.ate_share for r in results]):.2f}",
-        f"{middle([r.odometry_ate_m for r in results]):.3f}",
-        f"{100 * middle([abs(r.scale_error) for r in results]):.2f}",
-        f"{100 * middle([r.scale_sigma for r in results]):.2f}",
-        f"{middle([r.closures for r in results]):g}",
-        f"{middle([r.grid_right for r in results]):.3f}",
-        f"{middle([r.free_precision for r in results]):.3f}",
-        " / ".join(f"{middle([r.ceiling[k] for r in results]):.3f}" for k in (0, 1)),
-        f"{middle(committed):g}",
-        f"{middle(rejected):g}",
+        middle([r.path_m for r in results], ".1f"),
+        middle([r.rooms for r in results], "g"),
+        middle([r.ate_m for r in results], ".3f"),
+        middle([r.ate_share for r in results], ".2f", 100),
+        middle([r.ate_without_loops_m for r in results], ".3f"),
+        middle([r.ate_clean_m for r in results], ".3f"),
+        middle([r.odometry_ate_m for r in results], ".3f"),
+        middle([abs(r.scale_error) for r in results], ".2f", 100),
+        middle([r.scale_sigma for r in results], ".2f", 100),
+        middle([r.inside_sigma for r in results], ".0f", 100),
+        middle([r.closures for r in results], "g"),
+        middle([r.grid_right for r in results], ".3f"),
+        middle([r.free_precision for r in results], ".3f"),
+        exact,
+        middle(committed, "g"),
+        middle(rejected, "g"),
         f"{sum(r.spoiled_committed for r in results)} of {sum(r.spoiled for r in results)}",
-        f"{middle([r.opened_after for r in results]):g}",
+        middle([r.opened_after for r in results], "g"),
+        middle([r.outside_engine_ms for r in results], ".0f"),
     ]
     return "| " + " | ".join(cells) + " |"

@@ -181,6 +181,8 @@ def _stitching_status(health: Health, name: str) -> DiagnosticStatus:
     level, message = OK, "no window yet"
     if last is not None and last.verdict == Verdict.COMMITTED:
         message = "the last window fits the map"
+        if last.rolled_back:
+            level, message = WARN, last.message
     elif last is not None:
         level, message = WARN, f"{rejected} windows rejected in a row: {last.message}"
     if rejected >= LOST_WINDOWS:
@@ -190,6 +192,7 @@ def _stitching_status(health: Health, name: str) -> DiagnosticStatus:
     if last is not None:
         values += [("residual (m)", f"{last.residual_m:.4f}"), ("verdict", last.verdict.name)]
         values += [("loop closures", last.loop_closures)]
+        values += [("windows rolled back by the last one", last.rolled_back)]
     return status_msg(level, name, message, values)
 
 

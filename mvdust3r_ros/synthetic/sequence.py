@@ -116,29 +116,37 @@ def _sensor(rng: Rng, rgb: ImageArray, noise: float) -> ImageArray:
     return np.asarray(np.clip(noisy + 0.5, 0, 255), np.uint8)
 
 
-def odometry(sequence: Sequence, drift: float = 0.02, noise_m: float = 0.002) -> FloatArray:
+def odometry(
+    sequence: Sequence, drift: float = 0.02, noise_m: float = 0.002, bias: float = 0.0
+) -> FloatArray:
     """What a wheel odometry would report for the camera's poses.
 
-    Each step is measured with a scale error, a heading drift and noise, all in the plane.
+    Each step is measured with an error of its length, an error of the heading, and noise, all in
+    the plane. The errors are random walks over the way, sized so that a straight drive of 60 m
+    ends `drift` times 60 m from the truth (one sigma), most of it sideways.
 
     Args:
         sequence: the drive.
-        drift: standard deviation of the way's relative error; that of the heading is a quarter of
-            it in radians a metre.
+        drift: error of the length of a metre, one sigma, drawn anew with each step; that of the
+            heading is a quarter of it in radians over a metre.
         noise_m: standard deviation of each step.
+        bias: a wheel of the wrong size: standard deviation of a length error that stays the same
+            over the drive; with a turn of a quarter of it in radians a metre.
 
     Returns:
         (n, 4, 4) T_odom_cam, equal to the truth at the first frame.
     """
     rng = np.random.default_rng([sequence.config.seed, 8])
     truth = sequence.truth.T_world_cam
-    scale, bias = 1 + rng.normal(0, drift), rng.normal(0, drift / 4)
+    scale, turn = 1 + rng.normal(0, bias), rng.normal(0, bias / 4)
     poses = [truth[0]]
     for before, after in pairwise(truth):
         step = np.linalg.inv(before) @ after
         way = float(np.linalg.norm(step[:3, 3]))
-        step[:3, 3] = scale * step[:3, 3] + rng.normal(0, noise_m, 3) * (way > 1e-6)
-        angle = bias * way + rng.normal(0, noise_m) * (way > 1e-6)
+        moves = way > 1e-6
+        walk = drift * rng.normal(0, 1, 2) * moves / np.sqrt(max(way, 1e-6))
+        step[:3, 3] = (scale + walk[0]) * step[:3, 3] + rng.normal(0, noise_m, 3) * moves
+        angle = (turn + walk[1] / 4) * way + rng.normal(0, noise_m) * moves
         pose = poses[-1] @ step
         c, s = np.cos(angle), np.sin(angle)
         pose[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) @ pose[:3, :3]

@@ -1,0 +1,166 @@
+"""Drives through synthetic flats: the way, drifting odometry, and an engine that errs at times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    Frame,
+    MvDust3rError,
+    Trajectory,
+    View,
+    ViewTokens,
+    WindowPrediction,
+)
+from mvdust3r_ros.engines.base import Engine, EngineInfo
+from mvdust3r_ros.engines.oracle_engine import window_seed
+from mvdust3r_ros.synthetic.paths import Rig
+from mvdust3r_ros.synthetic.sequence import Sequence as Drive
+from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, sequence_frames
+
+CORRUPTIONS = ("scale", "pose", "confidence")
+FRAMES_PER_SECOND = 10
+SEED_STEP = 1_000_003
+MAX_FLATS = 20
+
+
+class FlatsError(MvDust3rError):
+    """An evaluation on flats cannot be done."""
+
+
+@dataclass(frozen=True)
+class FlatOptions:
+    """How to drive and how to spoil it.
+
+    Attributes:
+        path_m: length of the drive.
+        min_rooms: rooms that the camera must have been in.
+        step_m: way between frames; a turn of 5 degrees counts as much.
+        hw: height and width of the images.
+        drift: of the odometry, a random walk, see `synthetic.sequence.odometry`.
+        bias: of the odometry, the same over a drive, see there.
+        points: noise of the oracle's points, share of the depth.
+        scale: standard deviation of the logarithm of the oracle's scale of a window.
+        corrupt: share of the windows that are spoiled.
+    """
+
+    path_m: float = 60.0
+    min_rooms: int = 3
+    step_m: float = 0.2
+    hw: tuple[int, int] = (112, 112)
+    drift: float = 0.02
+    bias: float = 0.0
+    points: float = 0.02
+    scale: float = 0.5
+    corrupt: float = 0.0
+
+
+class SpoiledEngine(Engine):
+    """Another engine, some of whose windows are wrong in one of three ways.
+
+    Which ones and how depends on the seed and on the views of the window, not on the windows
+    before: two runs that differ elsewhere meet the same bad windows.
+    """
+
+    def __init__(self, inner: Engine, share: float, seed: int) -> None:
+        """Spoil a share of the windows, the first one never: it defines the map."""
+        self._inner, self._share, self._seed = inner, share, seed
+        self.spoiled: list[bool] = []
+
+    def encode(self, views: Sequence[View]) -> list[ViewTokens]:
+        """As the inner engine."""
+        return self._inner.encode(views)
+
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+        """As the inner engine, or spoiled; `spoiled` keeps which."""
+        prediction = self._inner.decode(tokens, n_ref)
+        rng = np.random.default_rng([self._seed, 21, window_seed(t.view for t in tokens)])
+        draw, kind = rng.random(), str(rng.choice(CORRUPTIONS))
+        self.spoiled.append(len(self.spoiled) > 0 and draw < self._share)
+        return spoil(prediction, kind, rng) if self.spoiled[-1] else prediction
+
+    def describe(self) -> EngineInfo:
+        """As the inner engine."""
+        return self._inner.describe()
+
+    def close(self) -> None:
+        """Close the inner engine."""
+        self._inner.close()
+
+
+def spoil(prediction: WindowPrediction, kind: str, rng: np.random.Generator) -> WindowPrediction:
+    """A window gone wrong.
+
+    Args:
+        prediction: a good one.
+        kind: "scale": half of the views are three times too large; "pose": half of the views are
+            turned about by 180 degrees; "confidence": points at random, all of them trusted.
+        rng: source of randomness.
+    """
+    points, conf = prediction.points.copy(), prediction.conf.copy()
+    half = points.shape[1] // 2
+    if kind == "scale":
+        points[:, half:] *= 3.0
+    elif kind == "pose":
+        points[:, half:] *= np.array([-1.0, 1.0, -1.0], np.float32)
+    else:
+        size = np.abs(points).mean()
+        points = rng.normal(0, size, points.shape).astype(np.float32)
+        conf = np.full_like(conf, 10.0)
+    return replace(prediction, points=points, conf=conf)
+
+
+def flat_drive(seed: int, options: FlatOptions, rig: Rig) -> Drive:
+    """A drive of about `options.path_m` through the first flat of a seed with enough rooms.
+
+    Raises:
+        FlatsError: no flat has been found.
+    """
+    for flat in range(MAX_FLATS):
+        drive = _drive(seed + flat * SEED_STEP, options, rig)
+        if rooms_visited(drive) >= options.min_rooms:
+            return drive
+    raise FlatsError(f"seed {seed}: no drive of {options.path_m:g} m in {options.min_rooms} rooms")
+
+
+def _drive(seed: int, options: FlatOptions, rig: Rig) -> Drive:
+    frames = math.ceil(options.path_m / options.step_m)
+    for _ in range(4):  # turns count as way: ask for more until it is long enough
+        drive = make_sequence(
+            SequenceConfig(
+                seed=seed, frames=frames, hw=options.hw, step_m=options.step_m, flat=True,
+                noise=0.0, supersample=1, rig=rig, rate_hz=FRAMES_PER_SECOND,
+            )
+        )  # fmt: skip
+        along = np.concatenate([[0.0], np.cumsum(steps_m(drive.truth.T_world_cam))])
+        if along[-1] >= options.path_m:
+            break
+        frames = math.ceil(1.1 * frames * options.path_m / max(along[-1], 1.0))
+    count = int(np.searchsorted(along, options.path_m)) + 1
+    truth = Trajectory(drive.truth.stamps_ns[:count], drive.truth.T_world_cam[:count])
+    return replace(drive, truth=truth)
+
+
+def steps_m(T: FloatArray) -> FloatArray:
+    """(N - 1,) metres between neighbouring poses (N, 4, 4)."""
+    steps: FloatArray = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
+    return steps
+
+
+def rooms_visited(drive: Drive) -> int:
+    """Number of rooms that the camera has been in."""
+    x, y = drive.truth.T_world_cam[:, 0, 3], drive.truth.T_world_cam[:, 1, 3]
+    return sum(
+        bool(((r.x0 < x) & (x < r.x1) & (r.y0 < y) & (y < r.y1)).any()) for r in drive.scene.rooms
+    )
+
+
+def drifting_frames(drive: Drive, T_odom_cam: FloatArray) -> Iterator[Frame]:
+    """Frames of a drive with the given odometry; the truth goes along for the oracle."""
+    for frame, T in zip(sequence_frames(drive), T_odom_cam, strict=False):
+        yield replace(frame, T_world_cam=frame.T_odom_cam, T_odom_cam=T)

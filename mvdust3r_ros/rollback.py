@@ -1,0 +1,98 @@
+"""Which of the last commits a later window contradicts: what is kept of them, and the comparison.
+
+A window that does not fit the last ones, but whose own shape is that of odometry's path, casts
+doubt on them. It is then joined to the map as it was before them, by one extra window. When that
+fits, and puts the keyframes that both know elsewhere, the last commits were wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mvdust3r_ros.config import StitchSettings
+from mvdust3r_ros.datatypes import FloatArray, Keyframe, Verdict
+from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
+from mvdust3r_ros.keyframes import thin_evenly
+from mvdust3r_ros.stitching import Placement, check_motion
+
+CONTRADICTIONS = (Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_ODOMETRY)
+ELSEWHERE_M, ELSEWHERE_DEG = 0.2, 10.0
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What undoing a commit needs.
+
+    Attributes:
+        ids: keyframes that it brought into the map.
+        anchors: keyframes at the end of the map before it, oldest first.
+        floor_count: floor heights known before it.
+    """
+
+    ids: tuple[int, ...]
+    anchors: tuple[Keyframe, ...]
+    floor_count: int
+
+
+def joint_keyframes(
+    anchors: Sequence[Keyframe], own: Sequence[Keyframe], overlap: int, size: int
+) -> tuple[Keyframe, ...]:
+    """A window of the end of the older map and of a later window, both spread evenly.
+
+    Not the views of a commit again: what failed once with the same views would fail again.
+
+    Args:
+        anchors: end of the older map, oldest first.
+        own: keyframes of the later window, oldest first.
+        overlap: keyframes that neighbouring windows share.
+        size: keyframes of a window.
+    """
+    shared = anchors[-max(1, overlap - 1) :]
+    return (*shared, *thin_evenly(list(own), size - len(shared)))
+
+
+def lies_elsewhere(placement: Placement, T_map_cam: Mapping[int, FloatArray]) -> bool:
+    """Whether a placed window puts a keyframe where the map does not have it."""
+    for key, T in placement.T_map_cam.items():
+        if key in T_map_cam:
+            delta = invert_se3(T_map_cam[key]) @ T
+            off_m = float(np.linalg.norm(delta[:3, 3]))
+            if off_m > ELSEWHERE_M or float(rotation_angle_deg(delta[:3, :3])) > ELSEWHERE_DEG:
+                return True
+    return False
+
+
+def check_recent_motion(
+    keyframes: Sequence[Keyframe],
+    T_map_cam: Mapping[int, FloatArray],
+    commits: Sequence[Commit],
+    settings: StitchSettings,
+) -> None:
+    """Compare the way since before each of the last commits with odometry's.
+
+    Args:
+        keyframes: those of the map and of the new window, oldest first.
+        T_map_cam: keyframe -> (4, 4) pose.
+        commits: the last ones, oldest first.
+        settings: limits; that of the rotation grows with the root of the number of windows.
+
+    Raises:
+        StitchError: the map and odometry disagree.
+    """
+    known = [k for k in keyframes if k.id in T_map_cam and k.view.T_odom_cam is not None]
+    for count in range(1, len(commits) + 1):
+        start = commits[-count].anchors[-1].id
+        since = [k for k in known if k.id >= start]
+        if len(since) < 2 or since[0].id != start:
+            continue
+        limit_deg = settings.max_odom_rotation_deg * math.sqrt(count + 1)
+        check_motion(
+            np.stack([T_map_cam[k.id] for k in since]),
+            np.stack([k.view.T_odom_cam for k in since if k.view.T_odom_cam is not None]),
+            replace(settings, max_odom_rotation_deg=limit_deg),
+            f"the motion over the last {count + 1} windows",
+        )

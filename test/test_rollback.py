@@ -1,0 +1,154 @@
+"""A bad window that got into the map leaves it again when good ones contradict it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mvdust3r_ros.config import MapperConfig, with_values
+from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, WindowPrediction
+from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.evaluation.flat_drives import CORRUPTIONS, spoil
+from mvdust3r_ros.evaluation.map_metrics import absolute_errors
+from mvdust3r_ros.mapper import Mapper
+
+HW = (72, 96)
+STRICT = with_values(
+    MapperConfig(),
+    {
+        "keyframes.window_size": 6, "keyframes.window_overlap": 3, "keyframes.min_sharpness": 0.0,
+        "keyframes.max_interval_s": 0.1, "map.min_hits": 1, "loop.enabled": False,
+    },
+)  # fmt: skip
+LOOSE = with_values(
+    STRICT,
+    {
+        "stitch.max_residual": 1e3, "stitch.max_scale_change": 1e6, "pose.reprojection_px": 200.0,
+        "stitch.max_odom_translation": 1e6, "stitch.max_odom_rotation_deg": 1e6,
+    },
+)  # fmt: skip
+
+
+class Engine(OracleEngine):
+    """The oracle, spoiled on demand."""
+
+    def __init__(self) -> None:
+        super().__init__(HW, OracleNoise(points=0.01, scale=0.3, seed=4))
+        self.kind = ""
+        self.decoded = 0
+
+    def decode(self, tokens: Any, n_ref: int = 0) -> WindowPrediction:
+        self.decoded += 1
+        good = super().decode(tokens, n_ref)
+        return spoil(good, self.kind, np.random.default_rng(1)) if self.kind else good
+
+
+@pytest.fixture(scope="module")
+def frames(room: Any) -> list[Frame]:
+    return room.frames(room.walk(24))
+
+
+def run(mapper: Mapper, frames: list[Frame]) -> list[MapUpdate]:
+    return [u for u in (mapper.process(f) for f in frames) if u is not None]
+
+
+def started(frames: list[Frame], config: MapperConfig = STRICT) -> tuple[Mapper, Engine]:
+    """Three good windows."""
+    engine = Engine()
+    mapper = Mapper(config, engine)
+    assert [u.verdict for u in run(mapper, frames[:12])] == [Verdict.COMMITTED] * 3
+    return mapper, engine
+
+
+def let_in(mapper: Mapper, engine: Engine, frames: list[Frame], kind: str) -> None:
+    """A bad window while odometry is silent, past checks that are switched off."""
+    engine.kind = kind
+    mapper.reconfigure(LOOSE)
+    blind = [replace(f, T_odom_cam=None, T_world_cam=f.T_odom_cam) for f in frames]
+    assert [u.verdict for u in run(mapper, blind)] == [Verdict.COMMITTED]
+    engine.kind = ""
+    mapper.reconfigure(STRICT)
+
+
+def error_m(mapper: Mapper, frames: list[Frame]) -> float:
+    s = mapper.snapshot()
+    truth = replace(
+        s.trajectory,
+        stamps_ns=np.array([f.stamp_ns for f in frames], np.int64),
+        T_world_cam=np.stack([f.T_odom_cam for f in frames]),
+    )
+    return absolute_errors(s.trajectory, truth, "none").rmse_m
+
+
+@pytest.mark.parametrize("kind", ["scale", "pose"])
+def test_a_bad_window_leaves_when_the_next_good_one_contradicts_it(
+    frames: list[Frame], kind: str
+) -> None:
+    mapper, engine = started(frames)
+    good = {k.id for k in mapper.mapped_keyframes()}
+    let_in(mapper, engine, frames[12:15], kind)
+    assert error_m(mapper, frames) > 0.3
+    (update,) = run(mapper, frames[15:18])
+    assert update.verdict == Verdict.COMMITTED
+    assert update.rolled_back == 1
+    assert update.message.startswith("1 windows left the map: ")
+    assert mapper.rolled_back == 1
+    assert error_m(mapper, frames) < 0.05
+    left = {k.id for k in mapper.mapped_keyframes()}
+    assert good <= left
+    updates = run(mapper, frames[18:])
+    assert {u.verdict for u in updates} == {Verdict.COMMITTED}
+    assert error_m(mapper, frames) < 0.05
+
+
+def test_nothing_of_a_window_that_left_stays(frames: list[Frame]) -> None:
+    mapper, engine = started(frames)
+    state = mapper._state
+    before = {m.keyframe.id: m for m in state.mapped.values()}
+    edges, windows = len(state.loops.edges), len(state.stitcher.scale.history.windows)
+    floors, cells = list(state.floor_heights_m), state.grid.grid()
+    voxels, sigma = len(state.voxels), state.stitcher.scale.estimate.rel_sigma
+    let_in(mapper, engine, frames[12:15], "pose")
+    assert len(state.voxels) > voxels
+    mapper._roll_back(state, 1, mapper._stitcher_before(state, 1))
+    assert {k: m.keyframe.id for k, m in state.mapped.items()} == {k: k for k in before}
+    for key, item in before.items():
+        assert np.array_equal(state.mapped[key].T_map_cam, item.T_map_cam)
+    assert set(state.loops.poses) == set(state.descriptors) == set(state.window_of) == set(before)
+    assert len(state.loops.edges) == edges
+    assert len(state.stitcher.scale.history.windows) == windows
+    assert state.stitcher.scale.estimate.rel_sigma == sigma
+    assert state.floor_heights_m == floors
+    assert len(state.voxels) == voxels
+    assert np.array_equal(state.grid.grid().cells, cells.cells)
+    assert [k.id for k in state.keyframes.anchors] == sorted(before)[-6:]
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_a_bad_window_never_takes_good_ones_out(frames: list[Frame], kind: str) -> None:
+    mapper, engine = started(frames)
+    kept = {k.id for k in mapper.mapped_keyframes()}
+    engine.kind = kind
+    (update,) = run(mapper, frames[12:15])
+    assert update.verdict != Verdict.COMMITTED
+    assert update.rolled_back == 0
+    assert {k.id for k in mapper.mapped_keyframes()} == kept
+    engine.kind = ""
+    updates = run(mapper, frames[15:])
+    assert {u.verdict for u in updates} == {Verdict.COMMITTED}
+    assert error_m(mapper, frames) < 0.05
+
+
+def test_only_the_last_commits_can_leave(frames: list[Frame]) -> None:
+    never = with_values(STRICT, {"stitch.rollback_windows": 0})
+    mapper, engine = started(frames, never)
+    let_in(mapper, engine, frames[12:15], "pose")
+    mapper.reconfigure(never)
+    decoded = engine.decoded
+    updates = run(mapper, frames[15:])
+    assert {u.rolled_back for u in updates} == {0}
+    assert mapper.rolled_back == 0
+    assert engine.decoded == decoded + len(updates)
