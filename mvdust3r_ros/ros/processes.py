@@ -72,6 +72,10 @@ class Processes:
         lines = path.read_text(errors="replace").strip().splitlines()
         return f"{lines[-1] if lines else 'it said nothing'} (log: {path})"
 
+    def pid(self, name: str) -> int:
+        """Number of a process."""
+        return self._running[name].pid
+
     def ended(self, name: str) -> bool:
         """Whether a process has ended."""
         return self._running[name].poll() is not None
