@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mvdust3r_ros.cli_words import Commands, progress
 
 if TYPE_CHECKING:
     from mvdust3r_ros.ros.evaluate import EvaluateJob
+    from mvdust3r_ros.ros.evaluate_many import Outcome
 
 EVALUATE_EXAMPLES = """\
 examples:
@@ -20,6 +22,7 @@ examples:
   mvdust3r_ros evaluate rgbd_dataset_freiburg1_room scene0000_00 chess/seq-01
   mvdust3r_ros evaluate walk.mp4 --intrinsics phone.yaml
   mvdust3r_ros evaluate bags/* --jobs 4             one report each, and a table
+  mvdust3r_ros evaluate my_bag --mode live --rate 2
   mvdust3r_ros evaluate --capsule evaluation/my_bag/capsule-0003
 judged on synthetic scenes with exact truth:
   mvdust3r_ros evaluate rooms --help
@@ -62,6 +65,21 @@ def add_evaluate(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--capsule", type=Path, metavar="DIR", help="run a rejected window again")
     parser.add_argument("--no-capsules", action="store_true", help="do not keep rejected windows")
+    parser.add_argument(
+        "--mode", choices=("lockstep", "live"), default="lockstep",
+        help="lockstep: every image, nothing dropped, the same numbers each time (default); live: "
+        "the bag played to the real node over DDS",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rate", type=float, default=1.0, metavar="X", help="speed of the bag in live mode"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="recordings at a time, in processes"
+    )
+    parser.add_argument(
+        "--ray", default="", metavar="ADDRESS",
+        help="one task a recording on a Ray cluster: HOST:PORT, auto, or local to start one",
+    )  # fmt: skip
     _add_topics(parser)
     parser.set_defaults(run=_evaluate, parser=parser)
 
@@ -94,21 +112,63 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.parser.error("name a recording, or a capsule by --capsule")
     from mvdust3r_ros.evaluation.report_files import describe_report
     from mvdust3r_ros.evaluation.requirements import failures, parse_requirements
-    from mvdust3r_ros.ros.evaluate import evaluate_recording
 
     requirements = parse_requirements(args.require)
+    jobs = _jobs(args)
     status = 0
-    for job in _jobs(args):
-        with progress("images") as bar:
-            done = evaluate_recording(job, bar)
-        print(describe_report(done.report, done.out, done.capsules))
-        for line in failures(requirements, done.report):
-            sys.stderr.write(f"mvdust3r_ros: required {line}\n")
-            status = 1
-        if not done.report["complete"]:
-            sys.stderr.write(f"mvdust3r_ros: partial report: {done.report['stopped']}\n")
-            return 130 if done.report["stopped"] == "interrupted" else 1
+    reports = {}
+    for outcome in _outcomes(args, jobs):
+        place = jobs.index(outcome.job)
+        name = f"{outcome.job.out.name}: " if len(jobs) > 1 else ""
+        if outcome.done is None:
+            _complain(f"{name}{outcome.error}")
+            status = 130 if outcome.interrupted else max(status, 1)
+            continue
+        report = reports[place] = outcome.done.report
+        print(describe_report(report, outcome.job.out, outcome.done.capsules))
+        for line in failures(requirements, report):
+            _complain(f"{name}required {line}")
+            status = max(status, 1)
+        if not report["complete"]:
+            _complain(f"{name}partial report: {report['stopped']}")
+            status = 130 if outcome.interrupted else max(status, 1)
+    if len(jobs) > 1 and reports:
+        _print_table(reports, jobs)
     return status
+
+
+def _outcomes(args: argparse.Namespace, jobs: Sequence[EvaluateJob]) -> Iterator[Outcome]:
+    """What becomes of each job, as it becomes known; Ctrl-C ends them early."""
+    from mvdust3r_ros.ros.evaluate_many import attempt, in_processes, on_ray
+
+    if args.ray or (args.jobs > 1 and len(jobs) > 1):
+        found = on_ray(jobs, args.ray) if args.ray else in_processes(jobs, args.jobs)
+        with progress("recordings") as bar:
+            bar(0, len(jobs))
+            for done, outcome in enumerate(found, 1):
+                bar(done, len(jobs))
+                yield outcome
+        return
+    for job in jobs:
+        with progress("images") as bar:
+            outcome = attempt(job, bar)
+        yield outcome
+        if outcome.interrupted:
+            return
+
+
+def _complain(line: str) -> None:
+    sys.stderr.write(f"mvdust3r_ros: {line}\n")
+
+
+def _print_table(reports: dict[int, dict[str, Any]], jobs: Sequence[EvaluateJob]) -> None:
+    from rich.console import Console
+
+    from mvdust3r_ros.evaluation.compare import compare, comparison_table
+
+    places = sorted(reports)
+    compared = compare([reports[k] for k in places], [jobs[k].out.name for k in places])
+    Console(highlight=False).print(comparison_table(compared))
 
 
 def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
@@ -136,6 +196,8 @@ def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
             files=files,
             truth=truth,
             capsules=not args.no_capsules,
+            mode=args.mode,
+            rate=args.rate,
         )
         for source, out in zip(args.recordings, _folders(args), strict=True)
     ]

@@ -51,6 +51,7 @@ class Evidence:
         true_map: true points, or None.
         drops: reason -> images dropped; lockstep drops none.
         superseded: windows the network had no time for.
+        peak_memory_mb: largest memory of the process that mapped; 0 for this one.
     """
 
     result: RunResult
@@ -59,6 +60,7 @@ class Evidence:
     true_map: TrueMapBuilder | None = None
     drops: dict[str, int] = field(default_factory=dict)
     superseded: int = 0
+    peak_memory_mb: float = 0.0
 
 
 @dataclass
@@ -94,7 +96,7 @@ def judge(evidence: Evidence) -> Judgement:
     """Compare a run with the truth, as far as there is any; never raises for what is missing."""
     made = Judgement(numbers=dict.fromkeys(n for n, q in QUANTITIES.items() if not q.measured))
     _count(made, evidence)
-    _judge_speed(made, evidence.result)
+    _judge_speed(made, evidence)
     estimate, truth = evidence.result.snapshot.trajectory, evidence.truth
     if truth is None:
         made.notes.append("no truth: errors of trajectory, grid and windows are not known")
@@ -280,7 +282,9 @@ def confidence_bins(pairs: FloatArray) -> list[dict[str, float]]:
     return bins
 
 
-def _judge_speed(made: Judgement, result: RunResult) -> None:
+def _judge_speed(made: Judgement, evidence: Evidence) -> None:
+    result = evidence.result
+    own_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     made.stages = stage_percentiles(result.windows)
     total = made.stages.get("total", {})
     work_s = sum(sum(w.latency_ms.values()) for w in result.windows) / 1e3
@@ -291,7 +295,7 @@ def _judge_speed(made: Judgement, result: RunResult) -> None:
         "windows_per_s": len(result.windows) / work_s if work_s > 0 else None,
         "frames_per_s": result.frames / result.seconds if result.seconds > 0 else None,
         "seconds": result.seconds,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": evidence.peak_memory_mb or own_mb,
     }
 
 

@@ -188,7 +188,7 @@ class BagOdometry:
         self._odom = PoseBuffer()
         self._child = ""
         self.odom_frame = options.odom_frame
-        topic = _odom_topic(reader, options)
+        topic = choose_odom_topic(reader, options)
         use_tf = options.odometry == "tf" or (options.odometry == "auto" and not topic)
         types = {ODOM_TYPE: bool(topic), TF_TYPE: options.odometry != "none"}
         wanted = [
@@ -338,8 +338,12 @@ def _first_info(reader: AnyReader, topic: str) -> Any | None:
     return None
 
 
-def _odom_topic(reader: AnyReader, options: BagOptions) -> str:
-    """Topic of the odometry; empty when it is not to come from a topic."""
+def choose_odom_topic(reader: AnyReader, options: BagOptions) -> str:
+    """The odometry topic to use; empty when it is not to come from a topic.
+
+    Raises:
+        BagError: it is not in the bag, or several could be meant; the message lists them.
+    """
     found = sorted({c.topic for c in reader.connections if c.msgtype == ODOM_TYPE})
     if options.odometry not in ("auto", "topic"):
         return ""

@@ -7,14 +7,20 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvdust3r_ros.config import load_config
 from mvdust3r_ros.datatypes import MapSnapshot, MvDust3rError, ScaleEstimate, Verdict
 from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
-from mvdust3r_ros.ros.bag import ODOM_TYPE, choose_image_topic, choose_info_topic, opened_bag
+from mvdust3r_ros.ros.bag import (
+    BagOptions,
+    choose_image_topic,
+    choose_info_topic,
+    choose_odom_topic,
+    opened_bag,
+)
 from mvdust3r_ros.ros.processes import Processes, isolated_environment
 
 if TYPE_CHECKING:
@@ -24,6 +30,12 @@ RECORDED = (
     "/mapper/points", "/mapper/map_points", "/mapper/path", "/mapper/occupancy_grid",
     "/mapper/occupancy_summary", "/mapper/window_status", "/tf", "/tf_static", "/diagnostics",
 )  # fmt: skip
+PATIENT = {
+    "ros.image_reliability": "reliable",
+    "ros.image_depth": "50",
+    "ros.depth_reliability": "reliable",
+    "ros.queue_size": "50",
+}
 IDLE_S = 1.0
 STUCK_S = 180.0
 MAP_SETTLES_S = 1.5
@@ -45,6 +57,8 @@ class DemoOptions:
         rate: speed of the bag.
         out: folder for everything that is made.
         params: YAML file of settings for the node; None for the defaults.
+        topics: topics of the bag; empty names are found out.
+        patient: give the node long queues, so that few images are dropped.
     """
 
     bag: Path | None
@@ -53,6 +67,8 @@ class DemoOptions:
     rate: float = 1.0
     out: Path = Path("out")
     params: Path | None = None
+    topics: BagOptions = field(default_factory=BagOptions)
+    patient: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,6 +125,7 @@ class _Topics:
     odom: str
     depth: str
     images: int
+    odom_source: str = "topic"
 
     @property
     def compressed(self) -> bool:
@@ -139,10 +156,10 @@ def run_demo(options: DemoOptions, report: Report) -> DemoResult:
     check_ros()
     if options.bag is None:
         raise DemoError("no bag to play")
-    topics = _look_into(options.bag)
+    topics = _look_into(options.bag, options.topics, has_depth_maps=options.depth is not None)
     if options.params is not None:
         load_config(options.params)
-    if options.engine == "oracle" and options.depth is None:
+    if options.engine == "oracle" and not topics.depth:
         raise DemoError("the oracle engine needs recorded depth: name its folder by --depth")
     logs = _prepare(options.out)
     domain = FIRST_DOMAIN + os.getpid() % DOMAINS
@@ -190,14 +207,19 @@ def check_ros() -> None:
     del rclpy, mvdust3r_ros
 
 
-def _look_into(bag: Path) -> _Topics:
+def _look_into(bag: Path, wanted: BagOptions, *, has_depth_maps: bool) -> _Topics:
     with opened_bag(bag) as reader:
-        image = choose_image_topic(reader)
-        info = choose_info_topic(reader, image)
-        odom = sorted({c.topic for c in reader.connections if c.msgtype == ODOM_TYPE})
+        image = choose_image_topic(reader, wanted.image_topic)
+        info = choose_info_topic(reader, image, wanted.camera_info_topic)
+        odom = choose_odom_topic(reader, wanted)
         images = sum(c.msgcount for c in reader.connections if c.topic == image)
+        has_tf = any(c.topic == "/tf" for c in reader.connections)
+    odom_source = "topic" if odom or wanted.odometry == "topic" else "none"
+    if not odom and has_tf and wanted.odometry in ("auto", "tf"):
+        odom_source = "tf"
     camera = image.removesuffix("/compressed").rsplit("/", 1)[0]
-    return _Topics(image, info, odom[0] if odom else "", f"{camera}/depth", images)
+    depth = wanted.depth_topic or (f"{camera}/depth" if has_depth_maps else "")
+    return _Topics(image, info, odom, depth, images, odom_source)
 
 
 def _prepare(out: Path) -> Path:
@@ -216,13 +238,11 @@ def _node_words(options: DemoOptions, topics: _Topics) -> list[str]:
         "use_sim_time": "true",
         "engine.engine": f"'{_engine_name(options.engine)}'",
         "ros.image_transport": "compressed" if topics.compressed else "raw",
-        "ros.image_reliability": "reliable",
-        "ros.image_depth": "50",
-        "ros.use_depth": "true" if options.depth else "false",
-        "ros.depth_reliability": "reliable",
-        "ros.queue_size": "50",
+        "ros.use_depth": "true" if topics.depth else "false",
         "ros.map_dir": f"'{options.out.resolve()}'",
         "ros.diagnostics_period_s": "0.2",
+        **(PATIENT if options.patient else {}),
+        **({"ros.odom_source": topics.odom_source} if topics.odom_source != "topic" else {}),
     }
     words = ["--ros-args", *topics.remaps()]
     if options.params is not None:

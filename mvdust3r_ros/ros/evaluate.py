@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mvdust3r_ros.config import MapperConfig, load_config, with_values
+from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.evaluation.capsules import CapsuleWriter
 from mvdust3r_ros.evaluation.files import FileOptions, files_recording
@@ -16,8 +19,14 @@ from mvdust3r_ros.evaluation.recording import Recording, TruthOptions
 from mvdust3r_ros.evaluation.report_files import write_report
 from mvdust3r_ros.ros.bag import BagOptions, is_bag
 from mvdust3r_ros.ros.bag_recording import bag_recording
+from mvdust3r_ros.safe_files import read_yaml
 
 Progress = Callable[[int, int], None]
+LOCKSTEP, LIVE = MODES = ("lockstep", "live")
+
+
+class EvaluateError(MvDust3rError):
+    """A job cannot be done as asked."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,10 @@ class EvaluateJob:
         topics: which topics of a bag.
         files: how to read a recording that is no bag.
         truth: where the truth is.
-        capsules: keep rejected windows.
+        capsules: keep rejected windows; the node does not give them away.
+        mode: "lockstep" for every frame through the mapper, or "live" for the bag played to the
+            real node.
+        rate: speed of the bag in live mode.
     """
 
     source: Path
@@ -43,6 +55,12 @@ class EvaluateJob:
     files: FileOptions = field(default_factory=FileOptions)
     truth: TruthOptions = field(default_factory=TruthOptions)
     capsules: bool = True
+    mode: str = LOCKSTEP
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise EvaluateError(f"mode {self.mode!r} is not one of {', '.join(MODES)}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,8 @@ def evaluate_recording(job: EvaluateJob, progress: Progress | None = None) -> Ev
     Raises:
         MvDust3rError: the recording, the engine or a file cannot be used.
     """
+    if job.mode == LIVE:
+        return _evaluate_live(job, progress)
     config = mapper_config(job)
     recording = open_recording(job)
     rules = config.engine
@@ -100,5 +120,48 @@ def evaluate_recording(job: EvaluateJob, progress: Progress | None = None) -> Ev
         evidence, stopped = run_lockstep(recording, config, engine, capsules, progress)
     finally:
         engine.close()
-    report = write_report(job.out, recording, evidence, "lockstep", stopped)
+    report = write_report(job.out, recording, evidence, LOCKSTEP, stopped)
     return Evaluated(report, job.out, () if capsules is None else tuple(capsules.folders))
+
+
+def _for_the_node(params: Path, folder: Path) -> Path:
+    """Settings that were read already, as a ROS parameter file: a plain one is wrapped."""
+    data = read_yaml(params) or {}
+    if any(isinstance(value, dict) and "ros__parameters" in value for value in data.values()):
+        return params
+    wrapped = folder / "params.yaml"
+    text = yaml.safe_dump({"/**": {"ros__parameters": data}})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        wrapped.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EvaluateError(f"cannot write {wrapped}: {error.strerror or error}") from None
+    return wrapped
+
+
+def _evaluate_live(job: EvaluateJob, progress: Progress | None) -> Evaluated:
+    from mvdust3r_ros.ros.demo import DemoOptions
+    from mvdust3r_ros.ros.live import run_live
+
+    if not is_bag(job.source):
+        raise EvaluateError(f"{job.source}: live mode plays ROS 2 bags alone")
+    if job.topics.max_frames:
+        raise EvaluateError("live mode plays a bag to its end: leave out --max-frames")
+    config = mapper_config(job)
+    recording = open_recording(job)
+    depth = Path(recording.depth_source) if Path(recording.depth_source).is_dir() else None
+    needs_depth = config.engine.engine == "oracle" and recording.depth_source
+    options = DemoOptions(
+        bag=job.source,
+        engine=config.engine.engine,
+        depth=depth if needs_depth else None,
+        rate=job.rate,
+        out=job.out / LIVE,
+        params=None if job.params is None else _for_the_node(job.params, job.out / LIVE),
+        topics=replace(
+            job.topics, depth_topic="" if depth or not needs_depth else recording.depth_source
+        ),
+        patient=False,
+    )
+    evidence = run_live(recording, config, options, progress)
+    return Evaluated(write_report(job.out, recording, evidence, LIVE), job.out)
