@@ -1,0 +1,41 @@
+"""The SROS 2 policy grants what a running node uses, and no more than its options need."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+POLICY = Path(__file__).parents[2] / "config" / "security" / "policy.xml"
+OPTIONAL = {"/bond", "/clock", "/image/compressed"}
+# The first from ROS 2 Jazzy on, the second where /clock or parameters are watched.
+DISTRIBUTION = {"/mapper/get_type_description", "/parameter_events"}
+
+
+def granted(kind: str, right: str) -> set[str]:
+    (profile,) = ET.parse(POLICY).getroot().iter("profile")
+    assert (profile.get("ns"), profile.get("node")) == ("/", "mapper")
+    parts = [p for p in profile if p.get(right) == "ALLOW"]
+    return {str(item.text) for part in parts for item in part.iter(kind)}
+
+
+def test_the_policy_is_that_of_a_running_node(new_stage: Callable[[], Any]) -> None:
+    stage = new_stage()
+    stage.mapper(ros__use_depth=True)
+    stage.bring_up()
+    control = stage.control
+    control.wait(lambda: control.count_subscribers("/image"), 20.0, "the inputs")
+    control.spin_for(1.0)
+
+    def used(question: Callable[..., Any]) -> set[str]:
+        return {name for name, _ in question("mapper", "/")}
+
+    for used_now, allowed in (
+        (used(control.get_publisher_names_and_types_by_node), granted("topic", "publish")),
+        (used(control.get_subscriber_names_and_types_by_node), granted("topic", "subscribe")),
+        (used(control.get_service_names_and_types_by_node), granted("service", "reply")),
+    ):
+        assert used_now - DISTRIBUTION <= allowed
+        assert allowed <= used_now | OPTIONAL | DISTRIBUTION
+    assert used(control.get_client_names_and_types_by_node) == set()
