@@ -3,7 +3,7 @@
     python benchmarks/soak.py --minutes 60       # memory, callbacks, drops
     python benchmarks/soak.py --restarts 100     # threads, file handles, shared memory
 
-A process of its own plays a drive through a synthetic room to and fro, 640x480 at 30 Hz by
+A process of its own plays a drive through a synthetic room back and forth, 640x480 at 30 Hz by
 default, with camera_info and odometry; the node runs the default model. Exit status 1 when the
 node crashed, when an image is not accounted for, or when restarts leave something behind.
 """
