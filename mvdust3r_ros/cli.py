@@ -14,7 +14,7 @@ from pathlib import Path
 from mvdust3r_ros.cli_evaluate import add_compare, add_evaluate
 from mvdust3r_ros.cli_network import add_engine, add_golden, add_weights
 from mvdust3r_ros.cli_synthetic import SYNTHETIC, add_evaluate_flats, add_evaluate_rooms
-from mvdust3r_ros.cli_words import Commands, progress, seeds
+from mvdust3r_ros.cli_words import Commands, HelpText, add_command, progress, seeds
 from mvdust3r_ros.datatypes import MvDust3rError
 
 Command = Callable[[argparse.Namespace], int]
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="mvdust3r_ros",
         description="Dense metric maps from camera images with MV-DUSt3R+.",
         epilog="example: mvdust3r_ros map my_bag --out out",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
@@ -35,9 +35,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_synth(commands: Commands) -> None:
-    synth = commands.add_parser("synth", help="make synthetic rooms: a bag, or training data")
+    synth = add_command(
+        commands, "synth", "make synthetic rooms: a bag, or training data",
+        "mvdust3r_ros synth bag --out room",
+    )  # fmt: skip
     kinds = synth.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    bag = kinds.add_parser("bag", help="a drive as a ROS 2 bag, ground truth beside it")
+    bag = add_command(
+        kinds, "bag", "a drive as a ROS 2 bag, ground truth beside it",
+        "mvdust3r_ros synth bag --seed 4 --flat --out flat",
+    )  # fmt: skip
     bag.add_argument("--seed", type=int, default=0, help="which scene (default %(default)s)")
     bag.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     bag.add_argument("--frames", type=int, default=80, help="frames (default %(default)s)")
@@ -48,7 +54,10 @@ def _add_synth(commands: Commands) -> None:
     bag.add_argument("--no-odometry", action="store_true", help="no odometry and no TF")
     bag.add_argument("--drift", type=float, default=0.02, help="relative drift of the odometry")
     bag.set_defaults(run=_synth_bag)
-    rooms = kinds.add_parser("rooms", help="views of rooms to train on")
+    rooms = add_command(
+        kinds, "rooms", "views of rooms to train on",
+        "mvdust3r_ros synth rooms --seeds 0:500 --out rooms",
+    )  # fmt: skip
     rooms.add_argument("--seeds", type=seeds, default=range(6000), metavar="A:B")
     rooms.add_argument("--out", type=Path, required=True, metavar="DIR")
     rooms.add_argument("--views", type=int, default=12, help="views a room (default %(default)s)")
@@ -80,7 +89,10 @@ def _synth_rooms(args: argparse.Namespace) -> int:
 
 
 def _add_train(commands: Commands) -> None:
-    train = commands.add_parser("train", help="train the small network on synthetic rooms")
+    train = add_command(
+        commands, "train", "train the small network on synthetic rooms",
+        "mvdust3r_ros train --config config/train_room.yaml --rooms rooms --run run",
+    )  # fmt: skip
     train.add_argument("--config", type=Path, required=True, metavar="YAML")
     train.add_argument("--export", type=Path, metavar="DIR", help="only export the run's result")
     train.add_argument(
@@ -120,11 +132,11 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _add_demo(commands: Commands) -> None:
-    demo = commands.add_parser(
-        "demo",
-        help="run the real nodes on a bag and leave a map",
-        description="Runs bag player, mapper node and recorder as processes over DDS.",
-    )
+    demo = add_command(
+        commands, "demo", "run the real nodes on a bag and leave a map",
+        "mvdust3r_ros demo --bag my_bag --rate 0.5 --out out",
+        "Runs bag player, mapper node and recorder as processes over DDS.",
+    )  # fmt: skip
     demo.add_argument("--bag", type=Path, help="bag of camera images; default: a synthetic room")
     demo.add_argument("--engine", default="", help="engine folder, or oracle (needs --depth)")
     demo.add_argument("--depth", type=Path, metavar="DIR", help="depth maps to publish")
@@ -144,11 +156,10 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _add_params(commands: Commands) -> None:
-    params = commands.add_parser(
-        "params",
-        help="print every setting of the node as a ROS parameter file",
-        epilog="example: mvdust3r_ros params > mapper.yaml",
-    )
+    params = add_command(
+        commands, "params", "print every setting of the node as a ROS parameter file",
+        "mvdust3r_ros params > mapper.yaml",
+    )  # fmt: skip
     params.set_defaults(run=_params)
 
 
@@ -162,7 +173,10 @@ def _params(args: argparse.Namespace) -> int:
 
 
 def _add_map(commands: Commands) -> None:
-    parser = commands.add_parser("map", help="map a bag as fast as it goes, without ROS messages")
+    parser = add_command(
+        commands, "map", "map a bag as fast as it goes, without ROS messages",
+        "mvdust3r_ros map my_bag --out out",
+    )  # fmt: skip
     parser.add_argument("bag", type=Path, metavar="BAG", help="bag folder, .mcap or .db3")
     parser.add_argument(
         "--engine", default="", metavar="DIR|oracle", help="default: the package's model"

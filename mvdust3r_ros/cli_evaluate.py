@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvdust3r_ros.cli_words import Commands, progress
+from mvdust3r_ros.cli_words import Commands, add_command, progress
 
 if TYPE_CHECKING:
     from mvdust3r_ros.ros.evaluate import EvaluateJob
@@ -32,13 +32,13 @@ judged on synthetic scenes with exact truth:
 
 def add_evaluate(commands: Commands) -> None:
     """`evaluate BAG...`: reports on recordings."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "evaluate",
-        help="how good is it? a report on recordings: accuracy, speed, pictures",
-        description="Maps recordings and writes report.html and report.json about each: accuracy "
+        "how good is it? a report on recordings: accuracy, speed, pictures",
+        EVALUATE_EXAMPLES,
+        "Maps recordings and writes report.html and report.json about each: accuracy "
         "against the truth where there is one, speed, what was dropped and why.",
-        epilog=EVALUATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "recordings", nargs="*", type=Path, metavar="RECORDING",
@@ -234,13 +234,13 @@ def _replay(args: argparse.Namespace) -> int:
 
 def add_compare(commands: Commands) -> None:
     """`compare REPORT...`: reports side by side."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "compare",
-        help="reports of `evaluate` side by side: a table, and paths over each other",
-        description="Prints the numbers of several reports side by side and writes one page with "
+        "reports of `evaluate` side by side: a table, and paths over each other",
+        "mvdust3r_ros compare evaluation/monday evaluation/tuesday/report.json",
+        "Prints the numbers of several reports side by side and writes one page with "
         "their paths and errors over each other. The first report gives the frame.",
-        epilog="example: mvdust3r_ros compare evaluation/monday evaluation/tuesday/report.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "reports", nargs="+", type=Path, metavar="REPORT", help="report.json, or its folder"

@@ -7,16 +7,17 @@ import dataclasses
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeAlias
 
+from mvdust3r_ros.cli_words import Commands, add_command
 from mvdust3r_ros.datatypes import MvDust3rError
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_golden(commands: Commands) -> None:
     """`golden DIR`: compare with stored outputs of the reference implementation."""
-    golden = commands.add_parser("golden", help="compare with stored reference outputs")
+    golden = add_command(
+        commands, "golden", "compare with stored reference outputs",
+        "mvdust3r_ros golden golden/ --backend onnx",
+    )  # fmt: skip
     golden.add_argument("folder", type=Path, metavar="DIR", help="folder of cases, or one case")
     golden.add_argument("--backend", choices=("torch", "onnx"), default="torch")
     golden.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
@@ -39,17 +40,29 @@ def _golden(args: argparse.Namespace) -> int:
 
 def add_weights(commands: Commands) -> None:
     """`weights info|convert|download`."""
-    weights = commands.add_parser("weights", help="look at, convert or fetch weights")
+    weights = add_command(
+        commands, "weights", "look at, convert or fetch weights",
+        "mvdust3r_ros weights info model.safetensors",
+    )  # fmt: skip
     kinds = weights.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    info = kinds.add_parser("info", help="what is in a file of weights")
+    info = add_command(
+        kinds, "info", "what is in a file of weights",
+        "mvdust3r_ros weights info model.safetensors",
+    )  # fmt: skip
     info.add_argument("file", type=Path)
     info.set_defaults(run=_weights_info)
-    convert = kinds.add_parser("convert", help="published .pth to .safetensors")
+    convert = add_command(
+        kinds, "convert", "published .pth to .safetensors",
+        "mvdust3r_ros weights convert MVD.pth MVD.safetensors --dtype fp16",
+    )  # fmt: skip
     convert.add_argument("source", type=Path)
     convert.add_argument("target", type=Path)
     convert.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
     convert.set_defaults(run=_weights_convert)
-    download = kinds.add_parser("download", help="fetch the authors' weights (CC BY-NC 4.0)")
+    download = add_command(
+        kinds, "download", "fetch the authors' weights (CC BY-NC 4.0)",
+        "mvdust3r_ros weights download mvd --out weights",
+    )  # fmt: skip
     download.add_argument("name", choices=("mvd", "mvdp_s1", "mvdp_s2"))
     download.add_argument("--out", type=Path, default=Path("weights"), metavar="DIR")
     download.add_argument("--yes", action="store_true", help="accept the licence unasked")
@@ -107,18 +120,30 @@ def _agrees() -> bool:
 
 def add_engine(commands: Commands) -> None:
     """`engine info|export|build`."""
-    engine = commands.add_parser("engine", help="make or look at an engine folder")
+    engine = add_command(
+        commands, "engine", "make or look at an engine folder",
+        "mvdust3r_ros engine info models/room",
+    )  # fmt: skip
     kinds = engine.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    info = kinds.add_parser("info", help="what an engine folder holds")
+    info = add_command(
+        kinds, "info", "what an engine folder holds",
+        "mvdust3r_ros engine info models/room",
+    )  # fmt: skip
     info.add_argument("folder", type=Path, metavar="DIR")
     info.set_defaults(run=_engine_info)
-    export = kinds.add_parser("export", help="weights to ONNX, for every machine")
+    export = add_command(
+        kinds, "export", "weights to ONNX, for every machine",
+        "mvdust3r_ros engine export --weights MVD.safetensors --out mvd",
+    )  # fmt: skip
     _add_common(export, ("fp32", "fp16", "bf16"), "fp32")
     export.add_argument("--store-fp16", action="store_true", help="half the size, fp32 arithmetic")
     export.add_argument("--no-skip", action="store_true", help="no skip branch: inexact")
     export.add_argument("--metric", action="store_true", help="the model predicts metres")
     export.set_defaults(run=_engine_export)
-    build = kinds.add_parser("build", help="weights to TensorRT, for this machine's GPU")
+    build = add_command(
+        kinds, "build", "weights to TensorRT, for this machine's GPU",
+        "mvdust3r_ros engine build --weights MVD.safetensors --out mvd_trt",
+    )  # fmt: skip
     _add_common(build, ("fp16", "bf16", "fp32"), "fp16")
     build.add_argument("--backend", choices=("tensorrt", "onnx"), default="tensorrt")
     build.add_argument("--views", default="4:8:12", metavar="MIN:USUAL:MAX", help="views a window")

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from mvdust3r_ros.cli_words import Commands, number_list, progress, seeds
+from mvdust3r_ros.cli_words import Commands, add_command, number_list, progress, seeds
 
 HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
 BASELINE_SEEDS = range(8_500_000, 8_500_060)
@@ -16,9 +16,11 @@ SYNTHETIC = {"rooms": "evaluate-rooms", "flats": "evaluate-flats"}
 
 def add_evaluate_rooms(commands: Commands) -> None:
     """`evaluate rooms`: synthetic rooms by seed."""
-    rooms = commands.add_parser(
-        SYNTHETIC["rooms"], help="`evaluate rooms`: judge an engine on synthetic rooms by seed"
-    )
+    rooms = add_command(
+        commands, SYNTHETIC["rooms"],
+        "`evaluate rooms`: judge an engine on synthetic rooms by seed",
+        "mvdust3r_ros evaluate rooms --seeds 7500000:7500020 --views 8 --out rooms",
+    )  # fmt: skip
     rooms.add_argument("--seeds", type=seeds, default=HELD_OUT_SEEDS, metavar="A:B")
     rooms.add_argument("--views", type=number_list, default=[4, 8, 12, 24], metavar="N,N,...")
     rooms.add_argument("--engine", default="", metavar="DIR", help="default: the package's model")
@@ -30,10 +32,11 @@ def add_evaluate_rooms(commands: Commands) -> None:
 
 def add_evaluate_flats(commands: Commands) -> None:
     """`evaluate flats`: drives through synthetic flats."""
-    flats = commands.add_parser(
-        SYNTHETIC["flats"],
-        help="`evaluate flats`: drives through synthetic flats with drifting odometry",
-    )
+    flats = add_command(
+        commands, SYNTHETIC["flats"],
+        "`evaluate flats`: drives through synthetic flats with drifting odometry",
+        "mvdust3r_ros evaluate flats --seeds 9000:9003 --out flats",
+    )  # fmt: skip
     flats.add_argument("--seeds", type=seeds, default=range(9000, 9003), metavar="A:B")
     flats.add_argument(
         "--engine", default="oracle", metavar="DIR|oracle", help="default: truth with noise"

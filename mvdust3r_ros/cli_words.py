@@ -10,6 +10,37 @@ from typing import TypeAlias
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+class HelpText(argparse.HelpFormatter):
+    """Wraps text, except where it has lines of its own."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" not in text:
+            return super()._fill_text(text, width, indent)
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+
+def add_command(
+    commands: Commands, name: str, summary: str, example: str, description: str = ""
+) -> argparse.ArgumentParser:
+    """A command whose help shows an example.
+
+    Args:
+        commands: where it belongs.
+        name: its word.
+        summary: for the list of commands.
+        example: one call, or lines that stand as they are.
+        description: above its options; empty for the summary.
+    """
+    text = example if "\n" in example else f"example: {example}"
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description or f"{summary[:1].upper()}{summary[1:]}.",
+        epilog=text,
+        formatter_class=HelpText,
+    )
+
+
 def number_list(text: str) -> list[int]:
     """4,8,12 -> [4, 8, 12]."""
     try:

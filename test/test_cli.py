@@ -1,0 +1,61 @@
+"""The command line: help of every command, completion, errors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mvdust3r_ros.cli import build_parser
+
+
+def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from leaves(inner)
+
+
+PARSERS = {parser.prog: parser for parser in leaves(build_parser())}
+
+
+def test_all_commands_are_there() -> None:
+    words = {prog.removeprefix("mvdust3r_ros").strip() for prog in PARSERS}
+    assert {"map", "demo", "evaluate", "compare", "synth bag", "engine build"} <= words
+
+
+@pytest.mark.parametrize("prog", PARSERS)
+def test_help_shows_an_example_that_parses(prog: str) -> None:
+    text = PARSERS[prog].format_help()
+    lines = [line.partition("mvdust3r_ros ")[2] for line in text.splitlines()[2:]]
+    assert "example" in text
+    assert any(lines)
+    assert all(len(line) < 100 for line in text.splitlines())
+    example = PARSERS[prog].epilog
+    assert example is not None
+    if "\n" not in example:
+        words = example.partition("mvdust3r_ros ")[2].partition(">")[0].split()
+        if words[:2] in (["evaluate", "rooms"], ["evaluate", "flats"]):
+            words[:2] = ["-".join(words[:2])]
+        build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("mvdust3r_ros co", {"compare "}), ("mvdust3r_ros evaluate --ra", {"--rate", "--ray"})],
+)
+def test_the_tab_key_completes(typed: str, offered: set[str], tmp_path: Path) -> None:
+    out = tmp_path / "offered"
+    asked = {
+        "_ARGCOMPLETE": "1", "COMP_LINE": typed, "COMP_POINT": str(len(typed)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(out), "_ARGCOMPLETE_IFS": "\n",
+    }  # fmt: skip
+    call = [sys.executable, "-m", "mvdust3r_ros.cli"]
+    subprocess.run(call, env={**os.environ, **asked}, check=False, capture_output=True)
+    assert {w.strip() for w in out.read_text().split("\n")} == {w.strip() for w in offered}
