@@ -143,7 +143,10 @@ class StitchSettings(Section):
     """Joining windows to the map."""
 
     max_residual: float = setting(
-        0.15, "largest median distance on shared pixels, as a share of their depth", low=0.001
+        0.15,
+        "largest median distance on shared pixels, as a share of their depth; this and the "
+        "next limits are wider for an engine whose manifest says that it is coarse",
+        low=0.001,
     )
     max_scale_change: float = setting(
         2.0,
@@ -152,7 +155,10 @@ class StitchSettings(Section):
         low=1.01,
     )
     max_odom_translation: float = setting(
-        0.5, "largest disagreement with odometry, as a share of the motion plus 0.2 m", low=0.01
+        0.5,
+        "largest disagreement with odometry, as a share of the motion (3 m at most) plus 0.2 m "
+        "and three times odometry's own uncertainty",
+        low=0.01,
     )
     max_odom_rotation_deg: float = setting(
         20.0, "largest disagreement with odometry in rotation over a window (deg)", low=0.5

@@ -24,6 +24,8 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 TRACK_SIDE_PX = 128
 MAX_CORNERS = 120
 MIN_WINDOW = 3
+LOST_AFTER = 2
+"""Windows in a row that do not fit the map before one begins anew."""
 MAX_CAMERAS = 16
 EPOCH_JUMP_NS = 1_000_000_000
 
@@ -74,7 +76,8 @@ class KeyframeWindow:
 
     A window holds the last `window_overlap` keyframes of the last committed window and the newest
     keyframes since. While nobody takes the windows, each new keyframe gives a newer one that
-    still begins with committed keyframes: keyframes between are thinned out evenly.
+    still begins with committed keyframes: keyframes between are thinned out evenly. Where the map
+    does not fit any more, see `miss`, windows begin anew.
     """
 
     def __init__(self, settings: KeyframeSettings) -> None:
@@ -90,6 +93,7 @@ class KeyframeWindow:
         self._last: dict[str, Keyframe] = {}
         self._last_stamp_ns: dict[str, int] = {}
         self._anchors: tuple[Keyframe, ...] = ()
+        self._misses = 0
         self._pending: list[Keyframe] = []
 
     def check(self, frame: Frame) -> None:
@@ -180,7 +184,17 @@ class KeyframeWindow:
 
     def commit(self, keyframes: Sequence[Keyframe]) -> None:
         """These keyframes, oldest first, are in the map: the next windows overlap with them."""
-        self._anchors = tuple(keyframes)
+        self._anchors, self._misses = tuple(keyframes), 0
+
+    def miss(self) -> None:
+        """A window that began in the map did not fit, and odometry knows where the camera is.
+
+        After `LOST_AFTER` of them in a row the views have probably left what the map shows: the
+        next window consists of new keyframes alone, for odometry to place.
+        """
+        self._misses += 1
+        if self._misses >= LOST_AFTER:
+            self._anchors = ()
 
     def _compose(self) -> Window | None:
         chosen = self._chosen(self._pending)

@@ -63,9 +63,15 @@ from mvdust3r_ros.stitching import (
     StitchError,
     WindowGeometry,
     agrees_with_odometry,
+    attainable,
 )
 from mvdust3r_ros.voxel_map import VoxelMap
 
+MISFITS = {
+    Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_LOW_CONFIDENCE, Verdict.REJECTED_POSE,
+    Verdict.REJECTED_ODOMETRY, Verdict.REJECTED_DEGENERATE,
+}  # fmt: skip
+"""Reasons that say: the views do not show what the map shows."""
 STITCH_STRIDE = 4
 FLOOR_TILT_DEG = 10.0
 MIN_POSED_SHARE = 0.5
@@ -183,7 +189,11 @@ class Mapper:
             window = state.keyframes.take(window)
         if state.lost_in is not None:
             return self._relocalise(state, window, state.lost_in, clock)
-        return self._join(state, window, clock)
+        update = self._join(state, window, clock)
+        if update.verdict in MISFITS and state.stitcher.knows_place(window):
+            with self._lock:
+                state.keyframes.miss()
+        return update
 
     def _join(
         self, state: _MapState, window: Window, clock: StageClock, stored_count: int = 0
@@ -244,7 +254,7 @@ class Mapper:
         mapped = [m.keyframe for key, m in state.mapped.items() if key in recent]
         new = [k for k in window.keyframes if k.id not in state.mapped]
         poses = {**placement.T_map_cam, **state.loops.poses}
-        check_recent_motion([*mapped, *new], poses, state.commits, self.config.stitch)
+        check_recent_motion([*mapped, *new], poses, state.commits, state.stitcher.settings)
 
     def _reconsider(
         self, state: _MapState, geometry: WindowGeometry, rejected: MapUpdate, clock: StageClock
@@ -474,7 +484,7 @@ class Mapper:
                 raise ConfigError(f"{', '.join(fixed)}: cannot change while there is a map")
             self.config = config
             self._state.keyframes.settings = config.keyframes
-            self._state.stitcher.settings = config.stitch
+            self._state.stitcher.settings = attainable(config.stitch, self._rel_error)
             self._state.stitcher.camera_height_m = config.map.camera_height_m
             self._state.loops.settings = config.loop
             self._trim_commits(self._state)
@@ -489,6 +499,7 @@ class Mapper:
         with self._lock:
             self.engine = engine
             self._state.tokens = {}
+            self._state.stitcher.settings = attainable(self.config.stitch, self._rel_error)
 
     @property
     def epoch(self) -> int:
@@ -515,13 +526,17 @@ class Mapper:
         """Why joint windows were no loop closure, the last ones since the last reset."""
         return list(self._state.loops.refused)
 
+    @property
+    def _rel_error(self) -> float:
+        return self.engine.describe().rel_error
+
     def _new_state(self, epoch: int) -> _MapState:
         keyframes = KeyframeWindow(self.config.keyframes)
         keyframes.epoch = epoch
         rules = self.config
         return _MapState(
             keyframes,
-            Stitcher(rules.stitch, rules.map.camera_height_m),
+            Stitcher(attainable(rules.stitch, self._rel_error), rules.map.camera_height_m),
             VoxelMap(rules.map.voxel_size_m),
             LoopCloser(rules.loop, rules.stitch.odom_rel_sigma),
         )

@@ -69,7 +69,9 @@ def odometry_evidence(
     spread_m = float(np.sqrt(((centres - centres.mean(0)) ** 2).sum(1).mean()))
     if spread_m < min_baseline_m:
         return None
-    fit_sigma = rms_m / (spread_m * math.sqrt(len(centres)))
+    misfit = rms_m / spread_m
+    # noise averages out; that a coarse network makes all motions too short or too long does not
+    fit_sigma = math.hypot(misfit / math.sqrt(len(centres)), misfit**2)
     return ScaleEvidence(
         S.scale,
         math.hypot(fit_sigma, rel_sigma, bias_sigma),

@@ -39,6 +39,10 @@ from mvdust3r_ros.scale import (
     odometry_evidence,
 )
 
+WINDOW_PATH_M, DRIFT_SIGMAS = 3.0, 3.0
+"""A network's error does not grow with a way that is longer than its views see; drift does."""
+COARSE_RESIDUAL, COARSE_TRANSLATION, COARSE_ROTATION_DEG = 1.5, 5.0, 150.0
+"""Limits over the error of a coarse network's points, see `attainable`."""
 MIN_SHARED_POINTS = 100
 MIN_CHAIN_SIGMA = 0.001
 MIN_VIEW_POINTS = 20
@@ -59,6 +63,25 @@ class StitchError(MvDust3rError):
         """Keep the reason with the message."""
         super().__init__(message)
         self.verdict = verdict
+
+
+def attainable(settings: StitchSettings, rel_error: float) -> StitchSettings:
+    """Limits that a network of this accuracy can keep: a coarse one gets wider ones.
+
+    Its points are off by `rel_error` of their distance, and two windows disagree by more; its
+    cameras, with steps that are short against that distance, by several times that share of the
+    motion. Poses and scale still go to whatever is more certain, mostly odometry.
+
+    Args:
+        settings: as configured; never made stricter.
+        rel_error: typical error of a point over its distance; 0 when unknown.
+    """
+    return replace(
+        settings,
+        max_residual=max(settings.max_residual, COARSE_RESIDUAL * rel_error),
+        max_odom_translation=max(settings.max_odom_translation, COARSE_TRANSLATION * rel_error),
+        max_odom_rotation_deg=max(settings.max_odom_rotation_deg, COARSE_ROTATION_DEG * rel_error),
+    )
 
 
 @dataclass(frozen=True)
@@ -188,15 +211,35 @@ class Stitcher:
             self.T_map_odom = T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
             self._newest = newest
 
+    def knows_place(self, window: Window) -> bool:
+        """Whether odometry says where in the map a window lies."""
+        return self.T_map_odom is not None and window.keyframes[-1].view.T_odom_cam is not None
+
     def _fused(self, geometry: WindowGeometry, placement: Placement) -> dict[int, FloatArray]:
         """Poses weighed against odometry; keyframes already in the map keep theirs."""
-        _, T_odom_cam, ids = _paired_poses(geometry)
-        return fuse_with_odometry(
-            placement.T_map_cam,
-            dict(zip(ids, T_odom_cam, strict=True)),
+        T_map_cam, T_odom_cam = self._on_odometry(geometry, placement)
+        fused = fuse_with_odometry(
+            {**placement.T_map_cam, **T_map_cam},
+            T_odom_cam,
             self._last.T_map_cam,
             self.settings.odom_rel_sigma,
         )
+        return {key: fused[key] for key in placement.T_map_cam}
+
+    def _on_odometry(
+        self, geometry: WindowGeometry, placement: Placement
+    ) -> tuple[dict[int, FloatArray], dict[int, FloatArray]]:
+        """Keyframe -> pose in the map and by odometry, in time order, where both are known.
+
+        A keyframe of the map counts also when the network did not find its pose this time.
+        """
+        T_map_cam, T_odom_cam = {}, {}
+        for keyframe in geometry.window.keyframes:
+            T = placement.T_map_cam.get(keyframe.id, self._last.T_map_cam.get(keyframe.id))
+            if T is not None and keyframe.view.T_odom_cam is not None:
+                T_map_cam[keyframe.id] = T
+                T_odom_cam[keyframe.id] = keyframe.view.T_odom_cam
+        return T_map_cam, T_odom_cam
 
     def _evidence(self, geometry: WindowGeometry) -> list[ScaleEvidence]:
         found: list[ScaleEvidence | None] = []
@@ -387,9 +430,10 @@ class Stitcher:
 
     def _check_odometry(self, geometry: WindowGeometry, placement: Placement) -> None:
         """Compare the motion over the window with what odometry measured."""
-        _, T_odom_cam, ids = _paired_poses(geometry)
-        if len(ids) >= 2:
-            T_map_cam = np.stack([placement.T_map_cam[i] for i in ids])
+        T_map_cam, T_odom_cam = (
+            np.array(list(d.values())) for d in self._on_odometry(geometry, placement)
+        )
+        if len(T_map_cam) >= 2:
             check_motion(T_map_cam, T_odom_cam, self.settings, "the window's motion")
 
 
@@ -406,7 +450,8 @@ def check_motion(
     turned_deg = float(rotation_angle_deg(truth[:3, :3].T @ moved[:3, :3]))
     off_m = float(np.linalg.norm(moved[:3, 3] - truth[:3, 3]))
     path_m = float(np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1).sum())
-    limit_m = settings.max_odom_translation * path_m + 0.2
+    drift_m = DRIFT_SIGMAS * settings.odom_rel_sigma * path_m
+    limit_m = settings.max_odom_translation * min(path_m, WINDOW_PATH_M) + drift_m + 0.2
     if off_m > limit_m or turned_deg > settings.max_odom_rotation_deg:
         raise StitchError(
             Verdict.REJECTED_ODOMETRY,

@@ -272,6 +272,24 @@ def test_a_rejected_window_leaves_the_overlap_with_the_map() -> None:
     assert ids(third) == [3, 4, 8, 9, 10]
 
 
+def test_after_two_windows_that_do_not_fit_one_begins_anew() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    window.commit(window.take(first).keyframes)
+    for start in (5, 8):
+        (found,) = drive(window, 3, start=start)
+        assert ids(window.take(found))[:2] == [3, 4]
+        window.miss()
+    (fresh,) = drive(window, 5, start=11)
+    assert ids(fresh) == [11, 12, 13, 14, 15]
+    window.commit(window.take(fresh).keyframes)
+    (after,) = drive(window, 3, start=16)
+    window.take(after)
+    window.miss()  # the count began anew, too
+    (last,) = drive(window, 3, start=19)
+    assert ids(last)[:2] == [14, 15]
+
+
 def test_only_keyframes_that_are_in_the_map_are_shared() -> None:
     window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)

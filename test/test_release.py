@@ -38,11 +38,15 @@ def test_engine_equals_the_averaged_weights(
         trainer.train_step()
     trainer.save()
     metrics = tmp_path / "results.json"
-    metrics.write_text(json.dumps({"views": {"4": {"MVD": {"summary": {"nd_metric": 0.25}}}}}))
+    rows = {
+        name: {"summary": {"nd_metric": value}} for name, value in (("MVD", 0.3), ("MVD+", 0.2))
+    }
+    metrics.write_text(json.dumps({"views": {"4": rows}}))
     folder = release_run(config, tmp_path / "engine", metrics)
     manifest = load_manifest(folder)
     assert (manifest.licence, manifest.metric, manifest.n_ref) == ("Apache-2.0", True, n_ref)
-    assert manifest.info["metrics"] == {"4": {"MVD": {"nd_metric": 0.25}}}
+    assert manifest.info["metrics"]["4"] == {"MVD": {"nd_metric": 0.3}, "MVD+": {"nd_metric": 0.2}}
+    assert manifest.rel_error == (0.3 if n_ref == 1 else 0.2)
     assert (manifest.info["steps"], manifest.info["training_seed"]) == (4, 0)
 
     network = Network(config_from_dict(trainer.state()["config"])).eval()

@@ -46,7 +46,9 @@ def test_sigma_by_hand() -> None:
     rms = math.hypot(scale - 1, 0.3 * scale)
     found = odometry_evidence(T_window, T_odom, 0.1, 0.05)
     assert found.scale == pytest.approx(scale)
-    assert found.rel_sigma == pytest.approx(math.hypot(rms / 2, 0.05))
+    # noise averages out over four centres; the shrinkage, here the square of the misfit, does not
+    assert found.rel_sigma == pytest.approx(math.hypot(rms / 2, rms**2, 0.05))
+    assert rms**2 == pytest.approx(1 - scale, rel=1e-6)
 
 
 def test_a_short_way_is_no_evidence() -> None:

@@ -25,6 +25,7 @@ from mvdust3r_ros.stitching import (
     Stitcher,
     StitchError,
     WindowGeometry,
+    attainable,
     level_by_floor,
     on_the_floor,
     view_similarity,
@@ -440,21 +441,26 @@ def with_odometry(geometry: WindowGeometry, poses: dict[int, FloatArray]) -> Win
     return replace(geometry, window=Window(0, tuple(frames)))
 
 
-@pytest.mark.parametrize(("off_m", "fits"), [(0.69, True), (0.71, False)])
+@pytest.mark.parametrize(
+    ("way_m", "off_m", "fits"),
+    [(1.0, 0.75, True), (1.0, 0.77, False), (10.0, 2.29, True), (10.0, 2.31, False)],
+)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_limit_of_motion_is_a_share_of_the_way_and_a_little(
-    scene: Scene, off_m: float, fits: bool, steps: int
+    scene: Scene, way_m: float, off_m: float, fits: bool, steps: int
 ) -> None:
-    """One metre by odometry, in one step or five: half of it plus 0.2 m."""
-    odometry = {i: make_se3(np.eye(3), np.array([i / steps, 0, 0])) for i in range(steps + 1)}
+    """In one step or five: half of at most 3 m, 3 x 2 % of the way, and 0.2 m."""
+    way = np.array([way_m, 0, 0])
+    odometry = {i: make_se3(np.eye(3), i / steps * way) for i in range(steps + 1)}
     geometry = with_odometry(scene.window(range(6)), odometry)
-    recovered = odometry | {steps: make_se3(np.eye(3), np.array([1.0, off_m, 0]))}
+    recovered = odometry | {steps: make_se3(np.eye(3), way + np.array([0, off_m, 0]))}
     placement = Placement(Sim3(1.0, np.eye(3), np.zeros(3)), recovered, 0.0, ScaleEstimate())
     stitcher = Stitcher(StitchSettings(max_odom_translation=0.5))
     if fits:
         stitcher._check_odometry(geometry, placement)
     else:
-        with pytest.raises(StitchError, match=r"by 0\.71 m and 0\.0 deg \(limits 0\.70 m, 20 deg"):
+        limit = r"limits 0\.76 m, 20 deg" if way_m == 1 else r"limits 2\.30 m, 20 deg"
+        with pytest.raises(StitchError, match=rf"by {off_m} m and 0\.0 deg \({limit}"):
             stitcher._check_odometry(geometry, placement)
 
 
@@ -551,3 +557,27 @@ def test_levelling_uses_the_first_view_that_has_a_pose(scene: Scene) -> None:
     np.testing.assert_allclose(
         S.apply_pose(geometry.poses[1].T_window_cam)[:3, 3], np.zeros(3), atol=1e-12
     )
+
+
+def test_a_shared_keyframe_without_a_pose_still_holds_a_window_to_odometry(scene: Scene) -> None:
+    """What the network lost this time is known from the map."""
+    stitcher = Stitcher(StitchSettings())
+    stitcher._last.T_map_cam[0] = np.eye(4)
+    far = {i: make_se3(np.eye(3), np.array([9.0 + i, 0, 0])) for i in (1, 2)}
+    geometry = with_odometry(scene.window(range(3)), {0: np.eye(4)} | far)
+    near = {i: make_se3(np.eye(3), np.array([1.0 + i, 0, 0])) for i in (1, 2)}
+    placement = Placement(Sim3(1.0, np.eye(3), np.zeros(3)), near, 0.0, ScaleEstimate())
+    with pytest.raises(StitchError, match=r"by 8\.00 m"):
+        stitcher._check_odometry(geometry, placement)
+    fused = stitcher._fused(geometry, placement)
+    assert fused.keys() == {1, 2}
+    assert fused[1][0, 3] == pytest.approx(10.0, abs=0.5)
+
+
+def test_a_coarse_network_gets_wider_limits_and_a_precise_one_those_configured() -> None:
+    settings = StitchSettings()
+    assert attainable(settings, 0.0) == attainable(settings, 0.05) == settings
+    wide = attainable(settings, 0.3)
+    assert wide.max_residual == pytest.approx(0.45)
+    assert wide.max_odom_rotation_deg == pytest.approx(45.0)
+    assert attainable(replace(settings, max_residual=0.6), 0.3).max_residual == 0.6

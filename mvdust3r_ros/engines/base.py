@@ -24,6 +24,8 @@ class EngineInfo:
         n_ref: number of reference paths it runs by default.
         max_views: most views it can decode together; 0 for no limit of its own.
         metric: whether its pointmaps are in metres.
+        rel_error: typical error of a point over its distance; 0 when unknown. Windows of a coarse
+            network are held to what it can give.
         licence: licence of the weights, SPDX identifier; empty when there are none.
     """
 
@@ -33,6 +35,7 @@ class EngineInfo:
     n_ref: int = 1
     max_views: int = 0
     metric: bool = False
+    rel_error: float = 0.0
     licence: str = ""
 
 

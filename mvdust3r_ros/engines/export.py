@@ -50,6 +50,7 @@ class ExportOptions:
         all_outputs: True to return encoder tokens, decoder tokens and Gaussians as well, the last
             two in slot order.
         metric: whether pointmaps are in metres.
+        rel_error: typical error of a point over its distance; 0 when unknown.
         info: where the model comes from, for the manifest.
     """
 
@@ -60,6 +61,7 @@ class ExportOptions:
     skip: bool = True
     all_outputs: bool = False
     metric: bool = False
+    rel_error: float = 0.0
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -131,6 +133,7 @@ def export_engine(network: Network, folder: Path, options: ExportOptions | None 
         intrinsics=config.ray_embed,
         skip=config.skip_dim > 0 and options.skip,
         metric=options.metric,
+        rel_error=options.rel_error,
         licence=options.licence,
         precision=_precision(network),
         files=dict.fromkeys(files, ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class EngineManifest:
         intrinsics: True when the encoder takes intrinsics.
         skip: True when the point heads read the images again.
         metric: whether pointmaps are in metres.
+        rel_error: typical error of a point over its distance, as measured; 0 when unknown.
         licence: SPDX identifier of the weights; empty when unknown.
         precision: "fp32", "fp16" or "bf16", of the matrix products.
         min_views: fewest views of a window.
@@ -50,6 +52,7 @@ class EngineManifest:
     intrinsics: bool = False
     skip: bool = False
     metric: bool = False
+    rel_error: float = 0.0
     licence: str = ""
     precision: str = "fp32"
     min_views: int = 2
@@ -68,6 +71,7 @@ class EngineManifest:
             n_ref=self.n_ref,
             max_views=self.max_views,
             metric=self.metric,
+            rel_error=self.rel_error,
             licence=self.licence,
         )
 
@@ -173,5 +177,7 @@ def _suits(value: object, annotation: str) -> bool:
         return isinstance(value, list)
     if annotation == "dict[str, str]":
         return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+    if annotation == "float":
+        return isinstance(value, float) and math.isfinite(value)
     kinds = {"str": str, "int": int, "bool": bool}
     return type(value) is kinds.get(annotation, dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mvdust3r_ros.model.weights import network_from_state
 from mvdust3r_ros.synthetic.train_config import TrainConfig, TrainError
 
 LICENCE = "Apache-2.0"
+USUAL_VIEWS = 8
 CROSS_REFERENCE = "dec_same_view_blocks."
 
 
@@ -52,9 +54,13 @@ def release_run(config: TrainConfig, out: Path, metrics: Path | None = None) -> 
         "views_seen": state["views_seen"],
         "hours": round(state["seconds"] / 3600, 2),
     }
+    rel_error = 0.0
     if metrics is not None:
         info["metrics"] = _summaries(metrics)
-    options = ExportOptions(name="room", licence=LICENCE, store_fp16=True, metric=True, info=info)
+        rel_error = _rel_error(info["metrics"], "MVD+" if joined else "MVD")
+    options = ExportOptions(
+        name="room", licence=LICENCE, store_fp16=True, metric=True, rel_error=rel_error, info=info
+    )
     return export_engine(network, out, options)
 
 
@@ -63,6 +69,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise TrainError(f"no checkpoint at {path}: has the run begun?")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def _rel_error(metrics: Mapping[str, Any], name: str) -> float:
+    """Mean error over mean distance at the usual number of views, nothing fitted."""
+    views = min(metrics, key=lambda count: abs(int(count) - USUAL_VIEWS))
+    return float(metrics[views][name]["nd_metric"])
 
 
 def _summaries(path: Path) -> dict[str, Any]:
