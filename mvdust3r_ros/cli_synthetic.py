@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mvdust3r_ros.cli_words import Commands, add_command, number_list, progress, seeds
+
+if TYPE_CHECKING:
+    from mvdust3r_ros.engines.base import Engine
 
 HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
 BASELINE_SEEDS = range(8_500_000, 8_500_060)
@@ -26,6 +30,13 @@ def add_evaluate_rooms(commands: Commands) -> None:
     rooms.add_argument("--engine", default="", metavar="DIR", help="default: the package's model")
     rooms.add_argument("--out", type=Path, required=True, metavar="DIR")
     rooms.add_argument("--baseline-seeds", type=seeds, default=BASELINE_SEEDS, metavar="A:B")
+    rooms.add_argument(
+        "--paths", type=int, default=10, metavar="N",
+        help="map whole paths as well, by the first N seeds; 0 for none (default %(default)s)",
+    )  # fmt: skip
+    rooms.add_argument(
+        "--path", type=float, default=20.0, metavar="M", help="their way (default %(default)s)"
+    )
     rooms.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
     rooms.set_defaults(run=_evaluate_rooms)
 
@@ -81,8 +92,25 @@ def _evaluate_rooms(args: argparse.Namespace) -> int:
             report,
         )
     print(format_results(results))
+    if args.paths > 0:
+        print(_map_paths(args, engine))
     print(f"{args.out}: results.json, table.md and pictures")
     return 0
+
+
+def _map_paths(args: argparse.Namespace, engine: Engine) -> str:
+    """The maps of whole paths through flats that are held out, too; their table."""
+    from mvdust3r_ros.config import MapperConfig, with_values
+    from mvdust3r_ros.evaluation.flat_drives import FlatOptions
+    from mvdust3r_ros.evaluation.flats import evaluate_flats, format_flats
+
+    config = with_values(MapperConfig(), {"loop.enabled": False})
+    options = FlatOptions(args.path, min_rooms=1, hw=engine.describe().image_hw)
+    with progress("paths") as report:
+        results = evaluate_flats(
+            args.seeds[: args.paths], config, options, args.out / "paths", engine, report
+        )
+    return f"### Whole paths\n\n{format_flats(results)}"
 
 
 def _evaluate_flats(args: argparse.Namespace) -> int:
