@@ -62,6 +62,7 @@ class Arrivals:
         reliability: what the node asks for.
         parameter: name of the parameter that says so.
         count: messages so far.
+        lost: messages that DDS lost on the way, as far as it says so.
         last_s: monotonic time of the newest; of the subscription before the first.
         durations: of the callback, without what ROS spends on the message.
     """
@@ -71,6 +72,7 @@ class Arrivals:
         self.topic, self.kind = topic, kind
         self.reliability, self.parameter = reliability, parameter
         self.count = 0
+        self.lost = 0
         self.last_s = time.monotonic()
         self.durations = Durations()
 
@@ -85,6 +87,10 @@ class Arrivals:
             self.durations.add(time.perf_counter() - begin)
 
         return take
+
+    def count_lost(self, messages: int) -> None:
+        """Count messages that were lost on the way."""
+        self.lost += messages
 
     @property
     def silent_s(self) -> float:

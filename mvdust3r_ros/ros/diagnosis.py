@@ -127,6 +127,7 @@ def _arrival_values(health: Health, source: str) -> Values:
     return [
         ("topic", arrivals.topic),
         ("messages", arrivals.count),
+        ("messages lost on the way", arrivals.lost),
         ("callback p99 (ms)", f"{arrivals.durations.percentile(0.99) * 1e3:.3f}"),
     ]
 

@@ -25,8 +25,8 @@ from mvdust3r_ros.ros.qos import (
     STATIC_TF,
     TF,
     UnsupportedEventTypeError,
+    input_events,
     input_qos,
-    misfit_events,
 )
 from mvdust3r_ros.ros.settings import RosSettings
 from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer, TransformError
@@ -155,7 +155,9 @@ class Inputs:
         )
         self.arrivals[name] = arrivals
         callback = arrivals.watched(callback)
-        events = misfit_events(topic, f"set ros.{parameter} to {other}", self._report)
+        events = input_events(
+            topic, f"set ros.{parameter} to {other}", self._report, arrivals.count_lost
+        )
         qos = input_qos(reliability, depth)
         try:
             made = self._node.create_subscription(

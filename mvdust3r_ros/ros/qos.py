@@ -24,8 +24,8 @@ __all__ = [
     "STATIC_TF",
     "TF",
     "UnsupportedEventTypeError",
+    "input_events",
     "input_qos",
-    "misfit_events",
 ]
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -53,13 +53,16 @@ def input_qos(reliability: str, depth: int) -> QoSProfile:
     return QoSProfile(depth=depth, reliability=policy)
 
 
-def misfit_events(topic: str, remedy: str, report: Callable[[str, str], None]) -> Any:
-    """Event callbacks that say in words that a publisher's QoS does not fit.
+def input_events(
+    topic: str, remedy: str, report: Callable[[str, str], None], on_lost: Callable[[int], None]
+) -> Any:
+    """Event callbacks that say in words that a publisher's QoS does not fit, and count losses.
 
     Args:
         topic: input as the node names it.
         remedy: what to do about it.
         report: called with a reason and the message.
+        on_lost: called with the number of messages that DDS lost since the last call.
     """
 
     def on_misfit(event: Any) -> None:
@@ -70,4 +73,6 @@ def misfit_events(topic: str, remedy: str, report: Callable[[str, str], None]) -
             f"arrives from it; {remedy}",
         )
 
-    return SubscriptionEventCallbacks(incompatible_qos=on_misfit)
+    return SubscriptionEventCallbacks(
+        incompatible_qos=on_misfit, message_lost=lambda event: on_lost(event.total_count_change)
+    )
