@@ -235,9 +235,9 @@ def frame_plan(axes: Axes, bounds: Bounds, title: str) -> None:
     y = bounds.y_min + 0.04 * bounds.size[1]
     axes.plot([x, x + length], [y, y], color=PAPER, linewidth=6, solid_capstyle="butt", zorder=6)
     axes.plot([x, x + length], [y, y], color=INK, linewidth=3, solid_capstyle="butt", zorder=7)
-    axes.text(
-        x + length / 2, y + 0.012 * bounds.size[1], f"{length:g} m", ha="center", va="bottom",
-        fontsize=9, color=INK, zorder=7,
+    axes.annotate(
+        f"{length:g} m", (x + length / 2, y), xytext=(0, 4), textcoords="offset points",
+        ha="center", va="bottom", fontsize=9, color=INK, zorder=7,
         bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 1},
     )  # fmt: skip
 
