@@ -235,7 +235,30 @@ class MapSettings(Section):
     )
     obstacle_min_z_m: float = setting(0.15, "lower end of the obstacle band above the floor (m)")
     obstacle_max_z_m: float = setting(1.5, "upper end of the obstacle band above the floor (m)")
-    min_hits: int = setting(2, "points a cell needs before it is an obstacle", low=1)
+    min_hits: int = setting(
+        2, "points of near views that make a cell an obstacle; far ones count less", low=1
+    )
+    min_passes: int = setting(
+        1, "views that must look through a cell to the floor before it is free", low=1, high=20
+    )
+    free_max_z_m: float = setting(
+        0.15,
+        "a ray makes cells free only where it is lower than this above the floor (m)",
+        low=0.01,
+    )
+    drop_m: float = setting(
+        0.3, "points farther than this below the floor are obstacles, as stairs (m); 0 for never",
+        low=0.0,
+    )  # fmt: skip
+    point_rel_sigma: float = setting(
+        0.02, "error of a point along its ray, share of its distance; the grid stops short of it",
+        low=0.0, high=0.5,
+    )  # fmt: skip
+    half_life_s: float = setting(
+        0.0,
+        "evidence of a cell that nobody looks at halves in this time (s); 0 for never",
+        low=0.0,
+    )
     robot_radius_m: float = setting(
         0.2, "radius around each camera position that counts as free (m)", low=0.0
     )

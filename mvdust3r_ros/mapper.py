@@ -114,6 +114,8 @@ class _MapState:
     loops: LoopCloser
     grid: OccupancyMap | None = None
     mapped: dict[int, MappedKeyframe] = field(default_factory=dict)
+    drawn_at: dict[int, FloatArray] = field(default_factory=dict)
+    """Poses at which points went into voxels and grid."""
     floor_heights_m: list[float] = field(default_factory=list)
     tokens: dict[int, ViewTokens] = field(default_factory=dict)
     outside: tuple[FloatArray, float] | None = None
@@ -606,6 +608,7 @@ class Mapper:
             for item in new:
                 key = item.keyframe.id
                 state.mapped[key] = item
+                state.drawn_at[key] = item.T_map_cam
                 if key in state.tokens:
                     state.descriptors[key] = describe_view(state.tokens[key])
                 state.voxels.integrate(item.points_map(), item.colors_rgb, item.conf)
@@ -707,7 +710,11 @@ class Mapper:
         moved: Mapping[int, FloatArray],
         factors: Mapping[int, float] | None = None,
     ) -> None:
-        """Build voxels and grid again from the keyframes at their new poses, then swap them in."""
+        """Build voxels and grid again from the keyframes at their new poses, then swap them in.
+
+        Where a closure leaves everything within half a voxel of where it was drawn, the poses
+        alone change: the time to build the map again grows with it.
+        """
         mapped = {
             key: replace(
                 m,
@@ -716,7 +723,10 @@ class Mapper:
             )
             for key, m in state.mapped.items()
         }
-        voxels, grid = self._rebuilt(state, mapped)
+        assert state.grid is not None
+        voxels, grid = state.voxels, state.grid
+        if factors or not self._still_in_place(state, moved):
+            voxels, grid = self._rebuilt(state, mapped)
         with self._lock:
             state.mapped, state.voxels, state.grid = mapped, voxels, grid
             state.stitcher.move(moved, factors)
@@ -731,8 +741,18 @@ class Mapper:
         for item in mapped.values():
             points = item.points_map()
             voxels.integrate(points, item.colors_rgb, item.conf)
-            grid.add_view(item.T_map_cam[:3, 3], points)
+            grid.add_view(item.T_map_cam[:3, 3], points, item.keyframe.stamp_ns)
+        state.drawn_at = {key: m.T_map_cam for key, m in mapped.items()}
         return voxels, grid
+
+    def _still_in_place(self, state: _MapState, moved: Mapping[int, FloatArray]) -> bool:
+        """Whether all keyframes, and what lies 3 m before them, are within half a voxel."""
+        if not state.mapped.keys() <= state.drawn_at.keys():
+            return False
+        new, old = (np.array([T[key] for key in state.mapped]) for T in (moved, state.drawn_at))
+        places = [np.stack([T[:, :3, 3], T[:, :3, 3] + 3.0 * T[:, :3, 2]]) for T in (new, old)]
+        shift_m = np.linalg.norm(places[0] - places[1], axis=-1)
+        return bool(shift_m.max(initial=0.0) < self.config.map.voxel_size_m / 2)
 
     def _empty_grid(self, state: _MapState, floor_z_m: float) -> OccupancyMap:
         """A grid to build again; cells whose keyframes are forgotten stay as they are."""
@@ -755,6 +775,7 @@ class Mapper:
             return
         for key in far:
             del state.mapped[key]
+            state.drawn_at.pop(key, None)
             state.descriptors.pop(key, None)
         state.loops.forget(far)
         state.voxels.keep_within(camera_map, radius_m)
@@ -804,7 +825,7 @@ class Mapper:
             state.grid = self._empty_grid(state, floor_z)
         assert state.grid is not None
         for item in state.mapped.values() if moved else new:
-            state.grid.add_view(item.T_map_cam[:3, 3], item.points_map())
+            state.grid.add_view(item.T_map_cam[:3, 3], item.points_map(), item.keyframe.stamp_ns)
 
     def _floor_z(self, state: _MapState, new: Sequence[MappedKeyframe]) -> float:
         """Median of the floor heights seen so far; the lowest points while there is none."""

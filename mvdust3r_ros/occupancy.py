@@ -1,4 +1,4 @@
-"""The 2-D grid for navigation: free where rays passed, occupied where they ended, else unknown."""
+"""The 2-D grid for navigation: free where the floor was seen, occupied where something stands."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ import numpy.typing as npt
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError, OccupancyGrid
+from mvdust3r_ros.range_image import RangeImage
 
 Cells = npt.NDArray[np.int64]
 
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1
-HIT, MISS = 1.2, -0.2
-CLAMP = (-2.0, 3.6)
+# log-odds in steps of 0.05: a hit is 1.2, a miss -0.2
+HIT, MISS = 24, -4
+CLAMP = (-12, 72)
+OCCUPIED_FROM, FREE_UP_TO = 8, 4
+MAX_PASSES = 20
 FLOOR_SLACK_M = 0.15
+STOP_SHORT_CELLS = 1.5
+STOP_SHORT_SIGMAS = 2.0
+LOOK_PAST_CELLS = 0.5
+BEHIND_SURFACE_CELLS = 0.2
 SUBCELL_BITS = 3
 GROW_M = 2.0
-MAX_CELLS = 100_000_000
+MAX_VOXELS = 1_000_000_000
 
 
 class OccupancyError(MvDust3rError):
@@ -28,11 +36,12 @@ class OccupancyError(MvDust3rError):
 
 
 class OccupancyMap:
-    """Log-odds per cell, one vote per cell and view: hit, or passed.
+    """Evidence by cell: views that saw the floor, and log-odds of obstacles by height.
 
-    A ray counts where it runs between the floor and the top of the obstacle band. A point in the
-    band is an obstacle; a point on the floor makes its cell free. What no ray crossed in the band
-    is unknown. A view that hits something in a cell does not clear that cell with other rays.
+    A cell is free when enough views looked through it down to the floor: a ray high above the
+    floor says nothing about what stands below it. It is an obstacle when in any layer of the
+    height band the hits outweigh the rays that went on past that place. A view gives one vote to
+    each layer of a cell; hits of far points, whose place is less certain, weigh less.
     """
 
     def __init__(self, settings: MapSettings, floor_z_m: float) -> None:
@@ -45,16 +54,23 @@ class OccupancyMap:
         self.settings = settings
         self.floor_z_m = floor_z_m
         self._origin = np.zeros(2, np.int64)
-        self._log_odds = np.zeros((0, 0), np.float32)
-        self._seen = np.zeros((0, 0), bool)
+        band_m = settings.obstacle_max_z_m - settings.obstacle_min_z_m
+        self._layers = max(1, math.ceil(band_m / settings.grid_resolution_m - 1e-6))
+        # the lowest layer is for what lies below the floor
+        self._log_odds = np.zeros((1 + self._layers, 0, 0), np.int8)
+        self._passes = np.zeros((0, 0), np.int8)
         self._visited = np.zeros((0, 0), bool)
+        self._looked_s = np.zeros((0, 0), np.float32)
+        self._start_ns = 0
+        self._newest_s = 0.0
 
-    def add_view(self, camera_map: FloatArray, points_map: FloatArray) -> None:
+    def add_view(self, camera_map: FloatArray, points_map: FloatArray, stamp_ns: int = 0) -> None:
         """Integrate what one camera saw; the time depends on what it saw, not on the map.
 
         Args:
             camera_map: (3,) camera centre, map frame, metres.
             points_map: (N, 3) finite points it saw, map frame, metres.
+            stamp_ns: when; matters with `map.half_life_s` alone.
 
         Raises:
             OccupancyError: the grid would become too large; nothing has changed.
@@ -63,13 +79,61 @@ class OccupancyMap:
         self._cover(low, high)
         (x0, y0), (x1, y1) = low - self._origin, high - self._origin
         part = (slice(int(y0), int(y1)), slice(int(x0), int(x1)))
-        shape = self._seen[part].shape
-        hits = self._hit_cells(points_map, low, shape)
-        passed = self._passed_cells(camera_map, points_map, low, shape) & ~hits
-        vote = np.where(hits, HIT, np.where(passed, MISS, 0.0)).astype(np.float32)
-        self._log_odds[part] = np.clip(self._log_odds[part] + vote, *CLAMP)
-        self._seen[part] |= passed | hits
-        self._visited[part] |= self._footprint(camera_map, low, shape)
+        log_odds = self._log_odds[:, part[0], part[1]]
+        hits = self._hit_votes(camera_map, points_map, low, log_odds.shape)
+        passed = self._passed_cells(camera_map, points_map, low, hits.shape[1:])
+        if self.settings.half_life_s > 0:
+            self._fade(part, passed | hits.any(0), stamp_ns)
+        self._clear(camera_map, points_map, low, log_odds, hits > 0)
+        chosen = np.nonzero(hits)
+        raised = log_odds[chosen].astype(np.int16) + hits[chosen]
+        log_odds[chosen] = np.minimum(raised, CLAMP[1])
+        self._passes[part] += passed & (self._passes[part] < MAX_PASSES)
+        self._visited[part] |= self._footprint(camera_map, low, hits.shape[1:])
+
+    def grid(self) -> OccupancyGrid:
+        """The grid as Nav2 wants it, values 0, 100 and -1."""
+        kept = self._kept_share(self._looked_s, self._newest_s)
+        highest, passes = self._log_odds.max(0) * kept, np.rint(self._passes * kept)
+        cells = np.full(highest.shape, UNKNOWN, np.int8)
+        cells[(passes >= self.settings.min_passes) & (highest <= FREE_UP_TO)] = FREE
+        occupied = highest >= OCCUPIED_FROM
+        cells[self._too_narrow(occupied)] = UNKNOWN
+        cells[occupied] = OCCUPIED
+        cells[self._visited] = FREE
+        res = self.settings.grid_resolution_m
+        origin = (float(self._origin[0] * res), float(self._origin[1] * res))
+        return OccupancyGrid(cells, res, origin)
+
+    def _too_narrow(self, occupied: BoolArray) -> BoolArray:
+        """Bool mask of the cells between obstacles too close for the robot to pass.
+
+        What hangs over the floor, as a table top seen from below, is met by few rays; its hits lie
+        apart from each other, and the floor shows between them.
+        """
+        radius = int(self.settings.robot_radius_m / self.settings.grid_resolution_m + 1e-6)
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        if occupied.size == 0 or radius == 0:
+            return occupied
+        return cv2.morphologyEx(occupied.astype(np.uint8), cv2.MORPH_CLOSE, disc).astype(bool)
+
+    def _kept_share(self, looked_s: FloatArray, now_s: float) -> FloatArray | float:
+        """How much of the evidence of cells looked at then still counts."""
+        if self.settings.half_life_s <= 0:
+            return 1.0
+        age_s = np.maximum(now_s - looked_s, 0.0)
+        return np.asarray(np.exp2(-age_s / self.settings.half_life_s))
+
+    def _fade(self, part: tuple[slice, slice], touched: BoolArray, stamp_ns: int) -> None:
+        """Let old evidence of cells that are looked at again count less."""
+        self._start_ns = self._start_ns or stamp_ns
+        now_s = (stamp_ns - self._start_ns) * 1e-9
+        self._newest_s = max(self._newest_s, now_s)
+        looked_s = self._looked_s[part]
+        kept = np.where(touched, self._kept_share(looked_s, now_s), 1.0)
+        for evidence in (self._log_odds[:, part[0], part[1]], self._passes[part]):
+            evidence[...] = np.rint(evidence * kept)
+        looked_s[touched] = now_s
 
     def take_over(
         self, other: OccupancyMap, centre: FloatArray, radius_m: float, *, inside: bool = False
@@ -83,27 +147,18 @@ class OccupancyMap:
             inside: copy the cells within the circle instead.
         """
         res = self.settings.grid_resolution_m
-        rows, cols = other._seen.shape
+        rows, cols = other._visited.shape
         x, y = ((np.arange(n) + other._origin[k] + 0.5) * res for k, n in ((0, cols), (1, rows)))
         beyond = np.hypot(x[None] - centre[0], y[:, None] - centre[1]) > radius_m
         chosen = ~beyond if inside else beyond
         self._origin = other._origin.copy()
-        self._log_odds = np.where(chosen, other._log_odds, np.float32(0))
-        self._seen, self._visited = other._seen & chosen, other._visited & chosen
+        self._log_odds, self._passes = other._log_odds * chosen, other._passes * chosen
+        self._visited, self._looked_s = other._visited & chosen, other._looked_s.copy()
+        self._start_ns, self._newest_s = other._start_ns, other._newest_s
 
     def check_reach(self, camera_map: FloatArray, points_map: FloatArray) -> None:
         """Raise OccupancyError if `add_view` would with the same arguments."""
         self._extent(*self._bounds(camera_map, points_map))
-
-    def grid(self) -> OccupancyGrid:
-        """The grid as Nav2 wants it, values 0, 100 and -1."""
-        cells = np.full(self._log_odds.shape, UNKNOWN, np.int8)
-        cells[self._seen & (self._log_odds <= 0)] = FREE
-        cells[self._log_odds > 0] = OCCUPIED
-        cells[self._visited] = FREE
-        res = self.settings.grid_resolution_m
-        origin = (float(self._origin[0] * res), float(self._origin[1] * res))
-        return OccupancyGrid(cells, res, origin)
 
     def _bounds(self, camera_map: FloatArray, points_map: FloatArray) -> tuple[Cells, Cells]:
         """Cells [low, high) (x, y) that a view can change."""
@@ -119,11 +174,11 @@ class OccupancyMap:
         """Cells [low, high) (x, y) of a grid that holds the old cells and the given ones."""
         step = math.ceil(GROW_M / self.settings.grid_resolution_m)
         new_low, new_top = low // step * step, -(-high // step) * step
-        if self._seen.size:
+        if self._visited.size:
             new_low = np.minimum(new_low, self._origin)
-            new_top = np.maximum(new_top, self._origin + self._seen.shape[::-1])
+            new_top = np.maximum(new_top, self._origin + self._visited.shape[::-1])
         side_m = (new_top - new_low) * self.settings.grid_resolution_m
-        if np.prod((new_top - new_low).astype(float)) > MAX_CELLS:
+        if np.prod((new_top - new_low).astype(float)) * len(self._log_odds) > MAX_VOXELS:
             raise OccupancyError(
                 f"the grid would be {side_m[0]:.0f} x {side_m[1]:.0f} m, too large for cells of "
                 f"{self.settings.grid_resolution_m:g} m; check odometry, raise "
@@ -133,32 +188,67 @@ class OccupancyMap:
 
     def _cover(self, low: Cells, high: Cells) -> None:
         """Grow the arrays so that cells [low, high) exist."""
-        shape_xy = np.array(self._seen.shape[::-1])
-        if np.all(low >= self._origin) and np.all(high <= self._origin + shape_xy):
+        rows, cols = self._visited.shape
+        top = self._origin + np.array([cols, rows])
+        if np.all(low >= self._origin) and np.all(high <= top):
             return
         new_low, new_top = self._extent(low, high)
-        x0, y0 = self._origin - new_low if self._seen.size else (0, 0)
-        for name in ("_log_odds", "_seen", "_visited"):
+        x0, y0 = self._origin - new_low if self._visited.size else (0, 0)
+        for name in ("_log_odds", "_passes", "_visited", "_looked_s"):
             old = getattr(self, name)
-            grown = np.zeros(tuple((new_top - new_low)[::-1].tolist()), old.dtype)
-            grown[y0 : y0 + old.shape[0], x0 : x0 + old.shape[1]] = old
+            shape = (*old.shape[:-2], *(new_top - new_low)[::-1].tolist())
+            grown = np.zeros(shape, old.dtype)
+            grown[..., y0 : y0 + rows, x0 : x0 + cols] = old
             setattr(self, name, grown)
         self._origin = new_low
 
-    def _hit_cells(self, points_map: FloatArray, low: Cells, shape: tuple[int, ...]) -> BoolArray:
-        """Bool mask, from cell `low` on, of cells with enough points in the obstacle band."""
+    def _hit_votes(
+        self, camera_map: FloatArray, points_map: FloatArray, low: Cells, shape: tuple[int, ...]
+    ) -> npt.NDArray[np.int8]:
+        """Votes for an obstacle in each layer and cell, from cell `low` on."""
+        rule = self.settings
         z = points_map[:, 2] - self.floor_z_m
-        band = (z >= self.settings.obstacle_min_z_m) & (z <= self.settings.obstacle_max_z_m)
-        res = self.settings.grid_resolution_m
-        cells = np.floor(points_map[band, :2] / res).astype(np.int64) - low
-        counts = np.bincount(cells[:, 1] * shape[1] + cells[:, 0], minlength=math.prod(shape))
-        mask: BoolArray = counts.reshape(shape) >= self.settings.min_hits
-        return mask
+        band = (z >= rule.obstacle_min_z_m) & (z <= rule.obstacle_max_z_m)
+        below = z < -rule.drop_m if rule.drop_m > 0 else np.zeros(len(z), bool)
+        chosen = band | below
+        points, z, below = points_map[chosen], z[chosen], below[chosen]
+        d = points - camera_map
+        # what is solid lies behind the surface
+        step_m = BEHIND_SURFACE_CELLS * rule.grid_resolution_m
+        behind = points[:, :2] + step_m * _unit(d[:, :2])
+        cells = np.floor(behind / rule.grid_resolution_m).astype(np.int64) - low
+        layer = ((z - rule.obstacle_min_z_m) / rule.grid_resolution_m).astype(np.int64) + 1
+        layer = np.where(below, 0, np.minimum(layer, self._layers))
+        column = cells[:, 1] * shape[2] + cells[:, 0]
+        count = np.bincount(column, minlength=shape[1] * shape[2])[column]
+        sigma_m = np.maximum(rule.point_rel_sigma * np.linalg.norm(d, axis=1), 1e-9)
+        certain = np.minimum(1.0, rule.grid_resolution_m * np.sqrt(count) / (2.0 * sigma_m))
+        votes = np.zeros(math.prod(shape), np.int8)
+        share = np.minimum(1.0, count / rule.min_hits) * certain
+        votes[layer * (shape[1] * shape[2]) + column] = np.ceil(HIT * share)
+        return votes.reshape(shape)
+
+    def _clear(
+        self, camera_map: FloatArray, points_map: FloatArray, low: Cells,
+        log_odds: npt.NDArray[np.int8], hit: BoolArray,
+    ) -> None:  # fmt: skip
+        """Lower the log-odds of the places in the band that the view looks past."""
+        rule = self.settings
+        layer, row, col = np.nonzero((log_odds != 0) & (log_odds > CLAMP[0]) & ~hit)
+        xy = np.column_stack([col, row]) + low + 0.5
+        z = rule.obstacle_min_z_m / rule.grid_resolution_m + layer - 0.5
+        places = np.column_stack([xy, z]) * rule.grid_resolution_m
+        places[:, 2] += self.floor_z_m
+        # the nearest of several noisy rays stops short enough already
+        margin_m = LOOK_PAST_CELLS * rule.grid_resolution_m
+        past = RangeImage(camera_map, points_map).sees_past(places, margin_m)
+        index = layer[past], row[past], col[past]
+        log_odds[index] = np.maximum(log_odds[index] + MISS, CLAMP[0])
 
     def _passed_cells(
         self, camera_map: FloatArray, points_map: FloatArray, low: Cells, shape: tuple[int, ...]
     ) -> BoolArray:
-        """Bool mask of cells crossed by the part of a ray between floor and band top."""
+        """Bool mask of cells that rays cross right above the floor."""
         begin, end = self._ray_spans(camera_map, points_map)
         use = end > begin
         direction = (points_map[use] - camera_map)[:, :2]
@@ -177,19 +267,20 @@ class OccupancyMap:
     def _ray_spans(
         self, camera_map: FloatArray, points_map: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Begin and end of each ray's usable part, as shares of its length."""
-        low = self.floor_z_m - FLOOR_SLACK_M
-        high = self.floor_z_m + self.settings.obstacle_max_z_m
+        """Begin and end of the part of each ray right above the floor, as shares of its length."""
+        rule = self.settings
         z0, dz = float(camera_map[2]), points_map[:, 2] - camera_map[2]
         dz = np.where(np.abs(dz) < 1e-9, 1e-9, dz)
-        t_a, t_b = (low - z0) / dz, (high - z0) / dz
+        t_a, t_b = ((z + self.floor_z_m - z0) / dz for z in (-FLOOR_SLACK_M, rule.free_max_z_m))
         begin = np.maximum(np.minimum(t_a, t_b), 0.0)
-        end = np.minimum(np.maximum(t_a, t_b), 1.0)
-        # a ray does not clear the cell of the obstacle it ends on
-        obstacle = points_map[:, 2] > self.floor_z_m + self.settings.obstacle_min_z_m
+        # where a ray ends is uncertain, and so is what lies there
+        end = np.minimum(np.maximum(t_a, t_b), 1.0 - STOP_SHORT_SIGMAS * rule.point_rel_sigma)
+        z = points_map[:, 2] - self.floor_z_m
         length_m = np.linalg.norm(points_map[:, :2] - camera_map[:2], axis=1)
-        stop_short = 1.0 - 1.5 * self.settings.grid_resolution_m / np.maximum(length_m, 1e-6)
-        return begin, np.where(obstacle, np.minimum(end, stop_short), end)
+        stop_m = STOP_SHORT_CELLS * rule.grid_resolution_m
+        end -= np.where(z > rule.obstacle_min_z_m, stop_m / np.maximum(length_m, 1e-6), 0.0)
+        # a ray that ends far below the floor has not met the floor
+        return begin, np.where(z < -FLOOR_SLACK_M, begin, end)
 
     def _footprint(self, camera_map: FloatArray, low: Cells, shape: tuple[int, ...]) -> BoolArray:
         """Bool mask of the cells under the robot: it stood here, so they are free."""
@@ -199,6 +290,12 @@ class OccupancyMap:
             x, y = (np.floor(camera_map[:2] / res).astype(np.int64) - low).tolist()
             cv2.circle(image, (x, y), int(self.settings.robot_radius_m / res + 1e-6), 1, -1)
         return image.astype(bool)
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    """The vectors (N, 2) at length 1."""
+    unit: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1), 1e-9)[:, None]
+    return unit
 
 
 def _distinct_to_half_a_cell(segments: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

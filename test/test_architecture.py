@@ -19,7 +19,7 @@ ROWS = [
     {"datatypes"},
     {"image_size", "safe_files"},
     {"config", "geometry"},
-    {"floor", "pose_graph"},
+    {"floor", "pose_graph", "range_image"},
     {"pose_fusion", "scale"},
     {
         "keyframes",

@@ -74,9 +74,13 @@ def test_a_short_drive_with_spoiled_windows(tmp_path: Path) -> None:
     assert result.ate_clean_m < 0.15
     assert result.ate_without_loops_m < 0.15
     assert len(result.window_scale_errors) == result.windows["COMMITTED"]
-    assert result.grid_right > 0.7
+    assert result.grid is not None
+    assert result.exact_grid is not None
+    assert result.grid.right > 0.7
+    assert result.grid.free_precision > 0.95
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["flats"][0]["ate_m"] == result.ate_m
+    assert written["flats"][0]["grid"]["right"] == result.grid.right
     assert (tmp_path / "table.md").read_text() == format_flats([result])
     assert format_flats([result, result]).count("\n") == 7
 

@@ -22,7 +22,7 @@ from mvdust3r_ros.occupancy import (
 
 RULE = MapSettings(
     grid_resolution_m=0.1, robot_radius_m=0.0, min_hits=1, obstacle_min_z_m=0.2,
-    obstacle_max_z_m=1.0,
+    obstacle_max_z_m=1.0, free_max_z_m=0.2, point_rel_sigma=0.0,
 )  # fmt: skip
 CAMERA = np.array([0.05, 0.05, 0.5])
 
@@ -60,53 +60,61 @@ def test_before_any_view_there_is_nothing() -> None:
     assert OccupancyMap(RULE, 0.0).grid().cells.shape == (0, 0)
 
 
-@pytest.mark.parametrize(("x", "cleared"), [(1.03, 9), (1.07, 10)])
-def test_a_level_ray_clears_up_to_one_and_a_half_cells_before_an_obstacle(
-    x: float, cleared: int
-) -> None:
-    expected = dict.fromkeys([(i, 0) for i in range(cleared)], FREE) | {(10, 0): OCCUPIED}
-    assert known(seen([[x, 0.05, 0.5]])) == expected
+def wall(x: float, z: tuple[float, float] = (0.25, 0.95)) -> FloatArray:
+    """Points of a wall across the x axis, 2 cm apart."""
+    y, height = np.meshgrid(np.arange(-1, 1, 0.02), np.arange(*z, 0.02))
+    return np.column_stack([np.full(y.size, x), y.ravel(), height.ravel()])
+
+
+def floor(low: float, high: float, z: float = 0.0) -> FloatArray:
+    """Points of a floor along the x axis, 2 cm apart."""
+    x, y = np.meshgrid(np.arange(low, high, 0.02), np.arange(-0.5, 0.5, 0.02))
+    return np.column_stack([x.ravel(), y.ravel(), np.full(x.size, z)])
+
+
+def test_a_ray_clears_where_it_is_low_above_the_floor() -> None:
+    # from z = 0.5 at x = 0.05 to the floor at x = 1.05: below 0.2 from x = 0.65 on
+    assert known(seen([[1.05, 0.05, 0.0]])) == {(x, 0): FREE for x in range(6, 11)}
+    assert known(seen([[1.05, 0.05, 0.0]], free_max_z_m=0.3)) == {
+        (x, 0): FREE for x in range(4, 11)
+    }
+    assert known(seen([[1.05, 0.05, 0.5]])) == {(10, 0): OCCUPIED}
+
+
+def test_a_camera_that_never_sees_the_floor_may_clear_with_all_rays() -> None:
+    # up to one and a half cells before the obstacle
+    found = known(seen([[1.03, 0.05, 0.5]], free_max_z_m=1.0))
+    assert found == dict.fromkeys([(i, 0) for i in range(9)], FREE) | {(10, 0): OCCUPIED}
 
 
 @pytest.mark.parametrize("turn", range(4))
 def test_all_four_directions_are_alike(turn: int) -> None:
     c, s = [(1, 0), (0, 1), (-1, 0), (0, -1)][turn]
-    found = known(seen([[0.05 + c, 0.05 + s, 0.5]]))
-    assert found[(10 * c, 10 * s)] == OCCUPIED
-    assert all(found[(i * c, i * s)] == FREE for i in range(8))
-    assert len(found) <= 11
+    found = known(seen([[0.05 + c, 0.05 + s, 0.5], [0.05 + 0.8 * c, 0.05 + 0.8 * s, 0.0]]))
+    assert found == {(10 * c, 10 * s): OCCUPIED} | {(i * c, i * s): FREE for i in range(5, 9)}
 
 
 def test_a_diagonal_ray_runs_through_the_diagonal_cells() -> None:
-    found = known(seen([[1.05, 1.05, 0.5]]))
-    assert found[(10, 10)] == OCCUPIED
-    assert all(found[(i, i)] == FREE for i in range(9))
+    found = known(seen([[1.05, 1.05, 0.0]]))
+    assert all(found[(i, i)] == FREE for i in range(7, 11))
     assert all(abs(x - y) <= 1 for x, y in found)
 
 
-def test_a_point_on_the_floor_clears_its_cell_too() -> None:
-    found = known(seen([[1.05, 0.05, 0.0]]))
-    assert found == {(x, 0): FREE for x in range(11)}
+def test_rays_stop_short_of_the_error_of_their_points() -> None:
+    found = known(seen([[1.05, 0.05, 0.0]], point_rel_sigma=0.1))  # two sigma are 0.2 m
+    assert found == {(x, 0): FREE for x in range(6, 9)}
 
 
-def test_a_point_below_the_floor_clears_to_where_the_ray_meets_the_floor() -> None:
-    # from z = 0.5 to z = -0.5; the slack below the floor ends the ray at 0.65 of its 10 m
-    found = known(seen([[10.07, 0.05, -0.5]]))
-    assert found == dict.fromkeys([(x, 0) for x in range(66)], FREE)
+def test_a_ray_that_ends_below_the_floor_clears_nothing() -> None:
+    assert known(seen([[2.05, 0.05, -0.2]])) == {}
+    assert value(seen([[2.05, 0.05, -0.1]]), 1.95, 0.05) == FREE  # noise of the floor
 
 
-def test_a_ray_above_the_band_clears_nothing() -> None:
-    high = np.array([0.05, 0.05, 2.0])
-    assert known(seen([[1.05, 0.05, 2.0]], camera=high)) == {}
-    # enters the band half way down to the floor
-    found = known(seen([[2.05, 0.05, 0.0]], camera=high))
-    assert found == {(x, 0): FREE for x in range(10, 21)}
-
-
-def test_a_ray_upwards_clears_while_it_is_in_the_band() -> None:
-    # from z = 0.5 to z = 1.5, in the band for half of the way
-    found = known(seen([[2.05, 0.05, 1.5]]))
-    assert found == {(x, 0): FREE for x in range(11)}
+def test_a_ray_through_the_band_clears_nothing_below_it() -> None:
+    """A bed under the line of sight is neither hit nor free."""
+    high = np.array([0.05, 0.05, 0.9])
+    found = known(seen(wall(3.05, (0.5, 0.9)).tolist(), views=5, camera=high))
+    assert set(found.values()) == {OCCUPIED}
 
 
 @pytest.mark.parametrize(
@@ -119,54 +127,125 @@ def test_the_obstacle_band(z: float, obstacle: bool) -> None:
 def test_heights_count_from_the_floor() -> None:
     occupancy = OccupancyMap(RULE, 2.0)
     camera = np.array([0.05, 0.05, 2.5])
-    occupancy.add_view(camera, np.array([[1.05, 0.05, 2.5], [0.05, 1.05, 0.5]]))
+    occupancy.add_view(camera, np.array([[1.05, 0.05, 2.5], [0.05, 1.05, 2.0], [0.05, 3.0, 0.5]]))
     assert value(occupancy, 1.05, 0.05) == OCCUPIED
-    assert value(occupancy, 0.5, 0.05) == FREE
-    assert value(occupancy, 0.05, 1.05) == UNKNOWN
+    assert value(occupancy, 0.05, 0.95) == FREE
 
 
-def test_a_cell_needs_enough_points_of_one_view() -> None:
+def test_what_hangs_in_the_band_is_an_obstacle_though_the_floor_shows_below() -> None:
+    board = [[1.05, 0.05, 0.8]]
+    assert value(seen([*board, *floor(0.6, 2.0).tolist()], views=9), 1.05, 0.05) == OCCUPIED
+    above = [[1.05, 0.05, 1.2]]
+    assert value(seen([*above, *floor(0.6, 2.0).tolist()], views=9), 1.05, 0.05) == FREE
+
+
+def test_between_obstacles_too_close_for_the_robot_nothing_is_free() -> None:
+    rails = [[x, y, 0.5] for x in np.arange(1.5, 2.6, 0.05) for y in (-0.25, 0.35)]
+    points = [*rails, *floor(0.6, 3.0).tolist()]
+    assert value(seen(points, robot_radius_m=0.1), 2.05, 0.05) == FREE
+    assert value(seen(points, robot_radius_m=0.4), 2.05, 0.05) == UNKNOWN
+
+
+def test_a_hole_is_an_obstacle_and_what_the_eye_passes_over_it_is_not_free() -> None:
+    hole = floor(2.0, 3.0, -0.6)
+    occupancy = seen([*floor(0.6, 1.5).tolist(), *hole.tolist()], views=3)
+    assert value(occupancy, 1.05, 0.05) == FREE
+    assert value(occupancy, 1.75, 0.05) == UNKNOWN
+    assert value(occupancy, 2.55, 0.05) == OCCUPIED
+    assert value(seen(hole.tolist(), drop_m=0.0), 2.55, 0.05) == UNKNOWN
+    assert value(seen(floor(2.0, 3.0, -0.25).tolist()), 2.55, 0.05) == UNKNOWN
+
+
+def test_few_points_are_a_weaker_vote() -> None:
     point = [1.05, 0.05, 0.5]
-    assert value(seen([point, point], min_hits=3), 1.05, 0.05) == UNKNOWN
-    assert value(seen([point, point, point], min_hits=3), 1.05, 0.05) == OCCUPIED
-    assert value(seen([point, point], views=2, min_hits=3), 1.05, 0.05) == UNKNOWN
+    assert value(seen([point], min_hits=4), 1.05, 0.05) == UNKNOWN  # a quarter of 1.2
+    assert value(seen([point, point], min_hits=4), 1.05, 0.05) == OCCUPIED
+    assert value(seen([point], views=2, min_hits=4), 1.05, 0.05) == OCCUPIED
+
+
+def test_far_points_are_a_weaker_vote_unless_there_are_many() -> None:
+    far = [5.05, 0.05, 0.5]  # sigma is five cells: a tenth of 1.2
+    assert value(seen([far], point_rel_sigma=0.1), 5.05, 0.05) == UNKNOWN
+    assert value(seen([far] * 20, point_rel_sigma=0.1), 5.05, 0.05) == OCCUPIED
+    assert value(seen([far], views=5, point_rel_sigma=0.1), 5.05, 0.05) == OCCUPIED
+
+
+def test_a_little_evidence_is_enough_not_to_be_free() -> None:
+    points = [[1.05, 0.05, 0.5], *floor(0.6, 2.0).tolist()]
+    assert value(seen(points, min_hits=4), 1.05, 0.05) == UNKNOWN
+    assert value(seen(points, min_hits=4), 1.35, 0.05) == FREE
+
+
+def test_a_cell_needs_enough_views_to_be_free() -> None:
+    points = floor(0.6, 2.0).tolist()
+    assert value(seen(points, views=2, min_passes=3), 1.05, 0.05) == UNKNOWN
+    assert value(seen(points, views=3, min_passes=3), 1.05, 0.05) == FREE
 
 
 def test_a_view_does_not_clear_what_it_hits() -> None:
-    occupancy = seen([[1.05, 0.05, 0.5]] + [[2.05, 0.05, 0.5]] * 5, views=20)
-    assert value(occupancy, 1.05, 0.05) == OCCUPIED
-    assert value(occupancy, 2.05, 0.05) == OCCUPIED
-    assert value(occupancy, 1.5, 0.05) == FREE
+    points = [[1.05, 0.05, 0.55], *wall(2.05).tolist()]
+    assert value(seen(points, views=20), 1.05, 0.05) == OCCUPIED
+    assert value(seen(points, views=20), 2.05, 0.05) == OCCUPIED
 
 
-def test_one_hit_outweighs_five_passes_and_six_outweigh_it() -> None:
-    occupancy = seen([[1.05, 0.05, 0.5]])
-    past = np.array([[2.05, 0.05, 0.5]])
-    for _ in range(5):
-        occupancy.add_view(CAMERA, past)
+def test_one_hit_outweighs_four_looks_past_it_and_six_outweigh_it() -> None:
+    occupancy = seen([[1.05, 0.05, 0.55]])
+    occupancy.add_view(CAMERA, floor(0.6, 1.5))
+    for _ in range(4):
+        occupancy.add_view(CAMERA, wall(2.05))
     assert value(occupancy, 1.05, 0.05) == OCCUPIED
     for _ in range(2):
-        occupancy.add_view(CAMERA, past)
+        occupancy.add_view(CAMERA, wall(2.05))
     assert value(occupancy, 1.05, 0.05) == FREE
+
+
+def test_rays_at_another_height_do_not_clear() -> None:
+    occupancy = seen([[1.05, 0.05, 0.25]])
+    for _ in range(20):
+        occupancy.add_view(CAMERA, wall(2.05, (0.5, 0.95)))
+    assert value(occupancy, 1.05, 0.05) == OCCUPIED
 
 
 def test_evidence_is_bounded_so_that_the_world_may_change() -> None:
-    occupancy = seen([[1.05, 0.05, 0.5]], views=50)  # up to 3.6
-    for _ in range(17):
-        occupancy.add_view(CAMERA, np.array([[2.05, 0.05, 0.5]]))
+    occupancy = seen([[1.05, 0.05, 0.55]], views=50)  # up to 3.6
+    for _ in range(16):
+        occupancy.add_view(CAMERA, wall(2.05))
     assert value(occupancy, 1.05, 0.05) == OCCUPIED
-    for _ in range(2):
-        occupancy.add_view(CAMERA, np.array([[2.05, 0.05, 0.5]]))
+    for _ in range(40):
+        occupancy.add_view(CAMERA, wall(2.05))
+    assert value(occupancy, 1.05, 0.05) == UNKNOWN  # the floor was not seen
+    # down to -0.6: one hit is enough
+    occupancy.add_view(CAMERA, np.array([[1.05, 0.05, 0.55]]))
+    assert value(occupancy, 1.05, 0.05) == OCCUPIED
+
+
+def test_evidence_fades_where_nobody_looks() -> None:
+    occupancy = OccupancyMap(replace(RULE, half_life_s=60.0), 0.0)
+    second = 1_000_000_000
+    view = np.vstack([floor(0.6, 1.5), [[1.55, 0.05, 0.5]]])
+    elsewhere = floor(0.6, 1.5) * (-1, 1, 1)
+    for k in range(20):
+        occupancy.add_view(CAMERA, view, 1000 * second + k)
+    for age_s, obstacle, free in [
+        (100, OCCUPIED, FREE), (240, UNKNOWN, FREE), (600, UNKNOWN, UNKNOWN)
+    ]:  # fmt: skip
+        occupancy.add_view(CAMERA, elsewhere, (1000 + age_s) * second)
+        assert (value(occupancy, 1.55, 0.05), value(occupancy, 1.05, 0.05)) == (obstacle, free)
+        assert value(occupancy, -1.05, 0.05) == FREE
+    occupancy.add_view(CAMERA, view, 1700 * second)
+    assert value(occupancy, 1.55, 0.05) == OCCUPIED
+
+
+def test_without_a_half_life_nothing_fades() -> None:
+    occupancy = OccupancyMap(RULE, 0.0)
+    occupancy.add_view(CAMERA, floor(0.6, 1.5), 1)
+    occupancy.add_view(CAMERA, np.zeros((0, 3)), 10**18)
     assert value(occupancy, 1.05, 0.05) == FREE
-    occupancy = seen([[2.05, 0.05, 0.5]], views=50)  # down to -2
-    for expected in (FREE, OCCUPIED):
-        occupancy.add_view(CAMERA, np.array([[1.05, 0.05, 0.5]]))
-        assert value(occupancy, 1.05, 0.05) == expected
 
 
 def test_the_many_rays_of_a_view_are_one_vote() -> None:
-    occupancy = seen([[1.05, 0.05, 0.5]])
-    occupancy.add_view(CAMERA, np.array([[2.05, 0.05, 0.5]] * 100))
+    occupancy = seen([[1.05, 0.05, 0.55]])
+    occupancy.add_view(CAMERA, np.tile(wall(2.05), (5, 1)))
     assert value(occupancy, 1.05, 0.05) == OCCUPIED
 
 

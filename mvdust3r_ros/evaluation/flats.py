@@ -15,7 +15,6 @@ from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import (
     Frame,
     MapUpdate,
-    OccupancyGrid,
     Trajectory,
     Verdict,
 )
@@ -30,21 +29,16 @@ from mvdust3r_ros.evaluation.flat_drives import (
     rooms_visited,
     steps_m,
 )
-from mvdust3r_ros.evaluation.map_metrics import (
-    UNKNOWN,
-    absolute_errors,
-    compare_grids,
-    on_common_lattice,
-)
-from mvdust3r_ros.geometry import backproject, project
+from mvdust3r_ros.evaluation.flat_grid import FlatGridScores, judge_flat_grid
+from mvdust3r_ros.evaluation.map_metrics import absolute_errors
+from mvdust3r_ros.geometry import project
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.synthetic.paths import Rig
-from mvdust3r_ros.synthetic.scenes import scene_occupancy
 from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.sequence import odometry
 
 ENGINE_STAGES = ("encode", "decode")
+GRID_COLUMNS = ("right", "free_iou", "free_precision")
 LOOP_HARM = 0.05
 Progress = Callable[[int, int], None]
 
@@ -67,10 +61,8 @@ class FlatResult:
         window_scale_errors: relative error of the size of each committed window.
         window_scale_sigmas: what the map said about each of them.
         closures: loops closed.
-        grid_right: share of the cells that are right, of those that exact depth from the
-            keyframes' true poses would make known (the inside of a wall is none of them).
-        free_precision: share of the free cells that are free, wherever they are.
-        ceiling: `grid_right` and `free_precision` of the grid from exact depth and poses.
+        grid: scores of the map's grid; None without one.
+        exact_grid: the same of the grid from exact depth and poses of the keyframes.
         windows: verdict -> number of windows.
         rolled_back: windows that left the map again.
         spoiled: windows that were spoiled.
@@ -92,9 +84,8 @@ class FlatResult:
     window_scale_errors: list[float]
     window_scale_sigmas: list[float]
     closures: int
-    grid_right: float
-    free_precision: float
-    ceiling: tuple[float, float]
+    grid: FlatGridScores | None
+    exact_grid: FlatGridScores | None
     windows: dict[str, int]
     rolled_back: int
     spoiled: int
@@ -248,12 +239,13 @@ def _judge(seed: int, drive: Drive, mapper: Mapper, log: _Log) -> FlatResult:
     snapshot = mapper.snapshot()
     path_m = float(steps_m(drive.truth.T_world_cam).sum())
     ate_m = scale_error = math.nan
-    grids = (math.nan, math.nan), (math.nan, math.nan)
+    grids: tuple[FlatGridScores | None, FlatGridScores | None] = None, None
     if snapshot.grid is not None:
         ate_m = absolute_errors(snapshot.trajectory, drive.truth, "none").rmse_m
         sim3 = absolute_errors(snapshot.trajectory, drive.truth, "sim3")
         scale_error = 1 / sim3.scale - 1
-        grids = judge_grid(snapshot.grid, drive, mapper)
+        keyframes, rule = mapper.mapped_keyframes(), mapper.config.map
+        grids = judge_flat_grid(snapshot.grid, drive.scene, keyframes, rule)
     times = log.outside_ms or [math.nan]
     return FlatResult(
         seed=seed,
@@ -267,9 +259,8 @@ def _judge(seed: int, drive: Drive, mapper: Mapper, log: _Log) -> FlatResult:
         window_scale_errors=log.scale_errors,
         window_scale_sigmas=log.scale_sigmas,
         closures=snapshot.loop_closures,
-        grid_right=grids[0][0],
-        free_precision=grids[0][1],
-        ceiling=grids[1],
+        grid=grids[0],
+        exact_grid=grids[1],
         windows=dict(log.verdicts),
         spoiled=log.spoiled,
         spoiled_committed=sum(log.in_map),
@@ -279,52 +270,6 @@ def _judge(seed: int, drive: Drive, mapper: Mapper, log: _Log) -> FlatResult:
         outside_engine_ms=float(np.median(times)),
         outside_engine_max_ms=max(times),
     )
-
-
-def judge_grid(
-    grid: OccupancyGrid, drive: Drive, mapper: Mapper
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """IoU and free precision of the map's grid, and of the grid from exact depth and poses.
-
-    Args:
-        grid: the map's grid.
-        drive: the drive with its true scene.
-        mapper: the mapper; its keyframes carry depth and true poses.
-    """
-    rule = mapper.config.map
-    exact = OccupancyMap(rule, 0.0)
-    for keyframe in mapper.mapped_keyframes():
-        view = keyframe.view
-        if view.depth_m is None or view.K is None or view.T_world_cam is None:
-            continue
-        T, depth = view.T_world_cam, np.where(np.isfinite(view.depth_m), view.depth_m, 0)
-        near = (depth > 0) & (depth < rule.max_depth_m)
-        exact.add_view(T[:3, 3], backproject(depth, view.K)[near] @ T[:3, :3].T + T[:3, 3])
-    band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)
-    truth = scene_occupancy(drive.scene, grid.resolution_m, band)
-    reference = exact.grid()
-    return _share_right(grid, truth, reference), _share_right(reference, truth, reference)
-
-
-def _share_right(
-    grid: OccupancyGrid, truth: OccupancyGrid, reference: OccupancyGrid
-) -> tuple[float, float]:
-    """Share of right cells where the reference knows, and free precision everywhere."""
-    seen, true = on_common_lattice(reference, truth)
-    judged = replace(truth, cells=np.where(seen != UNKNOWN, true, UNKNOWN).astype(np.int8))
-    corner = _corner(reference, truth)
-    est, true = on_common_lattice(grid, replace(judged, origin_xy_m=corner))
-    known = true != UNKNOWN
-    right = float((est == true)[known].mean()) if known.any() else math.nan
-    return right, compare_grids(grid, truth).free_precision
-
-
-def _corner(a: OccupancyGrid, b: OccupancyGrid) -> tuple[float, float]:
-    """Lower left corner of the extent of both, on the lattice of b."""
-    res = b.resolution_m
-    low = np.minimum(0.0, np.array(a.origin_xy_m) - b.origin_xy_m)
-    x, y = np.array(b.origin_xy_m) + np.floor(low / res + 1e-6) * res
-    return float(x), float(y)
 
 
 def evaluate_flats(
@@ -364,8 +309,8 @@ def format_flats(results: Sequence[FlatResult]) -> str:
     head = (
         "| seed | path m | rooms | ATE m | ATE % | ATE m, no loops | ATE m, none spoiled "
         "| odometry m | scale error % | sigma % | in 1 sigma % | loops | grid right "
-        "| free precision | exact depth | committed | rejected | spoiled in map | gate after "
-        "| ms outside |"
+        "| free IoU | free precision | exact depth | committed | rejected | spoiled in map "
+        "| gate after | ms outside |"
     )
     lines = [head, "|" + " --- |" * head.count(" | ") + " --- |"]
     lines += [_row(str(r.seed), [r]) for r in results]
@@ -406,7 +351,10 @@ def _row(name: str, results: Sequence[FlatResult]) -> str:
 
     committed = [r.windows.get(Verdict.COMMITTED.name, 0) for r in results]
     rejected = [sum(r.windows.values()) - c for r, c in zip(results, committed, strict=True)]
-    exact = " / ".join(middle([r.ceiling[k] for r in results], ".3f") for k in (0, 1))
+    grids, exact = (
+        [middle([getattr(g, k) if g else math.nan for g in some], ".3f") for k in GRID_COLUMNS]
+        for some in ([r.grid for r in results], [r.exact_grid for r in results])
+    )
     cells = [
         name,
         middle([r.path_m for r in results], ".1f"),
@@ -420,9 +368,8 @@ def _row(name: str, results: Sequence[FlatResult]) -> str:
         middle([r.scale_sigma for r in results], ".2f", 100),
         middle([r.inside_sigma for r in results], ".0f", 100),
         middle([r.closures for r in results], "g"),
-        middle([r.grid_right for r in results], ".3f"),
-        middle([r.free_precision for r in results], ".3f"),
-        exact,
+        *grids,
+        " / ".join(exact),
         middle(committed, "g"),
         middle(rejected, "g"),
         f"{sum(r.spoiled_committed for r in results)} of {sum(r.spoiled for r in results)}",

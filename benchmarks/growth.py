@@ -1,0 +1,157 @@
+"""Time a window and memory while a map grows to 500 keyframes.
+
+    python benchmarks/growth.py [--keyframes 500] [--radius 0] [--out DIR]
+
+The oracle engine, with noise and random scales, drives through one synthetic flat for as long as
+it takes. Of each window counts the processor time of one thread, so that other work on the machine
+matters less; that of the network is left out. `growth.json` holds all figures, `growth.png` shows
+them; runs with other bounds into the same folder are added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from mvdust3r_ros.config import MapperConfig, with_values
+from mvdust3r_ros.datatypes import Frame, Verdict
+from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.synthetic.paths import Rig
+from mvdust3r_ros.synthetic.sequence import odometry
+
+CAMERA_HEIGHT_M = 0.6
+ENGINE = ("encode", "decode")
+
+
+class ThreadEngine(OracleEngine):
+    """The oracle; counts the processor time spent in it."""
+
+    spent_s = 0.0
+
+    def decode(self, *args: Any) -> Any:
+        """As the oracle."""
+        begin = time.thread_time()
+        prediction = super().decode(*args)
+        self.spent_s += time.thread_time() - begin
+        return prediction
+
+
+def drive_frames(seed: int, size: int, path_m: float) -> Iterator[Frame]:
+    """Frames of a drive, rendered as they are asked for."""
+    options = FlatOptions(path_m=path_m, hw=(size, size))
+    drive = flat_drive(seed, options, Rig(height_m=CAMERA_HEIGHT_M))
+    yield from drifting_frames(drive, odometry(drive, options.drift))
+
+
+def resident_mib() -> float:
+    """Memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, float]]:
+    """One row for each committed window."""
+    config = with_values(
+        MapperConfig(), {"map.camera_height_m": CAMERA_HEIGHT_M, "map.radius_m": args.radius}
+    )
+    noise = OracleNoise(points=0.02, scale=0.5, seed=args.seed)
+    engine = ThreadEngine((args.size, args.size), noise)
+    mapper = Mapper(config, engine)
+    rows: list[dict[str, float]] = []
+    for frame in drive_frames(args.seed, args.size, args.path):
+        window = mapper.select(frame)
+        if window is None:
+            continue
+        begin, inside = time.thread_time(), engine.spent_s
+        update = mapper.map_window(window)
+        spent_ms = 1e3 * (time.thread_time() - begin - engine.spent_s + inside)
+        if update.verdict != Verdict.COMMITTED:
+            continue
+        begin = time.thread_time()
+        snapshot = mapper.snapshot()
+        rows.append({
+            "keyframes": mapper.keyframe_count,
+            "in_map": len(mapper.mapped_keyframes()),
+            "window_ms": spent_ms,
+            "loop": float("loop" in update.latency_ms),
+            "snapshot_ms": 1e3 * (time.thread_time() - begin),
+            "resident_mib": resident_mib(),
+            "voxels": len(snapshot.points_map),
+            "closures": update.loop_closures,
+        })  # fmt: skip
+        if mapper.keyframe_count >= args.keyframes:
+            break
+    return rows
+
+
+def summary(rows: list[dict[str, float]]) -> list[str]:
+    """Medians of each fifth of the run, loop candidates apart."""
+    lines = ["| keyframes | in the map | window ms | with a loop ms | snapshot ms | MiB |",
+             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for part in np.array_split(np.arange(len(rows)), 5):
+        some = [rows[i] for i in part]
+        plain = [r["window_ms"] for r in some if not r["loop"]]
+        loops = [r["window_ms"] for r in some if r["loop"]]
+        cells = [
+            f"{some[-1]['keyframes']:.0f}", f"{some[-1]['in_map']:.0f}",
+            f"{np.median(plain):.1f}" if plain else "-",
+            f"{np.median(loops):.1f}" if loops else "-",
+            f"{np.median([r['snapshot_ms'] for r in some]):.1f}",
+            f"{some[-1]['resident_mib']:.0f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def plot(runs: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Time and memory over the keyframes."""
+    mpl.use("Agg")
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, rows in runs.items():
+        count = [r["keyframes"] for r in rows]
+        plain = [(r["keyframes"], r["window_ms"]) for r in rows if not r["loop"]]
+        left.plot(*zip(*plain, strict=True), ".", markersize=3, label=name)
+        right.plot(count, [r["resident_mib"] for r in rows], label=name)
+    left.set(xlabel="keyframes", ylabel="ms a window outside the engine", ylim=(0, None))
+    right.set(xlabel="keyframes", ylabel="memory of the process, MiB", ylim=(0, None))
+    left.legend()
+    right.legend()
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    """Parse arguments, run, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--keyframes", type=int, default=500)
+    parser.add_argument("--radius", type=float, default=0.0, help="map.radius_m; 0 for no bound")
+    parser.add_argument("--seed", type=int, default=9002)
+    parser.add_argument("--size", type=int, default=224, help="of the images")
+    parser.add_argument("--path", type=float, default=200.0, help="longest drive (m)")
+    parser.add_argument("--out", type=Path, default=Path("growth"))
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = measure(args)
+    print("\n".join(summary(rows)))
+    file = args.out / "growth.json"
+    runs = json.loads(file.read_text()) if file.exists() else {}
+    runs["all kept" if args.radius == 0 else f"radius {args.radius:g} m"] = rows
+    file.write_text(json.dumps(runs, indent=0))
+    plot(runs, args.out / "growth.png")
+
+
+if __name__ == "__main__":
+    main()

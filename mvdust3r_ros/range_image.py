@@ -1,0 +1,79 @@
+"""How far a view saw in each direction, without need of its intrinsics."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray
+
+MIN_POINTS = 16
+RAYS_PER_BIN = 2.0
+CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+PITCH_RAD = (np.radians(0.2), np.radians(4.0))
+
+
+class RangeImage:
+    """Shortest range in each bin of azimuth and elevation around a camera.
+
+    The bins are as wide as the points are dense: about two rays each. A camera that looks straight
+    up or down gets wider bins, which see less far.
+    """
+
+    def __init__(self, camera_map: FloatArray, points_map: FloatArray) -> None:
+        """Sort the points into bins.
+
+        Args:
+            camera_map: (3,) camera centre.
+            points_map: (N, 3) points it saw.
+        """
+        self._camera = np.asarray(camera_map, np.float32)
+        self._heading = 0.0
+        self._empty = len(points_map) < MIN_POINTS
+        if self._empty:
+            return
+        mean = points_map.mean(0) - camera_map
+        self._heading = float(np.arctan2(mean[1], mean[0]))
+        angles, ranges = self._directions(points_map)
+        self._low = angles.min(1)
+        span = angles.max(1) - self._low
+        pitch = np.sqrt(RAYS_PER_BIN * max(float(span[0] * span[1]), 1e-9) / len(points_map))
+        self._pitch = float(np.clip(pitch, *PITCH_RAD))
+        self._shape = tuple((span[::-1] // self._pitch + 1).astype(int).tolist())
+        rows, cols = (
+            i.clip(0, n - 1) for i, n in zip(self._bins(angles), self._shape, strict=True)
+        )
+        nearest = np.full(self._shape, np.inf, np.float32)
+        np.minimum.at(nearest, (rows, cols), ranges)
+        # between two rays may be a thin thing that only one of them meets: the nearer one counts
+        self._nearest = cv2.erode(nearest, CROSS)
+        self._nearest[np.isinf(nearest)] = 0.0
+
+    def sees_past(self, places_map: FloatArray, margin_m: float) -> BoolArray:
+        """Bool mask (M,) of the places that the view looks past, on all sides.
+
+        Args:
+            places_map: (M, 3) places in the frame of the camera's centre.
+            margin_m: how much farther than the place the rays must end.
+        """
+        if self._empty or len(places_map) == 0:
+            return np.zeros(len(places_map), bool)
+        angles, ranges = self._directions(places_map)
+        rows, cols = self._bins(angles)
+        inside = (rows >= 0) & (rows < self._shape[0]) & (cols >= 0) & (cols < self._shape[1])
+        seen_m = self._nearest[np.where(inside, rows, 0), np.where(inside, cols, 0)]
+        past: BoolArray = inside & (seen_m > ranges + margin_m)
+        return past
+
+    def _directions(self, places_map: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Azimuth from the heading, in (-pi, pi], and elevation (2, N), and range (N,)."""
+        d = places_map.astype(np.float32) - self._camera
+        level = np.hypot(d[:, 0], d[:, 1])
+        c, s = np.float32(np.cos(self._heading)), np.float32(np.sin(self._heading))
+        azimuth = np.arctan2(c * d[:, 1] - s * d[:, 0], c * d[:, 0] + s * d[:, 1])
+        return np.stack([azimuth, np.arctan2(d[:, 2], level)]), np.hypot(level, d[:, 2])
+
+    def _bins(self, angles: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Row and column of each direction, which may lie outside."""
+        cols, rows = np.floor((angles - self._low[:, None]) / self._pitch).astype(np.int64)
+        return rows, cols
