@@ -11,6 +11,7 @@ them; runs with other bounds into the same folder are added.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import time
@@ -50,7 +51,7 @@ class ThreadEngine(OracleEngine):
 
 def drive_frames(seed: int, size: int, path_m: float) -> Iterator[Frame]:
     """Frames of a drive, rendered as they are asked for."""
-    options = FlatOptions(path_m=path_m, hw=(size, size))
+    options = FlatOptions(path_m=path_m, hw=(size, size), min_rooms=1)
     drive = flat_drive(seed, options, Rig(height_m=CAMERA_HEIGHT_M))
     yield from drifting_frames(drive, odometry(drive, options.drift))
 
@@ -61,7 +62,7 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, float]]:
+def measure(args: argparse.Namespace) -> Iterator[dict[str, float]]:
     """One row for each committed window."""
     config = with_values(
         MapperConfig(), {"map.camera_height_m": CAMERA_HEIGHT_M, "map.radius_m": args.radius}
@@ -69,7 +70,6 @@ def measure(args: argparse.Namespace) -> list[dict[str, float]]:
     noise = OracleNoise(points=0.02, scale=0.5, seed=args.seed)
     engine = ThreadEngine((args.size, args.size), noise)
     mapper = Mapper(config, engine)
-    rows: list[dict[str, float]] = []
     for frame in drive_frames(args.seed, args.size, args.path):
         window = mapper.select(frame)
         if window is None:
@@ -81,19 +81,18 @@ def measure(args: argparse.Namespace) -> list[dict[str, float]]:
             continue
         begin = time.thread_time()
         snapshot = mapper.snapshot()
-        rows.append({
+        yield {
             "keyframes": mapper.keyframe_count,
             "in_map": len(mapper.mapped_keyframes()),
             "window_ms": spent_ms,
-            "loop": float("loop" in update.latency_ms),
+            "loop": float("loop" in update.latency_ms or "resize" in update.latency_ms),
             "snapshot_ms": 1e3 * (time.thread_time() - begin),
             "resident_mib": resident_mib(),
             "voxels": len(snapshot.points_map),
             "closures": update.loop_closures,
-        })  # fmt: skip
+        }
         if mapper.keyframe_count >= args.keyframes:
             break
-    return rows
 
 
 def summary(rows: list[dict[str, float]]) -> list[str]:
@@ -144,7 +143,9 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = measure(args)
+    rows: list[dict[str, float]] = []
+    with contextlib.suppress(KeyboardInterrupt):  # keeps what has been measured
+        rows.extend(measure(args))
     print("\n".join(summary(rows)))
     file = args.out / "growth.json"
     runs = json.loads(file.read_text()) if file.exists() else {}

@@ -21,7 +21,7 @@ BAND = (RULE.obstacle_min_z_m, RULE.obstacle_max_z_m)
 
 @pytest.fixture(scope="module")
 def drive() -> Drive:
-    return flat_drive(9000, FlatOptions(path_m=2.0, hw=HW), Rig())
+    return flat_drive(9000, FlatOptions(path_m=2.0, hw=HW, min_rooms=1), Rig())
 
 
 @pytest.fixture(scope="module")
