@@ -242,7 +242,7 @@ class MapSettings(Section):
         1, "views that must look through a cell to the floor before it is free", low=1, high=20
     )
     free_max_z_m: float = setting(
-        0.15,
+        0.3,
         "a ray makes cells free only where it is lower than this above the floor (m)",
         low=0.01,
     )

@@ -141,22 +141,19 @@ def test_the_grid_is_the_grid_of_the_true_cloud_of_the_keyframes(
     assert compare_grids(exact.snapshot.grid, want).iou > 0.99
 
 
-@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(("offset", "least"), [(1, 0.9), (0, 0.87)])
 def test_the_grid_is_close_to_that_of_all_frames(
-    exact: RunResult, frames: list[Frame], truth: Trajectory, offset: int
+    exact: RunResult, frames: list[Frame], truth: Trajectory, offset: int, least: float
 ) -> None:
-    """Three times as many views, and with offset 0 other pixels than the mapper took.
-
-    Much of the floor is seen by the frames between the keyframes alone, from 1.6 m above it.
-    """
+    """Three times as many views, and with offset 0 other pixels than the mapper took."""
     want = true_grid(frames, exact.snapshot, to_map(exact.snapshot, truth), offset)
     assert exact.snapshot.grid is not None
     got = compare_grids(exact.snapshot.grid, want, tolerance_m=0.05)
-    assert got.known_iou > 0.82
-    assert got.free_iou > 0.82
+    assert got.known_iou > least
+    assert got.free_iou > least
     assert got.free_precision > 0.97
     assert got.occupied_precision > 0.97
-    assert got.occupied_recall > 0.9
+    assert got.occupied_recall > 0.95
 
 
 def test_obstacles_are_where_true_points_stand_above_the_floor(
