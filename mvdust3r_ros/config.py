@@ -154,6 +154,10 @@ class StitchSettings(Section):
         "between the views of a window that the map knows",
         low=1.01,
     )
+    max_conflict: float = setting(
+        0.45, "largest share of the points of a view that may lie in front of what another view "
+        "of the window sees there", low=0.01, high=1.0,
+    )  # fmt: skip
     max_odom_translation: float = setting(
         0.5,
         "largest disagreement with odometry, as a share of the motion (3 m at most) plus 0.2 m "
@@ -198,6 +202,14 @@ class LoopSettings(Section):
     max_angle_deg: float = setting(
         50.0, "largest angle between the views of two cameras to try (deg)", low=1.0
     )
+    min_similarity: float = setting(
+        0.5, "views farther apart than radius_m are tried if they look this much alike (-1 to 1)",
+        low=-1.0, high=1.0,
+    )  # fmt: skip
+    max_drift: float = setting(
+        0.1, "and if they are no farther apart than radius_m and this share of the way between",
+        low=0.0, high=10.0,
+    )  # fmt: skip
     max_residual: float = setting(
         0.06, "largest median distance of the joint window from the map at each end, as a share "
         "of the depth", low=0.001,

@@ -95,6 +95,7 @@ class KeyframeWindow:
         self._anchors: tuple[Keyframe, ...] = ()
         self._misses = 0
         self._pending: list[Keyframe] = []
+        self._returned = 0
 
     def check(self, frame: Frame) -> None:
         """Accept a frame's stamp and size, or say what is wrong with them.
@@ -133,6 +134,7 @@ class KeyframeWindow:
         self.epoch += 1
         self._anchors = ()
         self._pending.clear()
+        self._returned = 0
         self._motion.clear()
         self._last.clear()
         self._last_stamp_ns.clear()
@@ -153,6 +155,7 @@ class KeyframeWindow:
         limit = 8 * self.settings.window_size
         if len(self._pending) > limit:
             self._pending = thin_evenly(self._pending, limit // 2)
+            self._returned = 0
         return self._compose()
 
     def flush(self) -> Window | None:
@@ -174,8 +177,22 @@ class KeyframeWindow:
         newest = window.keyframes[-1].id
         waiting = [k for k in self._pending if k.id <= newest]
         self._pending = self._pending[len(waiting) :]
+        self._returned = 0
         chosen = self._chosen(waiting)
         return window if len(chosen) < len(window.keyframes) else replace(window, keyframes=chosen)
+
+    def give_back(self, window: Window) -> None:
+        """A taken window has been rejected: the next one bridges the gap with its keyframes.
+
+        No more than those of two windows wait, so that a camera that is lost does not drag the way
+        it has come along.
+        """
+        mapped = {k.id for k in self._anchors}
+        back = [k for k in window.keyframes if k.id not in mapped]
+        most = 2 * (self.settings.window_size - self.settings.window_overlap)
+        fresh = len(self._pending)
+        self._pending = [*back, *self._pending][-max(most, fresh) :]
+        self._returned = len(self._pending) - fresh
 
     @property
     def anchors(self) -> tuple[Keyframe, ...]:
@@ -195,10 +212,14 @@ class KeyframeWindow:
         self._misses += 1
         if self._misses >= LOST_AFTER:
             self._anchors = ()
+            del self._pending[: self._returned]
+            self._returned = 0
 
     def _compose(self) -> Window | None:
         chosen = self._chosen(self._pending)
-        if len(chosen) < self.settings.window_size:
+        shared = min(len(self._anchors), self.settings.window_overlap)
+        fresh = len(self._pending) - self._returned
+        if shared + fresh < self.settings.window_size:
             return None
         window = Window(self._window_count, chosen, self.epoch)
         self._window_count += 1

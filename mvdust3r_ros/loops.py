@@ -147,30 +147,56 @@ class LoopCloser:
         self.poses, self._edges = dict(poses), list(edges)
         self.closures = sum(edge.robust for edge in edges)
 
-    def candidate(self, count: int) -> LoopCandidate | None:
-        """Known ground near the newest keyframe, at most every `min_windows` windows.
+    def candidate(
+        self, count: int, looks: Mapping[int, FloatArray] | None = None
+    ) -> LoopCandidate | None:
+        """Known ground that the newest keyframe may show, at most every `min_windows` windows.
+
+        Among the keyframes that the poses put nearby, the one that is close and looks alike; where
+        there is none, the one that looks most alike of those that the drift since then may have
+        moved away.
 
         Args:
             count: keyframes of each end.
+            looks: keyframe -> (D,) pooled tokens or another descriptor; None to go by poses.
         """
         if not self.settings.enabled or self._windows_since_try < self.settings.min_windows:
             return None
         ids = list(self._nodes)
         if len(ids) < 2 * count:
             return None
-        newest = ids[-1]
         old = ids[: max(0, len(ids) - self.settings.min_gap)]
-        known = {i: self._distance(i, newest) for i in old}
-        nearest = min(known, key=lambda i: known[i], default=None)
-        if nearest is None or math.isinf(known[nearest]):
+        best = self._best(old, ids, looks or {})
+        if best is None:
             return None
         self._windows_since_try = 0
-        around = sorted(old, key=lambda i: (abs(old.index(i) - old.index(nearest)), i))
+        around = sorted(old, key=lambda i: (abs(old.index(i) - old.index(best)), i))
         return LoopCandidate(
             tuple(self._nodes[i].keyframe for i in sorted(around[:count])),
             tuple(self._nodes[i].keyframe for i in ids[-count:]),
-            self._nodes[nearest].keyframe,
+            self._nodes[best].keyframe,
         )
+
+    def _best(self, old: list[int], ids: list[int], looks: Mapping[int, FloatArray]) -> int | None:
+        """The keyframe of `old` that most likely shows what the newest of `ids` shows."""
+        newest = ids[-1]
+        alike = dict.fromkeys(old, 0.0)
+        known = [looks[i] for i in (*old, newest) if i in looks]
+        if len(known) == len(old) + 1 > 1 and len({len(look) for look in known}) == 1:
+            stored = np.stack([looks[i] for i in old])
+            found = similarity(stored, looks[newest][None])[:, 0]
+            alike = dict(zip(old, found.tolist(), strict=True))
+        cost = {i: self._distance(i, newest) - alike[i] for i in old}
+        nearest = min(cost, key=lambda i: cost[i], default=None)
+        if nearest is None or math.isfinite(cost[nearest]):
+            return nearest
+        centres = np.stack([self.poses[i][:3, 3] for i in ids])
+        way = np.append(np.cumsum(np.linalg.norm(np.diff(centres, axis=0), axis=1)[::-1])[::-1], 0)
+        reach = self.settings.radius_m + self.settings.max_drift * way
+        off = np.linalg.norm(centres - centres[-1], axis=1)
+        likely = [i for k, i in enumerate(old) if off[k] < reach[k]]
+        best = max(likely, key=lambda i: alike[i], default=None)
+        return best if best is not None and alike[best] >= self.settings.min_similarity else None
 
     def _distance(self, a: int, b: int) -> float:
         """Metres between two cameras, turns counted as way; inf when they are too far apart."""
@@ -297,6 +323,18 @@ def _resized(edge: PoseEdge, factor: float) -> PoseEdge:
     T = edge.T_a_b.copy()
     T[:3, 3] *= factor
     return replace(edge, T_a_b=T)
+
+
+def similarity(stored: FloatArray, seen: FloatArray) -> FloatArray:
+    """(N, M) cosines between descriptors (N, D) and (M, D), less what all stored ones share."""
+    centre = stored.mean(0)
+    cosines: FloatArray = _unit(stored - centre) @ _unit(seen - centre).T
+    return cosines
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    return unit
 
 
 def covisible_share(

@@ -192,9 +192,12 @@ class Mapper:
         if state.lost_in is not None:
             return self._relocalise(state, window, state.lost_in, clock)
         update = self._join(state, window, clock)
-        if update.verdict in MISFITS and state.stitcher.knows_place(window):
-            with self._lock:
-                state.keyframes.miss()
+        rejected = update.verdict not in (Verdict.COMMITTED, Verdict.REJECTED_STALE)
+        with self._lock:
+            if rejected and window.epoch == state.keyframes.epoch:
+                state.keyframes.give_back(window)
+                if update.verdict in MISFITS and state.stitcher.knows_place(window):
+                    state.keyframes.miss()
         return update
 
     def _join(
@@ -282,7 +285,8 @@ class Mapper:
                 continue
             doubted = {key for c in list(state.commits)[-count:] for key in c.ids}
             poses = {key: T for key, T in state.loops.poses.items() if key in doubted}
-            if not lies_elsewhere(placement, poses):
+            dense = {key: item[0] for key in poses if (item := state.loops.points(key))}
+            if not lies_elsewhere(fit, placement, poses, dense):
                 break  # they are right, the window is not
             with clock.stage("rollback"):
                 self._roll_back(state, count, stitcher)
@@ -624,9 +628,10 @@ class Mapper:
     def _remember(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
         """Keep what undoing this commit would need; the first window defines the map and stays."""
         anchors, floors = state.keyframes.anchors, len(state.floor_heights_m)
-        if anchors:
-            ids = tuple(m.keyframe.id for m in new)
-            state.commits.append(Commit(ids, anchors, floors))
+        if not anchors:
+            state.commits.clear()
+            return
+        state.commits.append(Commit(tuple(m.keyframe.id for m in new), anchors, floors))
         self._trim_commits(state)
 
     def _trim_commits(self, state: _MapState) -> None:
@@ -687,7 +692,8 @@ class Mapper:
 
     def _close_loop(self, state: _MapState, clock: StageClock) -> None:
         """Look for known ground; a closure moves the keyframes."""
-        candidate = state.loops.candidate(self.config.keyframes.window_size // 2)
+        count = self.config.keyframes.window_size // 2
+        candidate = state.loops.candidate(count, state.descriptors)
         if candidate is None:
             return
         window = Window(-1, (*candidate.old, *candidate.new))

@@ -14,7 +14,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError, View, ViewTokens
 from mvdust3r_ros.geometry import project
-from mvdust3r_ros.loops import covisible_share
+from mvdust3r_ros.loops import covisible_share, similarity
 from mvdust3r_ros.stitching import WindowGeometry
 
 TRIES = 3
@@ -66,8 +66,7 @@ def likely_places(
     """
     ids = list(place.keyframes)
     stored = np.stack([place.descriptors[i] for i in ids])
-    centre = stored.mean(0)
-    similar = (_unit(stored - centre) @ _unit(np.stack(seen) - centre).T).max(1)
+    similar = similarity(stored, np.stack(seen)).max(1)
     groups: list[tuple[Keyframe, ...]] = []
     taken: set[int] = set()
     for best in np.argsort(-similar).tolist():
@@ -80,11 +79,6 @@ def likely_places(
         if len(groups) == TRIES:
             break
     return groups
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
-    return unit
 
 
 def check_same_place(geometry: WindowGeometry, stored_count: int, min_covisible: float) -> None:

@@ -17,10 +17,10 @@ from mvdust3r_ros.config import StitchSettings
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, Verdict
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.keyframes import thin_evenly
-from mvdust3r_ros.stitching import Placement, check_motion
+from mvdust3r_ros.stitching import Placement, WindowGeometry, check_motion
 
 CONTRADICTIONS = (Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_ODOMETRY)
-ELSEWHERE_M, ELSEWHERE_DEG = 0.2, 10.0
+ELSEWHERE_M, ELSEWHERE_DEG, ELSEWHERE_FACTOR = 0.2, 10.0, 1.3
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,35 @@ def joint_keyframes(
     return (*shared, *thin_evenly(list(own), size - len(shared)))
 
 
-def lies_elsewhere(placement: Placement, T_map_cam: Mapping[int, FloatArray]) -> bool:
-    """Whether a placed window puts a keyframe where the map does not have it."""
-    for key, T in placement.T_map_cam.items():
-        if key in T_map_cam:
-            delta = invert_se3(T_map_cam[key]) @ T
-            off_m = float(np.linalg.norm(delta[:3, 3]))
-            if off_m > ELSEWHERE_M or float(rotation_angle_deg(delta[:3, :3])) > ELSEWHERE_DEG:
+def lies_elsewhere(
+    geometry: WindowGeometry,
+    placement: Placement,
+    T_map_cam: Mapping[int, FloatArray],
+    points_cam: Mapping[int, FloatArray],
+) -> bool:
+    """Whether a placed window has a keyframe at another place, or its points at another distance.
+
+    Args:
+        geometry: the window.
+        placement: its place.
+        T_map_cam: keyframe -> (4, 4) pose in the map.
+        points_cam: keyframe -> (h, w, 3) its points in the map, in its camera frame, metres.
+    """
+    for index, keyframe in enumerate(geometry.window.keyframes):
+        key, pose = keyframe.id, geometry.poses[index]
+        if pose is None or key not in T_map_cam:
+            continue
+        delta = invert_se3(T_map_cam[key]) @ placement.T_map_cam[key]
+        off_m = float(np.linalg.norm(delta[:3, 3]))
+        if off_m > ELSEWHERE_M or float(rotation_angle_deg(delta[:3, :3])) > ELSEWHERE_DEG:
+            return True
+        use = geometry.conf[index] > 1.0
+        if key in points_cam and use.any():
+            window = np.linalg.norm(geometry.points[index][use] - pose.T_window_cam[:3, 3], axis=1)
+            known = np.linalg.norm(points_cam[key][use], axis=1)
+            size_m = placement.S_map_window.scale * float(np.median(window))
+            ratio = float(np.median(known)) / max(size_m, 1e-9)
+            if not 1 / ELSEWHERE_FACTOR < ratio < ELSEWHERE_FACTOR:
                 return True
     return False
 

@@ -27,6 +27,7 @@ from mvdust3r_ros.geometry import (
     align_cameras_sim3,
     align_sim3_robust,
     invert_se3,
+    project,
     rotation_angle_deg,
 )
 from mvdust3r_ros.pose_fusion import anchor_to_odometry, fuse_with_odometry
@@ -46,6 +47,8 @@ COARSE_RESIDUAL, COARSE_TRANSLATION, COARSE_ROTATION_DEG = 1.5, 5.0, 150.0
 MIN_SHARED_POINTS = 100
 MIN_CHAIN_SIGMA = 0.001
 MIN_VIEW_POINTS = 20
+MIN_CONFLICT_SHARE = 0.2
+IN_FRONT = 0.75
 MIN_SHAPE_POSES = 3
 SHAPE_SHARE, SHAPE_M, SHAPE_DEG = 0.05, 0.05, 10.0
 FLOOR_TILT_DEG = 40.0
@@ -154,6 +157,13 @@ class Stitcher:
         Raises:
             StitchError: the window does not fit; the verdict says why.
         """
+        conflict = worst_conflict(geometry)
+        if conflict > self.settings.max_conflict:
+            raise StitchError(
+                Verdict.REJECTED_RESIDUAL,
+                f"two views contradict each other: one sees through {conflict:.0%} of the points "
+                f"of the other (limit {self.settings.max_conflict:.0%})",
+            )
         shared = [i for i, k in enumerate(geometry.window.keyframes) if k.id in self._last.points]
         evidence = self._evidence(geometry)
         if not self._last.points:
@@ -489,6 +499,36 @@ def _paired_poses(geometry: WindowGeometry) -> tuple[FloatArray, FloatArray, lis
         return np.zeros((0, 4, 4)), np.zeros((0, 4, 4)), []
     recovered, odometry, ids = zip(*pairs, strict=True)
     return np.stack(recovered), np.stack(odometry), list(ids)
+
+
+def worst_conflict(geometry: WindowGeometry) -> float:
+    """Largest share, over all pairs of views, of points in front of what the other view sees.
+
+    A pair counts when its common pixels are MIN_CONFLICT_SHARE of a view or more; 0 without any.
+    """
+    count = len(geometry.poses)
+    common, through = np.zeros((count, count)), np.zeros((count, count))
+    rows, cols = geometry.conf.shape[1:]
+    stride = geometry.window.keyframes[0].view.image_rgb.shape[0] // rows
+    trusted = geometry.conf > 1.0
+    posed = [i for i, pose in enumerate(geometry.poses) if pose is not None]
+    for a in posed:
+        pose = geometry.poses[a]
+        assert pose is not None
+        T = pose.T_window_cam
+        own = (geometry.points[a] - T[:3, 3]) @ T[:3, 2]
+        for b in posed:
+            cam = (geometry.points[b][trusted[b]] - T[:3, 3]) @ T[:3, :3]
+            cam = cam[cam[:, 2] > 1e-6]
+            uv = np.rint((project(cam, pose.K) - stride // 2) / stride)
+            inside = np.all((uv >= 0) & (uv < (cols, rows)), axis=1)
+            u, v = uv[inside].astype(int).T
+            use = trusted[a][v, u] & (own[v, u] > 0)
+            common[a, b] = use.sum()
+            through[a, b] = (cam[inside, 2] < IN_FRONT * own[v, u])[use].sum()
+    common, through = common + common.T, through + through.T
+    least = MIN_CONFLICT_SHARE * rows * cols
+    return float((through / np.maximum(common, least))[common >= least].max(initial=0.0))
 
 
 def depth_product(

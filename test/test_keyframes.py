@@ -290,6 +290,20 @@ def test_after_two_windows_that_do_not_fit_one_begins_anew() -> None:
     assert ids(last)[:2] == [14, 15]
 
 
+def test_the_keyframes_of_a_rejected_window_help_to_bridge_the_gap() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    window.commit(window.take(first).keyframes)
+    (second,) = drive(window, 3, start=5)
+    window.give_back(window.take(second))
+    assert drive(window, 2, start=8) == []  # as many new ones as ever
+    (third,) = drive(window, 1, start=10)
+    assert ids(third) == [3, 4, 6, 8, 10]
+    window.give_back(window.take(third))
+    (fourth,) = drive(window, 3, start=11)  # and none older than two windows
+    assert ids(fourth) == [3, 4, 8, 11, 13]
+
+
 def test_only_keyframes_that_are_in_the_map_are_shared() -> None:
     window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.config import LoopSettings, MapperConfig, with_values
-from mvdust3r_ros.datatypes import Frame, Verdict
+from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.loops import LoopCloser, LoopError
+from mvdust3r_ros.loops import LoopCloser, LoopError, _Node
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.pose_graph import PoseEdge, relative_edge
 
@@ -152,3 +152,61 @@ def test_a_closure_that_fits_already_moves_nothing() -> None:
     assert closer.close(closure(before)) == {}
     assert closer.closures == 1
     assert all(np.array_equal(before[k], closer.poses[k]) for k in before)
+
+
+# Candidates
+
+
+def with_nodes(shift_m: float = 0.0) -> tuple[LoopCloser, dict[int, Any]]:
+    """The square, whose last keyframe the path has carried `shift_m` away from the first."""
+    closer, truth = square()
+    closer.settings = LoopSettings(min_gap=18, min_windows=1)
+    closer.poses = {k: T.copy() for k, T in truth.items()}
+    closer.poses[39][:2, 3] = shift_m, 0.0
+    view = View(np.zeros((4, 4, 3), np.uint8))
+    closer._nodes = {
+        k: _Node(Keyframe(k, k, view, "camera"), np.zeros((1, 1, 3), np.float32), np.ones((1, 1)))
+        for k in truth
+    }
+    closer._windows_since_try = 1
+    rng = np.random.default_rng(0)
+    looks = {k: rng.normal(size=32).astype(np.float32) for k in truth}
+    return closer, looks
+
+
+def alike(looks: dict[int, Any], a: int, b: int) -> dict[int, Any]:
+    return {**looks, b: looks[a] + 0.1}
+
+
+def test_of_two_near_keyframes_the_one_that_looks_alike_is_tried() -> None:
+    closer, looks = with_nodes()
+    plain = closer.candidate(4)
+    assert plain is not None
+    assert plain.nearest.id == 0
+    closer._windows_since_try = 1
+    chosen = closer.candidate(4, alike(looks, 1, 39))
+    assert chosen is not None
+    assert chosen.nearest.id == 1
+    assert [k.id for k in chosen.new] == [36, 37, 38, 39]
+    assert 1 in [k.id for k in chosen.old]
+
+
+def test_ground_that_drift_has_moved_away_is_known_by_its_looks() -> None:
+    closer, looks = with_nodes(shift_m=-4.5)  # the way back to the start is 39 m
+    closer.poses = {k: T @ turned(np.pi) if k == 39 else T for k, T in closer.poses.items()}
+    assert closer.candidate(4) is None
+    assert closer.candidate(4, looks) is None
+    chosen = closer.candidate(4, alike(looks, 0, 39))
+    assert chosen is not None
+    assert chosen.nearest.id == 0
+    closer._windows_since_try = 1
+    closer.poses[39][:2, 3] = 30.0, 30.0  # no drift explains that
+    assert closer.candidate(4, alike(looks, 0, 39)) is None
+
+
+def test_looks_of_different_engines_are_not_compared() -> None:
+    closer, looks = with_nodes()
+    looks[0] = np.zeros(3, np.float32)
+    chosen = closer.candidate(4, looks)
+    assert chosen is not None
+    assert chosen.nearest.id == 0

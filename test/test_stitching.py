@@ -29,6 +29,7 @@ from mvdust3r_ros.stitching import (
     level_by_floor,
     on_the_floor,
     view_similarity,
+    worst_conflict,
 )
 
 BLANK = np.zeros((72, 96, 3), np.uint8)
@@ -581,3 +582,22 @@ def test_a_coarse_network_gets_wider_limits_and_a_precise_one_those_configured()
     assert wide.max_residual == pytest.approx(0.45)
     assert wide.max_odom_rotation_deg == pytest.approx(45.0)
     assert attainable(replace(settings, max_residual=0.6), 0.3).max_residual == 0.6
+
+
+def test_views_that_see_through_each_other_are_refused(scene: Scene) -> None:
+    factor = 1 / 3
+    good = scene.window(range(8, 14))
+    assert worst_conflict(good) < 0.1
+    points, poses = good.points.copy(), list(good.poses)
+    for index in range(3, 6):
+        points[index] *= factor
+        pose = poses[index]
+        assert pose is not None
+        T = pose.T_window_cam.copy()
+        T[:3, 3] *= factor
+        poses[index] = replace(pose, T_window_cam=T)
+    bad = replace(good, points=points, poses=poses)
+    assert worst_conflict(bad) > 0.45
+    with pytest.raises(StitchError, match="contradict each other") as error:
+        Stitcher(StitchSettings()).place(bad)
+    assert error.value.verdict == Verdict.REJECTED_RESIDUAL
