@@ -49,6 +49,8 @@ STEP_M = 0.04
 SHOWN_TIMES = 2
 """Each rendering is sent twice, so that the camera moves at 0.6 m/s."""
 QUEUE = 200
+IMAGE_QUEUE = 10
+"""Of the node: DDS never gives back the memory of as many images as have once waited there."""
 SAMPLE_S = 2.0
 MATCH_S = 1.0
 WARM_UP = 0.25
@@ -158,7 +160,7 @@ class Bench:
         words = ["--ros-args", "-p", f"engine.engine:={engine}" if engine else "engine.threads:=2"]
         for name in ("image", "odom", "camera_info"):
             words += ["-p", f"ros.{name}_reliability:=reliable"]
-        words += ["-p", f"ros.image_depth:={QUEUE}", "-p", f"ros.odom_depth:={QUEUE}"]
+        words += ["-p", f"ros.image_depth:={IMAGE_QUEUE}", "-p", f"ros.odom_depth:={QUEUE}"]
         self.processes.start("mapper", "node", words)
         for step in ("configure", "activate"):
             if not self.control.transition(step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,8 +78,9 @@ def se3_from_quaternion(quat_xyzw: FloatArray, t: FloatArray) -> FloatArray:
         AlignmentError: the quaternion is zero or not finite.
     """
     quat = np.asarray(quat_xyzw, float)
-    norm = float(np.linalg.norm(quat))
-    if not np.isfinite(norm) or norm < 1e-6 or not np.all(np.isfinite(t)):
+    # Not np.linalg.norm, which gives up the GIL: a callback would wait for all busy threads.
+    norm = math.hypot(*quat.tolist())
+    if not math.isfinite(norm) or norm < 1e-6 or not np.all(np.isfinite(t)):
         raise AlignmentError(f"not a pose: quaternion {quat.tolist()}, translation {list(t)}")
     return make_se3(Rotation.from_quat(quat / norm).as_matrix(), np.asarray(t, float))
 
