@@ -1,0 +1,165 @@
+"""Mutation testing: the share of small faults in a module that the module's own tests find.
+
+    pip install cosmic-ray
+    python benchmarks/mutation.py [geometry stitching occupancy scale] [--count 40]
+
+cosmic-ray says what can be changed in a module, annotations left out; the first `--count` mutants
+of a fixed random order are taken. Each is judged by the module's tests, in a forked process, up to
+the first failure; the random inputs of Hypothesis are the same every time. A mutant that takes
+more than `--seconds` of processor time, or more memory than 8 GB, counts as killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import importlib
+import importlib.util
+import os
+import random
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads do not survive a fork
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+
+import pytest
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+from hypothesis import Phase, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = {
+    "geometry": ["test_geometry.py"],
+    "stitching": ["test_stitching.py"],
+    "occupancy": ["test_occupancy.py"],
+    "scale": ["test_scale.py", "test_scale_evidence.py"],
+}
+# Imported once, before the forks; nothing of the package itself.
+HEAVY = [
+    "cv2", "hypothesis.extra.numpy", "scipy.ndimage", "scipy.optimize", "scipy.sparse.linalg",
+    "scipy.spatial.transform", "yaml",
+]  # fmt: skip
+MEMORY = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """The `occurrence`-th place where an operator of cosmic-ray can change the source."""
+
+    operator: str
+    occurrence: int
+    line: int
+
+    def source(self, source: str) -> str:
+        """The changed source."""
+        return str(mutate_code(source, get_operator(self.operator)(), self.occurrence))
+
+
+def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Begin and end (line, column) of every annotation: never evaluated, so never wrong."""
+    nodes = []
+    for node in ast.walk(ast.parse(source)):
+        nodes += [getattr(node, "annotation", None), getattr(node, "returns", None)]
+    return [
+        ((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset))
+        for n in nodes
+        if isinstance(n, ast.expr)
+    ]
+
+
+def mutants(source: str, seed: int) -> list[Mutant]:
+    """All mutants of a source in a random order that the seed determines."""
+    tree, skipped = get_ast(source), annotations(source)
+    found = []
+    for name in sorted(operator_names()):
+        if get_operator(name).arguments():
+            continue  # asks for names of variables
+        operator = get_operator(name)()
+        places = (place for node in ast_nodes(tree) for place in operator.mutation_positions(node))
+        for occurrence, (start, _) in enumerate(places):
+            if not any(begin <= tuple(start) < end for begin, end in skipped):
+                found.append(Mutant(name, occurrence, start[0]))
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def judge(module: str, source: str) -> int:
+    """Exit status of the module's tests with this source in its place."""
+    settings.register_profile(
+        "mutation",
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=(Phase.explicit, Phase.generate),
+    )
+    settings.load_profile("mutation")
+    name = f"mvdust3r_ros.{module}"
+    package = importlib.import_module("mvdust3r_ros")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "mvdust3r_ros" / f"{module}.py")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    setattr(package, module, sys.modules[name])
+    exec(compile(source, spec.origin, "exec"), sys.modules[name].__dict__)
+    tests = [str(ROOT / "test" / test) for test in TESTS[module]]
+    return int(pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests]))
+
+
+def survives(module: str, source: str, seconds: int) -> bool:
+    """Whether the module's tests, in a process of their own, pass with this source."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            status = judge(module, source)
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def difference(old: str, new: str) -> str:
+    """The changed lines of two sources."""
+    lines = difflib.ndiff(old.splitlines(), new.splitlines())
+    kept = [line[0] + " " + line[1:].strip() for line in lines if line[0] in "+-"]
+    return "\n    ".join(kept)
+
+
+def main() -> None:
+    """Print how many mutants of each module are killed, and those that are not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*", default=list(TESTS))
+    parser.add_argument("--count", type=int, default=40, help="mutants of each module")
+    parser.add_argument("--skip", type=int, default=0, help="mutants left out at the beginning")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=int, default=60, help="processor time for each")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    for heavy in HEAVY:
+        importlib.import_module(heavy)
+    for module in args.modules:
+        source = (ROOT / "mvdust3r_ros" / f"{module}.py").read_text()
+        if not survives(module, source, args.seconds):
+            sys.exit(f"{module}: its tests fail without any change")
+        all_mutants = mutants(source, args.seed)
+        sample = all_mutants[args.skip : args.skip + args.count]
+        survivors = 0
+        for number, mutant in enumerate(sample, 1):
+            changed = mutant.source(source)
+            if survives(module, changed, args.seconds):
+                survivors += 1
+                print(f"{module}.py:{mutant.line} survives\n    {difference(source, changed)}")
+            print(f"{module}: {number - survivors} of {number} killed", flush=True)
+        print(f"{module}: {len(all_mutants)} mutants in all")
+
+
+if __name__ == "__main__":
+    main()
