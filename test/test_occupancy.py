@@ -14,9 +14,11 @@ from mvdust3r_ros.datatypes import FloatArray, OccupancyGrid
 from mvdust3r_ros.occupancy import (
     FREE,
     OCCUPIED,
+    SUBCELL_BITS,
     UNKNOWN,
     OccupancyError,
     OccupancyMap,
+    _distinct_to_half_a_cell,
     summarize_grid,
 )
 
@@ -443,3 +445,10 @@ def test_the_nearest_obstacle_is_the_smallest_sector(
     stats = summarize_grid(OccupancyGrid(cells, 0.5, (-2.0, -3.0)), (x, y), yaw, n)
     assert np.nanmin(stats.sector_distances_m) == stats.nearest_distance_m
     assert -math.pi <= stats.nearest_bearing_rad < math.pi
+
+
+def test_rays_are_one_only_when_both_ends_share_half_cells() -> None:
+    halves = np.random.default_rng(0).integers(-6, 6, (20000, 4))
+    segments = (halves << (SUBCELL_BITS - 1)).reshape(-1, 2, 2).astype(np.int32)
+    kept = _distinct_to_half_a_cell(segments).reshape(-1, 4)
+    np.testing.assert_array_equal(kept, np.unique(segments.reshape(-1, 4), axis=0))

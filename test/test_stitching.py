@@ -26,6 +26,7 @@ from mvdust3r_ros.stitching import (
     StitchError,
     WindowGeometry,
     attainable,
+    depth_product,
     level_by_floor,
     on_the_floor,
     view_similarity,
@@ -200,6 +201,17 @@ def test_one_shared_keyframe_is_enough(scene: Scene) -> None:
     stitcher = started(scene)
     placement = stitcher.place(scene.window(range(5, 11), 3.0))
     assert worst(placement.T_map_cam, scene.poses)[0] < 0.01
+
+
+def test_a_joint_by_one_view_is_as_uncertain_as_its_points_disagree(scene: Scene) -> None:
+    stitcher = started(scene)
+    before = stitcher.scale.estimate.rel_sigma
+    geometry = scene.window(range(5, 11), 2.0, odometry=False)
+    noise = np.random.default_rng(0).normal(1.0, 0.05, geometry.conf.shape)[..., None]
+    noisy = replace(geometry, points=(geometry.points * noise).astype(np.float32))
+    sigma = stitcher.place(noisy).scale.rel_sigma
+    median = 0.05 * 0.674  # of the size of a normally distributed error
+    assert sigma == pytest.approx(np.hypot(before, median), rel=0.1)
 
 
 def test_odometry_takes_the_uncertainty_of_a_joint_down_to_its_own(scene: Scene) -> None:
@@ -510,6 +522,13 @@ def test_pairs_are_weighted_by_confidence_over_squared_depth(scene: Scene) -> No
     np.testing.assert_allclose(np.linalg.norm(src, axis=1), 2.0 * distance, rtol=1e-5)
     np.testing.assert_allclose(depth, distance, rtol=1e-4)
     np.testing.assert_allclose(weights, np.log(2.0) / distance**2, rtol=1e-3)
+
+
+def test_a_point_in_the_camera_itself_has_a_finite_weight(scene: Scene) -> None:
+    use = np.zeros((18, 24), bool)
+    use[9, :3] = True
+    divisor = depth_product(scene.window(range(6)), 0, use, np.array([0.0, 1.0, 1.0]))
+    assert (divisor > 0).all()
 
 
 # The floor
