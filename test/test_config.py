@@ -157,6 +157,7 @@ def test_structural_changes_are_named() -> None:
 # Files
 
 
+@settings(deadline=None)
 @given(
     st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"]), max_size=120),
     st.floats(1e-3, 1e6),

@@ -9,6 +9,8 @@ from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource
 from mvdust3r_ros.scale import (
     ScaleEvidence,
     ScaleFilter,
+    ScaleHistory,
+    SizedWindow,
     depth_evidence,
     height_evidence,
     model_evidence,
@@ -157,3 +159,23 @@ def test_few_pixels_of_depth_are_no_evidence() -> None:
     depth = np.zeros((2, 10, 10))
     depth[:, 0, :] = 2.0
     assert depth_evidence(np.ones((2, 10, 10)), depth) is None
+
+
+# All windows together
+
+
+def test_windows_share_a_contradiction_by_their_sigmas() -> None:
+    def odometry(log_scale: float) -> tuple[ScaleEvidence, ...]:
+        return (ScaleEvidence(math.exp(log_scale), 0.01, ScaleSource.ODOMETRY),)
+
+    history = ScaleHistory()
+    history.windows = [
+        SizedWindow(0.0, None, odometry(0.0)),
+        SizedWindow(0.0, (0.0, 0.01), odometry(0.3)),
+        SizedWindow(-0.1, (-0.1, 0.001), ()),
+    ]
+    corrections = history.corrections()
+    np.testing.assert_allclose(corrections, [0.1, 0.2, 0.2], atol=1e-4)
+    history.apply(corrections)
+    assert history.newest_log_scale == pytest.approx(0.1, abs=1e-4)
+    np.testing.assert_allclose(history.corrections(), 0.0, atol=1e-4)
