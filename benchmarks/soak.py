@@ -49,8 +49,8 @@ STEP_M = 0.04
 SHOWN_TIMES = 2
 """Each rendering is sent twice, so that the camera moves at 0.6 m/s."""
 QUEUE = 200
-IMAGE_QUEUE = 10
-"""Of the node: DDS never gives back the memory of as many images as have once waited there."""
+PROFILES = Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"
+"""Without these Fast DDS keeps the memory of as many images as have once waited in the queue."""
 SAMPLE_S = 2.0
 MATCH_S = 1.0
 WARM_UP = 0.25
@@ -160,7 +160,7 @@ class Bench:
         words = ["--ros-args", "-p", f"engine.engine:={engine}" if engine else "engine.threads:=2"]
         for name in ("image", "odom", "camera_info"):
             words += ["-p", f"ros.{name}_reliability:=reliable"]
-        words += ["-p", f"ros.image_depth:={IMAGE_QUEUE}", "-p", f"ros.odom_depth:={QUEUE}"]
+        words += ["-p", f"ros.image_depth:={QUEUE}", "-p", f"ros.odom_depth:={QUEUE}"]
         self.processes.start("mapper", "node", words)
         for step in ("configure", "activate"):
             if not self.control.transition(step):
@@ -277,7 +277,9 @@ def settled(bench: Bench, pid: int) -> Held:
 def run(work: Callable[[Bench], list[str]], given: argparse.Namespace) -> int:
     """Start everything, do the work, end everything, report."""
     domain = int(os.environ.get("ROS_DOMAIN_ID", "64"))
-    os.environ.update(isolated_environment(domain))
+    os.environ.update(isolated_environment(domain), RMW_FASTRTPS_USE_QOS_FROM_XML="1")
+    for product in ("FASTDDS", "FASTRTPS"):
+        os.environ[f"{product}_DEFAULT_PROFILES_FILE"] = str(PROFILES)
     with tempfile.TemporaryDirectory() as name, control_node(domain) as control:
         processes = Processes(Path(name), domain)
         bench = Bench(Path(name), control, processes)
