@@ -138,6 +138,19 @@ def test_without_odometry_a_metric_engine_gives_the_scale(scene: Scene) -> None:
     assert placement.scale == ScaleEstimate(1.0, pytest.approx(0.11), ScaleSource.MODEL)
 
 
+def test_depth_images_give_the_scale(scene: Scene) -> None:
+    geometry = scene.window(range(6), 2.5, odometry=False)
+    T = np.stack(scene.poses[:6])
+    points = np.stack([scene.room.points(pose)[SPREAD, SPREAD] for pose in T])
+    depth_m = np.einsum("vhwi,vi->vhw", points - T[:, None, None, :3, 3], T[:, :3, 2])
+    conf = geometry.conf.copy()
+    conf[:, :12], depth_m[:, :12] = 1.0, 9.0  # wrong, where the network trusts nothing
+    geometry = replace(geometry, conf=conf, depth_m=depth_m.astype(np.float32))
+    placement = Stitcher(StitchSettings(use_depth=True)).place(geometry)
+    assert placement.scale.scale == pytest.approx(1 / 2.5, rel=1e-4)
+    assert placement.scale.source == ScaleSource.DEPTH
+
+
 def test_a_standing_robot_takes_axes_from_odometry_and_no_scale(scene: Scene) -> None:
     stitcher = Stitcher(StitchSettings(min_baseline_m=100.0))
     placement = stitcher.place(scene.window(range(6), 1.0))
