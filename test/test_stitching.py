@@ -25,6 +25,7 @@ from mvdust3r_ros.stitching import (
     Stitcher,
     StitchError,
     WindowGeometry,
+    agrees_with_odometry,
     attainable,
     depth_product,
     level_by_floor,
@@ -238,6 +239,27 @@ def test_odometry_takes_the_uncertainty_of_a_joint_down_to_its_own(scene: Scene)
     blind = stitcher.place(scene.window(range(3, 9), 2.0, odometry=False))
     assert blind.scale.rel_sigma == pytest.approx(np.hypot(before, 0.001))  # an exact joint
     assert blind.scale.source == ScaleSource.ODOMETRY
+
+
+def test_the_next_window_follows_keyframes_that_were_moved_and_resized(scene: Scene) -> None:
+    stitcher = started(scene, odometry=False)
+    S = Sim3(1.5, Rotation.from_euler("z", 0.5).as_matrix(), np.array([1.0, 2.0, 0.0]))
+    next_window = scene.window(range(3, 9), 2.0, odometry=False)
+    before = stitcher.place(next_window)
+    last = stitcher._last.T_map_cam
+    stitcher.move({i: S.apply_pose(T) for i, T in last.items()}, dict.fromkeys(last, 1.5))
+    after = stitcher.place(next_window)
+    for i, T in before.T_map_cam.items():
+        np.testing.assert_allclose(after.T_map_cam[i], S.apply_pose(T), atol=1e-3)
+
+
+def test_a_shape_that_odometry_confirms(scene: Scene) -> None:
+    assert agrees_with_odometry(scene.window(range(6), 3.0))
+    assert not agrees_with_odometry(scene.window(range(6), odometry=False))
+    two = scene.window(range(2))
+    assert not agrees_with_odometry(two)  # any two agree in some scale
+    backwards = {i: scene.poses[5 - i] for i in range(6)}
+    assert not agrees_with_odometry(with_odometry(scene.window(range(6)), backwards))
 
 
 def test_place_alone_changes_nothing(scene: Scene) -> None:
