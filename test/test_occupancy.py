@@ -452,3 +452,17 @@ def test_rays_are_one_only_when_both_ends_share_half_cells() -> None:
     segments = (halves << (SUBCELL_BITS - 1)).reshape(-1, 2, 2).astype(np.int32)
     kept = _distinct_to_half_a_cell(segments).reshape(-1, 4)
     np.testing.assert_array_equal(kept, np.unique(segments.reshape(-1, 4), axis=0))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_taking_over_cells_beyond_or_within_a_circle(inside: bool) -> None:
+    old = seen([[1.05, 0.05, 0.5], [3.05, 1.05, 0.5], [3.05, 0.05, 0.0]], views=4)
+    new = OccupancyMap(RULE, 0.0)
+    new.take_over(old, CAMERA, 2.02, inside=inside)
+    expected = {
+        (x, y): v
+        for (x, y), v in known(old).items()
+        if (math.hypot(x * 0.1 + 0.05 - CAMERA[0], y * 0.1 + 0.05 - CAMERA[1]) <= 2.02) == inside
+    }
+    assert OCCUPIED in expected.values()
+    assert known(new) == expected
