@@ -308,12 +308,8 @@ class Mapper:
         known = {key: item for key, item in dense.items() if item is not None}
         if not known:
             return None
-        stitcher.resume(
-            {i: p @ poses[i][:3, :3].T + poses[i][:3, 3] for i, (p, _) in known.items()},
-            {i: conf for i, (_, conf) in known.items()},
-            {i: poses[i] for i in known},
-            next((k for k in reversed(anchors) if k.id in known), None),
-        )
+        newest = next(k for k in reversed(anchors) if k.id in known)
+        stitcher.resume(known, {key: poses[key] for key in known}, newest)
         return stitcher
 
     def _roll_back(self, state: _MapState, count: int, stitcher: Stitcher) -> None:
@@ -355,11 +351,7 @@ class Mapper:
             dense = {k.id: state.loops.points(k.id) for k in stored}
             poses = {k.id: state.mapped[k.id].T_map_cam for k in stored}
             known = {key: item for key, item in dense.items() if item is not None}
-            state.stitcher.resume(
-                {i: p @ poses[i][:3, :3].T + poses[i][:3, 3] for i, (p, _) in known.items()},
-                {i: conf for i, (_, conf) in known.items()},
-                poses,
-            )
+            state.stitcher.resume(known, poses)
             joint = replace(window, keyframes=(*stored, *new))
             update = self._join(state, joint, clock, len(stored))
             if update.verdict == Verdict.COMMITTED:

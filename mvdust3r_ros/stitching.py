@@ -203,20 +203,24 @@ class Stitcher:
 
     def resume(
         self,
-        points_map: Mapping[int, FloatArray],
-        conf: Mapping[int, FloatArray],
+        dense_cam: Mapping[int, tuple[FloatArray, FloatArray]],
         T_map_cam: Mapping[int, FloatArray],
         newest: Keyframe | None = None,
     ) -> None:
         """Let the map end at these keyframes: the next window is joined to them.
 
         Args:
-            points_map: keyframe -> (h, w, 3) thinned pointmap, map frame.
-            conf: keyframe -> (h, w) confidence.
-            T_map_cam: keyframe -> (4, 4) pose.
+            dense_cam: keyframe -> (h, w, 3) thinned pointmap in its camera frame, metres, and
+                (h, w) confidence.
+            T_map_cam: keyframe -> (4, 4) pose, at least of those.
             newest: the one that ties odometry to the map; None to leave that as it is.
         """
-        self._last = _MapPart(dict(points_map), dict(conf), dict(T_map_cam))
+        points_map: dict[int, FloatArray] = {
+            key: points @ T_map_cam[key][:3, :3].T + T_map_cam[key][:3, 3]
+            for key, (points, _) in dense_cam.items()
+        }
+        conf = {key: item[1] for key, item in dense_cam.items()}
+        self._last = _MapPart(points_map, conf, dict(T_map_cam))
         if newest is not None and newest.view.T_odom_cam is not None:
             self.T_map_odom = T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
             self._newest = newest

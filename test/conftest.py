@@ -6,9 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, ImageArray
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, make_se3, pixel_grid
+
+# How long an example takes says something about the machine, nothing about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)

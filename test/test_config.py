@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mvdust3r_ros.config import (
@@ -157,7 +157,6 @@ def test_structural_changes_are_named() -> None:
 # Files
 
 
-@settings(deadline=None)
 @given(
     st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"]), max_size=120),
     st.floats(1e-3, 1e6),

@@ -97,7 +97,7 @@ def test_files_have_the_bytes_of_navigation_map_saver(tmp_path: Path) -> None:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     cells=hnp.arrays(
         np.int8,
@@ -119,7 +119,7 @@ def test_saved_map_loads_as_it_was(
     assert back.origin_xy_m == pytest.approx(grid.origin_xy_m)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     points=hnp.arrays(
         np.float32,
@@ -140,7 +140,7 @@ def test_ply_round_trip_is_exact(points: np.ndarray, seed: int) -> None:
     np.testing.assert_array_equal(back.conf, conf)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     stamps=st.lists(st.integers(-(10**18), 4 * 10**18), unique=True, max_size=10).map(sorted),
     seed=st.integers(0, 2**31),

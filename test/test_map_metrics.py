@@ -48,7 +48,7 @@ def moved(walk: Trajectory, S: Sim3) -> Trajectory:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 10))
 def test_a_similarity_costs_nothing_after_alignment(seed: int, scale: float) -> None:
     walk = make_walk(seed=seed)
@@ -195,7 +195,7 @@ def test_nothing_to_judge_is_nan() -> None:
     assert (got.free_iou, got.free_recall) == (0.0, 0.0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 10**6),
     shift=st.tuples(st.integers(-30, 30), st.integers(-30, 30)),

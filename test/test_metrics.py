@@ -97,7 +97,7 @@ def make_window(seed: int = 0, n_views: int = 3) -> WindowTruth:
 # --- closed forms ----------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 1000),
     scale=st.floats(0.05, 20),
@@ -153,7 +153,7 @@ def test_chamfer_of_two_shifted_points_is_twice_the_squared_shift() -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_relative_poses_ignore_size_and_have_the_known_floor(seed: int) -> None:
     poses = random_poses(4, seed)
     rotation, translation = relative_pose_errors_deg(poses, poses)
@@ -165,7 +165,7 @@ def test_relative_poses_ignore_size_and_have_the_known_floor(seed: int) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_relative_poses_do_not_see_a_common_turn_of_all_cameras(seed: int) -> None:
     """T_i inv(T_j) stays the same when every camera frame is changed in the same way."""
     poses, other = random_poses(4, seed), random_poses(4, seed + 1)

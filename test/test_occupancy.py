@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mvdust3r_ros.config import MapSettings
@@ -288,7 +288,6 @@ def test_the_grid_grows_and_keeps_what_it_knows() -> None:
     assert shape[0] * shape[1] < 800 * 800
 
 
-@settings(deadline=None)
 @given(st.integers(-200, 200), st.integers(-200, 200))
 def test_moving_the_world_by_cells_moves_the_grid(dx: int, dy: int) -> None:
     rng = np.random.default_rng(0)
@@ -435,7 +434,6 @@ def test_a_grid_without_knowledge(grid: OccupancyGrid) -> None:
     assert len(stats.sector_distances_m) == 3
 
 
-@settings(deadline=None)
 @given(st.floats(-3, 3), st.floats(-20, 20), st.floats(-20, 20), st.integers(1, 40))
 def test_the_nearest_obstacle_is_the_smallest_sector(
     yaw: float, x: float, y: float, n: int
