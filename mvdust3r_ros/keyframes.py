@@ -94,6 +94,7 @@ class KeyframeWindow:
         self._last_stamp_ns: dict[str, int] = {}
         self._anchors: tuple[Keyframe, ...] = ()
         self._misses = 0
+        self._failed: set[int] = set()
         self._pending: list[Keyframe] = []
         self._returned = 0
 
@@ -181,14 +182,18 @@ class KeyframeWindow:
         chosen = self._chosen(waiting)
         return window if len(chosen) < len(window.keyframes) else replace(window, keyframes=chosen)
 
-    def give_back(self, window: Window) -> None:
+    def give_back(self, window: Window, engine_failed: bool = False) -> None:
         """A taken window has been rejected: the next one bridges the gap with its keyframes.
 
         No more than those of two windows wait, so that a camera that is lost does not drag the way
-        it has come along.
+        it has come along; and none that the engine has failed on twice in a row, so that a view
+        that it cannot take does not come back for ever.
         """
-        mapped = {k.id for k in self._anchors}
-        back = [k for k in window.keyframes if k.id not in mapped]
+        given_up = {k.id for k in self._anchors}
+        if engine_failed:
+            given_up |= self._failed
+            self._failed = {k.id for k in window.keyframes}
+        back = [k for k in window.keyframes if k.id not in given_up]
         most = 2 * (self.settings.window_size - self.settings.window_overlap)
         fresh = len(self._pending)
         self._pending = [*back, *self._pending][-max(most, fresh) :]

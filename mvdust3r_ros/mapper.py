@@ -72,6 +72,7 @@ MISFITS = {
     Verdict.REJECTED_ODOMETRY, Verdict.REJECTED_DEGENERATE,
 }  # fmt: skip
 """Reasons that say: the views do not show what the map shows."""
+ENGINE_FAILURES = {Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE}
 STITCH_STRIDE = 4
 FLOOR_TILT_DEG = 10.0
 MIN_POSED_SHARE = 0.5
@@ -195,7 +196,7 @@ class Mapper:
         rejected = update.verdict not in (Verdict.COMMITTED, Verdict.REJECTED_STALE)
         with self._lock:
             if rejected and window.epoch == state.keyframes.epoch:
-                state.keyframes.give_back(window)
+                state.keyframes.give_back(window, engine_failed=update.verdict in ENGINE_FAILURES)
                 if update.verdict in MISFITS and state.stitcher.knows_place(window):
                     state.keyframes.miss()
         return update

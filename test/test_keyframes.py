@@ -304,6 +304,19 @@ def test_the_keyframes_of_a_rejected_window_help_to_bridge_the_gap() -> None:
     assert ids(fourth) == [3, 4, 8, 11, 13]
 
 
+def test_a_view_that_the_engine_fails_on_comes_back_once() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    window.commit(window.take(first).keyframes)
+    (second,) = drive(window, 3, start=5)
+    window.give_back(window.take(second), engine_failed=True)
+    (third,) = drive(window, 3, start=8)
+    assert ids(third) == [3, 4, 6, 8, 10]
+    window.give_back(window.take(third), engine_failed=True)
+    assert ids(window.flush())[-2:] == [8, 10]  # 6, in both, is given up
+    assert 6 not in ids(window.flush())
+
+
 def test_only_keyframes_that_are_in_the_map_are_shared() -> None:
     window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)

@@ -443,6 +443,18 @@ def test_frames_that_an_engine_cannot_use_are_rejected_by_name(frames: list[Fram
     assert rejected.message == "the oracle engine needs depth with each image"
 
 
+def test_a_frame_that_an_engine_cannot_use_does_not_stop_the_mapping(frames: list[Frame]) -> None:
+    damaged = list(frames)
+    mapper = Mapper(CONFIG, Engine())
+    (first,) = run(mapper, frames[:6])
+    start = len(first.window.keyframes)
+    damaged[start + 1] = replace(frames[start + 1], depth_m=None)
+    seen = verdicts(run(mapper, damaged[start:]))
+    failures = seen.count(Verdict.REJECTED_ENGINE_ERROR)
+    assert 1 <= failures <= 2
+    assert set(seen[failures:]) == {Verdict.COMMITTED}
+
+
 @pytest.mark.parametrize("offset_m", [3_000.0, 1e6])
 def test_odometry_that_jumps_out_of_reach_is_rejected(
     frames: list[Frame], offset_m: float
