@@ -62,12 +62,12 @@ def fit_floor(
     Returns:
         The floor, or None when no plane qualifies.
     """
-    points = np.asarray(points, float)
     if len(points) < 50:
         return None
     rng = np.random.default_rng(seed)
     if len(points) > SAMPLE_POINTS:
         points = points[rng.choice(len(points), SAMPLE_POINTS, replace=False)]
+    points = np.asarray(points, float)
     tolerance = REL_TOLERANCE * float(np.median(np.linalg.norm(points - camera, axis=1)))
     low = points[points[:, 2] < camera[2] - 4 * tolerance]
     if len(low) < 30:
@@ -93,9 +93,9 @@ def _scores(
     points: FloatArray, normals: FloatArray, offsets: FloatArray, tolerance: float
 ) -> FloatArray:
     """Share of the points on each plane (M,); 0 for a plane with points below it or few on it."""
-    heights = points @ normals.T - offsets
-    support = (np.abs(heights) < tolerance).mean(0)
-    below = (heights < -2 * tolerance).mean(0)
+    heights = normals @ points.T - offsets[:, None]
+    support = np.count_nonzero(np.abs(heights) < tolerance, 1) / len(points)
+    below = np.count_nonzero(heights < -2 * tolerance, 1) / len(points)
     return np.where((below < MAX_SHARE_BELOW) & (support > MIN_SUPPORT), support, 0.0)
 
 

@@ -425,7 +425,8 @@ class Mapper:
             i.keyframe.id: i.descriptor if same else describe_image(i.keyframe.view)
             for i in stored.keyframes
         }
-        self._update_grid(state, list(state.mapped.values()))
+        views = list(state.mapped.values())
+        self._update_grid(state, views, [view.points_map() for view in views])
         places = {i.keyframe.id: i.keyframe for i in stored.keyframes}
         state.lost_in = Place(places, dict(state.descriptors))
         with self._lock:
@@ -557,8 +558,8 @@ class Mapper:
                 check_size(prediction, views)
         except MvDust3rError as error:
             raise StitchError(Verdict.REJECTED_ENGINE_ERROR, str(error)) from None
-        check_finite(prediction)
         with clock.stage("pose"):
+            check_finite(prediction)
             try:
                 poses = recover_poses(prediction, views, self.config.pose)
             except MvDust3rError as error:
@@ -601,6 +602,7 @@ class Mapper:
         """Write a checked window into the map."""
         with clock.stage("integrate"):
             new = [m for m in seen if m.keyframe.id not in state.mapped]
+            clouds = [m.points_map() for m in new]
             self._remember(state, new)
             for item in new:
                 key = item.keyframe.id
@@ -608,14 +610,15 @@ class Mapper:
                 state.drawn_at[key] = item.T_map_cam
                 if key in state.tokens:
                     state.descriptors[key] = describe_view(state.tokens[key])
-                state.voxels.integrate(item.points_map(), item.colors_rgb, item.conf)
+            for item, points in zip(new, clouds, strict=True):
+                state.voxels.integrate(points, item.colors_rgb, item.conf)
             state.stitcher.commit(geometry, placement)
             state.loops.commit(geometry, placement)
             state.keyframes.commit([m.keyframe for m in seen])
             newest = len(state.stitcher.scale.history.windows) - 1
             state.window_of.update({m.keyframe.id: newest for m in new})
         with clock.stage("grid"):
-            self._update_grid(state, new)
+            self._update_grid(state, new, clouds)
             self._forget_far(state, seen[-1].T_map_cam[:3, 3])
 
     def _remember(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
@@ -790,7 +793,8 @@ class Mapper:
         """Confident points of each placed view, in its camera frame, in metres."""
         rule = self.config.map
         thin = slice(rule.pixel_stride // 2, None, rule.pixel_stride)
-        points, conf = points[:, thin, thin], conf[:, thin, thin]
+        points = np.ascontiguousarray(points[:, thin, thin])
+        conf = np.ascontiguousarray(conf[:, thin, thin])
         valid = conf[conf > 1.0]
         worst = float(np.quantile(valid, rule.conf_quantile)) if valid.size else 1.0
         seen = []
@@ -799,46 +803,55 @@ class Mapper:
             if pose is None:
                 continue
             R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
-            trusted = (conf[index] >= worst) & (conf[index] > rule.min_conf)
             scale = np.float32(placement.S_map_window.scale)
-            cam = (points[index][trusted] - t.astype(np.float32)) @ (scale * R.astype(np.float32))
-            near = (cam[:, 2] > 0) & (cam[:, 2] < rule.max_depth_m)
+            cam = (points[index] - t.astype(np.float32)) @ (scale * R.astype(np.float32))
+            depth = cam[..., 2]
+            trusted = (conf[index] >= worst) & (conf[index] > rule.min_conf)
+            use = np.flatnonzero(trusted & (depth > 0) & (depth < rule.max_depth_m))
+            colors = np.ascontiguousarray(keyframe.view.image_rgb[thin, thin])
             seen.append(
                 MappedKeyframe(
                     keyframe,
                     placement.T_map_cam[keyframe.id],
-                    cam[near],
-                    keyframe.view.image_rgb[thin, thin][trusted][near],
-                    conf[index][trusted][near],
+                    cam.reshape(-1, 3).take(use, 0),
+                    colors.reshape(-1, 3).take(use, 0),
+                    conf[index].take(use),
                 )
             )
         return seen
 
-    def _update_grid(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
-        """Find the floor again, then add the new views; start over when the floor moved."""
-        floor_z = self._floor_z(state, new)
-        moved = state.grid is None or (
-            abs(floor_z - state.grid.floor_z_m) > self.config.map.grid_resolution_m
-        )
-        if moved:
-            state.grid = self._empty_grid(state, floor_z)
-        assert state.grid is not None
-        for item in state.mapped.values() if moved else new:
-            state.grid.add_view(item.T_map_cam[:3, 3], item.points_map(), item.keyframe.stamp_ns)
+    def _update_grid(
+        self, state: _MapState, new: Sequence[MappedKeyframe], clouds: Sequence[FloatArray]
+    ) -> None:
+        """Find the floor again, then add the new views; start over when the floor moved.
 
-    def _floor_z(self, state: _MapState, new: Sequence[MappedKeyframe]) -> float:
+        The clouds are the points of the new views in the map frame.
+        """
+        floor_z = self._floor_z(state, new, clouds)
+        if state.grid is None or (
+            abs(floor_z - state.grid.floor_z_m) > self.config.map.grid_resolution_m
+        ):
+            state.grid = self._empty_grid(state, floor_z)
+            new = list(state.mapped.values())
+            clouds = [m.points_map() for m in new]
+        for item, points in zip(new, clouds, strict=True):
+            state.grid.add_view(item.T_map_cam[:3, 3], points, item.keyframe.stamp_ns)
+
+    def _floor_z(
+        self, state: _MapState, new: Sequence[MappedKeyframe], clouds: Sequence[FloatArray]
+    ) -> float:
         """Median of the floor heights seen so far; the lowest points while there is none."""
-        for item in new:
+        for item, points in zip(new, clouds, strict=True):
             camera = item.T_map_cam[:3, 3]
             if self.config.map.camera_height_m > 0:
                 state.floor_heights_m.append(float(camera[2]) - self.config.map.camera_height_m)
                 continue
-            floor = fit_floor(item.points_map(), camera, FLOOR_TILT_DEG)
+            floor = fit_floor(points, camera, FLOOR_TILT_DEG)
             if floor is not None:
                 state.floor_heights_m.append(floor.height_at(camera[:2]))
         if state.floor_heights_m:
             return float(np.median(state.floor_heights_m))
-        lowest = [np.percentile(m.points_map()[:, 2], 2) for m in new if len(m.points_cam)]
+        lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
         return float(min(lowest, default=0.0))
 
 
@@ -874,8 +887,9 @@ def check_finite(prediction: WindowPrediction) -> None:
     Raises:
         StitchError: with the share of bad values.
     """
-    bad = ~np.isfinite(prediction.points).all(-1) | ~np.isfinite(prediction.conf)
-    if bad.any():
+    points, conf = np.isfinite(prediction.points), np.isfinite(prediction.conf)
+    if not (points.all() and conf.all()):
+        bad = ~(points.all(-1) & conf)
         raise StitchError(
             Verdict.REJECTED_NOT_FINITE, f"{bad.mean():.1%} of the engine's values are not finite"
         )

@@ -27,7 +27,6 @@ from mvdust3r_ros.geometry import (
     align_cameras_sim3,
     align_sim3_robust,
     invert_se3,
-    project,
     rotation_angle_deg,
 )
 from mvdust3r_ros.pose_fusion import anchor_to_odometry, fuse_with_odometry
@@ -510,26 +509,30 @@ def worst_conflict(geometry: WindowGeometry) -> float:
 
     A pair counts when its common pixels are MIN_CONFLICT_SHARE of a view or more; 0 without any.
     """
-    count = len(geometry.poses)
-    common, through = np.zeros((count, count)), np.zeros((count, count))
-    rows, cols = geometry.conf.shape[1:]
+    count, (rows, cols) = len(geometry.poses), geometry.conf.shape[1:]
     stride = geometry.window.keyframes[0].view.image_rgb.shape[0] // rows
-    trusted = geometry.conf > 1.0
-    posed = [i for i, pose in enumerate(geometry.poses) if pose is not None]
-    for a in posed:
-        pose = geometry.poses[a]
-        assert pose is not None
-        T = pose.T_window_cam
-        own = (geometry.points[a] - T[:3, 3]) @ T[:3, 2]
-        for b in posed:
-            cam = (geometry.points[b][trusted[b]] - T[:3, 3]) @ T[:3, :3]
-            cam = cam[cam[:, 2] > 1e-6]
-            uv = np.rint((project(cam, pose.K) - stride // 2) / stride)
-            inside = np.all((uv >= 0) & (uv < (cols, rows)), axis=1)
-            u, v = uv[inside].astype(int).T
-            use = trusted[a][v, u] & (own[v, u] > 0)
-            common[a, b] = use.sum()
-            through[a, b] = (cam[inside, 2] < IN_FRONT * own[v, u])[use].sum()
+    posed = np.array([pose is not None for pose in geometry.poses])
+    trusted = (geometry.conf > 1.0) & posed[:, None, None]
+    view_of = np.nonzero(trusted)[0]
+    points = np.ascontiguousarray(geometry.points[trusted].T, np.float32)
+    shift = (stride // 2) / stride
+    cell_from_pixel = np.array([[1 / stride, 0, -shift], [0, 1 / stride, -shift], [0, 0, 1]])
+    common, through = np.zeros((count, count)), np.zeros((count, count))
+    for a, pose in enumerate(geometry.poses):
+        if pose is None:
+            continue
+        R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
+        P = cell_from_pixel @ pose.K @ R.T
+        x, y, z = P.astype(np.float32) @ points - (P @ t).astype(np.float32)[:, None]
+        own = ((geometry.points[a] - t) @ R[:, 2]).ravel()
+        front = np.maximum(z, 1e-6)
+        u, v = np.rint(x / front), np.rint(y / front)
+        hits = (z > 1e-6) & (u >= 0) & (u < cols) & (v >= 0) & (v < rows)
+        cell = v[hits].astype(np.intp) * cols + u[hits].astype(np.intp)
+        use = trusted[a].ravel()[cell] & (own[cell] > 0)
+        views = view_of[hits][use]
+        common[a] = np.bincount(views, minlength=count)
+        through[a] = np.bincount(views, z[hits][use] < IN_FRONT * own[cell[use]], count)
     common, through = common + common.T, through + through.T
     least = MIN_CONFLICT_SHARE * rows * cols
     return float((through / np.maximum(common, least))[common >= least].max(initial=0.0))

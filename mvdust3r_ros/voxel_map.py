@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
 
@@ -60,9 +61,11 @@ class VoxelMap:
         keys = keys[order]
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         rows = self._rows_for(keys[starts].tolist())
-        self._sums[rows] += np.add.reduceat(
-            _weighted_columns(points_map, colors_rgb, conf)[order], starts, axis=0
-        )
+        ends = np.append(starts, len(keys))
+        weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)
+        voxel_from_point = csr_array((weight[order], order, ends), (len(rows), len(keys)))
+        self._sums[rows, :HITS] += voxel_from_point @ _columns(points_map, colors_rgb, conf)
+        self._sums[rows, HITS] += np.diff(ends)
 
     def keep_within(self, centre: FloatArray, radius_m: float) -> None:
         """Forget voxels whose points lie farther than `radius_m` from `centre` (3,)."""
@@ -113,14 +116,11 @@ class VoxelMap:
         return points, colors, (sums[:, CONF] / weight[:, 0]).astype(np.float32)
 
 
-def _weighted_columns(points: FloatArray, colors: ImageArray, conf: FloatArray) -> FloatArray:
-    """(N, CHANNELS) of weighted position, colour, confidence, then weight and one hit."""
-    weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)
-    columns = np.empty((len(points), CHANNELS))
+def _columns(points: FloatArray, colors: ImageArray, conf: FloatArray) -> FloatArray:
+    """(N, HITS) of position, colour, confidence and one, of which voxels hold weighted sums."""
+    columns = np.empty((len(points), HITS))
     columns[:, X] = points
     columns[:, COLOR] = colors
     columns[:, CONF] = conf
-    columns[:, :WEIGHT] *= weight[:, None]
-    columns[:, WEIGHT] = weight
-    columns[:, HITS] = 1.0
+    columns[:, WEIGHT] = 1.0
     return columns

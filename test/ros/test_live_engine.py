@@ -17,8 +17,8 @@ DRIVE = 6
 # One drive after the other: over a gap the node forgets the odometry of images that still wait.
 times_ns = itertools.count(500_000 * SECOND_NS, DRIVE * SECOND_NS // 5)
 
-# The real node with an engine that does what the file says: hang, raise, memory, nan or nothing; with
-# a number behind it so many times.
+# The real node with an engine that does what the file says: hang, raise, memory, nan or nothing;
+# with a number behind it so many times.
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -96,7 +96,9 @@ def moody(new_camera: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize(
-    ("mood", "times"), [("raise", FAILURES), ("memory", 1), ("nan", FAILURES)], ids=lambda v: str(v)
+    ("mood", "times"),
+    [("raise", FAILURES), ("memory", 1), ("nan", FAILURES)],
+    ids=lambda v: str(v),
 )
 def test_a_network_that_fails_maps_with_half_the_views_and_recovers(
     moody: MoodyNode, mood: str, times: int
