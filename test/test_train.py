@@ -200,6 +200,10 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         load_train_config(path)
     with pytest.raises(TrainError, match="decay_steps 200"):
         TrainConfig(max_steps=100, decay_steps=200)
+    with pytest.raises(TrainError, match="'free' are neither"):
+        TrainConfig(targets="free")
+    with pytest.raises(TrainError, match="pose_weight needs"):
+        TrainConfig(targets="normalized")
     with pytest.raises(TrainError, match="nowhere"):
         load_train_config(tmp_path / "nowhere.yaml")
 
@@ -218,6 +222,18 @@ def test_confidence_loss_is_zero_error_for_the_truth(batch: Batch) -> None:
     moved = target + torch.tensor([0.3, 0.0, 0.0])
     _, error = confidence_loss(moved, conf, target, 0.2)
     assert float(error.mean()) == pytest.approx(0.3 / float(target.norm(dim=-1).mean()), rel=1e-4)
+
+
+def test_normalized_targets_leave_the_scale_free(batch: Batch) -> None:
+    target = batch.points(0)
+    conf = torch.full(target.shape[:-1], 2.0)
+    _, error = confidence_loss(7.0 * target, conf, target, 0.2, normalized=True)
+    assert float(error.max()) < 1e-5
+    moved = target + torch.tensor([0.3, 0.0, 0.0])
+    _, first = confidence_loss(moved, conf, target, 0.2, normalized=True)
+    _, second = confidence_loss(0.1 * moved, conf, target, 0.2, normalized=True)
+    assert float(first.mean()) > 0.01
+    torch.testing.assert_close(first, second)
 
 
 def test_pose_loss_is_the_angle_the_movement_and_the_scale(batch: Batch) -> None:

@@ -14,24 +14,30 @@ MATCH_DIM = 64
 
 
 def confidence_loss(
-    points: Tensor, conf: Tensor, target: Tensor, alpha: float
+    points: Tensor, conf: Tensor, target: Tensor, alpha: float, normalized: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Confidence-weighted regression, conf * err - alpha * log(conf).
 
-    Metric targets: err is the distance to the target over the mean distance of the target's points
-    to the origin, without fitting the prediction's scale.
+    err is the distance to the target over the mean distance of the target's points to the origin.
+    Metric targets leave the prediction's scale as it is; normalised ones, as in DUSt3R (Wang et
+    al. 2024, eq. 3), divide each by its own mean distance.
 
     Args:
         points: (B, V, H, W, 3) predicted, metres.
         conf: (B, V, H, W), above 1.
         target: (B, V, H, W, 3), metres.
         alpha: weight of the confidence's logarithm.
+        normalized: whether the prediction's scale is free.
 
     Returns:
         The loss, and the (B, V, H, W) errors without gradient.
     """
     size = target.norm(dim=-1).flatten(1).mean(1).view(-1, 1, 1, 1)
-    error = (points.float() - target).norm(dim=-1) / size
+    points = points.float()
+    if normalized:
+        own_size = points.norm(dim=-1).flatten(1).mean(1).view(-1, 1, 1, 1)
+        points = points * (size / own_size.clamp_min(1e-6))[..., None]
+    error = (points - target).norm(dim=-1) / size
     conf = conf.float()
     return (conf * error - alpha * conf.log()).mean(), error.detach()
 

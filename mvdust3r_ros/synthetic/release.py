@@ -59,7 +59,12 @@ def release_run(config: TrainConfig, out: Path, metrics: Path | None = None) -> 
         info["metrics"] = _summaries(metrics)
         rel_error = _rel_error(info["metrics"], "MVD+" if joined else "MVD")
     options = ExportOptions(
-        name="room", licence=LICENCE, store_fp16=True, metric=True, rel_error=rel_error, info=info
+        name="room",
+        licence=LICENCE,
+        store_fp16=True,
+        metric=config.targets == "metric",
+        rel_error=rel_error,
+        info=info,
     )
     return export_engine(network, out, options)
 

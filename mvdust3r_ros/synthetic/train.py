@@ -138,7 +138,11 @@ class Trainer:
                 centres = batch.relative(path)[..., :3, 3]
                 pose.append(pose_loss(out.points[:, path], target, centres))
             loss, error = confidence_loss(
-                out.points[:, path], out.conf[:, path], target, config.alpha
+                out.points[:, path],
+                out.conf[:, path],
+                target,
+                config.alpha,
+                config.targets == "normalized",
             )
             regression.append(loss)
             if path == 0:

@@ -43,6 +43,7 @@ class TrainConfig:
         n_ref: most reference paths a window; 1 trains the single-reference network.
         min_ref: fewest reference paths of a window where `n_ref` is above 1.
         freeze: train the cross-reference blocks alone, so that one reference gives what it gave.
+        targets: "metric", or "normalized": points in any scale, without `pose_weight`.
         alpha: weight of the log-confidence.
         match_weight: weight of the patch matching loss.
         attention_weight: weight of the attention loss.
@@ -80,6 +81,7 @@ class TrainConfig:
     n_ref: int = 1
     min_ref: int = 2
     freeze: bool = False
+    targets: str = "metric"
     alpha: float = 0.2
     match_weight: float = 0.1
     attention_weight: float = 0.1
@@ -100,6 +102,10 @@ class TrainConfig:
             raise TrainError(f"min_ref {self.min_ref} must lie in [2, {self.n_ref}]")
         if self.freeze and self.n_ref == 1:
             raise TrainError("freeze with n_ref 1 leaves nothing to train")
+        if self.targets not in ("metric", "normalized"):
+            raise TrainError(f"targets {self.targets!r} are neither metric nor normalized")
+        if self.targets == "normalized" and self.pose_weight > 0:
+            raise TrainError("pose_weight needs metric targets; set it to 0")
         if self.branch not in ("constant", "latest"):
             raise TrainError(f"branch {self.branch!r} is neither constant nor latest")
         if not self.curriculum or self.curriculum[0][0] != 0:
