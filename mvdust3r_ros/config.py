@@ -174,6 +174,10 @@ class StitchSettings(Section):
     min_baseline_m: float = setting(
         0.05, "odometry motion below which a window says nothing on scale (m)", low=0.0
     )
+    max_mounting_sigma_deg: float = setting(
+        2.0, "where nothing says how the camera sits on the robot, odometry is used once the "
+        "motion has shown it to so much (deg); 0 for never", low=0.0,
+    )  # fmt: skip
     odom_rel_sigma: float = setting(
         0.02, "relative uncertainty of odometry's distances over a window", low=0.001, high=1.0
     )

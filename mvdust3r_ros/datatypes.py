@@ -66,6 +66,10 @@ class Frame:
         camera_name: which camera of a rig, also the optical frame id.
         T_world_cam: (4, 4) true pose where it is known; only the oracle engine reads it, and takes
             `T_odom_cam` for the truth without it.
+        T_rig_cam: (4, 4) fixed place of this camera among several, metres, optical axes, in a
+            frame that all of them share; or None.
+        T_odom_base: (4, 4) pose of the robot by odometry, metres, where nothing says how the
+            camera sits on it; or None.
     """
 
     stamp_ns: int
@@ -75,6 +79,8 @@ class Frame:
     depth_m: FloatArray | None = None
     camera_name: str = "camera_optical"
     T_world_cam: FloatArray | None = None
+    T_rig_cam: FloatArray | None = None
+    T_odom_base: FloatArray | None = None
 
     def __post_init__(self) -> None:
         shape = np.shape(self.image_rgb)
@@ -87,10 +93,9 @@ class Frame:
                 f"camera_info is for {self.camera.width}x{self.camera.height} pixels, "
                 f"the image has {shape[1]}x{shape[0]}"
             )
-        if self.T_odom_cam is not None:
-            _check_pose("T_odom_cam", self.T_odom_cam)
-        if self.T_world_cam is not None:
-            _check_pose("T_world_cam", self.T_world_cam)
+        for name in ("T_odom_cam", "T_world_cam", "T_rig_cam", "T_odom_base"):
+            if (T := getattr(self, name)) is not None:
+                _check_pose(name, T)
         if self.depth_m is not None and np.shape(self.depth_m) != shape[:2]:
             raise FrameError(f"depth {np.shape(self.depth_m)} does not match image {shape[:2]}")
 
@@ -114,6 +119,8 @@ class View:
         T_odom_cam: as in `Frame`.
         depth_m: (S_h, S_w) float32 or None, as in `Frame`.
         T_world_cam: as in `Frame`.
+        T_rig_cam: as in `Frame`.
+        T_odom_base: as in `Frame`.
     """
 
     image_rgb: ImageArray
@@ -121,6 +128,8 @@ class View:
     T_odom_cam: FloatArray | None = None
     depth_m: FloatArray | None = None
     T_world_cam: FloatArray | None = None
+    T_rig_cam: FloatArray | None = None
+    T_odom_base: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,7 @@ from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.keyframes import KeyframeWindow
 from mvdust3r_ros.loops import LoopCloser
+from mvdust3r_ros.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.pose_recovery import recover_poses
 from mvdust3r_ros.preprocess import view_from_frame
@@ -147,6 +148,8 @@ class Mapper:
         self.engine = engine
         self.path_camera = ""
         """Camera of a rig whose keyframes make the trajectory; empty for all."""
+        self.mountings: dict[str, Mounting] = {}
+        """Camera -> where it sits on the robot, found out where nothing says it."""
         self._lock = threading.Lock()
         self._state = self._new_state(epoch=0)
 
@@ -175,9 +178,17 @@ class Mapper:
         """
         with self._lock:
             self._state.keyframes.check(frame)
+        frame = self.mounted(frame)
         view = view_from_frame(frame, self.engine.describe().image_hw)
         with self._lock:
             return self._state.keyframes.add(frame, view)
+
+    def mounted(self, frame: Frame) -> Frame:
+        """The frame with the camera's pose by odometry, once it is known how the camera sits."""
+        found = self.mountings.get(frame.camera_name)
+        if found is None or frame.T_odom_base is None or frame.T_odom_cam is not None:
+            return frame
+        return replace(frame, T_odom_cam=frame.T_odom_base @ found.T_base_cam)
 
     def map_window(self, window: Window) -> MapUpdate:
         """Run the network on a window and join it to the map.
@@ -243,6 +254,7 @@ class Mapper:
             self._commit(state, geometry, placement, seen, clock)
         factors = self._resize(state, clock)
         self._close_loop(state, clock)
+        self._find_mountings(state, window)
         poses = state.loops.poses
         seen = [
             replace(
@@ -253,6 +265,21 @@ class Mapper:
             for m in seen
         ]
         return self._committed(state, geometry, placement, seen, clock)
+
+    def _find_mountings(self, state: _MapState, window: Window) -> None:
+        """Compare the motion of each camera with the robot's where nothing says how it sits."""
+        open_ones = {
+            k.camera_name for k in window.keyframes if k.view.T_odom_base is not None
+        } - set(self.mountings)
+        for camera in open_ones:
+            pairs = [
+                (m.keyframe.view.T_odom_base, m.T_map_cam)
+                for m in state.mapped.values()
+                if m.keyframe.camera_name == camera and m.keyframe.view.T_odom_base is not None
+            ]
+            found = estimate_mounting(*zip(*pairs, strict=True)) if pairs else None
+            if found is not None and found.sigma_deg <= self.config.stitch.max_mounting_sigma_deg:
+                self.mountings[camera] = found
 
     def _check_recent(self, state: _MapState, window: Window, placement: Placement) -> None:
         """Compare the way over the last commits and this window with odometry's."""

@@ -1,9 +1,9 @@
-"""Camera poses of a window from two opinions: the network's and odometry's."""
+"""Camera poses of a window from several opinions: the network's, odometry's and the rig's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,6 +12,7 @@ import numpy as np
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import Sim3, align_cameras_sim3, invert_se3, rotation_angle_deg
 from mvdust3r_ros.pose_graph import PoseEdge, optimize_poses, relative_edge
+from mvdust3r_ros.rig import RigPair, rig_disagreement
 
 MAP_NODE = -1
 MIN_SIGMA_M = 0.005
@@ -30,40 +31,54 @@ class PoseSigma:
     m: float
     rad: float
 
+    @classmethod
+    def of(cls, m: float, rad: float) -> PoseSigma:
+        """None is smaller than what a calibration or a clock may be off by."""
+        return cls(max(m, MIN_SIGMA_M), max(rad, MIN_SIGMA_RAD))
 
-def fuse_with_odometry(
+
+def fuse_poses(
     T_map_cam: Mapping[int, FloatArray],
     T_odom_cam: Mapping[int, FloatArray],
     mapped: Mapping[int, FloatArray],
     odom_rel_sigma: float,
+    rig: Sequence[RigPair] = (),
 ) -> dict[int, FloatArray]:
-    """Weigh the network's absolute poses against odometry's relative ones.
+    """Weigh the network's absolute poses against odometry's and the rig's relative ones.
 
     How far the network's poses can be trusted follows from their disagreement with odometry over
-    the whole window, less what odometry's own drift explains. A precise network keeps its poses,
-    a coarse one hands over to odometry.
+    the whole window, less what odometry's own drift explains; without odometry, with the rig. A
+    precise network keeps its poses, a coarse one hands over.
 
     Args:
         T_map_cam: keyframe -> (4, 4) pose by the network, metres.
         T_odom_cam: keyframe -> (4, 4) pose by odometry, in time order, a subset of `T_map_cam`.
         mapped: keyframe -> (4, 4) pose of keyframes already in the map; they stay.
         odom_rel_sigma: odometry's drift as a share of the motion.
+        rig: pairs of keyframes whose cameras keep their places to each other.
 
     Returns:
         Keyframe -> (4, 4) fused pose, for all of `T_map_cam`.
     """
     ids = list(T_odom_cam)
-    if len(ids) < 2:
+    rig = [pair for pair in rig if pair.a in T_map_cam and pair.b in T_map_cam]
+    if len(ids) >= 2:
+        network = network_sigma(
+            np.stack([T_map_cam[i] for i in ids]),
+            np.stack([T_odom_cam[i] for i in ids]),
+            odom_rel_sigma,
+        )
+    elif rig:
+        rms_m, rms_rad = rig_disagreement(T_map_cam, rig)
+        # of three axes and two cameras
+        network = PoseSigma.of(rms_m / math.sqrt(6), rms_rad / math.sqrt(6))
+    else:
         return {**T_map_cam, **{k: mapped[k] for k in T_map_cam if k in mapped}}
-    network = network_sigma(
-        np.stack([T_map_cam[i] for i in ids]),
-        np.stack([T_odom_cam[i] for i in ids]),
-        odom_rel_sigma,
-    )
     edges = [PoseEdge(MAP_NODE, k, T, network.m, network.rad) for k, T in T_map_cam.items()]
     for a, b in pairwise(ids):
         sigma = odometry_sigma(T_odom_cam[a], T_odom_cam[b], odom_rel_sigma)
         edges.append(relative_edge(a, b, T_odom_cam[a], T_odom_cam[b], sigma.m, sigma.rad))
+    edges += [PoseEdge(p.a, p.b, p.T_a_b, MIN_SIGMA_M, MIN_SIGMA_RAD) for p in rig]
     start = {MAP_NODE: np.eye(4), **T_map_cam}
     start.update({k: T for k, T in mapped.items() if k in T_map_cam})
     found = optimize_poses(start, edges, {MAP_NODE, *mapped} & set(start))
@@ -110,7 +125,7 @@ def network_sigma(
     steps_m = np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1)
     drift_m = 0.5 * odom_rel_sigma * float(steps_m.sum())
     axis_m = math.sqrt(max(rms_m**2 - drift_m**2, 0.0) / 3)
-    return PoseSigma(max(axis_m, MIN_SIGMA_M), max(rms_rad / math.sqrt(3), MIN_SIGMA_RAD))
+    return PoseSigma.of(axis_m, rms_rad / math.sqrt(3))
 
 
 def odometry_sigma(T_a: FloatArray, T_b: FloatArray, rel_sigma: float) -> PoseSigma:

@@ -46,6 +46,8 @@ def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
         T_odom_cam=frame.T_odom_cam,
         depth_m=None if depth is None else np.ascontiguousarray(depth[rows, cols]),
         T_world_cam=frame.T_world_cam,
+        T_rig_cam=frame.T_rig_cam,
+        T_odom_base=frame.T_odom_base,
     )
 
 

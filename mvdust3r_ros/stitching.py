@@ -29,7 +29,8 @@ from mvdust3r_ros.geometry import (
     invert_se3,
     rotation_angle_deg,
 )
-from mvdust3r_ros.pose_fusion import anchor_to_odometry, fuse_with_odometry
+from mvdust3r_ros.pose_fusion import anchor_to_odometry, fuse_poses
+from mvdust3r_ros.rig import rig_evidence, rig_pairs
 from mvdust3r_ros.scale import (
     ScaleEvidence,
     ScaleFilter,
@@ -229,13 +230,14 @@ class Stitcher:
         return self.T_map_odom is not None and window.keyframes[-1].view.T_odom_cam is not None
 
     def _fused(self, geometry: WindowGeometry, placement: Placement) -> dict[int, FloatArray]:
-        """Poses weighed against odometry; keyframes already in the map keep theirs."""
+        """Poses weighed against odometry and rig; keyframes already in the map keep theirs."""
         T_map_cam, T_odom_cam = self._on_odometry(geometry, placement)
-        fused = fuse_with_odometry(
+        fused = fuse_poses(
             {**placement.T_map_cam, **T_map_cam},
             T_odom_cam,
             self._last.T_map_cam,
             self.settings.odom_rel_sigma,
+            rig_pairs(geometry.window.keyframes),
         )
         return {key: fused[key] for key in placement.T_map_cam}
 
@@ -266,6 +268,13 @@ class Stitcher:
                 self.settings.odom_bias_sigma,
             )
             found.append(item)
+        if pairs := rig_pairs(geometry.window.keyframes):
+            poses = {
+                k.id: p.T_window_cam
+                for k, p in zip(geometry.window.keyframes, geometry.poses, strict=True)
+                if p is not None
+            }
+            found.append(rig_evidence(poses, pairs, self.settings.min_baseline_m))
         if geometry.metric:
             found.append(model_evidence(self.settings.model_rel_sigma))
         if self.camera_height_m > 0:

@@ -19,8 +19,10 @@ ROWS = [
     {"datatypes"},
     {"image_size", "safe_files"},
     {"config", "geometry"},
-    {"floor", "pose_graph", "range_image"},
-    {"pose_fusion", "scale"},
+    {"floor", "mounting", "pose_graph", "range_image"},
+    {"scale"},
+    {"rig"},
+    {"pose_fusion"},
     {
         "keyframes",
         "map_files",

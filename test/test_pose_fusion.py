@@ -9,7 +9,7 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3
 from mvdust3r_ros.pose_fusion import (
     MIN_SIGMA_M,
-    fuse_with_odometry,
+    fuse_poses,
     network_sigma,
     odometry_sigma,
 )
@@ -52,7 +52,7 @@ def test_agreeing_opinions_change_nothing() -> None:
     truth = drive()
     T_odom_map = make_se3(Rotation.from_euler("z", 1.0).as_matrix(), np.array([3.0, 1.0, 0.0]))
     odometry = {i: T_odom_map @ T for i, T in truth.items()}
-    fused = fuse_with_odometry(truth, odometry, {}, 0.02)
+    fused = fuse_poses(truth, odometry, {}, 0.02)
     for i, T in truth.items():
         np.testing.assert_allclose(fused[i], T, atol=1e-9)
 
@@ -61,7 +61,7 @@ def test_a_coarse_network_hands_over_to_odometry() -> None:
     truth = drive()
     for seed in range(5):
         network = jolted(truth, seed, 0.3)
-        fused = fuse_with_odometry(network, truth, {}, 0.02)
+        fused = fuse_poses(network, truth, {}, 0.02)
         assert error_m(network, truth) > 0.3
         assert error_m(fused, truth) < 0.05
 
@@ -69,7 +69,7 @@ def test_a_coarse_network_hands_over_to_odometry() -> None:
 def test_a_precise_network_keeps_its_poses_against_drift() -> None:
     truth = drive()
     stretched = {i: make_se3(T[:3, :3], 1.02 * T[:3, 3]) for i, T in truth.items()}
-    fused = fuse_with_odometry(truth, stretched, {}, 0.02)
+    fused = fuse_poses(truth, stretched, {}, 0.02)
     assert max(float(np.abs(fused[i] - T).max()) for i, T in truth.items()) < 0.01
 
 
@@ -77,7 +77,7 @@ def test_mapped_keyframes_stay_where_they_are() -> None:
     truth = drive()
     network = jolted(truth, 1, 0.3)
     mapped = {i: truth[i] for i in range(4)}
-    fused = fuse_with_odometry(network, truth, mapped, 0.02)
+    fused = fuse_poses(network, truth, mapped, 0.02)
     for i in mapped:
         np.testing.assert_array_equal(fused[i], truth[i])
     far = max(float(np.linalg.norm((fused[i] - truth[i])[:3, 3])) for i in range(4, N))
@@ -87,7 +87,7 @@ def test_mapped_keyframes_stay_where_they_are() -> None:
 def test_without_odometry_the_network_decides() -> None:
     truth = drive()
     network = jolted(truth, 2, 0.1)
-    fused = fuse_with_odometry(network, {0: truth[0]}, {0: truth[0]}, 0.02)
+    fused = fuse_poses(network, {0: truth[0]}, {0: truth[0]}, 0.02)
     np.testing.assert_array_equal(fused[0], truth[0])
     for i in range(1, N):
         np.testing.assert_array_equal(fused[i], network[i])

@@ -224,24 +224,24 @@ class BagOdometry:
         return self._tree.root_of(frame)
 
     def camera_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
-        """(4, 4) T_odom_cam, or None where the bag does not know it.
-
-        Raises:
-            BagError: odometry is of a frame that nothing connects with the camera.
-        """
+        """(4, 4) T_odom_cam, or None where the bag does not know it."""
         if self._use_tf:
             return self._tree.lookup(self.odom_frame, camera_frame, stamp_ns, EXTRAPOLATION_NS)
-        T_odom_child = self._odom.at(stamp_ns, EXTRAPOLATION_NS) if len(self._odom) else None
+        T_odom_child = self._child_pose(stamp_ns)
         if T_odom_child is None or self._child in ("", camera_frame):
             return T_odom_child
         T_child_cam = self._tree.lookup(self._child, camera_frame, stamp_ns, EXTRAPOLATION_NS)
         if T_child_cam is None:
-            raise BagError(
-                f"odometry is of {self._child!r} and no transform in the bag leads from there to "
-                f"the camera {camera_frame!r}; record /tf_static too, or map without odometry"
-            )
+            return None
         pose: FloatArray = T_odom_child @ T_child_cam
         return pose
+
+    def robot_pose(self, stamp_ns: int) -> FloatArray | None:
+        """(4, 4) T_odom_base of what the odometry messages are of, or None."""
+        return None if self._use_tf else self._child_pose(stamp_ns)
+
+    def _child_pose(self, stamp_ns: int) -> FloatArray | None:
+        return self._odom.at(stamp_ns, EXTRAPOLATION_NS) if len(self._odom) else None
 
 
 def _frames(
@@ -264,7 +264,14 @@ def _frames(
         camera_frame = options.camera_frame or image.header.frame_id
         T_odom_cam = odometry.camera_pose(camera_frame, stamp_ns)
         try:
-            frame = frame_from_msgs(image, info, T_odom_cam, depth, camera_name=camera_frame)
+            frame = frame_from_msgs(
+                image,
+                info,
+                T_odom_cam,
+                depth,
+                camera_name=camera_frame,
+                T_odom_base=odometry.robot_pose(stamp_ns) if T_odom_cam is None else None,
+            )
         except ConversionError as error:
             if on_bad is None:
                 raise

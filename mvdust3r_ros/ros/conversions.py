@@ -35,6 +35,8 @@ def frame_from_msgs(
     depth: Any | None = None,
     *,
     camera_name: str = "",
+    T_rig_cam: FloatArray | None = None,
+    T_odom_base: FloatArray | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Frame:
     """One camera image with all that is known about it.
@@ -46,6 +48,8 @@ def frame_from_msgs(
         depth: depth image (sensor_msgs/Image) registered to the image, or None; brought to the
             size of the image by nearest neighbour.
         camera_name: name of the camera; empty for the frame id of the image.
+        T_rig_cam: (4, 4) place of the camera among several, or None.
+        T_odom_base: (4, 4) pose of the robot where the camera's place on it is unknown, or None.
         max_pixels: larger images are refused.
 
     Raises:
@@ -67,6 +71,8 @@ def frame_from_msgs(
             T_odom_cam=T_odom_cam,
             depth_m=None if depth is None else _depth_for(depth, rgb.shape[:2], max_pixels),
             camera_name=camera_name or image.header.frame_id or DEFAULT_CAMERA_FRAME,
+            T_rig_cam=T_rig_cam,
+            T_odom_base=T_odom_base,
         )
     except FrameError as error:
         raise ConversionError("camera_info", str(error)) from None

@@ -17,7 +17,7 @@ BUSY_S = 60.0
 LOST_WINDOWS = 10
 """After this many rejected windows in a row the camera is lost."""
 ENGINE_REASONS = {"ladder", "hang"}
-ODOMETRY_REASONS = ("no_odometry", "odometry")
+ODOMETRY_REASONS = ("no_odometry", "odometry", "mounting")
 OUTPUT_REASONS = ("tf", "internal", "save")
 ENGINE_FAULTS = (Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE)
 Values = list[tuple[str, object]]

@@ -244,7 +244,9 @@ class Inputs:
                 self.settings.odom_wait_s,
             )
             T_odom_cam = self._camera_pose(camera_frame, stamp_ns)
+            T_odom_base = self._robot_pose(stamp_ns) if T_odom_cam is None else None
             camera.waited = not self._is_mounted(camera_frame, stamp_ns)
+            T_rig_cam = self._place_on_rig(camera_frame, stamp_ns)
             depth = _depth_at(camera, stamp_ns)
         if self.settings.use_depth and depth is None:
             self._report("no_depth", f"depth: nothing within 20 ms of the image at {stamp_ns} ns")
@@ -254,6 +256,8 @@ class Inputs:
             T_odom_cam,
             depth,
             camera_name=camera_frame,
+            T_rig_cam=T_rig_cam,
+            T_odom_base=T_odom_base,
             max_pixels=round(self.settings.max_megapixels * 1e6),
         )
 
@@ -315,13 +319,19 @@ class Inputs:
         beyond_ns = round(self.settings.odom_extrapolation_s * 1e9)
         return self._tree.lookup(self._odom_child, camera_frame, stamp_ns, beyond_ns) is not None
 
+    def _place_on_rig(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
+        """T_rig_cam in the frame of the first camera; None with one camera or without TF."""
+        if not self.path_camera:
+            return None
+        return self._tree.lookup(self.path_camera, camera_frame, stamp_ns, EXTRAPOLATION_NS)
+
     def _camera_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
         beyond_ns = round(self.settings.odom_extrapolation_s * 1e9)
         if self.settings.odom_source == "none":
             return None
         if self.settings.odom_source == "tf":
             return self._tree.lookup(self.odom_frame, camera_frame, stamp_ns, beyond_ns)
-        T_odom_child = self._odom.at(stamp_ns, beyond_ns)
+        T_odom_child = self._robot_pose(stamp_ns)
         if T_odom_child is None:
             if len(self._odom):
                 self._report("no_odometry", f"odom: nothing for the image at {stamp_ns} ns")
@@ -333,13 +343,20 @@ class Inputs:
             T_child_cam = self.settings.mounting()
         if T_child_cam is None:
             self._report(
-                "no_odometry",
+                "mounting",
                 f"odom is of {self._odom_child!r} and no transform leads from there to the camera "
-                f"{camera_frame!r}; publish it on /tf_static or set ros.T_base_cam",
+                f"{camera_frame!r}; publish it on /tf_static or set ros.T_base_cam; else it is "
+                "estimated from the motion",
             )
             return None
         pose: FloatArray = T_odom_child @ T_child_cam
         return pose
+
+    def _robot_pose(self, stamp_ns: int) -> FloatArray | None:
+        """T_odom_child of what the odometry messages are of."""
+        if self.settings.odom_source != "topic":
+            return None
+        return self._odom.at(stamp_ns, round(self.settings.odom_extrapolation_s * 1e9))
 
 
 def _depth_may_come(camera: _Camera, stamp_ns: int) -> bool:

@@ -58,18 +58,21 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     total = count_images(job.bag, job.topics)
     chosen = config.engine
     engine = create_engine(chosen.engine, EngineOptions(chosen.threads, chosen.provider))
+    mapper = Mapper(config, engine)
     undecodable: Counter[str] = Counter()
     try:
         result = run_mapper(
             read_frames(job.bag, job.topics, lambda error: undecodable.update([str(error)])),
-            Mapper(config, engine),
+            mapper,
             None if progress is None else lambda done: progress(done, total),
         )
     finally:
         engine.close()
     result.frames += undecodable.total()
     result.faults += undecodable
-    details = {"bag": str(job.bag)}
+    details: dict[str, Any] = {"bag": str(job.bag)}
+    if mapper.mountings:
+        details["mountings"] = [m.words(camera) for camera, m in mapper.mountings.items()]
     return write_outputs(result, job.out, truth, job.bag.resolve().name, details)
 
 

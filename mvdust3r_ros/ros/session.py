@@ -71,6 +71,7 @@ class Session:
         self._pipeline: Pipeline | None = None
         self._stuck: Pipeline | None = None
         self.rejected_in_a_row = 0
+        self._mountings_told: set[str] = set()
 
     def start(self) -> str:
         """Subscribe and start the threads; returns the image topic."""
@@ -232,7 +233,7 @@ class Session:
         inputs = self._inputs
         if inputs is None:
             raise ConversionError("stopped", "the node is not active")
-        frame = inputs.frame(message)
+        frame = self.mapper.mounted(inputs.frame(message))
         self.mapper.path_camera = inputs.path_camera
         return frame
 
@@ -247,11 +248,19 @@ class Session:
         committed = update.verdict == Verdict.COMMITTED
         self.rejected_in_a_row = 0 if committed else self.rejected_in_a_row + 1
         self.supervisor.after(update)
+        self._tell_mountings()
         if update.verdict == Verdict.COMMITTED and self._transforms is not None:
             self._transforms.on_update(update)
         now_ns = self._node.get_clock().now().nanoseconds
         self._out.send_update(update, self.account(), self.supervisor.rung, now_ns)
         self._out.send_map_when_due(self.mapper, self._camera_to_base(update))
+
+    def _tell_mountings(self) -> None:
+        """Log each camera whose place on the robot has been found out, ready to be copied."""
+        for camera, found in self.mapper.mountings.items():
+            if camera not in self._mountings_told:
+                self._mountings_told.add(camera)
+                self._node.get_logger().info(found.words(camera))
 
     @guarded
     def _on_idle(self) -> None:

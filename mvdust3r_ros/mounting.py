@@ -1,0 +1,132 @@
+"""How a camera sits on the robot, from the motion of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3
+
+MIN_POSES = 12
+REACH = 3
+"""Motions are taken between poses that are 1 to REACH places apart."""
+TURN_SIGMA_RAD = math.radians(1.0)
+STEP_SIGMA_M, STEP_REL_SIGMA = 0.01, 0.03
+ARM_SIGMA_M = 0.3
+STRAIGHT_RAD, MIN_STEP_M = math.radians(8.0), 0.05
+MIN_SIGMA_DEG = 0.2
+MAX_CONDITION, MIN_SPREAD = 1e12, 1e-3
+
+
+@dataclass(frozen=True)
+class Mounting:
+    """Where a camera sits.
+
+    Attributes:
+        T_base_cam: (4, 4) pose in the frame that odometry is of, metres, optical axes. What the
+            motion does not show of the place (the height, on a flat floor) is 0.
+        sigma_deg: one-sigma of the rotation about its least certain axis, degrees.
+    """
+
+    T_base_cam: FloatArray
+    sigma_deg: float
+
+    def words(self, camera: str) -> str:
+        """What was found, ready to be copied into `ros.T_base_cam`."""
+        T = self.T_base_cam
+        angles = Rotation.from_matrix(T[:3, :3] @ R_BODY_OPTICAL.T).as_euler("xyz")
+        place = " ".join(f"{v:.3f}" for v in (*T[:3, 3], *angles))
+        return (
+            f"{camera}: its place on the robot is estimated from the motion, its rotation to "
+            f"{self.sigma_deg:.1f} deg; measure it and set ros.T_base_cam, now '{place}'"
+        )
+
+
+def estimate_mounting(
+    T_odom_base: Sequence[FloatArray], T_map_cam: Sequence[FloatArray]
+) -> Mounting | None:
+    """Hand-eye calibration with a scale: the same motions seen by the wheels and by the camera.
+
+    With R_a, t_a a motion of the robot and R_b, t_b the camera's (Tsai and Lenz 1989): their turns
+    are alike but for the mounting's rotation, and t_a + (R_a - 1) arm = scale * R_base_cam t_b.
+    Turns fix the rotation but for one angle where all are about one axis, as on a flat floor; the
+    ways driven fix that one. Least squares over rotation, arm and scale tells how well.
+
+    Args:
+        T_odom_base: (4, 4) poses of the robot by odometry, in time order.
+        T_map_cam: (4, 4) poses of the camera at the same times, in any scale and frame.
+
+    Returns:
+        The mounting with its uncertainty, or None when the motion does not determine it.
+    """
+    if len(T_odom_base) < MIN_POSES:
+        return None
+    base, cam = (_Motions.of(np.asarray(T)) for T in (T_odom_base, T_map_cam))
+    start = _first_guess(base, cam)
+    if start is None:
+        return None
+    sigma_m = STEP_SIGMA_M + STEP_REL_SIGMA * np.linalg.norm(base.steps, axis=1)[:, None]
+
+    def residuals(values: FloatArray) -> FloatArray:
+        R, arm, scale = Rotation.from_rotvec(values[:3]), values[3:6], math.exp(values[6])
+        turns = (base.turns - R.apply(cam.turns)) / TURN_SIGMA_RAD
+        swing = (base.R - np.eye(3)) @ arm
+        steps = (base.steps + swing - scale * R.apply(cam.steps)) / sigma_m
+        return np.concatenate([turns.ravel(), steps.ravel(), arm / ARM_SIGMA_M])
+
+    found = least_squares(residuals, start)
+    information = found.jac.T @ found.jac
+    if np.linalg.cond(information) > MAX_CONDITION:
+        return None
+    spread = max(1.0, math.sqrt(2 * found.cost / len(found.fun)))
+    # neighbouring motions share poses and with them errors
+    covariance = np.linalg.inv(information)[:3, :3] * REACH * spread**2
+    sigma_deg = math.degrees(math.sqrt(float(np.linalg.eigvalsh(covariance)[-1])))
+    place = make_se3(Rotation.from_rotvec(found.x[:3]).as_matrix(), found.x[3:6])
+    return Mounting(place, max(sigma_deg, MIN_SIGMA_DEG))
+
+
+@dataclass(frozen=True)
+class _Motions:
+    """Motions between poses 1 to REACH places apart, each in the frame of the earlier pose.
+
+    Attributes:
+        R: (M, 3, 3) rotations.
+        turns: (M, 3) the same as rotation vectors, radians.
+        steps: (M, 3) translations.
+    """
+
+    R: FloatArray
+    turns: FloatArray
+    steps: FloatArray
+
+    @classmethod
+    def of(cls, T: FloatArray) -> _Motions:
+        """Of (N, 4, 4) poses in time order."""
+        moved = np.concatenate([invert_se3(T[:-k]) @ T[k:] for k in range(1, REACH + 1)])
+        R = moved[:, :3, :3]
+        return cls(R, Rotation.from_matrix(R).as_rotvec(), moved[:, :3, 3])
+
+
+def _first_guess(base: _Motions, cam: _Motions) -> FloatArray | None:
+    """(7,) rotation vector, arm of 0 and logarithm of the scale; None where nothing moves."""
+    lengths = [np.linalg.norm(m.steps, axis=1) for m in (base, cam)]
+    moved = (lengths[0] > MIN_STEP_M) & (lengths[1] > 1e-9)
+    straight = moved & (np.linalg.norm(base.turns, axis=1) < STRAIGHT_RAD)
+    use = straight if straight.any() else moved
+    if not use.any():
+        return None
+    ways = [m.steps[use] / n[use, None] for m, n in zip((base, cam), lengths, strict=True)]
+    a, b = (np.concatenate([m.turns, w]) for m, w in zip((base, cam), ways, strict=True))
+    largest, second, _ = np.linalg.svd(a.T @ b, compute_uv=False)
+    if second < MIN_SPREAD * largest:  # all along one line
+        return None
+    R, _ = Rotation.align_vectors(a, b)
+    scale = np.median(lengths[0][moved] / lengths[1][moved])
+    return np.concatenate([R.as_rotvec(), np.zeros(3), [math.log(scale)]])

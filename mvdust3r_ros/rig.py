@@ -1,0 +1,99 @@
+"""Cameras that keep their places on one rig: what that says of scale and poses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, Keyframe, ScaleSource
+from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
+from mvdust3r_ros.scale import ScaleEvidence
+
+SAME_TIME_NS = 10_000_000
+CALIBRATION_REL_SIGMA = 0.01
+
+
+@dataclass(frozen=True)
+class RigPair:
+    """Two keyframes of different cameras, taken at the same time.
+
+    Attributes:
+        a: keyframe.
+        b: keyframe.
+        T_a_b: (4, 4) pose of b's camera in a's by the calibration of the rig, metres.
+    """
+
+    a: int
+    b: int
+    T_a_b: FloatArray
+
+    def seen(self, T: Mapping[int, FloatArray]) -> FloatArray:
+        """(4, 4) the same pose by recovered ones."""
+        relative: FloatArray = invert_se3(T[self.a]) @ T[self.b]
+        return relative
+
+
+def rig_pairs(keyframes: Sequence[Keyframe]) -> list[RigPair]:
+    """All pairs of keyframes of different cameras within SAME_TIME_NS, where both are mounted."""
+    return [
+        RigPair(a.id, b.id, invert_se3(a.view.T_rig_cam) @ b.view.T_rig_cam)
+        for a, b in combinations(keyframes, 2)
+        if a.camera_name != b.camera_name
+        and abs(a.stamp_ns - b.stamp_ns) <= SAME_TIME_NS
+        and a.view.T_rig_cam is not None
+        and b.view.T_rig_cam is not None
+    ]
+
+
+def rig_evidence(
+    T_window_cam: Mapping[int, FloatArray], pairs: Sequence[RigPair], min_baseline_m: float
+) -> ScaleEvidence | None:
+    """Scale from the known distances between the cameras.
+
+    Args:
+        T_window_cam: keyframe -> (4, 4) recovered pose, window units.
+        pairs: of the window; those without both poses are left out.
+        min_baseline_m: distance of two cameras below which they say nothing.
+
+    Returns:
+        Evidence whose sigma follows from how well recovered and known offsets agree, or None.
+    """
+    offsets = [
+        (pair.T_a_b[:3, 3], pair.seen(T_window_cam)[:3, 3])
+        for pair in pairs
+        if pair.a in T_window_cam and pair.b in T_window_cam
+    ]
+    known, seen = np.array(offsets).reshape(-1, 2, 3).transpose(1, 0, 2)
+    known_m, seen_units = np.linalg.norm(known, axis=1), np.linalg.norm(seen, axis=1)
+    use = (known_m >= min_baseline_m) & (seen_units > 0)
+    if not use.any():
+        return None
+    scale = math.exp(float(np.median(np.log(known_m[use] / seen_units[use]))))
+    off = np.linalg.norm(known[use] - scale * seen[use], axis=1) / known_m[use]
+    misfit = float(np.sqrt((off**2).mean()))
+    # two of three axes at least show in the misfit, one decides on the scale; few pairs may agree
+    # by chance; noise averages out, what a coarse network does to all pairs does not
+    axis = misfit * math.sqrt((1 + 1 / len(off)) / (2 * len(off)))
+    sigma = math.hypot(axis, misfit**2, CALIBRATION_REL_SIGMA)
+    return ScaleEvidence(scale, sigma, ScaleSource.RIG, CALIBRATION_REL_SIGMA)
+
+
+def rig_disagreement(
+    T_map_cam: Mapping[int, FloatArray], pairs: Sequence[RigPair]
+) -> tuple[float, float]:
+    """How far recovered poses are from the rig's: root mean square of metres and of radians.
+
+    Args:
+        T_map_cam: keyframe -> (4, 4) pose, metres; those of all pairs.
+        pairs: at least one.
+    """
+    delta = np.stack([invert_se3(pair.T_a_b) @ pair.seen(T_map_cam) for pair in pairs])
+    turned_rad = np.radians(rotation_angle_deg(delta[:, :3, :3]))
+    return (
+        float(np.sqrt((delta[:, :3, 3] ** 2).sum(1).mean())),
+        float(np.sqrt((turned_rad**2).mean())),
+    )

@@ -1,0 +1,143 @@
+"""What an image is given on its way to the mapper, over DDS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.ros.settings import RosSettings
+
+LIMIT_S = 20.0
+STAMP_NS = 900_000_000_000
+T_FRONT_LEFT = make_se3(np.eye(3), np.array([-0.3, 0.0, 0.1]))
+
+
+class Bench:
+    """Inputs in a node, and another node that publishes to it."""
+
+    def __init__(self, settings: RosSettings) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+
+        from mvdust3r_ros.ros.inputs import Inputs
+
+        self.context = rclpy.Context()
+        self.context.init()
+        self.node = rclpy.create_node("inputs_test", context=self.context)
+        self.images: list[Any] = []
+        self.faults: list[tuple[str, str]] = []
+        self.inputs = Inputs(
+            self.node, settings, self.images.append, lambda *words: self.faults.append(words)
+        )
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def publish(self, kind: type, topic: str, message: Any, qos: Any = 10) -> None:
+        publisher = self.node.create_publisher(kind, topic, qos)
+        self.wait(lambda: publisher.get_subscription_count() > 0)
+        publisher.publish(message)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        end_s = time.monotonic() + LIMIT_S
+        while not condition():
+            assert time.monotonic() < end_s
+            self.executor.spin_once(0.05)
+
+    def close(self) -> None:
+        self.inputs.close()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.fixture
+def make_bench() -> Iterator[Callable[[RosSettings], Bench]]:
+    made: list[Bench] = []
+
+    def make(settings: RosSettings) -> Bench:
+        made.append(Bench(settings))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
+
+
+def image(frame: str) -> Any:
+    from sensor_msgs.msg import Image
+
+    from mvdust3r_ros.ros.outputs import header_msg
+
+    data = np.zeros(32 * 32 * 3, np.uint8).tobytes()
+    return Image(
+        header=header_msg(STAMP_NS, frame),
+        height=32,
+        width=32,
+        encoding="rgb8",
+        step=96,
+        data=data,
+    )
+
+
+def test_each_camera_of_a_rig_brings_its_place(make_bench: Callable[..., Bench]) -> None:
+    from geometry_msgs.msg import TransformStamped
+    from sensor_msgs.msg import Image
+    from tf2_msgs.msg import TFMessage
+
+    from mvdust3r_ros.ros.qos import STATIC_TF
+
+    bench = make_bench(
+        RosSettings(cameras="front,left", odom_source="none", image_reliability="reliable")
+    )
+    known = TransformStamped(child_frame_id="left_optical")
+    known.header.frame_id = "front_optical"
+    t = known.transform.translation
+    t.x, t.y, t.z = T_FRONT_LEFT[:3, 3].tolist()
+    known.transform.rotation.w = 1.0
+    bench.publish(TFMessage, "/tf_static", TFMessage(transforms=[known]), STATIC_TF)
+    bench.wait(lambda: bench.inputs.root_of("left_optical") == "front_optical")
+    for name in ("front", "left"):
+        bench.publish(Image, f"/{name}/image", image(f"{name}_optical"))
+        bench.wait(lambda: bool(bench.images))
+        frame = bench.inputs.frame(bench.images.pop())
+        expected = np.eye(4) if name == "front" else T_FRONT_LEFT
+        assert frame.T_rig_cam is not None
+        np.testing.assert_allclose(frame.T_rig_cam, expected, atol=1e-9)
+        assert frame.T_odom_base is None
+
+
+def test_one_camera_has_no_rig(make_bench: Callable[..., Bench]) -> None:
+    from sensor_msgs.msg import Image
+
+    bench = make_bench(RosSettings(odom_source="none", image_reliability="reliable"))
+    bench.publish(Image, "/image", image("camera_optical"))
+    bench.wait(lambda: bool(bench.images))
+    assert bench.inputs.frame(bench.images.pop()).T_rig_cam is None
+
+
+def test_odometry_of_a_robot_without_a_mounting_comes_as_it_is(
+    make_bench: Callable[..., Bench],
+) -> None:
+    from nav_msgs.msg import Odometry
+    from sensor_msgs.msg import Image
+
+    from mvdust3r_ros.ros.outputs import header_msg, pose_msg
+
+    bench = make_bench(RosSettings(image_reliability="reliable", odom_reliability="reliable"))
+    T_odom_base = make_se3(np.eye(3), np.array([1.0, 2.0, 0.0]))
+    odom = Odometry(header=header_msg(STAMP_NS, "odom"), child_frame_id="base_link")
+    odom.pose.pose = pose_msg(T_odom_base)
+    bench.publish(Odometry, "/odom", odom)
+    bench.publish(Image, "/image", image("camera_optical"))
+    bench.wait(lambda: bool(bench.images) and bench.inputs.odom_frame == "odom")
+    frame = bench.inputs.frame(bench.images.pop())
+    assert frame.T_odom_cam is None
+    assert frame.T_odom_base is not None
+    np.testing.assert_allclose(frame.T_odom_base, T_odom_base)
+    ((reason, words),) = bench.faults
+    assert reason == "mounting"
+    assert "set ros.T_base_cam; else it is estimated from the motion" in words
