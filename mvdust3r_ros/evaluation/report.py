@@ -208,6 +208,7 @@ def describe_run(summary: dict[str, Any]) -> str:
         f"{made['occupied_m2']:.1f} m2 occupied, path {made['path_m']:.1f} m",
         f"scale: {known}, from {made['scale_source'].lower()}",
     ]
+    lines += summary.get("mountings", [])
     for rejection in summary["rejections"][:3]:
         lines.append(f"window {rejection['window']}: {rejection['reason']}")
     for message, count in summary["unusable_frames"].items():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mvdust3r_ros.config import MapperConfig, load_config, with_values
+from mvdust3r_ros.datatypes import Frame
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.evaluation.report import write_outputs
 from mvdust3r_ros.evaluation.run import run_mapper
@@ -60,9 +61,18 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     engine = create_engine(chosen.engine, EngineOptions(chosen.threads, chosen.provider))
     mapper = Mapper(config, engine)
     undecodable: Counter[str] = Counter()
+    unmounted: set[str] = set()
+
+    def frames() -> Iterator[Frame]:
+        bad = lambda error: undecodable.update([str(error)])  # noqa: E731
+        for frame in read_frames(job.bag, job.topics, bad):
+            if frame.T_odom_base is not None:
+                unmounted.add(frame.camera_name)
+            yield frame
+
     try:
         result = run_mapper(
-            read_frames(job.bag, job.topics, lambda error: undecodable.update([str(error)])),
+            frames(),
             mapper,
             None if progress is None else lambda done: progress(done, total),
         )
@@ -71,9 +81,19 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     result.frames += undecodable.total()
     result.faults += undecodable
     details: dict[str, Any] = {"bag": str(job.bag)}
-    if mapper.mountings:
-        details["mountings"] = [m.words(camera) for camera, m in mapper.mountings.items()]
+    if unmounted:
+        details["mountings"] = [_mounting_words(mapper, camera) for camera in sorted(unmounted)]
     return write_outputs(result, job.out, truth, job.bag.resolve().name, details)
+
+
+def _mounting_words(mapper: Mapper, camera: str) -> str:
+    found = mapper.mountings.get(camera)
+    if found is not None:
+        return found.words(camera)
+    return (
+        f"{camera}: odometry is of the robot, nothing in the bag says how the camera sits on it, "
+        "and the motion did not show it: no metres from odometry; record /tf_static too"
+    )
 
 
 def count_images(bag: Path, topics: BagOptions) -> int:

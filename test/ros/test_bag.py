@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin
 
+from mvdust3r_ros.cli import main
 from mvdust3r_ros.map_files import read_tum
 from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
 from mvdust3r_ros.ros.bag_messages import BagError
@@ -53,9 +54,11 @@ def test_without_odometry_frames_have_no_pose(
     assert [(f.T_odom_cam, f.camera, f.depth_m) for f in frames] == [(None, None, None)] * 2
 
 
-def test_odometry_that_nothing_connects_to_the_camera_is_an_error(room_bag: Any) -> None:
-    with pytest.raises(BagError, match=r"'camera_optical'.*'left'.*tf_static"):
-        next(read_frames(room_bag.bag, BagOptions(camera_frame="left")))
+def test_odometry_that_nothing_connects_to_the_camera_is_that_of_the_robot(room_bag: Any) -> None:
+    frames = read_frames(room_bag.bag, BagOptions(camera_frame="left", max_frames=3))
+    for frame, T in zip(frames, room_bag.poses[:3], strict=True):
+        assert frame.T_odom_cam is None
+        np.testing.assert_allclose(frame.T_odom_base, T, atol=1e-9)
 
 
 def test_two_cameras_need_a_choice(make_bag: Callable[..., Any], bag_kind: Any) -> None:
@@ -149,3 +152,13 @@ def test_the_raw_bag_is_the_same_footage_and_its_odometry_is_on_tf_too() -> None
         difference = frame.image_rgb.astype(int) - twin.image_rgb
         assert np.abs(difference).mean() < 4
         assert frame.depth_m is not None
+
+
+def test_a_map_without_the_cameras_place_says_what_to_record(
+    make_bag: Callable[..., Any], bag_kind: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_bag(bag_kind(odometry="unmounted", frames=20))
+    assert main(["map", str(made.bag), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing in the bag says how the camera sits on it" in printed
+    assert "record /tf_static too" in printed
