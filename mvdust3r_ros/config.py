@@ -282,6 +282,10 @@ class MapSettings(Section):
         0.0, "height of the camera above the floor (m), for the floor and the scale; 0 if unknown",
         low=0.0,
     )  # fmt: skip
+    keyframes_per_place: int = setting(
+        12, "keyframes kept of one place (0.3 m, 20 deg); the oldest go, voxels and grid keep "
+        "what they saw; 0 for no bound", low=0,
+    )  # fmt: skip
     radius_m: float = setting(
         0.0, "keyframes and points farther from the newest camera are forgotten (m); 0 for none",
         low=0.0,

@@ -106,7 +106,7 @@ class LoopCloser:
                 self._nodes[keyframe.id] = _Node(keyframe, points_cam, geometry.conf[index])
         self._windows_since_try += 1
 
-    def forget(self, ids: Sequence[int]) -> None:
+    def forget(self, ids: Collection[int]) -> None:
         """Drop the points of keyframes; their poses stay, they hold the path together."""
         for key in ids:
             self._nodes.pop(key, None)

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +34,7 @@ from mvdust3r_ros.datatypes import (
 )
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.floor import fit_floor
+from mvdust3r_ros.geometry import rotation_angle_deg
 from mvdust3r_ros.keyframes import KeyframeWindow
 from mvdust3r_ros.loops import LoopCloser
 from mvdust3r_ros.mounting import Mounting, estimate_mounting
@@ -74,6 +75,8 @@ MISFITS = {
 }  # fmt: skip
 """Reasons that say: the views do not show what the map shows."""
 ENGINE_FAILURES = {Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE}
+PLACE_M, PLACE_DEG = 0.3, 20.0
+NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 STITCH_STRIDE = 4
 FLOOR_TILT_DEG = 10.0
 MIN_POSED_SHARE = 0.5
@@ -118,6 +121,8 @@ class _MapState:
     mapped: dict[int, MappedKeyframe] = field(default_factory=dict)
     drawn_at: dict[int, FloatArray] = field(default_factory=dict)
     """Poses at which points went into voxels and grid."""
+    thinned_out: dict[int, Keyframe] = field(default_factory=dict)
+    """Keyframes, without images, of which only the place in the path has not been forgotten."""
     floor_heights_m: list[float] = field(default_factory=list)
     tokens: dict[int, ViewTokens] = field(default_factory=dict)
     outside: tuple[FloatArray, float] | None = None
@@ -465,14 +470,13 @@ class Mapper:
         with self._lock:
             state = self._state
             points, colors, conf = state.voxels.cloud()
-            own = (
-                m for m in state.mapped.values()
-                if self.path_camera in ("", m.keyframe.camera_name)
-            )  # fmt: skip
-            by_stamp = {m.keyframe.stamp_ns: m for m in own}
-            ordered = [by_stamp[stamp] for stamp in sorted(by_stamp)]
-            stamps = np.array([m.keyframe.stamp_ns for m in ordered], np.int64)
-            poses = np.array([m.T_map_cam for m in ordered]).reshape(-1, 4, 4)
+            passed = [(k, state.loops.poses[k.id]) for k in state.thinned_out.values()]
+            passed += [(m.keyframe, m.T_map_cam) for m in state.mapped.values()]
+            by_stamp = {
+                k.stamp_ns: T for k, T in passed if self.path_camera in ("", k.camera_name)
+            }
+            stamps = np.array(sorted(by_stamp), np.int64)
+            poses = np.array([by_stamp[stamp] for stamp in stamps.tolist()]).reshape(-1, 4, 4)
             scale = state.stitcher.scale.estimate
             gate_open, gate_hint = scale_gate(scale, self.config.stitch.scale_max_rel_sigma)
             return MapSnapshot(
@@ -646,6 +650,7 @@ class Mapper:
             state.window_of.update({m.keyframe.id: newest for m in new})
         with clock.stage("grid"):
             self._update_grid(state, new, clouds)
+            self._thin_out(state, new)
             self._forget_far(state, seen[-1].T_map_cam[:3, 3])
 
     def _remember(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
@@ -790,6 +795,39 @@ class Mapper:
             grid.take_over(state.grid, *state.outside)
         return grid
 
+    def _thin_out(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
+        """Let the oldest keyframes go of places that have been seen often enough.
+
+        A robot that stays in one room would else fill the memory. What they saw stays in voxels
+        and grid until these are built again from the others. The last commits stay, see rollback.
+        """
+        most = self.config.map.keyframes_per_place
+        recent = {k for c in state.commits for k in (*c.ids, *(a.id for a in c.anchors))}
+        recent |= {k.id for k in state.keyframes.anchors} | {m.keyframe.id for m in new}
+        ids = list(state.mapped)
+        if most == 0 or len(ids) <= most:
+            return
+        T = np.stack([m.T_map_cam for m in state.mapped.values()])
+        gone: set[int] = set()
+        for item in new:
+            off_m = np.linalg.norm(T[:, :3, 3] - item.T_map_cam[:3, 3], axis=1)
+            turned_deg = rotation_angle_deg(item.T_map_cam[:3, :3].T @ T[:, :3, :3])
+            here = np.flatnonzero((off_m < PLACE_M) & (turned_deg < PLACE_DEG))
+            there = [key for i in here if (key := ids[i]) not in gone]
+            gone.update([key for key in there[: len(there) - most] if key not in recent])
+        for key in gone:
+            keyframe = state.mapped[key].keyframe
+            state.thinned_out[key] = replace(keyframe, view=View(NO_IMAGE))
+        self._drop(state, gone)
+
+    def _drop(self, state: _MapState, keys: Collection[int]) -> None:
+        """Forget the points of keyframes."""
+        for key in keys:
+            del state.mapped[key]
+            state.drawn_at.pop(key, None)
+            state.descriptors.pop(key, None)
+        state.loops.forget(keys)
+
     def _forget_far(self, state: _MapState, camera_map: FloatArray) -> None:
         """Drop keyframes and points farther than `map.radius_m` from the newest camera."""
         radius_m = self.config.map.radius_m
@@ -802,11 +840,12 @@ class Mapper:
         ]
         if not far:
             return
-        for key in far:
-            del state.mapped[key]
-            state.drawn_at.pop(key, None)
-            state.descriptors.pop(key, None)
-        state.loops.forget(far)
+        self._drop(state, far)
+        state.thinned_out = {
+            key: keyframe
+            for key, keyframe in state.thinned_out.items()
+            if np.linalg.norm(state.loops.poses[key][:3, 3] - camera_map) <= radius_m
+        }
         state.voxels.keep_within(camera_map, radius_m)
         state.outside = camera_map.copy(), radius_m
         if self.config.map.forget_outside and state.grid is not None:

@@ -74,6 +74,28 @@ def test_keyframes_far_from_the_camera_are_forgotten_but_not_their_cells(room: A
     assert (forgotten.grid.cells != -1).sum() < 0.8 * known[0]
 
 
+def test_a_camera_that_stays_in_one_place_does_not_fill_the_memory(room: Any) -> None:
+    """What the forgotten keyframes saw stays, and so does the path."""
+    few = with_values(CONFIG, {"map.keyframes_per_place": 4, "loop.enabled": False})
+    bounded, unbounded = (
+        Mapper(with_values(few, values), OracleEngine(HW))
+        for values in ({}, {"map.keyframes_per_place": 0})
+    )
+    path = room.walk(12, turns=0.1) * 6
+    for mapper in (bounded, unbounded):
+        for frame in room.frames(path):
+            mapper.process(frame)
+    kept, everything = (len(m.mapped_keyframes()) for m in (bounded, unbounded))
+    assert everything == len(path)
+    assert kept < 40
+    a, b = bounded.snapshot(), unbounded.snapshot()
+    np.testing.assert_array_equal(a.trajectory.stamps_ns, b.trajectory.stamps_ns)
+    np.testing.assert_allclose(a.trajectory.T_world_cam, b.trajectory.T_world_cam, atol=1e-9)
+    np.testing.assert_array_equal(a.grid.cells, b.grid.cells)
+    assert len(a.points_map) == len(b.points_map)
+    assert len(bounded.stored().keyframes) == kept
+
+
 def test_camera_height_alone_makes_metres(room: Any) -> None:
     config = with_values(CONFIG, {"map.camera_height_m": 1.3})
     mapper = Mapper(config, OracleEngine(HW, OracleNoise(points=0.01, scale=0.5, seed=3)))
