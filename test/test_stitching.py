@@ -152,6 +152,40 @@ def test_depth_images_give_the_scale(scene: Scene) -> None:
     assert placement.scale.source == ScaleSource.DEPTH
 
 
+@pytest.mark.parametrize("odometry", [False, True])
+def test_the_height_of_the_camera_gives_the_scale(scene: Scene, odometry: bool) -> None:
+    """Of what the network trusts: the rows without confidence would be another floor."""
+    settings = StitchSettings(min_baseline_m=100.0)  # odometry says what is level, no more
+    geometry = scene.window(range(6), 2.5, odometry=odometry)
+    S = Sim3(2.5, np.eye(3), np.zeros(3)) @ Sim3(1.0, *_split(invert_se3(scene.poses[0])))
+    points, conf = geometry.points.copy(), geometry.conf.copy()
+    conf[:, :6] = 1.0
+    grid = np.stack(np.meshgrid(np.linspace(0, 4, 24), np.linspace(0, 4, 6), indexing="xy"), -1)
+    below = np.concatenate([grid, np.full((6, 24, 1), -2.0)], -1)
+    points[:, :6] = S.apply(below)
+    geometry = replace(geometry, points=points.astype(np.float32), conf=conf)
+    height_m = float(np.median([T[2, 3] for T in scene.poses[:6]]))
+    placement = Stitcher(settings, height_m).place(geometry)
+    assert placement.scale.source == ScaleSource.CAMERA_HEIGHT
+    assert placement.scale.scale == pytest.approx(1 / 2.5, rel=0.02)
+    assert placement.scale.rel_sigma < 0.04
+
+
+def test_the_height_of_the_camera_holds_in_later_windows(scene: Scene) -> None:
+    height_m = float(np.median([T[2, 3] for T in scene.poses[:9]]))
+    stitcher = Stitcher(StitchSettings(), height_m)
+    for ids, scale in ((range(6), 1.0), (range(3, 9), 7.0)):
+        geometry = scene.window(ids, scale, odometry=False)
+        placement = stitcher.place(geometry)
+        stitcher.commit(geometry, placement)
+    assert placement.scale.source == ScaleSource.CAMERA_HEIGHT
+    assert placement.scale.scale == pytest.approx(1 / 7.0, rel=0.02)
+
+
+def _split(T: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return T[:3, :3], T[:3, 3]
+
+
 def test_a_standing_robot_takes_axes_from_odometry_and_no_scale(scene: Scene) -> None:
     stitcher = Stitcher(StitchSettings(min_baseline_m=100.0))
     placement = stitcher.place(scene.window(range(6), 1.0))
@@ -636,6 +670,21 @@ def test_a_coarse_network_gets_wider_limits_and_a_precise_one_those_configured()
     assert wide.max_residual == pytest.approx(0.45)
     assert wide.max_odom_rotation_deg == pytest.approx(45.0)
     assert attainable(replace(settings, max_residual=0.6), 0.3).max_residual == 0.6
+
+
+def test_what_lies_behind_a_camera_is_seen_through_by_nobody(scene: Scene) -> None:
+    """The pixels of a view that it sees behind itself are no surface to see through."""
+    good = scene.window(range(8, 14))
+    points = good.points.copy()
+    for index, pose in enumerate(good.poses):
+        assert pose is not None
+        T = pose.T_window_cam
+        cam = (points[index] - T[:3, 3]) @ T[:3, :3]
+        cam[::2] *= -1.0
+        points[index] = cam @ T[:3, :3].T + T[:3, 3]
+    assert worst_conflict(replace(good, points=points)) < 0.1
+    without = replace(good, poses=[None] * len(good.poses))
+    assert worst_conflict(without) == 0.0
 
 
 def test_views_that_see_through_each_other_are_refused(scene: Scene) -> None:
