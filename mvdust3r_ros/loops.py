@@ -299,23 +299,24 @@ class LoopCloser:
         Args:
             factors: keyframe -> factor of the window that it came with.
             anchor: (3,) point of the map that stays where it is.
+
+        Raises:
+            PoseGraphError: the motions do not determine the poses; nothing has changed.
         """
         ids = list(self.poses)
-        first = self.poses[ids[0]].copy()
-        first[:3, 3] = anchor + factors[ids[0]] * (first[:3, 3] - anchor)
-        poses = {ids[0]: first}
+        poses = {key: T.copy() for key, T in self.poses.items()}
+        poses[ids[0]][:3, 3] = anchor + factors[ids[0]] * (self.poses[ids[0]][:3, 3] - anchor)
         for a, b in pairwise(ids):
-            step = invert_se3(self.poses[a]) @ self.poses[b]
-            step[:3, 3] *= factors[b]
-            poses[b] = poses[a] @ step
-        self._edges = [_resized(e, math.sqrt(factors[e.a] * factors[e.b])) for e in self._edges]
+            step = self.poses[b][:3, 3] - self.poses[a][:3, 3]
+            poses[b][:3, 3] = poses[a][:3, 3] + factors[b] * step
+        edges = [_resized(e, math.sqrt(factors[e.a] * factors[e.b])) for e in self._edges]
+        if any(edge.robust for edge in edges):
+            poses = optimize_poses(poses, edges, {ids[0]})
         self._nodes = {
             key: replace(n, points_cam=n.points_cam * np.float32(factors[key]))
             for key, n in self._nodes.items()
         }
-        if any(edge.robust for edge in self._edges):
-            poses = optimize_poses(poses, self._edges, {ids[0]})
-        self.poses = poses
+        self._edges, self.poses = edges, poses
         return dict(poses)
 
 

@@ -710,12 +710,17 @@ class Mapper:
         if math.sqrt(float((logs**2).mean())) < RESIZE_SHARE:
             return {}
         with clock.stage("resize"):
-            history.apply(logs)
             factors = {key: math.exp(logs[k]) for key, k in state.window_of.items()}
             first = next(iter(state.loops.poses.values()))
             assert state.grid is not None
             anchor = np.array([first[0, 3], first[1, 3], state.grid.floor_z_m])
-            self._move_keyframes(state, state.loops.resize(factors, anchor), factors)
+            try:
+                moved = state.loops.resize(factors, anchor)
+            except MvDust3rError as error:
+                state.loops.refused.append(str(error))
+                return {}
+            history.apply(logs)
+            self._move_keyframes(state, moved, factors)
         return factors
 
     def _close_loop(self, state: _MapState, clock: StageClock) -> None:

@@ -89,6 +89,7 @@ def optimize_poses(
         if width == KERNEL_SIGMAS and np.abs(step).max() < 1e-7:
             break
         width = max(width / 2, KERNEL_SIGMAS)
+    T[:, :3, :3] = Rotation.from_matrix(T[:, :3, :3]).as_matrix()  # products drift off rotations
     return {node: T[i] if column[i] >= 0 else poses[node] for node, i in row.items()}
 
 

@@ -14,7 +14,7 @@ from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.loops import LoopCloser, LoopError, _Node
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.pose_graph import PoseEdge, relative_edge
+from mvdust3r_ros.pose_graph import PoseEdge, PoseGraphError, relative_edge
 
 HW = (72, 96)
 COUNT = 48
@@ -152,6 +152,46 @@ def test_a_closure_that_fits_already_moves_nothing() -> None:
     assert closer.close(closure(before)) == {}
     assert closer.closures == 1
     assert all(np.array_equal(before[k], closer.poses[k]) for k in before)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_resizing_again_and_again_leaves_rotations_rotations(closed: bool) -> None:
+    """What rounding does to one pose must not grow along the path and from round to round."""
+    closer, truth = square()
+    if closed:
+        closer.close(closure(truth))
+    before = dict(closer.poses)
+    for k in range(60):
+        factor = 1.01 if k % 2 == 0 else 1 / 1.01
+        closer.resize(dict.fromkeys(truth, factor), np.zeros(3))
+    off = [T[:3, :3].T @ T[:3, :3] - np.eye(3) for T in closer.poses.values()]
+    assert np.abs(off).max() < 1e-12
+    for key, T in closer.poses.items():
+        np.testing.assert_allclose(T, before[key], atol=1e-3 if closed else 1e-9)
+
+
+def test_each_stretch_takes_the_factor_of_the_window_that_it_came_with() -> None:
+    closer, truth = square()
+    before = dict(closer.poses)
+    factors = {k: 2.0 if k < 20 else 0.5 for k in truth}
+    anchor = np.array([1.0, 0.0, 0.0])
+    moved = closer.resize(factors, anchor)
+    np.testing.assert_allclose(moved[0][:3, 3], anchor + 2.0 * (before[0][:3, 3] - anchor))
+    for a, b in pairwise(truth):
+        step = moved[b][:3, 3] - moved[a][:3, 3]
+        np.testing.assert_allclose(step, factors[b] * (before[b] - before[a])[:3, 3], atol=1e-12)
+        assert np.array_equal(moved[b][:3, :3], before[b][:3, :3])
+
+
+def test_a_graph_that_cannot_be_solved_changes_nothing() -> None:
+    closer, truth = square()
+    closer.close(closure(truth))
+    edges = [e for e in closer._edges if e.a not in (10, 30)]  # 11 to 30 hang on nothing
+    closer._edges, before = edges, dict(closer.poses)
+    with pytest.raises(PoseGraphError):
+        closer.resize(dict.fromkeys(truth, 2.0), np.zeros(3))
+    assert closer._edges == edges
+    assert all(np.array_equal(before[k], closer.poses[k]) for k in truth)
 
 
 # Candidates

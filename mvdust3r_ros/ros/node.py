@@ -40,6 +40,8 @@ END_S = 1.0
 """How long a node that is told to end waits for the network."""
 LAST_MAP = "last"
 EXECUTOR_THREADS = 3
+SWITCH_S = 0.0005
+"""How long a thread may hold Python's lock while a callback waits for it; 5 ms by default."""
 ERROR_PAUSE_S = 0.01
 InvalidHandle = rclpy_implementation.InvalidHandle
 Transition = Callable[["MapperNode", LifecycleState], TransitionCallbackReturn]
@@ -334,6 +336,7 @@ def spin(node: MapperNode, executor: Executor) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to stop (`ros2 run mvdust3r_ros mapper_node`)."""
+    sys.setswitchinterval(SWITCH_S)
     rclpy.init(args=args)
     executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
     node = MapperNode()
