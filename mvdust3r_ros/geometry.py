@@ -86,9 +86,9 @@ def se3_from_quaternion(quat_xyzw: FloatArray, t: FloatArray) -> FloatArray:
 
 
 def quaternion_xyzw(R: FloatArray) -> FloatArray:
-    """Unit quaternion (x, y, z, w) of a (3, 3) rotation, w not negative."""
+    """Unit quaternions (..., 4) as x, y, z, w of rotations (..., 3, 3), w not negative."""
     quat: FloatArray = Rotation.from_matrix(R).as_quat()
-    return -quat if quat[3] < 0 else quat
+    return np.where(quat[..., 3:] < 0, -quat, quat)
 
 
 def interpolate_se3(T_0: FloatArray, T_1: FloatArray, alpha: float) -> FloatArray:

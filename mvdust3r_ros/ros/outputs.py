@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, Pose, PoseStamped, TransformStamped
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, TransformStamped
 from nav_msgs.msg import OccupancyGrid as OccupancyGridMsg
 from nav_msgs.msg import Path as PathMsg
 from sensor_msgs.msg import PointCloud2, PointField
@@ -28,6 +28,7 @@ from mvdust3r_ros.geometry import quaternion_xyzw
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
 from mvdust3r_ros.occupancy import OccupancyStats
 
+MAX_PATH_POSES = 1000
 POINT_DTYPE = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")]
 )
@@ -94,10 +95,19 @@ def grid_to_msg(grid: OccupancyGrid, header: Header) -> OccupancyGridMsg:
 
 
 def trajectory_to_msg(trajectory: Trajectory, header: Header) -> PathMsg:
-    """Camera path; each pose has its own stamp."""
+    """Camera path; each pose has its own stamp. Of a long one every n-th pose and the newest."""
+    step = -(-len(trajectory) // MAX_PATH_POSES)
+    chosen = slice(None, None, -max(step, 1))
+    stamps_ns, T = trajectory.stamps_ns[chosen][::-1], trajectory.T_world_cam[chosen][::-1]
+    quaternions = quaternion_xyzw(T[:, :3, :3]) if len(T) else np.zeros((0, 4))
     poses = [
-        PoseStamped(header=header_msg(int(stamp_ns), header.frame_id), pose=pose_msg(T))
-        for stamp_ns, T in zip(trajectory.stamps_ns, trajectory.T_world_cam, strict=True)
+        PoseStamped(
+            header=header_msg(stamp_ns, header.frame_id),
+            pose=Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=i, y=j, z=k, w=w)),
+        )
+        for stamp_ns, (x, y, z), (i, j, k, w) in zip(
+            stamps_ns.tolist(), T[:, :3, 3].tolist(), quaternions.tolist(), strict=True
+        )
     ]
     return PathMsg(header=header, poses=poses)
 

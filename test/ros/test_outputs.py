@@ -27,6 +27,7 @@ from mvdust3r_ros.msg import OccupancySummary, WindowStatus
 from mvdust3r_ros.occupancy import summarize_grid
 from mvdust3r_ros.ros.conversions import pose_from_transform, stamp_to_ns
 from mvdust3r_ros.ros.outputs import (
+    MAX_PATH_POSES,
     grid_to_msg,
     header_msg,
     points_to_msg,
@@ -90,6 +91,16 @@ def test_each_pose_of_a_path_has_its_stamp() -> None:
     pose = path.poses[1].pose
     assert (pose.position.x, pose.position.y, pose.position.z) == (1.0, -2.0, 3.0)
     assert (pose.orientation.z, pose.orientation.w) == pytest.approx((np.sqrt(0.5),) * 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_PATH_POSES, MAX_PATH_POSES + 1, 5 * MAX_PATH_POSES])
+def test_a_long_path_is_thinned_out_to_its_newest_pose(count: int) -> None:
+    trajectory = Trajectory(np.arange(count), np.tile(np.eye(4), (count, 1, 1)))
+    stamps = [p.header.stamp.nanosec for p in trajectory_to_msg(trajectory, HEADER).poses]
+    assert len(stamps) == (count if count <= MAX_PATH_POSES else len(stamps))
+    assert len(stamps) <= MAX_PATH_POSES
+    assert stamps[-1:] == ([count - 1] if count else [])
+    assert len(set(np.diff(stamps).tolist())) <= 1
 
 
 def test_transforms_come_back() -> None:
