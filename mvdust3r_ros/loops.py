@@ -83,6 +83,7 @@ class LoopCloser:
         self.poses: dict[int, FloatArray] = {}
         self._nodes: dict[int, _Node] = {}
         self._edges: list[PoseEdge] = []
+        self._network_share: dict[int, float] = {}
         self._windows_since_try = 0
 
     def commit(self, geometry: WindowGeometry, placement: Placement) -> None:
@@ -101,6 +102,7 @@ class LoopCloser:
             pose = geometry.poses[index]
             if pose is not None and keyframe.id not in self.poses:
                 self.poses[keyframe.id] = placement.T_map_cam[keyframe.id]
+                self._network_share[keyframe.id] = placement.network_share
                 T, scale = pose.T_window_cam, placement.S_map_window.scale
                 points_cam = ((geometry.points[index] - T[:3, 3]) @ T[:3, :3] * scale).astype("f4")
                 self._nodes[keyframe.id] = _Node(keyframe, points_cam, geometry.conf[index])
@@ -294,7 +296,9 @@ class LoopCloser:
         return dict(moved)
 
     def resize(self, factors: Mapping[int, float], anchor: FloatArray) -> dict[int, FloatArray]:
-        """Scale the motions between keyframes, and their points; poses that follow from it.
+        """Scale the points of keyframes, and of the motions between them what the network said.
+
+        What odometry said of them is in metres and stays.
 
         Args:
             factors: keyframe -> factor of the window that it came with.
@@ -304,12 +308,13 @@ class LoopCloser:
             PoseGraphError: the motions do not determine the poses; nothing has changed.
         """
         ids = list(self.poses)
+        grown = {key: factors[key] ** self._network_share.get(key, 1.0) for key in ids}
         poses = {key: T.copy() for key, T in self.poses.items()}
         poses[ids[0]][:3, 3] = anchor + factors[ids[0]] * (self.poses[ids[0]][:3, 3] - anchor)
         for a, b in pairwise(ids):
             step = self.poses[b][:3, 3] - self.poses[a][:3, 3]
-            poses[b][:3, 3] = poses[a][:3, 3] + factors[b] * step
-        edges = [_resized(e, math.sqrt(factors[e.a] * factors[e.b])) for e in self._edges]
+            poses[b][:3, 3] = poses[a][:3, 3] + grown[b] * step
+        edges = [_resized(e, math.sqrt(grown[e.a] * grown[e.b])) for e in self._edges]
         if any(edge.robust for edge in edges):
             poses = optimize_poses(poses, edges, {ids[0]})
         self._nodes = {

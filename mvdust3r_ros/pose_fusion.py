@@ -37,13 +37,28 @@ class PoseSigma:
         return cls(max(m, MIN_SIGMA_M), max(rad, MIN_SIGMA_RAD))
 
 
+@dataclass(frozen=True)
+class FusedPoses:
+    """Poses by several opinions.
+
+    Attributes:
+        T_map_cam: keyframe -> (4, 4) pose.
+        network_share: weight of the network in the motions, 0 to 1: that part of them follows the
+            scale of the window, the rest is in metres.
+    """
+
+    T_map_cam: dict[int, FloatArray]
+    network_share: float = 1.0
+
+
 def fuse_poses(
     T_map_cam: Mapping[int, FloatArray],
     T_odom_cam: Mapping[int, FloatArray],
     mapped: Mapping[int, FloatArray],
     odom_rel_sigma: float,
     rig: Sequence[RigPair] = (),
-) -> dict[int, FloatArray]:
+    start: tuple[int, FloatArray] | None = None,
+) -> FusedPoses:
     """Weigh the network's absolute poses against odometry's and the rig's relative ones.
 
     How far the network's poses can be trusted follows from their disagreement with odometry over
@@ -56,33 +71,39 @@ def fuse_poses(
         mapped: keyframe -> (4, 4) pose of keyframes already in the map; they stay.
         odom_rel_sigma: odometry's drift as a share of the motion.
         rig: pairs of keyframes whose cameras keep their places to each other.
-
-    Returns:
-        Keyframe -> (4, 4) fused pose, for all of `T_map_cam`.
+        start: keyframe and (4, 4) pose where a new map begins; the network then says how its poses
+            lie to each other, and nothing of where they are as a whole.
     """
     ids = list(T_odom_cam)
     rig = [pair for pair in rig if pair.a in T_map_cam and pair.b in T_map_cam]
-    if len(ids) >= 2:
-        network = network_sigma(
-            np.stack([T_map_cam[i] for i in ids]),
-            np.stack([T_odom_cam[i] for i in ids]),
-            odom_rel_sigma,
-        )
+    steps = [
+        odometry_sigma(T_odom_cam[a], T_odom_cam[b], odom_rel_sigma) for a, b in pairwise(ids)
+    ]
+    if steps:
+        seen, driven = (np.stack([T[i] for i in ids]) for T in (T_map_cam, T_odom_cam))
+        network = network_sigma(seen, driven, odom_rel_sigma)
     elif rig:
         rms_m, rms_rad = rig_disagreement(T_map_cam, rig)
         # of three axes and two cameras
         network = PoseSigma.of(rms_m / math.sqrt(6), rms_rad / math.sqrt(6))
     else:
-        return {**T_map_cam, **{k: mapped[k] for k in T_map_cam if k in mapped}}
+        return FusedPoses({**T_map_cam, **{k: mapped[k] for k in T_map_cam if k in mapped}})
     edges = [PoseEdge(MAP_NODE, k, T, network.m, network.rad) for k, T in T_map_cam.items()]
-    for a, b in pairwise(ids):
-        sigma = odometry_sigma(T_odom_cam[a], T_odom_cam[b], odom_rel_sigma)
+    for (a, b), sigma in zip(pairwise(ids), steps, strict=True):
         edges.append(relative_edge(a, b, T_odom_cam[a], T_odom_cam[b], sigma.m, sigma.rad))
     edges += [PoseEdge(p.a, p.b, p.T_a_b, MIN_SIGMA_M, MIN_SIGMA_RAD) for p in rig]
-    start = {MAP_NODE: np.eye(4), **T_map_cam}
-    start.update({k: T for k, T in mapped.items() if k in T_map_cam})
-    found = optimize_poses(start, edges, {MAP_NODE, *mapped} & set(start))
-    return {k: found[k] for k in T_map_cam}
+    poses = {MAP_NODE: np.eye(4), **T_map_cam}
+    poses.update({k: T for k, T in mapped.items() if k in T_map_cam})
+    fixed = {MAP_NODE, *mapped} & set(poses)
+    if start is not None:
+        poses[start[0]], fixed = start[1], {start[0]}
+    found = optimize_poses(poses, edges, fixed)
+    share = 1.0
+    if steps:
+        step_m = float(np.median([step.m for step in steps]))
+        # a step of the network is the difference of two of its poses
+        share = step_m**2 / (step_m**2 + 2 * network.m**2)
+    return FusedPoses({k: found[k] for k in T_map_cam}, share)
 
 
 def anchor_to_odometry(

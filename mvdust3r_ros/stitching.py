@@ -29,7 +29,7 @@ from mvdust3r_ros.geometry import (
     invert_se3,
     rotation_angle_deg,
 )
-from mvdust3r_ros.pose_fusion import anchor_to_odometry, fuse_poses
+from mvdust3r_ros.pose_fusion import FusedPoses, anchor_to_odometry, fuse_poses
 from mvdust3r_ros.rig import rig_evidence, rig_pairs
 from mvdust3r_ros.scale import (
     ScaleEvidence,
@@ -117,12 +117,14 @@ class Placement:
         T_map_cam: keyframe id -> (4, 4) pose, weighed against odometry where there is any.
         residual_m: median distance on shared pixels; NaN without any.
         scale: the map's scale after this window.
+        network_share: how much of the motions follows the window's scale, see `fuse_poses`.
     """
 
     S_map_window: Sim3
     T_map_cam: dict[int, FloatArray]
     residual_m: float
     scale: ScaleEstimate
+    network_share: float = 1.0
 
 
 @dataclass
@@ -173,7 +175,8 @@ class Stitcher:
         else:
             placement = self._place_by_odometry(geometry, evidence)
         self._check_odometry(geometry, placement)
-        return replace(placement, T_map_cam=self._fused(geometry, placement))
+        fused = self._fused(geometry, placement)
+        return replace(placement, T_map_cam=fused.T_map_cam, network_share=fused.network_share)
 
     def commit(self, geometry: WindowGeometry, placement: Placement) -> None:
         """Make a placed window the end of the map."""
@@ -229,7 +232,7 @@ class Stitcher:
         """Whether odometry says where in the map a window lies."""
         return self.T_map_odom is not None and window.keyframes[-1].view.T_odom_cam is not None
 
-    def _fused(self, geometry: WindowGeometry, placement: Placement) -> dict[int, FloatArray]:
+    def _fused(self, geometry: WindowGeometry, placement: Placement) -> FusedPoses:
         """Poses weighed against odometry and rig; keyframes already in the map keep theirs."""
         T_map_cam, T_odom_cam = self._on_odometry(geometry, placement)
         fused = fuse_poses(
@@ -238,8 +241,28 @@ class Stitcher:
             self._last.T_map_cam,
             self.settings.odom_rel_sigma,
             rig_pairs(geometry.window.keyframes),
+            self._start(T_map_cam, T_odom_cam),
         )
-        return {key: fused[key] for key in placement.T_map_cam}
+        poses = {key: fused.T_map_cam[key] for key in placement.T_map_cam}
+        return replace(fused, T_map_cam=poses)
+
+    def _start(
+        self, T_map_cam: Mapping[int, FloatArray], T_odom_cam: Mapping[int, FloatArray]
+    ) -> tuple[int, FloatArray] | None:
+        """Where odometry alone puts the first keyframe of a window that shares none with the map.
+
+        A new map has odometry's axes and the height of the placement.
+        """
+        if not T_odom_cam or any(key in self._last.T_map_cam for key in T_map_cam):
+            return None
+        first = next(iter(T_odom_cam))
+        if self._last.T_map_cam:
+            return (
+                None if self.T_map_odom is None else (first, self.T_map_odom @ T_odom_cam[first])
+            )
+        T = T_odom_cam[first].copy()
+        T[2, 3] += np.median([T_map_cam[key][2, 3] - T_odom_cam[key][2, 3] for key in T_odom_cam])
+        return first, T
 
     def _on_odometry(
         self, geometry: WindowGeometry, placement: Placement

@@ -183,6 +183,18 @@ def test_each_stretch_takes_the_factor_of_the_window_that_it_came_with() -> None
         assert np.array_equal(moved[b][:3, :3], before[b][:3, :3])
 
 
+def test_motions_that_odometry_measured_keep_their_length() -> None:
+    closer, truth = square()
+    closer._network_share = {k: 0.0 if k < 20 else 0.5 for k in truth}
+    before, lengths = dict(closer.poses), [e.T_a_b[:3, 3].copy() for e in closer._edges]
+    moved = closer.resize(dict.fromkeys(truth, 4.0), before[0][:3, 3])
+    for a, b in pairwise(truth):
+        step, old = (p[b][:3, 3] - p[a][:3, 3] for p in (moved, before))
+        np.testing.assert_allclose(step, (1.0 if b < 20 else 2.0) * old, atol=1e-12)
+    np.testing.assert_allclose(closer._edges[3].T_a_b[:3, 3], lengths[3])
+    np.testing.assert_allclose(closer._edges[30].T_a_b[:3, 3], 2.0 * lengths[30])
+
+
 def test_a_graph_that_cannot_be_solved_changes_nothing() -> None:
     closer, truth = square()
     closer.close(closure(truth))

@@ -52,7 +52,7 @@ def test_agreeing_opinions_change_nothing() -> None:
     truth = drive()
     T_odom_map = make_se3(Rotation.from_euler("z", 1.0).as_matrix(), np.array([3.0, 1.0, 0.0]))
     odometry = {i: T_odom_map @ T for i, T in truth.items()}
-    fused = fuse_poses(truth, odometry, {}, 0.02)
+    fused = fuse_poses(truth, odometry, {}, 0.02).T_map_cam
     for i, T in truth.items():
         np.testing.assert_allclose(fused[i], T, atol=1e-9)
 
@@ -61,7 +61,7 @@ def test_a_coarse_network_hands_over_to_odometry() -> None:
     truth = drive()
     for seed in range(5):
         network = jolted(truth, seed, 0.3)
-        fused = fuse_poses(network, truth, {}, 0.02)
+        fused = fuse_poses(network, truth, {}, 0.02).T_map_cam
         assert error_m(network, truth) > 0.3
         assert error_m(fused, truth) < 0.05
 
@@ -69,7 +69,7 @@ def test_a_coarse_network_hands_over_to_odometry() -> None:
 def test_a_precise_network_keeps_its_poses_against_drift() -> None:
     truth = drive()
     stretched = {i: make_se3(T[:3, :3], 1.02 * T[:3, 3]) for i, T in truth.items()}
-    fused = fuse_poses(truth, stretched, {}, 0.02)
+    fused = fuse_poses(truth, stretched, {}, 0.02).T_map_cam
     assert max(float(np.abs(fused[i] - T).max()) for i, T in truth.items()) < 0.01
 
 
@@ -77,7 +77,7 @@ def test_mapped_keyframes_stay_where_they_are() -> None:
     truth = drive()
     network = jolted(truth, 1, 0.3)
     mapped = {i: truth[i] for i in range(4)}
-    fused = fuse_poses(network, truth, mapped, 0.02)
+    fused = fuse_poses(network, truth, mapped, 0.02).T_map_cam
     for i in mapped:
         np.testing.assert_array_equal(fused[i], truth[i])
     far = max(float(np.linalg.norm((fused[i] - truth[i])[:3, 3])) for i in range(4, N))
@@ -87,7 +87,7 @@ def test_mapped_keyframes_stay_where_they_are() -> None:
 def test_without_odometry_the_network_decides() -> None:
     truth = drive()
     network = jolted(truth, 2, 0.1)
-    fused = fuse_poses(network, {0: truth[0]}, {0: truth[0]}, 0.02)
+    fused = fuse_poses(network, {0: truth[0]}, {0: truth[0]}, 0.02).T_map_cam
     np.testing.assert_array_equal(fused[0], truth[0])
     for i in range(1, N):
         np.testing.assert_array_equal(fused[i], network[i])
@@ -106,3 +106,22 @@ def test_sigmas_have_the_size_of_the_errors() -> None:
     sigma = odometry_sigma(np.eye(4), step, 0.02)
     np.testing.assert_allclose(sigma.m, 0.005 + 0.02, atol=1e-12)
     np.testing.assert_allclose(sigma.rad, np.radians(0.2) + 0.02 * 0.5, atol=1e-9)
+
+
+def test_the_share_of_the_network_is_what_it_knows_better_than_odometry() -> None:
+    truth = drive()
+    shares = [fuse_poses(jolted(truth, 3, m), truth, {}, 0.02).network_share for m in (0, 0.05, 1)]
+    assert shares[0] > 0.5
+    assert shares[0] > shares[1] > shares[2]
+    assert shares[2] < 0.001
+    assert fuse_poses(truth, {}, {}, 0.02).network_share == 1.0
+
+
+def test_a_map_begins_exactly_where_it_is_told() -> None:
+    """However far off a coarse network's poses are as a whole; odometry leads on from there."""
+    truth = drive()
+    T_off = make_se3(Rotation.from_euler("z", 0.2).as_matrix(), np.array([0.5, -0.3, 0.0]))
+    coarse = {i: T_off @ T for i, T in jolted(truth, 4, 0.3).items()}
+    fused = fuse_poses(coarse, truth, {}, 0.001, start=(0, truth[0])).T_map_cam
+    np.testing.assert_array_equal(fused[0], truth[0])
+    assert max(np.linalg.norm(fused[i][:3, 3] - T[:3, 3]) for i, T in truth.items()) < 0.1

@@ -92,7 +92,7 @@ def test_two_thirds_of_the_errors_are_within_one_sigma(pairs: int, noise_m: floa
 def test_the_rig_straightens_coarse_poses_without_odometry() -> None:
     truth, pairs = drive(4)
     coarse = jolted(truth, np.random.default_rng(1), 0.1)
-    fused = fuse_poses(coarse, {}, {}, 0.02, pairs)
+    fused = fuse_poses(coarse, {}, {}, 0.02, pairs).T_map_cam
 
     def error_m(poses: dict[int, FloatArray]) -> float:
         return float(
@@ -100,13 +100,13 @@ def test_the_rig_straightens_coarse_poses_without_odometry() -> None:
         )
 
     assert error_m(fused) < 0.1 * error_m(coarse)
-    assert fuse_poses(coarse, {}, {}, 0.02, [RigPair(0, 99, LEFT)]) == coarse
+    assert fuse_poses(coarse, {}, {}, 0.02, [RigPair(0, 99, LEFT)]).T_map_cam == coarse
 
 
 def test_keyframes_in_the_map_stay_where_they_are() -> None:
     truth, pairs = drive(2)
     coarse = jolted(truth, np.random.default_rng(1), 0.1)
-    fused = fuse_poses(coarse, {}, {0: truth[0]}, 0.02, pairs)
+    fused = fuse_poses(coarse, {}, {0: truth[0]}, 0.02, pairs).T_map_cam
     np.testing.assert_array_equal(fused[0], truth[0])
     np.testing.assert_allclose(fused[1][:3, 3], truth[1][:3, 3], atol=0.02)
 

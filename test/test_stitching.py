@@ -658,7 +658,7 @@ def test_a_shared_keyframe_without_a_pose_still_holds_a_window_to_odometry(scene
     placement = Placement(Sim3(1.0, np.eye(3), np.zeros(3)), near, 0.0, ScaleEstimate())
     with pytest.raises(StitchError, match=r"by 8\.00 m"):
         stitcher._check_odometry(geometry, placement)
-    fused = stitcher._fused(geometry, placement)
+    fused = stitcher._fused(geometry, placement).T_map_cam
     assert fused.keys() == {1, 2}
     assert fused[1][0, 3] == pytest.approx(10.0, abs=0.5)
 
