@@ -10,17 +10,16 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mvdust3r_ros.config import ConfigError, MapperConfig, structural_changes
+from mvdust3r_ros.config import ConfigError, MapperConfig, MapSettings, structural_changes
 from mvdust3r_ros.datatypes import (
     FloatArray,
     Frame,
-    ImageArray,
     Keyframe,
     MapSnapshot,
     MapUpdate,
@@ -32,13 +31,11 @@ from mvdust3r_ros.datatypes import (
     Window,
     WindowPrediction,
 )
+from mvdust3r_ros.dense_map import DenseMap, MappedKeyframe
 from mvdust3r_ros.engines.base import Engine, EngineError
-from mvdust3r_ros.floor import fit_floor
-from mvdust3r_ros.geometry import rotation_angle_deg
 from mvdust3r_ros.keyframes import KeyframeWindow
 from mvdust3r_ros.loops import LoopCloser
 from mvdust3r_ros.mounting import Mounting, estimate_mounting
-from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.pose_recovery import recover_poses
 from mvdust3r_ros.preprocess import view_from_frame
 from mvdust3r_ros.reference_views import order_views
@@ -67,7 +64,6 @@ from mvdust3r_ros.stitching import (
     agrees_with_odometry,
     attainable,
 )
-from mvdust3r_ros.voxel_map import VoxelMap
 
 MISFITS = {
     Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_LOW_CONFIDENCE, Verdict.REJECTED_POSE,
@@ -75,38 +71,12 @@ MISFITS = {
 }  # fmt: skip
 """Reasons that say: the views do not show what the map shows."""
 ENGINE_FAILURES = {Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE}
-PLACE_M, PLACE_DEG = 0.3, 20.0
-NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 STITCH_STRIDE = 4
-FLOOR_TILT_DEG = 10.0
+COARSE_POINT = 0.45
+"""Sigma of a coarse network's points along their rays over its error, as a share."""
 MIN_POSED_SHARE = 0.5
 RESIZE_SHARE = 0.003
 """Root mean square of the corrections of all windows' sizes that is worth a new map."""
-
-
-@dataclass(frozen=True)
-class MappedKeyframe:
-    """What the map remembers of a committed keyframe; the map can be rebuilt from these.
-
-    Attributes:
-        keyframe: the keyframe.
-        T_map_cam: (4, 4) pose.
-        points_cam: (N, 3) float32 points in the camera frame, metres.
-        colors_rgb: (N, 3) uint8.
-        conf: (N,) float32.
-    """
-
-    keyframe: Keyframe
-    T_map_cam: FloatArray
-    points_cam: FloatArray
-    colors_rgb: ImageArray
-    conf: FloatArray
-
-    def points_map(self) -> FloatArray:
-        """(N, 3) float32 points in the map frame."""
-        R, t = self.T_map_cam[:3, :3], self.T_map_cam[:3, 3]
-        moved: FloatArray = self.points_cam @ R.T.astype(np.float32) + t.astype(np.float32)
-        return moved
 
 
 @dataclass
@@ -115,17 +85,9 @@ class _MapState:
 
     keyframes: KeyframeWindow
     stitcher: Stitcher
-    voxels: VoxelMap
     loops: LoopCloser
-    grid: OccupancyMap | None = None
-    mapped: dict[int, MappedKeyframe] = field(default_factory=dict)
-    drawn_at: dict[int, FloatArray] = field(default_factory=dict)
-    """Poses at which points went into voxels and grid."""
-    thinned_out: dict[int, Keyframe] = field(default_factory=dict)
-    """Keyframes, without images, of which only the place in the path has not been forgotten."""
-    floor_heights_m: list[float] = field(default_factory=list)
+    dense: DenseMap
     tokens: dict[int, ViewTokens] = field(default_factory=dict)
-    outside: tuple[FloatArray, float] | None = None
     descriptors: dict[int, FloatArray] = field(default_factory=dict)
     window_of: dict[int, int] = field(default_factory=dict)
     """Keyframe -> number of the committed window that it came with."""
@@ -232,7 +194,7 @@ class Mapper:
                     check_same_place(geometry, stored_count, limit)
             with clock.stage("integrate"):
                 seen = self._keyframe_points(geometry, placement, points, conf)
-                check_reach(state, seen)
+                check_reach(state.dense, seen)
         except StitchError as error:
             update = MapUpdate(window, error.verdict, str(error), latency_ms=clock.stages_ms)
             if geometry is None or error.verdict not in CONTRADICTIONS:
@@ -279,7 +241,7 @@ class Mapper:
         for camera in open_ones:
             pairs = [
                 (m.keyframe.view.T_odom_base, m.T_map_cam)
-                for m in state.mapped.values()
+                for m in state.dense.keyframes.values()
                 if m.keyframe.camera_name == camera and m.keyframe.view.T_odom_base is not None
             ]
             found = estimate_mounting(*zip(*pairs, strict=True)) if pairs else None
@@ -288,9 +250,9 @@ class Mapper:
 
     def _check_recent(self, state: _MapState, window: Window, placement: Placement) -> None:
         """Compare the way over the last commits and this window with odometry's."""
-        recent = {k for c in state.commits for k in (*c.ids, *(a.id for a in c.anchors))}
-        mapped = [m.keyframe for key, m in state.mapped.items() if key in recent]
-        new = [k for k in window.keyframes if k.id not in state.mapped]
+        recent, known = _recent_ids(state), state.dense.keyframes
+        mapped = [m.keyframe for key, m in known.items() if key in recent]
+        new = [k for k in window.keyframes if k.id not in known]
         poses = {**placement.T_map_cam, **state.loops.poses}
         check_recent_motion([*mapped, *new], poses, state.commits, state.stitcher.settings)
 
@@ -313,7 +275,7 @@ class Mapper:
                 fit, points, conf = self._reconstruct(state, joint, clock)
                 placement = stitcher.place(fit)
                 seen = self._keyframe_points(fit, placement, points, conf)
-                check_reach(state, seen)
+                check_reach(state.dense, seen)
             except StitchError:
                 continue
             doubted = {key for c in list(state.commits)[-count:] for key in c.ids}
@@ -350,18 +312,12 @@ class Mapper:
         undone = [state.commits.pop() for _ in range(count)]
         ids = {key for commit in undone for key in commit.ids}
         oldest = undone[-1]
-        poses = state.loops.remove(ids)
-        mapped = {
-            key: replace(m, T_map_cam=poses[key])
-            for key, m in state.mapped.items()
-            if key not in ids
-        }
-        voxels, grid = self._rebuilt(state, mapped)
+        drawing = state.dense.without(ids, state.loops.remove(ids))
         with self._lock:
-            state.mapped, state.voxels, state.grid = mapped, voxels, grid
+            state.dense.now = drawing
             state.stitcher = stitcher
             state.keyframes.commit(oldest.anchors)
-            del state.floor_heights_m[oldest.floor_count :]
+            del state.dense.floor_heights_m[oldest.floor_count :]
             for key in ids:
                 state.descriptors.pop(key, None)
                 state.window_of.pop(key, None)
@@ -382,7 +338,7 @@ class Mapper:
         seen = [self._describe(place, t) for t in tokens]
         for stored in likely_places(place, seen, count):
             dense = {k.id: state.loops.points(k.id) for k in stored}
-            poses = {k.id: state.mapped[k.id].T_map_cam for k in stored}
+            poses = {k.id: state.dense.keyframes[k.id].T_map_cam for k in stored}
             known = {key: item for key, item in dense.items() if item is not None}
             state.stitcher.resume(known, poses)
             joint = replace(window, keyframes=(*stored, *new))
@@ -408,7 +364,9 @@ class Mapper:
         with self._lock:
             state = self._state
             engine = self.engine.describe().name
-            items = [(m, state.loops.points(m.keyframe.id)) for m in state.mapped.values()]
+            items = [
+                (m, state.loops.points(m.keyframe.id)) for m in state.dense.keyframes.values()
+            ]
             looks = {m.keyframe.id: state.descriptors.get(m.keyframe.id) for m, _ in items}
             if len({None if d is None else len(d) for d in looks.values()}) != 1 or None in looks:
                 looks = {m.keyframe.id: describe_image(m.keyframe.view) for m, _ in items}
@@ -443,22 +401,20 @@ class Mapper:
         state.keyframes.keyframe_count = max(stored.poses) + 1
         state.stitcher.scale.commit(stored.scale)
         state.window_of = dict.fromkeys(stored.poses, 0)
-        dense = {}
-        for item in stored.keyframes:
-            key = item.keyframe.id
-            state.mapped[key] = mapped = MappedKeyframe(
-                item.keyframe, item.T_map_cam, item.points_cam, item.colors_rgb, item.conf
-            )
-            state.voxels.integrate(mapped.points_map(), mapped.colors_rgb, mapped.conf)
-            dense[key] = item.keyframe, item.dense_points_cam, item.dense_conf
+        mapped = [
+            MappedKeyframe(k.keyframe, k.T_map_cam, k.points_cam, k.colors_rgb, k.conf)
+            for k in stored.keyframes
+        ]
+        dense = {
+            k.keyframe.id: (k.keyframe, k.dense_points_cam, k.dense_conf) for k in stored.keyframes
+        }
         state.loops.restore(dense, stored.poses, stored.edges)
         same = stored.engine == info.name
         state.descriptors = {
             i.keyframe.id: i.descriptor if same else describe_image(i.keyframe.view)
             for i in stored.keyframes
         }
-        views = list(state.mapped.values())
-        self._update_grid(state, views, [view.points_map() for view in views])
+        state.dense.draw_grid(mapped, state.dense.add(mapped))
         places = {i.keyframe.id: i.keyframe for i in stored.keyframes}
         state.lost_in = Place(places, dict(state.descriptors))
         with self._lock:
@@ -469,9 +425,10 @@ class Mapper:
         """The map as it is now, copied."""
         with self._lock:
             state = self._state
-            points, colors, conf = state.voxels.cloud()
-            passed = [(k, state.loops.poses[k.id]) for k in state.thinned_out.values()]
-            passed += [(m.keyframe, m.T_map_cam) for m in state.mapped.values()]
+            drawing = state.dense.now
+            points, colors, conf = drawing.voxels.cloud()
+            passed = [(k, state.loops.poses[k.id]) for k in state.dense.thinned_out.values()]
+            passed += [(m.keyframe, m.T_map_cam) for m in drawing.keyframes.values()]
             by_stamp = {
                 k.stamp_ns: T for k, T in passed if self.path_camera in ("", k.camera_name)
             }
@@ -483,11 +440,11 @@ class Mapper:
                 points_map=points,
                 colors_rgb=colors,
                 conf=conf,
-                grid=None if state.grid is None else state.grid.grid(),
+                grid=None if drawing.grid is None else drawing.grid.grid(),
                 trajectory=Trajectory(stamps, poses),
                 T_map_odom=state.stitcher.T_map_odom,
                 scale=scale,
-                floor_z_m=0.0 if state.grid is None else state.grid.floor_z_m,
+                floor_z_m=state.dense.floor_z_m,
                 gate_open=gate_open,
                 gate_hint=gate_hint,
                 loop_closures=state.loops.closures,
@@ -496,7 +453,7 @@ class Mapper:
     def mapped_keyframes(self) -> list[Keyframe]:
         """Keyframes in the map, oldest first."""
         with self._lock:
-            return [m.keyframe for m in self._state.mapped.values()]
+            return [m.keyframe for m in self._state.dense.keyframes.values()]
 
     def reset(self) -> None:
         """Forget the map; windows under way will come back as stale."""
@@ -519,8 +476,7 @@ class Mapper:
             self._state.stitcher.camera_height_m = config.map.camera_height_m
             self._state.loops.settings = config.loop
             self._trim_commits(self._state)
-            if self._state.grid is not None:
-                self._state.grid.settings = config.map
+            self._state.dense.use(self._map_settings)
 
     def use_engine(self, engine: Engine) -> None:
         """Take another engine for views of the same size, between two windows.
@@ -531,6 +487,7 @@ class Mapper:
             self.engine = engine
             self._state.tokens = {}
             self._state.stitcher.settings = attainable(self.config.stitch, self._rel_error)
+            self._state.dense.use(self._map_settings)
 
     @property
     def epoch(self) -> int:
@@ -561,6 +518,13 @@ class Mapper:
     def _rel_error(self) -> float:
         return self.engine.describe().rel_error
 
+    @property
+    def _map_settings(self) -> MapSettings:
+        """As configured; the points of a coarse network are taken for less certain than that."""
+        rule = self.config.map
+        sigma = max(rule.point_rel_sigma, COARSE_POINT * self._rel_error)
+        return replace(rule, point_rel_sigma=sigma)
+
     def _new_state(self, epoch: int) -> _MapState:
         keyframes = KeyframeWindow(self.config.keyframes)
         keyframes.epoch = epoch
@@ -568,8 +532,8 @@ class Mapper:
         return _MapState(
             keyframes,
             Stitcher(attainable(rules.stitch, self._rel_error), rules.map.camera_height_m),
-            VoxelMap(rules.map.voxel_size_m),
             LoopCloser(rules.loop, rules.stitch.odom_rel_sigma),
+            DenseMap(self._map_settings),
         )
 
     def _reconstruct(
@@ -632,30 +596,29 @@ class Mapper:
     ) -> None:
         """Write a checked window into the map."""
         with clock.stage("integrate"):
-            new = [m for m in seen if m.keyframe.id not in state.mapped]
-            clouds = [m.points_map() for m in new]
+            new = [m for m in seen if m.keyframe.id not in state.dense.keyframes]
             self._remember(state, new)
-            for item in new:
-                key = item.keyframe.id
-                state.mapped[key] = item
-                state.drawn_at[key] = item.T_map_cam
-                if key in state.tokens:
-                    state.descriptors[key] = describe_view(state.tokens[key])
-            for item, points in zip(new, clouds, strict=True):
-                state.voxels.integrate(points, item.colors_rgb, item.conf)
+            clouds = state.dense.add(new)
             state.stitcher.commit(geometry, placement)
             state.loops.commit(geometry, placement)
             state.keyframes.commit([m.keyframe for m in seen])
             newest = len(state.stitcher.scale.history.windows) - 1
-            state.window_of.update({m.keyframe.id: newest for m in new})
+            for key in (m.keyframe.id for m in new):
+                state.window_of[key] = newest
+                if key in state.tokens:
+                    state.descriptors[key] = describe_view(state.tokens[key])
         with clock.stage("grid"):
-            self._update_grid(state, new, clouds)
-            self._thin_out(state, new)
-            self._forget_far(state, seen[-1].T_map_cam[:3, 3])
+            state.dense.draw_grid(new, clouds)
+            recent = _recent_ids(state) | {m.keyframe.id for m in seen}
+            gone = state.dense.thin_out(new, recent)
+            gone |= state.dense.forget_far(seen[-1].T_map_cam[:3, 3], state.loops.poses)
+            state.loops.forget(gone)
+            for key in gone:
+                state.descriptors.pop(key, None)
 
     def _remember(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
         """Keep what undoing this commit would need; the first window defines the map and stays."""
-        anchors, floors = state.keyframes.anchors, len(state.floor_heights_m)
+        anchors, floors = state.keyframes.anchors, len(state.dense.floor_heights_m)
         if not anchors:
             state.commits.clear()
             return
@@ -712,8 +675,7 @@ class Mapper:
         with clock.stage("resize"):
             factors = {key: math.exp(logs[k]) for key, k in state.window_of.items()}
             first = next(iter(state.loops.poses.values()))
-            assert state.grid is not None
-            anchor = np.array([first[0, 3], first[1, 3], state.grid.floor_z_m])
+            anchor = np.array([first[0, 3], first[1, 3], state.dense.floor_z_m])
             try:
                 moved = state.loops.resize(factors, anchor)
             except MvDust3rError as error:
@@ -749,114 +711,11 @@ class Mapper:
         moved: Mapping[int, FloatArray],
         factors: Mapping[int, float] | None = None,
     ) -> None:
-        """Build voxels and grid again from the keyframes at their new poses, then swap them in.
-
-        Where a closure leaves everything within half a voxel of where it was drawn, the poses
-        alone change: the time to build the map again grows with it.
-        """
-        mapped = {
-            key: replace(
-                m,
-                T_map_cam=moved[key],
-                points_cam=m.points_cam * np.float32(factors[key] if factors else 1.0),
-            )
-            for key, m in state.mapped.items()
-        }
-        assert state.grid is not None
-        voxels, grid = state.voxels, state.grid
-        if factors or not self._still_in_place(state, moved):
-            voxels, grid = self._rebuilt(state, mapped)
+        """Draw the map again with the keyframes at their new poses, then swap it in."""
+        drawing = state.dense.moved(moved, factors)
         with self._lock:
-            state.mapped, state.voxels, state.grid = mapped, voxels, grid
+            state.dense.now = drawing
             state.stitcher.move(moved, factors)
-
-    def _rebuilt(
-        self, state: _MapState, mapped: Mapping[int, MappedKeyframe]
-    ) -> tuple[VoxelMap, OccupancyMap]:
-        """Voxels and grid of these keyframes alone."""
-        voxels = VoxelMap(self.config.map.voxel_size_m)
-        assert state.grid is not None
-        grid = self._empty_grid(state, state.grid.floor_z_m)
-        for item in mapped.values():
-            points = item.points_map()
-            voxels.integrate(points, item.colors_rgb, item.conf)
-            grid.add_view(item.T_map_cam[:3, 3], points, item.keyframe.stamp_ns)
-        state.drawn_at = {key: m.T_map_cam for key, m in mapped.items()}
-        return voxels, grid
-
-    def _still_in_place(self, state: _MapState, moved: Mapping[int, FloatArray]) -> bool:
-        """Whether all keyframes, and what lies 3 m before them, are within half a voxel."""
-        if not state.mapped.keys() <= state.drawn_at.keys():
-            return False
-        new, old = (np.array([T[key] for key in state.mapped]) for T in (moved, state.drawn_at))
-        places = [np.stack([T[:, :3, 3], T[:, :3, 3] + 3.0 * T[:, :3, 2]]) for T in (new, old)]
-        shift_m = np.linalg.norm(places[0] - places[1], axis=-1)
-        return bool(shift_m.max(initial=0.0) < self.config.map.voxel_size_m / 2)
-
-    def _empty_grid(self, state: _MapState, floor_z_m: float) -> OccupancyMap:
-        """A grid to build again; cells whose keyframes are forgotten stay as they are."""
-        grid = OccupancyMap(self.config.map, floor_z_m)
-        if state.grid is not None and state.outside is not None:
-            grid.take_over(state.grid, *state.outside)
-        return grid
-
-    def _thin_out(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
-        """Let the oldest keyframes go of places that have been seen often enough.
-
-        A robot that stays in one room would else fill the memory. What they saw stays in voxels
-        and grid until these are built again from the others. The last commits stay, see rollback.
-        """
-        most = self.config.map.keyframes_per_place
-        recent = {k for c in state.commits for k in (*c.ids, *(a.id for a in c.anchors))}
-        recent |= {k.id for k in state.keyframes.anchors} | {m.keyframe.id for m in new}
-        ids = list(state.mapped)
-        if most == 0 or len(ids) <= most:
-            return
-        T = np.stack([m.T_map_cam for m in state.mapped.values()])
-        gone: set[int] = set()
-        for item in new:
-            off_m = np.linalg.norm(T[:, :3, 3] - item.T_map_cam[:3, 3], axis=1)
-            turned_deg = rotation_angle_deg(item.T_map_cam[:3, :3].T @ T[:, :3, :3])
-            here = np.flatnonzero((off_m < PLACE_M) & (turned_deg < PLACE_DEG))
-            there = [key for i in here if (key := ids[i]) not in gone]
-            gone.update([key for key in there[: len(there) - most] if key not in recent])
-        for key in gone:
-            keyframe = state.mapped[key].keyframe
-            state.thinned_out[key] = replace(keyframe, view=View(NO_IMAGE))
-        self._drop(state, gone)
-
-    def _drop(self, state: _MapState, keys: Collection[int]) -> None:
-        """Forget the points of keyframes."""
-        for key in keys:
-            del state.mapped[key]
-            state.drawn_at.pop(key, None)
-            state.descriptors.pop(key, None)
-        state.loops.forget(keys)
-
-    def _forget_far(self, state: _MapState, camera_map: FloatArray) -> None:
-        """Drop keyframes and points farther than `map.radius_m` from the newest camera."""
-        radius_m = self.config.map.radius_m
-        if radius_m <= 0:
-            return
-        far = [
-            key
-            for key, m in state.mapped.items()
-            if np.linalg.norm(m.T_map_cam[:3, 3] - camera_map) > radius_m
-        ]
-        if not far:
-            return
-        self._drop(state, far)
-        state.thinned_out = {
-            key: keyframe
-            for key, keyframe in state.thinned_out.items()
-            if np.linalg.norm(state.loops.poses[key][:3, 3] - camera_map) <= radius_m
-        }
-        state.voxels.keep_within(camera_map, radius_m)
-        state.outside = camera_map.copy(), radius_m
-        if self.config.map.forget_outside and state.grid is not None:
-            grid = OccupancyMap(self.config.map, state.grid.floor_z_m)
-            grid.take_over(state.grid, camera_map, radius_m, inside=True)
-            state.grid, state.outside = grid, None
 
     def _keyframe_points(
         self, geometry: WindowGeometry, placement: Placement, points: FloatArray, conf: FloatArray
@@ -890,40 +749,6 @@ class Mapper:
                 )
             )
         return seen
-
-    def _update_grid(
-        self, state: _MapState, new: Sequence[MappedKeyframe], clouds: Sequence[FloatArray]
-    ) -> None:
-        """Find the floor again, then add the new views; start over when the floor moved.
-
-        The clouds are the points of the new views in the map frame.
-        """
-        floor_z = self._floor_z(state, new, clouds)
-        if state.grid is None or (
-            abs(floor_z - state.grid.floor_z_m) > self.config.map.grid_resolution_m
-        ):
-            state.grid = self._empty_grid(state, floor_z)
-            new = list(state.mapped.values())
-            clouds = [m.points_map() for m in new]
-        for item, points in zip(new, clouds, strict=True):
-            state.grid.add_view(item.T_map_cam[:3, 3], points, item.keyframe.stamp_ns)
-
-    def _floor_z(
-        self, state: _MapState, new: Sequence[MappedKeyframe], clouds: Sequence[FloatArray]
-    ) -> float:
-        """Median of the floor heights seen so far; the lowest points while there is none."""
-        for item, points in zip(new, clouds, strict=True):
-            camera = item.T_map_cam[:3, 3]
-            if self.config.map.camera_height_m > 0:
-                state.floor_heights_m.append(float(camera[2]) - self.config.map.camera_height_m)
-                continue
-            floor = fit_floor(points, camera, FLOOR_TILT_DEG)
-            if floor is not None:
-                state.floor_heights_m.append(floor.height_at(camera[:2]))
-        if state.floor_heights_m:
-            return float(np.median(state.floor_heights_m))
-        lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
-        return float(min(lowest, default=0.0))
 
 
 class StageClock:
@@ -979,20 +804,18 @@ def check_size(prediction: WindowPrediction, views: Sequence[View]) -> None:
             raise EngineError(f"the engine gave {width}x{height} points for a view of {size}")
 
 
-def check_reach(state: _MapState, seen: Sequence[MappedKeyframe]) -> None:
+def check_reach(dense: DenseMap, seen: Sequence[MappedKeyframe]) -> None:
     """Refuse what the voxel map or the grid cannot hold before anything is written.
 
     Raises:
         StitchError: the window lies too far away.
     """
-    cameras = np.stack([item.T_map_cam[:3, 3] for item in seen])
-    clouds = [item.points_map() for item in seen if len(item.points_cam)]
-    # one column at a time: numpy reduces (N, 3) along N slowly
-    corners = [[reduce(c[:, k]) for k in range(3)] for c in clouds for reduce in (np.min, np.max)]
-    extent = np.concatenate([np.array(corners).reshape(-1, 3), cameras])
     try:
-        state.voxels.check_reach(extent)
-        if state.grid is not None:
-            state.grid.check_reach(cameras[0], extent)
+        dense.check_reach(seen)
     except MvDust3rError as error:
         raise StitchError(Verdict.REJECTED_DEGENERATE, str(error)) from None
+
+
+def _recent_ids(state: _MapState) -> set[int]:
+    """Keyframes of the last commits, which may be undone, and those that they were joined to."""
+    return {key for c in state.commits for key in (*c.ids, *(a.id for a in c.anchors))}

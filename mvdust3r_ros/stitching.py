@@ -241,19 +241,22 @@ class Stitcher:
             self._last.T_map_cam,
             self.settings.odom_rel_sigma,
             rig_pairs(geometry.window.keyframes),
-            self._start(T_map_cam, T_odom_cam),
+            self._start(geometry.window, T_map_cam, T_odom_cam),
         )
         poses = {key: fused.T_map_cam[key] for key in placement.T_map_cam}
         return replace(fused, T_map_cam=poses)
 
     def _start(
-        self, T_map_cam: Mapping[int, FloatArray], T_odom_cam: Mapping[int, FloatArray]
+        self,
+        window: Window,
+        T_map_cam: Mapping[int, FloatArray],
+        T_odom_cam: Mapping[int, FloatArray],
     ) -> tuple[int, FloatArray] | None:
         """Where odometry alone puts the first keyframe of a window that shares none with the map.
 
         A new map has odometry's axes and the height of the placement.
         """
-        if not T_odom_cam or any(key in self._last.T_map_cam for key in T_map_cam):
+        if not T_odom_cam or any(k.id in self._last.T_map_cam for k in window.keyframes):
             return None
         first = next(iter(T_odom_cam))
         if self._last.T_map_cam:

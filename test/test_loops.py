@@ -73,15 +73,15 @@ def test_the_map_moves_with_its_keyframes(drifting: list[Frame]) -> None:
     mapper, _ = drive(drifting)
     snapshot, state = mapper.snapshot(), mapper._state
     poses = state.loops.poses
-    for key, item in state.mapped.items():
+    for key, item in state.dense.keyframes.items():
         assert np.array_equal(item.T_map_cam, poses[key])
-    rebuilt = Mapper(CONFIG, OracleEngine(HW))._state.voxels
-    for item in state.mapped.values():
+    rebuilt = Mapper(CONFIG, OracleEngine(HW))._state.dense.now.voxels
+    for item in state.dense.keyframes.values():
         rebuilt.integrate(item.points_map(), item.colors_rgb, item.conf)
     # windows that were committed after the last closure come on top of the rebuilt map
     assert len(rebuilt) == len(snapshot.points_map)
-    newest = max(state.mapped)
-    T_map_cam = snapshot.T_map_odom @ state.mapped[newest].keyframe.view.T_odom_cam
+    newest = max(state.dense.keyframes)
+    T_map_cam = snapshot.T_map_odom @ state.dense.keyframes[newest].keyframe.view.T_odom_cam
     np.testing.assert_allclose(T_map_cam, poses[newest], atol=1e-9)
     for key, T in state.stitcher._last.T_map_cam.items():
         np.testing.assert_allclose(T, poses[key], atol=1e-12)

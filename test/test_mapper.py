@@ -19,7 +19,7 @@ from mvdust3r_ros.datatypes import (
     Window,
     WindowPrediction,
 )
-from mvdust3r_ros.engines.base import EngineError
+from mvdust3r_ros.engines.base import EngineError, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import align_sim3, invert_se3, rotation_angle_deg
 from mvdust3r_ros.keyframes import KeyframeError
@@ -192,6 +192,20 @@ def test_a_metric_engine_without_odometry_gives_metres(room: Any, frames: list[F
     run(mapper, [blind(f) for f in frames[:12]])
     assert mapper.snapshot().scale.source == ScaleSource.MODEL
     assert trajectory_error(mapper, frames, with_scale=True)[2].scale == pytest.approx(1, abs=1e-4)
+
+
+def test_points_of_a_coarse_network_count_as_uncertain_in_the_grid(frames: list[Frame]) -> None:
+    class Coarse(Engine):
+        def describe(self) -> EngineInfo:
+            return replace(super().describe(), rel_error=0.3)
+
+    precise, coarse = Mapper(CONFIG, Engine()), Mapper(CONFIG, Coarse())
+    for mapper in (precise, coarse):
+        run(mapper, frames[:12])
+    cells = [m.snapshot().grid.cells for m in (precise, coarse)]
+    assert (cells[1] == 0).sum() < 0.9 * (cells[0] == 0).sum()  # rays stop shorter
+    precise.use_engine(Coarse())
+    assert precise._state.dense.now.grid.settings.point_rel_sigma == pytest.approx(0.135)
 
 
 def test_odometry_in_a_frame_of_its_own(frames: list[Frame]) -> None:

@@ -107,23 +107,23 @@ def test_a_bad_window_leaves_when_the_next_good_one_contradicts_it(
 def test_nothing_of_a_window_that_left_stays(frames: list[Frame]) -> None:
     mapper, engine = started(frames)
     state = mapper._state
-    before = {m.keyframe.id: m for m in state.mapped.values()}
+    before = {m.keyframe.id: m for m in state.dense.keyframes.values()}
     edges, windows = len(state.loops.edges), len(state.stitcher.scale.history.windows)
-    floors, cells = list(state.floor_heights_m), state.grid.grid()
-    voxels, sigma = len(state.voxels), state.stitcher.scale.estimate.rel_sigma
+    floors, cells = list(state.dense.floor_heights_m), state.dense.now.grid.grid()
+    voxels, sigma = len(state.dense.now.voxels), state.stitcher.scale.estimate.rel_sigma
     let_in(mapper, engine, frames[12:15], "pose")
-    assert len(state.voxels) > voxels
+    assert len(state.dense.now.voxels) > voxels
     mapper._roll_back(state, 1, mapper._stitcher_before(state, 1))
-    assert {k: m.keyframe.id for k, m in state.mapped.items()} == {k: k for k in before}
+    assert {k: m.keyframe.id for k, m in state.dense.keyframes.items()} == {k: k for k in before}
     for key, item in before.items():
-        assert np.array_equal(state.mapped[key].T_map_cam, item.T_map_cam)
+        assert np.array_equal(state.dense.keyframes[key].T_map_cam, item.T_map_cam)
     assert set(state.loops.poses) == set(state.descriptors) == set(state.window_of) == set(before)
     assert len(state.loops.edges) == edges
     assert len(state.stitcher.scale.history.windows) == windows
     assert state.stitcher.scale.estimate.rel_sigma == sigma
-    assert state.floor_heights_m == floors
-    assert len(state.voxels) == voxels
-    assert np.array_equal(state.grid.grid().cells, cells.cells)
+    assert state.dense.floor_heights_m == floors
+    assert len(state.dense.now.voxels) == voxels
+    assert np.array_equal(state.dense.now.grid.grid().cells, cells.cells)
     assert [k.id for k in state.keyframes.anchors] == sorted(before)[-6:]
 
 

@@ -1,0 +1,272 @@
+"""The map itself: keyframes with their points, and the voxels and the grid drawn of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mvdust3r_ros.config import MapSettings
+from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe, View
+from mvdust3r_ros.floor import fit_floor
+from mvdust3r_ros.geometry import rotation_angle_deg
+from mvdust3r_ros.occupancy import OccupancyMap
+from mvdust3r_ros.voxel_map import VoxelMap
+
+FLOOR_TILT_DEG = 10.0
+PLACE_M, PLACE_DEG = 0.3, 20.0
+NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class MappedKeyframe:
+    """What the map remembers of a committed keyframe; the map can be drawn again from these.
+
+    Attributes:
+        keyframe: the keyframe.
+        T_map_cam: (4, 4) pose.
+        points_cam: (N, 3) float32 points in the camera frame, metres.
+        colors_rgb: (N, 3) uint8.
+        conf: (N,) float32.
+    """
+
+    keyframe: Keyframe
+    T_map_cam: FloatArray
+    points_cam: FloatArray
+    colors_rgb: ImageArray
+    conf: FloatArray
+
+    def points_map(self) -> FloatArray:
+        """(N, 3) float32 points in the map frame."""
+        R, t = self.T_map_cam[:3, :3], self.T_map_cam[:3, 3]
+        moved: FloatArray = self.points_cam @ R.T.astype(np.float32) + t.astype(np.float32)
+        return moved
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Keyframes, and the voxels and the grid that show them; takes the place of another at once.
+
+    Attributes:
+        keyframes: keyframe -> what the map remembers of it, oldest first.
+        voxels: the voxels.
+        grid: the grid; None before the first keyframe.
+        drawn_at: keyframe -> (4, 4) pose at which its points went into both.
+    """
+
+    keyframes: dict[int, MappedKeyframe]
+    voxels: VoxelMap
+    grid: OccupancyMap | None
+    drawn_at: dict[int, FloatArray]
+
+
+class DenseMap:
+    """Keyframes with their points, voxels and grid, and the height of the floor.
+
+    Attributes:
+        settings: of voxels and grid.
+        now: the present drawing. Others are made beside it, so that it can be read meanwhile.
+        thinned_out: keyframes, without images, whose points have been forgotten but not their
+            place in the path.
+        floor_heights_m: what the views said of the floor, oldest first.
+    """
+
+    def __init__(self, settings: MapSettings) -> None:
+        """Start empty."""
+        self.settings = settings
+        self.now = Drawing({}, VoxelMap(settings.voxel_size_m), None, {})
+        self.thinned_out: dict[int, Keyframe] = {}
+        self.floor_heights_m: list[float] = []
+        self._outside: tuple[FloatArray, float] | None = None
+
+    @property
+    def keyframes(self) -> dict[int, MappedKeyframe]:
+        """Keyframe -> what the map remembers of it, oldest first."""
+        return self.now.keyframes
+
+    @property
+    def floor_z_m(self) -> float:
+        """Height of the floor in the map frame; 0 before the first keyframe."""
+        return 0.0 if self.now.grid is None else self.now.grid.floor_z_m
+
+    def use(self, settings: MapSettings) -> None:
+        """Other settings from the next keyframe on."""
+        self.settings = settings
+        if self.now.grid is not None:
+            self.now.grid.settings = settings
+
+    def check_reach(self, seen: Sequence[MappedKeyframe]) -> None:
+        """Raise MvDust3rError if voxels or grid cannot hold these keyframes."""
+        cameras = np.stack([item.T_map_cam[:3, 3] for item in seen])
+        clouds = [item.points_map() for item in seen if len(item.points_cam)]
+        # one column at a time: numpy reduces (N, 3) along N slowly
+        corners = [
+            [reduce(c[:, k]) for k in range(3)] for c in clouds for reduce in (np.min, np.max)
+        ]
+        extent = np.concatenate([np.array(corners).reshape(-1, 3), cameras])
+        self.now.voxels.check_reach(extent)
+        if self.now.grid is not None:
+            self.now.grid.check_reach(cameras[0], extent)
+
+    def add(self, new: Sequence[MappedKeyframe]) -> list[FloatArray]:
+        """Take in keyframes and their voxels; their points in the map frame, for `draw_grid`."""
+        clouds = [item.points_map() for item in new]
+        for item, points in zip(new, clouds, strict=True):
+            self.now.keyframes[item.keyframe.id] = item
+            self.now.drawn_at[item.keyframe.id] = item.T_map_cam
+            self.now.voxels.integrate(points, item.colors_rgb, item.conf)
+        return clouds
+
+    def draw_grid(self, new: Sequence[MappedKeyframe], clouds: Sequence[FloatArray]) -> None:
+        """Find the floor again, then add the new views; start over when the floor moved.
+
+        Args:
+            new: keyframes that the grid does not show yet.
+            clouds: (N, 3) points of each, map frame.
+        """
+        floor_z, grid = self._find_floor(new, clouds), self.now.grid
+        if grid is None or abs(floor_z - grid.floor_z_m) > self.settings.grid_resolution_m:
+            grid = self._empty_grid(floor_z)
+            new = list(self.now.keyframes.values())
+            clouds = [item.points_map() for item in new]
+            self.now = replace(self.now, grid=grid)
+        for item, points in zip(new, clouds, strict=True):
+            grid.add_view(item.T_map_cam[:3, 3], points, item.keyframe.stamp_ns)
+
+    def _find_floor(self, new: Sequence[MappedKeyframe], clouds: Sequence[FloatArray]) -> float:
+        """Median of the floor heights seen so far; the lowest points while there is none."""
+        for item, points in zip(new, clouds, strict=True):
+            camera = item.T_map_cam[:3, 3]
+            if self.settings.camera_height_m > 0:
+                self.floor_heights_m.append(float(camera[2]) - self.settings.camera_height_m)
+                continue
+            floor = fit_floor(points, camera, FLOOR_TILT_DEG)
+            if floor is not None:
+                self.floor_heights_m.append(floor.height_at(camera[:2]))
+        if self.floor_heights_m:
+            return float(np.median(self.floor_heights_m))
+        lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
+        return float(min(lowest, default=0.0))
+
+    def _empty_grid(self, floor_z_m: float) -> OccupancyMap:
+        """A grid to draw; cells whose keyframes lie outside and are forgotten stay as they are."""
+        grid = OccupancyMap(self.settings, floor_z_m)
+        if self.now.grid is not None and self._outside is not None:
+            grid.take_over(self.now.grid, *self._outside)
+        return grid
+
+    def moved(
+        self, T_map_cam: Mapping[int, FloatArray], factors: Mapping[int, float] | None = None
+    ) -> Drawing:
+        """The map with its keyframes elsewhere, or with their points farther or nearer.
+
+        Where everything stays within half a voxel of where it was drawn, the poses alone change:
+        the time to draw the map again grows with it.
+
+        Args:
+            T_map_cam: keyframe -> (4, 4) new pose.
+            factors: keyframe -> factor of its points' distances; None for 1.
+        """
+        keyframes = {
+            key: replace(item, T_map_cam=T_map_cam[key])
+            for key, item in self.now.keyframes.items()
+        }
+        if factors is None and self._still_in_place(T_map_cam):
+            return replace(self.now, keyframes=keyframes)
+        if factors is not None:
+            keyframes = {
+                key: replace(item, points_cam=item.points_cam * np.float32(factors[key]))
+                for key, item in keyframes.items()
+            }
+        return self._drawn(keyframes)
+
+    def without(self, ids: Collection[int], T_map_cam: Mapping[int, FloatArray]) -> Drawing:
+        """The map as if some keyframes had never been, the others at their poses without them."""
+        return self._drawn(
+            {
+                key: replace(item, T_map_cam=T_map_cam[key])
+                for key, item in self.now.keyframes.items()
+                if key not in ids
+            }
+        )
+
+    def _drawn(self, keyframes: dict[int, MappedKeyframe]) -> Drawing:
+        """Voxels and grid of these keyframes alone."""
+        voxels, grid = VoxelMap(self.settings.voxel_size_m), self._empty_grid(self.floor_z_m)
+        for item in keyframes.values():
+            points = item.points_map()
+            voxels.integrate(points, item.colors_rgb, item.conf)
+            grid.add_view(item.T_map_cam[:3, 3], points, item.keyframe.stamp_ns)
+        drawn_at = {key: item.T_map_cam for key, item in keyframes.items()}
+        return Drawing(keyframes, voxels, grid, drawn_at)
+
+    def _still_in_place(self, T_map_cam: Mapping[int, FloatArray]) -> bool:
+        """Whether all keyframes, and what lies 3 m before them, are within half a voxel."""
+        drawn_at = self.now.drawn_at
+        new, old = (np.array([T[key] for key in drawn_at]) for T in (T_map_cam, drawn_at))
+        places = [np.stack([T[:, :3, 3], T[:, :3, 3] + 3.0 * T[:, :3, 2]]) for T in (new, old)]
+        shift_m = np.linalg.norm(places[0] - places[1], axis=-1)
+        return bool(shift_m.max(initial=0.0) < self.settings.voxel_size_m / 2)
+
+    def thin_out(self, new: Sequence[MappedKeyframe], keep: Collection[int]) -> set[int]:
+        """Let the oldest keyframes go of places that have been seen often enough.
+
+        A robot that stays in one room would else fill the memory. What they saw stays in voxels
+        and grid until these are drawn again from the others.
+
+        Args:
+            new: the newest keyframes; it is their places that are looked at.
+            keep: keyframes that stay.
+
+        Returns:
+            The keyframes that have gone.
+        """
+        most, ids = self.settings.keyframes_per_place, list(self.keyframes)
+        gone: set[int] = set()
+        if most == 0 or len(ids) <= most:
+            return gone
+        T = np.stack([item.T_map_cam for item in self.keyframes.values()])
+        for item in new:
+            off_m = np.linalg.norm(T[:, :3, 3] - item.T_map_cam[:3, 3], axis=1)
+            turned_deg = rotation_angle_deg(item.T_map_cam[:3, :3].T @ T[:, :3, :3])
+            here = np.flatnonzero((off_m < PLACE_M) & (turned_deg < PLACE_DEG))
+            there = [key for i in here if (key := ids[i]) not in gone]
+            gone.update(key for key in there[: len(there) - most] if key not in keep)
+        for key in gone:
+            keyframe = self.keyframes[key].keyframe
+            self.thinned_out[key] = replace(keyframe, view=View(NO_IMAGE))
+        self._drop(gone)
+        return gone
+
+    def forget_far(self, camera_map: FloatArray, T_map_cam: Mapping[int, FloatArray]) -> set[int]:
+        """Drop keyframes and voxels farther than `radius_m` from the newest camera.
+
+        Args:
+            camera_map: (3,) its centre, map frame.
+            T_map_cam: keyframe -> (4, 4) pose, also of those that were thinned out.
+
+        Returns:
+            The keyframes whose points have gone.
+        """
+        radius_m = self.settings.radius_m
+        if radius_m <= 0:
+            return set()
+        ids = (*self.keyframes, *self.thinned_out)
+        off_m = {key: np.linalg.norm(T_map_cam[key][:3, 3] - camera_map) for key in ids}
+        far = {key for key in self.keyframes if off_m[key] > radius_m}
+        if not far:
+            return far
+        self.thinned_out = {k: v for k, v in self.thinned_out.items() if off_m[k] <= radius_m}
+        self._drop(far)
+        self.now.voxels.keep_within(camera_map, radius_m)
+        self._outside = camera_map.copy(), radius_m
+        if self.settings.forget_outside and self.now.grid is not None:
+            grid = OccupancyMap(self.settings, self.floor_z_m)
+            grid.take_over(self.now.grid, camera_map, radius_m, inside=True)
+            self.now, self._outside = replace(self.now, grid=grid), None
+        return far
+
+    def _drop(self, ids: Collection[int]) -> None:
+        for key in ids:
+            del self.now.keyframes[key], self.now.drawn_at[key]
