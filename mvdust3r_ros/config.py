@@ -158,6 +158,10 @@ class StitchSettings(Section):
         0.45, "largest share of the points of a view that may lie in front of what another view "
         "of the window sees there", low=0.01, high=1.0,
     )  # fmt: skip
+    max_lone_sigma: float = setting(
+        0.06, "largest relative uncertainty of the scale of a window that shares nothing with the "
+        "map: its motion has to agree with odometry's", low=0.001,
+    )  # fmt: skip
     max_odom_translation: float = setting(
         0.5,
         "largest disagreement with odometry, as a share of the motion (3 m at most) plus 0.2 m "

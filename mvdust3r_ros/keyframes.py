@@ -93,7 +93,7 @@ class KeyframeWindow:
         self._last: dict[str, Keyframe] = {}
         self._last_stamp_ns: dict[str, int] = {}
         self._anchors: tuple[Keyframe, ...] = ()
-        self._misses = 0
+        self._misses = 0.0
         self._failed: set[int] = set()
         self._pending: list[Keyframe] = []
         self._returned = 0
@@ -206,15 +206,18 @@ class KeyframeWindow:
 
     def commit(self, keyframes: Sequence[Keyframe]) -> None:
         """These keyframes, oldest first, are in the map: the next windows overlap with them."""
-        self._anchors, self._misses = tuple(keyframes), 0
+        self._anchors, self._misses = tuple(keyframes), 0.0
 
-    def miss(self) -> None:
+    def miss(self, share: float = 1.0) -> None:
         """A window that began in the map did not fit, and odometry knows where the camera is.
 
         After `LOST_AFTER` of them in a row the views have probably left what the map shows: the
         next window consists of new keyframes alone, for odometry to place.
+
+        Args:
+            share: how likely it is that this was due to the map, not to the window itself.
         """
-        self._misses += 1
+        self._misses += share
         if self._misses >= LOST_AFTER:
             self._anchors = ()
             del self._pending[: self._returned]

@@ -66,10 +66,10 @@ from mvdust3r_ros.stitching import (
 )
 
 MISFITS = {
-    Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_LOW_CONFIDENCE, Verdict.REJECTED_POSE,
-    Verdict.REJECTED_ODOMETRY, Verdict.REJECTED_DEGENERATE,
+    Verdict.REJECTED_RESIDUAL: 1.0, Verdict.REJECTED_LOW_CONFIDENCE: 1.0,
+    Verdict.REJECTED_DEGENERATE: 1.0, Verdict.REJECTED_POSE: 0.5, Verdict.REJECTED_ODOMETRY: 0.5,
 }  # fmt: skip
-"""Reasons that say: the views do not show what the map shows."""
+"""Reasons that say: the views do not show what the map shows, or else contradict themselves."""
 ENGINE_FAILURES = {Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE}
 STITCH_STRIDE = 4
 COARSE_POINT = 0.45
@@ -176,7 +176,7 @@ class Mapper:
             if rejected and window.epoch == state.keyframes.epoch:
                 state.keyframes.give_back(window, engine_failed=update.verdict in ENGINE_FAILURES)
                 if update.verdict in MISFITS and state.stitcher.knows_place(window):
-                    state.keyframes.miss()
+                    state.keyframes.miss(MISFITS[update.verdict])
         return update
 
     def _join(

@@ -82,6 +82,7 @@ def attainable(settings: StitchSettings, rel_error: float) -> StitchSettings:
     return replace(
         settings,
         max_residual=max(settings.max_residual, COARSE_RESIDUAL * rel_error),
+        max_lone_sigma=max(settings.max_lone_sigma, COARSE_RESIDUAL * rel_error),
         max_odom_translation=max(settings.max_odom_translation, COARSE_TRANSLATION * rel_error),
         max_odom_rotation_deg=max(settings.max_odom_rotation_deg, COARSE_ROTATION_DEG * rel_error),
     )
@@ -162,7 +163,7 @@ class Stitcher:
         conflict = worst_conflict(geometry)
         if conflict > self.settings.max_conflict:
             raise StitchError(
-                Verdict.REJECTED_RESIDUAL,
+                Verdict.REJECTED_POSE,
                 f"two views contradict each other: one sees through {conflict:.0%} of the points "
                 f"of the other (limit {self.settings.max_conflict:.0%})",
             )
@@ -460,6 +461,13 @@ class Stitcher:
                 "go back to known ground, give odometry, or reset the map",
             )
         scale, estimate = self.scale.fuse(None, evidence)
+        if estimate.rel_sigma > self.settings.max_lone_sigma:
+            raise StitchError(
+                Verdict.REJECTED_ODOMETRY,
+                "the window shares no keyframe with the map, and its motion is so unlike "
+                f"odometry's that its scale is known to {estimate.rel_sigma:.0%} only "
+                f"(limit {self.settings.max_lone_sigma:.0%})",
+            )
         T_map_cam = self.T_map_odom @ T_odom_cam
         S, _ = align_cameras_sim3(T_window_cam, T_map_cam, with_scale=False)
         t = T_map_cam[:, :3, 3].mean(0) - scale * S.R @ T_window_cam[:, :3, 3].mean(0)

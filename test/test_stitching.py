@@ -703,4 +703,4 @@ def test_views_that_see_through_each_other_are_refused(scene: Scene) -> None:
     assert worst_conflict(bad) > 0.45
     with pytest.raises(StitchError, match="contradict each other") as error:
         Stitcher(StitchSettings()).place(bad)
-    assert error.value.verdict == Verdict.REJECTED_RESIDUAL
+    assert error.value.verdict == Verdict.REJECTED_POSE
