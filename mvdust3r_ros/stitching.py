@@ -82,7 +82,7 @@ def attainable(settings: StitchSettings, rel_error: float) -> StitchSettings:
     return replace(
         settings,
         max_residual=max(settings.max_residual, COARSE_RESIDUAL * rel_error),
-        max_lone_sigma=max(settings.max_lone_sigma, COARSE_RESIDUAL * rel_error),
+        max_lone_sigma=max(settings.max_lone_sigma, rel_error),
         max_odom_translation=max(settings.max_odom_translation, COARSE_TRANSLATION * rel_error),
         max_odom_rotation_deg=max(settings.max_odom_rotation_deg, COARSE_ROTATION_DEG * rel_error),
     )

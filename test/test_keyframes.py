@@ -290,6 +290,18 @@ def test_after_two_windows_that_do_not_fit_one_begins_anew() -> None:
     assert ids(last)[:2] == [14, 15]
 
 
+def test_windows_that_contradict_themselves_count_half() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    window.commit(window.take(first).keyframes)
+    for start in (5, 8, 11, 14):
+        (found,) = drive(window, 3, start=start)
+        assert ids(window.take(found))[:2] == [3, 4]
+        window.miss(0.5)
+    (fresh,) = drive(window, 5, start=17)
+    assert ids(fresh) == [17, 18, 19, 20, 21]
+
+
 def test_the_keyframes_of_a_rejected_window_help_to_bridge_the_gap() -> None:
     window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)

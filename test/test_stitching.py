@@ -444,6 +444,23 @@ def test_odometry_places_a_window_without_overlap(scene: Scene, scale: float) ->
     assert placement.scale.rel_sigma == pytest.approx(np.hypot(0.02, 0.01), abs=1e-3)
 
 
+def test_a_window_that_joins_nothing_needs_a_motion_like_odometrys(scene: Scene) -> None:
+    """Half of its views in another scale: nothing else would tell."""
+    stitcher = started(scene)
+    geometry = scene.window(range(12, 18))
+    poses = list(geometry.poses)
+    for index in range(3, 6):
+        pose = poses[index]
+        assert pose is not None
+        T = pose.T_window_cam.copy()
+        T[:3, 3] *= 3.0
+        poses[index] = replace(pose, T_window_cam=T)
+    refused(
+        stitcher, replace(geometry, poses=poses), Verdict.REJECTED_ODOMETRY,
+        "shares no keyframe with the map, and its motion is so unlike odometry's",
+    )  # fmt: skip
+
+
 def test_motion_that_odometry_denies_is_refused(scene: Scene) -> None:
     geometry = scene.window(range(3, 9))
     frames = []
