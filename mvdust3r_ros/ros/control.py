@@ -41,6 +41,7 @@ class MapperControl(Node):
     Attributes:
         windows: all window statuses so far.
         diagnostics: status name ("mapper: input") -> its newest message.
+        watch: called while waiting; raises when it is in vain.
     """
 
     def __init__(self, mapper: str = "/mapper", **node_options: Any) -> None:
@@ -52,6 +53,7 @@ class MapperControl(Node):
         self.windows: list[WindowStatus] = []
         self._known: dict[str, Any] = {}
         self.diagnostics: dict[str, Any] = {}
+        self.watch: Callable[[], None] = lambda: None
         self.create_subscription(
             WindowStatus, f"{mapper}/window_status", self.windows.append, RELIABLE
         )
@@ -69,6 +71,7 @@ class MapperControl(Node):
         """
         end = time.monotonic() + timeout_s
         while not condition():
+            self.watch()
             if time.monotonic() > end:
                 raise ControlError(f"{what}: not within {timeout_s:g} s")
             self._spinner.spin_once(timeout_sec=0.05)

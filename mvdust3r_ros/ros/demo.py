@@ -267,6 +267,7 @@ def _drive(
     run.start("recorder", "recorder", [*RECORDED, "--out", out_bag, *sim_time])
     os.environ.update(isolated_environment(domain))
     with control_node(domain) as control:
+        control.watch = lambda: run.check(may_end="player")
         for step in ("configure", "activate"):
             if not control.transition(step):
                 raise DemoError(f"the mapper did not {step}: {run.last_words('mapper')}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,17 @@ def test_a_bag_that_gives_no_window_is_explained(
     done = demo(*words, "--out", str(tmp_path / "out"), cwd=tmp_path)
     assert done.returncode == 1
     assert "no window was mapped, so there is no map: too few keyframes" in done.stdout
+
+
+def test_a_node_that_dies_at_once_is_not_waited_for(
+    room_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a library of it is broken; without a look at the process this takes two minutes."""
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_that_is_not_there")
+    begin = time.monotonic()
+    with pytest.raises(MvDust3rError, match=r"the (mapper|recorder) ended .*\(log: .*\.log\)"):
+        run_demo(
+            DemoOptions(room_bag.bag, engine="oracle", depth=room_bag.depth, out=tmp_path / "out"),
+            lambda _: None,
+        )
+    assert time.monotonic() - begin < 60
