@@ -98,7 +98,7 @@ def moody(new_camera: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(
     ("mood", "times"),
     [("raise", FAILURES), ("memory", 1), ("nan", FAILURES)],
-    ids=lambda v: str(v),
+    ids=["raise", "memory", "nan"],
 )
 def test_a_network_that_fails_maps_with_half_the_views_and_recovers(
     moody: MoodyNode, mood: str, times: int
