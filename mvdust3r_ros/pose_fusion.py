@@ -98,11 +98,9 @@ def fuse_poses(
     if start is not None:
         poses[start[0]], fixed = start[1], {start[0]}
     found = optimize_poses(poses, edges, fixed)
-    share = 1.0
-    if steps:
-        step_m = float(np.median([step.m for step in steps]))
-        # a step of the network is the difference of two of its poses
-        share = step_m**2 / (step_m**2 + 2 * network.m**2)
+    # the way over the window: odometry's errors add up, the network's are those of two poses
+    way_m2 = sum(step.m**2 for step in steps)
+    share = way_m2 / (way_m2 + 2 * network.m**2) if steps else 1.0
     return FusedPoses({k: found[k] for k in T_map_cam}, share)
 
 
