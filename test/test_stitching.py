@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +19,10 @@ from mvdust3r_ros.datatypes import (
     ViewPose,
     Window,
 )
-from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3, rotation_angle_deg
+from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3, project, rotation_angle_deg
 from mvdust3r_ros.stitching import (
+    IN_FRONT,
+    MIN_CONFLICT_SHARE,
     MIN_SHARED_POINTS,
     Placement,
     Stitcher,
@@ -687,6 +690,65 @@ def test_a_coarse_network_gets_wider_limits_and_a_precise_one_those_configured()
     assert wide.max_residual == pytest.approx(0.45)
     assert wide.max_odom_rotation_deg == pytest.approx(45.0)
     assert attainable(replace(settings, max_residual=0.6), 0.3).max_residual == 0.6
+
+
+def conflict_pair_by_pair(geometry: WindowGeometry) -> float:
+    """The definition, one pair of views and one point at a time in pixels of the view."""
+    found, (rows, cols) = [], geometry.conf.shape[1:]
+    for a, b in itertools.combinations(range(len(geometry.poses)), 2):
+        common = through = 0
+        for seeing, seen in ((a, b), (b, a)):
+            pose = geometry.poses[seeing]
+            assert pose is not None
+            T_cam_window = invert_se3(pose.T_window_cam)
+            own = geometry.points[seeing] @ T_cam_window[:3, :3].T + T_cam_window[:3, 3]
+            cam = geometry.points[seen] @ T_cam_window[:3, :3].T + T_cam_window[:3, 3]
+            pixels = project(cam.reshape(-1, 3).astype(float), pose.K)
+            for (u, v), z in zip(pixels, cam[..., 2].ravel(), strict=True):
+                if z <= 1e-6:
+                    continue
+                col, row = round((u - 2) / 4), round((v - 2) / 4)
+                if 0 <= row < rows and 0 <= col < cols and own[row, col, 2] > 0:
+                    common += 1
+                    through += z < IN_FRONT * own[row, col, 2]
+        if common >= MIN_CONFLICT_SHARE * rows * cols:
+            found.append(through / common)
+    return max(found, default=0.0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.7, 0.3])
+def test_the_conflict_is_that_of_the_worst_pair_of_views(scene: Scene, factor: float) -> None:
+    good = scene.window(range(8, 12))
+    points = good.points.copy()
+    points[2:] *= factor
+    spoiled = replace(good, points=points)
+    expected = conflict_pair_by_pair(spoiled)
+    assert worst_conflict(spoiled) == pytest.approx(expected, abs=0.02)
+    assert (expected > 0.1) == (factor < 1.0)
+
+
+def test_shared_views_of_different_scale_are_refused(scene: Scene) -> None:
+    """Both fit the map but for their scale; the limit is that of the settings."""
+    geometry = scene.window(range(3, 9))
+    points = geometry.points.copy()
+    for index, grown in ((0, 1.0), (1, 1.08), (2, 1.0)):
+        pose = geometry.poses[index]
+        assert pose is not None
+        centre = pose.T_window_cam[:3, 3]
+        points[index] = centre + grown * (points[index] - centre)
+    spoiled = replace(geometry, points=points.astype(np.float32))
+    for limit, fits in ((1.5, True), (1.05, False)):
+        stitcher = started(scene)
+        stitcher.settings = StitchSettings(max_scale_change=limit)
+        if fits:
+            stitcher.place(spoiled)
+        else:
+            refused(
+                stitcher,
+                spoiled,
+                Verdict.REJECTED_RESIDUAL,
+                r"differ in scale by a factor of 1\.08",
+            )
 
 
 def test_what_lies_behind_a_camera_is_seen_through_by_nobody(scene: Scene) -> None:
