@@ -232,7 +232,8 @@ class DenseMap:
             turned_deg = rotation_angle_deg(item.T_map_cam[:3, :3].T @ T[:, :3, :3])
             here = np.flatnonzero((off_m < PLACE_M) & (turned_deg < PLACE_DEG))
             there = [key for i in here if (key := ids[i]) not in gone]
-            gone.update(key for key in there[: len(there) - most] if key not in keep)
+            surplus = max(0, len(there) - most)
+            gone.update(key for key in there[:surplus] if key not in keep)
         for key in gone:
             keyframe = self.keyframes[key].keyframe
             self.thinned_out[key] = replace(keyframe, view=View(NO_IMAGE))

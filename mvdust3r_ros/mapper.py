@@ -75,6 +75,8 @@ STITCH_STRIDE = 4
 COARSE_POINT = 0.45
 """Sigma of a coarse network's points along their rays over its error, as a share."""
 MIN_POSED_SHARE = 0.5
+MOUNTING_POSES = 60
+"""Newest keyframes to find a mounting from, so that a drive that never shows it costs no more."""
 RESIZE_SHARE = 0.003
 """Root mean square of the corrections of all windows' sizes that is worth a new map."""
 
@@ -221,7 +223,7 @@ class Mapper:
             self._commit(state, geometry, placement, seen, clock)
         factors = self._resize(state, clock)
         self._close_loop(state, clock)
-        self._find_mountings(state, window)
+        self._find_mountings(state, window, clock)
         poses = state.loops.poses
         seen = [
             replace(
@@ -233,18 +235,18 @@ class Mapper:
         ]
         return self._committed(state, geometry, placement, seen, clock)
 
-    def _find_mountings(self, state: _MapState, window: Window) -> None:
+    def _find_mountings(self, state: _MapState, window: Window, clock: StageClock) -> None:
         """Compare the motion of each camera with the robot's where nothing says how it sits."""
-        open_ones = {
-            k.camera_name for k in window.keyframes if k.view.T_odom_base is not None
-        } - set(self.mountings)
-        for camera in open_ones:
+        for camera in {k.camera_name for k in window.keyframes} - set(self.mountings):
             pairs = [
                 (m.keyframe.view.T_odom_base, m.T_map_cam)
                 for m in state.dense.keyframes.values()
                 if m.keyframe.camera_name == camera and m.keyframe.view.T_odom_base is not None
-            ]
-            found = estimate_mounting(*zip(*pairs, strict=True)) if pairs else None
+            ][-MOUNTING_POSES:]
+            if not pairs:
+                continue
+            with clock.stage("mounting"):
+                found = estimate_mounting(*zip(*pairs, strict=True))
             if found is not None and found.sigma_deg <= self.config.stitch.max_mounting_sigma_deg:
                 self.mountings[camera] = found
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
-from mvdust3r_ros.datatypes import ScaleSource
+from mvdust3r_ros.datatypes import Keyframe, ScaleSource, View
+from mvdust3r_ros.dense_map import DenseMap, MappedKeyframe
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.voxel_map import VoxelMap
@@ -72,6 +74,37 @@ def test_keyframes_far_from_the_camera_are_forgotten_but_not_their_cells(room: A
     assert known[1] > 0.95 * known[0]
     forgotten = run(room, radius_m=2.5, forget_outside=True).snapshot()
     assert (forgotten.grid.cells != -1).sum() < 0.8 * known[0]
+
+
+def at(key: int, x_m: float) -> MappedKeyframe:
+    """A keyframe without points."""
+    nothing = np.zeros((0, 3), np.float32)
+    view = View(np.zeros((4, 4, 3), np.uint8))
+    return MappedKeyframe(
+        Keyframe(key, key, view, "camera"), make_se3(np.eye(3), np.array([x_m, 0.0, 0.5])),
+        nothing, nothing.astype(np.uint8), nothing[:, 0],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "gone"), [(1, 0), (7, 0), (12, 0), (13, 1), (20, 8)])
+def test_a_place_keeps_its_newest_keyframes_and_loses_none_before_it_has_enough(
+    count: int, gone: int
+) -> None:
+    dense = DenseMap(MapSettings(keyframes_per_place=12))
+    elsewhere = [at(100 + k, 5.0) for k in range(15)]
+    here = [at(200 + k, 0.01 * k) for k in range(count)]
+    dense.add([*elsewhere, *here])
+    left = dense.thin_out(here[-1:], keep=set())
+    assert left == {200 + k for k in range(gone)}
+    assert set(dense.thinned_out) == left
+    assert len(dense.keyframes) == 15 + count - gone
+
+
+def test_keyframes_that_may_still_be_undone_stay() -> None:
+    dense = DenseMap(MapSettings(keyframes_per_place=2))
+    here = [at(k, 0.0) for k in range(6)]
+    dense.add(here)
+    assert dense.thin_out(here[-1:], keep={1, 4, 5}) == {0, 2, 3}
 
 
 def test_a_camera_that_stays_in_one_place_does_not_fill_the_memory(room: Any) -> None:
