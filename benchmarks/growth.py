@@ -1,11 +1,13 @@
-"""Time a window and memory while a map grows to 500 keyframes.
+"""Time a window and memory while a map grows to 500 keyframes, or a robot stays for long.
 
     python benchmarks/growth.py [--keyframes 500] [--radius 0] [--out DIR]
+    python benchmarks/growth.py --stay --path 12 --size 64 --keyframes 6000
 
 The oracle engine, with noise and random scales, drives through one synthetic flat for as long as
-it takes. Of each window counts the processor time of one thread, so that other work on the machine
-matters less; that of the network is left out. `growth.json` holds all figures, `growth.png` shows
-them; runs with other bounds into the same folder are added.
+it takes; with `--stay` the same way back and forth, while odometry drifts on. Of each window
+counts the processor time of one thread, so that other work on the machine matters less; that of
+the network is left out. `growth.json` holds all figures, `growth.png` shows them; runs with other
+bounds into the same folder are added.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mvdust3r_ros.config import MapperConfig, with_values
-from mvdust3r_ros.datatypes import Frame, Verdict
+from mvdust3r_ros.datatypes import Frame, Trajectory, Verdict
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.paths import Rig
-from mvdust3r_ros.synthetic.sequence import odometry
+from mvdust3r_ros.synthetic.sequence import odometry, sequence_frames
 
 CAMERA_HEIGHT_M = 0.6
-ENGINE = ("encode", "decode")
+FRAMES_A_KEYFRAME = 8
+"""More than it takes for a keyframe."""
+PERIOD_NS = 100_000_000
 
 
 class ThreadEngine(OracleEngine):
@@ -49,11 +54,29 @@ class ThreadEngine(OracleEngine):
         return prediction
 
 
-def drive_frames(seed: int, size: int, path_m: float) -> Iterator[Frame]:
-    """Frames of a drive, rendered as they are asked for."""
-    options = FlatOptions(path_m=path_m, hw=(size, size), min_rooms=1)
-    drive = flat_drive(seed, options, Rig(height_m=CAMERA_HEIGHT_M))
-    yield from drifting_frames(drive, odometry(drive, options.drift))
+def drive_frames(args: argparse.Namespace) -> Iterator[Frame]:
+    """Frames of a drive, rendered as they are asked for, or back and forth for ever."""
+    options = FlatOptions(path_m=args.path, hw=(args.size, args.size), min_rooms=1)
+    drive = flat_drive(args.seed, options, Rig(height_m=CAMERA_HEIGHT_M))
+    if not args.stay:
+        yield from drifting_frames(drive, odometry(drive, options.drift))
+        return
+    shown = list(sequence_frames(drive))
+    lap = [*range(len(shown)), *range(len(shown) - 2, 0, -1)]
+    order = np.resize(lap, FRAMES_A_KEYFRAME * args.keyframes)
+    stamps_ns = shown[0].stamp_ns + PERIOD_NS * np.arange(len(order))
+    truth = Trajectory(stamps_ns, drive.truth.T_world_cam[order])
+    T_odom_cam = odometry(replace(drive, truth=truth), options.drift)
+    for stamp_ns, T, k in zip(stamps_ns.tolist(), T_odom_cam, order, strict=True):
+        frame = shown[k]
+        yield replace(frame, stamp_ns=stamp_ns, T_odom_cam=T, T_world_cam=frame.T_odom_cam)
+
+
+def map_error_m(mapper: Mapper) -> float:
+    """Root mean square distance of the cameras of the map from where they were."""
+    mapped = mapper.stored().keyframes
+    off = [m.T_map_cam - m.keyframe.view.T_world_cam for m in mapped]
+    return float(np.sqrt((np.stack(off)[:, :3, 3] ** 2).sum(1).mean()))
 
 
 def resident_mib() -> float:
@@ -70,7 +93,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, float]]:
     noise = OracleNoise(points=0.02, scale=0.5, seed=args.seed)
     engine = ThreadEngine((args.size, args.size), noise)
     mapper = Mapper(config, engine)
-    for frame in drive_frames(args.seed, args.size, args.path):
+    for frame in drive_frames(args):
         window = mapper.select(frame)
         if window is None:
             continue
@@ -90,6 +113,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, float]]:
             "resident_mib": resident_mib(),
             "voxels": len(snapshot.points_map),
             "closures": update.loop_closures,
+            "error_m": map_error_m(mapper),
         }
         if mapper.keyframe_count >= args.keyframes:
             break
@@ -97,8 +121,8 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, float]]:
 
 def summary(rows: list[dict[str, float]]) -> list[str]:
     """Medians of each fifth of the run, loop candidates apart."""
-    lines = ["| keyframes | in the map | window ms | with a loop ms | snapshot ms | MiB |",
-             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    lines = ["| keyframes | kept | window ms | with a loop ms | snapshot ms | MiB | error m |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for part in np.array_split(np.arange(len(rows)), 5):
         some = [rows[i] for i in part]
         plain = [r["window_ms"] for r in some if not r["loop"]]
@@ -109,6 +133,7 @@ def summary(rows: list[dict[str, float]]) -> list[str]:
             f"{np.median(loops):.1f}" if loops else "-",
             f"{np.median([r['snapshot_ms'] for r in some]):.1f}",
             f"{some[-1]['resident_mib']:.0f}",
+            f"{some[-1]['error_m']:.3f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -139,6 +164,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=9002)
     parser.add_argument("--size", type=int, default=224, help="of the images")
     parser.add_argument("--path", type=float, default=200.0, help="longest drive (m)")
+    parser.add_argument("--stay", action="store_true", help="drive the path back and forth")
     parser.add_argument("--out", type=Path, default=Path("growth"))
     args = parser.parse_args()
     cv2.setNumThreads(1)
@@ -149,7 +175,8 @@ def main() -> None:
     print("\n".join(summary(rows)))
     file = args.out / "growth.json"
     runs = json.loads(file.read_text()) if file.exists() else {}
-    runs["all kept" if args.radius == 0 else f"radius {args.radius:g} m"] = rows
+    name = "all kept" if args.radius == 0 else f"radius {args.radius:g} m"
+    runs["back and forth" if args.stay else name] = rows
     file.write_text(json.dumps(runs, indent=0))
     plot(runs, args.out / "growth.png")
 

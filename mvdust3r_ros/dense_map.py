@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe, View
+from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe
 from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.geometry import rotation_angle_deg
 from mvdust3r_ros.occupancy import OccupancyMap
@@ -16,7 +16,6 @@ from mvdust3r_ros.voxel_map import VoxelMap
 
 FLOOR_TILT_DEG = 10.0
 PLACE_M, PLACE_DEG = 0.3, 20.0
-NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,14 @@ class DenseMap:
     Attributes:
         settings: of voxels and grid.
         now: the present drawing. Others are made beside it, so that it can be read meanwhile.
-        thinned_out: keyframes, without images, whose points have been forgotten but not their
-            place in the path.
-        floor_heights_m: what the views said of the floor, oldest first.
+        floor_heights_m: keyframe -> what its view said of the height of the floor.
     """
 
     def __init__(self, settings: MapSettings) -> None:
         """Start empty."""
         self.settings = settings
         self.now = Drawing({}, VoxelMap(settings.voxel_size_m), None, {})
-        self.thinned_out: dict[int, Keyframe] = {}
-        self.floor_heights_m: list[float] = []
+        self.floor_heights_m: dict[int, float] = {}
         self._outside: tuple[FloatArray, float] | None = None
 
     @property
@@ -135,17 +131,17 @@ class DenseMap:
             grid.add_view(item.T_map_cam[:3, 3], points, item.keyframe.stamp_ns)
 
     def _find_floor(self, new: Sequence[MappedKeyframe], clouds: Sequence[FloatArray]) -> float:
-        """Median of the floor heights seen so far; the lowest points while there is none."""
+        """Median over the keyframes that saw a floor; the lowest points while there is none."""
         for item, points in zip(new, clouds, strict=True):
-            camera = item.T_map_cam[:3, 3]
+            key, camera = item.keyframe.id, item.T_map_cam[:3, 3]
             if self.settings.camera_height_m > 0:
-                self.floor_heights_m.append(float(camera[2]) - self.settings.camera_height_m)
+                self.floor_heights_m[key] = float(camera[2]) - self.settings.camera_height_m
                 continue
             floor = fit_floor(points, camera, FLOOR_TILT_DEG)
             if floor is not None:
-                self.floor_heights_m.append(floor.height_at(camera[:2]))
+                self.floor_heights_m[key] = floor.height_at(camera[:2])
         if self.floor_heights_m:
-            return float(np.median(self.floor_heights_m))
+            return float(np.median(list(self.floor_heights_m.values())))
         lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
         return float(min(lowest, default=0.0))
 
@@ -210,10 +206,11 @@ class DenseMap:
         return bool(shift_m.max(initial=0.0) < self.settings.voxel_size_m / 2)
 
     def thin_out(self, new: Sequence[MappedKeyframe], keep: Collection[int]) -> set[int]:
-        """Let the oldest keyframes go of places that have been seen often enough.
+        """Let older keyframes go of places that have been seen often enough.
 
-        A robot that stays in one room would else fill the memory. What they saw stays in voxels
-        and grid until these are drawn again from the others.
+        A robot that stays in one room would else fill the memory. Of each place the oldest
+        keyframe stays, which holds the map where it is, and the newest. What the others saw stays
+        in voxels and grid until these are drawn again.
 
         Args:
             new: the newest keyframes; it is their places that are looked at.
@@ -233,32 +230,29 @@ class DenseMap:
             here = np.flatnonzero((off_m < PLACE_M) & (turned_deg < PLACE_DEG))
             there = [key for i in here if (key := ids[i]) not in gone]
             surplus = max(0, len(there) - most)
-            gone.update(key for key in there[:surplus] if key not in keep)
-        for key in gone:
-            keyframe = self.keyframes[key].keyframe
-            self.thinned_out[key] = replace(keyframe, view=View(NO_IMAGE))
+            gone.update(key for key in there[1 : 1 + surplus] if key not in keep)
         self._drop(gone)
         return gone
 
-    def forget_far(self, camera_map: FloatArray, T_map_cam: Mapping[int, FloatArray]) -> set[int]:
+    def forget_far(self, camera_map: FloatArray) -> set[int]:
         """Drop keyframes and voxels farther than `radius_m` from the newest camera.
 
         Args:
             camera_map: (3,) its centre, map frame.
-            T_map_cam: keyframe -> (4, 4) pose, also of those that were thinned out.
 
         Returns:
-            The keyframes whose points have gone.
+            The keyframes that have gone.
         """
         radius_m = self.settings.radius_m
         if radius_m <= 0:
             return set()
-        ids = (*self.keyframes, *self.thinned_out)
-        off_m = {key: np.linalg.norm(T_map_cam[key][:3, 3] - camera_map) for key in ids}
+        off_m = {
+            key: np.linalg.norm(item.T_map_cam[:3, 3] - camera_map)
+            for key, item in self.keyframes.items()
+        }
         far = {key for key in self.keyframes if off_m[key] > radius_m}
         if not far:
             return far
-        self.thinned_out = {k: v for k, v in self.thinned_out.items() if off_m[k] <= radius_m}
         self._drop(far)
         self.now.voxels.keep_within(camera_map, radius_m)
         self._outside = camera_map.copy(), radius_m
@@ -271,3 +265,4 @@ class DenseMap:
     def _drop(self, ids: Collection[int]) -> None:
         for key in ids:
             del self.now.keyframes[key], self.now.drawn_at[key]
+            self.floor_heights_m.pop(key, None)

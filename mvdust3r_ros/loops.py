@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from mvdust3r_ros.config import LoopSettings
-from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError
+from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError, Trajectory
 from mvdust3r_ros.geometry import (
     AlignmentError,
     Sim3,
@@ -25,6 +25,7 @@ from mvdust3r_ros.geometry import (
     make_se3,
     project,
 )
+from mvdust3r_ros.past_path import PastPath
 from mvdust3r_ros.pose_fusion import odometry_sigma
 from mvdust3r_ros.pose_graph import PoseEdge, edge_sigmas, optimize_poses, relative_edge
 from mvdust3r_ros.stitching import Placement, WindowGeometry, depth_product
@@ -36,6 +37,8 @@ LOOP_SIGMA_RAD = math.radians(0.4)
 SAME_DEPTH = 0.1
 SETTLED_SIGMAS = 1.0
 GIVEN_UP_SIGMAS = 4.0
+MAX_TIES = 2
+"""Closures of a keyframe that are handed on to its neighbour when it leaves."""
 
 
 class LoopError(MvDust3rError):
@@ -67,7 +70,10 @@ class LoopCandidate:
 
 
 class LoopCloser:
-    """Keyframe graph of a session."""
+    """Keyframe graph of a session.
+
+    Its size is that of the map, not of the way: keyframes that leave the map leave the graph.
+    """
 
     def __init__(self, settings: LoopSettings, odom_rel_sigma: float) -> None:
         """Start empty.
@@ -81,6 +87,7 @@ class LoopCloser:
         self.closures = 0
         self.refused: deque[str] = deque(maxlen=20)
         self.poses: dict[int, FloatArray] = {}
+        self.past = PastPath()
         self._nodes: dict[int, _Node] = {}
         self._edges: list[PoseEdge] = []
         self._network_share: dict[int, float] = {}
@@ -94,7 +101,7 @@ class LoopCloser:
             ids.insert(0, next(reversed(self.poses)))  # a window without overlap
         poses = {**self.poses, **placement.T_map_cam}
         for a, b in pairwise(ids):
-            if b not in self.poses:
+            if a not in self.poses or b not in self.poses:
                 sigma = odometry_sigma(poses[a], poses[b], self.odom_rel_sigma)
                 edge = relative_edge(a, b, poses[a], poses[b], sigma.m, sigma.rad)
                 self._edges.append(edge)
@@ -108,25 +115,78 @@ class LoopCloser:
                 self._nodes[keyframe.id] = _Node(keyframe, points_cam, geometry.conf[index])
         self._windows_since_try += 1
 
-    def forget(self, ids: Collection[int]) -> None:
-        """Drop the points of keyframes; their poses stay, they hold the path together."""
+    def condense(self, ids: Collection[int]) -> None:
+        """Take keyframes out of the graph; what they held together stays as it lies now.
+
+        Their place in the path is kept, tied to a neighbour.
+        """
         for key in ids:
-            self._nodes.pop(key, None)
+            if key in self.poses and len(self.poses) > 1:
+                self._merge(key)
+
+    def _merge(self, key: int) -> None:
+        """Let a neighbour, mostly the keyframe before, take the place of a keyframe."""
+        own = [e for e in self._edges if key in (e.a, e.b)]
+        via = min(own, key=lambda e: (e.robust, e.b != key), default=None)
+        others = (k for k in self.poses if k != key)
+        host = next(others) if via is None else via.a + via.b - key
+        T_host_key = invert_se3(self.poses[host]) @ self.poses[key]
+        edges = [e for e in self._edges if key not in (e.a, e.b)]
+        for edge in own:
+            far = edge.a + edge.b - key
+            if via is None or far == host:
+                continue
+            ties = [sum(e.robust and end in (e.a, e.b) for e in edges) for end in (host, far)]
+            if edge.robust and min(ties) >= MAX_TIES:
+                continue
+            a, b = min(host, far), max(host, far)
+            sigma_m = math.hypot(edge.sigma_m, via.sigma_m)
+            sigma_rad = math.hypot(edge.sigma_rad, via.sigma_rad)
+            tie = relative_edge(a, b, self.poses[a], self.poses[b], sigma_m, sigma_rad)
+            edges.append(replace(tie, robust=edge.robust))
+        self.past.rehost(key, host, T_host_key)
+        node = self._nodes.pop(key, None)
+        if node is not None:
+            self.past.add(node.keyframe.stamp_ns, node.keyframe.camera_name, host, T_host_key)
+        self._edges = edges
+        self._drop({key})
 
     def remove(self, ids: Collection[int]) -> dict[int, FloatArray]:
         """Take keyframes out as if they had never been; poses of the others without them.
 
         What a closure with one of them has moved goes back.
         """
-        gone = set(ids)
+        gone = set(ids) & set(self.poses)
         leaving = [e for e in self._edges if e.a in gone or e.b in gone]
         self._edges = [e for e in self._edges if e.a not in gone and e.b not in gone]
-        self.poses = {key: T for key, T in self.poses.items() if key not in gone}
-        self.forget([key for key in self._nodes if key in gone])
+        host = next(k for k in reversed(self.poses) if k not in gone)
+        for key in gone:
+            self.past.rehost(key, host, invert_se3(self.poses[host]) @ self.poses[key])
+        self._drop(gone)
         if any(edge.robust for edge in leaving) and len(self.poses) > 1:
             self.poses = optimize_poses(self.poses, self._edges, {next(iter(self.poses))})
-        self.closures = sum(edge.robust for edge in self._edges)
+        self.closures -= sum(edge.robust for edge in leaving)
         return dict(self.poses)
+
+    def _drop(self, ids: Collection[int]) -> None:
+        self.poses = {key: T for key, T in self.poses.items() if key not in ids}
+        for key in ids:
+            self._nodes.pop(key, None)
+            self._network_share.pop(key, None)
+
+    def path(self, camera_name: str = "") -> Trajectory:
+        """Poses of all keyframes, also of those that have left, of one camera or of all."""
+        present = {
+            n.keyframe.stamp_ns: self.poses[key]
+            for key, n in self._nodes.items()
+            if camera_name in ("", n.keyframe.camera_name)
+        }
+        stamps_ns, past = self.past.poses(self.poses, camera_name)
+        own = np.array(list(present.values())).reshape(-1, 4, 4)
+        stamps_ns = np.append(stamps_ns, np.array(list(present), np.int64))
+        # of several images of one moment the newest pose
+        stamps_ns, newest = np.unique(stamps_ns[::-1], return_index=True)
+        return Trajectory(stamps_ns, np.concatenate([past, own])[::-1][newest])
 
     def points(self, key: int) -> tuple[FloatArray, FloatArray] | None:
         """Thinned pointmap (h, w, 3) of a keyframe in its camera frame, and confidence (h, w)."""
@@ -321,6 +381,7 @@ class LoopCloser:
             key: replace(n, points_cam=n.points_cam * np.float32(factors[key]))
             for key, n in self._nodes.items()
         }
+        self.past.resize(grown)
         self._edges, self.poses = edges, poses
         return dict(poses)
 

@@ -24,7 +24,6 @@ from mvdust3r_ros.datatypes import (
     MapSnapshot,
     MapUpdate,
     MvDust3rError,
-    Trajectory,
     Verdict,
     View,
     ViewTokens,
@@ -92,7 +91,7 @@ class _MapState:
     tokens: dict[int, ViewTokens] = field(default_factory=dict)
     descriptors: dict[int, FloatArray] = field(default_factory=dict)
     window_of: dict[int, int] = field(default_factory=dict)
-    """Keyframe -> number of the committed window that it came with."""
+    """Keyframe of the map -> number of the committed window that it came with."""
     commits: deque[Commit] = field(default_factory=deque)
     """The last commits, oldest first: those that can be undone."""
     rolled_back: int = 0
@@ -228,7 +227,7 @@ class Mapper:
         seen = [
             replace(
                 m,
-                T_map_cam=poses[m.keyframe.id],
+                T_map_cam=poses.get(m.keyframe.id, m.T_map_cam),
                 points_cam=m.points_cam * np.float32(factors.get(m.keyframe.id, 1.0)),
             )
             for m in seen
@@ -319,8 +318,8 @@ class Mapper:
             state.dense.now = drawing
             state.stitcher = stitcher
             state.keyframes.commit(oldest.anchors)
-            del state.dense.floor_heights_m[oldest.floor_count :]
             for key in ids:
+                state.dense.floor_heights_m.pop(key, None)
                 state.descriptors.pop(key, None)
                 state.window_of.pop(key, None)
             state.rolled_back += count
@@ -429,13 +428,6 @@ class Mapper:
             state = self._state
             drawing = state.dense.now
             points, colors, conf = drawing.voxels.cloud()
-            passed = [(k, state.loops.poses[k.id]) for k in state.dense.thinned_out.values()]
-            passed += [(m.keyframe, m.T_map_cam) for m in drawing.keyframes.values()]
-            by_stamp = {
-                k.stamp_ns: T for k, T in passed if self.path_camera in ("", k.camera_name)
-            }
-            stamps = np.array(sorted(by_stamp), np.int64)
-            poses = np.array([by_stamp[stamp] for stamp in stamps.tolist()]).reshape(-1, 4, 4)
             scale = state.stitcher.scale.estimate
             gate_open, gate_hint = scale_gate(scale, self.config.stitch.scale_max_rel_sigma)
             return MapSnapshot(
@@ -443,7 +435,7 @@ class Mapper:
                 colors_rgb=colors,
                 conf=conf,
                 grid=None if drawing.grid is None else drawing.grid.grid(),
-                trajectory=Trajectory(stamps, poses),
+                trajectory=state.loops.path(self.path_camera),
                 T_map_odom=state.stitcher.T_map_odom,
                 scale=scale,
                 floor_z_m=state.dense.floor_z_m,
@@ -604,7 +596,7 @@ class Mapper:
             state.stitcher.commit(geometry, placement)
             state.loops.commit(geometry, placement)
             state.keyframes.commit([m.keyframe for m in seen])
-            newest = len(state.stitcher.scale.history.windows) - 1
+            newest = state.stitcher.scale.history.newest
             for key in (m.keyframe.id for m in new):
                 state.window_of[key] = newest
                 if key in state.tokens:
@@ -612,19 +604,22 @@ class Mapper:
         with clock.stage("grid"):
             state.dense.draw_grid(new, clouds)
             recent = _recent_ids(state) | {m.keyframe.id for m in seen}
-            gone = state.dense.thin_out(new, recent)
-            gone |= state.dense.forget_far(seen[-1].T_map_cam[:3, 3], state.loops.poses)
-            state.loops.forget(gone)
+            camera, radius_m = seen[-1].T_map_cam[:3, 3], self.config.map.radius_m
+            gone = state.dense.thin_out(new, recent) | state.dense.forget_far(camera)
+            state.loops.condense(gone)
+            if radius_m > 0:
+                state.loops.past.keep_within(state.loops.poses, camera, radius_m)
             for key in gone:
                 state.descriptors.pop(key, None)
+                state.window_of.pop(key, None)
 
     def _remember(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
         """Keep what undoing this commit would need; the first window defines the map and stays."""
-        anchors, floors = state.keyframes.anchors, len(state.dense.floor_heights_m)
+        anchors = state.keyframes.anchors
         if not anchors:
             state.commits.clear()
             return
-        state.commits.append(Commit(tuple(m.keyframe.id for m in new), anchors, floors))
+        state.commits.append(Commit(tuple(m.keyframe.id for m in new), anchors))
         self._trim_commits(state)
 
     def _trim_commits(self, state: _MapState) -> None:
@@ -675,7 +670,7 @@ class Mapper:
         if math.sqrt(float((logs**2).mean())) < RESIZE_SHARE:
             return {}
         with clock.stage("resize"):
-            factors = {key: math.exp(logs[k]) for key, k in state.window_of.items()}
+            factors = {key: math.exp(logs[history.index(k)]) for key, k in state.window_of.items()}
             first = next(iter(state.loops.poses.values()))
             anchor = np.array([first[0, 3], first[1, 3], state.dense.floor_z_m])
             try:

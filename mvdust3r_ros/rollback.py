@@ -30,12 +30,10 @@ class Commit:
     Attributes:
         ids: keyframes that it brought into the map.
         anchors: keyframes at the end of the map before it, oldest first.
-        floor_count: floor heights known before it.
     """
 
     ids: tuple[int, ...]
     anchors: tuple[Keyframe, ...]
-    floor_count: int
 
 
 def joint_keyframes(

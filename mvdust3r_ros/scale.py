@@ -22,6 +22,8 @@ DEPTH_REL_SIGMA = 0.02
 MODEL_BIAS_SHARE = 1 / 3
 MIN_DEPTH_PIXELS = 50
 MAX_CHECKPOINTS = 50
+MAX_WINDOWS = 300
+"""Windows that keep a size of their own; older ones follow the oldest of these."""
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,7 @@ class ScaleFilter:
     def before(self, windows: int) -> ScaleFilter:
         """The filter as it was before the last commits; sizes corrected since stay so."""
         old = ScaleFilter()
-        keep = len(self.history.windows) - windows
-        old.history.windows = self.history.windows[:keep]
+        old.history = self.history.before(windows)
         old.estimate, belief = self._checkpoints[-windows]
         old._belief = belief.copy()
         old._checkpoints = self._checkpoints[:-windows]
@@ -236,7 +237,7 @@ class ScaleFilter:
         self.estimate = estimate
         if self._proposed is not None and self._proposed[0] is estimate:
             self._belief = self._proposed[1]
-            self.history.windows.append(self._proposed[2])
+            self.history.append(self._proposed[2])
             return
         self._belief = self._belief.copy()
         self._belief.forget_scale()
@@ -244,7 +245,7 @@ class ScaleFilter:
         if math.isfinite(estimate.rel_sigma):
             self._belief.covariance[0, 0] = estimate.rel_sigma**2
             known = (ScaleEvidence(estimate.scale, estimate.rel_sigma, estimate.source),)
-        self.history.windows.append(SizedWindow(math.log(estimate.scale), None, known))
+        self.history.append(SizedWindow(math.log(estimate.scale), None, known))
 
 
 @dataclass(frozen=True)
@@ -264,11 +265,39 @@ class SizedWindow:
 
 
 class ScaleHistory:
-    """All committed windows: later evidence also tells how large the earlier ones are."""
+    """The committed windows: later evidence also tells how large the earlier ones are.
+
+    Windows are numbered as they come. Of more than `MAX_WINDOWS` the oldest is merged into the one
+    after it, with what was measured of it.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
         self.windows: list[SizedWindow] = []
+        self._merged = 0
+
+    @property
+    def newest(self) -> int:
+        """Number of the newest window; -1 without any."""
+        return self._merged + len(self.windows) - 1
+
+    def index(self, number: int) -> int:
+        """Where in `windows` the window of a number is, or the one that it was merged into."""
+        return max(0, number - self._merged)
+
+    def append(self, window: SizedWindow) -> None:
+        """A window is committed."""
+        self.windows.append(window)
+        while len(self.windows) > MAX_WINDOWS:
+            self.windows[:2] = [_merged(*self.windows[:2])]
+            self._merged += 1
+
+    def before(self, windows: int) -> ScaleHistory:
+        """As it was before the last windows."""
+        old = ScaleHistory()
+        old.windows = self.windows[: len(self.windows) - windows]
+        old._merged = self._merged
+        return old
 
     @property
     def newest_log_scale(self) -> float:
@@ -289,7 +318,7 @@ class ScaleHistory:
             if window.joint is not None and k > 0:
                 rows.append(([k, k - 1], [1.0, -1.0], *window.joint))
             for item in window.evidence:
-                own = math.sqrt(max(item.rel_sigma**2 - item.bias_sigma**2, MIN_VARIANCE))
+                own = _own_sigma(item)
                 bias = count + int(item.source)
                 rows.append(([k, bias], [1.0, 1.0], math.log(item.scale), own))
                 if bias not in biased:
@@ -310,6 +339,31 @@ class ScaleHistory:
             replace(window, log_scale=window.log_scale + float(c))
             for window, c in zip(self.windows, corrections, strict=True)
         ]
+
+
+def _merged(oldest: SizedWindow, following: SizedWindow) -> SizedWindow:
+    """The second window with the evidence of the first, one opinion for each source."""
+    evidence = list(following.evidence)
+    if following.joint is not None:
+        grown, sigma = following.joint
+        for item in oldest.evidence:
+            scale, rel_sigma = item.scale * math.exp(grown), math.hypot(item.rel_sigma, sigma)
+            evidence.append(replace(item, scale=scale, rel_sigma=rel_sigma))
+    opinions = []
+    for source in {item.source for item in evidence}:
+        same = [item for item in evidence if item.source == source]
+        weights = np.array([1 / _own_sigma(item) ** 2 for item in same])
+        logs = np.array([math.log(item.scale) for item in same])
+        bias_sigma = max(item.bias_sigma for item in same)
+        rel_sigma = math.hypot(weights.sum() ** -0.5, bias_sigma)
+        log_scale = float(weights @ logs / weights.sum())
+        opinions.append(ScaleEvidence(math.exp(log_scale), rel_sigma, source, bias_sigma))
+    return SizedWindow(following.log_scale, None, tuple(opinions))
+
+
+def _own_sigma(item: ScaleEvidence) -> float:
+    """The part of an opinion's sigma that it does not share with others of its source."""
+    return math.sqrt(max(item.rel_sigma**2 - item.bias_sigma**2, MIN_VARIANCE))
 
 
 @dataclass
@@ -341,7 +395,7 @@ class _Belief:
             self.covariance[index, index] = item.bias_sigma**2
         row = np.zeros(len(self.mean))
         row[[0, index]] = 1.0
-        own = max(item.rel_sigma**2 - item.bias_sigma**2, MIN_VARIANCE)
+        own = _own_sigma(item) ** 2
         column = self.covariance @ row
         spread = float(row @ column) + own
         innovation = log_scale - float(row @ self.mean)

@@ -12,9 +12,9 @@ from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.loops import LoopCloser, LoopError, _Node
+from mvdust3r_ros.loops import MAX_TIES, LoopCloser, LoopError, _Node
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.pose_graph import PoseEdge, PoseGraphError, relative_edge
+from mvdust3r_ros.pose_graph import PoseEdge, PoseGraphError, edge_sigmas, relative_edge
 
 HW = (72, 96)
 COUNT = 48
@@ -204,6 +204,77 @@ def test_a_graph_that_cannot_be_solved_changes_nothing() -> None:
         closer.resize(dict.fromkeys(truth, 2.0), np.zeros(3))
     assert closer._edges == edges
     assert all(np.array_equal(before[k], closer.poses[k]) for k in truth)
+
+
+# Keyframes that leave the map
+
+
+def test_what_keyframes_held_together_stays_when_they_leave() -> None:
+    """Also the closure: without it the path would spring back to its drift."""
+    closer, truth = square()
+    closer._nodes = with_nodes()[0]._nodes
+    moved, path = closer.close(closure(truth)), closer.path()
+    gone = [0, 39, *range(3, 30)]
+    closer.condense(gone)
+    assert set(closer.poses) == {k for k in truth if k not in gone}
+    assert all(np.array_equal(T, moved[k]) for k, T in closer.poses.items())
+    assert len(closer.edges) == len(closer.poses)  # a chain and one closure
+    assert edge_sigmas(closer.poses, [e for e in closer.edges if e.robust]) < 1e-6
+    after = closer.path()
+    assert np.array_equal(after.stamps_ns, path.stamps_ns)
+    np.testing.assert_allclose(after.T_world_cam, path.T_world_cam, atol=1e-9)
+    spread = closer.resize(dict.fromkeys(closer.poses, 1.0), np.zeros(3))
+    shift = spread[1][:3, 3] - moved[1][:3, 3]
+    for key, T in spread.items():
+        np.testing.assert_allclose(T[:3, 3] - shift, moved[key][:3, 3], atol=0.05)
+
+
+def test_the_motion_over_a_gap_is_as_uncertain_as_its_steps_together() -> None:
+    closer, _ = with_nodes()
+    closer.condense(range(5, 9))
+    (edge,) = [e for e in closer.edges if e.b == 9]
+    assert edge.a == 4
+    assert edge.sigma_m == pytest.approx(0.025 * 5**0.5)
+    assert edge.sigma_rad == pytest.approx(np.radians(0.4) * 5**0.5)
+    T = np.linalg.inv(closer.poses[4]) @ closer.poses[9]
+    np.testing.assert_allclose(edge.T_a_b, T, atol=1e-12)
+
+
+def test_closures_of_keyframes_that_left_do_not_pile_up() -> None:
+    closer, _ = with_nodes()
+    poses = closer.poses
+    for a in range(15):
+        for b in range(25, 40):
+            closer._edges.append(
+                replace(relative_edge(a, b, poses[a], poses[b], 0.02, 0.01), robust=True)
+            )
+    closer.condense([*range(1, 14), *range(26, 38)])
+    robust = [e for e in closer.edges if e.robust]
+    ends = {(e.a, e.b) for e in robust}
+    assert ends <= {(a, b) for a in (0, 14) for b in (25, 38, 39)}
+    kept_as_they_were = 6
+    assert len(robust) <= kept_as_they_were + MAX_TIES * len(closer.poses)
+    measured = sorted((e.a, e.b) for e in closer.edges if not e.robust)
+    assert measured == sorted(pairwise(closer.poses))
+
+
+def test_the_path_of_keyframes_that_left_outlives_a_neighbour_that_is_undone() -> None:
+    closer, _ = with_nodes()
+    before = closer.path().T_world_cam
+    closer.condense(range(1, 38))
+    closer.past.rehost(0, 39, np.linalg.inv(closer.poses[39]) @ closer.poses[0])
+    closer.remove([39])
+    after = closer.path()
+    assert len(after) == 39
+    np.testing.assert_allclose(after.T_world_cam, before[:-1], atol=1e-9)
+
+
+def test_the_last_keyframe_stays() -> None:
+    closer, _ = with_nodes()
+    closer.condense(range(40))
+    assert list(closer.poses) == [39]
+    assert closer.edges == []
+    assert len(closer.path()) == 40
 
 
 # Candidates

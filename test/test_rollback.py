@@ -109,7 +109,7 @@ def test_nothing_of_a_window_that_left_stays(frames: list[Frame]) -> None:
     state = mapper._state
     before = {m.keyframe.id: m for m in state.dense.keyframes.values()}
     edges, windows = len(state.loops.edges), len(state.stitcher.scale.history.windows)
-    floors, cells = list(state.dense.floor_heights_m), state.dense.now.grid.grid()
+    floors, cells = dict(state.dense.floor_heights_m), state.dense.now.grid.grid()
     voxels, sigma = len(state.dense.now.voxels), state.stitcher.scale.estimate.rel_sigma
     let_in(mapper, engine, frames[12:15], "pose")
     assert len(state.dense.now.voxels) > voxels

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mvdust3r_ros import scale
 from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource
 from mvdust3r_ros.scale import (
     ScaleEvidence,
@@ -179,3 +180,39 @@ def test_windows_share_a_contradiction_by_their_sigmas() -> None:
     history.apply(corrections)
     assert history.newest_log_scale == pytest.approx(0.1, abs=1e-4)
     np.testing.assert_allclose(history.corrections(), 0.0, atol=1e-4)
+
+
+def test_windows_beyond_the_bound_are_merged_with_what_was_measured_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sizes of the windows that are left come out as with all of them."""
+
+    def history(most: int) -> ScaleHistory:
+        monkeypatch.setattr(scale, "MAX_WINDOWS", most)
+        rng, found = np.random.default_rng(5), ScaleHistory()
+        for k in range(40):
+            odometry = math.exp(rng.normal(0.1, 0.02)), 0.025, ScaleSource.ODOMETRY, 0.01
+            model = math.exp(rng.normal(-0.2, 0.1)), 0.3, ScaleSource.MODEL, 0.2
+            joint = (rng.normal(0.0, 0.003), 0.003) if k else None
+            evidence = ScaleEvidence(*odometry), ScaleEvidence(*model)
+            found.append(SizedWindow(0.0, joint, evidence))
+        return found
+
+    everything, bounded = history(100), history(15)
+    assert (len(everything.windows), len(bounded.windows)) == (40, 15)
+    assert everything.newest == bounded.newest == 39
+    assert [bounded.index(number) for number in (0, 25, 26, 39)] == [0, 0, 1, 14]
+    whole, part = everything.corrections()[25:], bounded.corrections()
+    assert np.abs(whole).min() > 0.05
+    np.testing.assert_allclose(part, whole, atol=0.002)
+    assert bounded.before(3).newest == 36
+
+
+def test_a_window_without_a_joint_forgets_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "MAX_WINDOWS", 1)
+    history = ScaleHistory()
+    wrong = (ScaleEvidence(3.0, 0.01, ScaleSource.ODOMETRY),)
+    right = (ScaleEvidence(1.0, 0.02, ScaleSource.ODOMETRY),)
+    for evidence in (wrong, right):
+        history.append(SizedWindow(0.0, None, evidence))
+    assert history.corrections() == pytest.approx([0.0], abs=1e-6)
