@@ -43,6 +43,10 @@ EXECUTOR_THREADS = 3
 SWITCH_S = 0.0005
 """How long a thread may hold Python's lock while a callback waits for it; 5 ms by default."""
 ERROR_PAUSE_S = 0.01
+START_HINT = (
+    "look at what follows --ros-args, at ROS_DOMAIN_ID, and at the ROS_SECURITY_ variables "
+    "(SECURITY.md)"
+)
 InvalidHandle = rclpy_implementation.InvalidHandle
 Transition = Callable[["MapperNode", LifecycleState], TransitionCallbackReturn]
 
@@ -337,9 +341,13 @@ def spin(node: MapperNode, executor: Executor) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to stop (`ros2 run mvdust3r_ros mapper_node`)."""
     sys.setswitchinterval(SWITCH_S)
-    rclpy.init(args=args)
-    executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
-    node = MapperNode()
+    try:
+        rclpy.init(args=args)
+        executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
+        node = MapperNode()
+    except rclpy_implementation.RCLError as error:
+        print(f"mapper: ROS did not start the node: {error}\n{START_HINT}", file=sys.stderr)
+        return 1
     executor.add_node(node)
     try:
         spin(node, executor)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,3 +154,29 @@ def test_services_answer_in_words_when_they_cannot_help(new_stage: Callable[[], 
     saved = stage.control.save_map("early")
     assert not saved.success
     assert saved.message
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "reason"),
+    [
+        (["--ros-args", "-p", "nonsense"], {}, "nonsense"),
+        (
+            [],
+            {"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Enforce"},
+            "ROS_SECURITY_",
+        ),
+    ],
+)
+def test_a_node_that_ros_does_not_start_says_why_without_a_traceback(
+    words: list[str], variables: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    """For one: told to be secure without keys, it must not run insecurely."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mvdust3r_ros.ros.node", *words],
+        env={**os.environ, **variables}, cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "ROS did not start the node" in done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
