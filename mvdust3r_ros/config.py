@@ -287,8 +287,8 @@ class MapSettings(Section):
         low=0.0,
     )  # fmt: skip
     keyframes_per_place: int = setting(
-        12, "keyframes kept of one place (0.3 m, 20 deg); the oldest go, voxels and grid keep "
-        "what they saw; 0 for no bound", low=0,
+        12, "keyframes kept of one place (0.3 m, 20 deg), the oldest and the newest; voxels and "
+        "grid keep what the others saw; 0 for no bound", low=0,
     )  # fmt: skip
     radius_m: float = setting(
         0.0, "keyframes and points farther from the newest camera are forgotten (m); 0 for none",
