@@ -348,7 +348,7 @@ def main(args: Sequence[str] | None = None) -> int:
         executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
         node = MapperNode()
     except rclpy_implementation.RCLError as error:
-        print(f"mapper: ROS did not start the node: {error}\n{START_HINT}", file=sys.stderr)
+        sys.stderr.write(f"mapper: ROS did not start the node: {error}\n{START_HINT}\n")
         return 1
     executor.add_node(node)
     try:
