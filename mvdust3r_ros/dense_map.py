@@ -10,11 +10,12 @@ import numpy as np
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe
 from mvdust3r_ros.floor import fit_floor
-from mvdust3r_ros.geometry import rotation_angle_deg
+from mvdust3r_ros.geometry import lifted, rotation_angle_deg
 from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.voxel_map import VoxelMap
 
 FLOOR_TILT_DEG = 10.0
+MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
 PLACE_M, PLACE_DEG = 0.3, 20.0
 
 
@@ -145,6 +146,34 @@ class DenseMap:
         lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
         return float(min(lowest, default=0.0))
 
+    def floor_off_m(self) -> float:
+        """How far above z = 0 the floor has turned out to be; 0 while that is not certain.
+
+        The first window puts the floor at z = 0 by what its few views see. When enough keyframes
+        say otherwise, by more than a cell of the grid, they are right.
+        """
+        heights = np.array(list(self.floor_heights_m.values()))
+        if len(heights) < MIN_FLOOR_VIEWS:
+            return 0.0
+        off_m = float(np.median(heights))
+        sigma_m = 1.4826 * float(np.median(np.abs(heights - off_m))) / np.sqrt(len(heights) / 1.57)
+        certain = abs(off_m) > max(self.settings.grid_resolution_m, FLOOR_SIGMAS * sigma_m)
+        return off_m if certain else 0.0
+
+    def lifted(self, rise_m: float) -> Drawing:
+        """The map with everything higher by `rise_m`; call `lift_floor` when it is swapped in."""
+        return self._drawn(
+            {
+                key: replace(item, T_map_cam=lifted(item.T_map_cam, rise_m))
+                for key, item in self.now.keyframes.items()
+            },
+            self.floor_z_m + rise_m,
+        )
+
+    def lift_floor(self, rise_m: float) -> None:
+        """What the views said of the floor is higher by `rise_m` as well."""
+        self.floor_heights_m = {key: z + rise_m for key, z in self.floor_heights_m.items()}
+
     def _empty_grid(self, floor_z_m: float) -> OccupancyMap:
         """A grid to draw; cells whose keyframes lie outside and are forgotten stay as they are."""
         grid = OccupancyMap(self.settings, floor_z_m)
@@ -187,9 +216,12 @@ class DenseMap:
             }
         )
 
-    def _drawn(self, keyframes: dict[int, MappedKeyframe]) -> Drawing:
-        """Voxels and grid of these keyframes alone."""
-        voxels, grid = VoxelMap(self.settings.voxel_size_m), self._empty_grid(self.floor_z_m)
+    def _drawn(
+        self, keyframes: dict[int, MappedKeyframe], floor_z_m: float | None = None
+    ) -> Drawing:
+        """Voxels and grid of these keyframes alone; the floor is where it is, or elsewhere."""
+        floor_z_m = self.floor_z_m if floor_z_m is None else floor_z_m
+        voxels, grid = VoxelMap(self.settings.voxel_size_m), self._empty_grid(floor_z_m)
         for item in keyframes.values():
             points = item.points_map()
             voxels.integrate(points, item.colors_rgb, item.conf)

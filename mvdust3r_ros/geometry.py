@@ -61,6 +61,13 @@ def make_se3(R: FloatArray, t: FloatArray) -> FloatArray:
     return T
 
 
+def lifted(T: FloatArray, rise_m: float) -> FloatArray:
+    """A (4, 4) pose higher by `rise_m`."""
+    higher = T.copy()
+    higher[2, 3] += rise_m
+    return higher
+
+
 def invert_se3(T: FloatArray) -> FloatArray:
     """Inverse of rigid transforms (..., 4, 4)."""
     R_t = np.swapaxes(T[..., :3, :3], -1, -2)

@@ -22,6 +22,7 @@ from mvdust3r_ros.geometry import (
     Sim3,
     align_sim3_robust,
     invert_se3,
+    lifted,
     make_se3,
     project,
 )
@@ -354,6 +355,11 @@ class LoopCloser:
         self._edges, self.poses = edges, moved
         self.closures += 1
         return dict(moved)
+
+    def lift(self, rise_m: float) -> dict[int, FloatArray]:
+        """Move all keyframes up by `rise_m`; their poses."""
+        self.poses = {key: lifted(T, rise_m) for key, T in self.poses.items()}
+        return dict(self.poses)
 
     def resize(self, factors: Mapping[int, float], anchor: FloatArray) -> dict[int, FloatArray]:
         """Scale the points of keyframes, and of the motions between them what the network said.

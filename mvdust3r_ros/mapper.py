@@ -222,6 +222,7 @@ class Mapper:
             self._commit(state, geometry, placement, seen, clock)
         factors = self._resize(state, clock)
         self._close_loop(state, clock)
+        self._set_on_floor(state, clock)
         self._find_mountings(state, window, clock)
         poses = state.loops.poses
         seen = [
@@ -701,6 +702,18 @@ class Mapper:
                 state.tokens = tokens
             if moved:
                 self._move_keyframes(state, moved)
+
+    def _set_on_floor(self, state: _MapState, clock: StageClock) -> None:
+        """Put the floor back to z = 0 when it has turned out to lie elsewhere."""
+        rise_m = -state.dense.floor_off_m()
+        if rise_m == 0.0:
+            return
+        with clock.stage("level"):
+            drawing = state.dense.lifted(rise_m)
+            with self._lock:
+                state.dense.now = drawing
+                state.dense.lift_floor(rise_m)
+                state.stitcher.move(state.loops.lift(rise_m))
 
     def _move_keyframes(
         self,

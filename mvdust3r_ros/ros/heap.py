@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import Any
 
 M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
@@ -18,10 +19,25 @@ def share_one_heap() -> bool:
     Returns:
         False where the environment says otherwise, and with other C libraries.
     """
-    if "MALLOC_ARENA_MAX" in os.environ:
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
+    mallopt = _function("mallopt")
+    if "MALLOC_ARENA_MAX" in os.environ or mallopt is None:
         return False
     return bool(mallopt(M_ARENA_MAX, 1))
+
+
+def give_back_memory() -> bool:
+    """Give pages that are free but lie between used ones back to the system.
+
+    glibc does so by itself only at the end of the heap: memory of images that once had to wait
+    would else stay with the process.
+
+    Returns:
+        Whether there were any; False with other C libraries.
+    """
+    malloc_trim = _function("malloc_trim")
+    return malloc_trim is not None and bool(malloc_trim(ctypes.c_size_t(0)))
+
+
+def _function(name: str) -> Any | None:
+    """A function of the C library, None where it has none of that name."""
+    return getattr(ctypes.CDLL(None), name, None)

@@ -28,7 +28,7 @@ from mvdust3r_ros.ros.bond import make_bond
 from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.faults import FaultLog
 from mvdust3r_ros.ros.graph import clock_stands, namesakes
-from mvdust3r_ros.ros.heap import share_one_heap
+from mvdust3r_ros.ros.heap import give_back_memory, share_one_heap
 from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S
 from mvdust3r_ros.ros.session import Session
@@ -37,6 +37,8 @@ from mvdust3r_ros.srv import LoadMap, SaveMap
 
 RECENT_S = 5.0
 WATCH_S = 0.5
+GIVE_BACK_S = 20.0
+"""How often memory that is free goes back to the system."""
 END_S = 1.0
 """How long a node that is told to end waits for the network."""
 LAST_MAP = "last"
@@ -97,15 +99,18 @@ class MapperNode(LifecycleNode):
             backward, post_callback=self._on_clock_jump
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # By the steady clock: a simulated one may stand still.
+        # A simulated clock may stand still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics_timer = self.create_timer(
             self.config.ros.diagnostics_period_s,
             self._send_diagnostics,
             self._background,
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
+            clock=steady,
+        )
+        self._memory_timer = self.create_timer(
+            GIVE_BACK_S, give_back_memory, self._background, clock=steady
         )
         # In the group of the transitions, so that it never runs beside one.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._watch_timer = self.create_timer(WATCH_S, self._look_after, clock=steady)
         self._autostart_timer: Any | None = None
         self._say_start()

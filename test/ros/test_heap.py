@@ -1,4 +1,4 @@
-"""One heap for all threads, seen in glibc's own account."""
+"""One heap for all threads, seen in glibc's own account, and memory that goes back."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ libc.malloc_info(0, ctypes.c_void_p(out))
 libc.fflush(ctypes.c_void_p(out))
 """
 
+HOLES = """
+import re
+from pathlib import Path
+from mvdust3r_ros.ros.heap import give_back_memory
+
+def resident_mb():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+blocks = [b"x" * 100_000 for _ in range(1000)]
+del blocks[::2]
+before = resident_mb()
+print(give_back_memory(), before - resident_mb())
+"""
+
 
 def account(share: bool, **variables: str) -> tuple[str, int]:
     """What a process with six threads prints, and the number of its heaps."""
@@ -56,3 +70,13 @@ def test_the_environment_has_the_last_word() -> None:
     said, heaps = account(share=True, MALLOC_ARENA_MAX="3")
     assert "shared False" in said
     assert 1 < heaps <= 3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_free_memory_between_used_blocks_goes_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOLES], capture_output=True, text=True, timeout=60, check=True
+    )
+    some, gone_mb = done.stdout.split()
+    assert some == "True"
+    assert float(gone_mb) > 30
