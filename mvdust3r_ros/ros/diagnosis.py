@@ -230,7 +230,7 @@ def _map_status(health: Health, name: str) -> DiagnosticStatus:
     values: Values = [
         (f"windows {v.name.lower()}", n) for v, n in sorted(account.verdicts.items())
     ]
-    if last is not None:
+    if last is not None and last.verdict == Verdict.COMMITTED:
         values += _scale_values(last)
     return status_msg(level, name, message, values)
 

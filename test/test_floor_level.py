@@ -1,0 +1,89 @@
+"""The floor is at z = 0, also when the first window has misjudged it."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
+from mvdust3r_ros.datatypes import Frame, Verdict
+from mvdust3r_ros.dense_map import DenseMap
+from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.synthetic.paths import Rig
+from mvdust3r_ros.synthetic.sequence import odometry
+
+SEED = 9010
+"""Its first window takes something 8 cm below the floor for it."""
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[Frame]:
+    options = FlatOptions()
+    drive = flat_drive(SEED, options, Rig())
+    return list(islice(drifting_frames(drive, odometry(drive, options.drift)), 100))
+
+
+def drive(frames: list[Frame], count: int = 0, **values: object) -> tuple[Mapper, list[float]]:
+    """A mapper after some of the frames, and how high each committed window lay above the truth."""
+    config = with_values(MapperConfig(), {k.replace("__", "."): v for k, v in values.items()})
+    mapper = Mapper(config, OracleEngine((112, 112), OracleNoise(0.02, scale=0.5, seed=SEED)))
+    heights = []
+    for frame in frames[: count or None]:
+        update = mapper.process(frame)
+        if update is not None and update.verdict == Verdict.COMMITTED:
+            off = [
+                update.T_map_cam[k.id][2, 3] - k.view.T_world_cam[2, 3]
+                for k in update.window.keyframes
+                if k.id in update.T_map_cam and k.view.T_world_cam is not None
+            ]
+            heights.append(float(np.median(off)))
+    return mapper, heights
+
+
+def test_later_windows_put_the_floor_right(frames: list[Frame]) -> None:
+    mapper, heights = drive(frames)
+    assert abs(heights[0]) > 0.05
+    assert abs(heights[-1]) < 0.03
+    snapshot, state = mapper.snapshot(), mapper._state
+    assert abs(snapshot.floor_z_m) < 0.05
+    ground = snapshot.points_map[:, 2][np.abs(snapshot.points_map[:, 2]) < 0.2]
+    assert abs(np.median(ground)) < 0.03
+    newest = max(state.dense.keyframes)
+    for key, item in state.dense.keyframes.items():
+        assert np.array_equal(item.T_map_cam, state.loops.poses[key])
+    T = snapshot.T_map_odom @ state.dense.keyframes[newest].keyframe.view.T_odom_cam
+    np.testing.assert_allclose(T, state.loops.poses[newest], atol=1e-9)
+
+
+def test_putting_the_floor_right_moves_everything_alike(
+    frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapper, heights = drive(frames, loop__enabled=False)
+    monkeypatch.setattr(DenseMap, "floor_off_m", lambda _: 0.0)
+    left, heights_left = drive(frames, loop__enabled=False)
+    assert abs(heights_left[-1]) > 0.05
+    a, b = mapper.snapshot(), left.snapshot()
+    shift = a.trajectory.T_world_cam[:, :3, 3] - b.trajectory.T_world_cam[:, :3, 3]
+    rise_m = shift[0, 2]
+    np.testing.assert_allclose(shift, np.tile([0.0, 0.0, rise_m], (len(shift), 1)), atol=1e-6)
+    assert a.floor_z_m - b.floor_z_m == pytest.approx(rise_m, abs=1e-6)
+    assert a.grid.origin_xy_m == b.grid.origin_xy_m
+    assert np.mean(a.grid.cells == b.grid.cells) > 0.99
+
+
+def floors(*heights_m: float) -> float:
+    dense = DenseMap(MapSettings())
+    dense.floor_heights_m = dict(enumerate(heights_m))
+    return dense.floor_off_m()
+
+
+def test_few_views_a_small_misfit_or_views_that_disagree_move_nothing() -> None:
+    assert floors(*[0.08] * 7) == 0.0
+    assert floors(*[0.08] * 8) == 0.08
+    assert floors(*[0.04] * 50) == 0.0
+    assert floors(*[-0.07, -0.08, -0.09] * 5) == -0.08
+    assert floors(*[-0.4, 0.07, 0.5] * 4) == 0.0
