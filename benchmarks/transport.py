@@ -1,0 +1,96 @@
+"""How late images arrive over Fast DDS, as ROS sets it up and with `config/fastdds.xml`.
+
+    python benchmarks/transport.py [--seconds 20] [--rate 30] [--size 640x480]
+
+The player of `soak.py` sends; a process that does nothing else listens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from mvdust3r_ros.ros.conversions import stamp_to_ns
+from mvdust3r_ros.ros.processes import Processes, isolated_environment
+
+HERE = Path(__file__).resolve().parent
+PROFILES = HERE.parent / "config" / "fastdds.xml"
+SETTLE_S = 5.0
+QUEUE = 200
+
+
+def listen() -> int:
+    """The listener process: a line for each image, its delay in ms."""
+    rclpy.init()
+    node = rclpy.create_node("listener")
+
+    def took(message: Image) -> None:
+        late_ns = time.time_ns() - stamp_to_ns(message.header.stamp)
+        print(f"{late_ns * 1e-6:.3f}", flush=True)
+
+    qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE)
+    node.create_subscription(Image, "/image", took, qos)
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(node)
+    return 0
+
+
+def measure(given: argparse.Namespace, profiles: Path | None, domain: int) -> np.ndarray:
+    """Delays (N,) in ms of the images that arrived."""
+    os.environ.update(isolated_environment(domain))
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        os.environ.pop(name, None)
+        if profiles is not None:
+            os.environ.update({name: str(profiles), "RMW_FASTRTPS_USE_QOS_FROM_XML": "1"})
+    with tempfile.TemporaryDirectory() as name:
+        processes = Processes(Path(name), domain)
+        try:
+            processes.run("listener", [str(HERE / "transport.py"), "--listen"])
+            play = ["--play", "--rate", str(given.rate), "--size", given.size]
+            processes.run("player", [str(HERE / "soak.py"), *play])
+            time.sleep(SETTLE_S + given.seconds)
+            processes.check()
+            processes.stop("player")
+            processes.stop("listener", signal.SIGINT)
+            lines = (Path(name) / "listener.log").read_text().split()
+        finally:
+            processes.stop_all()
+    return np.array([float(line) for line in lines])
+
+
+def main() -> int:
+    """Measure both and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rate", type=float, default=30.0, help="images a second")
+    parser.add_argument("--size", default="640x480")
+    parser.add_argument("--listen", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.listen:
+        return listen()
+    print("| Fast DDS | images | median ms | 99 % ms | most ms |\n| --- | --- | --- | --- | --- |")
+    domain = int(os.environ.get("ROS_DOMAIN_ID", "65"))
+    for label, profiles in (("as ROS sets it up", None), ("`config/fastdds.xml`", PROFILES)):
+        late = measure(given, profiles, domain)
+        if not len(late):
+            print(f"{label}: no image arrived", file=sys.stderr)
+            return 1
+        median, most = np.percentile(late, [50, 99])
+        print(f"| {label} | {len(late)} | {median:.1f} | {most:.1f} | {late.max():.1f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
