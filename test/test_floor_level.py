@@ -27,12 +27,12 @@ def frames() -> list[Frame]:
     return list(islice(drifting_frames(drive, odometry(drive, options.drift)), 100))
 
 
-def drive(frames: list[Frame], count: int = 0, **values: object) -> tuple[Mapper, list[float]]:
-    """A mapper after some of the frames, and how high each committed window lay above the truth."""
+def drive(frames: list[Frame], **values: object) -> tuple[Mapper, list[float]]:
+    """A mapper after some of the frames, and how far each committed window is too high."""
     config = with_values(MapperConfig(), {k.replace("__", "."): v for k, v in values.items()})
     mapper = Mapper(config, OracleEngine((112, 112), OracleNoise(0.02, scale=0.5, seed=SEED)))
     heights = []
-    for frame in frames[: count or None]:
+    for frame in frames:
         update = mapper.process(frame)
         if update is not None and update.verdict == Verdict.COMMITTED:
             off = [
@@ -62,7 +62,7 @@ def test_later_windows_put_the_floor_right(frames: list[Frame]) -> None:
 def test_putting_the_floor_right_moves_everything_alike(
     frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mapper, heights = drive(frames, loop__enabled=False)
+    mapper, _ = drive(frames, loop__enabled=False)
     monkeypatch.setattr(DenseMap, "floor_off_m", lambda _: 0.0)
     left, heights_left = drive(frames, loop__enabled=False)
     assert abs(heights_left[-1]) > 0.05
