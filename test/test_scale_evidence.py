@@ -216,3 +216,16 @@ def test_a_window_without_a_joint_forgets_those_before_it(monkeypatch: pytest.Mo
     for evidence in (wrong, right):
         history.append(SizedWindow(0.0, None, evidence))
     assert history.corrections() == pytest.approx([0.0], abs=1e-6)
+
+
+def test_two_sources_that_contradict_each_other_are_weighed_by_their_biases() -> None:
+    """However many windows: what a source has wrong in all of them does not average out."""
+    history = ScaleHistory()
+    for k in range(20):
+        evidence = (
+            ScaleEvidence(1.0, math.hypot(0.001, 0.1), ScaleSource.ODOMETRY, 0.1),
+            ScaleEvidence(math.exp(0.3), math.hypot(0.001, 0.2), ScaleSource.MODEL, 0.2),
+        )
+        history.append(SizedWindow(0.0, (0.0, 0.001) if k else None, evidence))
+    share = 0.1**2 / (0.1**2 + 0.2**2)
+    np.testing.assert_allclose(history.corrections(), 0.3 * share, atol=1e-3)
