@@ -113,6 +113,7 @@ def test_the_height_above_the_floor_gives_the_scale(size: float) -> None:
     assert found.source == HEIGHT
     assert found.scale == pytest.approx(size, rel=0.01)
     assert found.rel_sigma == pytest.approx(0.02, abs=1e-3)
+    assert found.bias_sigma == 0.01
 
 
 def test_cameras_at_different_heights_are_weaker_evidence() -> None:
