@@ -76,8 +76,9 @@ COARSE_POINT = 0.45
 MIN_POSED_SHARE = 0.5
 MOUNTING_POSES = 60
 """Newest keyframes to find a mounting from, so that a drive that never shows it costs no more."""
-RESIZE_SHARE = 0.003
-"""Root mean square of the corrections of all windows' sizes that is worth a new map."""
+RESIZE_SHARE, RESIZE_SIGMAS = 0.003, 0.2
+"""Root mean square of the corrections of all windows' sizes that is worth a new map, by itself and
+as a share of what the scale may be off by."""
 
 
 @dataclass
@@ -668,7 +669,9 @@ class Mapper:
         """
         history = state.stitcher.scale.history
         logs = history.corrections()
-        if math.sqrt(float((logs**2).mean())) < RESIZE_SHARE:
+        sigma = state.stitcher.scale.estimate.rel_sigma
+        known = RESIZE_SIGMAS * sigma if math.isfinite(sigma) else 0.0
+        if math.sqrt(float((logs**2).mean())) < max(RESIZE_SHARE, known):
             return {}
         with clock.stage("resize"):
             factors = {key: math.exp(logs[history.index(k)]) for key, k in state.window_of.items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import align_sim3, invert_se3, rotation_angle_deg
 from mvdust3r_ros.keyframes import KeyframeError
 from mvdust3r_ros.mapper import Mapper, StageClock
+from mvdust3r_ros.scale import ScaleHistory
 
 HW = (72, 96)
 COUNT = 24
@@ -749,3 +751,18 @@ def test_resets_from_another_thread_never_break_a_window(frames: list[Frame]) ->
     mapper.reset()
     (update,) = run(mapper, rest)
     assert update.verdict == Verdict.COMMITTED
+
+
+@pytest.mark.parametrize(("sigma", "resized"), [(0.1, False), (0.02, True), (math.inf, True)])
+def test_corrections_that_are_small_against_what_the_scale_may_be_off_by_wait(
+    frames: list[Frame], monkeypatch: pytest.MonkeyPatch, sigma: float, resized: bool
+) -> None:
+    """To draw the map again takes as long as all of it."""
+    mapper = Mapper(CONFIG, Engine())
+    run(mapper, frames[:9])
+    state = mapper._state
+    state.stitcher.scale.estimate = replace(state.stitcher.scale.estimate, rel_sigma=sigma)
+    monkeypatch.setattr(ScaleHistory, "corrections", lambda self: np.full(len(self.windows), 0.01))
+    clock = StageClock()
+    assert bool(mapper._resize(state, clock)) == resized
+    assert ("resize" in clock.stages_ms) == resized
