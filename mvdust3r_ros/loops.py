@@ -175,14 +175,20 @@ class LoopCloser:
             self._nodes.pop(key, None)
             self._network_share.pop(key, None)
 
-    def path(self, camera_name: str = "") -> Trajectory:
-        """Poses of all keyframes, also of those that have left, of one camera or of all."""
+    def path(self, drawn: Mapping[int, FloatArray], camera_name: str = "") -> Trajectory:
+        """Poses of all keyframes, also of those that have left, of one camera or of all.
+
+        Args:
+            drawn: keyframe -> (4, 4) pose at which the map shows it now.
+            camera_name: empty for all cameras.
+        """
+        poses = {**self.poses, **drawn}
         present = {
-            n.keyframe.stamp_ns: self.poses[key]
+            n.keyframe.stamp_ns: poses[key]
             for key, n in self._nodes.items()
             if camera_name in ("", n.keyframe.camera_name)
         }
-        stamps_ns, past = self.past.poses(self.poses, camera_name)
+        stamps_ns, past = self.past.poses(poses, camera_name)
         own = np.array(list(present.values())).reshape(-1, 4, 4)
         stamps_ns = np.append(stamps_ns, np.array(list(present), np.int64))
         # of several images of one moment the newest pose

@@ -430,6 +430,7 @@ class Mapper:
             state = self._state
             drawing = state.dense.now
             points, colors, conf = drawing.voxels.cloud()
+            drawn = {key: item.T_map_cam for key, item in drawing.keyframes.items()}
             scale = state.stitcher.scale.estimate
             gate_open, gate_hint = scale_gate(scale, self.config.stitch.scale_max_rel_sigma)
             return MapSnapshot(
@@ -437,7 +438,7 @@ class Mapper:
                 colors_rgb=colors,
                 conf=conf,
                 grid=None if drawing.grid is None else drawing.grid.grid(),
-                trajectory=state.loops.path(self.path_camera),
+                trajectory=state.loops.path(drawn, self.path_camera),
                 T_map_odom=state.stitcher.T_map_odom,
                 scale=scale,
                 floor_z_m=state.dense.floor_z_m,

@@ -213,14 +213,14 @@ def test_what_keyframes_held_together_stays_when_they_leave() -> None:
     """Also the closure: without it the path would spring back to its drift."""
     closer, truth = square()
     closer._nodes = with_nodes()[0]._nodes
-    moved, path = closer.close(closure(truth)), closer.path()
+    moved, path = closer.close(closure(truth)), closer.path({})
     gone = [0, 39, *range(3, 30)]
     closer.condense(gone)
     assert set(closer.poses) == {k for k in truth if k not in gone}
     assert all(np.array_equal(T, moved[k]) for k, T in closer.poses.items())
     assert len(closer.edges) == len(closer.poses)  # a chain and one closure
     assert edge_sigmas(closer.poses, [e for e in closer.edges if e.robust]) < 1e-6
-    after = closer.path()
+    after = closer.path({})
     assert np.array_equal(after.stamps_ns, path.stamps_ns)
     np.testing.assert_allclose(after.T_world_cam, path.T_world_cam, atol=1e-9)
     spread = closer.resize(dict.fromkeys(closer.poses, 1.0), np.zeros(3))
@@ -260,11 +260,11 @@ def test_closures_of_keyframes_that_left_do_not_pile_up() -> None:
 
 def test_the_path_of_keyframes_that_left_outlives_a_neighbour_that_is_undone() -> None:
     closer, _ = with_nodes()
-    before = closer.path().T_world_cam
+    before = closer.path({}).T_world_cam
     closer.condense(range(1, 38))
     closer.past.rehost(0, 39, np.linalg.inv(closer.poses[39]) @ closer.poses[0])
     closer.remove([39])
-    after = closer.path()
+    after = closer.path({})
     assert len(after) == 39
     np.testing.assert_allclose(after.T_world_cam, before[:-1], atol=1e-9)
 
@@ -274,7 +274,7 @@ def test_the_last_keyframe_stays() -> None:
     closer.condense(range(40))
     assert list(closer.poses) == [39]
     assert closer.edges == []
-    assert len(closer.path()) == 40
+    assert len(closer.path({})) == 40
 
 
 # Candidates
