@@ -175,7 +175,7 @@ def main() -> None:
     print("\n".join(summary(rows)))
     file = args.out / "growth.json"
     runs = json.loads(file.read_text()) if file.exists() else {}
-    name = "all kept" if args.radius == 0 else f"radius {args.radius:g} m"
+    name = "no radius" if args.radius == 0 else f"radius {args.radius:g} m"
     runs["back and forth" if args.stay else name] = rows
     file.write_text(json.dumps(runs, indent=0))
     plot(runs, args.out / "growth.png")
