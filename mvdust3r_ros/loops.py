@@ -113,7 +113,9 @@ class LoopCloser:
                 self._network_share[keyframe.id] = placement.network_share
                 T, scale = pose.T_window_cam, placement.S_map_window.scale
                 points_cam = ((geometry.points[index] - T[:3, 3]) @ T[:3, :3] * scale).astype("f4")
-                self._nodes[keyframe.id] = _Node(keyframe, points_cam, geometry.conf[index])
+                # a view would keep the confidence of all views in memory
+                conf = geometry.conf[index].copy()
+                self._nodes[keyframe.id] = _Node(keyframe, points_cam, conf)
         self._windows_since_try += 1
 
     def condense(self, ids: Collection[int]) -> None:

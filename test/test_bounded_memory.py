@@ -172,3 +172,19 @@ def test_without_evidence_the_gate_stays_shut_and_says_why(room: Any) -> None:
     assert len(snapshot.trajectory) == 12
     assert not snapshot.gate_open
     assert "nothing gives metres" in snapshot.gate_hint
+
+
+def test_what_is_kept_of_a_keyframe_holds_no_more_than_that_in_memory(room: Any) -> None:
+    """A slice of the network's output would keep all of it."""
+    mapper = run(room)
+    state = mapper._state
+    kept = [a for node in state.loops._nodes.values() for a in (node.points_cam, node.conf)]
+    for item in state.dense.keyframes.values():
+        view = item.keyframe.view
+        kept += [item.points_cam, item.colors_rgb, item.conf, view.image_rgb, view.depth_m]
+    assert len(kept) > 100
+    for array in kept:
+        held = array
+        while isinstance(held.base, np.ndarray):
+            held = held.base
+        assert held.nbytes <= 2 * array.nbytes
