@@ -274,12 +274,16 @@ def settled(bench: Bench, pid: int) -> Held:
     return min(found, key=lambda h: (h.threads, h.files, h.shared))
 
 
+def fastdds_environment() -> dict[str, str]:
+    """Variables that give the processes started next `config/fastdds.xml`."""
+    files = (f"{product}_DEFAULT_PROFILES_FILE" for product in ("FASTDDS", "FASTRTPS"))
+    return {**dict.fromkeys(files, str(PROFILES)), "RMW_FASTRTPS_USE_QOS_FROM_XML": "1"}
+
+
 def run(work: Callable[[Bench], list[str]], given: argparse.Namespace) -> int:
     """Start everything, do the work, end everything, report."""
     domain = int(os.environ.get("ROS_DOMAIN_ID", "64"))
-    os.environ.update(isolated_environment(domain), RMW_FASTRTPS_USE_QOS_FROM_XML="1")
-    for product in ("FASTDDS", "FASTRTPS"):
-        os.environ[f"{product}_DEFAULT_PROFILES_FILE"] = str(PROFILES)
+    os.environ.update(isolated_environment(domain), **fastdds_environment())
     with tempfile.TemporaryDirectory() as name, control_node(domain) as control:
         processes = Processes(Path(name), domain)
         bench = Bench(Path(name), control, processes)

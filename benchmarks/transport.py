@@ -21,14 +21,13 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from soak import QUEUE, fastdds_environment
 
 from mvdust3r_ros.ros.conversions import stamp_to_ns
-from mvdust3r_ros.ros.processes import Processes, isolated_environment
+from mvdust3r_ros.ros.processes import Processes
 
 HERE = Path(__file__).resolve().parent
-PROFILES = HERE.parent / "config" / "fastdds.xml"
 SETTLE_S = 5.0
-QUEUE = 200
 
 
 def listen() -> int:
@@ -47,13 +46,12 @@ def listen() -> int:
     return 0
 
 
-def measure(given: argparse.Namespace, profiles: Path | None, domain: int) -> np.ndarray:
+def measure(given: argparse.Namespace, profiles: bool) -> np.ndarray:
     """Delays (N,) in ms of the images that arrived."""
-    os.environ.update(isolated_environment(domain))
-    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
-        os.environ.pop(name, None)
-        if profiles is not None:
-            os.environ.update({name: str(profiles), "RMW_FASTRTPS_USE_QOS_FROM_XML": "1"})
+    domain = int(os.environ.get("ROS_DOMAIN_ID", "65"))
+    for key in fastdds_environment():
+        os.environ.pop(key, None)
+    os.environ.update(fastdds_environment() if profiles else {})
     with tempfile.TemporaryDirectory() as name:
         processes = Processes(Path(name), domain)
         try:
@@ -81,9 +79,8 @@ def main() -> int:
     if given.listen:
         return listen()
     print("| Fast DDS | images | median ms | 99 % ms | most ms |\n| --- | --- | --- | --- | --- |")
-    domain = int(os.environ.get("ROS_DOMAIN_ID", "65"))
-    for label, profiles in (("as ROS sets it up", None), ("`config/fastdds.xml`", PROFILES)):
-        late = measure(given, profiles, domain)
+    for label, profiles in (("as ROS sets it up", False), ("`config/fastdds.xml`", True)):
+        late = measure(given, profiles)
         if not len(late):
             print(f"{label}: no image arrived", file=sys.stderr)
             return 1

@@ -160,7 +160,7 @@ class DenseMap:
         certain = abs(off_m) > max(self.settings.grid_resolution_m, FLOOR_SIGMAS * sigma_m)
         return off_m if certain else 0.0
 
-    def lifted(self, rise_m: float) -> Drawing:
+    def redrawn_higher(self, rise_m: float) -> Drawing:
         """The map with everything higher by `rise_m`; call `lift_floor` when it is swapped in."""
         return self._drawn(
             {

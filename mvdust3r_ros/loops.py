@@ -157,7 +157,8 @@ class LoopCloser:
     def remove(self, ids: Collection[int]) -> dict[int, FloatArray]:
         """Take keyframes out as if they had never been; poses of the others without them.
 
-        What a closure with one of them has moved goes back.
+        What a closure with one of them has moved goes back, but for keyframes that have left the
+        graph since.
         """
         gone = set(ids) & set(self.poses)
         leaving = [e for e in self._edges if e.a in gone or e.b in gone]

@@ -713,7 +713,7 @@ class Mapper:
         if rise_m == 0.0:
             return
         with clock.stage("level"):
-            drawing = state.dense.lifted(rise_m)
+            drawing = state.dense.redrawn_higher(rise_m)
             with self._lock:
                 state.dense.now = drawing
                 state.dense.lift_floor(rise_m)

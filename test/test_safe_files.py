@@ -84,7 +84,8 @@ def forever():
         save(n)
 for attempt in range(50):
     child = in_child(forever)
-    time.sleep(rng.uniform(0.0, 3 * took_s))
+    # later ones wait longer: on a machine that has become busy a save takes several times as long
+    time.sleep(rng.uniform(0.0, 3 * took_s) * (1 + attempt / 10))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     copy = folder / f"after{attempt}"
@@ -95,7 +96,7 @@ for attempt in range(50):
 """
     run_saver(tmp_path, code)
     found = [saved_number(tmp_path / f"after{i}") for i in range(50)]
-    assert len(set(found)) > 2, "the kills all came at the same moment"
+    assert len(set(found)) > 5, "the kills all came at the same moment"
 
 
 def test_a_kill_before_each_file_operation_leaves_the_old_map_or_the_new_one(

@@ -1,6 +1,11 @@
 """The mapper as a managed lifecycle node."""
+# ruff: noqa: E402 - the heap is set up before rclpy is imported, which starts threads
 
 from __future__ import annotations
+
+from mvdust3r_ros.ros.heap import give_back_memory, share_one_heap
+
+share_one_heap()
 
 import os
 import sys
@@ -28,7 +33,6 @@ from mvdust3r_ros.ros.bond import make_bond
 from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.faults import FaultLog
 from mvdust3r_ros.ros.graph import clock_stands, namesakes
-from mvdust3r_ros.ros.heap import give_back_memory, share_one_heap
 from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S
 from mvdust3r_ros.ros.session import Session
@@ -346,7 +350,6 @@ def spin(node: MapperNode, executor: Executor) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to stop (`ros2 run mvdust3r_ros mapper_node`)."""
-    share_one_heap()
     sys.setswitchinterval(SWITCH_S)
     try:
         rclpy.init(args=args)
