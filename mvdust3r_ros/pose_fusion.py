@@ -14,7 +14,8 @@ from mvdust3r_ros.geometry import Sim3, align_cameras_sim3, invert_se3, rotation
 from mvdust3r_ros.pose_graph import PoseEdge, optimize_poses, relative_edge
 from mvdust3r_ros.rig import RigPair, rig_disagreement
 
-MAP_NODE = -1
+WINDOW = -1
+"""The node of the window's own frame."""
 MIN_SIGMA_M = 0.005
 MIN_SIGMA_RAD = math.radians(0.2)
 
@@ -35,6 +36,20 @@ class PoseSigma:
     def of(cls, m: float, rad: float) -> PoseSigma:
         """None is smaller than what a calibration or a clock may be off by."""
         return cls(max(m, MIN_SIGMA_M), max(rad, MIN_SIGMA_RAD))
+
+    def beside(self, steps: Sequence[PoseSigma]) -> PoseSigma:
+        """The same beside motions over a window that are less or more certain.
+
+        What a network is off by is much the same each time it sees a place. Were that weighed as
+        chance, a network far coarser than odometry would turn the map a little further with each
+        window, always the same way. So its variance grows with the ratio of both variances.
+        """
+        way_m2 = sum(step.m**2 for step in steps)
+        way_rad2 = sum(step.rad**2 for step in steps)
+        return PoseSigma(
+            self.m * math.sqrt(1 + 2 * self.m**2 / way_m2),
+            self.rad * math.sqrt(1 + 2 * self.rad**2 / way_rad2),
+        )
 
 
 @dataclass(frozen=True)
@@ -59,11 +74,12 @@ def fuse_poses(
     rig: Sequence[RigPair] = (),
     start: tuple[int, FloatArray] | None = None,
 ) -> FusedPoses:
-    """Weigh the network's absolute poses against odometry's and the rig's relative ones.
+    """Weigh the network's poses in its window against odometry's and the rig's relative ones.
 
     How far the network's poses can be trusted follows from their disagreement with odometry over
     the whole window, less what odometry's own drift explains; without odometry, with the rig. A
-    precise network keeps its poses, a coarse one hands over.
+    precise network keeps its poses, a coarse one hands over. Where the window as a whole lies
+    follows from its keyframes that are in the map: an error in that is one for all new keyframes.
 
     Args:
         T_map_cam: keyframe -> (4, 4) pose by the network, metres.
@@ -71,8 +87,8 @@ def fuse_poses(
         mapped: keyframe -> (4, 4) pose of keyframes already in the map; they stay.
         odom_rel_sigma: odometry's drift as a share of the motion.
         rig: pairs of keyframes whose cameras keep their places to each other.
-        start: keyframe and (4, 4) pose where a new map begins; the network then says how its poses
-            lie to each other, and nothing of where they are as a whole.
+        start: keyframe and (4, 4) pose where a new map begins. Without it and without keyframes
+            of the map the window stays where it is.
     """
     ids = list(T_odom_cam)
     rig = [pair for pair in rig if pair.a in T_map_cam and pair.b in T_map_cam]
@@ -81,20 +97,20 @@ def fuse_poses(
     ]
     if steps:
         seen, driven = (np.stack([T[i] for i in ids]) for T in (T_map_cam, T_odom_cam))
-        network = network_sigma(seen, driven, odom_rel_sigma)
+        network = network_sigma(seen, driven, odom_rel_sigma).beside(steps)
     elif rig:
         rms_m, rms_rad = rig_disagreement(T_map_cam, rig)
         # of three axes and two cameras
         network = PoseSigma.of(rms_m / math.sqrt(6), rms_rad / math.sqrt(6))
     else:
         return FusedPoses({**T_map_cam, **{k: mapped[k] for k in T_map_cam if k in mapped}})
-    edges = [PoseEdge(MAP_NODE, k, T, network.m, network.rad) for k, T in T_map_cam.items()]
+    edges = [PoseEdge(WINDOW, k, T, network.m, network.rad) for k, T in T_map_cam.items()]
     for (a, b), sigma in zip(pairwise(ids), steps, strict=True):
         edges.append(relative_edge(a, b, T_odom_cam[a], T_odom_cam[b], sigma.m, sigma.rad))
     edges += [PoseEdge(p.a, p.b, p.T_a_b, MIN_SIGMA_M, MIN_SIGMA_RAD) for p in rig]
-    poses = {MAP_NODE: np.eye(4), **T_map_cam}
+    poses = {WINDOW: np.eye(4), **T_map_cam}
     poses.update({k: T for k, T in mapped.items() if k in T_map_cam})
-    fixed = {MAP_NODE, *mapped} & set(poses)
+    fixed = set(mapped) & set(poses) or {WINDOW}
     if start is not None:
         poses[start[0]], fixed = start[1], {start[0]}
     found = optimize_poses(poses, edges, fixed)

@@ -64,18 +64,19 @@ def odometry_evidence(
         Evidence whose sigma follows from how well both motions agree, or None.
     """
     try:
-        S, rms_m = align_cameras_sim3(T_window_cam, T_odom_cam)
+        # the noise is the window's: fitted to it, odometry's motion gives a scale without bias
+        S_window_odom, rms = align_cameras_sim3(T_odom_cam, T_window_cam)
     except AlignmentError:
         return None
     centres = T_odom_cam[:, :3, 3]
     spread_m = float(np.sqrt(((centres - centres.mean(0)) ** 2).sum(1).mean()))
     if spread_m < min_baseline_m:
         return None
-    misfit = rms_m / spread_m
-    # noise averages out; that a coarse network makes all motions too short or too long does not
+    misfit = rms / (S_window_odom.scale * spread_m)
+    # noise averages out; what a coarse network does to all motions of a window does not
     fit_sigma = math.hypot(misfit / math.sqrt(len(centres)), misfit**2)
     return ScaleEvidence(
-        S.scale,
+        1.0 / S_window_odom.scale,
         math.hypot(fit_sigma, rel_sigma, bias_sigma),
         ScaleSource.ODOMETRY,
         bias_sigma,

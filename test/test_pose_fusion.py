@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.geometry import invert_se3, make_se3
+from mvdust3r_ros.geometry import invert_se3, make_se3, rotation_angle_deg
 from mvdust3r_ros.pose_fusion import (
     MIN_SIGMA_M,
     fuse_poses,
@@ -82,6 +82,27 @@ def test_mapped_keyframes_stay_where_they_are() -> None:
         np.testing.assert_array_equal(fused[i], truth[i])
     far = max(float(np.linalg.norm((fused[i] - truth[i])[:3, 3])) for i in range(4, N))
     assert far < 0.1
+
+
+def test_what_a_coarse_network_is_always_off_by_does_not_turn_the_map() -> None:
+    """Sixty windows, all bent to the same side, beside an exact odometry."""
+    bend_deg = 2.0
+    step = make_se3(Rotation.from_euler("z", 3, degrees=True).as_matrix(), np.array([0.1, 0, 0]))
+    bend = make_se3(Rotation.from_euler("z", bend_deg, degrees=True).as_matrix(), np.zeros(3))
+    truth = [np.eye(4)]
+    for _ in range(4 * 60 + 4):
+        truth.append(truth[-1] @ step)
+    poses = {i: truth[i] for i in range(4)}
+    for first in range(0, 4 * 60, 4):
+        seen = {first: poses[first]}
+        for i in range(first, first + 7):
+            seen[i + 1] = seen[i] @ step @ bend
+        driven = {i: truth[i] for i in seen}
+        mapped = {i: poses[i] for i in seen if i in poses}
+        poses.update(fuse_poses(seen, driven, mapped, 0.02).T_map_cam)
+    last = max(poses)
+    turned_deg = rotation_angle_deg(truth[last][:3, :3].T @ poses[last][:3, :3])
+    assert turned_deg < 0.05 * bend_deg * last
 
 
 def test_without_odometry_the_network_decides() -> None:
