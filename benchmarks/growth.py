@@ -3,11 +3,11 @@
     python benchmarks/growth.py [--keyframes 500] [--radius 0] [--out DIR]
     python benchmarks/growth.py --stay --path 12 --size 64 --keyframes 6000
 
-The oracle engine, with noise and random scales, drives through one synthetic flat for as long as
-it takes; with `--stay` the same way back and forth, while odometry drifts on. Of each window
-counts the processor time of one thread, so that other work on the machine matters less; that of
-the network is left out. `growth.json` holds all figures, `growth.png` shows them; runs with other
-bounds into the same folder are added.
+The oracle engine, with noise and random scales, or that of `--engine models/room` drives through
+one synthetic flat for as long as it takes; with `--stay` the same way back and forth, while
+odometry drifts on. Of each window counts the processor time of one thread, so that other work on
+the machine matters less; that of the network is left out. `growth.json` holds all figures,
+`growth.png` shows them; runs with other bounds into the same folder are added.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import matplotlib as mpl
@@ -28,7 +27,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mvdust3r_ros.config import MapperConfig, with_values
-from mvdust3r_ros.datatypes import Frame, Trajectory, Verdict
+from mvdust3r_ros.datatypes import (
+    Frame,
+    Trajectory,
+    Verdict,
+    View,
+    ViewTokens,
+    WindowPrediction,
+)
+from mvdust3r_ros.engines.base import Engine, EngineInfo
+from mvdust3r_ros.engines.create import create_engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
 from mvdust3r_ros.mapper import Mapper
@@ -41,17 +49,37 @@ FRAMES_A_KEYFRAME = 8
 PERIOD_NS = 100_000_000
 
 
-class ThreadEngine(OracleEngine):
-    """The oracle; counts the processor time spent in it."""
+class TimedEngine(Engine):
+    """An engine; counts the processor time that the calling thread spends in it."""
 
-    spent_s = 0.0
+    def __init__(self, engine: Engine) -> None:
+        """Wrap an engine."""
+        self.engine, self.spent_s = engine, 0.0
 
-    def decode(self, *args: Any) -> Any:
-        """As the oracle."""
+    def encode(self, views: Sequence[View]) -> list[ViewTokens]:
+        """As the engine."""
+        with self.counted():
+            return self.engine.encode(views)
+
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+        """As the engine."""
+        with self.counted():
+            return self.engine.decode(tokens, n_ref)
+
+    def describe(self) -> EngineInfo:
+        """As the engine."""
+        return self.engine.describe()
+
+    def close(self) -> None:
+        """As the engine."""
+        self.engine.close()
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what runs inside."""
         begin = time.thread_time()
-        prediction = super().decode(*args)
+        yield
         self.spent_s += time.thread_time() - begin
-        return prediction
 
 
 def drive_frames(args: argparse.Namespace) -> Iterator[Frame]:
@@ -91,7 +119,8 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, float]]:
         MapperConfig(), {"map.camera_height_m": CAMERA_HEIGHT_M, "map.radius_m": args.radius}
     )
     noise = OracleNoise(points=0.02, scale=0.5, seed=args.seed)
-    engine = ThreadEngine((args.size, args.size), noise)
+    oracle = OracleEngine((args.size, args.size), noise)
+    engine = TimedEngine(create_engine(args.engine) if args.engine else oracle)
     mapper = Mapper(config, engine)
     for frame in drive_frames(args):
         window = mapper.select(frame)
@@ -165,6 +194,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="of the images")
     parser.add_argument("--path", type=float, default=200.0, help="longest drive (m)")
     parser.add_argument("--stay", action="store_true", help="drive the path back and forth")
+    parser.add_argument("--engine", help="folder of a network instead of the oracle")
     parser.add_argument("--out", type=Path, default=Path("growth"))
     args = parser.parse_args()
     cv2.setNumThreads(1)
