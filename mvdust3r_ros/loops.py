@@ -27,7 +27,7 @@ from mvdust3r_ros.geometry import (
     project,
 )
 from mvdust3r_ros.past_path import PastPath
-from mvdust3r_ros.pose_fusion import odometry_sigma
+from mvdust3r_ros.pose_fusion import PoseSigma, odometry_sigma
 from mvdust3r_ros.pose_graph import PoseEdge, edge_sigmas, optimize_poses, relative_edge
 from mvdust3r_ros.stitching import Placement, WindowGeometry, depth_product
 
@@ -104,6 +104,9 @@ class LoopCloser:
         for a, b in pairwise(ids):
             if a not in self.poses or b not in self.poses:
                 sigma = odometry_sigma(poses[a], poses[b], self.odom_rel_sigma)
+                if a in placement.T_map_cam:
+                    left = placement.sigma_left
+                    sigma = PoseSigma(left.m * sigma.m, left.rad * sigma.rad)
                 edge = relative_edge(a, b, poses[a], poses[b], sigma.m, sigma.rad)
                 self._edges.append(edge)
         for index, keyframe in enumerate(geometry.window.keyframes):

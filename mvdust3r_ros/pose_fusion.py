@@ -44,12 +44,14 @@ class PoseSigma:
         chance, a network far coarser than odometry would turn the map a little further with each
         window, always the same way. So its variance grows with the ratio of both variances.
         """
-        way_m2 = sum(step.m**2 for step in steps)
-        way_rad2 = sum(step.rad**2 for step in steps)
+        way = way_sigma(steps)
         return PoseSigma(
-            self.m * math.sqrt(1 + 2 * self.m**2 / way_m2),
-            self.rad * math.sqrt(1 + 2 * self.rad**2 / way_rad2),
+            self.m * math.sqrt(1 + 2 * (self.m / way.m) ** 2),
+            self.rad * math.sqrt(1 + 2 * (self.rad / way.rad) ** 2),
         )
+
+
+ALL_OF_IT = PoseSigma(1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,13 @@ class FusedPoses:
         T_map_cam: keyframe -> (4, 4) pose.
         network_share: weight of the network in the motions, 0 to 1: that part of them follows the
             scale of the window, the rest is in metres.
+        sigma_left: what the network's word leaves of the sigmas of odometry's motions, as factors;
+            1 without odometry.
     """
 
     T_map_cam: dict[int, FloatArray]
     network_share: float = 1.0
+    sigma_left: PoseSigma = ALL_OF_IT
 
 
 def fuse_poses(
@@ -114,10 +119,15 @@ def fuse_poses(
     if start is not None:
         poses[start[0]], fixed = start[1], {start[0]}
     found = optimize_poses(poses, edges, fixed)
+    poses = {k: found[k] for k in T_map_cam}
+    if not steps:
+        return FusedPoses(poses)
     # the way over the window: odometry's errors add up, the network's are those of two poses
-    way_m2 = sum(step.m**2 for step in steps)
-    share = way_m2 / (way_m2 + 2 * network.m**2) if steps else 1.0
-    return FusedPoses({k: found[k] for k in T_map_cam}, share)
+    way = way_sigma(steps)
+    share_m = way.m**2 / (way.m**2 + 2 * network.m**2)
+    share_rad = way.rad**2 / (way.rad**2 + 2 * network.rad**2)
+    left = PoseSigma(math.sqrt(1 - share_m), math.sqrt(1 - share_rad))
+    return FusedPoses(poses, share_m, left)
 
 
 def anchor_to_odometry(
@@ -169,3 +179,8 @@ def odometry_sigma(T_a: FloatArray, T_b: FloatArray, rel_sigma: float) -> PoseSi
     turned_rad = math.radians(float(rotation_angle_deg(delta[:3, :3])))
     moved_m = float(np.linalg.norm(delta[:3, 3]))
     return PoseSigma(MIN_SIGMA_M + rel_sigma * moved_m, MIN_SIGMA_RAD + rel_sigma * turned_rad)
+
+
+def way_sigma(steps: Sequence[PoseSigma]) -> PoseSigma:
+    """Uncertainty of motions one after the other, at least one."""
+    return PoseSigma(math.hypot(*(s.m for s in steps)), math.hypot(*(s.rad for s in steps)))

@@ -29,7 +29,13 @@ from mvdust3r_ros.geometry import (
     invert_se3,
     rotation_angle_deg,
 )
-from mvdust3r_ros.pose_fusion import FusedPoses, anchor_to_odometry, fuse_poses
+from mvdust3r_ros.pose_fusion import (
+    ALL_OF_IT,
+    FusedPoses,
+    PoseSigma,
+    anchor_to_odometry,
+    fuse_poses,
+)
 from mvdust3r_ros.rig import rig_evidence, rig_pairs
 from mvdust3r_ros.scale import (
     ScaleEvidence,
@@ -118,7 +124,8 @@ class Placement:
         T_map_cam: keyframe id -> (4, 4) pose, weighed against odometry where there is any.
         residual_m: median distance on shared pixels; NaN without any.
         scale: the map's scale after this window.
-        network_share: how much of the motions follows the window's scale, see `fuse_poses`.
+        network_share: how much of the motions follows the window's scale, see `FusedPoses`.
+        sigma_left: factors of odometry's sigmas for the motions, see `FusedPoses`.
     """
 
     S_map_window: Sim3
@@ -126,6 +133,7 @@ class Placement:
     residual_m: float
     scale: ScaleEstimate
     network_share: float = 1.0
+    sigma_left: PoseSigma = ALL_OF_IT
 
 
 @dataclass
@@ -177,7 +185,12 @@ class Stitcher:
             placement = self._place_by_odometry(geometry, evidence)
         self._check_odometry(geometry, placement)
         fused = self._fused(geometry, placement)
-        return replace(placement, T_map_cam=fused.T_map_cam, network_share=fused.network_share)
+        return replace(
+            placement,
+            T_map_cam=fused.T_map_cam,
+            network_share=fused.network_share,
+            sigma_left=fused.sigma_left,
+        )
 
     def commit(self, geometry: WindowGeometry, placement: Placement) -> None:
         """Make a placed window the end of the map."""

@@ -8,13 +8,23 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.config import LoopSettings, MapperConfig, with_values
-from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
+from mvdust3r_ros.datatypes import (
+    Frame,
+    Keyframe,
+    ScaleEstimate,
+    Verdict,
+    View,
+    ViewPose,
+    Window,
+)
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
-from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.geometry import Sim3, make_se3
 from mvdust3r_ros.loops import MAX_TIES, LoopCloser, LoopError, _Node
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.pose_fusion import PoseSigma, odometry_sigma
 from mvdust3r_ros.pose_graph import PoseEdge, PoseGraphError, edge_sigmas, relative_edge
+from mvdust3r_ros.stitching import Placement, WindowGeometry
 
 HW = (72, 96)
 COUNT = 48
@@ -207,6 +217,31 @@ def test_a_graph_that_cannot_be_solved_changes_nothing() -> None:
 
 
 # Keyframes that leave the map
+
+
+def test_the_network_and_odometry_are_more_certain_of_a_motion_than_odometry_alone() -> None:
+    closer, truth = LoopCloser(LoopSettings(), 0.02), square()[1]
+    for ids in (range(4), range(2, 6), range(20, 24)):
+        poses = {i: truth[i] for i in ids}
+        view = View(np.zeros((4, 4, 3), np.uint8))
+        window = Window(0, tuple(Keyframe(i, i, view, "camera") for i in ids))
+        points, conf = np.zeros((4, 1, 1, 3), np.float32), np.ones((4, 1, 1), np.float32)
+        seen: list[ViewPose | None] = [ViewPose(T, np.eye(3), 1.0, 0.0) for T in poses.values()]
+        closer.commit(
+            WindowGeometry(window, points, conf, seen, True),
+            Placement(
+                Sim3(1.0, np.eye(3), np.zeros(3)), poses, 0.0, ScaleEstimate(),
+                sigma_left=PoseSigma(0.5, 0.25),
+            ),
+        )  # fmt: skip
+    left = {}
+    for edge in closer.edges:
+        odometry = odometry_sigma(truth[edge.a], truth[edge.b], 0.02)
+        left[edge.a, edge.b] = edge.sigma_m / odometry.m, edge.sigma_rad / odometry.rad
+    # no window has seen the way from 5 to 20
+    assert left.pop((5, 20)) == pytest.approx((1.0, 1.0))
+    assert list(left) == [(k, k + 1) for k in (*range(5), *range(20, 23))]
+    assert all(found == pytest.approx((0.5, 0.25)) for found in left.values())
 
 
 def test_what_keyframes_held_together_stays_when_they_leave() -> None:

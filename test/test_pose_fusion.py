@@ -9,6 +9,7 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3, rotation_angle_deg
 from mvdust3r_ros.pose_fusion import (
     MIN_SIGMA_M,
+    PoseSigma,
     fuse_poses,
     network_sigma,
     odometry_sigma,
@@ -131,11 +132,21 @@ def test_sigmas_have_the_size_of_the_errors() -> None:
 
 def test_the_share_of_the_network_is_what_it_knows_better_than_odometry() -> None:
     truth = drive()
-    shares = [fuse_poses(jolted(truth, 3, m), truth, {}, 0.02).network_share for m in (0, 0.05, 1)]
+    fused = [fuse_poses(jolted(truth, 3, m), truth, {}, 0.02) for m in (0, 0.05, 1)]
+    shares = [f.network_share for f in fused]
     assert shares[0] > 0.5
     assert shares[0] > shares[1] > shares[2]
     assert shares[2] < 0.01
     assert fuse_poses(truth, {}, {}, 0.02).network_share == 1.0
+    # both opinions together are more certain than odometry alone
+    left = [f.sigma_left for f in fused]
+    assert 0 < left[0].m < 0.7
+    assert 0 < left[0].rad < 0.7
+    assert left[0].m < left[1].m < left[2].m < 1
+    assert left[0].rad < left[1].rad < left[2].rad < 1
+    assert left[2].m > 0.99
+    assert left[2].rad > 0.95
+    assert fuse_poses(truth, {}, {}, 0.02).sigma_left == PoseSigma(1.0, 1.0)
 
 
 def test_a_map_begins_exactly_where_it_is_told() -> None:
