@@ -45,12 +45,14 @@ def joint_keyframes(
 
     Args:
         anchors: end of the older map, oldest first.
-        own: keyframes of the later window, oldest first.
+        own: keyframes of the later window, oldest first; some may be anchors as well.
         overlap: keyframes that neighbouring windows share.
         size: keyframes of a window.
     """
     shared = anchors[-max(1, overlap - 1) :]
-    return (*shared, *thin_evenly(list(own), size - len(shared)))
+    taken = {k.id for k in shared}
+    rest = [k for k in own if k.id not in taken]
+    return (*shared, *thin_evenly(rest, size - len(shared)))
 
 
 def lies_elsewhere(

@@ -9,11 +9,19 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.config import MapperConfig, with_values
-from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, WindowPrediction
+from mvdust3r_ros.datatypes import (
+    Frame,
+    Keyframe,
+    MapUpdate,
+    Verdict,
+    View,
+    WindowPrediction,
+)
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import CORRUPTIONS, spoil
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.rollback import joint_keyframes
 
 HW = (72, 96)
 STRICT = with_values(
@@ -152,3 +160,15 @@ def test_only_the_last_commits_can_leave(frames: list[Frame]) -> None:
     assert {u.rolled_back for u in updates} == {0}
     assert mapper.rolled_back == 0
     assert engine.decoded == decoded + len(updates)
+
+
+def test_a_joint_window_holds_each_keyframe_once() -> None:
+    """Windows of few new views end with keyframes of the window before."""
+    view = View(np.zeros((4, 4, 3), np.uint8))
+    keyframes = [Keyframe(i, i, view, "camera") for i in range(12)]
+    anchors, own = keyframes[:6], keyframes[4:12]
+    joint = [k.id for k in joint_keyframes(anchors, own, overlap=4, size=8)]
+    assert joint[:3] == [3, 4, 5]
+    assert len(joint) == len(set(joint)) == 8
+    assert joint[-1] == 11
+    assert [k.id for k in joint_keyframes(anchors, own[:3], overlap=4, size=8)] == [3, 4, 5, 6]
