@@ -6,8 +6,27 @@ import ctypes
 import os
 from typing import Any
 
-M_ARENA_MAX = -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's malloc.h."""
+LARGE_B = 1 << 20
+FREE_AT_THE_END_B = 32 << 20
+"""So much may lie free there until `give_back_memory`: taking it again and again costs time."""
+
+
+def large_blocks_apart() -> bool:
+    """Take large blocks of memory from the system and give them back at once.
+
+    glibc does so until the first one is freed, and from then on puts all that are not larger in
+    the heap, where what lies between them keeps it from shrinking.
+
+    Returns:
+        False where the environment says otherwise, and with other C libraries.
+    """
+    mallopt = _function("mallopt")
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ or mallopt is None:
+        return False
+    done = [mallopt(M_MMAP_THRESHOLD, LARGE_B), mallopt(M_TRIM_THRESHOLD, FREE_AT_THE_END_B)]
+    return all(done)
 
 
 def share_one_heap() -> bool:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from mvdust3r_ros.ros.heap import give_back_memory, share_one_heap
+from mvdust3r_ros.ros.heap import give_back_memory, large_blocks_apart, share_one_heap
 
 share_one_heap()
+large_blocks_apart()
 
 import os
 import sys

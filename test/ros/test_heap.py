@@ -46,6 +46,22 @@ before = resident_mb()
 print(give_back_memory(), before - resident_mb())
 """
 
+LARGE = """
+import ctypes
+from mvdust3r_ros.ros.heap import large_blocks_apart
+
+if {apart}:
+    print("apart", large_blocks_apart())
+first = bytearray(10_000_000)
+del first
+kept = [bytearray(2_000_000) for _ in range(20)]
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+out = libc.fdopen(1, b"w")
+libc.malloc_info(0, ctypes.c_void_p(out))
+libc.fflush(ctypes.c_void_p(out))
+"""
+
 
 def account(share: bool, **variables: str) -> tuple[str, int]:
     """What a process with six threads prints, and the number of its heaps."""
@@ -80,3 +96,16 @@ def test_free_memory_between_used_blocks_goes_back() -> None:
     some, gone_mb = done.stdout.split()
     assert some == "True"
     assert float(gone_mb) > 30
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+@pytest.mark.parametrize("apart", [False, True])
+def test_large_blocks_lie_apart_from_the_heap(apart: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE.format(apart=apart)],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    count = re.search(r'type="mmap" count="(\d+)"', done.stdout)
+    assert count is not None
+    assert ("apart True" in done.stdout) == apart
+    assert (int(count[1]) >= 20) == apart
