@@ -136,8 +136,12 @@ class Player(Node):
                 break
             self._tick(self._reader.start_time)
         # The publisher sees the subscriber first; what it sends before it is seen itself is lost.
-        end = time.monotonic() + MATCH_S
+        # Subscribers of the other topics may come later still.
+        seen, end = -1, time.monotonic() + MATCH_S
         while time.monotonic() < end:
+            count = sum(o.get_subscription_count() for o in self._outputs.values())
+            if count != seen:
+                seen, end = count, time.monotonic() + MATCH_S
             self._tick(self._reader.start_time)
 
     def _play_once(self) -> int:
