@@ -3,11 +3,11 @@
     python benchmarks/growth.py [--keyframes 500] [--radius 0] [--out DIR]
     python benchmarks/growth.py --stay --path 12 --size 64 --keyframes 6000
 
-The oracle engine, with noise and random scales, or that of `--engine models/room` drives through
-one synthetic flat for as long as it takes; with `--stay` the same way back and forth, while
-odometry drifts on. Of each window counts the processor time of one thread, so that other work on
-the machine matters less; that of the network is left out. `growth.json` holds all figures,
-`growth.png` shows them; runs with other bounds into the same folder are added.
+The oracle, with noise and random scales, or the network of `--engine` drives through one synthetic
+flat for as long as it takes; with `--stay` the same way back and forth, while odometry drifts on.
+Of each window counts the processor time of one thread, so that other work on the machine matters
+less; that of the network is left out. `growth.json` holds all figures, `growth.png` shows them;
+runs with other bounds into the same folder are added.
 """
 
 from __future__ import annotations

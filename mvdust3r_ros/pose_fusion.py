@@ -52,6 +52,7 @@ class PoseSigma:
 
 
 ALL_OF_IT = PoseSigma(1.0, 1.0)
+"""Factors that leave sigmas as they are."""
 
 
 @dataclass(frozen=True)

@@ -216,9 +216,6 @@ def test_a_graph_that_cannot_be_solved_changes_nothing() -> None:
     assert all(np.array_equal(before[k], closer.poses[k]) for k in truth)
 
 
-# Keyframes that leave the map
-
-
 def test_the_network_and_odometry_are_more_certain_of_a_motion_than_odometry_alone() -> None:
     closer, truth = LoopCloser(LoopSettings(), 0.02), square()[1]
     for ids in (range(4), range(2, 6), range(20, 24)):
@@ -242,6 +239,9 @@ def test_the_network_and_odometry_are_more_certain_of_a_motion_than_odometry_alo
     assert left.pop((5, 20)) == pytest.approx((1.0, 1.0))
     assert list(left) == [(k, k + 1) for k in (*range(5), *range(20, 23))]
     assert all(found == pytest.approx((0.5, 0.25)) for found in left.values())
+
+
+# Keyframes that leave the map
 
 
 def test_what_keyframes_held_together_stays_when_they_leave() -> None:

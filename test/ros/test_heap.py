@@ -72,6 +72,17 @@ def account(share: bool, **variables: str) -> tuple[str, int]:
     return done.stdout, len(re.findall(r"<heap nr=", done.stdout))
 
 
+def large_blocks(apart: bool, **variables: str) -> tuple[str, int]:
+    """What a process with twenty large blocks prints, and how many lie apart from the heap."""
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE.format(apart=apart)],
+        env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    found = re.search(r'type="mmap" count="(\d+)"', done.stdout)
+    assert found is not None
+    return done.stdout, int(found[1])
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_all_threads_share_one_heap() -> None:
     _, heaps = account(share=False)
@@ -101,11 +112,13 @@ def test_free_memory_between_used_blocks_goes_back() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 @pytest.mark.parametrize("apart", [False, True])
 def test_large_blocks_lie_apart_from_the_heap(apart: bool) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LARGE.format(apart=apart)],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    count = re.search(r'type="mmap" count="(\d+)"', done.stdout)
-    assert count is not None
-    assert ("apart True" in done.stdout) == apart
-    assert (int(count[1]) >= 20) == apart
+    said, count = large_blocks(apart)
+    assert ("apart True" in said) == apart
+    assert (count >= 20) == apart
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_the_environment_has_the_last_word_on_large_blocks() -> None:
+    said, count = large_blocks(True, MALLOC_MMAP_THRESHOLD_="16000000")
+    assert "apart False" in said
+    assert count == 0
