@@ -42,7 +42,7 @@ from mvdust3r_ros.srv import LoadMap, SaveMap
 
 RECENT_S = 5.0
 WATCH_S = 0.5
-GIVE_BACK_S = 20.0
+GIVE_BACK_S = 1.0
 """How often memory that is free goes back to the system."""
 END_S = 1.0
 """How long a node that is told to end waits for the network."""
