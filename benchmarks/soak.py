@@ -45,8 +45,8 @@ from mvdust3r_ros.synthetic.sequence import (
 )
 
 FRAMES = 61
-"""No multiple of a keyframe's time: else every lap is cut into the same windows until an image is
-lost, and into others from then on, with other points in the map and so another size of it."""
+"""Such that a lap takes no multiple of the time between keyframes: all laps would else be cut into
+the same windows until something shifts them, and the size of the map could step at any minute."""
 STEP_M = 0.04
 SHOWN_TIMES = 2
 """Each rendering is sent twice, so that the camera moves at 0.6 m/s."""
