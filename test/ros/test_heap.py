@@ -63,24 +63,26 @@ libc.fflush(ctypes.c_void_p(out))
 """
 
 
+def said_by(script: str, **variables: str) -> str:
+    """What a Python process prints."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+
+
 def account(share: bool, **variables: str) -> tuple[str, int]:
     """What a process with six threads prints, and the number of its heaps."""
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT.format(share=share)],
-        env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return done.stdout, len(re.findall(r"<heap nr=", done.stdout))
+    said = said_by(COUNT.format(share=share), **variables)
+    return said, len(re.findall(r"<heap nr=", said))
 
 
 def large_blocks(apart: bool, **variables: str) -> tuple[str, int]:
     """What a process with twenty large blocks prints, and how many lie apart from the heap."""
-    done = subprocess.run(
-        [sys.executable, "-c", LARGE.format(apart=apart)],
-        env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    found = re.search(r'type="mmap" count="(\d+)"', done.stdout)
+    said = said_by(LARGE.format(apart=apart), **variables)
+    found = re.search(r'type="mmap" count="(\d+)"', said)
     assert found is not None
-    return done.stdout, int(found[1])
+    return said, int(found[1])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
@@ -101,10 +103,7 @@ def test_the_environment_has_the_last_word() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_free_memory_between_used_blocks_goes_back() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HOLES], capture_output=True, text=True, timeout=60, check=True
-    )
-    some, gone_mb = done.stdout.split()
+    some, gone_mb = said_by(HOLES).split()
     assert some == "True"
     assert float(gone_mb) > 30
 
