@@ -135,6 +135,38 @@ def test_the_source_is_the_stronger_one() -> None:
     assert first.source == MODEL
 
 
+def test_weak_evidence_names_the_source_only_where_there_is_none() -> None:
+    for before, after in ((NONE, MODEL), (ODOM, ODOM)):
+        _, found = started(0.05, before).fuse((1.0, 0.0), [evidence(1.0, 0.2, MODEL)])
+        assert found.source == after
+
+
+def test_the_history_holds_what_was_used_and_each_joint_from_the_window_before() -> None:
+    scale, outlier = ScaleFilter(), evidence(9.0, 0.05, MODEL)
+    used = [evidence(s, 0.05) for s in (2.0, 2.2, 2.1)]
+    for k, item in enumerate(used):
+        chained = (2.0 * 1.1**k, 0.04) if k else None
+        scale.commit(scale.fuse(chained, [item, outlier] if k else [item])[1])
+    windows = scale.history.windows
+    assert [w.evidence for w in windows] == [(item,) for item in used]
+    assert windows[0].joint is None
+    for k in (1, 2):
+        grown = math.log(2.0 * 1.1**k) - windows[k - 1].log_scale
+        assert windows[k].joint == pytest.approx((grown, 0.04))
+
+
+def test_commits_can_be_undone_and_then_more_of_them() -> None:
+    scale, estimates = ScaleFilter(), []
+    for k in range(6):
+        estimates.append(scale.estimate)
+        scale.commit(scale.fuse((1.0, 0.1) if k else None, [evidence(1.0 + 0.01 * k, 0.1)])[1])
+    old = scale.before(1).before(2)
+    assert old.estimate == estimates[3]
+    assert len(old.history.windows) == 3
+    new = (1.0, 0.1), [evidence(1.1, 0.1)]
+    assert old.fuse(*new)[1] == scale.before(3).fuse(*new)[1]
+
+
 def test_evidence_four_sigmas_off_is_left_out() -> None:
     spread = math.hypot(0.05, 0.1)
     for sigmas, used in [(3.9, True), (4.1, False), (-3.9, True), (-4.1, False)]:
