@@ -245,6 +245,19 @@ def test_alignment_without_scale() -> None:
     np.testing.assert_allclose(S.t, 5 + 3 * ROT_Z_90 @ src.mean(0) - ROT_Z_90 @ src.mean(0))
 
 
+def test_a_symmetric_fit_is_not_shrunk_by_noise_and_inverts_the_fit_the_other_way() -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.normal(size=(4000, 3))
+    src, dst = truth + rng.normal(0, 0.5, truth.shape), 3 * truth @ ROT_Z_90.T + 5
+    dst += 3 * rng.normal(0, 0.5, truth.shape)
+    weights = rng.uniform(0.5, 2.0, len(src))
+    assert align_sim3(src, dst, weights).scale == pytest.approx(3 / 1.25, rel=0.03)
+    there = align_sim3(src, dst, weights, symmetric=True)
+    back = align_sim3(dst, src, weights, symmetric=True)
+    assert there.scale == pytest.approx(3.0, rel=0.02)
+    assert there.scale * back.scale == pytest.approx(1.0)
+
+
 def test_a_pair_without_weight_does_not_count_and_a_double_weight_is_two_pairs() -> None:
     src, dst = cloud(8), cloud(8, 1)
     dst = src + 0.1 * dst
