@@ -11,23 +11,29 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help env build test lint demo map clean
+.PHONY: help env env-dev build test test-fast lint demo map clean
 
 engine_option = $(if $(ENGINE),--engine "$(ENGINE)") $(if $(DEPTH),--depth "$(DEPTH)")
 
 help:  ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
-env:  ## make .venv, or bring it up to date
+env:  ## make .venv with what mapping needs, or bring it up to date
 	@PYTHON="$(PYTHON)" tools/make_env
+
+env-dev:  ## the same with what tests and linters need besides
+	@PYTHON="$(PYTHON)" tools/make_env dev
 
 build: env  ## build the package and its messages into install/
 	@tools/build
 
-test: build  ## run all tests (PYTEST_ARGS="-k name -x")
+test: env-dev build  ## run all tests (PYTEST_ARGS="-k name -x")
 	@. ./env.sh && exec pytest $(PYTEST_ARGS)
 
-lint: env  ## run all linters
+test-fast: env-dev build  ## run the quick tests, in about a minute
+	@. ./env.sh && exec pytest $(FAST) $(PYTEST_ARGS)
+
+lint: env-dev  ## run all linters
 	@tools/lint
 
 demo: build  ## run the real nodes on a bag: [BAG=path] [ENGINE=folder] [DEPTH=folder] [OUT=out]

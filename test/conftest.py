@@ -1,7 +1,8 @@
-"""A furnished box room whose depth is known in closed form."""
+"""A furnished box room whose depth is known in closed form; which tests can run here."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,21 @@ from hypothesis import settings
 
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, ImageArray
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, make_se3, pixel_grid
+from stored_data import HAS_MORE_DATA, MORE_DATA, VARIABLE, WITHOUT_MORE_DATA
 
 # How long an example takes says something about the machine, nothing about the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if HAS_MORE_DATA:
+        return
+    if os.environ.get(VARIABLE):
+        raise pytest.UsageError(f"{VARIABLE}: {MORE_DATA} holds no golden/ and data/")
+    for item in items:
+        if item.get_closest_marker("more_data"):
+            item.add_marker(pytest.mark.skip(reason=WITHOUT_MORE_DATA))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,7 @@ from mvdust3r_ros.evaluation.golden import GoldenError, find_cases, load_case, r
 from mvdust3r_ros.evaluation.rule_weights import RuleError, rule_tensor, uniform
 from mvdust3r_ros.model.config import NetworkConfig
 from mvdust3r_ros.model.network import Network, exchange
-
-GOLDEN = Path(__file__).parents[1] / ".." / "shared" / "golden"
-SMALL = sorted(p.parent.name for p in (GOLDEN / "model").glob("*/config.json"))
-needs_golden = pytest.mark.skipif(not SMALL, reason=f"no stored reference outputs in {GOLDEN}")
+from stored_data import MODEL_CASES, MORE_GOLDEN, needs_more_data
 
 
 @pytest.fixture
@@ -29,39 +26,34 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@needs_golden
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", MODEL_CASES)
 @pytest.mark.parametrize(("backend", "dtype"), [("torch", "fp32"), ("torch", "bf16")])
-def test_small_cases(case: str, backend: str, dtype: str) -> None:
-    for result in run_case(GOLDEN / "model" / case, backend, dtype):
+def test_small_cases(case: Path, backend: str, dtype: str) -> None:
+    for result in run_case(case, backend, dtype):
         assert result.error <= (0.3 if dtype == "fp32" else 1), result
 
 
-@needs_golden
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("case", SMALL)
-def test_small_cases_in_onnx_runtime(case: str) -> None:
-    for result in run_case(GOLDEN / "model" / case, "onnx"):
+@pytest.mark.parametrize("case", MODEL_CASES)
+def test_small_cases_in_onnx_runtime(case: Path) -> None:
+    for result in run_case(case, "onnx"):
         assert result.error <= 0.3, result
 
 
+@needs_more_data
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["full_mvd_v4", "full_mvdp_v4_r4"])
 def test_full_size_cases(case: str) -> None:
-    if not (GOLDEN / "fullsize" / case).is_dir():
-        pytest.skip(f"no stored reference outputs in {GOLDEN}")
-    for result in run_case(GOLDEN / "fullsize" / case):
+    for result in run_case(MORE_GOLDEN / "fullsize" / case):
         assert result.error <= 0.3, result
 
 
+@needs_more_data
 @pytest.mark.slow
 def test_full_size_weights_by_rule_hit_their_probes() -> None:
-    case = GOLDEN / "fullsize" / "full_mvd_v4"
-    if not case.is_dir():
-        pytest.skip(f"no stored reference outputs in {GOLDEN}")
-    config, _ = load_case(case)
+    config, _ = load_case(MORE_GOLDEN / "fullsize" / "full_mvd_v4")
     for key, probe in config["probe"].items():
         values = rule_tensor(config["weight_seed"], key, config["keys"][key]).ravel()
         np.testing.assert_array_equal(values[:4], np.float32(probe["first4"]))

@@ -15,12 +15,11 @@ from rosbags.typesys import Stores, get_typestore
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.ros.bag import BagOptions
 from mvdust3r_ros.ros.map_bag import count_images
+from stored_data import OFFICE as BAG
+from stored_data import needs_more_data
 
-BAG = Path(__file__).parents[2] / "shared" / "data" / "hololens_office"
-real = pytest.mark.skipif(not BAG.exists(), reason=f"no real footage at {BAG}")
 
-
-@real
+@needs_more_data
 def test_a_bag_becomes_a_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["map", str(BAG / "bag"), "--engine", "oracle", "--depth", str(BAG / "depth")]
     arguments += ["--truth", str(BAG / "poses.txt"), "--out", str(tmp_path / "out")]
@@ -35,7 +34,7 @@ def test_a_bag_becomes_a_map(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (tmp_path / "out" / "map.yaml").exists()
 
 
-@real
+@needs_more_data
 def test_settings_come_from_the_file(tmp_path: Path) -> None:
     params = tmp_path / "p.yaml"
     params.write_text("engine: {engine: oracle}\nkeyframes: {window_size: 4, window_overlap: 1}\n")
@@ -45,7 +44,7 @@ def test_settings_come_from_the_file(tmp_path: Path) -> None:
     assert summary["settings"]["keyframes"]["window_size"] == 4
 
 
-@real
+@needs_more_data
 def test_images_are_counted() -> None:
     assert count_images(BAG / "bag", BagOptions()) == 100
     assert count_images(BAG / "bag", BagOptions(max_frames=7)) == 7
@@ -74,7 +73,7 @@ def copy_with_broken_images(source: Path, target: Path, broken: set[int]) -> Non
             writer.write(copies[connection.id], stamp, raw)
 
 
-@real
+@needs_more_data
 def test_broken_images_are_counted_and_left_out(tmp_path: Path) -> None:
     copy_with_broken_images(BAG / "bag", tmp_path / "bag", {3, 60})
     arguments = ["map", str(tmp_path / "bag"), "--engine", "oracle", "--depth", str(BAG / "depth")]
@@ -85,7 +84,7 @@ def test_broken_images_are_counted_and_left_out(tmp_path: Path) -> None:
     assert summary["verdicts"] == {"COMMITTED": summary["windows"]}
 
 
-@real
+@needs_more_data
 def test_a_bag_of_nothing_but_broken_images_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,9 +33,10 @@ from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.preprocess import view_from_frame
 from mvdust3r_ros.ros.bag import BagOptions, read_frames
+from stored_data import OFFICE as DATA
+from stored_data import needs_more_data
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "hololens_office"
-pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"no real footage at {DATA}")
+pytestmark = needs_more_data
 SIZE = (224, 224)
 CONFIG = MapperConfig()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -39,10 +38,10 @@ from mvdust3r_ros.evaluation.metrics import (
     view_errors,
 )
 from mvdust3r_ros.geometry import align_sim3, focal_from_pointmap, invert_se3, make_se3
+from stored_data import GOLDEN
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "eval"
+NUMBERS = GOLDEN / "eval"
 OPENCV = tuple(int(n) for n in cv2.__version__.split(".")[:2])
-golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"no stored numbers at {GOLDEN}")
 CASES = ("eval_exact_r1", "eval_noisy_r1", "eval_noisy_r2")
 PUBLISHED = {
     "ScaleShiftAllInv": "scale_shift",
@@ -55,9 +54,9 @@ Case = tuple[dict[str, np.ndarray], dict[str, object]]
 
 
 def load_case(name: str) -> Case:
-    with np.load(GOLDEN / f"{name}.npz") as stored:
+    with np.load(NUMBERS / f"{name}.npz") as stored:
         arrays = {key: stored[key] for key in stored}
-    return arrays, json.loads((GOLDEN / f"{name}.json").read_text())
+    return arrays, json.loads((NUMBERS / f"{name}.json").read_text())
 
 
 def rows_of(arrays: dict[str, np.ndarray]) -> list[tuple[int, np.ndarray, WindowTruth, int]]:
@@ -259,7 +258,6 @@ def test_shapes_that_do_not_fit_are_named() -> None:
 # --- stored numbers of the public evaluation -------------------------------------------------
 
 
-@golden
 @pytest.mark.parametrize("name", CASES)
 def test_stored_rows_are_the_truth_in_slots(name: str) -> None:
     arrays, _ = load_case(name)
@@ -272,7 +270,6 @@ def test_stored_rows_are_the_truth_in_slots(name: str) -> None:
         )
 
 
-@golden
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("published", PUBLISHED)
 def test_stored_distances(name: str, published: str) -> None:
@@ -323,7 +320,6 @@ def check_scalars(
         np.testing.assert_allclose(value, stored[key], err_msg=key, **CLOSE)
 
 
-@golden
 @pytest.mark.parametrize("name", CASES)
 def test_stored_similarity_fits(name: str) -> None:
     arrays, _ = load_case(name)
@@ -342,7 +338,6 @@ def assert_poses_close(got: np.ndarray, want: np.ndarray) -> None:
     np.testing.assert_allclose(got[:, :3, 3], want[:, :3, 3], atol=1e-3)
 
 
-@golden
 @pytest.mark.parametrize("name", CASES)
 def test_stored_cameras(name: str) -> None:
     if "noisy" in name and OPENCV < (4, 6):
@@ -395,7 +390,6 @@ def test_stored_cameras(name: str) -> None:
         )
 
 
-@golden
 @pytest.mark.parametrize("name", CASES)
 def test_stored_relative_poses(name: str) -> None:
     arrays, _ = load_case(name)
@@ -412,7 +406,6 @@ def test_stored_relative_poses(name: str) -> None:
         assert got.maa == pytest.approx(arrays["relpose/mAA30"][row], abs=1e-6)
 
 
-@golden
 @pytest.mark.parametrize("name", CASES)
 def test_stored_demo_cameras(name: str) -> None:
     arrays, _ = load_case(name)
@@ -430,16 +423,14 @@ def test_stored_demo_cameras(name: str) -> None:
         assert_poses_close(poses, arrays["demo/c2w"])
 
 
-@golden
 def test_stored_demo_orders() -> None:
-    orders = json.loads((GOLDEN / "demo_view_order.json").read_text())["order"]
+    orders = json.loads((NUMBERS / "demo_view_order.json").read_text())["order"]
     assert len(orders) == 39
     assert {n: list(demo_view_order(int(n))) for n in orders} == orders
 
 
-@golden
 def test_stored_primitives() -> None:
-    with np.load(GOLDEN / "primitives.npz") as stored:
+    with np.load(NUMBERS / "primitives.npz") as stored:
         p = {key: stored[key] for key in stored}
     for k in range(len(p["umeyama/s"])):
         mask = p["umeyama/mask"][k]

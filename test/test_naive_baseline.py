@@ -10,9 +10,9 @@ import torch
 from mvdust3r_ros.evaluation.golden import case_images, case_network, compare, load_case
 from mvdust3r_ros.model.config import NetworkConfig
 from mvdust3r_ros.model.network import Network, exchange, slot_order
+from stored_data import MODEL_CASES
 
 ROOT = Path(__file__).parents[1]
-CASES = sorted((ROOT / ".." / "shared" / "golden" / "model").glob("*/config.json"))
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +25,10 @@ def naive() -> ModuleType:
     return module
 
 
-@pytest.mark.skipif(not CASES, reason="no stored reference outputs in ../shared/golden/model")
-@pytest.mark.parametrize("config_path", CASES, ids=lambda p: p.parent.name)
-def test_baseline_equals_the_reference(naive: ModuleType, config_path: Path) -> None:
-    config, arrays = load_case(config_path.parent)
-    network = case_network(config_path.parent, config)
+@pytest.mark.parametrize("case", MODEL_CASES)
+def test_baseline_equals_the_reference(naive: ModuleType, case: Path) -> None:
+    config, arrays = load_case(case)
+    network = case_network(case, config)
     with torch.inference_mode():
         images = torch.from_numpy(case_images(arrays))
         maps = [naive.predict(network, item, network.config.n_ref) for item in images]

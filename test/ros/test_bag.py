@@ -13,9 +13,8 @@ from mvdust3r_ros.map_files import read_tum
 from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
 from mvdust3r_ros.ros.bag_messages import BagError
 from mvdust3r_ros.ros.depth_folder import DepthFolder, DepthFolderError
-
-DATA = Path(__file__).parents[3] / "shared" / "data" / "hololens_office"
-real = pytest.mark.skipif(not DATA.exists(), reason=f"no real footage at {DATA}")
+from stored_data import OFFICE as DATA
+from stored_data import needs_more_data
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
@@ -128,7 +127,7 @@ def test_bad_depth_folders_are_errors(tmp_path: Path) -> None:
         DepthFolder(tmp_path)
 
 
-@real
+@needs_more_data
 def test_the_real_bag_has_all_it_should() -> None:
     frames = list(read_frames(DATA / "bag", BagOptions(depth_folder=DATA / "depth")))
     truth = read_tum(DATA / "poses.txt")
@@ -139,7 +138,7 @@ def test_the_real_bag_has_all_it_should() -> None:
     assert all(f.depth_m is not None and (f.depth_m > 0).mean() > 0.2 for f in frames)
 
 
-@real
+@needs_more_data
 def test_the_raw_bag_is_the_same_footage_and_its_odometry_is_on_tf_too() -> None:
     raw = list(
         read_frames(DATA / "bag_raw_short", BagOptions(odometry="tf", depth_folder=DATA / "depth"))

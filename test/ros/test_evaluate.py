@@ -28,9 +28,9 @@ from mvdust3r_ros.evaluation.report_files import same_numbers
 from mvdust3r_ros.map_files import write_tum
 from mvdust3r_ros.ros.bag import BagOptions
 from mvdust3r_ros.ros.bag_recording import bag_recording
+from stored_data import OFFICE, needs_more_data
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-OFFICE = Path(__file__).parents[3] / "shared" / "data" / "hololens_office"
 STORE = get_typestore(Stores.ROS2_JAZZY)
 BIN = Path(sys.executable).parent
 
@@ -329,7 +329,7 @@ def test_rooms_and_flats_are_still_there(capsys: pytest.CaptureFixture[str]) -> 
     assert "--require" in out
 
 
-@pytest.mark.skipif(not OFFICE.exists(), reason=f"no real footage at {OFFICE}")
+@needs_more_data
 @pytest.mark.slow
 def test_the_real_bag_in_full(tmp_path: Path) -> None:
     assert evaluate(OFFICE / "bag", "--engine", "oracle", "--out", tmp_path) == 0
