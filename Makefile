@@ -6,6 +6,8 @@ ENGINE ?=
 DEPTH ?=
 OUT ?= out
 PYTEST_ARGS ?=
+# Processes of the test suite. The tests of one file share fixtures and stay together.
+JOBS ?= 2
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,11 +29,11 @@ env-dev:  ## the same with what tests and linters need besides
 build: env  ## build the package and its messages into install/
 	@tools/build
 
-test: env-dev build  ## run all tests (PYTEST_ARGS="-k name -x")
-	@. ./env.sh && exec pytest $(PYTEST_ARGS)
+test: env-dev build  ## run all tests: [PYTEST_ARGS="-k name -x"] [JOBS=2]
+	@. ./env.sh && exec pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: env-dev build  ## run the quick tests, in about a minute
-	@. ./env.sh && exec pytest $(FAST) $(PYTEST_ARGS)
+	@. ./env.sh && exec pytest -n $(JOBS) --dist loadfile -m "not slow" --ignore test/ros $(PYTEST_ARGS)
 
 lint: env-dev  ## run all linters
 	@tools/lint

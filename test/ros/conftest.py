@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -246,13 +245,30 @@ def other_report(room_bag: RoomBag, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
-_domains = itertools.count()
+# Where `demo` and `evaluate --mode live` do not go, and their ports are not for outgoing traffic.
+DOMAINS = (*range(1, 20), *range(215, 233))
 
 
-@pytest.fixture(scope="session")
-def new_domain() -> Callable[[], int]:
-    """A ROS domain that no other test uses."""
-    return lambda: 1 + (os.getpid() * 7 + next(_domains)) % 100
+@pytest.fixture(scope="module")
+def new_domain() -> Iterator[Callable[[], int]]:
+    """Gives ROS domains that nobody else's tests on this machine use while the module runs."""
+    held: list[socket.socket] = []
+
+    def new() -> int:
+        for domain in DOMAINS:
+            mark = socket.socket()
+            try:
+                mark.bind(("127.0.0.1", 7400 + 250 * domain))  # TCP; the domain's own is UDP
+            except OSError:
+                mark.close()
+                continue
+            held.append(mark)
+            return domain
+        raise RuntimeError(f"all {len(DOMAINS)} ROS domains of the tests are in use")
+
+    yield new
+    for mark in held:
+        mark.close()
 
 
 @dataclass

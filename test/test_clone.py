@@ -1,0 +1,107 @@
+"""What a clone with nothing beside it can do, and what of the tests it leaves out."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stored_data import VARIABLE, WITHOUT_MORE_DATA
+
+ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+
+
+def python(*words: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", VARIABLE))}
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env={**env, **variables}, capture_output=True, text=True
+    )
+
+
+PYTEST = ("-m", "pytest", "-p", "no:cacheprovider")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-c", "import mvdust3r_ros.msg, mvdust3r_ros.srv, mvdust3r_ros.config"),
+        (*PYTEST, "test/test_package.py", "-k", "generated"),
+    ],
+    ids=["python -c", "python -m pytest"],
+)
+def test_the_messages_are_found_from_the_root_of_the_checkout(words: tuple[str, ...]) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
+    done = python(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+def outside(path: Path, text: str) -> list[str]:
+    """Expressions of a source file of the tests that lead out of the repository."""
+    most = len(path.relative_to(ROOT).parts) - 1
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Subscript) and ast.unparse(node).startswith(
+            ("Path(__file__).parents[", "Path(__file__).resolve().parents[")
+        ):
+            if ast.literal_eval(node.slice) > most:
+                found.append(ast.unparse(node))
+        elif isinstance(node, ast.BinOp) and ast.unparse(node.right) == "'..'":
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if "shared" in Path(node.value).parts:
+                found.append(node.value)
+    return found
+
+
+def test_tests_read_outside_the_repository_by_one_variable_alone() -> None:
+    places = {
+        path.name: found
+        for path in TESTS.rglob("*.py")
+        if path != Path(__file__) and (found := outside(path, path.read_text()))
+    }
+    assert places == {"stored_data.py": ["Path(__file__).parents[2]", "shared"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("test_a.py", "DATA = Path(__file__).parents[2] / 'data'"),
+        ("ros/test_a.py", "DATA = Path(__file__).resolve().parents[3]"),
+        ("test_a.py", "DATA = ROOT / '..' / 'golden'"),
+        ("test_a.py", "DATA = '../shared/data'"),
+        ("test_a.py", "DATA = ROOT.parent / 'shared'"),
+    ],
+)
+def test_a_way_out_is_noticed(name: str, line: str) -> None:
+    assert len(outside(TESTS / name, line)) == 1
+    assert outside(TESTS / "ros/test_a.py", "ROOT = Path(__file__).parents[2]") == []
+
+
+def test_without_more_data_tests_are_skipped_with_one_reason(tmp_path: Path) -> None:
+    root = tmp_path / "empty" / "checkout"
+    (root / "test").mkdir(parents=True)
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for name in ("conftest.py", "stored_data.py", "test_map_bag.py"):
+        shutil.copy(TESTS / name, root / "test")
+    path = os.pathsep.join([*sys.path[1:], str(ROOT)])
+    done = python(*PYTEST, "-k", "becomes or images_are_counted", cwd=root, PYTHONPATH=path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    skipped = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert skipped, done.stdout
+    assert all(line.endswith(WITHOUT_MORE_DATA) for line in skipped), done.stdout
+    assert "passed" not in done.stdout
+
+
+def test_a_folder_that_the_variable_names_in_vain_is_an_error(tmp_path: Path) -> None:
+    done = python("-m", "pytest", "--collect-only", "-q", str(TESTS / "test_map_bag.py"),
+                  **{VARIABLE: str(tmp_path)})  # fmt: skip
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"{VARIABLE}: {tmp_path} holds no" in done.stderr
