@@ -55,9 +55,8 @@ def outside(path: Path, text: str) -> list[str]:
                 found.append(ast.unparse(node))
         elif isinstance(node, ast.BinOp) and ast.unparse(node.right) == "'..'":
             found.append(ast.unparse(node))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if "shared" in Path(node.value).parts:
-                found.append(node.value)
+        elif isinstance(node, ast.Constant) and "shared" in Path(str(node.value)).parts:
+            found.append(str(node.value))
     return found
 
 
