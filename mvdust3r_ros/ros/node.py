@@ -10,7 +10,6 @@ large_blocks_apart()
 
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -21,7 +20,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
@@ -30,7 +29,7 @@ from mvdust3r_ros.config import ConfigError
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
-from mvdust3r_ros.ros.bond import make_bond
+from mvdust3r_ros.ros.bond import break_bond, make_bond
 from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.faults import FaultLog
 from mvdust3r_ros.ros.graph import clock_stands, namesakes
@@ -38,6 +37,7 @@ from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S
 from mvdust3r_ros.ros.session import Session
 from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.ros.spinning import spin
 from mvdust3r_ros.srv import LoadMap, SaveMap
 
 RECENT_S = 5.0
@@ -50,12 +50,10 @@ LAST_MAP = "last"
 EXECUTOR_THREADS = 3
 SWITCH_S = 0.0005
 """How long a thread may hold Python's lock while a callback waits for it; 5 ms by default."""
-ERROR_PAUSE_S = 0.01
 START_HINT = (
     "look at what follows --ros-args, at ROS_DOMAIN_ID, and at the ROS_SECURITY_ variables "
     "(SECURITY.md)"
 )
-InvalidHandle = rclpy_implementation.InvalidHandle
 Transition = Callable[["MapperNode", LifecycleState], TransitionCallbackReturn]
 
 
@@ -228,7 +226,7 @@ class MapperNode(LifecycleNode):
     def _break_bond(self) -> None:
         bond, self._bond = self._bond, None
         if bond is not None:
-            bond.shutdown()
+            break_bond(self, bond)
 
     def _offer_services(self) -> None:
         group = self._background
@@ -332,23 +330,6 @@ def load_engine(config: NodeConfig, fallback: bool) -> Engine:
     return create_engine(rule.engine, EngineOptions(rule.threads, rule.provider))
 
 
-def spin(node: MapperNode, executor: Executor) -> None:
-    """Spin until the context ends, whatever a callback raises."""
-    while rclpy.ok():
-        try:
-            executor.spin()
-        except (KeyboardInterrupt, ExternalShutdownException):
-            return
-        except InvalidHandle:
-            # A transition removed an entity that the executor was about to wait for.
-            continue
-        except Exception as error:  # noqa: BLE001 - the node outlives a bad request
-            # For example a transition that the state does not have: rclpy raises it here.
-            if rclpy.ok():
-                node.get_logger().error(f"request refused: {type(error).__name__}: {error}")
-                time.sleep(ERROR_PAUSE_S)
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to stop (`ros2 run mvdust3r_ros mapper_node`)."""
     sys.setswitchinterval(SWITCH_S)
@@ -360,22 +341,24 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"mapper: ROS did not start the node: {error}\n{START_HINT}\n")
         return 1
     executor.add_node(node)
+    went_on = False
     try:
-        spin(node, executor)
+        went_on = spin(node, executor)
     finally:
         ended = node.close(save=node.config.ros.save_on_shutdown, join_s=END_S)
         node.destroy_node()
         rclpy.try_shutdown()
+    status = 0 if went_on else 1
     if not ended:
-        leave_at_once()
-    return 0
+        leave_at_once(status)
+    return status
 
 
-def leave_at_once() -> None:
+def leave_at_once(status: int) -> None:
     """End the process although a thread is in native code, which would crash on the way out."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 if __name__ == "__main__":
