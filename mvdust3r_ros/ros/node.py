@@ -8,8 +8,10 @@ from mvdust3r_ros.ros.heap import give_back_memory, large_blocks_apart, share_on
 share_one_heap()
 large_blocks_apart()
 
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -42,6 +44,8 @@ from mvdust3r_ros.srv import LoadMap, SaveMap
 
 RECENT_S = 5.0
 WATCH_S = 0.5
+ADVICE_S = 10.0
+"""A node that stays unconfigured for longer says what to do: nobody else seems to do it."""
 GIVE_BACK_S = 1.0
 """How often memory that is free goes back to the system."""
 END_S = 1.0
@@ -116,6 +120,7 @@ class MapperNode(LifecycleNode):
         # In the group of the transitions, so that it never runs beside one.
         self._watch_timer = self.create_timer(WATCH_S, self._look_after, clock=steady)
         self._autostart_timer: Any | None = None
+        self._advice_s = math.inf
         self._say_start()
 
     @property
@@ -130,11 +135,17 @@ class MapperNode(LifecycleNode):
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
             return
-        name = self.get_fully_qualified_name()
-        self.get_logger().info(
-            f"unconfigured; next: ros2 lifecycle set {name} configure, then activate "
-            "(or start it with -p ros.autostart:=true)"
-        )
+        self._advice_s = time.monotonic() + ADVICE_S
+
+    def _advise(self) -> None:
+        """Say what comes next, when it seems that no launch file and no manager does it."""
+        if time.monotonic() > self._advice_s:
+            self._advice_s = math.inf
+            name = self.get_fully_qualified_name()
+            self.get_logger().info(
+                f"still unconfigured; next: ros2 lifecycle set {name} configure, then activate "
+                "(or start it with -p ros.autostart:=true)"
+            )
 
     def _autostart(self) -> None:
         if self._autostart_timer is not None:
@@ -146,6 +157,7 @@ class MapperNode(LifecycleNode):
     @logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the engine, make publishers and services."""
+        self._advice_s = math.inf
         if self._settings.faults:
             raise ConfigError("; ".join(self._settings.faults.values()))
         self._session = Session(self, self.config, load_engine, self._faults)
@@ -173,24 +185,29 @@ class MapperNode(LifecycleNode):
         self._break_bond()
         if self._session is not None:
             self._session.stop()
+        self.get_logger().info("inactive: images are not taken, the map stays")
         return super().on_deactivate(state)
 
     @logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give back the engine and forget the map."""
         self.close()
+        self.get_logger().info("unconfigured: the engine is given back, the map forgotten")
         return super().on_cleanup(state)
 
     @logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End from any state, with the map saved if so configured."""
+        self._advice_s = math.inf
         self.close(save=self.config.ros.save_on_shutdown)
+        self.get_logger().info("shut down: it can only be ended now")
         return super().on_shutdown(state)
 
     @logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give everything back, so that the node can be configured again."""
         self.close()
+        self.get_logger().error("unconfigured after an error in a transition")
         return super().on_error(state)
 
     def close(self, *, save: bool = False, join_s: float = JOIN_S) -> bool:
@@ -238,40 +255,46 @@ class MapperNode(LifecycleNode):
         ]
 
     def _save_map(self, request: Any, response: Any) -> Any:
-        try:
+        def save() -> str:
             paths = self._require_session().save(request.filename)
-        except MvDust3rError as error:
-            self.get_logger().error(f"save_map: {error}")
-            response.success, response.message = False, str(error)
-            return response
-        response.paths = [str(path) for path in paths]
-        response.success, response.message = True, f"saved {', '.join(response.paths)}"
-        return response
+            response.paths = [str(path) for path in paths]
+            return f"saved {', '.join(response.paths)}"
+
+        return self._answer("save_map", response, save)
 
     def _load_map(self, request: Any, response: Any) -> Any:
-        try:
+        def load() -> str:
             count = self._require_session().load(request.filename)
-        except MvDust3rError as error:
-            self.get_logger().error(f"load_map: {error}")
-            response.success, response.message = False, str(error)
-            return response
-        response.success = True
-        response.message = f"loaded {count} keyframes; looking for the camera among them"
-        return response
+            return f"loaded {count} keyframes; looking for the camera among them"
+
+        return self._answer("load_map", response, load)
 
     def _reset(self, _request: Any, response: Any) -> Any:
-        try:
+        def reset() -> str:
             self._require_session().reset()
-        except MvDust3rError as error:
-            response.success, response.message = False, str(error)
-            return response
-        response.success, response.message = True, "the map is empty"
-        return response
+            return "the map is empty"
+
+        return self._answer("reset", response, reset)
 
     def _pause(self, request: Any, response: Any) -> Any:
-        response.success = self._session is not None and self._session.pause(request.data)
-        done = "paused" if request.data else "mapping"
-        response.message = done if response.success else "the node is not active"
+        def pause() -> str:
+            session = self._session
+            if session is None or not session.pause(request.data):
+                raise ConfigError("the node is not active")
+            return "paused" if request.data else "mapping"
+
+        return self._answer("pause", response, pause)
+
+    def _answer(self, service: str, response: Any, serve: Callable[[], str]) -> Any:
+        """Serve a request; answer, log line and diagnostics say at once what came of it."""
+        try:
+            response.success, response.message = True, serve()
+        except MvDust3rError as error:
+            self.get_logger().error(f"{service}: {error}")
+            response.success, response.message = False, str(error)
+        else:
+            self.get_logger().info(f"{service}: {response.message}")
+            self._send_diagnostics()
         return response
 
     def _require_session(self) -> Session:
@@ -286,6 +309,7 @@ class MapperNode(LifecycleNode):
 
     def _look_after(self) -> None:
         """Stop mapping when the network has failed on every rung."""
+        self._advise()
         session = self._session
         if session is not None and session.active and session.supervisor.gave_up:
             self.blocked = (

@@ -124,6 +124,24 @@ def test_a_callback_that_always_fails_is_said_once_and_hinders_nobody(
     assert capfd.readouterr().err.count("broken callback") == 1
 
 
+def test_both_kinds_of_failure_are_said_one_after_the_other(
+    spun: Spun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    subscription = spun.node.create_subscription(String, "beats", lambda _: None, 1)
+    spun.thread.start()
+    subscription.destroy()
+    assert spun.ticks_on()
+
+    def fail() -> None:
+        raise ValueError("broken callback")
+
+    spun.node.create_timer(0.02, fail)
+    assert spun.ticks_on()
+    said = capfd.readouterr().err
+    assert "a round of the executor failed" in said
+    assert "request refused: ValueError: broken callback" in said
+
+
 def test_nothing_alive_is_taken_out(spun: Spun) -> None:
     spun.node.create_subscription(String, "beats", lambda _: None, 1)
     count = len(list(spun.node.subscriptions))
