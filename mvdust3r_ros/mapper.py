@@ -492,6 +492,12 @@ class Mapper:
         return self._state.keyframes.epoch
 
     @property
+    def looking_in(self) -> int:
+        """Keyframes of a loaded map in which the camera has not been found yet; 0 otherwise."""
+        place = self._state.lost_in
+        return 0 if place is None else len(place.keyframes)
+
+    @property
     def keyframe_count(self) -> int:
         """Keyframes chosen since the last reset."""
         return self._state.keyframes.keyframe_count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import rclpy
 from rclpy.lifecycle import LifecycleNode
 
 TOPIC = "bond"
@@ -21,5 +22,44 @@ def make_bond(node: LifecycleNode) -> Any | None:
     bond = Bond(node, TOPIC, node.get_name())
     bond.heartbeat_period = HEARTBEAT_PERIOD_S
     bond.heartbeat_timeout = HEARTBEAT_TIMEOUT_S
+    bond.pub = LastingPublisher(node, bond.pub)
     bond.start()
     return bond
+
+
+class LastingPublisher:
+    """A bond's publisher that survives the end of ROS (Ctrl-C), when nobody can be told any more.
+
+    Attributes:
+        made: the publisher of the node.
+    """
+
+    def __init__(self, node: LifecycleNode, made: Any) -> None:
+        """Take a publisher of the node."""
+        self._node, self.made = node, made
+
+    def publish(self, message: Any) -> None:
+        """Publish while ROS is up."""
+        try:
+            self.made.publish(message)
+        except Exception:
+            if rclpy.ok(context=self._node.context):
+                raise
+
+    def destroy(self) -> None:
+        """As of the publisher."""
+        self.made.destroy()
+
+
+def break_bond(node: LifecycleNode, bond: Any) -> None:
+    """Say farewell, and give back to the node what the bond made on it.
+
+    `shutdown` destroys the subscription and the publisher, but leaves them in the node's lists,
+    where the executor would stumble over them in every round. The subscription goes before, so
+    that nobody waits for it any more; the publisher after, because it says farewell.
+    """
+    node.destroy_subscription(bond.sub)
+    try:
+        bond.shutdown()
+    finally:
+        node.destroy_publisher(bond.pub.made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -17,6 +18,7 @@ BUSY_S = 60.0
 LOST_WINDOWS = 10
 """After this many rejected windows in a row the camera is lost."""
 ENGINE_REASONS = {"ladder", "hang"}
+RIVAL_REASON = "rival"
 ODOMETRY_REASONS = ("no_odometry", "odometry", "mounting")
 OUTPUT_REASONS = ("tf", "internal", "save")
 ENGINE_FAULTS = (Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE)
@@ -43,6 +45,9 @@ class Health:
         last: the last outcome of a window; None before the first.
         rejected_in_a_row: windows rejected since the last one that was committed.
         outputs: output topic -> number of subscribers.
+        figures: numbers about the outputs.
+        rivals: who else publishes the node's transforms, in words; empty when nobody does.
+        looking_in: keyframes of a loaded map in which the camera has not been found yet.
         namesakes: other nodes of the same name.
     """
 
@@ -61,6 +66,9 @@ class Health:
     last: MapUpdate | None = None
     rejected_in_a_row: int = 0
     outputs: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, object] = field(default_factory=dict)
+    rivals: str = ""
+    looking_in: int = 0
     namesakes: int = 0
 
 
@@ -91,7 +99,7 @@ def diagnostics_msg(statuses: list[DiagnosticStatus], stamp: object) -> Diagnost
 
 def _input_status(health: Health, name: str) -> DiagnosticStatus:
     account = health.account
-    elsewhere = {v.name.lower() for v in Verdict} | ENGINE_REASONS
+    elsewhere = {v.name.lower() for v in Verdict} | ENGINE_REASONS | {RIVAL_REASON}
     recent = [m for r, m in health.recent.items() if r not in elsewhere]
     recent += [CLOCK_HINT] if health.clock_stands else []
     images = health.arrivals.get("image")
@@ -186,6 +194,8 @@ def _stitching_status(health: Health, name: str) -> DiagnosticStatus:
             level, message = WARN, last.message
     elif last is not None:
         level, message = WARN, f"{rejected} windows rejected in a row: {last.message}"
+    elif health.looking_in:
+        level, message = WARN, _looking(health)
     if rejected >= LOST_WINDOWS:
         level = ERROR
         message += "; go back to known ground, or call ~/reset"
@@ -197,11 +207,29 @@ def _stitching_status(health: Health, name: str) -> DiagnosticStatus:
     return status_msg(level, name, message, values)
 
 
+def _looking(health: Health) -> str:
+    return (
+        f"looking for the camera in the loaded map of {health.looking_in} keyframes; nothing is "
+        "added to it before: go to a place that it shows"
+    )
+
+
+def metres_hint(update: MapUpdate) -> str:
+    """Why a committed window's map has no metres that one can navigate by, and what to do."""
+    views = [keyframe.view for keyframe in update.window.keyframes]
+    if all(view.T_odom_cam is None for view in views):
+        return update.gate_hint
+    remedy = "drive 1 to 2 m, or set map.camera_height_m"
+    if math.isinf(update.scale.rel_sigma):
+        return f"the robot has not moved enough for metres from its odometry: {remedy}"
+    return f"{update.gate_hint}: {remedy}"
+
+
 def _scale_status(health: Health, name: str) -> DiagnosticStatus:
     last = health.last
     if last is None or last.verdict != Verdict.COMMITTED:
         return status_msg(OK, name, "nothing new: no window was committed last", [])
-    level, message = WARN, last.gate_hint
+    level, message = WARN, metres_hint(last)
     if last.gate_open:
         level, message = OK, f"metres from {last.scale.source.name.lower()}"
     return status_msg(level, name, message, _scale_values(last))
@@ -222,10 +250,12 @@ def _map_status(health: Health, name: str) -> DiagnosticStatus:
         message = "the map grows"
     elif last is not None:
         level, message = WARN, f"last window rejected: {last.message}"
+    elif health.looking_in:
+        level, message = WARN, _looking(health)
     if last is not None and last.verdict == Verdict.COMMITTED and not last.gate_open:
         level, message = (
             WARN,
-            f"~/occupancy_grid and ~/obstacle_points are withheld: {last.gate_hint}",
+            f"~/occupancy_grid and ~/obstacle_points are withheld: {metres_hint(last)}",
         )
     values: Values = [
         (f"windows {v.name.lower()}", n) for v, n in sorted(account.verdicts.items())
@@ -238,7 +268,9 @@ def _map_status(health: Health, name: str) -> DiagnosticStatus:
 def _outputs_status(health: Health, name: str) -> DiagnosticStatus:
     recent = [health.recent[r] for r in OUTPUT_REASONS if r in health.recent]
     level, message = OK, f"{sum(health.outputs.values())} subscribers"
-    if health.namesakes:
+    if health.rivals:
+        level, message = ERROR, health.rivals
+    elif health.namesakes:
         level = WARN
         message = (
             f"{health.namesakes} more node(s) of this name: their topics and services mix; "
@@ -247,4 +279,5 @@ def _outputs_status(health: Health, name: str) -> DiagnosticStatus:
     elif recent:
         level, message = WARN, "; ".join(recent)
     values: Values = [(f"subscribers of {t}", n) for t, n in sorted(health.outputs.items())]
+    values += health.figures.items()
     return status_msg(level, name, message, values)

@@ -11,12 +11,16 @@ REPEAT_S = 10.0
 
 
 class FaultLog:
-    """Counts faults by reason; logs each reason at once and then at most every ten seconds."""
+    """Counts faults by reason; logs each reason at once and then once in a while."""
 
     def __init__(
-        self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        log: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        repeat_s: float = REPEAT_S,
     ) -> None:
-        """Log by `log`; `clock` gives seconds."""
+        """Log by `log`, a reason at most every `repeat_s`; `clock` gives seconds."""
+        self._repeat_s = repeat_s
         self._log, self._clock = log, clock
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -33,7 +37,7 @@ class FaultLog:
             self._messages[reason] = message
             self._seen_s[reason] = now
             last = self._logged_s.get(reason)
-            if last is not None and now < last + REPEAT_S:
+            if last is not None and now < last + self._repeat_s:
                 self._held_back[reason] += 1
                 return
             more = self._held_back.pop(reason, 0)

@@ -32,3 +32,12 @@ def namesakes(node: Node) -> int:
     """Other nodes with the full name of this one."""
     own = (node.get_name(), node.get_namespace())
     return max(0, int(node.get_node_names_and_namespaces().count(own)) - 1)
+
+
+def others_on(node: Node, topic: str) -> list[str]:
+    """Full names of the other nodes that publish a topic; that of a namesake too."""
+    names = sorted(offer.node for offer in offers_on(node, topic))
+    own = node.get_fully_qualified_name()
+    if own in names:
+        names.remove(own)
+    return list(dict.fromkeys(names))

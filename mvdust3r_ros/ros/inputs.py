@@ -78,6 +78,7 @@ class Inputs:
         settings: RosSettings,
         on_image: Callable[[CameraImage], None],
         report: Report,
+        on_map_transform: Callable[[Any, bool], None] = lambda _item, _fixed: None,
     ) -> None:
         """Subscribe.
 
@@ -86,11 +87,14 @@ class Inputs:
             settings: topics, QoS and frames.
             on_image: called with each image message; must return at once.
             report: called with a reason and a message for input that cannot be used.
+            on_map_transform: called with each transform from the map frame, and whether it is
+                fixed.
         """
         self.settings = settings
         self.odom_frame = settings.odom_frame or ("odom" if settings.odom_source == "tf" else "")
         self.arrivals: dict[str, Arrivals] = {}
         self._node, self._on_image, self._report = node, on_image, report
+        self._on_map_transform = on_map_transform
         self._odom = PoseBuffer(HORIZON_NS)
         self._tree = FrameTree(HORIZON_NS)
         self._odom_child = ""
@@ -211,6 +215,7 @@ class Inputs:
             for item in message.transforms:
                 parent, child = item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/")
                 if parent == self.settings.map_frame:
+                    self._on_map_transform(item, fixed)
                     continue
                 try:
                     T = pose_from_transform(item.transform)

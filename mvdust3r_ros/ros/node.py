@@ -8,6 +8,7 @@ from mvdust3r_ros.ros.heap import give_back_memory, large_blocks_apart, share_on
 share_one_heap()
 large_blocks_apart()
 
+import math
 import os
 import sys
 import time
@@ -21,7 +22,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
@@ -30,7 +31,7 @@ from mvdust3r_ros.config import ConfigError
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
-from mvdust3r_ros.ros.bond import make_bond
+from mvdust3r_ros.ros.bond import break_bond, make_bond
 from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.faults import FaultLog
 from mvdust3r_ros.ros.graph import clock_stands, namesakes
@@ -38,10 +39,13 @@ from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S
 from mvdust3r_ros.ros.session import Session
 from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.ros.spinning import spin
 from mvdust3r_ros.srv import LoadMap, SaveMap
 
 RECENT_S = 5.0
 WATCH_S = 0.5
+ADVICE_S = 10.0
+"""A node that stays unconfigured for longer says what to do: nobody else seems to do it."""
 GIVE_BACK_S = 1.0
 """How often memory that is free goes back to the system."""
 END_S = 1.0
@@ -50,12 +54,10 @@ LAST_MAP = "last"
 EXECUTOR_THREADS = 3
 SWITCH_S = 0.0005
 """How long a thread may hold Python's lock while a callback waits for it; 5 ms by default."""
-ERROR_PAUSE_S = 0.01
 START_HINT = (
     "look at what follows --ros-args, at ROS_DOMAIN_ID, and at the ROS_SECURITY_ variables "
     "(SECURITY.md)"
 )
-InvalidHandle = rclpy_implementation.InvalidHandle
 Transition = Callable[["MapperNode", LifecycleState], TransitionCallbackReturn]
 
 
@@ -118,6 +120,7 @@ class MapperNode(LifecycleNode):
         # In the group of the transitions, so that it never runs beside one.
         self._watch_timer = self.create_timer(WATCH_S, self._look_after, clock=steady)
         self._autostart_timer: Any | None = None
+        self._advice_s = math.inf
         self._say_start()
 
     @property
@@ -132,11 +135,17 @@ class MapperNode(LifecycleNode):
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
             return
-        name = self.get_fully_qualified_name()
-        self.get_logger().info(
-            f"unconfigured; next: ros2 lifecycle set {name} configure, then activate "
-            "(or start it with -p ros.autostart:=true)"
-        )
+        self._advice_s = time.monotonic() + ADVICE_S
+
+    def _advise(self) -> None:
+        """Say what comes next, when it seems that no launch file and no manager does it."""
+        if time.monotonic() > self._advice_s:
+            self._advice_s = math.inf
+            name = self.get_fully_qualified_name()
+            self.get_logger().info(
+                f"still unconfigured; next: ros2 lifecycle set {name} configure, then activate "
+                "(or start it with -p ros.autostart:=true)"
+            )
 
     def _autostart(self) -> None:
         if self._autostart_timer is not None:
@@ -148,6 +157,7 @@ class MapperNode(LifecycleNode):
     @logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the engine, make publishers and services."""
+        self._advice_s = math.inf
         if self._settings.faults:
             raise ConfigError("; ".join(self._settings.faults.values()))
         self._session = Session(self, self.config, load_engine, self._faults)
@@ -175,24 +185,29 @@ class MapperNode(LifecycleNode):
         self._break_bond()
         if self._session is not None:
             self._session.stop()
+        self.get_logger().info("inactive: images are not taken, the map stays")
         return super().on_deactivate(state)
 
     @logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give back the engine and forget the map."""
         self.close()
+        self.get_logger().info("unconfigured: the engine is given back, the map forgotten")
         return super().on_cleanup(state)
 
     @logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End from any state, with the map saved if so configured."""
+        self._advice_s = math.inf
         self.close(save=self.config.ros.save_on_shutdown)
+        self.get_logger().info("shut down: it can only be ended now")
         return super().on_shutdown(state)
 
     @logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give everything back, so that the node can be configured again."""
         self.close()
+        self.get_logger().error("unconfigured after an error in a transition")
         return super().on_error(state)
 
     def close(self, *, save: bool = False, join_s: float = JOIN_S) -> bool:
@@ -228,7 +243,7 @@ class MapperNode(LifecycleNode):
     def _break_bond(self) -> None:
         bond, self._bond = self._bond, None
         if bond is not None:
-            bond.shutdown()
+            break_bond(self, bond)
 
     def _offer_services(self) -> None:
         group = self._background
@@ -240,40 +255,46 @@ class MapperNode(LifecycleNode):
         ]
 
     def _save_map(self, request: Any, response: Any) -> Any:
-        try:
+        def save() -> str:
             paths = self._require_session().save(request.filename)
-        except MvDust3rError as error:
-            self.get_logger().error(f"save_map: {error}")
-            response.success, response.message = False, str(error)
-            return response
-        response.paths = [str(path) for path in paths]
-        response.success, response.message = True, f"saved {', '.join(response.paths)}"
-        return response
+            response.paths = [str(path) for path in paths]
+            return f"saved {', '.join(response.paths)}"
+
+        return self._answer("save_map", response, save)
 
     def _load_map(self, request: Any, response: Any) -> Any:
-        try:
+        def load() -> str:
             count = self._require_session().load(request.filename)
-        except MvDust3rError as error:
-            self.get_logger().error(f"load_map: {error}")
-            response.success, response.message = False, str(error)
-            return response
-        response.success = True
-        response.message = f"loaded {count} keyframes; looking for the camera among them"
-        return response
+            return f"loaded {count} keyframes; looking for the camera among them"
+
+        return self._answer("load_map", response, load)
 
     def _reset(self, _request: Any, response: Any) -> Any:
-        try:
+        def reset() -> str:
             self._require_session().reset()
-        except MvDust3rError as error:
-            response.success, response.message = False, str(error)
-            return response
-        response.success, response.message = True, "the map is empty"
-        return response
+            return "the map is empty"
+
+        return self._answer("reset", response, reset)
 
     def _pause(self, request: Any, response: Any) -> Any:
-        response.success = self._session is not None and self._session.pause(request.data)
-        done = "paused" if request.data else "mapping"
-        response.message = done if response.success else "the node is not active"
+        def pause() -> str:
+            session = self._session
+            if session is None or not session.pause(request.data):
+                raise ConfigError("the node is not active")
+            return "paused" if request.data else "mapping"
+
+        return self._answer("pause", response, pause)
+
+    def _answer(self, service: str, response: Any, serve: Callable[[], str]) -> Any:
+        """Serve a request; answer, log line and diagnostics say at once what came of it."""
+        try:
+            response.success, response.message = True, serve()
+        except MvDust3rError as error:
+            self.get_logger().error(f"{service}: {error}")
+            response.success, response.message = False, str(error)
+        else:
+            self.get_logger().info(f"{service}: {response.message}")
+            self._send_diagnostics()
         return response
 
     def _require_session(self) -> Session:
@@ -288,6 +309,7 @@ class MapperNode(LifecycleNode):
 
     def _look_after(self) -> None:
         """Stop mapping when the network has failed on every rung."""
+        self._advise()
         session = self._session
         if session is not None and session.active and session.supervisor.gave_up:
             self.blocked = (
@@ -332,23 +354,6 @@ def load_engine(config: NodeConfig, fallback: bool) -> Engine:
     return create_engine(rule.engine, EngineOptions(rule.threads, rule.provider))
 
 
-def spin(node: MapperNode, executor: Executor) -> None:
-    """Spin until the context ends, whatever a callback raises."""
-    while rclpy.ok():
-        try:
-            executor.spin()
-        except (KeyboardInterrupt, ExternalShutdownException):
-            return
-        except InvalidHandle:
-            # A transition removed an entity that the executor was about to wait for.
-            continue
-        except Exception as error:  # noqa: BLE001 - the node outlives a bad request
-            # For example a transition that the state does not have: rclpy raises it here.
-            if rclpy.ok():
-                node.get_logger().error(f"request refused: {type(error).__name__}: {error}")
-                time.sleep(ERROR_PAUSE_S)
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to stop (`ros2 run mvdust3r_ros mapper_node`)."""
     sys.setswitchinterval(SWITCH_S)
@@ -360,22 +365,24 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"mapper: ROS did not start the node: {error}\n{START_HINT}\n")
         return 1
     executor.add_node(node)
+    went_on = False
     try:
-        spin(node, executor)
+        went_on = spin(node, executor)
     finally:
         ended = node.close(save=node.config.ros.save_on_shutdown, join_s=END_S)
         node.destroy_node()
         rclpy.try_shutdown()
+    status = 0 if went_on else 1
     if not ended:
-        leave_at_once()
-    return 0
+        leave_at_once(status)
+    return status
 
 
-def leave_at_once() -> None:
+def leave_at_once(status: int) -> None:
     """End the process although a thread is in native code, which would crash on the way out."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 if __name__ == "__main__":

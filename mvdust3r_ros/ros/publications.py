@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import numpy as np
-from nav_msgs.msg import OccupancyGrid as OccupancyGridMsg
 from nav_msgs.msg import Path as PathMsg
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import PointCloud2
@@ -18,10 +17,11 @@ from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
 from mvdust3r_ros.occupancy import UNKNOWN, summarize_grid
-from mvdust3r_ros.ros.grid_updates import GridUpdates
+from mvdust3r_ros.ros.graph import others_on
+from mvdust3r_ros.ros.grid_topics import GridTopics
 from mvdust3r_ros.ros.ladder import Rung
+from mvdust3r_ros.ros.outbox import Outbox
 from mvdust3r_ros.ros.outputs import (
-    grid_to_msg,
     header_msg,
     points_to_msg,
     summary_to_msg,
@@ -31,27 +31,38 @@ from mvdust3r_ros.ros.outputs import (
 )
 from mvdust3r_ros.ros.pipeline import Account
 from mvdust3r_ros.ros.qos import CLOUDS, LATCHED, RELIABLE, TF
+from mvdust3r_ros.ros.rivals import Rivals
 from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.ros.tf_timing import TfTiming
 
 
 class Publications:
-    """Lifecycle publishers of the node and what goes out on them."""
+    """Lifecycle publishers of the node and what goes out on them.
+
+    Attributes:
+        config: the settings now.
+        rivals: who else publishes what the node publishes on TF.
+        timing: how the stamps on TF follow each other.
+    """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         """Make the publishers; they publish while the node is active."""
         self.config = config
+        self.rivals = Rivals(lambda topic: others_on(node, topic))
+        self.timing = TfTiming()
         self._node = node
         self._points = self._add(PointCloud2, "~/points", RELIABLE)
         self._status = self._add(WindowStatus, "~/window_status", RELIABLE)
         self._map_points = self._add(PointCloud2, "~/map_points", LATCHED)
         self._path = self._add(PathMsg, "~/path", LATCHED)
-        self._grid = self._add(OccupancyGridMsg, "~/occupancy_grid", LATCHED)
         self._summary = self._add(OccupancySummary, "~/occupancy_summary", LATCHED)
         self._obstacles = self._add(PointCloud2, "~/obstacle_points", CLOUDS)
         self._tf = self._add(TFMessage, "/tf", TF)
-        self._grid_updates = GridUpdates(node, self._grid.topic_name)
+        self._grid = GridTopics(node, "~/occupancy_grid")
+        self._outbox = Outbox(self._obstacles.publish)
         self._mapped: set[tuple[int, int]] = set()
         self._map_is_new = False
+        self._map_is_missed = False
         self._map_sent_s = -math.inf
 
     def _add(self, kind: type, topic: str, qos: Any) -> Any:
@@ -59,25 +70,45 @@ class Publications:
 
     def close(self) -> None:
         """Remove the publishers."""
-        self._grid_updates.close()
+        self._outbox.close()
+        self._grid.close()
         for publisher in self._all():
             self._node.destroy_lifecycle_publisher(publisher)
 
     def _all(self) -> tuple[Any, ...]:
         return (
             self._points, self._status, self._map_points, self._path,
-            self._grid, self._summary, self._obstacles, self._tf,
+            self._summary, self._obstacles, self._tf,
         )  # fmt: skip
 
     def subscriber_counts(self) -> dict[str, int]:
         """Topic -> number of subscribers."""
         counts = {p.topic_name: p.get_subscription_count() for p in self._all()}
-        return {**counts, **self._grid_updates.subscriber_counts()}
+        return {**counts, **self._grid.subscriber_counts()}
+
+    def figures(self) -> dict[str, object]:
+        """What diagnostics say in numbers about the outputs."""
+        return {
+            **self.timing.figures(),
+            "obstacle clouds sent too close together": self._outbox.hurried,
+            "obstacle clouds dropped": self._outbox.dropped,
+        }
+
+    def stop(self) -> None:
+        """Send what waits, and leave the newest grid for late subscribers."""
+        self._outbox.flush()
+        self._grid.bring_up_to_date()
+
+    def forget_clouds(self) -> None:
+        """Drop clouds that wait: their map or their time is gone."""
+        self._outbox.drop()
 
     def send_transform(self, T: FloatArray, stamp_ns: int, child: str) -> None:
         """Publish T_map_child on /tf."""
-        header = header_msg(stamp_ns, self.config.ros.map_frame)
-        self._tf.publish(TFMessage(transforms=[transform_msg(T, header, child)]))
+        item = transform_msg(T, header_msg(stamp_ns, self.config.ros.map_frame), child)
+        self.rivals.sent(item)
+        self.timing.sent(stamp_ns, self._node.get_clock().now().nanoseconds)
+        self._tf.publish(TFMessage(transforms=[item]))
 
     def send_update(self, update: MapUpdate, account: Account, rung: Rung, now_ns: int) -> None:
         """Publish what became of a window, and its points."""
@@ -113,47 +144,57 @@ class Publications:
         self._points.publish(points_to_msg(points, colors, conf, header))
 
     def _send_obstacles(self, update: MapUpdate) -> None:
-        """One cloud for each keyframe that was not in the window before, in its optical frame."""
+        """One cloud for each keyframe that was not in the window before, in its optical frame.
+
+        They go out by the outbox, oldest first, so that what a newer one shows wins.
+        """
         mapped = {(update.window.epoch, key) for key in update.T_map_cam}
         new = mapped - self._mapped
         self._mapped = mapped
         if not update.gate_open or not self._obstacles.get_subscription_count():
             return
-        for keyframe in update.window.keyframes:
+        clouds = []
+        for keyframe in sorted(update.window.keyframes, key=lambda k: k.stamp_ns):
             own = update.keyframe_ids == keyframe.id
             if (update.window.epoch, keyframe.id) not in new or not own.any():
                 continue
             T_cam_map = invert_se3(update.T_map_cam[keyframe.id])
             points = update.points_map[own] @ T_cam_map[:3, :3].T + T_cam_map[:3, 3]
             header = header_msg(keyframe.stamp_ns, keyframe.camera_name)
-            cloud = points_to_msg(points, update.colors_rgb[own], update.conf[own], header)
-            self._obstacles.publish(cloud)
+            clouds.append(points_to_msg(points, update.colors_rgb[own], update.conf[own], header))
+        self._outbox.put(clouds, self.config.ros.obstacle_cloud_period_s)
 
     def send_map_when_due(self, mapper: Mapper, T_cam_base: FloatArray | None) -> None:
         """Publish the map if it changed and the last time is long enough ago.
 
         Until then the changed part of the grid alone, if somebody takes it.
         """
+        self._grid.look_for_newcomers()
         if not self._map_is_new:
             return
         if time.monotonic() >= self._map_sent_s + self.config.ros.map_period_s:
             self._map_is_new = False
             self._map_sent_s = time.monotonic()
             self.send_map(mapper.snapshot(), T_cam_base)
-        elif self._grid_updates.wanted:
+        elif self._grid.takes_changes:
             snapshot = mapper.snapshot()
             if snapshot.gate_open and snapshot.grid is not None:
                 header = header_msg(_newest_ns(snapshot), self.config.ros.map_frame)
-                self._grid_updates.send(snapshot.grid, header)
+                self._grid.send_change(snapshot.grid, header)
 
     def send_map(self, snapshot: MapSnapshot, T_cam_base: FloatArray | None) -> None:
         """Publish cloud, path, summary, and the grid once the scale is known well enough.
+
+        Nothing goes out before the node is active; `send_missed` then does it.
 
         Args:
             snapshot: the map; an empty one clears what subscribers show.
             T_cam_base: (4, 4) robot frame to optical frame; None for a robot below the camera
                 that faces where the camera looks.
         """
+        self._map_is_missed = not self._map_points.is_activated
+        if self._map_is_missed:
+            return
         path = snapshot.trajectory
         stamp_ns = _newest_ns(snapshot) if len(path) else self._node.get_clock().now().nanoseconds
         header = header_msg(stamp_ns, self.config.ros.map_frame)
@@ -164,12 +205,16 @@ class Publications:
         unknown = np.full((1, 1), UNKNOWN, np.int8)
         grid = snapshot.grid or OccupancyGrid(unknown, rule.grid_resolution_m, (0.0, 0.0))
         if snapshot.gate_open or not len(path):
-            self._grid.publish(grid_to_msg(grid, header))
-            self._grid_updates.whole_grid_sent(grid)
+            self._grid.send_whole(grid, header)
         xy, yaw = _robot_pose(path.T_world_cam, T_cam_base)
         stats = summarize_grid(grid, xy, yaw, self.config.ros.sectors)
         band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)
         self._summary.publish(summary_to_msg(snapshot, grid, stats, band, header))
+
+    def send_missed(self, mapper: Mapper) -> None:
+        """Publish a map that was loaded or forgotten while the node was not active."""
+        if self._map_is_missed:
+            self.send_map(mapper.snapshot(), None)
 
 
 def _newest_ns(snapshot: MapSnapshot) -> int:

@@ -13,9 +13,17 @@ from rclpy.qos import (
 )
 
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.event_handler import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
 except ImportError:  # ROS 2 Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.qos_event import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
 
 __all__ = [
     "CLOUDS",
@@ -26,6 +34,7 @@ __all__ = [
     "UnsupportedEventTypeError",
     "input_events",
     "input_qos",
+    "match_events",
 ]
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -76,3 +85,11 @@ def input_events(
     return SubscriptionEventCallbacks(
         incompatible_qos=on_misfit, message_lost=lambda event: on_lost(event.total_count_change)
     )
+
+
+def match_events(on_match: Callable[[Any], None]) -> Any | None:
+    """Event callbacks of a publisher that hear of each subscriber; None where ROS has none."""
+    try:
+        return PublisherEventCallbacks(matched=on_match)
+    except TypeError:  # ROS 2 Humble
+        return None

@@ -16,8 +16,9 @@ from mvdust3r_ros.map_files import save_map
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.arrivals import Arrivals, Silence, explain_silence
 from mvdust3r_ros.ros.bag import IMAGE_TYPES
+from mvdust3r_ros.ros.diagnosis import metres_hint
 from mvdust3r_ros.ros.faults import FaultLog
-from mvdust3r_ros.ros.graph import clock_stands, offers_on
+from mvdust3r_ros.ros.graph import clock_stands, offers_on, others_on
 from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.inputs import Inputs
 from mvdust3r_ros.ros.map_folder import place_in_folder
@@ -28,6 +29,8 @@ from mvdust3r_ros.ros.supervisor import MakeEngine, Supervisor
 from mvdust3r_ros.ros.tf_output import TfOutput
 from mvdust3r_ros.session_file import SUFFIX, read_session, session_bytes
 
+HINT_S = 60.0
+"""How often the log says what the user can do."""
 Hook = Callable[..., None]
 
 
@@ -72,6 +75,7 @@ class Session:
         self._stuck: Pipeline | None = None
         self.rejected_in_a_row = 0
         self._mountings_told: set[str] = set()
+        self._hints = FaultLog(node.get_logger().warning, repeat_s=HINT_S)
 
     def start(self) -> str:
         """Subscribe and start the threads; returns the image topic."""
@@ -88,8 +92,11 @@ class Session:
         ros, report = self._config.ros, self.faults.report
         pipeline = Pipeline(self.mapper, hooks, ros.queue_size)
         self._pipeline = pipeline
-        self._inputs = Inputs(self._node, ros, pipeline.offer, report)
+        rivals = self._out.rivals
+        rivals.restart()
+        self._inputs = Inputs(self._node, ros, pipeline.offer, report, rivals.heard)
         self._transforms = TfOutput(self._inputs, self._out.send_transform, report)
+        self._out.send_missed(self.mapper)
         pipeline.start()
         return self._inputs.image_topic
 
@@ -104,6 +111,7 @@ class Session:
             self.faults.report(
                 "hang", f"the network has not answered for {pipeline.busy_s:.0f} s; left alone"
             )
+        self._out.stop()
         return self._stuck is None or self._stuck.ended
 
     def close(self, join_s: float = JOIN_S) -> bool:
@@ -140,6 +148,8 @@ class Session:
         if self._pipeline is not None:
             self._pipeline.clear("reset")
         self.mapper.reset()
+        self.last, self.rejected_in_a_row = None, 0
+        self._out.forget_clouds()
         if self._transforms is not None:
             self._transforms.reset()
         self._out.send_map(self.mapper.snapshot(), None)
@@ -165,9 +175,10 @@ class Session:
         self.mapper.restore(stored)
         if self._pipeline is not None:
             self._pipeline.clear("load_map")
+        self._out.forget_clouds()
         if self._transforms is not None:
             self._transforms.reset()
-        self.last = None
+        self.last, self.rejected_in_a_row = None, 0
         self._out.send_map(self.mapper.snapshot(), None)
         return len(stored.keyframes)
 
@@ -182,6 +193,7 @@ class Session:
         """Drop everything that belongs to another time."""
         if self._pipeline is not None:
             self._pipeline.clear("clock_jump")
+        self._out.forget_clouds()
         if self._inputs is not None:
             self._inputs.clear()
 
@@ -206,7 +218,7 @@ class Session:
             if "Image" in found[0]
             else name
             for name, found in node.get_topic_names_and_types()
-            if found[0] in kinds and name != arrivals.topic
+            if found[0] in kinds and name != arrivals.topic and others_on(node, name)
         ]
         offers = offers_on(node, arrivals.topic)
         return explain_silence(arrivals, offers, others, clock_stands=clock_stands(node))
@@ -225,7 +237,20 @@ class Session:
             "last": self.last,
             "rejected_in_a_row": self.rejected_in_a_row,
             "outputs": self._out.subscriber_counts(),
+            "figures": self._out.figures(),
+            "rivals": self._rivals(),
+            "looking_in": self.mapper.looking_in,
         }
+
+    def _rivals(self) -> str:
+        """Who else publishes a transform that is ours to publish, in words."""
+        inputs = self._inputs
+        if inputs is None or self._config.ros.publish_tf == "none":
+            return ""
+        words = self._out.rivals.words([inputs.odom_frame] if inputs.odom_frame else [])
+        if words:
+            self.faults.report("rival", words)
+        return words
 
     # Called by the pipeline's threads.
 
@@ -249,6 +274,10 @@ class Session:
         self.rejected_in_a_row = 0 if committed else self.rejected_in_a_row + 1
         self.supervisor.after(update)
         self._tell_mountings()
+        if committed and not update.gate_open:
+            self._hints.report(
+                "metres", f"no grid and no obstacle clouds yet: {metres_hint(update)}"
+            )
         if update.verdict == Verdict.COMMITTED and self._transforms is not None:
             self._transforms.on_update(update)
         now_ns = self._node.get_clock().now().nanoseconds

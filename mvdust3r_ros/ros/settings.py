@@ -90,6 +90,10 @@ class RosSettings(Section):
     map_period_s: float = setting(
         1.0, "shortest time between two publications of the map (s)", low=0.0, high=60.0
     )
+    obstacle_cloud_period_s: float = setting(
+        0.25, "time between two clouds of a window on `~/obstacle_points`; more than an update of "
+        "the costmap, which uses one cloud each time (s); 0 for all at once", low=0.0, high=5.0,
+    )  # fmt: skip
     sectors: int = setting(36, "angular sectors of the occupancy summary", low=1, high=360)
     map_dir: str = setting("~/.ros/maps", "folder that ~/save_map writes into", structural=True)
     queue_size: int = setting(

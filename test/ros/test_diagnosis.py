@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from mvdust3r_ros.datatypes import MapUpdate, Verdict, Window
+from mvdust3r_ros.datatypes import Keyframe, MapUpdate, ScaleEstimate, Verdict, View, Window
 from mvdust3r_ros.ros.arrivals import Arrivals, Silence
 from mvdust3r_ros.ros.diagnosis import BUSY_S, LOST_WINDOWS, Health, diagnose
 from mvdust3r_ros.ros.pipeline import Account
@@ -123,3 +124,41 @@ def test_every_drop_is_shown_by_reason() -> None:
     assert values["images dropped"] == "3"
     assert values["images dropped: encoding"] == "2"
     assert values["faults: qos"] == "4"
+
+
+def test_a_second_publisher_of_a_transform_is_an_error() -> None:
+    words = "/amcl publishes map->odom on /tf too"
+    assert levels(rivals=words, namesakes=1, recent={"rival": words})["outputs"] == (ERROR, words)
+    assert levels(recent={"rival": words})["input"][0] == OK
+
+
+def test_a_loaded_map_in_which_the_camera_is_not_found_yet_is_said_at_once() -> None:
+    for part in ("stitching", "map"):
+        level, words = levels(looking_in=12)[part]
+        assert level == WARN
+        assert "looking for the camera in the loaded map of 12 keyframes" in words
+    last = rejected(Verdict.REJECTED_NO_OVERLAP, "not found in the loaded map yet")
+    assert "not found in the loaded map yet" in levels(looking_in=12, last=last)["map"][1]
+
+
+@pytest.mark.parametrize("sigma", [float("inf"), 0.4])
+def test_a_robot_that_stands_is_told_to_drive_and_one_without_odometry_is_not(
+    sigma: float,
+) -> None:
+    for T_odom_cam, told in ((np.eye(4), True), (None, False)):
+        view = View(np.zeros((4, 4, 3), np.uint8), T_odom_cam=T_odom_cam)
+        last = MapUpdate(
+            Window(0, (Keyframe(0, 1, view, "camera"),)), Verdict.COMMITTED,
+            scale=ScaleEstimate(rel_sigma=sigma), gate_hint="nothing gives metres",
+        )  # fmt: skip
+        found = levels(last=last)
+        for part in ("scale", "map"):
+            level, words = found[part]
+            assert level == WARN
+            assert ("drive 1 to 2 m, or set map.camera_height_m" in words) == told
+            assert ("nothing gives metres" in words) == (not told or sigma < 1)
+
+
+def test_figures_of_the_outputs_are_shown() -> None:
+    (*_, status) = diagnose(Health("active", figures={"obstacle clouds dropped": 3}), "mapper")
+    assert {v.key: v.value for v in status.values}["obstacle clouds dropped"] == "3"

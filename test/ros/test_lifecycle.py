@@ -77,7 +77,8 @@ def test_a_request_that_the_state_does_not_have_is_survived(new_stage: Callable[
 
     stage = new_stage()
     stage.mapper()
-    with pytest.raises(ControlError):
+    assert stage.control.state() == "unconfigured"
+    with pytest.raises(ControlError, match="answer of"):
         stage.control.transition("activate", timeout_s=5.0)
     assert stage.control.state() == "unconfigured"
     assert "request refused" in stage.log()
@@ -141,6 +142,74 @@ def test_silence_is_explained(new_stage: Callable[[], Any]) -> None:
     control.wait(lambda: words in control.message("input"), LIMIT_S, "the reason")
     assert "nothing on /image for" in control.message("input")
     control.destroy_publisher(other)
+
+
+def test_a_hint_never_offers_what_the_node_itself_listens_to_or_publishes(
+    new_stage: Callable[[], Any],
+) -> None:
+    """Of several cameras with depth each listens to topics of the type that the others miss."""
+    from sensor_msgs.msg import Image
+
+    stage = new_stage()
+    stage.mapper(ros__no_image_s=0.5, ros__cameras="front,left", ros__use_depth=True)
+    control = stage.control
+    bystander = control.create_subscription(Image, "/nobody/sends/this", lambda _: None, 1)
+    other = control.create_publisher(Image, "/camera/image_raw", 1)
+    stage.bring_up()
+    words = "nobody publishes it; of this type there are: /camera/image_raw (raw)"
+    control.wait(lambda: words in control.message("input"), LIMIT_S, "the reason")
+    assert control.message("input").endswith("/camera/image_raw (raw)")
+    control.destroy_publisher(other)
+    words = "nobody publishes it; of this type there are: none"
+    control.wait(lambda: words in control.message("input"), LIMIT_S, "no hint")
+    control.destroy_subscription(bystander)
+
+
+def test_every_transition_and_every_service_leaves_a_line_in_the_log(
+    new_stage: Callable[[], Any], tmp_path: Path
+) -> None:
+    from std_srvs.srv import SetBool, Trigger
+
+    stage = new_stage()
+    stage.mapper(ros__map_dir=tmp_path)
+    control = stage.control
+
+    def pause(data: bool) -> str:
+        answer = control.call(SetBool, "/mapper/pause", SetBool.Request(data=data))
+        return f"pause: {answer.message}"
+
+    def expect(words: str) -> None:
+        control.wait(lambda: words in stage.log(), LIMIT_S, words)
+
+    stage.bring_up()
+    expect("configured with engine")
+    expect("active, images from /image")
+    expect(pause(True))
+    expect(pause(False))
+    reset = control.call(Trigger, "/mapper/reset", Trigger.Request())
+    expect(f"reset: {reset.message}")
+    expect(f"save_map: {control.save_map('nothing').message}")
+    expect(f"load_map: {control.load_map('nothing').message}")
+    assert control.transition("deactivate")
+    expect("inactive")
+    expect(pause(True))
+    assert control.transition("cleanup")
+    expect("unconfigured")
+    assert control.transition("shutdown_unconfigured")
+    expect("shut down")
+    assert "lifecycle set" not in stage.log(), "somebody did it at once"
+
+
+def test_a_node_that_nobody_configures_says_what_to_do(new_stage: Callable[[], Any]) -> None:
+    script = "from mvdust3r_ros.ros import node; node.ADVICE_S = 0.5; node.main()"
+    waiting, started = new_stage(), new_stage()
+    waiting.mapper(script=script)
+    started.mapper(script=script, ros__autostart=True)
+    advice = "next: ros2 lifecycle set /mapper configure, then activate"
+    waiting.control.wait(lambda: advice in waiting.log(), LIMIT_S, "advice")
+    started.control.wait(lambda: "active, images" in started.log(), LIMIT_S, "active")
+    started.control.spin_for(1.5)
+    assert "lifecycle set" not in started.log()
 
 
 def test_services_answer_in_words_when_they_cannot_help(new_stage: Callable[[], Any]) -> None:

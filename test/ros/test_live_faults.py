@@ -159,6 +159,38 @@ def test_transforms_in_a_circle_or_without_numbers_harm_nobody(camera: Any) -> N
     camera.control.destroy_publisher(publisher)
 
 
+@pytest.mark.parametrize("topic", ["/tf", "/tf_static"])
+def test_a_second_publisher_of_map_to_odom_is_an_error_with_its_name(
+    camera: Any, topic: str
+) -> None:
+    from geometry_msgs.msg import TransformStamped
+    from tf2_msgs.msg import TFMessage
+
+    from mvdust3r_ros.ros.outputs import header_msg
+    from mvdust3r_ros.ros.qos import STATIC_TF, TF
+
+    control, start_ns = camera.control, next(times_ns)
+    maps_on(camera, start_ns)
+    level = lambda: control.diagnostics["mapper: outputs"].level  # noqa: E731
+    control.spin_for(0.5)
+    assert level() == b"\x00", "its own transforms come back to it: " + control.message("outputs")
+    publisher = control.create_publisher(TFMessage, topic, STATIC_TF if "static" in topic else TF)
+    made = TransformStamped(header=header_msg(start_ns, "map"), child_frame_id="odom")
+    publisher.publish(TFMessage(transforms=[made]))
+
+    def is_said() -> bool:
+        if topic == "/tf":
+            publisher.publish(TFMessage(transforms=[made]))
+        return f"/mapper_control publishes map->odom on {topic} too" in control.message("outputs")
+
+    control.wait(is_said, LIMIT_S, "a word")
+    assert level() == b"\x02"
+    assert "publishes map->odom" in camera.stage.log()
+    control.destroy_publisher(publisher)
+    control.wait(lambda: level() == b"\x00", LIMIT_S, "its end")
+    maps_on(camera, start_ns + 100 * SECOND_NS)
+
+
 def test_bursts_of_images_are_counted_to_the_last(camera: Any) -> None:
     """Each half as long as the queues of DDS, which would lose more without a word."""
     start_ns = next(times_ns)

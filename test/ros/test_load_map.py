@@ -62,12 +62,19 @@ def test_a_new_node_goes_on_in_the_frame_of_the_saved_map(
     first.control.wait(lambda: bool(first.paths), LIMIT_S, "a path")
     answer = first.control.save_map("office")
     assert answer.success, answer.message
+    assert f"save_map: {answer.message}" in first.log()
     before = places(first.paths[-1])
 
     second = started(new_stage, tmp_path)
     answer = second.control.load_map("office")
     assert answer.success, answer.message
     assert "keyframes" in answer.message
+    assert f"load_map: {answer.message}" in second.log()
+    for part in ("map", "stitching"):
+        said = lambda p=part: second.control.message(p)  # noqa: E731
+        second.control.wait(
+            lambda s=said: "looking for the camera in the loaded map" in s(), 2.0, "diagnostics"
+        )
     paths = second.paths
     second.control.wait(lambda: paths and paths[-1].poses, LIMIT_S, "the loaded path")
     second.control.wait(lambda: bool(second.grids), LIMIT_S, "the loaded grid")

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from mvdust3r_ros.datatypes import OccupancyGrid
-from mvdust3r_ros.ros.grid_updates import changed_rectangle
+from mvdust3r_ros.ros.grid_topics import changed_rectangle
 
 CELLS = np.full((5, 7), -1, np.int8)
 

@@ -1,0 +1,100 @@
+"""Spreads the clouds of a window over time: a costmap uses one cloud in each of its updates.
+
+Nav2 with `observation_persistence: 0.0` keeps the newest cloud alone and looks at it when it
+updates, by its wall clock; of clouds in a burst all but the last are lost. So the time between two
+clouds is one of the steady clock, whatever ROS time does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+SPREAD_S = 3.0
+"""All clouds of a window are out after this time: TF forgets their stamps after 10 s."""
+JOIN_S = 1.0
+
+
+class Outbox:
+    """Sends a batch one by one; what is left when the next batch comes goes out before it.
+
+    So nothing is lost, and nothing of a batch is ever later than the next batch.
+
+    Attributes:
+        hurried: items that went out closer upon each other than wanted.
+        dropped: items that were never sent, for example because the map is gone.
+    """
+
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        """Send by `send`, from any thread."""
+        self.hurried = self.dropped = 0
+        self._send = send
+        self._change = threading.Condition()
+        self._waiting: deque[Any] = deque()
+        self._period_s = 0.0
+        self._sent_s = float("-inf")
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self._thread.start()
+
+    def put(self, items: Sequence[Any], period_s: float) -> None:
+        """Send these, the first at once if the last one was long enough ago.
+
+        Args:
+            items: oldest first.
+            period_s: time between two of them; less when there are many, 0 for all at once.
+        """
+        if not items:
+            return
+        with self._change:
+            self.hurried += len(self._waiting)
+            self._send_all()
+            self._period_s = min(period_s, SPREAD_S / len(items))
+            self._waiting.extend(items)
+            if not period_s:
+                self._send_all()
+            self._change.notify_all()
+
+    def flush(self) -> None:
+        """Send everything that waits at once."""
+        with self._change:
+            self._send_all()
+
+    def drop(self) -> None:
+        """Forget everything that waits."""
+        with self._change:
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+
+    def close(self) -> None:
+        """Drop what waits and end the thread."""
+        self.drop()
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        self._thread.join(JOIN_S)
+
+    def _send_all(self) -> None:
+        while self._waiting:
+            self._send_next()
+
+    def _send_next(self) -> None:
+        try:
+            self._send(self._waiting.popleft())
+        except Exception:  # noqa: BLE001 - ROS has ended: the thread must not die with words
+            self.dropped += 1
+        self._sent_s = time.monotonic()
+
+    def _run(self) -> None:
+        with self._change:
+            while not self._closed:
+                left_s = self._sent_s + self._period_s - time.monotonic()
+                if not self._waiting:
+                    self._change.wait()
+                elif left_s > 0:
+                    self._change.wait(left_s)
+                else:
+                    self._send_next()

@@ -1,0 +1,137 @@
+"""Keeps a node's executor going, and says what stands in its way."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import rclpy
+from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+
+from mvdust3r_ros.ros.faults import FaultLog
+
+InvalidHandle = rclpy_implementation.InvalidHandle
+PAUSE_S = 0.01
+GAP_S = 0.2
+"""Failures further apart than this are not of one row."""
+STUCK_S = 0.5
+"""A row of failures this long does not pass by itself."""
+GIVE_UP_S = 10.0
+
+
+def spin(node: Node, executor: Executor) -> bool:
+    """Spin until the context ends, whatever a callback raises.
+
+    A transition may remove what the executor is about to wait for: that round fails and the next
+    one works. When round after round fails, what was destroyed but is still in the node's lists
+    is taken out.
+
+    Returns:
+        False when the executor could not go on although nothing dead was left in the node.
+    """
+    # Not the logger's methods themselves: rclpy allows a line that logs one severity alone.
+    passing = FaultLog(lambda words: node.get_logger().info(words))
+    refused = FaultLog(lambda words: node.get_logger().error(words))
+    row = FailureRow()
+    while rclpy.ok(context=node.context):
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return True
+        except InvalidHandle as error:
+            passing.report("executor", f"a round of the executor failed and is repeated: {error}")
+            if not _recover(node, row):
+                return False
+            time.sleep(PAUSE_S)
+        except Exception as error:  # noqa: BLE001 - the node outlives a bad request
+            # For example a transition that the state does not have: rclpy raises it here.
+            if rclpy.ok(context=node.context):
+                kind = type(error).__name__
+                refused.report(kind, f"request refused: {kind}: {error}")
+                time.sleep(PAUSE_S)
+    return True
+
+
+def _recover(node: Node, row: FailureRow) -> bool:
+    """Do what a failed round calls for; False when nothing helps."""
+    lasted_s = row.failed()
+    if lasted_s < STUCK_S:
+        return True
+    dropped = drop_dead(node)
+    if dropped:
+        node.get_logger().error(
+            f"{row.count} rounds of the executor failed: {', '.join(dropped)} was destroyed "
+            "without being taken from the node; now it is"
+        )
+        row.restart()
+    elif lasted_s > GIVE_UP_S:
+        node.get_logger().fatal(
+            f"{row.count} rounds of the executor failed in {lasted_s:.0f} s, the node answers "
+            "nobody; it ends"
+        )
+        return False
+    return True
+
+
+class FailureRow:
+    """Failures that follow one upon the other.
+
+    Attributes:
+        count: failures of the present row.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has failed."""
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new row."""
+        self.count = 0
+        self._begin_s = self._last_s = 0.0
+
+    def failed(self) -> float:
+        """Count a failure; for how long the row has lasted (s)."""
+        now_s = time.monotonic()
+        if not self.count or now_s > self._last_s + GAP_S:
+            self.count, self._begin_s = 0, now_s
+        self.count, self._last_s = self.count + 1, now_s
+        return now_s - self._begin_s
+
+
+def drop_dead(node: Node) -> list[str]:
+    """Take out of a node what was destroyed behind its back.
+
+    Returns:
+        Each in words, for example "Subscription of Status".
+    """
+    dropped = []
+    for entities, destroy in (
+        (node.subscriptions, node.destroy_subscription),
+        (node.publishers, node.destroy_publisher),
+        (node.timers, node.destroy_timer),
+        (node.clients, node.destroy_client),
+        (node.services, node.destroy_service),
+    ):
+        for entity in [e for e in entities if _is_dead(e.handle)]:
+            dropped.append(_words(entity))
+            destroy(entity)
+    for waitable in [w for w in node.waitables if _is_dead(w)]:
+        dropped.append(type(waitable).__name__)
+        node.remove_waitable(waitable)
+    return dropped
+
+
+def _is_dead(handle: Any) -> bool:
+    try:
+        with handle:
+            return False
+    except InvalidHandle:
+        return True
+
+
+def _words(entity: Any) -> str:
+    kind = getattr(entity, "msg_type", None) or getattr(entity, "srv_type", None)
+    name = type(entity).__name__
+    return f"{name} of {kind.__name__}" if kind is not None else name

@@ -1,0 +1,37 @@
+"""How the stamps of a transform follow each other: what costmaps have to tolerate."""
+
+from __future__ import annotations
+
+from collections import deque
+
+KEPT = 200
+
+
+class TfTiming:
+    """Distances between the stamps of the newest transforms, and how old the newest became.
+
+    A costmap asks for the robot's newest pose and refuses one that is older than its
+    `transform_tolerance`. The pose is as old as the newest map->odom.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has been sent."""
+        self._last_ns = 0
+        self._gaps_ns: deque[int] = deque(maxlen=KEPT)
+        self._ages_ns: deque[int] = deque(maxlen=KEPT)
+
+    def sent(self, stamp_ns: int, now_ns: int) -> None:
+        """Take the stamp of a transform that goes out now, by ROS time."""
+        if 0 < self._last_ns < stamp_ns:
+            self._gaps_ns.append(stamp_ns - self._last_ns)
+            self._ages_ns.append(now_ns - self._last_ns)
+        self._last_ns = stamp_ns
+
+    def figures(self) -> dict[str, object]:
+        """Diagnostics in seconds; empty before the second transform."""
+        if not self._gaps_ns:
+            return {}
+        return {
+            "TF stamps apart at most (s)": f"{max(self._gaps_ns) * 1e-9:.3f}",
+            "transform_tolerance needed (s)": f"{max(0, *self._ages_ns) * 1e-9:.3f}",
+        }

@@ -1,0 +1,95 @@
+"""Own transforms that come back on /tf, and those of others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from typing import Any
+
+from rclpy.serialization import deserialize_message, serialize_message
+
+from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.ros import rivals as module
+from mvdust3r_ros.ros.outputs import header_msg, transform_msg
+from mvdust3r_ros.ros.rivals import Rivals
+
+ODOM = ["odom"]
+
+
+def transform(stamp_ns: int, child: str = "odom", x: float = 0.1) -> Any:
+    T = make_se3(np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]]), np.array([x, 1 / 3, 0]))
+    return transform_msg(T, header_msg(stamp_ns, "map"), child)
+
+
+def over_the_wire(message: Any) -> Any:
+    return deserialize_message(serialize_message(message), type(message))
+
+
+def heard_by(*names: str) -> Rivals:
+    return Rivals(lambda _topic: list(names))
+
+
+def test_own_transforms_come_back_and_are_nobody_elses() -> None:
+    rivals = heard_by("/robot_state_publisher")
+    for i in range(5000):
+        rivals.sent(transform(i))
+        rivals.heard(over_the_wire(transform(i)), fixed=False)
+    assert rivals.words(ODOM) == ""
+
+
+def test_own_transforms_that_get_lost_do_not_pile_up() -> None:
+    rivals = heard_by()
+    for i in range(3 * module.KEPT):
+        rivals.sent(transform(i))
+    rivals.heard(transform(3 * module.KEPT - 1), fixed=False)
+    assert rivals.words(ODOM) == ""
+    assert len(rivals._own) < module.KEPT
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [transform(7, x=0.2), transform(8), transform(7)],
+    ids=["same stamp", "same place", "a twin that says the same"],
+)
+def test_the_transform_of_another_is_noticed_whatever_it_has_in_common(foreign: Any) -> None:
+    rivals = heard_by("/amcl")
+    rivals.sent(transform(7))
+    rivals.heard(transform(7), fixed=False)
+    assert rivals.words(ODOM) == ""
+    rivals.heard(foreign, fixed=False)
+    words = rivals.words(ODOM)
+    assert words.startswith("/amcl publishes map->odom on /tf too")
+    assert "set ros.publish_tf to none" in words
+
+
+def test_a_transform_is_noticed_before_the_node_has_sent_its_own() -> None:
+    rivals = heard_by("/amcl", "/robot_state_publisher")
+    rivals.heard(transform(7), fixed=False)
+    assert rivals.words(ODOM).startswith("one of /amcl, /robot_state_publisher publishes")
+    assert rivals.words([]) == "", "not ours to publish"
+    rivals.restart()
+    assert rivals.words(ODOM) == ""
+
+
+def test_other_frames_below_the_map_are_their_owners_affair() -> None:
+    rivals = heard_by("/docks")
+    for i in range(2 * module.MAX_CHILDREN):
+        rivals.heard(transform(7, f"dock_{i}"), fixed=True)
+    assert rivals.words(ODOM) == ""
+
+
+def test_who_stops_is_forgotten_but_a_fixed_transform_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "RECENT_S", 0.0)
+    names = ["/static_transform_publisher"]
+    rivals = Rivals(lambda topic: names if topic == "/tf_static" else [])
+    rivals.heard(transform(7), fixed=False)
+    assert rivals.words(ODOM) == ""
+    rivals.heard(transform(7), fixed=True)
+    assert "/static_transform_publisher publishes map->odom on /tf_static" in rivals.words(ODOM)
+    names.clear()
+    assert rivals.words(ODOM) == ""

@@ -1,0 +1,150 @@
+"""An executor in whose way something stands: mended, said once with its count, or ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+import rclpy
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.waitable import NumberOfEntities, Waitable
+from std_msgs.msg import String
+
+from mvdust3r_ros.ros import spinning
+from mvdust3r_ros.ros.spinning import drop_dead, spin
+
+LIMIT_S = 10.0
+
+
+class Spun:
+    """A node with a timer, spun in a thread."""
+
+    def __init__(self, domain: int) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.node = Node("spun", context=self.context)
+        self.ticks = 0
+        self.node.create_timer(0.01, self._tick)
+        self.went_on: bool | None = None
+        executor = MultiThreadedExecutor(num_threads=2, context=self.context)
+        executor.add_node(self.node)
+        self.thread = threading.Thread(target=self._spin, args=(executor,))
+
+    def _tick(self) -> None:
+        self.ticks += 1
+
+    def _spin(self, executor: Any) -> None:
+        self.went_on = spin(self.node, executor)
+
+    def ticks_on(self) -> bool:
+        before, end_s = self.ticks, time.monotonic() + LIMIT_S
+        while self.ticks < before + 20 and time.monotonic() < end_s:
+            time.sleep(0.01)
+        return self.ticks >= before + 20
+
+    def end(self) -> None:
+        rclpy.try_shutdown(context=self.context)
+        self.thread.join(LIMIT_S)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def spun(new_domain: Callable[[], int]) -> Iterator[Spun]:
+    made = Spun(new_domain())
+    yield made
+    made.end()
+
+
+class Stumbling(Waitable):
+    """Fails in each round although nothing about it is dead."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def get_num_entities(self) -> NumberOfEntities:
+        return NumberOfEntities()
+
+    def is_ready(self, _wait_set: Any) -> bool:
+        return False
+
+    def add_to_wait_set(self, _wait_set: Any) -> None:
+        raise rclpy_implementation.InvalidHandle("stumbled")
+
+
+def test_what_is_destroyed_behind_the_nodes_back_is_taken_out_and_named(
+    spun: Spun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = spun.node
+    publisher = node.create_publisher(String, "beats", 1)
+    subscription = node.create_subscription(String, "beats", lambda _: None, 1)
+    spun.thread.start()
+    assert spun.ticks_on()
+    subscription.destroy()
+    publisher.destroy()
+    assert spun.ticks_on()
+    assert "beats" not in {s.topic for s in (*node.subscriptions, *node.publishers)}
+    spun.end()
+    assert spun.went_on
+    said = capfd.readouterr().err
+    assert "Subscription of String, Publisher of String was destroyed" in said
+    assert said.count("a round of the executor failed and is repeated") == 1
+
+
+def test_an_executor_that_cannot_be_mended_ends_with_a_word(
+    spun: Spun, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(spinning, "GIVE_UP_S", 1.0)
+    spun.node.add_waitable(Stumbling(spun.node.default_callback_group))
+    spun.thread.start()
+    spun.thread.join(LIMIT_S)
+    assert spun.went_on is False
+    said = capfd.readouterr().err
+    assert "rounds of the executor failed in 1 s, the node answers nobody; it ends" in said
+    assert said.count("stumbled") == 1
+
+
+def test_a_callback_that_always_fails_is_said_once_and_hinders_nobody(
+    spun: Spun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ValueError("broken callback")
+
+    spun.node.create_timer(0.02, fail)
+    spun.thread.start()
+    assert spun.ticks_on()
+    assert capfd.readouterr().err.count("broken callback") == 1
+
+
+def test_both_kinds_of_failure_are_said_one_after_the_other(
+    spun: Spun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    subscription = spun.node.create_subscription(String, "beats", lambda _: None, 1)
+    spun.thread.start()
+    subscription.destroy()
+    assert spun.ticks_on()
+
+    def fail() -> None:
+        raise ValueError("broken callback")
+
+    spun.node.create_timer(0.02, fail)
+    assert spun.ticks_on()
+    said = capfd.readouterr().err
+    assert "a round of the executor failed" in said
+    assert "request refused: ValueError: broken callback" in said
+
+
+def test_nothing_alive_is_taken_out(spun: Spun) -> None:
+    spun.node.create_subscription(String, "beats", lambda _: None, 1)
+    count = len(list(spun.node.subscriptions))
+    spun.thread.start()
+    assert drop_dead(spun.node) == []
+    assert len(list(spun.node.subscriptions)) == count
