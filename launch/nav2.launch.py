@@ -1,80 +1,135 @@
 """Start the mapper and a Nav2 that drives by its grid and clouds.
 
-ros2 launch mvdust3r_ros nav2.launch.py image:=/camera/image_raw odom:=/odom
+ros2 launch mvdust3r_ros nav2.launch.py image:=/camera/image_raw odom:=/odom robot_radius:=0.22
 
 The mapper takes the place of map_server and AMCL: it publishes the grid and map->odom.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.logging import launch_config
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+
+from mvdust3r_ros.ros.launch_settings import (
+    Nav2Request,
+    nav2_parameters,
+    plugin_packages,
+    require_packages,
+    shared_robot_radius,
+)
 
 SHARE = Path(get_package_share_directory("mvdust3r_ros"))
+# Every argument of recon.launch.py: what is not handed over would leak into it.
 FORWARDED = [
     ("image", "image", "image topic, without /compressed"),
     ("cameras", "", "names of several cameras, see recon.launch.py"),
     ("image_transport", "", "raw or compressed; empty for what params_file says"),
     ("camera_info", "", "camera_info topic; empty for the one beside the image topic"),
-    ("odom", "odom", "odometry topic (nav_msgs/Odometry)"),
+    ("odom", "odom", "odometry topic (nav_msgs/Odometry), of the mapper and of Nav2"),
     ("depth", "", "depth image topic registered to the image; empty for none"),
     ("engine", "", "engine folder; empty for what params_file says"),
+    ("max_interval_s", "1.0", "a standing robot gets a keyframe this often (s), 0 for none"),
+    (
+        "robot_radius",
+        "",
+        "radius of the robot (m), of the mapper and both costmaps; empty for that of nav2_params",
+    ),
     ("params_file", str(SHARE / "config" / "mapper.yaml"), "settings of the mapper"),
+    ("namespace", "", "namespace of the mapper and of Nav2"),
     ("use_sim_time", "false", "take the time from /clock (bags, simulation)"),
+    ("autostart", "true", "configure and activate the mapper and Nav2"),
     ("rviz", "false", "open RViz too"),
 ]
-OWN = [
-    ("max_interval_s", "1.0", "a standing robot gets a keyframe this often (s), 0 for none"),
-    ("nav2_params", str(SHARE / "config" / "nav2_params.yaml"), "settings of Nav2"),
-]
+OWN = [("nav2_params", str(SHARE / "config" / "nav2_params.yaml"), "settings of Nav2")]
 NAV2_NODES = [
     ("nav2_controller", "controller_server"),
     ("nav2_planner", "planner_server"),
     ("nav2_behaviors", "behavior_server"),
     ("nav2_bt_navigator", "bt_navigator"),
 ]
+MANAGER = "nav2_lifecycle_manager"
 
 
-def generate_launch_description() -> LaunchDescription:
-    """Arguments, the mapper, Nav2's servers and their lifecycle manager."""
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=words)
-        for name, default, words in [*FORWARDED, *OWN]
-    ]
-    mapper = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(SHARE / "launch" / "recon.launch.py")),
-        launch_arguments=[
-            *((name, LaunchConfiguration(name)) for name, _, _ in FORWARDED),
-            ("max_interval_s", LaunchConfiguration("max_interval_s")),
-        ],
-    )
-    sim_time = {
-        "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
-    }
+def _mapper(given: dict[str, str]) -> GroupAction:
+    """recon.launch.py with every argument given, in a scope of its own."""
+    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "recon.launch.py"))
+    arguments = [(name, given[name]) for name, _, _ in FORWARDED]
+    return GroupAction([IncludeLaunchDescription(source, launch_arguments=arguments)])
+
+
+def _nav2(given: dict[str, str], parameters: Path) -> list[Node]:
+    """The servers and their lifecycle manager."""
     servers = [
         Node(
             package=package,
             executable=executable,
             name=executable,
-            parameters=[LaunchConfiguration("nav2_params"), sim_time],
+            namespace=given["namespace"],
+            parameters=[str(parameters)],
             output="screen",
         )
         for package, executable in NAV2_NODES
     ]
     manager = Node(
-        package="nav2_lifecycle_manager",
+        package=MANAGER,
         executable="lifecycle_manager",
         name="lifecycle_manager_navigation",
+        namespace=given["namespace"],
         parameters=[
-            sim_time, {"autostart": True, "node_names": [name for _, name in NAV2_NODES]}
+            {
+                "use_sim_time": _is_true(given["use_sim_time"]),
+                "autostart": _is_true(given["autostart"]),
+                "node_names": [name for _, name in NAV2_NODES],
+            }
         ],
         output="screen",
-    )  # fmt: skip
-    return LaunchDescription([*arguments, mapper, *servers, manager])
+    )
+    return [*servers, manager]
+
+
+def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Nav2 and the mapper, once it is known that all of it can be started."""
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in [*FORWARDED, *OWN]}
+    source = Path(given["nav2_params"])
+    given["robot_radius"] = shared_robot_radius(source, given["robot_radius"])
+    request = Nav2Request(
+        odom=given["odom"],
+        robot_radius=given["robot_radius"],
+        namespace=given["namespace"],
+        use_sim_time=_is_true(given["use_sim_time"]),
+        distro=os.environ.get("ROS_DISTRO", ""),
+    )
+    parameters = nav2_parameters(source, request)
+    needed = [*(package for package, _ in NAV2_NODES), MANAGER, *plugin_packages(parameters)]
+    require_packages([*needed, *(["rviz2"] if _is_true(given["rviz"]) else [])])
+    # Beside the logs of this launch: there it says later what Nav2 was started with.
+    file = Path(launch_config.log_dir) / "nav2_params.yaml"
+    file.write_text(yaml.safe_dump(parameters))
+    return [*_nav2(given, file), _mapper(given)]
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() == "true"
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, Nav2's servers and their lifecycle manager, the mapper."""
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=words)
+        for name, default, words in [*FORWARDED, *OWN]
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_actions)])

@@ -10,7 +10,6 @@ from pathlib import Path
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
-from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
@@ -18,6 +17,8 @@ from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
+
+from mvdust3r_ros.ros.launch_settings import camera_remappings, require_packages
 
 SHARE = Path(get_package_share_directory("mvdust3r_ros"))
 ARGUMENTS = [
@@ -34,6 +35,7 @@ ARGUMENTS = [
     ("depth", "", "depth image topic registered to the image; empty for none"),
     ("engine", "", "engine folder; empty for what params_file says"),
     ("max_interval_s", "", "a keyframe at least this often (s); empty for what params_file says"),
+    ("robot_radius", "", "radius of the robot (m); empty for what params_file says"),
     ("params_file", str(SHARE / "config" / "mapper.yaml"), "settings of the node"),
     ("namespace", "", "namespace of the node"),
     ("use_sim_time", "false", "take the time from /clock (bags, simulation)"),
@@ -42,32 +44,12 @@ ARGUMENTS = [
 ]
 
 
-def _camera_topics(given: dict[str, str]) -> list[tuple[str, str]]:
-    """Remappings of all topics of each camera; one camera has no name."""
-    remappings = []
-    for name in [word.strip() for word in given["cameras"].split(",")]:
-        image, info, depth = (
-            given[key].replace("{camera}", name) for key in ("image", "camera_info", "depth")
-        )
-        if name and image == "image":
-            continue  # the node's own names: front/image and so on
-        image = image.removesuffix("/compressed")
-        beside = "/".join([*image.split("/")[:-1], "camera_info"])
-        before = f"{name}/" if name else ""
-        remappings += [
-            (f"{before}image", image),
-            (f"{before}image/compressed", f"{image}/compressed"),
-            (f"{before}camera_info", info or beside),
-        ]
-        if depth:
-            remappings.append((f"{before}depth", depth))
-    return remappings
-
-
 def _mapper(context: LaunchContext) -> LifecycleNode:
     """The node with topics and parameters as the arguments say."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    remappings = [("odom", given["odom"]), *_camera_topics(given)]
+    cameras = camera_remappings(
+        given["image"], given["camera_info"], given["depth"], given["cameras"]
+    )
     parameters: dict[str, object] = {"use_sim_time": given["use_sim_time"].lower() == "true"}
     if given["depth"]:
         parameters["ros.use_depth"] = True
@@ -77,6 +59,8 @@ def _mapper(context: LaunchContext) -> LifecycleNode:
         parameters["engine.engine"] = given["engine"]
     if given["max_interval_s"]:
         parameters["keyframes.max_interval_s"] = float(given["max_interval_s"])
+    if given["robot_radius"]:
+        parameters["map.robot_radius_m"] = float(given["robot_radius"])
     if given["image_transport"]:
         parameters["ros.image_transport"] = given["image_transport"]
     return LifecycleNode(
@@ -85,7 +69,7 @@ def _mapper(context: LaunchContext) -> LifecycleNode:
         name="mapper",
         namespace=given["namespace"],
         parameters=[given["params_file"], parameters],
-        remappings=remappings,
+        remappings=[("odom", given["odom"]), *cameras],
         output="screen",
     )
 
@@ -96,11 +80,8 @@ def _transition(node: LifecycleNode, transition_id: int) -> EmitEvent:
     )
 
 
-def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node and, with autostart, its two transitions."""
-    node = _mapper(context)
-    if LaunchConfiguration("autostart").perform(context).lower() != "true":
-        return [node]
+def _started(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
+    """The node and the two transitions that bring it to life."""
     configure = RegisterEventHandler(
         OnProcessStart(
             target_action=node,
@@ -119,17 +100,32 @@ def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     return [configure, activate, node]
 
 
+def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """RViz if wanted; refused before the mapper runs if it is not installed."""
+    if LaunchConfiguration("rviz").perform(context).lower() != "true":
+        return []
+    require_packages(["rviz2"])
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", str(SHARE / "config" / "recon.rviz")],
+            parameters=[{"use_sim_time": LaunchConfiguration("use_sim_time")}],
+        )
+    ]
+
+
+def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """RViz and the mapper, with autostart brought to life."""
+    autostart = LaunchConfiguration("autostart").perform(context).lower() == "true"
+    node = _mapper(context)
+    return [*_rviz(context), *(_started(node) if autostart else [node])]
+
+
 def generate_launch_description() -> LaunchDescription:
-    """Arguments, node, RViz."""
+    """Arguments, RViz, node."""
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=words)
         for name, default, words in ARGUMENTS
     ]
-    rviz = Node(
-        package="rviz2",
-        executable="rviz2",
-        arguments=["-d", str(SHARE / "config" / "recon.rviz")],
-        parameters=[{"use_sim_time": LaunchConfiguration("use_sim_time")}],
-        condition=IfCondition(LaunchConfiguration("rviz")),
-    )
-    return LaunchDescription([*arguments, OpaqueFunction(function=_actions), rviz])
+    return LaunchDescription([*arguments, OpaqueFunction(function=_actions)])

@@ -1,37 +1,52 @@
-"""The launch file, wherever launch is installed."""
+"""The launch files, run by the real launch wherever it is installed.
+
+Programs of Nav2 and RViz are stand-ins that write down how they were called.
+"""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 FOLDER = Path(__file__).parents[2] / "launch"
-FILE = FOLDER / "recon.launch.py"
+NAV2 = {
+    "nav2_controller": "controller_server",
+    "nav2_planner": "planner_server",
+    "nav2_behaviors": "behavior_server",
+    "nav2_bt_navigator": "bt_navigator",
+    "nav2_lifecycle_manager": "lifecycle_manager",
+}
+PLUGINS = ["nav2_costmap_2d", "nav2_navfn_planner", "nav2_regulated_pure_pursuit_controller"]
+PROGRAM = """#!{python}
+import pathlib, sys
+pathlib.Path({folder!r}, pathlib.Path(sys.argv[0]).name).write_text("\\n".join(sys.argv[1:]))
+"""
+LAUNCH = """
+import sys
+from launch import LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+service = LaunchService()
+words = [tuple(word.split(":=", 1)) for word in sys.argv[2:]]
+source = PythonLaunchDescriptionSource(sys.argv[1])
+service.include_launch_description(IncludeLaunchDescription(source, launch_arguments=words))
+sys.exit(service.run())
+"""
 
 
-def loaded(file: Path) -> ModuleType:
-    pytest.importorskip("launch.actions", reason="launch is not installed")
-    pytest.importorskip("launch_ros.actions", reason="launch_ros is not installed")
-    spec = importlib.util.spec_from_file_location(file.name.replace(".", "_"), file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+class Loader(yaml.SafeLoader):
+    """Reads lists as launch_ros writes them."""
 
 
-@pytest.fixture
-def recon() -> ModuleType:
-    return loaded(FILE)
-
-
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.launch.py")), ids=lambda f: f.name)
-def test_the_launch_files_are_python(file: Path) -> None:
-    compile(file.read_text(), str(file), "exec")
+Loader.add_constructor("tag:yaml.org,2002:python/tuple", Loader.construct_sequence)
 
 
 def literal(file: Path, name: str) -> list[str]:
@@ -45,67 +60,192 @@ def literal(file: Path, name: str) -> list[str]:
     return [ast.literal_eval(e.elts[0]) for e in value.elts if isinstance(e, ast.Tuple)]
 
 
-@pytest.mark.parametrize(
-    ("image", "cameras", "expected"),
-    [
-        ("/cam/image_raw", "", {"image": "/cam/image_raw", "camera_info": "/cam/camera_info"}),
-        (
-            "/{camera}/rgb", "front, left",
-            {"front/image": "/front/rgb", "left/camera_info": "/left/camera_info"},
-        ),
-        ("image", "front,left", {}),
-    ],
-)  # fmt: skip
-def test_topics_of_cameras(image: str, cameras: str, expected: dict[str, str]) -> None:
-    """The function alone, so that it is tested where launch is not installed."""
-    (function,) = [
-        node
-        for node in ast.parse(FILE.read_text()).body
-        if isinstance(node, ast.FunctionDef) and node.name == "_camera_topics"
-    ]
-    names: dict[str, Any] = {}
-    exec(compile(ast.Module([function], []), str(FILE), "exec"), names)
-    given = {"image": image, "cameras": cameras, "camera_info": "", "depth": ""}
-    found = dict(names["_camera_topics"](given))
-    assert expected.items() <= found.items()
-    assert bool(found) == bool(expected)
-
-
-def test_navigation_forwards_arguments_that_the_mapper_has() -> None:
+def test_navigation_hands_over_every_argument_of_the_mapper() -> None:
+    """One that is not would come into the included file from outside."""
     forwarded = literal(FOLDER / "nav2.launch.py", "FORWARDED")
-    assert {"image", "odom", "params_file"} <= set(forwarded)
-    assert {*forwarded, "max_interval_s"} <= set(literal(FILE, "ARGUMENTS"))
+    assert sorted(forwarded) == sorted(literal(FOLDER / "recon.launch.py", "ARGUMENTS"))
 
 
-def test_navigation_starts_the_mapper_and_every_server() -> None:
-    nav2 = loaded(FOLDER / "nav2.launch.py")
-    from launch_ros.actions import Node
+class Stage:
+    """A machine with stand-ins, and what they were called with.
 
-    nodes = [e for e in nav2.generate_launch_description().entities if isinstance(e, Node)]
-    assert len(nodes) == len(nav2.NAV2_NODES) + 1
+    Attributes:
+        calls: program -> its words.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._prefix = folder / "prefix"
+        self._calls = folder / "calls"
+        self._calls.mkdir()
+        self._log = folder / "log"
+        self.calls: dict[str, list[str]] = {}
+
+    def install(self, package: str, program: str = "") -> None:
+        index = self._prefix / "share" / "ament_index" / "resource_index" / "packages"
+        index.mkdir(parents=True, exist_ok=True)
+        (index / package).touch()
+        (self._prefix / "share" / package).mkdir(parents=True, exist_ok=True)
+        if program:
+            file = self._prefix / "lib" / package / program
+            file.parent.mkdir(parents=True)
+            file.write_text(PROGRAM.format(python=sys.executable, folder=str(self._calls)))
+            file.chmod(0o755)
+
+    def install_mapper(self) -> None:
+        """A mapper that only says how it was called, with the files of this tree."""
+        self.install("mvdust3r_ros", "mapper_node")
+        for name in ("config", "launch"):
+            (self._prefix / "share" / "mvdust3r_ros" / name).symlink_to(FOLDER.parent / name)
+
+    def launch(self, file: str, *words: str) -> subprocess.CompletedProcess[str]:
+        paths = f"{self._prefix}{os.pathsep}{os.environ['AMENT_PREFIX_PATH']}"
+        found = subprocess.run(
+            [sys.executable, "-c", LAUNCH, str(FOLDER / file), *words],
+            env={**os.environ, "AMENT_PREFIX_PATH": paths, "ROS_LOG_DIR": str(self._log),
+                 "ROS_DISTRO": "jazzy"},
+            cwd=self._calls, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        self.calls = {path.name: path.read_text().split("\n") for path in self._calls.iterdir()}
+        return found
+
+    def settings(self, program: str) -> list[Any]:
+        """Parameter files that a program was given, read."""
+        words = self.calls[program]
+        files = [words[i + 1] for i, word in enumerate(words) if word == "--params-file"]
+        return [yaml.load(Path(file).read_text(), Loader) for file in files]
+
+    def own(self, program: str) -> dict[str, Any]:
+        """Parameters that the launch file itself gave to a program."""
+        found: dict[str, Any] = {}
+        for parameters in self.settings(program):
+            for node in parameters.values():
+                found.update(node.get("ros__parameters", {}))
+        return found
 
 
-def test_it_has_the_arguments(recon: ModuleType) -> None:
-    from launch.actions import DeclareLaunchArgument
-
-    found = recon.generate_launch_description().entities
-    names = {e.name for e in found if isinstance(e, DeclareLaunchArgument)}
-    assert {
-        "image", "engine", "params_file", "namespace", "use_sim_time", "autostart", "rviz",
-    } <= names  # fmt: skip
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    pytest.importorskip("launch_ros.actions", reason="launch_ros is not installed")
+    return Stage(tmp_path)
 
 
-@pytest.mark.parametrize(("autostart", "entities"), [("true", 3), ("false", 1)])
-def test_autostart_adds_the_two_transitions(
-    recon: ModuleType, autostart: str, entities: int
+@pytest.fixture
+def robot(stage: Stage) -> Stage:
+    """With Nav2, RViz and the mapper."""
+    stage.install_mapper()
+    for package, program in NAV2.items():
+        stage.install(package, program)
+    for package in PLUGINS:
+        stage.install(package)
+    stage.install("rviz2", "rviz2")
+    return stage
+
+
+NAVIGATION = ["image:=/cam/image_raw", "odom:=/wheels/odom", "autostart:=false"]
+
+
+def test_odometry_and_radius_reach_mapper_and_nav2(robot: Stage) -> None:
+    found = robot.launch("nav2.launch.py", *NAVIGATION, "robot_radius:=0.35", "rviz:=true")
+    assert found.returncode == 0, found.stderr
+    assert set(robot.calls) == {*NAV2.values(), "mapper_node", "rviz2"}
+    assert "odom:=/wheels/odom" in robot.calls["mapper_node"]
+    assert "image:=/cam/image_raw" in robot.calls["mapper_node"]
+    assert robot.own("mapper_node")["map.robot_radius_m"] == 0.35
+    for server in ("controller_server", "bt_navigator"):
+        (settings,) = robot.settings(server)
+        assert settings[server]["ros__parameters"]["odom_topic"] == "/wheels/odom"
+    (settings,) = robot.settings("planner_server")
+    for costmap in ("global_costmap", "local_costmap"):
+        assert settings[costmap][costmap]["ros__parameters"]["robot_radius"] == 0.35
+
+
+def test_radius_without_an_argument_is_that_of_nav2(robot: Stage) -> None:
+    robot.launch("nav2.launch.py", *NAVIGATION)
+    (settings,) = robot.settings("planner_server")
+    radius = settings["global_costmap"]["global_costmap"]["ros__parameters"]["robot_radius"]
+    assert robot.own("mapper_node")["map.robot_radius_m"] == radius
+
+
+@pytest.mark.parametrize("namespace", ["", "robot1"])
+def test_a_namespace_is_that_of_all(robot: Stage, namespace: str) -> None:
+    words = [f"namespace:={namespace}"] if namespace else []
+    found = robot.launch("nav2.launch.py", *NAVIGATION, *words)
+    assert found.returncode == 0, found.stderr
+    for program in [*NAV2.values(), "mapper_node"]:
+        spaces = {word for word in robot.calls[program] if word.startswith("__ns:=")}
+        assert spaces <= {f"__ns:=/{namespace}"}
+        assert spaces or not namespace
+
+
+def test_autostart_goes_to_the_lifecycle_manager(robot: Stage) -> None:
+    robot.launch("nav2.launch.py", *NAVIGATION, "use_sim_time:=true")
+    settings = robot.own("lifecycle_manager")
+    assert settings["autostart"] is False
+    assert settings["use_sim_time"] is True
+    servers = [name for name in NAV2.values() if name != "lifecycle_manager"]
+    assert settings["node_names"] == servers
+    assert robot.own("mapper_node")["use_sim_time"] is True
+
+
+@pytest.mark.parametrize(
+    ("file", "absent", "words"),
+    [
+        ("nav2.launch.py", "nav2_planner", []),
+        ("nav2.launch.py", "nav2_navfn_planner", []),
+        ("nav2.launch.py", "nav2_lifecycle_manager", []),
+        ("nav2.launch.py", "rviz2", ["rviz:=true"]),
+        ("recon.launch.py", "rviz2", ["rviz:=true"]),
+    ],
+)
+def test_what_is_missing_is_named_before_anything_runs(
+    stage: Stage, file: str, absent: str, words: list[str]
 ) -> None:
-    from launch import LaunchContext
-    from launch_ros.actions import LifecycleNode
+    stage.install_mapper()
+    for package in [*NAV2, *PLUGINS, "rviz2"]:
+        if package != absent:
+            stage.install(package, NAV2.get(package, ""))
+    found = stage.launch(file, *words)
+    assert found.returncode == 1
+    assert stage.calls == {}
+    deb = f"ros-jazzy-{absent.replace('_', '-')}"
+    output = found.stdout + found.stderr
+    lines = [line for line in output.splitlines() if "sudo apt install" in line]
+    assert len(lines) == 1
+    assert lines[0].endswith(f"{absent} not found: sudo apt install {deb}")
 
-    context = LaunchContext()
-    for name, default, _ in recon.ARGUMENTS:
-        context.launch_configurations[name] = default
-    context.launch_configurations["autostart"] = autostart
-    made = recon._actions(context)
-    assert len(made) == entities
-    assert isinstance(made[-1], LifecycleNode)
+
+def test_arguments_do_not_leak_out_of_the_included_file(robot: Stage, tmp_path: Path) -> None:
+    """A bring-up of one's own that includes the file keeps its own arguments."""
+    file = tmp_path / "bringup.launch.py"
+    file.write_text(
+        f"""
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, LogInfo
+from launch.launch_description_sources import PythonLaunchDescriptionSource as Source
+from launch.substitutions import LaunchConfiguration
+def generate_launch_description():
+    return LaunchDescription([
+        DeclareLaunchArgument("namespace", default_value="mine"),
+        IncludeLaunchDescription(
+            Source({str(FOLDER / "nav2.launch.py")!r}),
+            launch_arguments=[("robot_radius", ""), ("autostart", "false")],
+        ),
+        LogInfo(msg=["radius: ", LaunchConfiguration("robot_radius"), "."]),
+    ])
+"""
+    )
+    found = robot.launch(str(file))
+    assert found.returncode == 0, found.stderr
+    assert "radius: ." in found.stdout + found.stderr
+    assert "__ns:=/mine" in robot.calls["mapper_node"]
+
+
+def test_a_started_mapper_comes_to_life(new_stage: Callable[[], Any]) -> None:
+    """The real node under the real launch; the oracle engine needs no network."""
+    pytest.importorskip("launch_ros.actions", reason="launch_ros is not installed")
+    domain = new_stage()
+    words = ["engine:=oracle", "depth:=/camera/depth", "robot_radius:=0.4"]
+    domain.processes.run("launch", ["-c", LAUNCH, str(FOLDER / "recon.launch.py"), *words])
+    control = domain.control
+    control.wait(lambda: control.diagnostics, 30.0, "the mapper to run")
+    control.wait(lambda: control.state() == "active", 30.0, "the mapper to be active")
