@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.datatypes import MapSnapshot, OccupancyGrid, ScaleEstimate, Trajectory
-from mvdust3r_ros.evaluation.pictures import PictureError, TrueMap, map_picture, nice_length
+from mvdust3r_ros.evaluation.pictures import (
+    Caption,
+    PictureError,
+    TrueMap,
+    map_picture,
+    nice_length,
+)
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -36,7 +42,7 @@ def make_map(n_poses: int = 12) -> MapSnapshot:
 
 
 def test_the_picture_shows_cloud_grid_and_path(tmp_path: Path) -> None:
-    map_picture(make_map(), tmp_path / "deep" / "map.png", title="room")
+    map_picture(make_map(), tmp_path / "deep" / "map.png", caption=Caption("room"))
     image = cv2.imread(str(tmp_path / "deep" / "map.png"))
     assert image is not None
     assert min(image.shape[:2]) > 600

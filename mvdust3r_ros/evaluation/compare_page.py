@@ -17,11 +17,18 @@ from mvdust3r_ros.evaluation.charts import (
     plan_height,
     svg_of,
 )
-from mvdust3r_ros.evaluation.compare import ABOUT_ZERO, KEY_NUMBERS, Compared, Comparison
-from mvdust3r_ros.evaluation.page import cards, page
+from mvdust3r_ros.evaluation.compare import (
+    ABOUT_ZERO,
+    KEY_NUMBERS,
+    Compared,
+    Comparison,
+    unequal_parts,
+)
+from mvdust3r_ros.evaluation.page import cards, page, section
 from mvdust3r_ros.evaluation.pictures import TRUE_PATH_RGB, frame_plan
 from mvdust3r_ros.evaluation.quantities import GROUPS, QUANTITIES
 from mvdust3r_ros.evaluation.report_files import write_text
+from mvdust3r_ros.wording import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,13 +58,15 @@ def comparison_page(compared: Comparison) -> str:
     parts = [
         _legend(runs),
         *(f'<p class="warn">{escape(line)}</p>' for line in _warnings(runs)),
-        "<h2>Over each other</h2>" + cards(*_charts(runs)),
+        section("Over each other", cards(*_charts(runs))),
         "<h2>Side by side</h2>" + _numbers(compared, KEY_NUMBERS),
         _settings(compared),
         "<h2>All numbers</h2>" + _groups(compared),
     ]
     names = sorted({run.report["input"]["name"] for run in runs})
-    return page(f"{len(runs)} runs compared", ", ".join(names), "\n".join(p for p in parts if p))
+    return page(
+        f"{plural(len(runs), 'run')} compared", ", ".join(names), "\n".join(p for p in parts if p)
+    )
 
 
 def color_of(place: int) -> str:
@@ -93,6 +102,8 @@ def _warnings(runs: Sequence[Compared]) -> list[str]:
         for run in runs
         if not run.report["complete"]
     ]
+    found += unequal_parts(runs)
+    found += [f"{run.label}: {note}" for run in runs for note in run.report["notes"]]
     return found + [
         f"{run.label}: path not laid over the first: {run.why_not}" for run in runs if run.why_not
     ]
@@ -100,16 +111,16 @@ def _warnings(runs: Sequence[Compared]) -> list[str]:
 
 def _charts(runs: Sequence[Compared]) -> list[tuple[str, str]]:
     charts = []
-    if any(run.path is not None for run in runs):
+    if any(run.path is not None and len(run.path) > 1 for run in runs):
         charts.append(("Paths from above", _paths(runs)))
-    if any(run.report["path"] for run in runs):
-        charts.append(("Position error over time", _curves(runs, "error_m", "error (m)", 1.0)))
-        charts.append(
-            ("Scale error over time", _curves(runs, "scale_error", "scale error (%)", 100.0))
-        )
+    charts += [
+        ("Position error over time", _curves(runs, "error_m", "error (m)", 1.0)),
+        ("Scale error over time", _curves(runs, "scale_error", "scale error (%)", 100.0)),
+    ]
     if any(w.get("nd") is not None for run in runs for w in run.report["windows"]):
         charts.append(("Distance of each window from the truth", _window_errors(runs)))
-    charts.append(("Time of a window", _window_times(runs)))
+    if any(run.values.get("window_p50_ms") is not None for run in runs):
+        charts.append(("Time of a window", _window_times(runs)))
     return charts
 
 
@@ -137,6 +148,10 @@ def _legend_below(axes: Axes, entries: int) -> None:
 
 
 def _curves(runs: Sequence[Compared], column: str, label: str, factor: float) -> str:
+    """A column of the paths over time; empty where no run has two values of it."""
+    if all(sum(v is not None for v in r.report["path"].get(column, [])) < 2 for r in runs):
+        return ""
+
     def draw(axes: Axes) -> None:
         reach = 0.01 * factor
         for place, run in enumerate(runs):

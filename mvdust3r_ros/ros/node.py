@@ -34,11 +34,13 @@ from mvdust3r_ros.ros.bond import make_bond
 from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.faults import FaultLog
 from mvdust3r_ros.ros.graph import clock_stands, namesakes
+from mvdust3r_ros.ros.oracle_needs import check_node
 from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S
 from mvdust3r_ros.ros.session import Session
 from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.srv import LoadMap, SaveMap
+from mvdust3r_ros.wording import plural
 
 RECENT_S = 5.0
 WATCH_S = 0.5
@@ -46,6 +48,8 @@ GIVE_BACK_S = 1.0
 """How often memory that is free goes back to the system."""
 END_S = 1.0
 """How long a node that is told to end waits for the network."""
+FINISH_S = 60.0
+"""How long ~/save_map waits for the network to map the newest keyframes."""
 LAST_MAP = "last"
 EXECUTOR_THREADS = 3
 SWITCH_S = 0.0005
@@ -97,6 +101,8 @@ class MapperNode(LifecycleNode):
         self._faults = FaultLog(self.get_logger().warning)
         self._settings = NodeParameters(self, lambda: self._session is not None, self._reconfigure)
         self._background = MutuallyExclusiveCallbackGroup()
+        # Saving waits for the network; diagnostics go on.
+        self._saving = MutuallyExclusiveCallbackGroup()
         backward = JumpThreshold(
             min_forward=None, min_backward=Duration(seconds=-1), on_clock_change=False
         )
@@ -231,9 +237,9 @@ class MapperNode(LifecycleNode):
             bond.shutdown()
 
     def _offer_services(self) -> None:
-        group = self._background
+        group, saving = self._background, self._saving
         self._offered = [
-            self.create_service(SaveMap, "~/save_map", self._save_map, callback_group=group),
+            self.create_service(SaveMap, "~/save_map", self._save_map, callback_group=saving),
             self.create_service(LoadMap, "~/load_map", self._load_map, callback_group=group),
             self.create_service(Trigger, "~/reset", self._reset, callback_group=group),
             self.create_service(SetBool, "~/pause", self._pause, callback_group=group),
@@ -241,13 +247,17 @@ class MapperNode(LifecycleNode):
 
     def _save_map(self, request: Any, response: Any) -> Any:
         try:
-            paths = self._require_session().save(request.filename)
+            session = self._require_session()
+            complete = session.finish(FINISH_S)
+            paths = session.save(request.filename)
         except MvDust3rError as error:
             self.get_logger().error(f"save_map: {error}")
             response.success, response.message = False, str(error)
             return response
         response.paths = [str(path) for path in paths]
         response.success, response.message = True, f"saved {', '.join(response.paths)}"
+        if not complete:
+            response.message += "; the newest keyframes are not in it: the network is busy"
         return response
 
     def _load_map(self, request: Any, response: Any) -> Any:
@@ -258,7 +268,7 @@ class MapperNode(LifecycleNode):
             response.success, response.message = False, str(error)
             return response
         response.success = True
-        response.message = f"loaded {count} keyframes; looking for the camera among them"
+        response.message = f"loaded {plural(count, 'keyframe')}; looking for the camera among them"
         return response
 
     def _reset(self, _request: Any, response: Any) -> Any:
@@ -326,6 +336,7 @@ def load_engine(config: NodeConfig, fallback: bool) -> Engine:
         EngineError: no such engine, or its backend is not installed.
     """
     rule = config.engine
+    check_node(config, config.ladder.fallback_engine if fallback else rule.engine)
     if fallback:
         options = EngineOptions(rule.threads, "CPUExecutionProvider", "cpu")
         return create_engine(config.ladder.fallback_engine, options)

@@ -77,6 +77,8 @@ def played(new_stage: Callable[[], Any], room_bag: Any, tmp_path_factory: Any) -
     control, images = stage.control, len(room_bag.stamps_ns)
     control.wait(lambda: idle(control, images), LIMIT_S, "the bag to be mapped")
     control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
+    assert control.save_map("end").success
+    control.wait(lambda: idle(control, images), LIMIT_S, "the counts after the last window")
     late: dict[str, list[Any]] = defaultdict(list)
     latched = {t: how for t, how in TOPICS.items() if how[1] == "TRANSIENT_LOCAL"}
     listen(control, latched, late)
@@ -226,7 +228,10 @@ def test_the_saved_map_is_the_published_one(played: Played) -> None:
     assert (
         len(read_ply(folder / "office.ply").points) == played.late["/mapper/map_points"][0].width
     )
-    assert len(read_tum(folder / "office.tum")) == len(played.late["/mapper/path"][0].poses)
+    path = read_tum(folder / "office.tum")
+    assert len(path) == len(played.late["/mapper/path"][0].poses)
+    count = int(played.control.value("input", "keyframes"))
+    assert len(path) == count, "keyframes that filled no window are in the map too"
 
 
 @pytest.mark.parametrize("name", ["../escape", "/tmp/escape", "link/escape"])
