@@ -143,6 +143,17 @@ def map_picture(
     Raises:
         PictureError: no window has been committed yet, matplotlib is missing, or the disk.
     """
+    _save(map_figure(snapshot, truth, caption or Caption(), stretches), path)
+
+
+def map_figure(
+    snapshot: MapSnapshot, truth: TrueMap | None, caption: Caption, stretches: Stretches = ()
+) -> Figure:
+    """What `map_picture` saves.
+
+    Raises:
+        PictureError: no window has been committed yet, or matplotlib is missing.
+    """
     if snapshot.grid is None:
         raise PictureError("there is no map to draw yet: no window has been committed")
     try:
@@ -152,8 +163,7 @@ def map_picture(
             "pictures need matplotlib; install it: pip install 'mvdust3r_ros[report]'"
         ) from None
     bounds = map_bounds(snapshot, truth)
-    has_true_grid = truth is not None and truth.grid is not None
-    columns = 3 if has_true_grid else 2
+    columns = 2 if truth is None or truth.grid is None else 3
     plan_height = 13.0 / columns * bounds.size[1] / bounds.size[0]
     plan_height = float(np.clip(plan_height, 2.5, 8.0))
     oblique_height = 13.0 * VIEW_PX[1] / VIEW_PX[0]
@@ -161,21 +171,32 @@ def map_picture(
         figsize=(13.6, plan_height + oblique_height + 2.3), facecolor=PAPER, layout="constrained"
     )
     layout = figure.add_gridspec(2, columns, height_ratios=[plan_height + 0.7, oblique_height])
-    _draw_caption(figure, caption or Caption(), snapshot.scale)
+    _draw_caption(figure, caption, snapshot.scale)
     axes = [figure.add_subplot(layout[0, k]) for k in range(columns)]
+    _draw_plans(axes, snapshot, truth or TrueMap(), bounds, stretches)
+    _draw_oblique(figure.add_subplot(layout[1, :]), snapshot, stretches)
+    return figure
+
+
+def _draw_plans(
+    axes: Sequence[Axes],
+    snapshot: MapSnapshot,
+    truth: TrueMap,
+    bounds: Bounds,
+    stretches: Stretches,
+) -> None:
+    """Cloud, grid and, where there is one, the true grid, from above."""
+    assert snapshot.grid is not None
     draw_top(axes[0], snapshot, bounds, stretches)
     draw_grid(axes[1], snapshot.grid, snapshot.trajectory, bounds, "Occupancy grid", stretches)
-    if truth is not None and truth.trajectory is not None:
-        draw_path(axes[1], truth.trajectory, TRUE_PATH_RGB, "true path", dashed=True)
-    if truth is not None and truth.grid is not None:
+    if truth.grid is not None:
         draw_grid(axes[2], truth.grid, None, bounds, "True grid")
-        if truth.trajectory is not None:
-            draw_path(axes[2], truth.trajectory, TRUE_PATH_RGB, "true path", dashed=True)
+    unit = "m" if math.isfinite(snapshot.scale.rel_sigma) else "units of the network"
+    for k, plan in enumerate(axes):
+        if truth.trajectory is not None and k > 0:
+            draw_path(plan, truth.trajectory, TRUE_PATH_RGB, "true path", dashed=True)
+        add_coordinates(plan, unit)
     add_legend(axes[1])
-    for plan in axes:
-        add_coordinates(plan)
-    _draw_oblique(figure.add_subplot(layout[1, :]), snapshot, stretches)
-    _save(figure, path)
 
 
 def _draw_caption(figure: Figure, caption: Caption, scale: ScaleEstimate) -> None:
@@ -329,16 +350,16 @@ def frame_plan(axes: Axes, bounds: Bounds, title: str) -> None:
     _scale_bar(axes, bounds)
 
 
-def add_coordinates(axes: Axes) -> None:
-    """Ticks in metres of the map frame."""
+def add_coordinates(axes: Axes, unit: str) -> None:
+    """Ticks in the coordinates of the map frame."""
     from matplotlib.ticker import MaxNLocator
 
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(lambda value, _: f"{value + 0.0:g}")
     axes.tick_params(labelsize=8, colors="#5b6475")
-    axes.set_xlabel("x (m, map frame)", fontsize=8.5, color="#5b6475")
-    axes.set_ylabel("y (m)", fontsize=8.5, color="#5b6475")
+    axes.set_xlabel(f"x in the map frame ({unit})", fontsize=8.5, color="#5b6475")
+    axes.set_ylabel(f"y ({unit})", fontsize=8.5, color="#5b6475")
 
 
 def _scale_bar(axes: Axes, bounds: Bounds) -> None:
