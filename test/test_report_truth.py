@@ -20,6 +20,8 @@ from mvdust3r_ros.datatypes import (
     Verdict,
 )
 from mvdust3r_ros.engines.base import EngineInfo
+from mvdust3r_ros.evaluation.compare import compare, unequal_parts
+from mvdust3r_ros.evaluation.compare_page import comparison_page
 from mvdust3r_ros.evaluation.coverage import mapped_share, way_along
 from mvdust3r_ros.evaluation.judge import Evidence, judge
 from mvdust3r_ros.evaluation.recording import Recording
@@ -262,3 +264,24 @@ def test_any_map_gives_a_page_without_empty_charts(
         )
         assert not re.search(r"-0\.?0* ?(m|%|deg|<)", said)
         assert not re.search(r"\bnan\b", said)
+
+
+def test_reports_of_different_parts_of_a_drive_are_told_apart(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    whole = one_of_four(trajectory=straight(range(LAST_S + 1)))
+    whole.result.windows = [window(0, 0, 12), window(1, 10, 20)]
+    nothing = Evidence(run_of([], empty_snapshot()), straight(range(LAST_S + 1)))
+    reports = [
+        report_on(evidence, tmp_path / name)[0]
+        for name, evidence in (("a", one_of_four()), ("b", whole), ("c", nothing))
+    ]
+    compared = compare(reports[:2], ["a", "b"])
+    (note,) = unequal_parts(compared.runs)
+    assert note.startswith("the maps hold 25 % to 100 % of the drive")
+    page = comparison_page(compared)
+    assert note in page
+    assert "a: 3 of 4 windows rejected" in page
+    assert not unequal_parts(compare([reports[1]] * 2, ["a", "b"]).runs)
+    alone = comparison_page(compare([reports[2]], ["c"]))
+    assert "<h1>1 run compared</h1>" in alone
+    assert "<svg" not in alone

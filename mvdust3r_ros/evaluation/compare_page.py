@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.evaluation.charts import (
     GREY,
     HEIGHT_IN,
@@ -24,6 +25,7 @@ from mvdust3r_ros.evaluation.compare import (
     Comparison,
     unequal_parts,
 )
+from mvdust3r_ros.evaluation.coverage import stretch_of
 from mvdust3r_ros.evaluation.page import cards, page, section
 from mvdust3r_ros.evaluation.pictures import TRUE_PATH_RGB, frame_plan
 from mvdust3r_ros.evaluation.quantities import GROUPS, QUANTITIES
@@ -134,11 +136,21 @@ def _paths(runs: Sequence[Compared]) -> str:
         if len(true):
             axes.plot(*true.T, color=TRUTH, lw=3.5, alpha=0.55, label="true path")
         for place, xy in shown:
-            axes.plot(*xy.T, lw=1.8, marker="o", ms=2.5, label=runs[place].label, **line_of(place))
+            stamps = runs[place].report["trajectory"]["stamp_ns"]
+            line = _with_gaps(runs[place], stamps, xy)
+            axes.plot(
+                *line.T, lw=1.8, marker="o", ms=2.5, label=runs[place].label, **line_of(place)
+            )
         frame_plan(axes, bounds, "")
         _legend_below(axes, len(shown) + 1)
 
     return svg_of(draw, plan_height(bounds))
+
+
+def _with_gaps(run: Compared, stamps_ns: Sequence[int], rows: FloatArray) -> FloatArray:
+    """(N, 2) points of a line with a row of NaN where no window of the run joins them."""
+    stretch = stretch_of(stamps_ns, run.report["trajectory"].get("stretches_ns", []))
+    return np.insert(rows, np.flatnonzero(np.diff(stretch)) + 1, np.nan, axis=0)
 
 
 def _legend_below(axes: Axes, entries: int) -> None:
@@ -158,15 +170,16 @@ def _curves(runs: Sequence[Compared], column: str, label: str, factor: float) ->
             path = run.report["path"]
             first_ns = run.report["input"]["first_stamp_ns"]
             known = [
-                ((stamp - first_ns) * 1e-9, factor * value)
+                (stamp, (stamp - first_ns) * 1e-9, factor * value)
                 for stamp, value in zip(
                     path.get("stamp_ns", []), path.get(column, []), strict=True
                 )
                 if value is not None
             ]
             if known:
-                axes.plot(*zip(*known, strict=True), marker="o", ms=2.5, **line_of(place))
-                reach = max(reach, 1.15 * max(abs(v) for _, v in known))
+                curve = _with_gaps(run, [k[0] for k in known], np.array([k[1:] for k in known]))
+                axes.plot(*curve.T, marker="o", ms=2.5, **line_of(place))
+                reach = max(reach, 1.15 * max(abs(v) for *_, v in known))
         if column in ABOUT_ZERO:
             axes.axhline(0, color=GREY, lw=1)
             axes.set_ylim(-reach, reach)

@@ -111,11 +111,12 @@ def _report(
 
 
 def _trajectory(evidence: Evidence, made: Judgement) -> dict[str, Any]:
-    """All keyframes of the map, and where its frame lies in that of the truth."""
+    """All keyframes of the map, the parts that windows join, and its frame in the truth's."""
     trajectory = evidence.result.snapshot.trajectory
     return {
         "stamp_ns": trajectory.stamps_ns.tolist(),
         "position_map": trajectory.T_world_cam[:, :3, 3].tolist(),
+        "stretches_ns": [list(span) for span in made.stretches],
         "T_true_map": None if made.T_true_map is None else made.T_true_map.tolist(),
     }
 

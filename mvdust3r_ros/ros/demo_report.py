@@ -129,8 +129,8 @@ def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) ->
     )
     console.print(
         f"{plural(result.images, 'image')} in {decimal(result.seconds, 1)} s, "
-        f"{plural(result.keyframes, 'keyframe')}; windows: {verdicts or 'none'}; "
-        f"{decimal(result.window_ms, 0)} ms a window"
+        f"{plural(result.keyframes, 'keyframe')}; windows: {verdicts or 'none'}"
+        + (f"; {decimal(result.window_ms, 0)} ms a window" if verdicts else "")
     )
     if dropped := sum(result.dropped.values()):
         reasons = ", ".join(

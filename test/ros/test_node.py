@@ -78,12 +78,20 @@ def played(new_stage: Callable[[], Any], room_bag: Any, tmp_path_factory: Any) -
     control.wait(lambda: idle(control, images), LIMIT_S, "the bag to be mapped")
     control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
     assert control.save_map("end").success
-    control.wait(lambda: idle(control, images), LIMIT_S, "the counts after the last window")
+    control.wait(lambda: counted(control, heard), LIMIT_S, "the counts after the last window")
     late: dict[str, list[Any]] = defaultdict(list)
     latched = {t: how for t, how in TOPICS.items() if how[1] == "TRANSIENT_LOCAL"}
     listen(control, latched, late)
     control.wait(lambda: len(late) == len(latched) and all(late.values()), 10.0, "latched topics")
     return Played(stage, room_bag, maps, heard, late)
+
+
+def counted(control: Any, heard: dict[str, list[Any]]) -> bool:
+    """Whether the counts are those after the last window that was heard of."""
+    complete, superseded = (
+        int(control.value("engine", f"windows {which}")) for which in ("complete", "superseded")
+    )
+    return complete == superseded + len(heard["/mapper/window_status"])
 
 
 def stamp_ns(message: Any) -> int:
