@@ -255,11 +255,13 @@ def add_compare(commands: Commands) -> None:
 def _compare(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from mvdust3r_ros.evaluation.compare import comparison_table, read_comparison
+    from mvdust3r_ros.evaluation.compare import comparison_table, read_comparison, unequal_parts
     from mvdust3r_ros.evaluation.compare_page import write_comparison
 
     compared = read_comparison(args.reports)
     Console(highlight=False).print(comparison_table(compared))
+    for note in unequal_parts(compared.runs):
+        print(f"note: {note}")
     for run in compared.runs:
         if run.why_not:
             print(f"note: {run.label}: path not laid over the first: {run.why_not}")

@@ -63,6 +63,7 @@ from mvdust3r_ros.stitching import (
     agrees_with_odometry,
     attainable,
 )
+from mvdust3r_ros.wording import plural
 
 MISFITS = {
     Verdict.REJECTED_RESIDUAL: 1.0, Verdict.REJECTED_LOW_CONFIDENCE: 1.0,
@@ -133,9 +134,13 @@ class Mapper:
 
     def finish(self) -> MapUpdate | None:
         """Map the keyframes that have not filled a window, at the end of a recording."""
-        with self._lock:
-            window = self._state.keyframes.flush()
+        window = self.unfilled()
         return None if window is None else self.map_window(window)
+
+    def unfilled(self) -> Window | None:
+        """A window of the keyframes that have not filled one yet; None without any."""
+        with self._lock:
+            return self._state.keyframes.flush()
 
     def select(self, frame: Frame) -> Window | None:
         """Keyframe rule alone, a few milliseconds.
@@ -289,7 +294,7 @@ class Mapper:
             with clock.stage("rollback"):
                 self._roll_back(state, count, stitcher)
             update = self._take_in(state, fit, placement, seen, clock)
-            message = f"{count} windows left the map: {rejected.message}"
+            message = f"{plural(count, 'window')} left the map: {rejected.message}"
             return replace(update, message=message, rolled_back=count)
         state.tokens = tokens
         return rejected

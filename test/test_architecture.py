@@ -16,8 +16,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up. A unit (a module or a folder) imports from rows below its own, never from its
 # own row; inside a folder anything goes.
 ROWS = [
-    {"datatypes"},
-    {"image_size", "safe_files"},
+    {"datatypes", "wording"},
+    {"image_size", "installed", "safe_files"},
     {"config", "geometry"},
     {"floor", "mounting", "past_path", "pose_graph", "range_image"},
     {"scale"},

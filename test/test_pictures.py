@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from mvdust3r_ros.datatypes import MapSnapshot, OccupancyGrid, ScaleEstimate, Trajectory
-from mvdust3r_ros.evaluation.pictures import PictureError, TrueMap, map_picture, nice_length
+from mvdust3r_ros.datatypes import (
+    MapSnapshot,
+    OccupancyGrid,
+    ScaleEstimate,
+    ScaleSource,
+    Trajectory,
+)
+from mvdust3r_ros.evaluation.pictures import (
+    Caption,
+    PictureError,
+    TrueMap,
+    below_ceiling,
+    best_azimuth,
+    core_of,
+    map_figure,
+    map_picture,
+    nice_length,
+    path_parts,
+)
 
-pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+matplotlib_text = pytest.importorskip("matplotlib.text", reason="matplotlib is not installed")
 
 
 def make_map(n_poses: int = 12) -> MapSnapshot:
@@ -36,7 +55,7 @@ def make_map(n_poses: int = 12) -> MapSnapshot:
 
 
 def test_the_picture_shows_cloud_grid_and_path(tmp_path: Path) -> None:
-    map_picture(make_map(), tmp_path / "deep" / "map.png", title="room")
+    map_picture(make_map(), tmp_path / "deep" / "map.png", caption=Caption("room"))
     image = cv2.imread(str(tmp_path / "deep" / "map.png"))
     assert image is not None
     assert min(image.shape[:2]) > 600
@@ -81,3 +100,61 @@ def test_scale_bars_have_round_lengths() -> None:
     assert [nice_length(v) for v in (0.07, 0.1, 0.3, 1.0, 2.3, 4.9, 7, 49)] == pytest.approx(
         [0.05, 0.1, 0.2, 1, 2, 2, 5, 20]
     )
+
+
+SPLIT = ((0, 2), (3, 5))
+
+
+@pytest.fixture(scope="module")
+def figure() -> Any:
+    """A map with a known scale, whose path has a gap."""
+    made = dataclasses.replace(make_map(6), scale=ScaleEstimate(1.0, 0.021, ScaleSource.ODOMETRY))
+    caption = Caption("hall $1$_2", "room (ONNX Runtime)", 1_700_000_000 * 10**9)
+    drawn = map_figure(made, None, caption, SPLIT)
+    drawn.canvas.draw()
+    return drawn
+
+
+def test_the_picture_says_what_it_shows(figure: Any) -> None:
+    text = "\n".join(t.get_text() for t in figure.findobj(matplotlib_text.Text))
+    for words in (
+        "hall $1$_2",
+        "engine room (ONNX Runtime)",
+        "scale known to 2.1 % by odometry",
+        "recorded 2023-11-14 22:13 UTC",
+        "x in the map frame (m)",
+    ):
+        assert words in text
+
+
+def test_plans_have_the_coordinates_of_the_map(figure: Any) -> None:
+    for plan in figure.axes[:2]:
+        shown = [float(t.get_text()) for t in plan.get_xticklabels() if t.get_text()]
+        inside = [x for x in shown if plan.get_xlim()[0] <= x <= plan.get_xlim()[1]]
+        assert len(inside) >= 3
+        assert inside == [x for x in plan.get_xticks() if x in inside]
+
+
+def test_a_path_is_not_drawn_where_no_window_joins_it(figure: Any) -> None:
+    made = make_map(6)
+    assert [len(part) for part in path_parts(made.trajectory, ((0, 5),))] == [6]
+    assert [len(part) for part in path_parts(made.trajectory, SPLIT)] == [3, 3]
+    (line,) = [a for a in figure.axes[1].lines if a.get_label() == "path"]
+    assert np.isnan(line.get_xdata()).nonzero()[0].tolist() == [3]
+
+
+def test_stamps_that_are_no_dates_are_not_shown_as_one() -> None:
+    words = Caption("room", first_stamp_ns=12 * 10**9).words(ScaleEstimate())
+    assert "1970" not in words
+    assert f"mapped {datetime.now(timezone.utc):%Y-}" in words
+    assert "scale unknown: not in metres" in words
+
+
+def test_a_cloud_above_the_camera_is_shown_whole() -> None:
+    made = make_map()
+    high = dataclasses.replace(made, points_map=made.points_map + np.float32([0, 0, 5]))
+    assert len(below_ceiling(high)[0]) == len(made.points_map)
+    assert 0 < len(below_ceiling(made)[0]) < len(made.points_map)
+    nothing = np.zeros((0, 3))
+    assert len(core_of(nothing)) == 0
+    assert best_azimuth(nothing) == 0

@@ -102,7 +102,7 @@ def test_a_bad_window_leaves_when_the_next_good_one_contradicts_it(
     (update,) = run(mapper, frames[15:18])
     assert update.verdict == Verdict.COMMITTED
     assert update.rolled_back == 1
-    assert update.message.startswith("1 windows left the map: ")
+    assert update.message.startswith("1 window left the map: ")
     assert mapper.rolled_back == 1
     assert error_m(mapper, frames) < 0.05
     left = {k.id for k in mapper.mapped_keyframes()}

@@ -133,7 +133,7 @@ def test_nothing_that_json_does_not_know_is_written(
 
 
 def test_no_map_says_why(tmp_path: Path, drive: list[Frame], config: MapperConfig) -> None:
-    for frames, words in (([], "no images"), (drive[:1], "keyframes in 1 frames")):
+    for frames, words in (([], "no images"), (drive[:1], "1 keyframe in 1 frame,")):
         got = run_mapper(frames, Mapper(config, OracleEngine(SIZE)))
         with pytest.raises(ReportError, match=words):
             write_outputs(got, tmp_path)

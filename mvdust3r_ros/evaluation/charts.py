@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, MapSnapshot
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, MapSnapshot
+from mvdust3r_ros.evaluation.coverage import stretch_of
+from mvdust3r_ros.evaluation.grid_difference import (
+    CELLS,
+    classify_cells,
+    common_origin,
+    paint_cells,
+)
 from mvdust3r_ros.evaluation.judge import Judgement
-from mvdust3r_ros.evaluation.map_metrics import FREE, OCCUPIED, on_common_lattice
+from mvdust3r_ros.evaluation.map_metrics import on_common_lattice
 from mvdust3r_ros.evaluation.pictures import (
     INK,
     TRUE_PATH_RGB,
@@ -24,7 +31,9 @@ from mvdust3r_ros.evaluation.pictures import (
     draw_top,
     frame_plan,
     map_bounds,
+    unit_rgb,
 )
+from mvdust3r_ros.wording import decimal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,15 +59,13 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
 }
-DIFFERENCE_RGB = {
-    "equal": (236, 239, 243), "missed": (230, 140, 20), "invented": (194, 47, 61),
-    "unknown": (255, 255, 255), "obstacle": (90, 99, 115), "extra": (200, 215, 240),
-}  # fmt: skip
 Draw = Callable[["Axes"], None]
 
 
 def svg_of(draw: Draw, height_in: float = HEIGHT_IN, width_in: float = WIDTH_IN) -> str:
     """One plot as an SVG element.
+
+    Plots below give an empty text instead where they would be empty.
 
     Raises:
         PictureError: matplotlib is not installed.
@@ -72,13 +79,14 @@ def svg_of(draw: Draw, height_in: float = HEIGHT_IN, width_in: float = WIDTH_IN)
         ) from None
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        figure.patch.set_alpha(0.0)
         draw(figure.add_subplot())
         return _svg_text(figure)
 
 
 def _svg_text(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", dpi=PLAN_DPI, transparent=True, metadata={"Date": None})
+    figure.savefig(buffer, format="svg", dpi=PLAN_DPI, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     # several figures share a page: names of parts that nothing refers to would not be unique
@@ -95,11 +103,13 @@ def from_zero(axes: Axes, least: float) -> None:
 
 def top_view(snapshot: MapSnapshot, made: Judgement) -> str:
     """The cloud from above with both paths."""
+    if len(snapshot.points_map) == 0 and len(snapshot.trajectory) == 0:
+        return ""
     bounds = _plan_bounds(snapshot, made)
 
     def draw(axes: Axes) -> None:
         axes.grid(visible=False)
-        draw_top(axes, snapshot, bounds)
+        draw_top(axes, snapshot, bounds, made.stretches)
         _true_path(axes, made)
         add_legend(axes)
         axes.set_title("", loc="left")
@@ -111,6 +121,8 @@ def path_view(snapshot: MapSnapshot, made: Judgement) -> str:
     """Both paths from above, the estimate in the colour of its error."""
     from matplotlib.collections import LineCollection
 
+    if len(made.path.get("error_m", [])) < 2:
+        return ""
     bounds = _path_bounds(snapshot, made)
 
     def draw(axes: Axes) -> None:
@@ -118,8 +130,11 @@ def path_view(snapshot: MapSnapshot, made: Judgement) -> str:
         _true_path(axes, made)
         xy = np.array(made.path["position_map"])[:, :2]
         error = np.array(made.path["error_m"])
-        lines = LineCollection(list(np.stack([xy[:-1], xy[1:]], 1)), cmap="viridis", linewidth=2.6)
-        lines.set_array((error[:-1] + error[1:]) / 2)
+        stretch = stretch_of(made.path["stamp_ns"], made.stretches)
+        same = stretch[:-1] == stretch[1:]
+        steps = np.stack([xy[:-1], xy[1:]], 1)[same]
+        lines = LineCollection(list(steps), cmap="viridis", linewidth=2.6)
+        lines.set_array(((error[:-1] + error[1:]) / 2)[same])
         most = max(0.01, float(error.max()))
         lines.set_clim(0, most)
         axes.add_collection(lines)
@@ -164,15 +179,26 @@ def plan_height(bounds: Bounds) -> float:
     return float(np.clip(WIDTH_IN * bounds.size[1] / bounds.size[0], 2.4, 5.5))
 
 
+def with_gaps(
+    path: dict[str, list[Any]], column: str, stretches: Sequence[tuple[int, int]]
+) -> tuple[FloatArray, FloatArray]:
+    """Times (s) and values of a curve, with NaN between stretches that no window joins."""
+    time_s = np.array(path["time_s"], float)
+    values = np.array([np.nan if v is None else v for v in path[column]], float)
+    breaks = np.flatnonzero(np.diff(stretch_of(path["stamp_ns"], stretches))) + 1
+    return np.insert(time_s, breaks, np.nan), np.insert(values, breaks, np.nan)
+
+
 def error_over_time(made: Judgement) -> str:
     """Position errors at each matched keyframe."""
+    if len(made.path.get("error_m", [])) < 2:
+        return ""
 
     def draw(axes: Axes) -> None:
-        time_s = made.path["time_s"]
-        axes.plot(time_s, made.path["error_m"], color=BLUE, marker="o", ms=3, label="metric")
-        axes.plot(
-            time_s, made.path["error_sim3_m"], color=ORANGE, ls="--", label="scale aligned too"
-        )
+        metric = with_gaps(made.path, "error_m", made.stretches)
+        scaled = with_gaps(made.path, "error_sim3_m", made.stretches)
+        axes.plot(*metric, color=BLUE, marker="o", ms=3, label="metric")
+        axes.plot(*scaled, color=ORANGE, ls="--", label="scale aligned too")
         axes.set(xlabel="time (s)", ylabel="position error (m)")
         from_zero(axes, 0.01)
         axes.legend(fontsize=8.5)
@@ -182,9 +208,12 @@ def error_over_time(made: Judgement) -> str:
 
 def rotation_over_time(made: Judgement) -> str:
     """Rotation error at each matched keyframe."""
+    if len(made.path.get("error_deg", [])) < 2:
+        return ""
 
     def draw(axes: Axes) -> None:
-        axes.plot(made.path["time_s"], made.path["error_deg"], color=BLUE, marker="o", ms=3)
+        curve = with_gaps(made.path, "error_deg", made.stretches)
+        axes.plot(*curve, color=BLUE, marker="o", ms=3)
         axes.set(xlabel="time (s)", ylabel="rotation error (deg)")
         from_zero(axes, 0.5)
 
@@ -193,60 +222,83 @@ def rotation_over_time(made: Judgement) -> str:
 
 def scale_over_time(made: Judgement) -> str:
     """Size of the last stretch of the path against the truth."""
+    known = [100 * abs(e) for e in made.path.get("scale_error", []) if e is not None]
+    if len(known) < 2:
+        return ""
 
     def draw(axes: Axes) -> None:
-        pairs = zip(made.path["time_s"], made.path["scale_error"], strict=True)
-        known = [(t, 100 * e) for t, e in pairs if e is not None]
+        time_s, error = with_gaps(made.path, "scale_error", made.stretches)
         axes.axhline(0, color=GREY, lw=1)
-        if known:
-            time_s, error = zip(*known, strict=True)
-            axes.plot(time_s, error, color=BLUE, marker="o", ms=3)
-            reach = max(1.0, 1.15 * max(abs(e) for e in error))
-            axes.set_ylim(-reach, reach)
+        axes.plot(time_s, 100 * error, color=BLUE, marker="o", ms=3)
+        reach = max(1.0, 1.15 * max(known))
+        axes.set_ylim(-reach, reach)
         axes.set(xlabel="time (s)", ylabel="scale error (%)")
 
     return svg_of(draw)
 
 
 def grid_view(snapshot: MapSnapshot, made: Judgement, which: str) -> str:
-    """One of "estimate", "truth" and "difference", all of the same rectangle."""
+    """One of "estimate" and "truth", both of the same rectangle."""
+    grid = snapshot.grid if which == "estimate" else made.true_grid
+    if grid is None or not (grid.cells >= 0).any():
+        return ""
     bounds = _plan_bounds(snapshot, made)
 
     def draw(axes: Axes) -> None:
         axes.grid(visible=False)
-        if which == "difference":
-            _draw_difference(axes, snapshot, made)
-            frame_plan(axes, bounds, "")
-            return
-        grid = snapshot.grid if which == "estimate" else made.true_grid
-        path = snapshot.trajectory if which == "estimate" else made.true_path
-        assert grid is not None
-        draw_grid(axes, grid, path, bounds, "")
+        if which == "estimate":
+            draw_grid(axes, grid, snapshot.trajectory, bounds, "", made.stretches)
+        else:
+            draw_grid(axes, grid, None, bounds, "")
+            _true_path(axes, made)
         add_legend(axes)
 
     return svg_of(draw, plan_height(bounds))
 
 
-def _draw_difference(axes: Axes, snapshot: MapSnapshot, made: Judgement) -> None:
-    assert snapshot.grid is not None and made.true_grid is not None
-    estimate, truth = on_common_lattice(snapshot.grid, made.true_grid)
-    colors = DIFFERENCE_RGB
-    image = np.full((*truth.shape, 3), colors["unknown"], np.uint8)
-    image[(estimate == FREE) & (truth == FREE)] = colors["equal"]
-    image[(estimate == OCCUPIED) & (truth == OCCUPIED)] = colors["obstacle"]
-    image[(truth == OCCUPIED) & (estimate != OCCUPIED)] = colors["missed"]
-    image[(estimate == OCCUPIED) & (truth != OCCUPIED)] = colors["invented"]
-    image[(estimate == FREE) & (truth < FREE)] = colors["extra"]
-    res = made.true_grid.resolution_m
-    corners = [np.array(g.origin_xy_m) for g in (snapshot.grid, made.true_grid)]
-    origin = corners[1] + np.floor((np.min(corners, 0) - corners[1]) / res + 1e-6) * res
-    rows, cols = truth.shape
-    extent = (origin[0], origin[0] + cols * res, origin[1], origin[1] + rows * res)
-    axes.imshow(image, extent=extent, origin="lower", interpolation="nearest")
+def difference_view(snapshot: MapSnapshot, made: Judgement) -> str:
+    """Where the grid and that of the true cloud differ, with the area of each difference."""
+    ours, true = snapshot.grid, made.true_grid
+    if ours is None or true is None:
+        return ""
+    bounds = _plan_bounds(snapshot, made)
+    estimate, truth = on_common_lattice(ours, true)
+    classes = classify_cells(estimate, truth)
+    legend_in = 0.2 * len(CELLS) + 0.1
+
+    def draw(axes: Axes) -> None:
+        axes.grid(visible=False)
+        (rows, cols), (x, y), res = truth.shape, common_origin(ours, true), true.resolution_m
+        extent = (x, x + cols * res, y, y + rows * res)
+        axes.set_facecolor(unit_rgb(CELLS["neither"].rgb))
+        axes.imshow(paint_cells(classes), extent=extent, origin="lower", interpolation="nearest")
+        frame_plan(axes, bounds, "")
+        axes.legend(
+            handles=_cell_legend(classes, res), fontsize=8.5, ncols=1,
+            loc="upper center", bbox_to_anchor=(0.5, -0.01), handlelength=1.2,
+        )  # fmt: skip
+
+    return svg_of(draw, plan_height(bounds) + legend_in)
+
+
+def _cell_legend(classes: dict[str, BoolArray], resolution_m: float) -> list[Any]:
+    """A patch for each class of cells with its area, the ones to look at first in front."""
+    from matplotlib.patches import Patch
+
+    area = {name: float(mask.sum()) * resolution_m**2 for name, mask in classes.items()}
+    return [
+        Patch(
+            facecolor=unit_rgb(kind.rgb), edgecolor="#8b94a3", linewidth=0.6,
+            label=f"{kind.words}: {decimal(area[name], 2)} m\N{SUPERSCRIPT TWO}",
+        )
+        for name, kind in CELLS.items() if name != "neither"
+    ]  # fmt: skip
 
 
 def latency_bars(stages: dict[str, dict[str, float]]) -> str:
     """Median, 95th percentile and maximum of each stage."""
+    if not stages:
+        return ""
 
     def draw(axes: Axes) -> None:
         names = list(stages)
@@ -269,6 +321,8 @@ def latency_bars(stages: dict[str, dict[str, float]]) -> str:
 
 def confidence_chart(bins: list[dict[str, float]]) -> str:
     """Error of the points by confidence: quartiles and median."""
+    if len(bins) < 2:
+        return ""
 
     def draw(axes: Axes) -> None:
         share = (np.arange(len(bins)) + 0.5) * 100 / len(bins)
@@ -283,17 +337,19 @@ def confidence_chart(bins: list[dict[str, float]]) -> str:
 
 
 def windows_chart(windows: list[dict[str, Any]]) -> str:
-    """ND of each window in the colour of its verdict."""
+    """ND of each window in the colour of its fate."""
+    if all(w.get("nd") is None for w in windows):
+        return ""
 
     def draw(axes: Axes) -> None:
-        for verdict, color, label in ((True, GREEN, "in the map"), (False, RED, "rejected")):
-            rows = [w for w in windows if (w["verdict"] == "committed") == verdict]
+        fates = ((True, GREEN, "in the map"), (False, RED, "not in the map"))
+        for in_map, color, label in fates:
+            rows = [w for w in windows if w["in_map"] == in_map]
             scored = [w for w in rows if w.get("nd") is not None]
             if scored:
-                axes.bar(
-                    [w["window"] for w in scored], [w["nd"] for w in scored],
-                    color=color, label=label,
-                )  # fmt: skip
+                at, nd = [w["window"] for w in scored], [w["nd"] for w in scored]
+                axes.bar(at, nd, color=color, label=label)
+                axes.plot(at, nd, "o", ms=3.5, color=color)  # seen where a bar has no height
         axes.axhline(0.2, color=GREY, lw=1, ls="--")
         axes.set(xlabel="window", ylabel="ND (m)")
         from_zero(axes, 0.25)

@@ -12,13 +12,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, MapSnapshot, Trajectory
+from mvdust3r_ros.datatypes import MapSnapshot, Trajectory
 from mvdust3r_ros.evaluation.pictures import (
     ELEVATION_DEG,
-    HEADROOM_M,
+    Stretches,
     below_ceiling,
     best_azimuth,
     core_of,
+    cut_height,
+    path_parts,
     with_path,
 )
 from mvdust3r_ros.evaluation.splat import looking_from, point_spacing, render_cloud
@@ -45,12 +47,15 @@ def _packed(data: bytes) -> str:
     return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()
 
 
-def cloud_view(snapshot: MapSnapshot, true_path: Trajectory | None) -> str:
+def cloud_view(
+    snapshot: MapSnapshot, true_path: Trajectory | None, stretches: Stretches = ()
+) -> str:
     """HTML of the view: a still picture that the script replaces.
 
     Args:
         snapshot: a map with points.
         true_path: true camera poses in the map frame, or None.
+        stretches: first and last stamp (ns) of parts of the path; no line is drawn between them.
     """
     points, colors = snapshot.points_map, snapshot.colors_rgb
     if len(points) > MAX_POINTS:
@@ -59,25 +64,26 @@ def cloud_view(snapshot: MapSnapshot, true_path: Trajectory | None) -> str:
     low, high = points.min(0).astype(float), points.max(0).astype(float)
     step = np.maximum(high - low, 1e-6) / STEPS
     packed = np.rint((points - low) / step).astype("<u2").tobytes() + colors.tobytes()
-    core = core_of(below_ceiling(snapshot)[0])
-    core = core if len(core) else points
+    shown = below_ceiling(snapshot)[0]
+    core = core_of(shown)
     inner_low, inner_high = core.min(0).astype(float), core.max(0).astype(float)
-    heights = snapshot.trajectory.T_world_cam[:, 2, 3]
-    cut = float(np.median(heights) + HEADROOM_M) if len(heights) else float(high[2])
+    top = float(high[2]) + 0.05
+    # what the still picture shows: all of it where nothing is below the cut
+    cut = top if len(shown) == len(snapshot.points_map) else cut_height(snapshot)
     meta: dict[str, Any] = {
         "count": len(points), "low": low.tolist(), "step": step.tolist(),
         "point_m": 3.6 * point_spacing(points), "cut": cut,
         "centre": ((inner_low + inner_high) / 2).tolist(),
         "size": float(np.linalg.norm(inner_high - inner_low)),
-        "azimuth": best_azimuth(below_ceiling(snapshot)[0]) if len(heights) else 0.0,
-        "path": _line(snapshot.trajectory),
-        "true_path": [] if true_path is None else _line(true_path),
+        "azimuth": best_azimuth(shown),
+        "paths": _lines(snapshot.trajectory, stretches),
+        "true_paths": [] if true_path is None else _lines(true_path, ()),
     }  # fmt: skip
     return f"""<div id="viewer" data-state="loading">
-<img alt="the cloud at an angle" src="data:image/jpeg;base64,{_still(snapshot)}"></div>
+<img alt="the cloud at an angle" src="data:image/jpeg;base64,{_still(snapshot, stretches)}"></div>
 <div class="controls"><button id="view-oblique">at an angle</button>
 <button id="view-top">from above</button>
-<label>cut at <input id="view-cut" type="range" min="{low[2]:.2f}" max="{high[2] + 0.05:.2f}"
+<label>cut at <input id="view-cut" type="range" min="{low[2]:.2f}" max="{top:.2f}"
  step="0.05" value="{cut:.2f}"></label>
 <span><i class="dot" style="background:#1e6edc"></i>path</span>
 {'<span><i class="dot" style="background:#e68c14"></i>true path</span>' if true_path else ""}
@@ -90,19 +96,18 @@ the right button to move.</p>
 <script>{web_file("viewer.js")}</script>"""
 
 
-def _line(path: Trajectory) -> list[list[float]]:
-    xyz: FloatArray = path.T_world_cam[:: max(1, len(path) // MAX_PATH), :3, 3]
-    return np.round(xyz, 3).tolist()  # type: ignore[no-any-return]
+def _lines(path: Trajectory, stretches: Stretches) -> list[list[list[float]]]:
+    """The positions of each stretch of a path, for the script."""
+    thin = slice(None, None, max(1, len(path) // MAX_PATH))
+    return [np.round(xyz[thin], 3).tolist() for xyz in path_parts(path, stretches)]
 
 
-def _still(snapshot: MapSnapshot) -> str:
+def _still(snapshot: MapSnapshot, stretches: Stretches) -> str:
     """The cloud at an angle as a JPEG in base64."""
     points, colors = below_ceiling(snapshot)
-    if len(points) == 0:
-        points, colors = snapshot.points_map, snapshot.colors_rgb
     view = looking_from(best_azimuth(points), np.radians(ELEVATION_DEG), core_of(points), STILL_PX)
     image = render_cloud(points, colors, view, point_spacing(points))
-    image = with_path(image, snapshot.trajectory, view)
+    image = with_path(image, snapshot.trajectory, view, stretches)
     flags = [cv2.IMWRITE_JPEG_QUALITY, 82]
     encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), flags)[1]
     return base64.b64encode(encoded.tobytes()).decode()

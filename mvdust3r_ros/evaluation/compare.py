@@ -14,21 +14,24 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.evaluation.quantities import QUANTITIES, show
 from mvdust3r_ros.evaluation.report_files import read_report
 from mvdust3r_ros.geometry import AlignmentError, Sim3, align_sim3
+from mvdust3r_ros.wording import percent
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 KEY_NUMBERS = (
-    "ate_m", "ate_sim3_m", "scale_error", "rpe_m", "rpe_deg",
+    "mapped_share", "ate_m", "odometry_ate_m", "ate_sim3_m", "scale_error",
+    "rpe_m", "odometry_rpe_m", "rpe_deg",
     "grid_iou", "grid_free_precision", "grid_occupied_recall",
     "nd", "dac", "cd", "rre", "rte", "mae",
     "frames", "dropped_frames", "windows", "committed_share",
     "window_p50_ms", "window_p95_ms", "windows_per_s", "peak_memory_mb",
 )  # fmt: skip
 SHORT_NUMBERS = (
-    "ate_m", "scale_error", "grid_iou", "nd", "committed_share", "dropped_frames", "window_p50_ms",
+    "mapped_share", "ate_m", "scale_error", "grid_iou", "nd", "dropped_frames", "window_p50_ms",
 )  # fmt: skip
 MAX_COLUMNS = 4
+UNEQUAL_SHARE = 0.05
 ABOUT_ZERO = ("scale_error", "window_scale_error")
 """Numbers with a sign: the best is the one nearest to zero."""
 
@@ -160,6 +163,17 @@ def _different_settings(reports: Sequence[dict[str, Any]]) -> dict[str, list[Any
     names = dict.fromkeys(name for values in flat for name in values)
     rows = {name: [values.get(name) for values in flat] for name in names}
     return {name: row for name, row in rows.items() if any(v != row[0] for v in row)}
+
+
+def unequal_parts(runs: Sequence[Compared]) -> list[str]:
+    """Says that path errors are of different parts of the drive, where they are."""
+    shares = [s for run in runs if (s := run.values.get("mapped_share")) is not None]
+    if not shares or max(shares) - min(shares) <= UNEQUAL_SHARE:
+        return []
+    return [
+        f"the maps hold {percent(min(shares))} to {percent(max(shares))} of the drive: path "
+        "errors are of different parts of it"
+    ]
 
 
 def comparison_table(compared: Comparison) -> Table:

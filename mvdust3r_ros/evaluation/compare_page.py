@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.evaluation.charts import (
     GREY,
     HEIGHT_IN,
@@ -17,11 +18,19 @@ from mvdust3r_ros.evaluation.charts import (
     plan_height,
     svg_of,
 )
-from mvdust3r_ros.evaluation.compare import ABOUT_ZERO, KEY_NUMBERS, Compared, Comparison
-from mvdust3r_ros.evaluation.page import cards, page
+from mvdust3r_ros.evaluation.compare import (
+    ABOUT_ZERO,
+    KEY_NUMBERS,
+    Compared,
+    Comparison,
+    unequal_parts,
+)
+from mvdust3r_ros.evaluation.coverage import stretch_of
+from mvdust3r_ros.evaluation.page import cards, page, section
 from mvdust3r_ros.evaluation.pictures import TRUE_PATH_RGB, frame_plan
 from mvdust3r_ros.evaluation.quantities import GROUPS, QUANTITIES
 from mvdust3r_ros.evaluation.report_files import write_text
+from mvdust3r_ros.wording import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,13 +60,15 @@ def comparison_page(compared: Comparison) -> str:
     parts = [
         _legend(runs),
         *(f'<p class="warn">{escape(line)}</p>' for line in _warnings(runs)),
-        "<h2>Over each other</h2>" + cards(*_charts(runs)),
+        section("Over each other", cards(*_charts(runs))),
         "<h2>Side by side</h2>" + _numbers(compared, KEY_NUMBERS),
         _settings(compared),
         "<h2>All numbers</h2>" + _groups(compared),
     ]
     names = sorted({run.report["input"]["name"] for run in runs})
-    return page(f"{len(runs)} runs compared", ", ".join(names), "\n".join(p for p in parts if p))
+    return page(
+        f"{plural(len(runs), 'run')} compared", ", ".join(names), "\n".join(p for p in parts if p)
+    )
 
 
 def color_of(place: int) -> str:
@@ -93,6 +104,8 @@ def _warnings(runs: Sequence[Compared]) -> list[str]:
         for run in runs
         if not run.report["complete"]
     ]
+    found += unequal_parts(runs)
+    found += [f"{run.label}: {note}" for run in runs for note in run.report["notes"]]
     return found + [
         f"{run.label}: path not laid over the first: {run.why_not}" for run in runs if run.why_not
     ]
@@ -100,16 +113,16 @@ def _warnings(runs: Sequence[Compared]) -> list[str]:
 
 def _charts(runs: Sequence[Compared]) -> list[tuple[str, str]]:
     charts = []
-    if any(run.path is not None for run in runs):
+    if any(run.path is not None and len(run.path) > 1 for run in runs):
         charts.append(("Paths from above", _paths(runs)))
-    if any(run.report["path"] for run in runs):
-        charts.append(("Position error over time", _curves(runs, "error_m", "error (m)", 1.0)))
-        charts.append(
-            ("Scale error over time", _curves(runs, "scale_error", "scale error (%)", 100.0))
-        )
+    charts += [
+        ("Position error over time", _curves(runs, "error_m", "error (m)", 1.0)),
+        ("Scale error over time", _curves(runs, "scale_error", "scale error (%)", 100.0)),
+    ]
     if any(w.get("nd") is not None for run in runs for w in run.report["windows"]):
         charts.append(("Distance of each window from the truth", _window_errors(runs)))
-    charts.append(("Time of a window", _window_times(runs)))
+    if any(run.values.get("window_p50_ms") is not None for run in runs):
+        charts.append(("Time of a window", _window_times(runs)))
     return charts
 
 
@@ -123,11 +136,21 @@ def _paths(runs: Sequence[Compared]) -> str:
         if len(true):
             axes.plot(*true.T, color=TRUTH, lw=3.5, alpha=0.55, label="true path")
         for place, xy in shown:
-            axes.plot(*xy.T, lw=1.8, marker="o", ms=2.5, label=runs[place].label, **line_of(place))
+            stamps = runs[place].report["trajectory"]["stamp_ns"]
+            line = _with_gaps(runs[place], stamps, xy)
+            axes.plot(
+                *line.T, lw=1.8, marker="o", ms=2.5, label=runs[place].label, **line_of(place)
+            )
         frame_plan(axes, bounds, "")
         _legend_below(axes, len(shown) + 1)
 
     return svg_of(draw, plan_height(bounds))
+
+
+def _with_gaps(run: Compared, stamps_ns: Sequence[int], rows: FloatArray) -> FloatArray:
+    """(N, 2) points of a line with a row of NaN where no window of the run joins them."""
+    stretch = stretch_of(stamps_ns, run.report["trajectory"].get("stretches_ns", []))
+    return np.insert(rows, np.flatnonzero(np.diff(stretch)) + 1, np.nan, axis=0)
 
 
 def _legend_below(axes: Axes, entries: int) -> None:
@@ -137,21 +160,26 @@ def _legend_below(axes: Axes, entries: int) -> None:
 
 
 def _curves(runs: Sequence[Compared], column: str, label: str, factor: float) -> str:
+    """A column of the paths over time; empty where no run has two values of it."""
+    if all(sum(v is not None for v in r.report["path"].get(column, [])) < 2 for r in runs):
+        return ""
+
     def draw(axes: Axes) -> None:
         reach = 0.01 * factor
         for place, run in enumerate(runs):
             path = run.report["path"]
             first_ns = run.report["input"]["first_stamp_ns"]
             known = [
-                ((stamp - first_ns) * 1e-9, factor * value)
+                (stamp, (stamp - first_ns) * 1e-9, factor * value)
                 for stamp, value in zip(
                     path.get("stamp_ns", []), path.get(column, []), strict=True
                 )
                 if value is not None
             ]
             if known:
-                axes.plot(*zip(*known, strict=True), marker="o", ms=2.5, **line_of(place))
-                reach = max(reach, 1.15 * max(abs(v) for _, v in known))
+                curve = _with_gaps(run, [k[0] for k in known], np.array([k[1:] for k in known]))
+                axes.plot(*curve.T, marker="o", ms=2.5, **line_of(place))
+                reach = max(reach, 1.15 * max(abs(v) for *_, v in known))
         if column in ABOUT_ZERO:
             axes.axhline(0, color=GREY, lw=1)
             axes.set_ylim(-reach, reach)

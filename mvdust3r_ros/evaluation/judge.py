@@ -18,6 +18,8 @@ from mvdust3r_ros.datatypes import (
     Trajectory,
     Verdict,
 )
+from mvdust3r_ros.evaluation.coverage import joined, mapped_share
+from mvdust3r_ros.evaluation.doubts import doubts
 from mvdust3r_ros.evaluation.map_metrics import (
     absolute_errors,
     align_trajectory,
@@ -30,9 +32,12 @@ from mvdust3r_ros.evaluation.run import RunResult, WindowRecord
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
 from mvdust3r_ros.evaluation.window_scores import WindowLog
 from mvdust3r_ros.geometry import Sim3, invert_se3, rotation_angle_deg
+from mvdust3r_ros.wording import plural
 
 SCALE_STRETCH = 8
 MIN_STRETCH_M = 0.2
+SAME_PATH_M = 0.001
+"""Odometry that is nowhere further from the truth is the truth."""
 CONFIDENCE_BINS = 12
 GRID_COLUMNS = (
     "iou", "known_iou", "free_precision", "free_recall",
@@ -78,6 +83,7 @@ class Judgement:
         windows: one row for each window.
         stages: stage -> p50, p95 and max in milliseconds.
         confidence: error of the points by confidence, in bins of equal size.
+        stretches: first and last stamp (ns) of each part of the drive that mapped windows join.
     """
 
     numbers: dict[str, float | None] = field(default_factory=dict)
@@ -90,6 +96,7 @@ class Judgement:
     windows: list[dict[str, Any]] = field(default_factory=list)
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     confidence: list[dict[str, float]] = field(default_factory=list)
+    stretches: list[tuple[int, int]] = field(default_factory=list)
 
 
 def judge(evidence: Evidence) -> Judgement:
@@ -97,6 +104,8 @@ def judge(evidence: Evidence) -> Judgement:
     made = Judgement(numbers=dict.fromkeys(n for n, q in QUANTITIES.items() if not q.measured))
     _count(made, evidence)
     _judge_speed(made, evidence)
+    made.stretches = joined([(w.first_ns, w.stamp_ns) for w in evidence.result.in_map])
+    made.notes += doubts(made.numbers, evidence.result, evidence.superseded)
     estimate, truth = evidence.result.snapshot.trajectory, evidence.truth
     if truth is None:
         made.notes.append("no truth: errors of trajectory, grid and windows are not known")
@@ -108,9 +117,7 @@ def judge(evidence: Evidence) -> Judgement:
         return made
     try:
         S_true_map = _judge_trajectory(made, estimate, truth)
-        if evidence.result.odometry is not None:
-            odometry = absolute_errors(evidence.result.odometry, truth, "se3")
-            made.numbers["odometry_ate_m"] = odometry.rmse_m
+        _judge_odometry(made, evidence.result.odometry, estimate, truth)
         _judge_grid(made, evidence, S_true_map.inverse())
     except MvDust3rError as error:
         made.notes.append(f"trajectory and grid are not judged: {error}")
@@ -119,6 +126,9 @@ def judge(evidence: Evidence) -> Judgement:
 
 def _count(made: Judgement, evidence: Evidence) -> None:
     result, snapshot = evidence.result, evidence.result.snapshot
+    in_map = result.in_map
+    reference = result.odometry if evidence.truth is None else evidence.truth
+    covered = mapped_share(in_map, reference, result.first_stamp_ns, result.last_stamp_ns)
     steps = np.diff(snapshot.trajectory.T_world_cam[:, :3, 3], axis=0)
     counts: dict[str, float | None] = {
         "frames": result.frames,
@@ -127,11 +137,14 @@ def _count(made: Judgement, evidence: Evidence) -> None:
         "dropped_frames": sum(evidence.drops.values()),
         "keyframes": result.keyframes,
         "windows": len(result.windows),
-        "windows_committed": result.committed,
+        "windows_committed": len(in_map),
         "windows_rejected": len(result.windows) - result.committed,
+        "windows_rolled_back": result.committed - len(in_map),
         "windows_superseded": evidence.superseded,
         "windows_scored": 0 if evidence.windows is None else len(evidence.windows.scores),
-        "committed_share": result.committed / len(result.windows) if result.windows else None,
+        "committed_share": len(in_map) / len(result.windows) if result.windows else None,
+        "mapped_share": covered.share,
+        "drive_m": covered.drive_m,
         "loop_closures": snapshot.loop_closures,
         "map_points": len(snapshot.points_map),
         "path_m": float(np.linalg.norm(steps, axis=1).sum()),
@@ -188,6 +201,26 @@ def _judge_trajectory(made: Judgement, estimate: Trajectory, truth: Trajectory) 
     return S_true_map
 
 
+def _judge_odometry(
+    made: Judgement, odometry: Trajectory | None, estimate: Trajectory, truth: Trajectory
+) -> None:
+    """What odometry alone has on the keyframes of the map: what the map has to be better than."""
+    if odometry is None:
+        return
+    same = np.isin(odometry.stamps_ns, estimate.stamps_ns)
+    alone = Trajectory(odometry.stamps_ns[same], odometry.T_world_cam[same])
+    if len(alone) < 2:
+        return
+    made.numbers["odometry_ate_m"] = absolute_errors(alone, truth, "se3").rmse_m
+    step = relative_errors(alone, truth, 1, "se3")
+    made.numbers.update(odometry_rpe_m=step.rmse_m, odometry_rpe_deg=step.rotation_deg)
+    if absolute_errors(odometry, truth, "se3").max_m < SAME_PATH_M:
+        made.notes.append(
+            "the truth is the odometry that the mapper was given: path errors show what mapping "
+            "adds to it, not how far either is off"
+        )
+
+
 def stretch_scale_errors(xyz: FloatArray, true_xyz: FloatArray) -> list[float | None]:
     """Relative error of the way over the last 8 steps at each pose.
 
@@ -225,13 +258,14 @@ def _judge_grid(made: Judgement, evidence: Evidence, S_map_true: Sim3) -> None:
 
 
 def _judge_windows(made: Judgement, evidence: Evidence) -> None:
-    log = evidence.windows
+    log, in_map = evidence.windows, evidence.result.in_map
     for window in evidence.result.windows:
         row: dict[str, Any] = {
             "window": window.index,
             "stamp_ns": window.stamp_ns,
             "keyframes": window.keyframes,
             "verdict": window.verdict.name.lower(),
+            "in_map": window in in_map,
             "reason": window.message,
             "points": window.points,
             "residual_m": _finite(window.residual_m),
@@ -244,7 +278,7 @@ def _judge_windows(made: Judgement, evidence: Evidence) -> None:
         made.notes.append("predictions of windows cannot be seen from outside the node")
         return
     for reason, count in log.unscored.items() if evidence.truth is not None else ():
-        made.notes.append(f"{count} windows without scores: {reason}")
+        made.notes.append(f"{plural(count, 'window')} without scores: {reason}")
     if log.scores:
         table = {k: [getattr(s, k) for s in log.scores.values()] for k in _PAPER}
         means = {name: float(np.mean(values)) for name, values in table.items()}

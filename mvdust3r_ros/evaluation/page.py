@@ -11,20 +11,25 @@ from typing import Any
 from mvdust3r_ros.datatypes import MapSnapshot, Verdict
 from mvdust3r_ros.evaluation import charts
 from mvdust3r_ros.evaluation.cloud_view import cloud_view, web_file
+from mvdust3r_ros.evaluation.doubts import extent
 from mvdust3r_ros.evaluation.judge import Judgement
 from mvdust3r_ros.evaluation.quantities import GROUPS, show
 from mvdust3r_ros.evaluation.window_scores import Thumbnail
+from mvdust3r_ros.wording import decimal, plural
 
 TILES = {
+    "mapped_share": "of the drive is in the map",
     "ate_m": "path error (ATE)",
-    "ate_sim3_m": "path error, scale aligned",
+    "rpe_m": "error from keyframe to keyframe (RPE)",
     "scale_error": "scale error",
     "grid_iou": "grid overlap (IoU)",
     "nd": "window error (ND)",
-    "committed_share": "windows in the map",
     "window_p50_ms": "time of a window",
     "peak_memory_mb": "memory",
 }
+WINDOW_COLUMNS = {
+    "nd": "ND", "cd": "CD", "rre": "RRE", "rte": "RTE", "mae": "mAE", "scale_error": "scale error",
+}  # fmt: skip
 MAX_THUMBNAILS = 12
 MAX_ROWS = 200
 
@@ -78,99 +83,114 @@ def report_page(
 
 def _warnings(report: dict[str, Any]) -> list[str]:
     found = [] if report["complete"] else [f"Partial report: {report['stopped']}"]
-    found += [f"{count} images not used: {why}" for why, count in report["unusable"].items()]
-    found += [f"{count} images dropped: {why}" for why, count in report["drops"].items()]
+    found += [f"{plural(n, 'image')} not used: {why}" for why, n in report["unusable"].items()]
+    found += [f"{plural(n, 'image')} dropped: {why}" for why, n in report["drops"].items()]
     return found + [note[:1].upper() + note[1:] for note in report["notes"]]
 
 
 def _tiles(values: dict[str, Any]) -> str:
+    speaks_of = _scope_of_tiles(values)
     tiles = [
         f'<div class="tile"><b>{show(name, values.get(name))}</b>'
-        f"<span>{escape(label)}</span></div>"
+        f"<span>{escape(label)}</span>"
+        + "".join(f"<small>{escape(words)}</small>" for words in speaks_of.get(name, ()))
+        + "</div>"
         for name, label in TILES.items()
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
+def _scope_of_tiles(values: dict[str, Any]) -> dict[str, list[str]]:
+    """Number -> how much of the recording it speaks of, and what odometry alone has."""
+    said: dict[str, list[str]] = {
+        "mapped_share": [f"{values['windows_committed']} of {plural(values['windows'], 'window')}"]
+    }
+    if values["mapped_share"] is not None and values["drive_m"] is not None:
+        said["mapped_share"].append(f"way of the drive: {show('drive_m', values['drive_m'])}")
+    for name in ("ate_m", "rpe_m", "scale_error"):
+        if values[name] is not None:
+            said[name] = [extent(values)]
+    for name in ("ate_m", "rpe_m"):
+        alone = values[f"odometry_{name}"]
+        if name in said and alone is not None:
+            said[name].append(f"odometry alone: {show(name, alone)}")
+    if values["grid_iou"] is not None:
+        said["grid_iou"] = ["against all that the recording saw"]
+    if values["nd"] is not None:
+        said["nd"] = [f"mean of {plural(values['windows_scored'], 'window')}, rejected or not"]
+    if values["window_p50_ms"] is not None:
+        said["window_p50_ms"] = [f"median of {plural(values['windows'], 'window')}"]
+    return said
+
+
 def cards(*items: tuple[str, str]) -> str:
-    """Boxes with a title and HTML each, as many beside each other as there is room for."""
+    """Boxes with a title and HTML each, side by side; none for an empty body."""
     inner = "".join(
-        f'<div class="card"><h3>{escape(title)}</h3>{body}</div>' for title, body in items
+        f'<div class="card"><h3>{escape(title)}</h3>{body}</div>' for title, body in items if body
     )
-    return f'<div class="cards">{inner}</div>'
+    return f'<div class="cards">{inner}</div>' if inner else ""
+
+
+def section(title: str, body: str) -> str:
+    """A body under its title; nothing for an empty one."""
+    return f"<h2>{escape(title)}</h2>{body}" if body else ""
 
 
 def _map_section(snapshot: MapSnapshot, made: Judgement) -> str:
     if len(snapshot.points_map) == 0:
         return ""
-    return f'<h2>Map</h2><div class="card">{cloud_view(snapshot, made.true_path)}</div>'
+    view = cloud_view(snapshot, made.true_path, made.stretches)
+    return f'<h2>Map</h2><div class="card">{view}</div>'
 
 
 def _trajectory_section(snapshot: MapSnapshot, made: Judgement) -> str:
     if snapshot.grid is None:
         return ""
-    items = [("Cloud and path from above", charts.top_view(snapshot, made))]
-    if made.path:
-        items += [
-            ("Path, coloured by its error", charts.path_view(snapshot, made)),
-            ("Position error over time", charts.error_over_time(made)),
-            ("Scale error over time", charts.scale_over_time(made)),
-            ("Rotation error over time", charts.rotation_over_time(made)),
-        ]
-    return "<h2>Trajectory</h2>" + cards(*items)
+    items = [
+        ("Cloud and path from above", charts.top_view(snapshot, made)),
+        ("Path, coloured by its error", charts.path_view(snapshot, made)),
+        ("Position error over time", charts.error_over_time(made)),
+        ("Scale error over time", charts.scale_over_time(made)),
+        ("Rotation error over time", charts.rotation_over_time(made)),
+    ]
+    return section("Trajectory", cards(*items))
 
 
 def _grid_section(snapshot: MapSnapshot, made: Judgement) -> str:
-    if snapshot.grid is None:
-        return ""
-    items = [("Occupancy grid", charts.grid_view(snapshot, made, "estimate"))]
-    note = ""
-    if made.true_grid is not None:
-        items += [
-            ("Grid of the true cloud", charts.grid_view(snapshot, made, "truth")),
-            ("Difference", charts.grid_view(snapshot, made, "difference")),
-        ]
-        names = {
-            "obstacle": "obstacle in both", "missed": "true obstacle missed",
-            "invented": "obstacle that is none", "extra": "free where the truth is unknown",
-        }  # fmt: skip
-        dots = (
-            f'<span><i class="dot" style="background:rgb{charts.DIFFERENCE_RGB[k]}"></i>{words}'
-            "</span>"
-            for k, words in names.items()
-        )
-        note = f'<p class="controls">{" ".join(dots)}</p>'
-    return "<h2>Occupancy grid</h2>" + cards(*items) + note
+    items = [
+        ("Occupancy grid", charts.grid_view(snapshot, made, "estimate")),
+        ("Grid of the true cloud", charts.grid_view(snapshot, made, "truth")),
+        ("Difference", charts.difference_view(snapshot, made)),
+    ]
+    return section("Occupancy grid", cards(*items))
 
 
 def _windows_section(report: dict[str, Any], made: Judgement) -> str:
-    items = []
-    if any(w.get("nd") is not None for w in made.windows):
-        items.append(
-            ("Distance of each window from the truth", charts.windows_chart(made.windows))
-        )
-    if made.confidence:
-        items.append(("Confidence against error", charts.confidence_chart(made.confidence)))
-    columns = ("nd", "cd", "rre", "rte", "mae", "scale_error")
+    if not report["windows"]:
+        return ""
+    items = [
+        ("Distance of each window from the truth", charts.windows_chart(made.windows)),
+        ("Confidence against error", charts.confidence_chart(made.confidence)),
+    ]
+    columns = [c for c in WINDOW_COLUMNS if any(w.get(c) is not None for w in made.windows)]
     head = "<tr><th>window</th><th>verdict</th><th class=n>keyframes</th>" + "".join(
-        f"<th class=n>{c.replace('_', ' ')}</th>" for c in columns
+        f"<th class=n>{WINDOW_COLUMNS[c]}</th>" for c in columns
     )
     rows = [_window_row(w, columns) for w in report["windows"][:MAX_ROWS]]
     table = f'<div class="wide"><table>{head}<th>reason</th></tr>{"".join(rows)}</table></div>'
     left = len(report["windows"]) - MAX_ROWS
-    more = f'<p class="note">{left} more windows are in report.json.</p>' if left > 0 else ""
-    return "<h2>Windows</h2>" + (cards(*items) if items else "") + f"<p></p>{table}{more}"
+    more = f'<p class="note">Not shown: {plural(left, "window")} more, in report.json.</p>'
+    return section("Windows", f"{cards(*items)}<p></p>{table}{more if left > 0 else ''}")
 
 
 def _window_row(window: dict[str, Any], columns: Sequence[str]) -> str:
     verdict = window["verdict"]
-    cells = "".join(
-        f"<td class=n>{'-' if window.get(c) is None else format(window[c], '.3f')}</td>"
-        for c in columns
-    )
-    kind = "good" if verdict == "committed" else "bad"
+    cells = "".join(f"<td class=n>{show(c, window.get(c))}</td>" for c in columns)
+    kind = "good" if window["in_map"] else "bad"
+    left = verdict == "committed" and not window["in_map"]
+    words = "left the map again" if left else verdict.replace("_", " ")
     return (
-        f'<tr class="{kind}"><td>{window["window"]}</td><td>{verdict.replace("_", " ")}</td>'
+        f'<tr class="{kind}"><td>{window["window"]}</td><td>{words}</td>'
         f"<td class=n>{window['keyframes']}</td>{cells}"
         f"<td class=why>{escape(window['reason'])}</td></tr>"
     )
@@ -182,12 +202,12 @@ def _speed_section(report: dict[str, Any], made: Judgement) -> str:
     head = "<tr><th>stage</th><th class=n>median ms</th><th class=n>95 %</th><th class=n>max</th>"
     rows = "".join(
         f"<tr><td>{escape(name)}</td>"
-        + "".join(f"<td class=n>{s[k]:.1f}</td>" for k in ("p50", "p95", "max"))
+        + "".join(f"<td class=n>{decimal(s[k], 1)}</td>" for k in ("p50", "p95", "max"))
         + "</tr>"
         for name, s in made.stages.items()
     )
     machine = report["environment"]
-    note = f"{machine['cpu']}, {machine['cores']} cores"
+    note = f"{machine['cpu']}, {plural(machine['cores'], 'core')}"
     return "<h2>Speed</h2>" + cards(
         ("Time of each stage", charts.latency_bars(made.stages)),
         (note, f'<div class="wide"><table>{head}</tr>{rows}</table></div>'),
@@ -220,7 +240,7 @@ def _thumb(thumb: Thumbnail, first_ns: int) -> str:
     when = (thumb.stamp_ns - first_ns) * 1e-9
     return (
         f'<div class="thumb"><div>{inner}</div><i class="dot" style="background:{color}"></i>'
-        f"window {thumb.window}, {when:.1f} s, {words}</div>"
+        f"window {thumb.window}, {decimal(when, 1)} s, {words}</div>"
     )
 
 

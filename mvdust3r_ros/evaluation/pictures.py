@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +18,11 @@ from mvdust3r_ros.datatypes import (
     MapSnapshot,
     MvDust3rError,
     OccupancyGrid,
+    ScaleEstimate,
+    ScaleSource,
     Trajectory,
 )
+from mvdust3r_ros.evaluation.coverage import stretch_of
 from mvdust3r_ros.evaluation.splat import (
     Viewpoint,
     looking_down,
@@ -24,6 +30,7 @@ from mvdust3r_ros.evaluation.splat import (
     point_spacing,
     render_cloud,
 )
+from mvdust3r_ros.wording import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +44,11 @@ HEADROOM_M = 0.1
 ELEVATION_DEG = 38.0
 VIEW_PX = (1500, 800)
 MARGIN_M = 0.3
+FIRST_DATE_NS = 946_684_800 * 10**9
+"""2000-01-01: stamps before it count from the start of a robot or of a simulation."""
+
+
+Stretches = Sequence[tuple[int, int]]
 
 
 class PictureError(MvDust3rError):
@@ -76,8 +88,48 @@ class Bounds:
         return self.x_min, self.x_max, self.y_min, self.y_max
 
 
+@dataclass(frozen=True)
+class Caption:
+    """What a picture of a map says about where the map is from.
+
+    Attributes:
+        recording: name of the recording; empty for none.
+        engine: name of the engine; empty when it is not known.
+        first_stamp_ns: of the recording; 0 when it is not known.
+    """
+
+    recording: str = ""
+    engine: str = ""
+    first_stamp_ns: int = 0
+
+    def words(self, scale: ScaleEstimate) -> str:
+        """Engine, state of the scale and date, for the line under the title."""
+        engine = f"engine {self.engine}" if self.engine else ""
+        return "  ·  ".join(w for w in (engine, scale_words(scale), self.date()) if w)
+
+    def date(self) -> str:
+        """When it was recorded; when it was mapped where the stamps are no dates."""
+        if self.first_stamp_ns >= FIRST_DATE_NS:
+            when = datetime.fromtimestamp(self.first_stamp_ns * 1e-9, timezone.utc)
+            return f"recorded {when:%Y-%m-%d %H:%M} UTC"
+        return f"mapped {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def scale_words(scale: ScaleEstimate) -> str:
+    """How well metres are known: "scale known to 2.1 % by odometry"."""
+    if not math.isfinite(scale.rel_sigma):
+        return "scale unknown: not in metres"
+    source = scale.source.name.lower().replace("_", " ")
+    by = f" by {source}" if scale.source != ScaleSource.NONE else ""
+    return f"scale known to {percent(scale.rel_sigma, 1)}{by}"
+
+
 def map_picture(
-    snapshot: MapSnapshot, path: Path, truth: TrueMap | None = None, title: str = ""
+    snapshot: MapSnapshot,
+    path: Path,
+    truth: TrueMap | None = None,
+    caption: Caption | None = None,
+    stretches: Stretches = (),
 ) -> None:
     """Draw the cloud from above, the grid with the path, and the cloud at an angle into one PNG.
 
@@ -85,10 +137,22 @@ def map_picture(
         snapshot: the map; it needs a grid.
         path: the file to write.
         truth: drawn beside and over the map when given.
-        title: above all.
+        caption: where the map is from, above all.
+        stretches: first and last stamp (ns) of parts of the path; no line is drawn between them.
 
     Raises:
         PictureError: no window has been committed yet, matplotlib is missing, or the disk.
+    """
+    _save(map_figure(snapshot, truth, caption or Caption(), stretches), path)
+
+
+def map_figure(
+    snapshot: MapSnapshot, truth: TrueMap | None, caption: Caption, stretches: Stretches = ()
+) -> Figure:
+    """What `map_picture` saves.
+
+    Raises:
+        PictureError: no window has been committed yet, or matplotlib is missing.
     """
     if snapshot.grid is None:
         raise PictureError("there is no map to draw yet: no window has been committed")
@@ -99,26 +163,53 @@ def map_picture(
             "pictures need matplotlib; install it: pip install 'mvdust3r_ros[report]'"
         ) from None
     bounds = map_bounds(snapshot, truth)
-    has_true_grid = truth is not None and truth.grid is not None
-    columns = 3 if has_true_grid else 2
+    columns = 2 if truth is None or truth.grid is None else 3
     plan_height = 13.0 / columns * bounds.size[1] / bounds.size[0]
     plan_height = float(np.clip(plan_height, 2.5, 8.0))
     oblique_height = 13.0 * VIEW_PX[1] / VIEW_PX[0]
     figure = Figure(
-        figsize=(13.6, plan_height + oblique_height + 1.6), facecolor=PAPER, layout="constrained"
+        figsize=(13.6, plan_height + oblique_height + 2.3), facecolor=PAPER, layout="constrained"
     )
-    layout = figure.add_gridspec(2, columns, height_ratios=[plan_height + 0.4, oblique_height])
-    figure.suptitle(title or "Map", fontsize=15, color=INK, fontweight="bold")
+    layout = figure.add_gridspec(2, columns, height_ratios=[plan_height + 0.7, oblique_height])
+    _draw_caption(figure, caption, snapshot.scale)
     axes = [figure.add_subplot(layout[0, k]) for k in range(columns)]
-    draw_top(axes[0], snapshot, bounds)
-    draw_grid(axes[1], snapshot.grid, snapshot.trajectory, bounds, "Occupancy grid")
-    if truth is not None and truth.trajectory is not None:
-        draw_path(axes[1], truth.trajectory, TRUE_PATH_RGB, "true path", dashed=True)
-    if truth is not None and truth.grid is not None:
-        draw_grid(axes[2], truth.grid, truth.trajectory, bounds, "True grid")
+    _draw_plans(axes, snapshot, truth or TrueMap(), bounds, stretches)
+    _draw_oblique(figure.add_subplot(layout[1, :]), snapshot, stretches)
+    return figure
+
+
+def _draw_plans(
+    axes: Sequence[Axes],
+    snapshot: MapSnapshot,
+    truth: TrueMap,
+    bounds: Bounds,
+    stretches: Stretches,
+) -> None:
+    """Cloud, grid and, where there is one, the true grid, from above."""
+    assert snapshot.grid is not None
+    draw_top(axes[0], snapshot, bounds, stretches)
+    draw_grid(axes[1], snapshot.grid, snapshot.trajectory, bounds, "Occupancy grid", stretches)
+    if truth.grid is not None:
+        draw_grid(axes[2], truth.grid, None, bounds, "True grid")
+    unit = "m" if math.isfinite(snapshot.scale.rel_sigma) else "units of the network"
+    for k, plan in enumerate(axes):
+        if truth.trajectory is not None and k > 0:
+            draw_path(plan, truth.trajectory, TRUE_PATH_RGB, "true path", dashed=True)
+        add_coordinates(plan, unit)
     add_legend(axes[1])
-    _draw_oblique(figure.add_subplot(layout[1, :]), snapshot)
-    _save(figure, path)
+
+
+def _draw_caption(figure: Figure, caption: Caption, scale: ScaleEstimate) -> None:
+    """Name of the recording in bold, the rest in a line below it."""
+    figure.suptitle(
+        f"{caption.recording or 'Map'}\n", fontsize=15, color=INK, fontweight="bold",
+        parse_math=False,
+    )  # fmt: skip
+    inches = figure.get_size_inches()[1]
+    figure.text(
+        0.5, 1 - 0.47 / inches, caption.words(scale), fontsize=10.5, color="#5b6475",
+        ha="center", va="top", parse_math=False,
+    )  # fmt: skip
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -151,35 +242,48 @@ def map_bounds(snapshot: MapSnapshot, truth: TrueMap | None) -> Bounds:
 
 
 def below_ceiling(snapshot: MapSnapshot) -> tuple[FloatArray, ImageArray]:
-    """Points up to a little above the cameras, so that one can look in from above."""
+    """Points up to a little above the cameras, so that one can look in from above.
+
+    All points where none is that low: the camera looks up.
+    """
     points = snapshot.points_map
-    heights = snapshot.trajectory.T_world_cam[:, 2, 3]
-    if len(heights) == 0:
+    keep = points[:, 2] < cut_height(snapshot)
+    if not keep.any():
         return points, snapshot.colors_rgb
-    keep = points[:, 2] < np.median(heights) + HEADROOM_M
     return points[keep], snapshot.colors_rgb[keep]
 
 
-def draw_top(axes: Axes, snapshot: MapSnapshot, bounds: Bounds) -> None:
-    """The cloud from above, cut above the cameras, with the path."""
+def cut_height(snapshot: MapSnapshot) -> float:
+    """Where views from above are cut: a little above the cameras; infinite without any."""
+    heights = snapshot.trajectory.T_world_cam[:, 2, 3]
+    return float(np.median(heights)) + HEADROOM_M if len(heights) else float("inf")
+
+
+def draw_top(axes: Axes, snapshot: MapSnapshot, bounds: Bounds, stretches: Stretches = ()) -> None:
+    """The cloud from above, cut above the cameras, with the path in its stretches."""
     points, colors = below_ceiling(snapshot)
     centre = np.array([(bounds.x_min + bounds.x_max) / 2, (bounds.y_min + bounds.y_max) / 2, 0.0])
     view = looking_down(centre, bounds.size, 700)
     image = render_cloud(points, colors, view, point_spacing(points))
     axes.imshow(image, extent=bounds.extent, interpolation="bilinear")
-    draw_path(axes, snapshot.trajectory, PATH_RGB, "path")
+    draw_path(axes, snapshot.trajectory, PATH_RGB, "path", stretches)
     frame_plan(axes, bounds, "Cloud from above")
 
 
 def draw_grid(
-    axes: Axes, grid: OccupancyGrid, trajectory: Trajectory | None, bounds: Bounds, title: str
+    axes: Axes,
+    grid: OccupancyGrid,
+    trajectory: Trajectory | None,
+    bounds: Bounds,
+    title: str,
+    stretches: Stretches = (),
 ) -> None:
-    """An occupancy grid with a path over it."""
+    """An occupancy grid with a path over it, in its stretches."""
     image = np.full((*grid.cells.shape, 3), UNKNOWN_RGB, np.uint8)
     image[grid.cells >= 0] = FREE_RGB
     image[grid.cells >= 65] = OCCUPIED_RGB
     (x, y), (rows, cols), res = grid.origin_xy_m, grid.cells.shape, grid.resolution_m
-    axes.set_facecolor(_unit(UNKNOWN_RGB))
+    axes.set_facecolor(unit_rgb(UNKNOWN_RGB))
     axes.imshow(
         image,
         extent=(x, x + cols * res, y, y + rows * res),
@@ -187,11 +291,12 @@ def draw_grid(
         interpolation="nearest",
     )
     if trajectory is not None:
-        draw_path(axes, trajectory, PATH_RGB, "path")
+        draw_path(axes, trajectory, PATH_RGB, "path", stretches)
     frame_plan(axes, bounds, title)
 
 
-def _unit(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
+def unit_rgb(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
+    """A colour as matplotlib wants it."""
     return rgb[0] / 255, rgb[1] / 255, rgb[2] / 255
 
 
@@ -200,22 +305,34 @@ def draw_path(
     trajectory: Trajectory,
     rgb: tuple[int, int, int],
     label: str,
+    stretches: Stretches = (),
     *,
     dashed: bool = False,
 ) -> None:
-    """A camera path from above; a dashed one without marks for start and end."""
+    """A camera path from above; a dashed one without marks for start and end.
+
+    Args:
+        axes: where to draw.
+        trajectory: camera poses.
+        rgb: colour.
+        label: for the legend.
+        stretches: first and last stamp (ns) of parts between which no line is drawn.
+        dashed: whether it is drawn dashed.
+    """
     if len(trajectory) == 0:
         return
+    breaks = np.flatnonzero(np.diff(stretch_of(trajectory.stamps_ns, stretches))) + 1
     x, y = trajectory.T_world_cam[:, 0, 3], trajectory.T_world_cam[:, 1, 3]
+    line = np.insert(x, breaks, np.nan), np.insert(y, breaks, np.nan)
     if not dashed:
-        axes.plot(x, y, color=PAPER, linewidth=4.5, solid_capstyle="round")
-    axes.plot(x, y, color=_unit(rgb), linewidth=2.2, ls="--" if dashed else "-", label=label)
+        axes.plot(*line, color=PAPER, linewidth=4.5, solid_capstyle="round")
+    axes.plot(*line, color=unit_rgb(rgb), linewidth=2.2, ls="--" if dashed else "-", label=label)
     if dashed:
         return
     ends = (("start", "o", START_RGB, 0), ("end", "s", END_RGB, -1))
     for name, marker, colour, k in ends:
         axes.plot(
-            x[k], y[k], marker, color=_unit(colour), markersize=9,
+            x[k], y[k], marker, color=unit_rgb(colour), markersize=9,
             markeredgecolor=PAPER, markeredgewidth=1.5, label=name, ls="", zorder=5,
         )  # fmt: skip
 
@@ -230,6 +347,22 @@ def frame_plan(axes: Axes, bounds: Bounds, title: str) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_color("#b8bec8")
+    _scale_bar(axes, bounds)
+
+
+def add_coordinates(axes: Axes, unit: str) -> None:
+    """Ticks in the coordinates of the map frame."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(lambda value, _: f"{value + 0.0:g}")
+    axes.tick_params(labelsize=8, colors="#5b6475")
+    axes.set_xlabel(f"x in the map frame ({unit})", fontsize=8.5, color="#5b6475")
+    axes.set_ylabel(f"y ({unit})", fontsize=8.5, color="#5b6475")
+
+
+def _scale_bar(axes: Axes, bounds: Bounds) -> None:
     length = nice_length(bounds.size[0] / 4)
     x = bounds.x_min + 0.04 * bounds.size[0]
     y = bounds.y_min + 0.04 * bounds.size[1]
@@ -255,45 +388,61 @@ def add_legend(axes: Axes) -> None:
         axes.legend(handles, labels, loc="best", fontsize=8, framealpha=0.85, edgecolor="none")
 
 
-def _draw_oblique(axes: Axes, snapshot: MapSnapshot) -> None:
+def _draw_oblique(axes: Axes, snapshot: MapSnapshot, stretches: Stretches) -> None:
     points, colors = below_ceiling(snapshot)
     axes.set_axis_off()
     if len(points) == 0:
         return
     view = looking_from(best_azimuth(points), np.radians(ELEVATION_DEG), core_of(points), VIEW_PX)
     image = render_cloud(points, colors, view, point_spacing(points))
-    axes.imshow(with_path(image, snapshot.trajectory, view), interpolation="bilinear")
+    drawn = with_path(image, snapshot.trajectory, view, stretches)
+    axes.imshow(drawn, interpolation="bilinear")
     axes.set_title("Cloud at an angle, cut above the camera", fontsize=11, color=INK, loc="left")
 
 
 def core_of(points: FloatArray) -> FloatArray:
     """Points without the stray ones at the borders."""
+    if len(points) == 0:
+        return points
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     core: FloatArray = points[((points >= low) & (points <= high)).all(1)]
     return core if len(core) else points
 
 
 def best_azimuth(points: FloatArray) -> float:
-    """Look across the long side, from the side where things are lower."""
+    """Look across the long side, from the side where things are lower; 0 for too few points."""
+    if len(points) < 3:
+        return 0.0
     xy = points[:, :2] - points[:, :2].mean(0)
     across = np.linalg.svd(xy.T @ xy)[0][:, 1]
     along = xy @ across
     far, near = along > np.median(along), along <= np.median(along)
-    if points[far, 2].mean() < points[near, 2].mean():
+    if far.any() and points[far, 2].mean() < points[near, 2].mean():
         across = -across
     # from the low side, and a little to the right of it
     return float(np.arctan2(-across[1], -across[0]) + 0.35)
 
 
-def with_path(image: ImageArray, trajectory: Trajectory, view: Viewpoint) -> ImageArray:
-    """The picture with the camera path drawn over it."""
+def path_parts(trajectory: Trajectory, stretches: Stretches) -> list[FloatArray]:
+    """(N, 3) camera centres of each stretch of a path."""
+    breaks = np.flatnonzero(np.diff(stretch_of(trajectory.stamps_ns, stretches))) + 1
+    return np.split(trajectory.T_world_cam[:, :3, 3], breaks)
+
+
+def with_path(
+    image: ImageArray, trajectory: Trajectory, view: Viewpoint, stretches: Stretches = ()
+) -> ImageArray:
+    """The picture with the camera path drawn over it, in its stretches."""
     if len(trajectory) == 0:
         return image
-    pixels = np.rint(view.project(trajectory.T_world_cam[:, :3, 3])[:, :2] * 16).astype(np.int32)
+    parts = [
+        np.rint(view.project(xyz)[:, :2] * 16).astype(np.int32)
+        for xyz in path_parts(trajectory, stretches)
+    ]
     canvas = image.copy()
     for colour, thickness in (((255, 255, 255), 8), (PATH_RGB, 4)):
-        cv2.polylines(canvas, [pixels], False, colour, thickness, cv2.LINE_AA, 4)
-    for point, colour in ((pixels[0], START_RGB), (pixels[-1], END_RGB)):
+        cv2.polylines(canvas, parts, False, colour, thickness, cv2.LINE_AA, 4)
+    for point, colour in ((parts[0][0], START_RGB), (parts[-1][-1], END_RGB)):
         cv2.circle(
             canvas, (int(point[0]), int(point[1])), 12 * 16, (255, 255, 255), -1, cv2.LINE_AA, 4
         )

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mvdust3r_ros.wording import decimal, percent
+
+WHOLE_UNITS = ("", "ms", "MB", "s")
+"""Units of numbers that need no digits behind the point when there are none."""
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -32,7 +37,9 @@ TRAJECTORY = {
     "rpe_sim3_m": Quantity("error of the motion between keyframes, scale aligned", "m", "lower"),
     "scale_error": Quantity("size of the path against the truth; positive: too large", "%"),
     "scale_drift": Quantity("largest scale error of a stretch of 8 keyframes", "%", "lower"),
-    "odometry_ate_m": Quantity("position error of the recording's own odometry", "m", "lower"),
+    "odometry_ate_m": Quantity("position error of odometry alone, on the same keyframes", "m"),
+    "odometry_rpe_m": Quantity("motion between keyframes: error of odometry alone", "m"),
+    "odometry_rpe_deg": Quantity("motion between keyframes: rotation error of odometry", "deg"),
 }
 WINDOWS = {
     "nd": Quantity("ND: mean distance of a window's points from the truth", "m", "lower"),
@@ -66,9 +73,12 @@ COUNTS = {
     "windows": Quantity("windows that went through the network"),
     "windows_committed": Quantity("windows in the map", "", "higher"),
     "windows_rejected": Quantity("windows rejected", "", "lower"),
+    "windows_rolled_back": Quantity("windows that left the map again", "", "lower"),
     "windows_superseded": Quantity("windows the network had no time for", "", "lower"),
     "windows_scored": Quantity("windows compared with recorded depth"),
     "committed_share": Quantity("windows in the map, of all", "%", "higher"),
+    "mapped_share": Quantity("part of the drive that is in the map", "%", "higher"),
+    "drive_m": Quantity("way of the drive, by the truth or else by odometry", "m"),
     "loop_closures": Quantity("loops closed"),
     "map_points": Quantity("points of the map"),
     "free_m2": Quantity("free area", "m2"),
@@ -101,8 +111,8 @@ def show(name: str, value: float | None) -> str:
         return "-"
     unit = QUANTITIES[name].unit if name in QUANTITIES else ""
     if unit == "%":
-        return f"{round(100 * value, 1) + 0.0:.1f} %"
-    if isinstance(value, int) or float(value).is_integer():
+        return percent(value, 1) if value >= 0 else f"{decimal(100 * value, 1)} %"
+    if isinstance(value, int) or (float(value).is_integer() and unit in WHOLE_UNITS):
         return f"{int(value)} {unit}".strip()
     digits = max(0, 3 - len(str(int(abs(value)))))
-    return f"{value:.{digits + (unit == 'm' and abs(value) < 1)}f} {unit}".strip()
+    return f"{decimal(value, digits + (unit == 'm' and abs(value) < 1))} {unit}".strip()

@@ -12,16 +12,24 @@ from typing import Any
 import numpy as np
 
 from mvdust3r_ros.config import settings_dict
-from mvdust3r_ros.datatypes import MapSnapshot, MvDust3rError, Trajectory, Verdict
+from mvdust3r_ros.datatypes import MvDust3rError, Trajectory, Verdict
+from mvdust3r_ros.evaluation.coverage import joined, mapped_share
+from mvdust3r_ros.evaluation.doubts import doubts, extent
 from mvdust3r_ros.evaluation.map_metrics import (
     absolute_errors,
     align_trajectory,
     associate,
     relative_errors,
 )
-from mvdust3r_ros.evaluation.pictures import PictureError, TrueMap, map_picture
+from mvdust3r_ros.evaluation.pictures import (
+    Caption,
+    PictureError,
+    TrueMap,
+    map_picture,
+)
 from mvdust3r_ros.evaluation.run import RunResult, outside_engine_ms, stage_latencies
 from mvdust3r_ros.map_files import save_map
+from mvdust3r_ros.wording import decimal, percent, plural
 
 STEM = "map"
 
@@ -54,9 +62,10 @@ def summarize_run(result: RunResult, truth: Trajectory | None = None) -> dict[st
         "seconds": result.seconds,
         "stage_median_ms": stages,
         "outside_engine_median_ms": outside_engine_ms(result.windows),
-        "map": _map_numbers(result.snapshot),
+        "map": _map_numbers(result, truth),
         "settings": settings_dict(result.config),
     }
+    summary["notes"] = doubts(summary["map"], result)
     for name, reference in (("truth", truth), ("odometry", result.odometry)):
         if reference is not None and len(result.snapshot.trajectory):
             summary[f"against_{name}"] = trajectory_numbers(result.snapshot.trajectory, reference)
@@ -64,9 +73,15 @@ def summarize_run(result: RunResult, truth: Trajectory | None = None) -> dict[st
     return plain
 
 
-def _map_numbers(snapshot: MapSnapshot) -> dict[str, Any]:
+def _map_numbers(result: RunResult, truth: Trajectory | None) -> dict[str, Any]:
+    snapshot, in_map = result.snapshot, result.in_map
+    reference = result.odometry if truth is None else truth
+    covered = mapped_share(in_map, reference, result.first_stamp_ns, result.last_stamp_ns)
     steps = np.diff(snapshot.trajectory.T_world_cam[:, :3, 3], axis=0)
     numbers: dict[str, Any] = {
+        "windows": len(in_map),
+        "mapped_share": covered.share,
+        "drive_m": covered.drive_m,
         "points": len(snapshot.points_map),
         "path_m": float(np.linalg.norm(steps, axis=1).sum()),
         "scale": snapshot.scale.scale,
@@ -116,7 +131,7 @@ def write_outputs(
     result: RunResult,
     directory: Path,
     truth: Trajectory | None = None,
-    title: str = "",
+    recording: str = "",
     details: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write map.pgm, map.yaml, map.ply, map.tum, map.png and summary.json.
@@ -125,7 +140,7 @@ def write_outputs(
         result: the run.
         directory: created when missing.
         truth: true camera poses, drawn and judged against when given.
-        title: of the picture.
+        recording: its name, for the picture.
         details: more to store in summary.json, for example the bag.
 
     Returns:
@@ -141,7 +156,9 @@ def write_outputs(
         files = save_map(result.snapshot, directory, STEM)
         try:
             picture = directory / f"{STEM}.png"
-            map_picture(result.snapshot, picture, _true_map(result, truth), title)
+            caption = Caption(recording, result.engine.name, result.first_stamp_ns or 0)
+            spans = joined([(w.first_ns, w.stamp_ns) for w in result.in_map])
+            map_picture(result.snapshot, picture, _true_map(result, truth), caption, spans)
             files.append(picture)
         except PictureError as error:
             summary["picture"] = str(error)
@@ -179,47 +196,50 @@ def no_map_reason(result: RunResult) -> str:
     if result.faults:
         message, count = result.faults.most_common(1)[0]
         if count == result.frames:
-            return f"no map: none of the {count} images can be used; {message}"
+            return f"no map: none of {plural(count, 'image')} can be used; {message}"
     if not result.windows:
         size = result.config.keyframes.window_size
         return (
-            f"no map: {result.keyframes} keyframes in {result.frames} frames, a window needs 2 "
-            f"of them at least ({size} by default); move the camera more or lower "
-            "keyframes.max_translation_m"
+            f"no map: {plural(result.keyframes, 'keyframe')} in {plural(result.frames, 'frame')}, "
+            f"a window needs 2 of them at least ({size} by default); move the camera more or "
+            "lower keyframes.max_translation_m"
         )
     reasons = Counter((w.verdict, w.message) for w in result.windows)
     (verdict, message), count = reasons.most_common(1)[0]
-    return f"no map: {count} of {len(result.windows)} windows {verdict.name.lower()}: {message}"
+    windows = plural(len(result.windows), "window")
+    return f"no map: {count} of {windows} {verdict.name.lower().replace('_', ' ')}: {message}"
 
 
 def describe_run(summary: dict[str, Any]) -> str:
     """The numbers of a run and how to open its files, for a terminal."""
-    committed = summary["verdicts"].get(Verdict.COMMITTED.name, 0)
     seconds = max(summary["seconds"], 1e-9)
-    stages = ", ".join(f"{k} {v:.0f}" for k, v in summary["stage_median_ms"].items())
-    made, scale = summary["map"], summary["map"]["scale_rel_sigma"]
-    known = f"known to {100 * scale:.1f} %" if scale is not None else "unknown"
+    stages = ", ".join(f"{k} {decimal(v, 0)}" for k, v in summary["stage_median_ms"].items())
+    made = summary["map"]
+    sigma, share = made["scale_rel_sigma"], made["mapped_share"]
+    known = f"known to {percent(sigma, 1)}, from" if sigma is not None else "unknown, from"
     lines = [
-        f"{summary['frames']} frames, {summary['keyframes']} keyframes, {committed} of "
-        f"{summary['windows']} windows in the map, {seconds:.1f} s "
-        f"({summary['frames'] / seconds:.0f} frames/s)",
+        f"{plural(summary['frames'], 'frame')}, {plural(summary['keyframes'], 'keyframe')}, "
+        f"{made['windows']} of {plural(summary['windows'], 'window')} in the map"
+        + (f" ({percent(share)} of the drive)" if share is not None else "")
+        + f", {decimal(seconds, 1)} s ({decimal(summary['frames'] / seconds, 0)} frames/s)",
         f"median ms per window: {stages}",
-        f"map: {made['points']} points, {made['free_m2']:.1f} m2 free, "
-        f"{made['occupied_m2']:.1f} m2 occupied, path {made['path_m']:.1f} m",
-        f"scale: {known}, from {made['scale_source'].lower()}",
+        f"map: {plural(made['points'], 'point')}, {decimal(made['free_m2'], 1)} m2 free, "
+        f"{decimal(made['occupied_m2'], 1)} m2 occupied, path {decimal(made['path_m'], 1)} m",
+        f"scale: {known} {made['scale_source'].lower().replace('_', ' ')}",
     ]
     lines += summary.get("mountings", [])
+    lines += [f"note: {note}" for note in summary["notes"]]
     for rejection in summary["rejections"][:3]:
         lines.append(f"window {rejection['window']}: {rejection['reason']}")
     for message, count in summary["unusable_frames"].items():
-        lines.append(f"{count} frames not used: {message}")
+        lines.append(f"{plural(count, 'frame')} not used: {message}")
     for name in ("truth", "odometry"):
         numbers = summary.get(f"against_{name}")
         if numbers is not None and "ate_sim3_m" in numbers:
             lines.append(
-                f"against {name}: ATE {numbers['ate_sim3_m']:.3f} m after Sim(3), "
-                f"{numbers['ate_se3_m']:.3f} m after SE(3), scale off by "
-                f"{100 * numbers['scale_error']:.1f} %"
+                f"against {name}, {extent(made)}: ATE {decimal(numbers['ate_se3_m'], 3)} m, "
+                f"{decimal(numbers['ate_sim3_m'], 3)} m with the scale aligned, scale off by "
+                f"{decimal(100 * numbers['scale_error'], 1)} %"
             )
     if "picture" in summary:
         lines.append(summary["picture"])

@@ -13,12 +13,15 @@ from mvdust3r_ros.config import settings_dict
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.engines.create import default_engine_folder
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
+from mvdust3r_ros.evaluation.doubts import extent
 from mvdust3r_ros.evaluation.environment import describe_environment
 from mvdust3r_ros.evaluation.judge import Evidence, Judgement, judge, rejects
 from mvdust3r_ros.evaluation.page import report_page
+from mvdust3r_ros.evaluation.quantities import show
 from mvdust3r_ros.evaluation.recording import Recording
 from mvdust3r_ros.evaluation.report import ReportError, plain_values
 from mvdust3r_ros.map_files import save_map
+from mvdust3r_ros.wording import plural
 
 FORMAT = 2
 SECTIONS = (
@@ -108,11 +111,12 @@ def _report(
 
 
 def _trajectory(evidence: Evidence, made: Judgement) -> dict[str, Any]:
-    """All keyframes of the map, and where its frame lies in that of the truth."""
+    """All keyframes of the map, the parts that windows join, and its frame in the truth's."""
     trajectory = evidence.result.snapshot.trajectory
     return {
         "stamp_ns": trajectory.stamps_ns.tolist(),
         "position_map": trajectory.T_world_cam[:, :3, 3].tolist(),
+        "stretches_ns": [list(span) for span in made.stretches],
         "T_true_map": None if made.T_true_map is None else made.T_true_map.tolist(),
     }
 
@@ -168,35 +172,52 @@ def same_numbers(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 def describe_report(report: dict[str, Any], out: Path, capsules: Sequence[Path] = ()) -> str:
     """The numbers that matter and where to look, for a terminal."""
-    from mvdust3r_ros.evaluation.quantities import show
-
     numbers = {**report["numbers"], **report["timing"]["numbers"]}
-    said = [
-        "{frames} images, {keyframes} keyframes, {windows_committed} of {windows} windows in the "
-        "map, {window_p50_ms} a window ({window_p95_ms} at 95 %)",
-    ]
-    if numbers["ate_m"] is not None:
-        said.append(
-            "path: ATE {ate_m}, {ate_sim3_m} with the scale aligned, scale off by {scale_error}"
-        )
-    if numbers["grid_iou"] is not None:
-        said.append(
-            "grid: IoU {grid_iou}, free cells right {grid_free_precision}, obstacles found "
-            "{grid_occupied_recall}"
-        )
-    if numbers["nd"] is not None:
-        said.append("windows: ND {nd}, DAc {dac}, CD {cd}, RRE {rre}, RTE {rte}, mAE {mae}")
     shown = {name: show(name, value) for name, value in numbers.items()}
-    lines = [line.format(**shown) for line in said]
-    if report["rejects"]:
-        reasons = ", ".join(f"{n} {name}" for name, n in report["rejects"].items())
-        lines.append(f"rejected: {reasons}")
-    lines += [f"{n} images not used: {why}" for why, n in report["unusable"].items()]
-    lines += [f"{n} images dropped: {why}" for why, n in report["drops"].items()]
+    lines = [_mapped_line(numbers, shown), *_error_lines(numbers, shown)]
+    if numbers["window_p50_ms"] is not None:
+        lines.append("speed: {window_p50_ms} a window, {window_p95_ms} at 95 %".format(**shown))
+    lines += [f"{plural(n, 'image')} not used: {why}" for why, n in report["unusable"].items()]
+    lines += [f"{plural(n, 'image')} dropped: {why}" for why, n in report["drops"].items()]
     lines += [f"note: {note}" for note in report["notes"]]
     if capsules:
         lines.append(
-            f"{len(capsules)} capsules of rejected windows: mvdust3r_ros evaluate --capsule "
-            f"{capsules[0]}"
+            f"{plural(len(capsules), 'capsule')} of rejected windows: mvdust3r_ros evaluate "
+            f"--capsule {capsules[0]}"
         )
     return "\n".join([*lines, f"{out / 'report.html'}"])
+
+
+def _mapped_line(numbers: dict[str, Any], shown: dict[str, str]) -> str:
+    drive = f" of {shown['drive_m']}" if numbers["drive_m"] is not None else ""
+    share = f": {shown['mapped_share']} of the drive{drive}" if numbers["windows"] else ""
+    return (
+        f"{plural(numbers['frames'], 'image')}, {plural(numbers['keyframes'], 'keyframe')}, "
+        f"{shown['windows_committed']} of {plural(numbers['windows'], 'window')} in the map{share}"
+    )
+
+
+def _error_lines(numbers: dict[str, Any], shown: dict[str, str]) -> list[str]:
+    lines = []
+    if numbers["ate_m"] is not None:
+        lines.append(
+            f"path, {extent(numbers)}: ATE {shown['ate_m']}, {shown['ate_sim3_m']} with the scale "
+            f"aligned, scale off by {shown['scale_error']}, RPE {shown['rpe_m']}"
+        )
+    if numbers["odometry_ate_m"] is not None:
+        lines.append(
+            f"odometry alone, on the same keyframes: ATE {shown['odometry_ate_m']}, "
+            f"RPE {shown['odometry_rpe_m']}"
+        )
+    if numbers["grid_iou"] is not None:
+        lines.append(
+            "grid: IoU {grid_iou}, free cells right {grid_free_precision}, obstacles found "
+            "{grid_occupied_recall}, obstacles called free {grid_false_free}".format(**shown)
+        )
+    if numbers["nd"] is not None:
+        scored = plural(numbers["windows_scored"], "window")
+        lines.append(
+            f"network, mean of {scored}: "
+            "ND {nd}, DAc {dac}, CD {cd}, RRE {rre}, RTE {rte}, mAE {mae}".format(**shown)
+        )
+    return lines

@@ -36,22 +36,26 @@ class WindowRecord:
     Attributes:
         index: of the window.
         stamp_ns: of its newest keyframe.
+        first_ns: stamp of its oldest keyframe.
         keyframes: number of keyframes.
         verdict: committed, or why not.
         message: the reason in words.
         points: number of points it added.
         residual_m: as in `MapUpdate`.
         latency_ms: stage name -> milliseconds.
+        rolled_back: windows before it that it took out of the map again.
     """
 
     index: int
     stamp_ns: int
+    first_ns: int
     keyframes: int
     verdict: Verdict
     message: str
     points: int
     residual_m: float
     latency_ms: dict[str, float]
+    rolled_back: int = 0
 
 
 @dataclass
@@ -70,6 +74,7 @@ class RunResult:
         seconds: wall time of mapping.
         snapshot: the map at the end.
         first_stamp_ns: of the first frame; None without frames.
+        last_stamp_ns: of the last frame; None without frames.
     """
 
     config: MapperConfig
@@ -83,11 +88,22 @@ class RunResult:
     seconds: float = 0.0
     snapshot: MapSnapshot = field(default_factory=lambda: empty_snapshot())
     first_stamp_ns: int | None = None
+    last_stamp_ns: int | None = None
 
     @property
     def committed(self) -> int:
-        """Windows that are in the map."""
+        """Windows that were committed, some of which may have left the map again."""
         return sum(w.verdict == Verdict.COMMITTED for w in self.windows)
+
+    @property
+    def in_map(self) -> list[WindowRecord]:
+        """The windows that the map consists of in the end."""
+        found: list[WindowRecord] = []
+        for window in self.windows:
+            if window.verdict == Verdict.COMMITTED:
+                del found[max(0, len(found) - window.rolled_back) :]
+                found.append(window)
+        return found
 
 
 def empty_snapshot() -> MapSnapshot:
@@ -140,6 +156,7 @@ def run_mapper(
         result.frames += 1
         if result.first_stamp_ns is None:
             result.first_stamp_ns = frame.stamp_ns
+        result.last_stamp_ns = frame.stamp_ns
         if frame.T_odom_cam is not None:
             odometry[frame.stamp_ns] = frame.T_odom_cam
         try:
@@ -164,12 +181,14 @@ def window_record(update: MapUpdate) -> WindowRecord:
     return WindowRecord(
         index=update.window.index,
         stamp_ns=update.window.keyframes[-1].stamp_ns,
+        first_ns=update.window.keyframes[0].stamp_ns,
         keyframes=len(update.window.keyframes),
         verdict=update.verdict,
         message=update.message,
         points=len(update.points_map),
         residual_m=update.residual_m,
         latency_ms=dict(update.latency_ms),
+        rolled_back=update.rolled_back,
     )
 
 

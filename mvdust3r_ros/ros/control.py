@@ -108,9 +108,10 @@ class MapperControl(Node):
         answer = self.call(GetState, f"{self.mapper}/get_state", GetState.Request())
         return str(answer.current_state.label)
 
-    def save_map(self, filename: str) -> Any:
+    def save_map(self, filename: str, timeout_s: float = 60.0) -> Any:
         """Call ~/save_map; the response."""
-        return self.call(SaveMap, f"{self.mapper}/save_map", SaveMap.Request(filename=filename))
+        request = SaveMap.Request(filename=filename)
+        return self.call(SaveMap, f"{self.mapper}/save_map", request, timeout_s)
 
     def load_map(self, filename: str) -> Any:
         """Call ~/load_map; the response."""

@@ -21,7 +21,8 @@ from mvdust3r_ros.ros.bag import (
     choose_odom_topic,
     opened_bag,
 )
-from mvdust3r_ros.ros.processes import Processes, isolated_environment
+from mvdust3r_ros.ros.oracle_needs import ORACLE, require_depth_and_poses
+from mvdust3r_ros.ros.processes import Processes, fastdds_environment, isolated_environment
 
 if TYPE_CHECKING:
     from mvdust3r_ros.ros.control import MapperControl
@@ -39,6 +40,7 @@ PATIENT = {
 IDLE_S = 1.0
 STUCK_S = 180.0
 MAP_SETTLES_S = 1.5
+SAVED_S = 180.0
 FIRST_DOMAIN, DOMAINS = 20, 80
 
 
@@ -106,6 +108,8 @@ class DemoResult:
         window_ms: median time of a window, all stages together.
         seconds: playing and mapping took this long.
         last_rejection: why the newest rejected window was rejected; empty when none was.
+        engine: name of the engine.
+        scale: how well metres are known in the end.
     """
 
     images: int
@@ -116,6 +120,8 @@ class DemoResult:
     window_ms: float
     seconds: float
     last_rejection: str = ""
+    engine: str = ""
+    scale: ScaleEstimate = field(default_factory=ScaleEstimate)
 
 
 @dataclass(frozen=True)
@@ -159,11 +165,14 @@ def run_demo(options: DemoOptions, report: Report) -> DemoResult:
     topics = _look_into(options.bag, options.topics, has_depth_maps=options.depth is not None)
     if options.params is not None:
         load_config(options.params)
-    if options.engine == "oracle" and not topics.depth:
-        raise DemoError("the oracle engine needs recorded depth: name its folder by --depth")
+    if options.engine == ORACLE:
+        require_depth_and_poses(
+            depth="" if topics.depth else "name its folder by --depth",
+            poses="record odometry or TF" if topics.odom_source == "none" else "",
+        )
     logs = _prepare(options.out)
     domain = FIRST_DOMAIN + os.getpid() % DOMAINS
-    run = Processes(logs, domain)
+    run = Processes(logs, domain, fastdds_environment())
     try:
         return _drive(options, topics, run, domain, report)
     finally:
@@ -274,13 +283,12 @@ def _drive(
         begin = time.monotonic()
         run.start("player", "player", _player_words(options, topics))
         _watch(control, topics, run, report)
+        saved = control.save_map("map", SAVED_S)  # maps what has not filled a window, too
         seconds = time.monotonic() - begin
-        if any(w.verdict == Verdict.COMMITTED for w in control.windows):
-            saved = control.save_map("map")
-            if not saved.success:
-                raise DemoError(f"the map could not be saved: {saved.message}")
         control.spin_for(MAP_SETTLES_S)
         result = _result(control, seconds)
+        if result.verdicts["committed"] and not saved.success:
+            raise DemoError(f"the map could not be saved: {saved.message}")
     run.check(may_end="player")
     for name in ("recorder", "mapper"):
         run.stop(name)
@@ -344,4 +352,14 @@ def _result(control: MapperControl, seconds: float) -> DemoResult:
         window_ms=times_ms[len(times_ms) // 2] if times_ms else 0.0,
         seconds=seconds,
         last_rejection=next((w.message for w in reversed(control.windows) if w.message), ""),
+        engine=control.value("engine", "engine"),
+        scale=_scale(control),
     )
+
+
+def _scale(control: MapperControl) -> ScaleEstimate:
+    """What the last window in the map said of the scale."""
+    committed = [w for w in control.windows if w.verdict == Verdict.COMMITTED]
+    if not committed:
+        return ScaleEstimate()
+    return ScaleEstimate(float(committed[-1].scale), float(committed[-1].scale_rel_sigma))

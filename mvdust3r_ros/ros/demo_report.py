@@ -10,9 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mvdust3r_ros.datatypes import MapSnapshot
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.create import create_engine, default_engine_folder
-from mvdust3r_ros.evaluation.pictures import PictureError, TrueMap, map_picture
+from mvdust3r_ros.evaluation.pictures import Caption, PictureError, TrueMap, map_picture
+from mvdust3r_ros.evaluation.recording import recording_name
 from mvdust3r_ros.map_files import load_occupancy, read_tum
 from mvdust3r_ros.ros.demo import (
     DemoOptions,
@@ -25,6 +27,7 @@ from mvdust3r_ros.ros.demo import (
 from mvdust3r_ros.ros.demo import Progress as DemoProgress
 from mvdust3r_ros.ros.synth_bag import BagConfig, write_synthetic_bag
 from mvdust3r_ros.synthetic.sequence import SequenceConfig
+from mvdust3r_ros.wording import decimal, plural
 
 ROOM = SequenceConfig(seed=4, frames=90, rate_hz=6.0, step_m=0.16)
 
@@ -54,7 +57,7 @@ def show_demo(options: DemoOptions) -> int:
         console.print(f"no window was mapped, so there is no map: {why}")
         console.print(f"what the nodes said is in {options.out / 'log'}")
         return 1
-    _draw(options, console)
+    _draw(options, result, console)
     _tell_files(options.out, console)
     return 0
 
@@ -121,31 +124,42 @@ def _bar(console: Console) -> Iterator[Report]:
 
 
 def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) -> None:
-    verdicts = ", ".join(f"{n} {name}" for name, n in sorted(result.verdicts.items()))
+    verdicts = ", ".join(
+        f"{n} {name.replace('_', ' ')}" for name, n in sorted(result.verdicts.items())
+    )
     console.print(
-        f"{result.images} images in {result.seconds:.1f} s, {result.keyframes} keyframes; "
-        f"windows: {verdicts or 'none'}; {result.window_ms:.0f} ms a window"
+        f"{plural(result.images, 'image')} in {decimal(result.seconds, 1)} s, "
+        f"{plural(result.keyframes, 'keyframe')}; windows: {verdicts or 'none'}"
+        + (f"; {decimal(result.window_ms, 0)} ms a window" if verdicts else "")
     )
     if dropped := sum(result.dropped.values()):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(result.dropped.items()))
-        console.print(f"{dropped} images were dropped: {reasons}")
+        reasons = ", ".join(
+            f"{n} {reason.replace('_', ' ')}" for reason, n in sorted(result.dropped.items())
+        )
+        console.print(f"dropped: {plural(dropped, 'image')} ({reasons})")
     if result.superseded:
         console.print(
-            f"{result.superseded} windows gave way to newer ones while the network was busy; "
-            f"a lower --rate than {options.rate:g} uses more of them"
+            f"{plural(result.superseded, 'window')} gave way to newer ones while the network was "
+            f"busy; a lower --rate than {options.rate:g} uses more of them"
         )
 
 
-def _draw(options: DemoOptions, console: Console) -> None:
-    snapshot = snapshot_of_files(options.out, "map")
+def _draw(options: DemoOptions, result: DemoResult, console: Console) -> None:
+    snapshot = replace(snapshot_of_files(options.out, "map"), scale=result.scale)
     truth = None
     if options.bag is not None and (options.bag.parent / "truth.yaml").exists():
         folder = options.bag.parent
         truth = TrueMap(load_occupancy(folder / "truth.yaml"), read_tum(folder / "truth.tum"))
     try:
-        map_picture(snapshot, options.out / "map.png", truth)
+        map_picture(snapshot, options.out / "map.png", truth, _caption(options, result, snapshot))
     except PictureError as error:
         console.print(f"no picture: {error}")
+
+
+def _caption(options: DemoOptions, result: DemoResult, snapshot: MapSnapshot) -> Caption:
+    name = "" if options.bag is None else recording_name(options.bag)
+    stamps = snapshot.trajectory.stamps_ns
+    return Caption(name, result.engine, int(stamps[0]) if len(stamps) else 0)
 
 
 def _tell_files(out: Path, console: Console) -> None:

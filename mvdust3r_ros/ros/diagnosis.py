@@ -11,6 +11,7 @@ from mvdust3r_ros.datatypes import MapUpdate, Verdict
 from mvdust3r_ros.ros.arrivals import CLOCK_HINT, Arrivals, Silence
 from mvdust3r_ros.ros.outputs import status_msg
 from mvdust3r_ros.ros.pipeline import Account
+from mvdust3r_ros.wording import plural
 
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
 BUSY_S = 60.0
@@ -193,7 +194,7 @@ def _stitching_status(health: Health, name: str) -> DiagnosticStatus:
         if last.rolled_back:
             level, message = WARN, last.message
     elif last is not None:
-        level, message = WARN, f"{rejected} windows rejected in a row: {last.message}"
+        level, message = WARN, f"{plural(rejected, 'window')} rejected in a row: {last.message}"
     elif health.looking_in:
         level, message = WARN, _looking(health)
     if rejected >= LOST_WINDOWS:
@@ -267,7 +268,7 @@ def _map_status(health: Health, name: str) -> DiagnosticStatus:
 
 def _outputs_status(health: Health, name: str) -> DiagnosticStatus:
     recent = [health.recent[r] for r in OUTPUT_REASONS if r in health.recent]
-    level, message = OK, f"{sum(health.outputs.values())} subscribers"
+    level, message = OK, plural(sum(health.outputs.values()), "subscriber")
     if health.rivals:
         level, message = ERROR, health.rivals
     elif health.namesakes:

@@ -19,6 +19,7 @@ from mvdust3r_ros.evaluation.recording import Recording, TruthOptions
 from mvdust3r_ros.evaluation.report_files import write_report
 from mvdust3r_ros.ros.bag import BagOptions, is_bag
 from mvdust3r_ros.ros.bag_recording import bag_recording
+from mvdust3r_ros.ros.oracle_needs import ORACLE, bag_gives_poses, require_depth_and_poses
 from mvdust3r_ros.safe_files import read_yaml
 
 Progress = Callable[[int, int], None]
@@ -113,6 +114,7 @@ def evaluate_recording(job: EvaluateJob, progress: Progress | None = None) -> Ev
         return _evaluate_live(job, progress)
     config = mapper_config(job)
     recording = open_recording(job)
+    _check_oracle(job, config, recording)
     rules = config.engine
     engine = create_engine(rules.engine, EngineOptions(rules.threads, rules.provider))
     capsules = CapsuleWriter(job.out, rules.engine, config) if job.capsules else None
@@ -122,6 +124,21 @@ def evaluate_recording(job: EvaluateJob, progress: Progress | None = None) -> Ev
         engine.close()
     report = write_report(job.out, recording, evidence, LOCKSTEP, stopped)
     return Evaluated(report, job.out, () if capsules is None else tuple(capsules.folders))
+
+
+def _check_oracle(job: EvaluateJob, config: MapperConfig, recording: Recording) -> None:
+    """See that the oracle has what it needs; in live mode the node does not get the truth.
+
+    Raises:
+        EngineError: depth or poses are missing; the message names the remedy.
+    """
+    if config.engine.engine != ORACLE:
+        return
+    depth = "" if recording.depth_source else "name the depth by --depth"
+    truth = recording.truth is not None and job.mode == LOCKSTEP
+    known = truth or (is_bag(job.source) and bag_gives_poses(job.source, job.topics))
+    remedy = "name the true poses by --truth" if job.mode == LOCKSTEP else "record odometry or TF"
+    require_depth_and_poses(depth=depth, poses="" if known else remedy)
 
 
 def _for_the_node(params: Path, folder: Path) -> Path:
@@ -149,8 +166,9 @@ def _evaluate_live(job: EvaluateJob, progress: Progress | None) -> Evaluated:
         raise EvaluateError("live mode plays a bag to its end: leave out --max-frames")
     config = mapper_config(job)
     recording = open_recording(job)
+    _check_oracle(job, config, recording)
     depth = Path(recording.depth_source) if Path(recording.depth_source).is_dir() else None
-    needs_depth = config.engine.engine == "oracle" and recording.depth_source
+    needs_depth = config.engine.engine == ORACLE
     options = DemoOptions(
         bag=job.source,
         engine=config.engine.engine,

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from mvdust3r_ros.wording import plural
+
 LATENCY_WINDOWS = 20
 """The 95th percentile is taken over this many windows, all of the present rung."""
 CLIMB_SHARE = 0.5
@@ -133,7 +135,9 @@ class Ladder:
         limit, p95 = self.rule.max_latency_s, self.latency_p95_s
         if limit and (p95 is None or p95 > CLIMB_SHARE * limit):
             return None
-        return self._go(self._next(-1), f"{self._healthy} windows without a fault", climbed=True)
+        return self._go(
+            self._next(-1), f"{plural(self._healthy, 'window')} without a fault", climbed=True
+        )
 
     def _next(self, by: int) -> Rung:
         return self._rungs[self._rungs.index(self.rung) + by]

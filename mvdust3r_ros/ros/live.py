@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 
 from mvdust3r_ros.config import MapperConfig
-from mvdust3r_ros.datatypes import MvDust3rError, Trajectory, Verdict
+from mvdust3r_ros.datatypes import (
+    MapSnapshot,
+    MvDust3rError,
+    ScaleEstimate,
+    ScaleSource,
+    Trajectory,
+    Verdict,
+)
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.evaluation.judge import Evidence
 from mvdust3r_ros.evaluation.recording import Recording
@@ -20,9 +28,12 @@ from mvdust3r_ros.evaluation.run import RunResult, WindowRecord, empty_snapshot
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
 from mvdust3r_ros.ros.conversions import stamp_to_ns
 from mvdust3r_ros.ros.demo import DemoOptions, DemoResult, Progress, run_demo, snapshot_of_files
+from mvdust3r_ros.scale import scale_gate
 
 STEM = "map"
 STATUS, SUMMARY = "/mapper/window_status", "/mapper/occupancy_summary"
+TAKEN_OUT = re.compile(r"(\d+) windows? left the map")
+"""How the mapper begins the message of a window that took others out of the map."""
 
 
 class LiveError(MvDust3rError):
@@ -59,10 +70,13 @@ def run_live(
     result.frames, result.keyframes = played.images, played.keyframes
     result.seconds = played.seconds
     published = options.out / "bag"
-    result.windows = list(_windows(published))
+    statuses = list(_messages(published, STATUS))
+    result.windows = list(_windows(statuses))
     if result.committed:
         saved = snapshot_of_files(options.out, STEM)
-        result.snapshot = replace(saved, floor_z_m=_floor_z(published))
+        summaries = list(_messages(published, SUMMARY))
+        committed = [s for s in statuses if s.verdict == Verdict.COMMITTED]
+        result.snapshot = _as_published(saved, committed[-1], summaries, config)
     return Evidence(
         result,
         recording.truth,
@@ -96,6 +110,7 @@ def _what_was_played(
     for frame in recording.frames(lambda error: result.faults.update([str(error)])):
         if result.first_stamp_ns is None:
             result.first_stamp_ns = frame.stamp_ns
+        result.last_stamp_ns = frame.stamp_ns
         if frame.T_odom_cam is not None:
             odometry[frame.stamp_ns] = frame.T_odom_cam
         true_map.add(frame)
@@ -114,22 +129,33 @@ def _messages(bag: Path, topic: str) -> Iterator[Any]:
             yield reader.deserialize(raw, connection.msgtype)
 
 
-def _windows(bag: Path) -> Iterator[WindowRecord]:
-    for status in _messages(bag, STATUS):
+def _windows(statuses: Iterable[Any]) -> Iterator[WindowRecord]:
+    for status in statuses:
+        found = TAKEN_OUT.match(str(status.message))
+        committed = int(status.verdict) == Verdict.COMMITTED
         names = (str(name) for name in status.stage_names)
         yield WindowRecord(
             index=int(status.window_index),
             stamp_ns=stamp_to_ns(status.header.stamp),
+            first_ns=stamp_to_ns(status.keyframe_stamps[0]),
             keyframes=len(status.keyframe_stamps),
             verdict=Verdict(int(status.verdict)),
             message=str(status.message),
             points=int(status.points_added),
             residual_m=float(status.residual_m),
             latency_ms=dict(zip(names, map(float, status.stage_latencies_ms), strict=True)),
+            rolled_back=int(found[1]) if committed and found else 0,
         )
 
 
-def _floor_z(bag: Path) -> float:
-    """Height of the floor in the map frame, from the newest summary of the grid."""
-    heights = [0.0, *(m.bounds_min.z - m.height_min for m in _messages(bag, SUMMARY))]
-    return float(heights[-1])
+def _as_published(
+    saved: MapSnapshot, status: Any, summaries: Sequence[Any], config: MapperConfig
+) -> MapSnapshot:
+    """A saved map with what its files do not say: scale, and the height of the floor."""
+    source = ScaleSource(int(summaries[-1].scale_source)) if summaries else ScaleSource.NONE
+    scale = ScaleEstimate(float(status.scale), float(status.scale_rel_sigma), source)
+    gate_open, hint = scale_gate(scale, config.stitch.scale_max_rel_sigma)
+    heights = [0.0, *(m.bounds_min.z - m.height_min for m in summaries)]
+    return replace(
+        saved, scale=scale, gate_open=gate_open, gate_hint=hint, floor_z_m=float(heights[-1])
+    )

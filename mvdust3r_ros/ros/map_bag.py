@@ -11,11 +11,13 @@ from typing import Any
 from mvdust3r_ros.config import MapperConfig, load_config, with_values
 from mvdust3r_ros.datatypes import Frame
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.evaluation.recording import recording_name
 from mvdust3r_ros.evaluation.report import write_outputs
 from mvdust3r_ros.evaluation.run import run_mapper
 from mvdust3r_ros.map_files import read_tum
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.bag import BagOptions, choose_image_topic, opened_bag, read_frames
+from mvdust3r_ros.ros.oracle_needs import ORACLE, bag_gives_poses, require_depth_and_poses
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
         config = with_values(config, {"engine.engine": job.engine})
     total = count_images(job.bag, job.topics)
     chosen = config.engine
+    if chosen.engine == ORACLE:
+        has_depth = bool(job.topics.depth_topic or job.topics.depth_folder)
+        require_depth_and_poses(
+            depth="" if has_depth else "name the depth by --depth or --depth-topic",
+            poses="" if bag_gives_poses(job.bag, job.topics) else "record odometry or TF",
+        )
     engine = create_engine(chosen.engine, EngineOptions(chosen.threads, chosen.provider))
     mapper = Mapper(config, engine)
     undecodable: Counter[str] = Counter()
@@ -83,7 +91,7 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     details: dict[str, Any] = {"bag": str(job.bag)}
     if unmounted:
         details["mountings"] = [_mounting_words(mapper, camera) for camera in sorted(unmounted)]
-    return write_outputs(result, job.out, truth, job.bag.resolve().name, details)
+    return write_outputs(result, job.out, truth, recording_name(job.bag), details)
 
 
 def _mounting_words(mapper: Mapper, camera: str) -> str:

@@ -35,12 +35,14 @@ from mvdust3r_ros.ros.bond import break_bond, make_bond
 from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.faults import FaultLog
 from mvdust3r_ros.ros.graph import clock_stands, namesakes
+from mvdust3r_ros.ros.oracle_needs import check_node
 from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S
 from mvdust3r_ros.ros.session import Session
 from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.ros.spinning import spin
 from mvdust3r_ros.srv import LoadMap, SaveMap
+from mvdust3r_ros.wording import plural
 
 RECENT_S = 5.0
 WATCH_S = 0.5
@@ -50,6 +52,8 @@ GIVE_BACK_S = 1.0
 """How often memory that is free goes back to the system."""
 END_S = 1.0
 """How long a node that is told to end waits for the network."""
+FINISH_S = 60.0
+"""How long ~/save_map waits for the network to map the newest keyframes."""
 LAST_MAP = "last"
 EXECUTOR_THREADS = 3
 SWITCH_S = 0.0005
@@ -99,6 +103,8 @@ class MapperNode(LifecycleNode):
         self._faults = FaultLog(self.get_logger().warning)
         self._settings = NodeParameters(self, lambda: self._session is not None, self._reconfigure)
         self._background = MutuallyExclusiveCallbackGroup()
+        # Saving waits for the network; diagnostics go on.
+        self._saving = MutuallyExclusiveCallbackGroup()
         backward = JumpThreshold(
             min_forward=None, min_backward=Duration(seconds=-1), on_clock_change=False
         )
@@ -246,9 +252,9 @@ class MapperNode(LifecycleNode):
             break_bond(self, bond)
 
     def _offer_services(self) -> None:
-        group = self._background
+        group, saving = self._background, self._saving
         self._offered = [
-            self.create_service(SaveMap, "~/save_map", self._save_map, callback_group=group),
+            self.create_service(SaveMap, "~/save_map", self._save_map, callback_group=saving),
             self.create_service(LoadMap, "~/load_map", self._load_map, callback_group=group),
             self.create_service(Trigger, "~/reset", self._reset, callback_group=group),
             self.create_service(SetBool, "~/pause", self._pause, callback_group=group),
@@ -256,16 +262,19 @@ class MapperNode(LifecycleNode):
 
     def _save_map(self, request: Any, response: Any) -> Any:
         def save() -> str:
-            paths = self._require_session().save(request.filename)
-            response.paths = [str(path) for path in paths]
-            return f"saved {', '.join(response.paths)}"
+            session = self._require_session()
+            complete = session.finish(FINISH_S)
+            response.paths = [str(path) for path in session.save(request.filename)]
+            said = f"saved {', '.join(response.paths)}"
+            late = "" if complete else "; the newest keyframes are not in it: the network is busy"
+            return said + late
 
         return self._answer("save_map", response, save)
 
     def _load_map(self, request: Any, response: Any) -> Any:
         def load() -> str:
             count = self._require_session().load(request.filename)
-            return f"loaded {count} keyframes; looking for the camera among them"
+            return f"loaded {plural(count, 'keyframe')}; looking for the camera among them"
 
         return self._answer("load_map", response, load)
 
@@ -348,6 +357,7 @@ def load_engine(config: NodeConfig, fallback: bool) -> Engine:
         EngineError: no such engine, or its backend is not installed.
     """
     rule = config.engine
+    check_node(config, config.ladder.fallback_engine if fallback else rule.engine)
     if fallback:
         options = EngineOptions(rule.threads, "CPUExecutionProvider", "cpu")
         return create_engine(config.ladder.fallback_engine, options)

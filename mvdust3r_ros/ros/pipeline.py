@@ -97,6 +97,7 @@ class Pipeline:
         self._change = threading.Condition()
         self._running = False
         self._paused = False
+        self._finish_after: int | None = None
         self._busy_since_s: float | None = None
         self._threads: list[threading.Thread] = []
 
@@ -166,6 +167,22 @@ class Pipeline:
         with self._change:
             self._drop_waiting(reason)
 
+    def finish(self, wait_s: float) -> bool:
+        """Map everything received so far, the keyframes that have not filled a window too.
+
+        Args:
+            wait_s: how long to wait for the network.
+
+        Returns:
+            Whether all of it went through the network; what did not still waits.
+        """
+        with self._change:
+            self._finish_after = self._account.received
+            self._change.notify_all()
+            self._change.wait_for(lambda: self._finish_after is None or not self._running, wait_s)
+            done, self._finish_after = self._finish_after is None, None
+            return done
+
     @property
     def paused(self) -> bool:
         """Whether images are dropped on purpose."""
@@ -223,26 +240,48 @@ class Pipeline:
                 self._account.windows += 1
                 self._account.superseded += self._window is not None
                 self._window = window
-                self._change.notify_all()
+            self._change.notify_all()
 
     def _count_dropped(self, reason: str, message: str) -> None:
         with self._change:
             self._account.dropped[reason] += 1
+            self._change.notify_all()
         self._hooks.on_fault(reason, message)
 
     def _inference(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(
-                    lambda: self._window is not None or not self._running, POLL_S
-                )
+                self._change.wait_for(self._has_work, POLL_S)
                 if not self._running:
                     return
                 window, self._window = self._window, None
-            if window is None:
-                self._hooks.on_idle()
-            else:
+                ends = self._may_finish()
+            if window is not None:
                 self._map(window)
+            if ends:
+                self._map_the_rest()
+            elif window is None:
+                self._hooks.on_idle()
+
+    def _has_work(self) -> bool:
+        return self._window is not None or self._may_finish() or not self._running
+
+    def _may_finish(self) -> bool:
+        """Whether `finish` waits, and no image that came before it does."""
+        decided = self._account.received - self._account.waiting
+        return self._finish_after is not None and decided >= self._finish_after
+
+    def _map_the_rest(self) -> None:
+        rest = self.mapper.unfilled()
+        if rest is not None:
+            with self._change:
+                self._account.windows += 1
+                self._account.superseded += self._window is not None
+                self._window = None  # it is older than the rest
+            self._map(rest)
+        with self._change:
+            self._finish_after = None
+            self._change.notify_all()
 
     def _map(self, window: Window) -> None:
         self._busy_since_s = time.monotonic()

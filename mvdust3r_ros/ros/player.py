@@ -27,6 +27,7 @@ from mvdust3r_ros.ros.conversions import stamp_to_ns
 from mvdust3r_ros.ros.depth_folder import DepthFolder
 from mvdust3r_ros.ros.message_types import MessageTypeError, message_class
 from mvdust3r_ros.ros.outputs import header_msg, time_msg
+from mvdust3r_ros.wording import plural
 
 CLOCK_PERIOD_S = 0.01
 DRAIN_S = 0.5
@@ -219,7 +220,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     finally:
         rclpy.try_shutdown()
-    sys.stderr.write(f"bag_player: {images} images played\n")
+    sys.stderr.write(f"bag_player: {plural(images, 'image')} played\n")
     return 0
 
 

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.installed import installed
 
 STOP_S = 20.0
+FASTDDS_PROFILES = Path("config") / "fastdds.xml"
+FASTDDS_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
 class ProcessError(MvDust3rError):
@@ -26,19 +29,32 @@ def isolated_environment(domain: int) -> dict[str, str]:
     return found
 
 
+def fastdds_environment() -> dict[str, str]:
+    """Variables that let Fast DDS carry large images whole; none where a person has set theirs."""
+    profiles = installed(FASTDDS_PROFILES)
+    if profiles is None or any(os.environ.get(name) for name in FASTDDS_VARIABLES):
+        return {}
+    files = dict.fromkeys(FASTDDS_VARIABLES, str(profiles))
+    return {**files, "RMW_FASTRTPS_USE_QOS_FROM_XML": "1"}
+
+
 class Processes:
     """Child processes with their logs, in a ROS domain of their own."""
 
-    def __init__(self, logs: Path, domain: int) -> None:
+    def __init__(
+        self, logs: Path, domain: int, environment: Mapping[str, str] | None = None
+    ) -> None:
         """Nothing runs yet.
 
         Args:
             logs: folder for the logs.
             domain: ROS_DOMAIN_ID of the processes.
+            environment: more variables for them.
         """
         self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._environment = {**os.environ, **isolated_environment(domain)}
+        own = {**isolated_environment(domain), **(environment or {})}
+        self._environment = {**os.environ, **own}
 
     def start(self, name: str, module: str, words: Sequence[str]) -> None:
         """Run `mvdust3r_ros.ros.<module>` with some words; its output goes to <name>.log."""

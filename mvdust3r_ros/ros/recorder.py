@@ -18,6 +18,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.ros.message_types import bag_qos, message_class, typestore_with
+from mvdust3r_ros.wording import plural
 
 LOOK_PERIOD_S = 0.1
 DEPTH = 100
@@ -120,7 +121,7 @@ def main(args: Sequence[str] | None = None) -> int:
         recorder.close()
         recorder.destroy_node()
         rclpy.try_shutdown()
-    sys.stderr.write(f"recorder: {recorder.count} messages in {options.out}\n")
+    sys.stderr.write(f"recorder: {plural(recorder.count, 'message')} in {options.out}\n")
     return 0
 
 

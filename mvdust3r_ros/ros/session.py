@@ -154,6 +154,13 @@ class Session:
             self._transforms.reset()
         self._out.send_map(self.mapper.snapshot(), None)
 
+    def finish(self, wait_s: float) -> bool:
+        """Map what has been received but has not filled a window; False when time is not enough.
+
+        Nothing is done, and nothing waits, while the node is not active.
+        """
+        return self._pipeline is None or self._pipeline.finish(wait_s)
+
     def save(self, filename: str) -> list[Path]:
         """Write the map into the map folder.
 

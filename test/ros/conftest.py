@@ -289,8 +289,6 @@ class Stage:
     ) -> None:
         """Start a mapper node, or a script that makes one; parameters with __ for the dot."""
         given = {
-            "engine__engine": "oracle",
-            "ros__diagnostics_period_s": 0.2,
             **SETTINGS,
             **values,
         }
@@ -326,7 +324,7 @@ class Stage:
 SETTINGS = {
     "engine__engine": "oracle", "keyframes__window_size": 4, "keyframes__window_overlap": 2,
     "keyframes__max_translation_m": 0.2, "ros__map_period_s": 0.0,
-    "ros__diagnostics_period_s": 0.2,
+    "ros__use_depth": True, "ros__diagnostics_period_s": 0.2,
 }  # fmt: skip
 
 

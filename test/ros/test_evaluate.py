@@ -228,7 +228,7 @@ def test_a_corrupt_message_is_counted_named_and_passed_over(
     assert topics == ["/camera/image_raw", "/odom"]
     assert all("corrupt" in line for line in report["unusable"])
     assert report["numbers"]["windows_committed"] >= 3
-    assert "images not used: /camera/image_raw: message at" in capsys.readouterr().out
+    assert "1 image not used: /camera/image_raw: message at" in capsys.readouterr().out
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

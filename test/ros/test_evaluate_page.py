@@ -148,9 +148,10 @@ def test_without_webgl_a_still_picture_stays(
 def test_a_report_without_a_map_is_a_page_too(
     room_bag: Any, tmp_path: Path, open_page: Callable[..., Visit]
 ) -> None:
-    words = ["--engine", "oracle", "--depth", "none", "--out", str(tmp_path)]
-    assert main(["evaluate", str(room_bag.bag), *words]) == 0
+    (tmp_path / "params.yaml").write_text("keyframes: {max_translation_m: 5.0}\n")
+    words = ["--engine", "oracle", "--params", str(tmp_path / "params.yaml"), "--max-frames", "1"]
+    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(tmp_path)]) == 0
     visit = open_page(tmp_path / "report.html")
-    assert "the oracle engine needs depth" in visit.page.text_content("main")
+    assert "no window was made of 1 keyframe" in visit.page.text_content("main")
     assert visit.complaints == []
     assert visit.requests == [(tmp_path / "report.html").as_uri()]

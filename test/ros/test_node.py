@@ -77,11 +77,21 @@ def played(new_stage: Callable[[], Any], room_bag: Any, tmp_path_factory: Any) -
     control, images = stage.control, len(room_bag.stamps_ns)
     control.wait(lambda: idle(control, images), LIMIT_S, "the bag to be mapped")
     control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
+    assert control.save_map("end").success
+    control.wait(lambda: counted(control, heard), LIMIT_S, "the counts after the last window")
     late: dict[str, list[Any]] = defaultdict(list)
     latched = {t: how for t, how in TOPICS.items() if how[1] == "TRANSIENT_LOCAL"}
     listen(control, latched, late)
     control.wait(lambda: len(late) == len(latched) and all(late.values()), 10.0, "latched topics")
     return Played(stage, room_bag, maps, heard, late)
+
+
+def counted(control: Any, heard: dict[str, list[Any]]) -> bool:
+    """Whether the counts are those after the last window that was heard of."""
+    complete, superseded = (
+        int(control.value("engine", f"windows {which}")) for which in ("complete", "superseded")
+    )
+    return complete == superseded + len(heard["/mapper/window_status"])
 
 
 def stamp_ns(message: Any) -> int:
@@ -226,7 +236,10 @@ def test_the_saved_map_is_the_published_one(played: Played) -> None:
     assert (
         len(read_ply(folder / "office.ply").points) == played.late["/mapper/map_points"][0].width
     )
-    assert len(read_tum(folder / "office.tum")) == len(played.late["/mapper/path"][0].poses)
+    path = read_tum(folder / "office.tum")
+    assert len(path) == len(played.late["/mapper/path"][0].poses)
+    count = int(played.control.value("input", "keyframes"))
+    assert len(path) == count, "keyframes that filled no window are in the map too"
 
 
 @pytest.mark.parametrize("name", ["../escape", "/tmp/escape", "link/escape"])

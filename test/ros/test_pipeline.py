@@ -218,3 +218,72 @@ def test_a_reset_while_the_network_works_gives_a_stale_window(frames: list[Frame
     assert rig.pipeline.stop()
     assert [u.verdict for u in rig.updates] == [Verdict.REJECTED_STALE]
     assert len(rig.pipeline.mapper.snapshot().points_map) == 0
+
+
+def test_the_end_of_a_drive_is_mapped_without_a_full_window(frames: list[Frame]) -> None:
+    """As `Mapper.finish` does where nothing runs in threads."""
+    rig = Rig(OracleEngine((72, 96)))
+    rig.pipeline.start()
+    for frame in frames[:11]:
+        rig.pipeline.offer(frame)
+    assert rig.pipeline.finish(LIMIT_S)
+    assert rig.updates[-1].window.keyframes[-1].stamp_ns == frames[10].stamp_ns
+    assert all(u.verdict == Verdict.COMMITTED for u in rig.updates)
+    account = rig.pipeline.account()
+    assert account.waiting == account.windows_waiting == 0
+    assert account.windows == account.superseded + account.verdicts.total()
+    done = len(rig.updates)
+    assert rig.pipeline.finish(LIMIT_S)
+    assert len(rig.updates) == done
+    for frame in frames[11:]:
+        rig.pipeline.offer(frame)
+    assert rig.pipeline.finish(LIMIT_S)
+    assert rig.updates[-1].window.keyframes[-1].stamp_ns == frames[-1].stamp_ns
+    assert rig.updates[-1].verdict == Verdict.COMMITTED
+    assert rig.pipeline.stop()
+
+
+def test_a_drive_too_short_for_a_window_is_mapped_at_its_end(frames: list[Frame]) -> None:
+    rig = Rig(OracleEngine((72, 96)))
+    rig.pipeline.start()
+    for frame in frames[:3]:
+        rig.pipeline.offer(frame)
+    assert rig.pipeline.finish(LIMIT_S)
+    assert [len(u.window.keyframes) for u in rig.updates] == [3]
+    assert rig.pipeline.stop()
+
+
+def test_who_waits_for_the_end_waits_no_longer_than_told(frames: list[Frame]) -> None:
+    engine = SlowOracle()
+    rig = Rig(engine)
+    rig.pipeline.start()
+    for frame in frames[:10]:
+        rig.pipeline.offer(frame)
+    assert engine.entered.acquire(timeout=LIMIT_S)
+    begin = time.monotonic()
+    assert not rig.pipeline.finish(0.2)
+    assert time.monotonic() - begin < LIMIT_S / 2
+    engine.go_on.release(100)
+    assert rig.pipeline.finish(LIMIT_S)
+    assert rig.pipeline.stop()
+    assert not rig.pipeline.finish(LIMIT_S)
+
+
+def test_images_that_keep_coming_do_not_put_off_the_end(frames: list[Frame]) -> None:
+    rig = Rig(OracleEngine((72, 96)))
+    rig.pipeline.start()
+    ended = threading.Event()
+
+    def drive() -> None:
+        for frame in frames:
+            rig.pipeline.offer(frame)
+            if ended.wait(0.02):
+                return
+
+    driver = threading.Thread(target=drive)
+    rig.pipeline.offer(frames[0])
+    driver.start()
+    assert rig.pipeline.finish(LIMIT_S)
+    ended.set()
+    driver.join(LIMIT_S)
+    assert rig.pipeline.stop()

@@ -45,8 +45,9 @@ async function show(box) {
     size: meta.point_m, vertexColors: true, clippingPlanes: [cut],
   });
   const scene = new THREE.Scene();
-  scene.add(new THREE.Points(geometry, material), line(THREE, meta.path, 0x1e6edc));
-  if (meta.true_path.length) scene.add(line(THREE, meta.true_path, 0xe68c14));
+  scene.add(new THREE.Points(geometry, material));
+  for (const path of meta.paths) scene.add(line(THREE, path, 0x1e6edc));
+  for (const path of meta.true_paths) scene.add(line(THREE, path, 0xe68c14));
 
   const camera = new THREE.PerspectiveCamera(45, 1, 0.05, 50 * meta.size);
   camera.up.set(0, 0, 1);

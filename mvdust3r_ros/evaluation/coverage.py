@@ -1,0 +1,94 @@
+"""How much of a drive its map speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import FloatArray, Trajectory
+from mvdust3r_ros.evaluation.run import WindowRecord
+
+STEP_M = 0.05
+"""Shorter moves are noise of the reference, not way."""
+MIN_WAY_M = 0.5
+"""A drive that is shorter than this is measured by its time."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """A drive, and the part of it between the first and last keyframes of mapped windows.
+
+    Attributes:
+        share: of the drive's way, or of its time where there is no way; None without images.
+        drive_m: way of the whole drive, metres; None where nothing tells.
+    """
+
+    share: float | None = None
+    drive_m: float | None = None
+
+
+def mapped_share(
+    in_map: Sequence[WindowRecord],
+    reference: Trajectory | None,
+    first_ns: int | None,
+    last_ns: int | None,
+) -> Coverage:
+    """The part of a drive that is in the map.
+
+    Args:
+        in_map: the windows that the map consists of.
+        reference: where the camera was, by the truth or by odometry; None for neither.
+        first_ns: stamp of the first image; None without images.
+        last_ns: stamp of the last image.
+    """
+    if first_ns is None or last_ns is None or last_ns <= first_ns:
+        return Coverage()
+    stamps = np.array([first_ns, last_ns], np.int64)
+    measure, drive_m = np.array([0.0, (last_ns - first_ns) * 1e-9]), None
+    if reference is not None:
+        during = (reference.stamps_ns >= first_ns) & (reference.stamps_ns <= last_ns)
+        way = way_along(reference.T_world_cam[during, :3, 3])
+        if len(way) and way[-1] >= MIN_WAY_M:
+            stamps, measure, drive_m = reference.stamps_ns[during], way, float(way[-1])
+    seconds = (stamps - first_ns) * 1e-9
+    mapped = 0.0
+    for begin_ns, end_ns in joined([(w.first_ns, w.stamp_ns) for w in in_map]):
+        span_s = (np.array([begin_ns, end_ns], np.int64) - first_ns) * 1e-9
+        begin, end = np.interp(span_s, seconds, measure)
+        mapped += float(end - begin)
+    return Coverage(min(1.0, mapped / float(measure[-1])), drive_m)
+
+
+def way_along(xyz: FloatArray) -> FloatArray:
+    """(N,) way travelled up to each of (N, 3) positions, metres, in steps of 5 cm or more."""
+    way = np.zeros(len(xyz))
+    corner = 0
+    for k in range(1, len(xyz)):
+        step = float(np.linalg.norm(xyz[k] - xyz[corner]))
+        way[k] = way[k - 1]
+        if step >= STEP_M:
+            way[k] += step
+            corner = k
+    return way
+
+
+def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same times as spans that do not overlap, in order."""
+    found: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((begin, end))
+    return found
+
+
+def stretch_of(
+    stamps_ns: Sequence[int] | npt.NDArray[np.int64], stretches: Sequence[tuple[int, int]]
+) -> npt.NDArray[np.int64]:
+    """(N,) number of the stretch that each of N stamps is in, or of the one before it."""
+    begins = np.array([begin for begin, _ in stretches], np.int64)
+    return np.searchsorted(begins, np.asarray(stamps_ns, np.int64), side="right")

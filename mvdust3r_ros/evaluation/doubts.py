@@ -1,0 +1,77 @@
+"""What a reader has to know before the good numbers of a report: one sentence for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from mvdust3r_ros.datatypes import Verdict
+from mvdust3r_ros.evaluation.run import RunResult
+from mvdust3r_ros.wording import percent, plural
+
+WHOLE_SHARE = 0.95
+"""A drive of which this much is mapped counts as mapped: it ends after its last keyframe."""
+REASONS = {
+    Verdict.REJECTED_ENGINE_ERROR: "the network failed",
+    Verdict.REJECTED_NOT_FINITE: "points that are no numbers",
+    Verdict.REJECTED_POSE: "no camera poses",
+    Verdict.REJECTED_NO_OVERLAP: "no overlap with the map",
+    Verdict.REJECTED_RESIDUAL: "does not fit the map",
+    Verdict.REJECTED_DEGENERATE: "too few points to fit",
+    Verdict.REJECTED_LOW_CONFIDENCE: "too little confidence",
+    Verdict.REJECTED_ODOMETRY: "against odometry",
+    Verdict.REJECTED_STALE: "from before a reset",
+}
+
+
+def extent(numbers: Mapping[str, float | None]) -> str:
+    """Of how much of the drive the errors speak: "over 38 % of the drive"; empty if unknown."""
+    share = numbers.get("mapped_share")
+    if share is None:
+        return ""
+    return (
+        "over the whole drive" if share >= WHOLE_SHARE else f"over {percent(share)} of the drive"
+    )
+
+
+def doubts(
+    numbers: Mapping[str, float | None], result: RunResult, superseded: int = 0
+) -> list[str]:
+    """Why the numbers of a run say less than they seem to.
+
+    Args:
+        numbers: the counts of the report.
+        result: the run.
+        superseded: windows that the network had no time for.
+    """
+    found = []
+    if result.keyframes and not result.windows:
+        found.append(
+            f"no window was made of {plural(result.keyframes, 'keyframe')}: the camera has to "
+            "move, or lower keyframes.max_translation_m"
+        )
+    if rejected := [w for w in result.windows if w.verdict != Verdict.COMMITTED]:
+        counts = Counter(REASONS[w.verdict] for w in rejected).most_common()
+        found.append(
+            f"{len(rejected)} of {plural(len(result.windows), 'window')} rejected: "
+            + ", ".join(f"{count} {reason}" for reason, count in counts)
+        )
+    if gone := result.committed - len(result.in_map):
+        found.append(
+            f"{plural(gone, 'window')} left the map again: a later one contradicted "
+            + ("it" if gone == 1 else "them")
+        )
+    if superseded:
+        found.append(
+            f"{plural(superseded, 'window')} gave way to newer ones while the network was busy: "
+            "a lower --rate uses more of them"
+        )
+    share = numbers.get("mapped_share")
+    if result.in_map and share is not None and share < WHOLE_SHARE:
+        found.append(
+            f"the map holds {percent(share)} of the drive: errors of the path are of that part"
+        )
+    snapshot = result.snapshot
+    if result.in_map and not snapshot.gate_open and snapshot.gate_hint:
+        found.append(f"the grid is withheld from navigation: {snapshot.gate_hint}")
+    return found

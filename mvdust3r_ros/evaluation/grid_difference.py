@@ -1,0 +1,75 @@
+"""A grid against the true one, cell by cell, in colours that everybody can tell apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, ImageArray, OccupancyGrid
+from mvdust3r_ros.evaluation.map_metrics import FREE, OCCUPIED
+
+
+@dataclass(frozen=True)
+class CellKind:
+    """What a cell of both grids can be.
+
+    Attributes:
+        rgb: its colour.
+        words: for the legend.
+    """
+
+    rgb: tuple[int, int, int]
+    words: str
+
+
+CELLS = {
+    "free_obstacle": CellKind((213, 60, 0), "free but truly an obstacle"),
+    "unseen": CellKind((250, 195, 60), "unknown but truly an obstacle"),
+    "invented": CellKind((0, 114, 178), "obstacle but truly free"),
+    "beyond": CellKind((140, 120, 100), "known where the truth is not"),
+    "obstacle": CellKind((31, 36, 48), "obstacle in both"),
+    "free": CellKind((255, 255, 255), "free in both"),
+    "neither": CellKind((200, 204, 210), "unknown, and no obstacle"),
+}
+"""Kinds of cells, the one that a robot would run into first."""
+
+
+def classify_cells(
+    estimate: npt.NDArray[np.int8], truth: npt.NDArray[np.int8]
+) -> dict[str, BoolArray]:
+    """The cells of each kind; each cell is of one kind.
+
+    Args:
+        estimate: (rows, cols) cells of the map: 0 free, 100 occupied, -1 unknown.
+        truth: the same of the true grid, on the same lattice.
+    """
+    free, obstacle = estimate == FREE, estimate == OCCUPIED
+    truly_free, truly_obstacle = truth == FREE, truth == OCCUPIED
+    known, truly_known = free | obstacle, truly_free | truly_obstacle
+    return {
+        "free_obstacle": free & truly_obstacle,
+        "unseen": ~known & truly_obstacle,
+        "invented": obstacle & truly_free,
+        "beyond": known & ~truly_known,
+        "obstacle": obstacle & truly_obstacle,
+        "free": free & truly_free,
+        "neither": ~known & ~truly_obstacle,
+    }
+
+
+def paint_cells(classes: dict[str, BoolArray]) -> ImageArray:
+    """(rows, cols, 3) the colour of each cell."""
+    image = np.zeros((*classes["neither"].shape, 3), np.uint8)
+    for name, mask in classes.items():
+        image[mask] = CELLS[name].rgb
+    return image
+
+
+def common_origin(estimate: OccupancyGrid, truth: OccupancyGrid) -> FloatArray:
+    """(2,) lower left corner of the lattice of `on_common_lattice`, metres."""
+    res, true_corner = truth.resolution_m, np.array(truth.origin_xy_m)
+    least = np.minimum(np.array(estimate.origin_xy_m), true_corner)
+    corner: FloatArray = true_corner + np.floor((least - true_corner) / res + 1e-6) * res
+    return corner

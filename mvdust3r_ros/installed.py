@@ -1,0 +1,23 @@
+"""Where the files that come with the package are: in the source tree, or installed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+SOURCE_TREE = Path(__file__).parents[1]
+
+
+def installed(path: Path) -> Path | None:
+    """A file of the package.
+
+    Args:
+        path: relative to the source tree and to share/mvdust3r_ros, such as config/mapper.yaml.
+
+    Returns:
+        The first one found; None when it is not installed.
+    """
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    shares = [Path(p) / "share" / "mvdust3r_ros" for p in prefixes if p]
+    return next((root / path for root in (SOURCE_TREE, *shares) if (root / path).exists()), None)

@@ -1,0 +1,58 @@
+"""What the oracle engine needs beside images, asked before anything is read or started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mvdust3r_ros.engines.base import EngineError
+from mvdust3r_ros.ros.bag import BagOptions, choose_odom_topic, opened_bag
+from mvdust3r_ros.ros.bag_messages import BagError
+from mvdust3r_ros.ros.settings import NodeConfig
+
+ORACLE = "oracle"
+
+
+def require_depth_and_poses(*, depth: str, poses: str) -> None:
+    """Refuse to run the oracle engine without what it takes in place of a network.
+
+    Args:
+        depth: the remedy when there is no depth; empty when there is.
+        poses: the same for camera poses.
+
+    Raises:
+        EngineError: one of them is missing; the message ends with the remedies.
+    """
+    missing = [name for name, remedy in (("depth", depth), ("camera poses", poses)) if remedy]
+    if missing:
+        remedies = "; ".join(remedy for remedy in (depth, poses) if remedy)
+        raise EngineError(f"the oracle engine needs recorded {' and '.join(missing)}: {remedies}")
+
+
+def bag_gives_poses(bag: Path, topics: BagOptions) -> bool:
+    """Whether a bag holds odometry that the options do not rule out.
+
+    Raises:
+        BagError: the bag cannot be read.
+    """
+    with opened_bag(bag) as reader:
+        has_tf = any(c.topic == "/tf" for c in reader.connections)
+        try:
+            topic = choose_odom_topic(reader, topics)
+        except BagError:
+            return True  # whoever reads the bag says what is wrong
+    return bool(topic) or (has_tf and topics.odometry in ("auto", "tf"))
+
+
+def check_node(config: NodeConfig, engine: str) -> None:
+    """See that the node subscribes to what its engine needs.
+
+    Raises:
+        EngineError: it is the oracle, and it would not; the message names the parameters.
+    """
+    if engine != ORACLE:
+        return
+    ros = config.ros
+    require_depth_and_poses(
+        depth="" if ros.use_depth else "set ros.use_depth:=true and remap depth",
+        poses="" if ros.odom_source != "none" else "set ros.odom_source to topic or tf",
+    )

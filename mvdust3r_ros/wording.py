@@ -1,0 +1,37 @@
+"""Numbers in sentences: one place for plurals, digits and the minus of a zero."""
+
+from __future__ import annotations
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: "1 window", "2 windows", "0 images", "2 depth maps".
+
+    Args:
+        count: how many.
+        noun: in the singular; may be several words, of which the last one changes.
+    """
+    return f"{count} {noun if count == 1 else many(noun)}"
+
+
+def many(noun: str) -> str:
+    """The plural of a noun."""
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
+
+
+def decimal(value: float, digits: int) -> str:
+    """A number with a fixed number of digits; what rounds to zero has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share of 1 in percent. What is less than all never reads as 100 %, nor some as 0 %."""
+    text = decimal(100 * share, digits)
+    if share < 1 and float(text) == 100:
+        return f"{100 - 10.0**-digits:.{digits}f} %"
+    if share > 0 and float(text) == 0:
+        return f"{10.0**-digits:.{digits}f} %"
+    return f"{text} %"
