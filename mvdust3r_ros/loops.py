@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -93,6 +94,17 @@ class LoopCloser:
         self._edges: list[PoseEdge] = []
         self._network_share: dict[int, float] = {}
         self._windows_since_try = 0
+
+    def draft(self) -> LoopCloser:
+        """A graph to correct beside this one, which others go on reading meanwhile.
+
+        Both hold the same points; neither ever changes those.
+        """
+        other = copy(self)
+        other.poses, other.past = dict(self.poses), self.past.copy()
+        other._nodes, other._edges = dict(self._nodes), list(self._edges)
+        other._network_share = dict(self._network_share)
+        return other
 
     def commit(self, geometry: WindowGeometry, placement: Placement) -> None:
         """Take in the keyframes of a committed window."""

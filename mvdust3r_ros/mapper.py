@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -30,9 +29,10 @@ from mvdust3r_ros.datatypes import (
     Window,
     WindowPrediction,
 )
-from mvdust3r_ros.dense_map import DenseMap, MappedKeyframe
+from mvdust3r_ros.dense_map import DenseMap, Drawing, MappedKeyframe
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.keyframes import KeyframeWindow
+from mvdust3r_ros.lone_windows import check_lone_window
 from mvdust3r_ros.loops import LoopCloser
 from mvdust3r_ros.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.pose_recovery import recover_poses
@@ -84,7 +84,11 @@ as a share of what the scale may be off by."""
 
 @dataclass
 class _MapState:
-    """Everything that a reset forgets."""
+    """Everything that a reset forgets.
+
+    Only the thread that maps windows changes what the map shows, and only under the mapper's lock:
+    corrections are made on drafts beside it, see `Mapper._swap`.
+    """
 
     keyframes: KeyframeWindow
     stitcher: Stitcher
@@ -94,7 +98,7 @@ class _MapState:
     descriptors: dict[int, FloatArray] = field(default_factory=dict)
     window_of: dict[int, int] = field(default_factory=dict)
     """Keyframe of the map -> number of the committed window that it came with."""
-    commits: deque[Commit] = field(default_factory=deque)
+    commits: tuple[Commit, ...] = ()
     """The last commits, oldest first: those that can be undone."""
     rolled_back: int = 0
     lost_in: Place | None = None
@@ -195,6 +199,8 @@ class Mapper:
             geometry, points, conf = self._reconstruct(state, window, clock)
             with clock.stage("stitch"):
                 placement = state.stitcher.place(geometry)
+                if not state.stitcher.shares_views(window):
+                    check_lone_window(geometry, self._rel_error)
                 self._check_recent(state, window, placement)
                 if stored_count:
                     limit = self.config.loop.min_covisible
@@ -270,13 +276,13 @@ class Mapper:
         """Ask whether the last commits are wrong rather than the window that was rejected."""
         if not agrees_with_odometry(geometry):
             return rejected
-        tokens, rules = state.tokens, self.config.keyframes
-        for count in range(1, len(state.commits) + 1):
-            anchors = state.commits[-count].anchors
-            own = geometry.window.keyframes
+        tokens, rules, commits = state.tokens, self.config.keyframes, state.commits
+        for count in range(1, len(commits) + 1):
+            undone = commits[-count:]
+            anchors, own = undone[0].anchors, geometry.window.keyframes
             chosen = joint_keyframes(anchors, own, rules.window_overlap, rules.window_size)
             joint = replace(geometry.window, keyframes=chosen)
-            stitcher = self._stitcher_before(state, count)
+            stitcher = self._stitcher_before(state, undone)
             if stitcher is None:
                 break
             try:
@@ -286,26 +292,26 @@ class Mapper:
                 check_reach(state.dense, seen)
             except StitchError:
                 continue
-            doubted = {key for c in list(state.commits)[-count:] for key in c.ids}
+            doubted = {key for commit in undone for key in commit.ids}
             poses = {key: T for key, T in state.loops.poses.items() if key in doubted}
             dense = {key: item[0] for key in poses if (item := state.loops.points(key))}
             if not lies_elsewhere(fit, placement, poses, dense):
                 break  # they are right, the window is not
             with clock.stage("rollback"):
-                self._roll_back(state, count, stitcher)
+                self._roll_back(state, undone, stitcher)
             update = self._take_in(state, fit, placement, seen, clock)
             message = f"{plural(count, 'window')} left the map: {rejected.message}"
             return replace(update, message=message, rolled_back=count)
         state.tokens = tokens
         return rejected
 
-    def _stitcher_before(self, state: _MapState, count: int) -> Stitcher | None:
-        """A stitcher for the map as it was before the last `count` commits.
+    def _stitcher_before(self, state: _MapState, undone: Sequence[Commit]) -> Stitcher | None:
+        """A stitcher for the map as it was before the last commits.
 
         None when the keyframes at the end of that map have been forgotten.
         """
-        stitcher = state.stitcher.before(count)
-        anchors = state.commits[-count].anchors
+        stitcher = state.stitcher.before(len(undone))
+        anchors = undone[0].anchors
         poses = {k.id: state.loops.poses[k.id] for k in anchors if k.id in state.loops.poses}
         dense = {key: state.loops.points(key) for key in poses}
         known = {key: item for key, item in dense.items() if item is not None}
@@ -315,21 +321,22 @@ class Mapper:
         stitcher.resume(known, {key: poses[key] for key in known}, newest)
         return stitcher
 
-    def _roll_back(self, state: _MapState, count: int, stitcher: Stitcher) -> None:
-        """Take the last `count` commits out of the map; nothing of them stays."""
-        undone = [state.commits.pop() for _ in range(count)]
+    def _roll_back(self, state: _MapState, undone: Sequence[Commit], stitcher: Stitcher) -> None:
+        """Take the last commits out of the map; nothing of them stays."""
         ids = {key for commit in undone for key in commit.ids}
-        oldest = undone[-1]
-        drawing = state.dense.without(ids, state.loops.remove(ids))
-        with self._lock:
-            state.dense.now = drawing
+        loops = state.loops.draft()
+        drawing = state.dense.without(ids, loops.remove(ids))
+        with self._swap(state, loops, drawing):
+            stitcher.settings = state.stitcher.settings
+            stitcher.camera_height_m = state.stitcher.camera_height_m
             state.stitcher = stitcher
-            state.keyframes.commit(oldest.anchors)
+            state.keyframes.commit(undone[0].anchors)
+            state.commits = tuple(c for c in state.commits if c not in undone)
             for key in ids:
                 state.dense.floor_heights_m.pop(key, None)
                 state.descriptors.pop(key, None)
                 state.window_of.pop(key, None)
-            state.rolled_back += count
+            state.rolled_back += len(undone)
 
     def _relocalise(
         self, state: _MapState, window: Window, place: Place, clock: StageClock
@@ -370,25 +377,30 @@ class Mapper:
     def stored(self) -> StoredMap:
         """The map as it can be saved and gone on with; empty before the first window."""
         with self._lock:
-            state = self._state
-            engine = self.engine.describe().name
-            items = [
-                (m, state.loops.points(m.keyframe.id)) for m in state.dense.keyframes.values()
-            ]
-            looks = {m.keyframe.id: state.descriptors.get(m.keyframe.id) for m, _ in items}
-            if len({None if d is None else len(d) for d in looks.values()}) != 1 or None in looks:
-                looks = {m.keyframe.id: describe_image(m.keyframe.view) for m, _ in items}
-            keyframes = [
-                StoredKeyframe(
-                    m.keyframe, m.T_map_cam, m.points_cam, m.colors_rgb, m.conf, *dense,
-                    look if look is not None else describe_image(m.keyframe.view),
-                )
-                for m, dense in items
-                if dense is not None
-                for look in [looks[m.keyframe.id]]
-            ]  # fmt: skip
-            scale = state.stitcher.scale.estimate
-            return StoredMap(keyframes, dict(state.loops.poses), state.loops.edges, scale, engine)
+            return self._stored()
+
+    def saved(self) -> tuple[MapSnapshot, StoredMap]:
+        """`snapshot` and `stored` of one moment: files that are written together agree."""
+        with self._lock:
+            return self._snapshot(), self._stored()
+
+    def _stored(self) -> StoredMap:
+        state = self._state
+        items = [(m, state.loops.points(m.keyframe.id)) for m in state.dense.keyframes.values()]
+        looks = {m.keyframe.id: state.descriptors.get(m.keyframe.id) for m, _ in items}
+        if len({None if d is None else len(d) for d in looks.values()}) != 1 or None in looks:
+            looks = {m.keyframe.id: describe_image(m.keyframe.view) for m, _ in items}
+        keyframes = [
+            StoredKeyframe(
+                m.keyframe, m.T_map_cam, m.points_cam, m.colors_rgb, m.conf, *dense,
+                look if look is not None else describe_image(m.keyframe.view),
+            )
+            for m, dense in items
+            if dense is not None
+            for look in [looks[m.keyframe.id]]
+        ]  # fmt: skip
+        scale, engine = state.stitcher.scale.estimate, self.engine.describe().name
+        return StoredMap(keyframes, dict(state.loops.poses), state.loops.edges, scale, engine)
 
     def restore(self, stored: StoredMap) -> None:
         """Go on with a saved map; the present one is forgotten once the new one is complete.
@@ -432,25 +444,28 @@ class Mapper:
     def snapshot(self) -> MapSnapshot:
         """The map as it is now, copied."""
         with self._lock:
-            state = self._state
-            drawing = state.dense.now
-            points, colors, conf = drawing.voxels.cloud()
-            drawn = {key: item.T_map_cam for key, item in drawing.keyframes.items()}
-            scale = state.stitcher.scale.estimate
-            gate_open, gate_hint = scale_gate(scale, self.config.stitch.scale_max_rel_sigma)
-            return MapSnapshot(
-                points_map=points,
-                colors_rgb=colors,
-                conf=conf,
-                grid=None if drawing.grid is None else drawing.grid.grid(),
-                trajectory=state.loops.path(drawn, self.path_camera),
-                T_map_odom=state.stitcher.T_map_odom,
-                scale=scale,
-                floor_z_m=state.dense.floor_z_m,
-                gate_open=gate_open,
-                gate_hint=gate_hint,
-                loop_closures=state.loops.closures,
-            )
+            return self._snapshot()
+
+    def _snapshot(self) -> MapSnapshot:
+        state = self._state
+        drawing = state.dense.now
+        points, colors, conf = drawing.voxels.cloud()
+        drawn = {key: item.T_map_cam for key, item in drawing.keyframes.items()}
+        scale = state.stitcher.scale.estimate
+        gate_open, gate_hint = scale_gate(scale, self.config.stitch.scale_max_rel_sigma)
+        return MapSnapshot(
+            points_map=points,
+            colors_rgb=colors,
+            conf=conf,
+            grid=None if drawing.grid is None else drawing.grid.grid(),
+            trajectory=state.loops.path(drawn, self.path_camera),
+            T_map_odom=state.stitcher.T_map_odom,
+            scale=scale,
+            floor_z_m=state.dense.floor_z_m,
+            gate_open=gate_open,
+            gate_hint=gate_hint,
+            loop_closures=state.loops.closures,
+        )
 
     def mapped_keyframes(self) -> list[Keyframe]:
         """Keyframes in the map, oldest first."""
@@ -520,7 +535,8 @@ class Mapper:
     @property
     def refused_loops(self) -> list[str]:
         """Why joint windows were no loop closure, the last ones since the last reset."""
-        return list(self._state.loops.refused)
+        with self._lock:
+            return list(self._state.loops.refused)
 
     @property
     def _rel_error(self) -> float:
@@ -631,14 +647,14 @@ class Mapper:
         """Keep what undoing this commit would need; the first window defines the map and stays."""
         anchors = state.keyframes.anchors
         if not anchors:
-            state.commits.clear()
+            state.commits = ()
             return
-        state.commits.append(Commit(tuple(m.keyframe.id for m in new), anchors))
+        state.commits += (Commit(tuple(m.keyframe.id for m in new), anchors),)
         self._trim_commits(state)
 
     def _trim_commits(self, state: _MapState) -> None:
-        while len(state.commits) > self.config.stitch.rollback_windows:
-            state.commits.popleft()
+        surplus = len(state.commits) - self.config.stitch.rollback_windows
+        state.commits = state.commits[max(0, surplus) :]
 
     def _committed(
         self,
@@ -689,13 +705,15 @@ class Mapper:
             factors = {key: math.exp(logs[history.index(k)]) for key, k in state.window_of.items()}
             first = next(iter(state.loops.poses.values()))
             anchor = np.array([first[0, 3], first[1, 3], state.dense.floor_z_m])
+            loops = state.loops.draft()
             try:
-                moved = state.loops.resize(factors, anchor)
+                moved = loops.resize(factors, anchor)
             except MvDust3rError as error:
-                state.loops.refused.append(str(error))
+                self._refuse(state, error)
                 return {}
-            history.apply(logs)
-            self._move_keyframes(state, moved, factors)
+            with self._swap(state, loops, state.dense.moved(moved, factors)):
+                history.apply(logs)
+                state.stitcher.move(moved, factors)
         return factors
 
     def _close_loop(self, state: _MapState, clock: StageClock) -> None:
@@ -709,14 +727,20 @@ class Mapper:
         with clock.stage("loop"):
             try:
                 geometry, _, _ = self._reconstruct(state, window, StageClock())
-                moved = state.loops.close(state.loops.measure(candidate, geometry))
+                loops = state.loops.draft()
+                moved = loops.close(loops.measure(candidate, geometry))
             except MvDust3rError as error:
-                state.loops.refused.append(str(error))
+                self._refuse(state, error)
                 return
             finally:
                 state.tokens = tokens
-            if moved:
-                self._move_keyframes(state, moved)
+            drawing = state.dense.moved(moved) if moved else state.dense.now
+            with self._swap(state, loops, drawing):
+                state.stitcher.move(moved)
+
+    def _refuse(self, state: _MapState, error: MvDust3rError) -> None:
+        with self._lock:
+            state.loops.refused.append(str(error))
 
     def _set_on_floor(self, state: _MapState, clock: StageClock) -> None:
         """Put the floor back to z = 0 when it has turned out to lie elsewhere."""
@@ -724,23 +748,23 @@ class Mapper:
         if rise_m == 0.0:
             return
         with clock.stage("level"):
-            drawing = state.dense.redrawn_higher(rise_m)
-            with self._lock:
-                state.dense.now = drawing
+            loops = state.loops.draft()
+            moved = loops.lift(rise_m)
+            with self._swap(state, loops, state.dense.redrawn_higher(rise_m)):
                 state.dense.lift_floor(rise_m)
-                state.stitcher.move(state.loops.lift(rise_m))
+                state.stitcher.move(moved)
 
-    def _move_keyframes(
-        self,
-        state: _MapState,
-        moved: Mapping[int, FloatArray],
-        factors: Mapping[int, float] | None = None,
-    ) -> None:
-        """Draw the map again with the keyframes at their new poses, then swap it in."""
-        drawing = state.dense.moved(moved, factors)
+    @contextmanager
+    def _swap(self, state: _MapState, loops: LoopCloser, drawing: Drawing) -> Iterator[None]:
+        """Let a corrected graph and its drawing take the place of the present ones, at once.
+
+        What else goes with them is done inside the block: whoever asks sees all or nothing of it.
+        """
         with self._lock:
-            state.dense.now = drawing
-            state.stitcher.move(moved, factors)
+            loops.settings = state.loops.settings  # they may have changed meanwhile
+            state.loops, state.dense.now = loops, drawing
+            state.dense.use(state.dense.settings)
+            yield
 
     def _keyframe_points(
         self, geometry: WindowGeometry, placement: Placement, points: FloatArray, conf: FloatArray

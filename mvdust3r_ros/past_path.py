@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,10 @@ class PastPath:
     def __len__(self) -> int:
         """Number of poses."""
         return len(self._host)
+
+    def copy(self) -> PastPath:
+        """The same poses; neither follows what happens to the other."""
+        return deepcopy(self)
 
     def add(self, stamp_ns: int, camera_name: str, host: int, T_host_cam: FloatArray) -> None:
         """Remember a keyframe that leaves the graph.

@@ -242,6 +242,10 @@ class Stitcher:
             self.T_map_odom = T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
             self._newest = newest
 
+    def shares_views(self, window: Window) -> bool:
+        """Whether a window has a keyframe of the end of the map."""
+        return any(k.id in self._last.points for k in window.keyframes)
+
     def knows_place(self, window: Window) -> bool:
         """Whether odometry says where in the map a window lies."""
         return self.T_map_odom is not None and window.keyframes[-1].view.T_odom_cam is not None

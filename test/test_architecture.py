@@ -34,7 +34,7 @@ ROWS = [
         "stitching",
         "voxel_map",
     },
-    {"dense_map", "engines", "loops", "rollback", "session_file"},
+    {"dense_map", "engines", "lone_windows", "loops", "rollback", "session_file"},
     {"relocalisation"},
     {"mapper"},
     {"synthetic"},

@@ -121,7 +121,8 @@ def test_nothing_of_a_window_that_left_stays(frames: list[Frame]) -> None:
     voxels, sigma = len(state.dense.now.voxels), state.stitcher.scale.estimate.rel_sigma
     let_in(mapper, engine, frames[12:15], "pose")
     assert len(state.dense.now.voxels) > voxels
-    mapper._roll_back(state, 1, mapper._stitcher_before(state, 1))
+    undone = state.commits[-1:]
+    mapper._roll_back(state, undone, mapper._stitcher_before(state, undone))
     assert {k: m.keyframe.id for k, m in state.dense.keyframes.items()} == {k: k for k in before}
     for key, item in before.items():
         assert np.array_equal(state.dense.keyframes[key].T_map_cam, item.T_map_cam)

@@ -168,8 +168,8 @@ class Session:
             MvDust3rError: the name leads out of the folder, or a file cannot be written.
         """
         directory, stem = place_in_folder(Path(self._config.ros.map_dir), filename)
-        stored = session_bytes(self.mapper.stored())
-        return save_map(self.mapper.snapshot(), directory, stem, {SUFFIX: stored})
+        snapshot, stored = self.mapper.saved()
+        return save_map(snapshot, directory, stem, {SUFFIX: session_bytes(stored)})
 
     def load(self, filename: str) -> int:
         """Go on with a map of the map folder and publish it; the number of its keyframes.

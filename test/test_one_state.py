@@ -1,0 +1,229 @@
+"""Whoever looks at the map from another thread finds each keyframe at one pose, whatever moves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mvdust3r_ros.config import MapperConfig, with_values
+from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, WindowPrediction
+from mvdust3r_ros.dense_map import DenseMap
+from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.evaluation.flat_drives import spoil
+from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.session_file import StoredMap
+
+HW = (72, 96)
+COUNT = 36
+PATIENCE_S = 20.0
+CONFIG = with_values(
+    MapperConfig(),
+    {
+        "keyframes.window_size": 6, "keyframes.window_overlap": 3, "keyframes.min_sharpness": 0.0,
+        "keyframes.max_interval_s": 0.1, "map.min_hits": 1, "map.conf_quantile": 0.0,
+        "map.pixel_stride": 1, "loop.min_gap": 12, "loop.min_windows": 1,
+    },
+)  # fmt: skip
+
+
+class Engine(OracleEngine):
+    """The oracle with noise; bad on demand."""
+
+    def __init__(self) -> None:
+        super().__init__(HW, OracleNoise(points=0.02, smooth=0.03, scale=0.3, seed=2))
+        self.bad = False
+
+    def decode(self, tokens: Any, n_ref: int = 0) -> WindowPrediction:
+        good = super().decode(tokens, n_ref)
+        return spoil(good, "pose", np.random.default_rng(1)) if self.bad else good
+
+
+class Witness:
+    """Looks at the map all the time; corrections wait until it has looked twice meanwhile."""
+
+    def __init__(self, mapper: Mapper) -> None:
+        self.mapper = mapper
+        self.looks = 0
+        self.faults: list[str] = []
+        self.news = threading.Condition()
+        self.stop = threading.Event()
+
+    def watch(self) -> None:
+        while not self.stop.is_set():
+            try:
+                fault = contradiction(self.mapper.stored())
+            except Exception as error:  # noqa: BLE001 - reading must never raise
+                fault = repr(error)
+            with self.news:
+                self.looks += 1
+                if fault:
+                    self.faults.append(fault)
+                self.news.notify_all()
+            self.stop.wait(0.01)
+
+    def wait_for_looks(self) -> None:
+        with self.news:
+            enough = self.looks + 2
+            assert self.news.wait_for(lambda: self.looks >= enough, PATIENCE_S)
+
+
+def contradiction(stored: StoredMap) -> str:
+    """What does not fit together in a stored map; empty when all does."""
+    for item in stored.keyframes:
+        key = item.keyframe.id
+        off_m = np.linalg.norm((stored.poses[key] - item.T_map_cam)[:3, 3])
+        if off_m > 1e-9:
+            return f"keyframe {key} is drawn {off_m * 1e3:.1f} mm off the graph"
+        thinned = item.points_cam.reshape(*HW, 3)[2::4, 2::4]
+        if not np.allclose(item.dense_points_cam, thinned, rtol=1e-4):
+            return f"keyframe {key} has points of two sizes"
+    gone = {end for e in stored.edges for end in (e.a, e.b)} - set(stored.poses)
+    return f"edges to keyframes that have left: {sorted(gone)}" if gone else ""
+
+
+@contextmanager
+def witnessed(mapper: Mapper, monkeypatch: pytest.MonkeyPatch) -> Iterator[Witness]:
+    witness = Witness(mapper)
+
+    def slowly(method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            drawing = method(*args, **kwargs)
+            witness.wait_for_looks()
+            return drawing
+
+        return run
+
+    for name in ("moved", "without", "redrawn_higher"):
+        monkeypatch.setattr(DenseMap, name, slowly(getattr(DenseMap, name)))
+    thread = threading.Thread(target=witness.watch)
+    thread.start()
+    try:
+        yield witness
+    finally:
+        witness.stop.set()
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def drifting(room: Any) -> list[Frame]:
+    """Twice around a room with odometry that turns 0.4 degrees too far in each frame."""
+    frames = room.frames(room.walk(COUNT, turns=2.0))
+    c, s = np.cos(np.radians(0.4)), np.sin(np.radians(0.4))
+    too_far = make_se3(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), np.zeros(3))
+    poses = [frames[0].T_odom_cam]
+    for before, after in pairwise(frames):
+        pose = poses[-1] @ np.linalg.inv(before.T_odom_cam) @ after.T_odom_cam
+        pose[:3, :3] = too_far[:3, :3] @ pose[:3, :3]
+        poses.append(pose)
+    return [
+        replace(f, T_odom_cam=T, T_world_cam=f.T_odom_cam)
+        for f, T in zip(frames, poses, strict=True)
+    ]
+
+
+def stages(updates: list[MapUpdate | None]) -> set[str]:
+    return {stage for u in updates if u is not None for stage in u.latency_ms}
+
+
+@pytest.mark.parametrize(
+    ("values", "corrections"),
+    [
+        ({}, {"loop", "resize", "level"}),
+        ({"map.radius_m": 1.5, "map.keyframes_per_place": 1}, {"level"}),
+    ],
+    ids=["all", "forget"],
+)
+def test_closures_resizes_levelling_and_forgetting_are_seen_whole(
+    drifting: list[Frame],
+    values: dict[str, Any],
+    corrections: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mapper = Mapper(with_values(CONFIG, values), Engine())
+    off_m = iter([0.0, 0.0, 0.0, 0.07])
+    monkeypatch.setattr(DenseMap, "floor_off_m", lambda _: next(off_m, 0.0))
+    with witnessed(mapper, monkeypatch) as witness:
+        updates = [mapper.process(frame) for frame in drifting]
+    assert corrections <= stages(updates)
+    assert (mapper.snapshot().loop_closures > 0) == ("loop" in corrections)
+    assert (len(mapper.mapped_keyframes()) < COUNT) == bool(values)
+    assert witness.faults == []
+
+
+def test_a_rollback_is_seen_whole(room: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = room.frames(room.walk(24))
+    engine = Engine()
+    mapper = Mapper(CONFIG, engine)
+    anything = {
+        "stitch.max_residual": 1e3, "stitch.max_scale_change": 1e6, "pose.reprojection_px": 200.0,
+        "stitch.max_odom_translation": 1e6, "stitch.max_odom_rotation_deg": 1e6,
+    }  # fmt: skip
+    with witnessed(mapper, monkeypatch) as witness:
+        updates = [mapper.process(frame) for frame in frames[:12]]
+        engine.bad = True
+        mapper.reconfigure(with_values(CONFIG, anything))
+        blind = [replace(f, T_odom_cam=None, T_world_cam=f.T_odom_cam) for f in frames[12:15]]
+        updates += [mapper.process(frame) for frame in blind]
+        engine.bad = False
+        mapper.reconfigure(CONFIG)
+        updates += [mapper.process(frame) for frame in frames[15:]]
+    assert [u.verdict for u in updates if u is not None] == [Verdict.COMMITTED] * 7
+    assert mapper.rolled_back == 1
+    assert witness.faults == []
+
+
+def test_what_is_saved_together_is_of_one_moment(drifting: list[Frame]) -> None:
+    mapper = Mapper(CONFIG, Engine())
+    faults, done = [], threading.Event()
+
+    def save() -> None:
+        while not done.is_set():
+            snapshot, stored = mapper.saved()
+            at = {k.keyframe.stamp_ns: k.T_map_cam for k in stored.keyframes}
+            path = snapshot.trajectory
+            drawn = dict(zip(path.stamps_ns.tolist(), path.T_world_cam, strict=True))
+            if set(at) != set(drawn) or any(not np.array_equal(at[t], drawn[t]) for t in at):
+                faults.append(len(at))
+            done.wait(0.01)
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    for frame in drifting[:18]:
+        mapper.process(frame)
+    done.set()
+    thread.join(PATIENCE_S)
+    assert faults == []
+    assert len(mapper.saved()[1].keyframes) == 18
+
+
+def test_settings_that_change_during_a_correction_are_not_lost(
+    drifting: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapper = Mapper(CONFIG, Engine())
+    other = with_values(CONFIG, {"loop.max_sigmas": 2.5, "map.obstacle_max_z_m": 1.1})
+    redrawn, drawn = DenseMap.redrawn_higher, []
+
+    def changed_meanwhile(*args: Any, **kwargs: Any) -> Any:
+        drawn.append(redrawn(*args, **kwargs))
+        mapper.reconfigure(other)
+        return drawn[-1]
+
+    off_m = iter([0.07])
+    monkeypatch.setattr(DenseMap, "floor_off_m", lambda _: next(off_m, 0.0))
+    monkeypatch.setattr(DenseMap, "redrawn_higher", changed_meanwhile)
+    for frame in drifting[:6]:
+        mapper.process(frame)
+    state = mapper._state
+    assert state.dense.now is drawn[0]
+    assert state.loops.settings == other.loop
+    assert state.dense.now.grid is not None
+    assert state.dense.now.grid.settings.obstacle_max_z_m == 1.1
