@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # own row; inside a folder anything goes.
 ROWS = [
     {"datatypes"},
-    {"image_size", "safe_files"},
+    {"image_size", "installed_files", "safe_files"},
     {"config", "geometry"},
     {"floor", "mounting", "past_path", "pose_graph", "range_image"},
     {"scale"},

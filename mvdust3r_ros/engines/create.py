@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
+from mvdust3r_ros.installed_files import find_installed
 
 DEFAULT_MODEL = Path("models") / "room"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -67,12 +66,8 @@ def default_engine_folder() -> Path:
     Raises:
         EngineError: it is not installed.
     """
-    source_tree = Path(__file__).parents[2]
-    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    shares = [Path(p) / "share" / "mvdust3r_ros" for p in prefixes if p]
-    for root in (source_tree, *shares):
-        if (root / DEFAULT_MODEL / MANIFEST_NAME).is_file():
-            return root / DEFAULT_MODEL
+    if (manifest := find_installed(DEFAULT_MODEL / MANIFEST_NAME)) is not None:
+        return manifest.parent
     raise EngineError(
         f"the default model {DEFAULT_MODEL} is not installed; name an engine folder, for example "
         "one made by `mvdust3r_ros engine export`"

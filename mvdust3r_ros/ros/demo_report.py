@@ -13,8 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.create import create_engine, default_engine_folder
 from mvdust3r_ros.evaluation.pictures import PictureError, TrueMap, map_picture
+from mvdust3r_ros.installed_files import find_installed
 from mvdust3r_ros.map_files import load_occupancy, read_tum
 from mvdust3r_ros.ros.demo import (
+    DemoError,
     DemoOptions,
     DemoResult,
     Report,
@@ -23,10 +25,9 @@ from mvdust3r_ros.ros.demo import (
     snapshot_of_files,
 )
 from mvdust3r_ros.ros.demo import Progress as DemoProgress
-from mvdust3r_ros.ros.synth_bag import BagConfig, write_synthetic_bag
-from mvdust3r_ros.synthetic.sequence import SequenceConfig
 
-ROOM = SequenceConfig(seed=4, frames=90, rate_hz=6.0, step_m=0.16)
+# Rendering it would need PyTorch; demo/README.md says how it was made.
+ROOM = Path("demo") / "room"
 
 
 def show_demo(options: DemoOptions) -> int:
@@ -39,7 +40,7 @@ def show_demo(options: DemoOptions) -> int:
     check_ros()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.bag is None:
-        options = replace(options, bag=_synthetic_room(options.out, console))
+        options = replace(options, bag=_synthetic_room(console))
     options, recorded = _with_engine(options, console)
     result = _play(options, console)
     why = result.last_rejection or "too few keyframes for a window"
@@ -59,15 +60,12 @@ def show_demo(options: DemoOptions) -> int:
     return 0
 
 
-def _synthetic_room(out: Path, console: Console) -> Path:
-    console.print("no --bag given: recording a drive through a synthetic room")
-    folder = out / "room"
-    with _bar(console) as report:
-        return write_synthetic_bag(
-            folder,
-            BagConfig(ROOM),
-            lambda done, total: report(DemoProgress(done, total, 0, 0, 0.0)),
-        )
+def _synthetic_room(console: Console) -> Path:
+    found = find_installed(ROOM / "bag" / "metadata.yaml")
+    if found is None:
+        raise DemoError("the demo's drive is not installed; name a bag by --bag")
+    console.print("no --bag given: a drive through a synthetic room")
+    return found.parent
 
 
 def _play(options: DemoOptions, console: Console) -> DemoResult:
