@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 engine_option = $(if $(ENGINE),--engine "$(ENGINE)") $(if $(DEPTH),--depth "$(DEPTH)")
 
 help:  ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 env:  ## make .venv with what mapping needs, or bring it up to date
 	@PYTHON="$(PYTHON)" tools/make_env

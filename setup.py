@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent
 
 def shared_files() -> Iterator[tuple[str, list[str]]]:
     """The folders that CMake installs to share/, at the same place below the Python prefix."""
-    for top in ("config", "models"):
+    for top in ("config", "demo", "models"):
         for folder in [ROOT / top, *(ROOT / top).rglob("*/")]:
             files = [str(f.relative_to(ROOT)) for f in sorted(folder.glob("*")) if f.is_file()]
             if files:

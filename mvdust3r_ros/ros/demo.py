@@ -53,7 +53,7 @@ class DemoOptions:
     """What to play and how.
 
     Attributes:
-        bag: bag of camera images; None for a synthetic room (`show_demo` makes it).
+        bag: bag of camera images; None for the installed synthetic room (`show_demo` finds it).
         engine: engine folder or name; empty for the default model.
         depth: folder of depth maps to publish; None for none.
         rate: speed of the bag.

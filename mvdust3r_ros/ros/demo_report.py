@@ -15,8 +15,10 @@ from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.create import create_engine, default_engine_folder
 from mvdust3r_ros.evaluation.pictures import Caption, PictureError, TrueMap, map_picture
 from mvdust3r_ros.evaluation.recording import recording_name
+from mvdust3r_ros.installed import installed
 from mvdust3r_ros.map_files import load_occupancy, read_tum
 from mvdust3r_ros.ros.demo import (
+    DemoError,
     DemoOptions,
     DemoResult,
     Report,
@@ -25,11 +27,10 @@ from mvdust3r_ros.ros.demo import (
     snapshot_of_files,
 )
 from mvdust3r_ros.ros.demo import Progress as DemoProgress
-from mvdust3r_ros.ros.synth_bag import BagConfig, write_synthetic_bag
-from mvdust3r_ros.synthetic.sequence import SequenceConfig
 from mvdust3r_ros.wording import decimal, plural
 
-ROOM = SequenceConfig(seed=4, frames=90, rate_hz=6.0, step_m=0.16)
+# Rendering it would need PyTorch; demo/README.md says how it was made.
+ROOM = Path("demo") / "room"
 
 
 def show_demo(options: DemoOptions) -> int:
@@ -42,7 +43,7 @@ def show_demo(options: DemoOptions) -> int:
     check_ros()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.bag is None:
-        options = replace(options, bag=_synthetic_room(options.out, console))
+        options = replace(options, bag=_synthetic_room(console))
     options, recorded = _with_engine(options, console)
     result = _play(options, console)
     why = result.last_rejection or "too few keyframes for a window"
@@ -62,15 +63,12 @@ def show_demo(options: DemoOptions) -> int:
     return 0
 
 
-def _synthetic_room(out: Path, console: Console) -> Path:
-    console.print("no --bag given: recording a drive through a synthetic room")
-    folder = out / "room"
-    with _bar(console) as report:
-        return write_synthetic_bag(
-            folder,
-            BagConfig(ROOM),
-            lambda done, total: report(DemoProgress(done, total, 0, 0, 0.0)),
-        )
+def _synthetic_room(console: Console) -> Path:
+    found = installed(ROOM / "bag" / "metadata.yaml")
+    if found is None:
+        raise DemoError("the demo's drive is not installed; name a bag by --bag")
+    console.print("no --bag given: a drive through a synthetic room")
+    return found.parent
 
 
 def _play(options: DemoOptions, console: Console) -> DemoResult:

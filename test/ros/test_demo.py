@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
+from mvdust3r_ros.ros.bag import BagOptions, read_frames
 from mvdust3r_ros.ros.demo import DemoOptions, run_demo
+from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not installed")
@@ -23,8 +27,38 @@ pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make
 
 
 def demo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mvdust3r_ros.cli", "demo", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=180)
+    """Where PyTorch cannot be imported, as after `make build` alone."""
+    (cwd / "absent").mkdir()
+    (cwd / "absent" / "torch.py").write_text("raise ImportError('the demo has no PyTorch')")
+    path = os.pathsep.join([str(cwd / "absent"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "mvdust3r_ros.cli", "demo", *words],
+        cwd=cwd, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+        timeout=180,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_without_a_bag_the_demo_maps_its_own_room(tmp_path: Path) -> None:
+    done = demo("--rate", "3", "--out", str(tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "90 images in" in done.stdout
+    assert cv2.imread(str(tmp_path / "out" / "map.png")) is not None
+    assert len(read_tum(tmp_path / "out" / "map.tum").stamps_ns) >= 8
+
+
+def test_the_room_of_the_demo_is_what_is_said_of_it() -> None:
+    drive = make_sequence(SequenceConfig(seed=4, frames=90, rate_hz=6.0, step_m=0.16))
+    folder = Path(__file__).parents[2] / "demo" / "room"
+    frames = list(read_frames(folder / "bag", BagOptions(depth_folder=folder / "depth")))
+    assert [f.stamp_ns for f in frames] == drive.truth.stamps_ns.tolist()
+    truth = read_tum(folder / "truth.tum")
+    np.testing.assert_allclose(truth.T_world_cam, drive.truth.T_world_cam, atol=1e-5)
+    for k in (0, 60):
+        shot, depth_m = drive.rendering(k), frames[k].depth_m
+        assert np.abs(frames[k].image_rgb.astype(float) - shot.rgb).mean() < 4  # JPEG
+        assert depth_m is not None
+        np.testing.assert_allclose(depth_m, shot.depth_m, atol=0.001)
 
 
 @pytest.mark.slow
