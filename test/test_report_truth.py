@@ -197,8 +197,8 @@ def test_page_and_terminal_say_of_what_they_speak(tmp_path: Path) -> None:
         assert re.search(rf'class="warn">[^<]*{re.escape(words[1:])}', html), words
     tile = re.search(r'<div class="tile"><b>0.000 m</b><span>path error \(ATE\).*?</div>', html)
     assert tile is not None
-    assert "over 25 % of the drive" in tile[0]
-    assert "odometry alone: 0.085 m" in tile[0]
+    assert "over 25&nbsp;% of the drive" in tile[0]
+    assert "odometry alone: 0.085&nbsp;m" in tile[0]
     assert "over 25 % of the drive: ATE 0.000 m" in text
     assert "odometry alone, on the same keyframes: ATE 0.085 m" in text
 

@@ -25,7 +25,6 @@ from mvdust3r_ros.evaluation.pictures import (
     Bounds,
     PictureError,
     TrueMap,
-    add_legend,
     draw_grid,
     draw_path,
     draw_top,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, RED, GREEN, GREY = "#1e6edc", "#e68c14", "#c22f3d", "#1e8a4c", "#aab2c0"
 WIDTH_IN, HEIGHT_IN = 4.6, 2.9
+LEGEND_IN = 0.3
 PLAN_DPI = 160
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -111,10 +111,10 @@ def top_view(snapshot: MapSnapshot, made: Judgement) -> str:
         axes.grid(visible=False)
         draw_top(axes, snapshot, bounds, made.stretches)
         _true_path(axes, made)
-        add_legend(axes)
+        legend_below(axes)
         axes.set_title("", loc="left")
 
-    return svg_of(draw, plan_height(bounds))
+    return svg_of(draw, plan_height(bounds) + LEGEND_IN)
 
 
 def path_view(snapshot: MapSnapshot, made: Judgement) -> str:
@@ -145,9 +145,9 @@ def path_view(snapshot: MapSnapshot, made: Judgement) -> str:
         bar.set_label("position error (m)")
         bar.outline.set_visible(False)
         frame_plan(axes, bounds, "")
-        add_legend(axes)
+        legend_below(axes)
 
-    return svg_of(draw, plan_height(bounds))
+    return svg_of(draw, plan_height(bounds) + LEGEND_IN)
 
 
 def _true_path(axes: Axes, made: Judgement) -> None:
@@ -176,7 +176,15 @@ def plan_bounds_of(xy: FloatArray) -> Bounds:
 
 def plan_height(bounds: Bounds) -> float:
     """Inches that a plan of these bounds needs at the width of a plot."""
-    return float(np.clip(WIDTH_IN * bounds.size[1] / bounds.size[0], 2.4, 5.5))
+    return float(np.clip(WIDTH_IN * bounds.size[1] / bounds.size[0], 1.0, 5.5))
+
+
+def legend_below(axes: Axes) -> None:
+    """Names under a plan, where they hide nothing."""
+    axes.legend(
+        fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4,
+        columnspacing=1.2, handlelength=1.6,
+    )  # fmt: skip
 
 
 def with_gaps(
@@ -251,9 +259,9 @@ def grid_view(snapshot: MapSnapshot, made: Judgement, which: str) -> str:
         else:
             draw_grid(axes, grid, None, bounds, "")
             _true_path(axes, made)
-        add_legend(axes)
+        legend_below(axes)
 
-    return svg_of(draw, plan_height(bounds))
+    return svg_of(draw, plan_height(bounds) + LEGEND_IN)
 
 
 def difference_view(snapshot: MapSnapshot, made: Judgement) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -93,11 +94,16 @@ def _tiles(values: dict[str, Any]) -> str:
     tiles = [
         f'<div class="tile"><b>{show(name, values.get(name))}</b>'
         f"<span>{escape(label)}</span>"
-        + "".join(f"<small>{escape(words)}</small>" for words in speaks_of.get(name, ()))
+        + "".join(f"<small>{_unbroken(words)}</small>" for words in speaks_of.get(name, ()))
         + "</div>"
         for name, label in TILES.items()
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _unbroken(words: str) -> str:
+    """A text as HTML in which no line ends between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(m|%)\b|%)", "&nbsp;", escape(words))
 
 
 def _scope_of_tiles(values: dict[str, Any]) -> dict[str, list[str]]:

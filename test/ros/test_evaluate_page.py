@@ -152,6 +152,6 @@ def test_a_report_without_a_map_is_a_page_too(
     words = ["--engine", "oracle", "--params", str(tmp_path / "params.yaml"), "--max-frames", "1"]
     assert main(["evaluate", str(room_bag.bag), *words, "--out", str(tmp_path)]) == 0
     visit = open_page(tmp_path / "report.html")
-    assert "no window was made of 1 keyframe" in visit.page.text_content("main")
+    assert "No window was made of 1 keyframe" in visit.page.text_content("main")
     assert visit.complaints == []
     assert visit.requests == [(tmp_path / "report.html").as_uri()]

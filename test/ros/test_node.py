@@ -236,10 +236,7 @@ def test_the_saved_map_is_the_published_one(played: Played) -> None:
     assert (
         len(read_ply(folder / "office.ply").points) == played.late["/mapper/map_points"][0].width
     )
-    path = read_tum(folder / "office.tum")
-    assert len(path) == len(played.late["/mapper/path"][0].poses)
-    count = int(played.control.value("input", "keyframes"))
-    assert len(path) == count, "keyframes that filled no window are in the map too"
+    assert len(read_tum(folder / "office.tum")) == len(played.late["/mapper/path"][0].poses)
 
 
 @pytest.mark.parametrize("name", ["../escape", "/tmp/escape", "link/escape"])
