@@ -18,6 +18,7 @@ from mvdust3r_ros.ros.images import (
     depth_to_m,
     image_to_rgb,
 )
+from mvdust3r_ros.tones import Tones
 
 DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
 DEFAULT_CAMERA_FRAME = "camera_optical"
@@ -38,6 +39,7 @@ def frame_from_msgs(
     T_rig_cam: FloatArray | None = None,
     T_odom_base: FloatArray | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    tones: Tones | None = None,
 ) -> Frame:
     """One camera image with all that is known about it.
 
@@ -51,6 +53,7 @@ def frame_from_msgs(
         T_rig_cam: (4, 4) place of the camera among several, or None.
         T_odom_base: (4, 4) pose of the robot where the camera's place on it is unknown, or None.
         max_pixels: larger images are refused.
+        tones: as in `image_to_rgb`.
 
     Raises:
         ConversionError: a message cannot be used; its reason names what kind of fault.
@@ -62,7 +65,8 @@ def frame_from_msgs(
             f"the image has the stamp {stamp_ns} ns; its driver has to say when it was taken",
         )
     compressed = hasattr(image, "format")
-    rgb = compressed_to_rgb(image, max_pixels) if compressed else image_to_rgb(image, max_pixels)
+    to_rgb = compressed_to_rgb if compressed else image_to_rgb
+    rgb = to_rgb(image, max_pixels, tones)
     try:
         return Frame(
             stamp_ns=stamp_ns,
