@@ -117,8 +117,14 @@ def test_a_jpeg_with_all_its_pixels_is_read_exactly(name: str) -> None:
     np.testing.assert_array_equal(decoded(WHOLE[name]), expected)
 
 
-@pytest.mark.parametrize("source", [PLAIN, RESTARTS, PROGRESSIVE, FINE_CHROMA])
-@pytest.mark.parametrize("tail", [b"", bytes(6000), b"\xff" * 600, b"\r\n"])
+@pytest.mark.parametrize(
+    "source",
+    [PLAIN, RESTARTS, PROGRESSIVE, FINE_CHROMA],
+    ids=["plain", "restarts", "progressive", "colour"],
+)
+@pytest.mark.parametrize(
+    "tail", [b"", bytes(6000), b"\xff" * 600, b"\r\n"], ids=["", "zeros", "ff", "crlf"]
+)
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.9, 0.98])
 def test_a_jpeg_that_lacks_pixels_is_refused(source: bytes, tail: bytes, share: float) -> None:
     """Also where only the plain part at the bottom is missing, which decodes to plain grey."""
@@ -170,7 +176,11 @@ def test_orientation_tags_leave_the_pixels_as_they_are_stored(orientation: int) 
     assert orientation_tag(turned(orientation)) == orientation
 
 
-@pytest.mark.parametrize("data", [b"", PLAIN, turned(0), turned(9), turned(6)[:30], b"Exif\0\0II"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", PLAIN, turned(0), turned(9), turned(6)[:30], b"Exif\0\0II"],
+    ids=["nothing", "none", "zero", "nine", "cut", "empty"],
+)
 def test_no_orientation_tag_means_as_it_is_stored(data: bytes) -> None:
     assert orientation_tag(data) == 1
 

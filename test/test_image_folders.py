@@ -495,3 +495,12 @@ def test_16_bit_images_keep_one_range_and_it_is_said(tmp_path: Path) -> None:
     a, b = (frames[k].image_rgb[..., 0].astype(int) for k in (0, 1))
     assert np.abs(a[:, 3:] - b[:, :-3]).mean() < 4, "the same wall has the same grey"
     assert sum("stretched to 8 bits" in line for line in recording.notes.lines()) == 1
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".tif", ".HEIC"])
+def test_images_of_a_kind_that_is_not_read_are_named(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / f"1{suffix}", b"some")
+    with pytest.raises(RecordingError, match=r"images: convert them to JPEG or PNG") as caught:
+        opened(tmp_path)
+    assert suffix.lower() in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -46,6 +46,9 @@ UNDERSTOOD = """\
   ScanNet       as SensReader extracts it: color/, pose/ (depth/, intrinsic/)
   images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or one folder above it
   video         .mp4, .mkv, .mov, .avi, .webm or .m4v"""
+FOREIGN_SUFFIXES = (
+    ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".exr", ".dng",
+)  # fmt: skip
 SHOWN = 6
 DEEPEST = 4
 """Folders above the images that are gone down through."""
@@ -163,11 +166,19 @@ def _unknown(path: Path) -> str:
     if path.suffix.lower() == ".sens":
         return f"{path}: extract it with ScanNet's SensReader and name the folder it makes"
     holds = ""
+    if path.is_dir() and (foreign := _foreign_images(path)):
+        return f"{path} holds {foreign} images: convert them to JPEG or PNG"
     if path.is_dir():
         names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir() if p.name[0] != ".")
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         holds = f" (it holds {', '.join(names[:SHOWN]) or 'nothing'}{more})"
     return f"{path} is no recording of a kind that is understood{holds}; these are:\n{UNDERSTOOD}"
+
+
+def _foreign_images(folder: Path) -> str:
+    """The ending of the images of a folder that are of a kind that is not read; empty for none."""
+    endings = (path.suffix.lower() for path in folder.iterdir())
+    return next((ending for ending in endings if ending in FOREIGN_SUFFIXES), "")
 
 
 def _of_shots(path: Path, shots: ShotList, truth: TruthOptions, options: FileOptions) -> Recording:

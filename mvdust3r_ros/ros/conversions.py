@@ -22,6 +22,7 @@ from mvdust3r_ros.tones import Tones
 
 DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
 DEFAULT_CAMERA_FRAME = "camera_optical"
+ASPECT_TOLERANCE = 0.02
 
 
 def stamp_to_ns(stamp: Any) -> int:
@@ -171,6 +172,13 @@ def _depth_for(depth: Any, shape_hw: tuple[int, ...], max_pixels: int) -> FloatA
     depth_m = depth_to_m(depth, max_pixels)
     if depth_m.shape == shape_hw:
         return depth_m
+    height, width = depth_m.shape
+    if abs(width * shape_hw[0] / (height * shape_hw[1]) - 1) > ASPECT_TOLERANCE:
+        raise ConversionError(
+            "depth",
+            f"depth of {width}x{height} pixels has another shape than the image of "
+            f"{shape_hw[1]}x{shape_hw[0]}: it has to be registered to the image",
+        )
     rows = (np.arange(shape_hw[0]) + 0.5) * depth_m.shape[0] / shape_hw[0]
     cols = (np.arange(shape_hw[1]) + 0.5) * depth_m.shape[1] / shape_hw[1]
     resized: FloatArray = depth_m[rows.astype(int)[:, None], cols.astype(int)]
