@@ -156,7 +156,7 @@ class Fuzzer:
     # One function for each reader.
 
     def image(self) -> None:
-        names = [*ENCODINGS, "nv12", "", "32FC1", "16UC1"]
+        names = [*ENCODINGS, "nv16", "", "32FC1", "16UC1"]
         width, height = int(self.rng.integers(0, 12)), int(self.rng.integers(0, 12))
         if self.rng.integers(4) == 0:
             width, height = self.whole(), self.whole()

@@ -51,7 +51,7 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument(
         "--truth", default="", metavar="TOPIC|FILE",
         help="true camera poses: Odometry, PoseStamped or TF topic, or a TUM, KITTI or EuRoC "
-        "file; default: found in or beside the recording; none for none",
+        "file, or one of matrices; default: found in or beside the recording; none for none",
     )  # fmt: skip
     parser.add_argument(
         "--depth", default="", metavar="TOPIC|DIR",
@@ -95,8 +95,9 @@ def _add_topics(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--odom-topic", default="", metavar="TOPIC")
     files = parser.add_argument_group("what images and videos do not say themselves")
     files.add_argument(
-        "--intrinsics", type=Path, metavar="YAML",
-        help="camera calibration as ROS writes it; default: intrinsics.yaml beside the images",
+        "--intrinsics", type=Path, metavar="FILE",
+        help="camera calibration of ROS, OpenCV, Kalibr or COLMAP, or a matrix of 3x3; default: "
+        "intrinsics.yaml, K.txt and the like beside the images",
     )  # fmt: skip
     files.add_argument(
         "--fps", type=float, default=30.0, metavar="HZ",

@@ -1,4 +1,4 @@
-"""Size of an encoded image from its header, before any of it is decoded."""
+"""Kind and size of an encoded image from its header, before any of it is decoded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8"
 HEAD_BYTES = 4096
 PNM = re.compile(rb"P([1-6])(?:\s+|#[^\n]*\n)+(\d{1,9})(?:\s+|#[^\n]*\n)+(\d{1,9})\s")
+OTHER_KINDS = (
+    (rb"RIFF....WEBP", "WebP"),
+    (rb"GIF8", "GIF"),
+    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"),
+    (rb"....ftyp(?:heic|heix|mif1|hevc)", "HEIC"),
+    (rb"....ftypavi[fs]", "AVIF"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+    (rb"\0\0\0\x01|\0\0\x01[\x67\x68\x65\x61\x40\x42\x44]", "H.264 or H.265 video"),
+    (rb"version https://git-lfs", "a pointer of Git LFS"),
+    (rb"\s*<", "HTML or XML"),
+)
+"""Named, so that people know what to convert; none of them is read."""
+JPEG_LOSSY = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 Data = bytes | memoryview
 
 
@@ -35,7 +49,18 @@ def image_size(data: Data) -> tuple[int, int]:
     if head.startswith(b"BM") and len(head) >= 26:
         width, height = struct.unpack("<ii", head[18:26])
         return abs(height), width
-    raise ImageSizeError(f"starts with {head[:4].hex()}, neither PNG, JPEG, PNM nor BMP")
+    raise ImageSizeError(_unknown(head))
+
+
+def _unknown(head: bytes) -> str:
+    if not head:
+        return "is empty"
+    for pattern, kind in OTHER_KINDS:
+        if re.match(pattern, head, re.DOTALL):
+            if "LFS" in kind:
+                return f"is {kind}: fetch the file by `git lfs pull`"
+            return f"is {kind}: convert it to JPEG or PNG"
+    return f"starts with {head[:4].hex()}, neither JPEG, PNG, BMP nor PNM"
 
 
 def _jpeg_size(data: Data) -> tuple[int, int]:
@@ -47,7 +72,12 @@ def _jpeg_size(data: Data) -> tuple[int, int]:
             at += 1
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits = data[at + 4]
+            if bits != 8 or marker not in JPEG_LOSSY:
+                raise ImageSizeError(
+                    f"is a lossless or {bits}-bit JPEG; only lossy 8 bits are read"
+                )
             height, width = struct.unpack(">HH", bytes(data[at + 5 : at + 9]))
             return height, width
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise ImageSizeError(f"JPEG of {len(data)} bytes has no frame header")
+    raise ImageSizeError("is a JPEG without a frame header")

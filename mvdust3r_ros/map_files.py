@@ -331,7 +331,7 @@ def read_tum(path: Path) -> Trajectory:
         MapFileError: a line that is not eight numbers, or stamps that do not increase.
     """
     try:
-        lines = _read_bytes(path, "trajectory").decode().splitlines()
+        lines = _read_bytes(path, "trajectory").decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise MapFileError(f"cannot read trajectory {path}: {error}") from None
     stamps, poses = [], []
@@ -341,7 +341,7 @@ def read_tum(path: Path) -> Trajectory:
             continue
         try:
             stamp, *values = words
-            stamps.append(int((Decimal(stamp) * 10**9).to_integral_value()))
+            stamps.append(_stamp_ns(stamp))
             numbers = np.array([float(v) for v in values])
             if len(numbers) != 7:
                 raise ValueError(f"{len(words)} numbers")
@@ -354,3 +354,10 @@ def read_tum(path: Path) -> Trajectory:
     if np.any(np.diff(np.array(stamps, np.int64)) <= 0):
         raise MapFileError(f"{path}: the stamps do not increase")
     return Trajectory(np.array(stamps, np.int64), np.array(poses).reshape(-1, 4, 4))
+
+
+def _stamp_ns(seconds: str) -> int:
+    value = Decimal(seconds) * 10**9
+    if abs(value) >= 1 << 63:
+        raise ValueError(f"{seconds} s are out of range; are these nanoseconds?")
+    return int(value.to_integral_value())

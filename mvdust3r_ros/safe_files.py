@@ -171,13 +171,25 @@ BAD_YAML = (
 )
 
 
+OPENCV_MATRIX = "tag:yaml.org,2002:opencv-matrix"
+
+
 class _PlainLoader(yaml.SafeLoader):
-    """Plain values alone: no objects, and no aliases, which can make a small file enormous."""
+    """Plain values alone: no objects, and no aliases, which can make a small file enormous.
+
+    The tag of OpenCV's matrices is passed over: what stands behind it are plain values.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not supported")
         return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        if node.tag == OPENCV_MATRIX:
+            node.tag = self.DEFAULT_MAPPING_TAG
+        return node
 
 
 def read_yaml(path: Path) -> Any:
@@ -189,8 +201,24 @@ def read_yaml(path: Path) -> Any:
     """
     content = read_limited(path, MAX_YAML_BYTES)
     try:
+        return parse_yaml(content.decode("utf-8-sig"))
+    except (FileError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} is not YAML of plain values: {error}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values of a YAML text.
+
+    Raises:
+        FileError: it is no YAML of plain values; in one line.
+    """
+    try:
         # The loader makes plain values only, as yaml.safe_load does.
-        return yaml.load(content.decode("utf-8"), Loader=_PlainLoader)
+        return yaml.load(text, Loader=_PlainLoader)
     except BAD_YAML as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise FileError(f"{path} is not YAML of plain values: {reason}") from None
+        if isinstance(error, RecursionError):
+            raise FileError("nested too deeply") from None
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            line = error.problem_mark.line + 1
+            raise FileError(f"line {line}: {error.problem or error.context}") from None
+        raise FileError(" ".join(str(error).split())) from None

@@ -17,8 +17,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # own row; inside a folder anything goes.
 ROWS = [
     {"datatypes", "wording"},
-    {"image_size", "installed", "safe_files"},
-    {"config", "geometry"},
+    {"image_size", "installed", "safe_files", "tones"},
+    {"config", "encoded_image", "geometry"},
     {"floor", "mounting", "past_path", "pose_graph", "range_image"},
     {"scale"},
     {"rig"},

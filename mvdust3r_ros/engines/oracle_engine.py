@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, View, ViewTokens, WindowPrediction
+from mvdust3r_ros.datatypes import FloatArray, Frame, View, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.geometry import backproject, invert_se3
 
@@ -38,8 +38,21 @@ class OracleNoise:
     seed: int = 0
 
 
+def missing_truth(image: Frame | View) -> str:
+    """What the oracle needs with an image and does not have, in words; empty for nothing."""
+    calibrated = image.camera if isinstance(image, Frame) else image.K
+    needs = {
+        "depth": image.depth_m,
+        "an odometry pose": _true_pose(image),
+        "camera_info": calibrated,
+    }
+    return " and ".join(name for name, value in needs.items() if value is None)
+
+
 class OracleEngine(Engine):
     """Truth with noise of known size."""
+
+    BACKEND = "oracle"
 
     def __init__(
         self, image_hw: tuple[int, int] = (224, 224), noise: OracleNoise | None = None
@@ -51,13 +64,7 @@ class OracleEngine(Engine):
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """Keep the views; raises EngineError when one lacks depth, pose or intrinsics."""
         for view in views:
-            needs = {
-                "depth": view.depth_m,
-                "an odometry pose": _true_pose(view),
-                "camera_info": view.K,
-            }
-            missing = " and ".join(name for name, value in needs.items() if value is None)
-            if missing:
+            if missing := missing_truth(view):
                 raise EngineError(f"the oracle engine needs {missing} with each image")
             if view.image_rgb.shape[:2] != self._image_hw:
                 raise EngineError(f"view of {view.image_rgb.shape[:2]}, expected {self._image_hw}")
@@ -93,7 +100,7 @@ class OracleEngine(Engine):
         """Metric only while no random scale is added."""
         return EngineInfo(
             name="oracle (recorded depth and poses)",
-            backend="oracle",
+            backend=self.BACKEND,
             image_hw=self._image_hw,
             metric=self._noise.scale == 0,
         )
@@ -108,7 +115,7 @@ def window_seed(views: Iterable[View]) -> int:
     return zlib.crc32(b"".join(pose.tobytes() for pose in poses if pose is not None))
 
 
-def _true_pose(view: View) -> FloatArray | None:
+def _true_pose(view: Frame | View) -> FloatArray | None:
     return view.T_odom_cam if view.T_world_cam is None else view.T_world_cam
 
 

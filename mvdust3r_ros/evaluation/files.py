@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import CameraModel, Frame, Trajectory
+from mvdust3r_ros.datatypes import Frame, Trajectory
 from mvdust3r_ros.evaluation.camera_file import camera_beside, read_camera
 from mvdust3r_ros.evaluation.layouts import (
+    NOT_PICTURES,
     image_folder,
+    is_image,
     is_image_folder,
     is_scannet,
     is_seven_scenes,
@@ -40,11 +42,18 @@ from mvdust3r_ros.evaluation.video import VIDEO_SUFFIXES, Video
 UNDERSTOOD = """\
   ROS 2 bag     a folder with metadata.yaml, or one .mcap or .db3 file
   TUM RGB-D     a folder with rgb.txt (depth.txt, groundtruth.txt)
-  7-Scenes      one sequence: frame-000000.color.png (.depth.png, .pose.txt)
+  7-Scenes      one sequence: frame-000000.color.png or .jpg (.depth.png, .pose.txt)
   ScanNet       as SensReader extracts it: color/, pose/ (depth/, intrinsic/)
-  images        a folder of .png, .jpg, .bmp, .ppm or .pgm
+  images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or one folder above it
   video         .mp4, .mkv, .mov, .avi, .webm or .m4v"""
+FOREIGN_SUFFIXES = (
+    ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".exr", ".dng",
+)  # fmt: skip
 SHOWN = 6
+DEEPEST = 4
+"""Folders above the images that are gone down through."""
+THUMBNAILS = 2
+"""So few pictures beside a folder of more are no recording."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +81,72 @@ def files_recording(path: Path, truth: TruthOptions, options: FileOptions) -> Re
     """
     if not path.exists():
         raise RecordingError(f"{path} does not exist")
-    camera = None if options.intrinsics is None else read_camera(options.intrinsics)
     if path.is_file():
         if path.suffix.lower() in VIDEO_SUFFIXES:
-            return _of_video(path, camera, truth, options)
+            return _of_video(path, truth, options)
         raise RecordingError(_unknown(path))
-    shots = _shots_of(path, options)
-    if camera is not None:
+    folder = _recording_folder(path)
+    shots = _shots_of(folder, options)
+    if folder.resolve() != path.resolve():
+        shots.notes.add(f"the recording is that in {folder}")
+    if options.intrinsics is not None:
+        camera = read_camera(options.intrinsics, shots.size_wh, str(folder))
         shots = replace(shots, camera=camera)
+    _check_size(shots)
     return _of_shots(path, shots, truth, options)
+
+
+def _check_size(shots: ShotList) -> None:
+    """Raise RecordingError for intrinsics of images of another size, before the first image."""
+    camera, size = shots.camera, shots.size_wh
+    if camera is not None and size is not None and (camera.width, camera.height) != size:
+        raise RecordingError(
+            f"the published intrinsics of this data set are for {camera.width}x{camera.height} "
+            f"pixels, the images have {size[0]}x{size[1]}: put an intrinsics.yaml beside them"
+        )
+
+
+def _recording_folder(path: Path) -> Path:
+    """The folder that holds the recording: the one named, below it, or above it.
+
+    Raises:
+        RecordingError: there is none, or several; the message names them.
+    """
+    if path.name in ("rgb", "color") and (is_tum_rgbd(path.parent) or is_scannet(path.parent)):
+        return path.parent
+    if _fits(path) and not (is_image_folder(path) and _pictures(path) <= THUMBNAILS):
+        return path
+    level = [path]
+    for _ in range(DEEPEST):
+        level = [inner for folder in level for inner in _inner_folders(folder)]
+        found = [folder for folder in level if _fits(folder)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            named = ", ".join(str(folder) for folder in found[:SHOWN])
+            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            raise RecordingError(f"{path} holds several recordings, name one: {named}{more}")
+    if _fits(path):
+        return path
+    raise RecordingError(_unknown(path))
+
+
+def _inner_folders(folder: Path) -> list[Path]:
+    """Folders in a folder that may hold pictures, by name."""
+    return sorted(
+        p for p in folder.iterdir()
+        if p.is_dir() and not p.name.startswith(".") and not NOT_PICTURES.search(p.name)
+    )  # fmt: skip
+
+
+def _fits(folder: Path) -> bool:
+    return any(
+        fits(folder) for fits in (is_tum_rgbd, is_seven_scenes, is_scannet, is_image_folder)
+    )
+
+
+def _pictures(folder: Path) -> int:
+    return sum(is_image(path) for path in folder.iterdir())
 
 
 def _shots_of(folder: Path, options: FileOptions) -> ShotList:
@@ -100,6 +166,8 @@ def _unknown(path: Path) -> str:
     if path.suffix.lower() == ".sens":
         return f"{path}: extract it with ScanNet's SensReader and name the folder it makes"
     holds = ""
+    if path.is_dir() and (foreign := _foreign_images(path)):
+        return f"{path} holds {foreign} images: convert them to JPEG or PNG"
     if path.is_dir():
         names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir() if p.name[0] != ".")
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -107,11 +175,17 @@ def _unknown(path: Path) -> str:
     return f"{path} is no recording of a kind that is understood{holds}; these are:\n{UNDERSTOOD}"
 
 
+def _foreign_images(folder: Path) -> str:
+    """The ending of the images of a folder that are of a kind that is not read; empty for none."""
+    endings = (path.suffix.lower() for path in folder.iterdir())
+    return next((ending for ending in endings if ending in FOREIGN_SUFFIXES), "")
+
+
 def _of_shots(path: Path, shots: ShotList, truth: TruthOptions, options: FileOptions) -> Recording:
     if truth.depth:
         shots = _with_depth(shots, truth.depth)
     stamps = [shot.stamp_ns for shot in shots.shots]
-    poses, source = _truth(truth.truth, shots.truth, shots.truth_source, stamps)
+    poses, source = _truth(truth.truth, shots, stamps)
     count = min(len(stamps), options.max_frames or len(stamps))
     shots = replace(shots, shots=shots.shots[:count])
     return Recording(
@@ -122,6 +196,7 @@ def _of_shots(path: Path, shots: ShotList, truth: TruthOptions, options: FileOpt
         truth=poses,
         truth_source=source,
         depth_source=shots.depth_source,
+        notes=shots.notes,
     )
 
 
@@ -146,34 +221,36 @@ def _folder(depth: str) -> Path:
 
 
 def _truth(
-    wanted: str, own: Trajectory | None, own_source: Path | None, stamps_ns: Sequence[int]
+    wanted: str, shots: ShotList, stamps_ns: Sequence[int]
 ) -> tuple[Trajectory | None, str]:
     """The truth asked for, else the recording's own, with where it comes from."""
-    source = Path(wanted) if wanted else own_source
+    source = Path(wanted) if wanted else shots.truth_source
     if source is None or wanted == "none":
         return None, ""
     if not source.exists():
         raise TruthError(f"truth {source} does not exist")
-    truth = None if wanted else own
+    truth = None if wanted else shots.truth
     if truth is None:
-        truth = read_truth(source, np.array(stamps_ns, np.int64))
+        truth = read_truth(source, np.array(stamps_ns, np.int64), shots.notes.add)
     if stamps_ns:
         check_overlap(truth, str(source), min(stamps_ns), max(stamps_ns))
     return truth, str(source)
 
 
-def _of_video(
-    path: Path, camera: CameraModel | None, truth: TruthOptions, options: FileOptions
-) -> Recording:
+def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recording:
     depth: Path | None = path.resolve().parent / "depth"
     if truth.depth:
         depth = None if truth.depth == "none" else _folder(truth.depth)
     elif not (path.resolve().parent / "depth" / "000000.png").exists():
         depth = None
-    video = Video(path, camera or camera_beside(path), depth)
+    size = Video(path).size_wh()
+    given = options.intrinsics
+    camera = camera_beside(path, size) if given is None else read_camera(given, size)
+    video = Video(path, camera, depth)
     own = None if truth.truth else truth_beside(path)
     stamps = [] if own is None and truth.truth in ("", "none") else video.stamps_ns()
-    poses, source = _truth(truth.truth, None, own, stamps)
+    shots = ShotList("video", (), truth_source=own)
+    poses, source = _truth(truth.truth, shots, stamps)
 
     def frames(on_bad: OnBad) -> Iterator[Frame]:
         return islice(video.frames(on_bad), options.max_frames or None)
@@ -187,4 +264,5 @@ def _of_video(
         truth=poses,
         truth_source=source,
         depth_source=str(depth or ""),
+        notes=shots.notes,
     )

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from decimal import Decimal, InvalidOperation
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Trajectory
 from mvdust3r_ros.evaluation.camera_file import camera_beside
-from mvdust3r_ros.evaluation.recording import RecordingError
-from mvdust3r_ros.evaluation.shots import Shot, ShotList, read_image
+from mvdust3r_ros.evaluation.camera_forms import Size, pinhole_matrix
+from mvdust3r_ros.evaluation.image_times import times_of_images
+from mvdust3r_ros.evaluation.recording import Notes, RecordingError
+from mvdust3r_ros.evaluation.shots import Shot, ShotList, common_size
+from mvdust3r_ros.evaluation.tables import (
+    COMMENT,
+    TableError,
+    decimal,
+    read_text,
+    stamp_of,
+    unit_since_1970,
+)
 from mvdust3r_ros.evaluation.truth_files import truth_beside
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
@@ -28,13 +37,12 @@ TUM_CAMERAS = {
 }
 SEVEN_SCENES_CAMERA = (585.0, 585.0, 320.0, 240.0)
 ROTATION_TOLERANCE = 1e-2
-NANOSECONDS_FROM = 10**15
-SECONDS_FROM = 10**8
-
-
-def pinhole_matrix(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
-    """(3, 3) pinhole matrix."""
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+NOT_PICTURES = re.compile(
+    r"depth|disp|mask|label|normal|confidence|semantic|segment|instance", re.IGNORECASE
+)
+SERIES_SHARE = 0.2
+FEW_TWINS = 0.1
+"""More images with the time of another than this share of them, and names are no times."""
 
 
 def is_tum_rgbd(folder: Path) -> bool:
@@ -51,8 +59,9 @@ def tum_rgbd(folder: Path) -> ShotList:
     Raises:
         RecordingError: a list cannot be understood.
     """
-    images = _tum_list(folder, "rgb.txt")
-    depths = _tum_list(folder, "depth.txt") if (folder / "depth.txt").exists() else {}
+    notes = Notes()
+    images = _tum_list(folder, "rgb.txt", notes)
+    depths = _tum_list(folder, "depth.txt", notes) if (folder / "depth.txt").exists() else {}
     depth_stamps = np.array(sorted(depths), np.int64)
     shots = []
     for stamp in sorted(images):
@@ -62,33 +71,36 @@ def tum_rgbd(folder: Path) -> ShotList:
             depth = depths[nearest] if abs(nearest - stamp) <= TUM_MATCH_NS else None
         shots.append(Shot(stamp, images[stamp], depth))
     truth = folder / "groundtruth.txt"
+    size = common_size([shot.image for shot in shots])
     return ShotList(
-        "TUM RGB-D", tuple(shots), _tum_camera(folder), TUM_UNIT_M,
-        truth_source=truth if truth.exists() else None,
+        "TUM RGB-D", tuple(shots), _tum_camera(folder, size), TUM_UNIT_M,
+        truth_source=truth if truth.exists() else None, size_wh=size, notes=notes,
     )  # fmt: skip
 
 
-def _tum_list(folder: Path, name: str) -> dict[int, Path]:
-    """Stamp -> file of the lines `timestamp path`."""
-    found = {}
-    lines = _text(folder / name).splitlines()
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+def _tum_list(folder: Path, name: str, notes: Notes) -> dict[int, Path]:
+    """Stamp -> file of the lines `timestamp path`; other lines are named and left out."""
+    found: dict[int, Path] = {}
+    path = folder / name
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip() or COMMENT.match(line):
             continue
+        words = re.split(r"[\s,;]+", line.strip(), maxsplit=1)
         try:
-            stamp, file = line.split(maxsplit=1)
-            found[int((Decimal(stamp) * 10**9).to_integral_value())] = folder / file.strip()
-        except (ValueError, InvalidOperation):
-            raise RecordingError(
-                f"{folder / name}, line {number}: expected `timestamp file`, got {line[:80]!r}"
-            ) from None
+            value = decimal(words[0])
+            stamp = stamp_of(value, unit_since_1970(value) or "seconds")
+            found[stamp] = folder / words[1].strip().replace("\\", "/")
+        except (ValueError, IndexError):
+            notes.add(
+                f"{path}: lines that are not `timestamp file` are left out", f"line {number}"
+            )
     if not found:
-        raise RecordingError(f"{folder / name} lists no images")
+        raise RecordingError(f"{path} lists no images: expected lines of `timestamp file`")
     return found
 
 
-def _tum_camera(folder: Path) -> CameraModel | None:
-    if (given := camera_beside(folder)) is not None:
+def _tum_camera(folder: Path, size_wh: Size | None) -> CameraModel | None:
+    if (given := camera_beside(folder, size_wh)) is not None:
         return given
     name = folder.resolve().name.lower()
     for family, (pinhole, distortion) in TUM_CAMERAS.items():
@@ -98,25 +110,26 @@ def _tum_camera(folder: Path) -> CameraModel | None:
 
 
 def is_seven_scenes(folder: Path) -> bool:
-    """Whether a folder holds `frame-000000.color.png` and the like."""
-    return any(folder.glob("frame-*.color.png"))
+    """Whether a folder holds `frame-000000.color.png` and the like, or the same as JPEG."""
+    return bool(_color_frames(folder))
+
+
+def _color_frames(folder: Path) -> list[Path]:
+    found = [p for p in folder.glob("frame-*.color.*") if is_image(p)]
+    return in_natural_order(p for p in found if re.match(r"frame-\d+\.", p.name))
 
 
 def seven_scenes(folder: Path) -> ShotList:
-    """One sequence of 7-Scenes: frame-N.color.png, .depth.png and .pose.txt, 30 a second.
-
-    Raises:
-        RecordingError: a pose is not a matrix of 4x4.
-    """
-    images = in_natural_order(folder.glob("frame-*.color.png"))
+    """One sequence of 7-Scenes: frame-N.color.png or .jpg, .depth.png, .pose.txt; 30 a second."""
+    images = _color_frames(folder)
     numbers = [_number(path.name.split(".")[0]) for path in images]
-    stems = [str(path).removesuffix(".color.png") for path in images]
+    stems = [str(path).removesuffix(path.suffix).removesuffix(".color") for path in images]
+    size = common_size(images)
+    published = CameraModel(pinhole_matrix(*SEVEN_SCENES_CAMERA), 640, 480)
     depths = [Path(f"{stem}.depth.png") for stem in stems]
-    camera = camera_beside(folder) or CameraModel(pinhole_matrix(*SEVEN_SCENES_CAMERA), 640, 480)
-    return _numbered(
-        "7-Scenes", images, numbers, depths,
-        [Path(f"{stem}.pose.txt") for stem in stems], camera,
-    )  # fmt: skip
+    poses = [Path(f"{stem}.pose.txt") for stem in stems]
+    camera = camera_beside(folder, size) or published
+    return _numbered("7-Scenes", images, numbers, depths, poses, camera, size)
 
 
 def is_scannet(folder: Path) -> bool:
@@ -133,17 +146,18 @@ def scannet(folder: Path) -> ShotList:
         RecordingError: a matrix cannot be read, or there are no images.
     """
     images = in_natural_order(p for p in (folder / "color").iterdir() if is_image(p))
+    images = [path for path in images if re.search(r"\d", path.stem)]
     if not images:
         raise RecordingError(f"{folder / 'color'} holds no images")
     numbers = [_number(path.stem) for path in images]
     depths = [folder / "depth" / f"{path.stem}.png" for path in images]
     poses = [folder / "pose" / f"{path.stem}.txt" for path in images]
-    camera, K_depth = None, None
-    if (folder / "intrinsic" / "intrinsic_color.txt").exists():
-        height, width = read_image(images[0]).shape[:2]
-        camera = CameraModel(_intrinsic(folder, "color"), width, height)
+    size, K_depth = common_size(images), None
+    camera = camera_beside(folder, size)
+    if size is not None and (folder / "intrinsic" / "intrinsic_color.txt").exists():
+        camera = CameraModel(_intrinsic(folder, "color"), *size)
         K_depth = _intrinsic(folder, "depth") if (folder / "depth").is_dir() else None
-    return _numbered("ScanNet", images, numbers, depths, poses, camera, K_depth)
+    return _numbered("ScanNet", images, numbers, depths, poses, camera, size, K_depth)
 
 
 def _intrinsic(folder: Path, which: str) -> FloatArray:
@@ -157,39 +171,58 @@ def _numbered(
     depths: Sequence[Path],
     poses: Sequence[Path],
     camera: CameraModel | None,
+    size_wh: Size | None,
     K_depth: FloatArray | None = None,
 ) -> ShotList:
     """A recording whose files are told apart by the number of their frame."""
-    stamps = [round(n * 1e9 / DATASET_HZ) for n in numbers]
-    shots = tuple(
-        Shot(stamp, image, depth if depth.exists() else None)
-        for stamp, image, depth in zip(stamps, images, depths, strict=True)
-    )
-    known = {s: _pose(path) for s, path in zip(stamps, poses, strict=True) if path.exists()}
-    found = {s: T for s, T in known.items() if T is not None}
+    notes = Notes()
+    found, shots, known = dict[int, FloatArray](), list[Shot](), set[int]()
+    for number, image, depth, pose in zip(numbers, images, depths, poses, strict=True):
+        stamp = round(number * 1e9 / DATASET_HZ)
+        if number in known:
+            notes.add("images with the number of another are left out", image.name)
+            continue
+        known.add(number)
+        shots.append(Shot(stamp, image, depth if depth.exists() else None))
+        T, why = _pose(pose)
+        if T is None:
+            notes.add(f"true poses: {why}", pose.name)
+        else:
+            found[stamp] = T
     truth = None
     if found:
-        truth = Trajectory(np.array(list(found), np.int64), np.array(list(found.values())))
+        ordered = sorted(found)
+        truth = Trajectory(np.array(ordered, np.int64), np.array([found[s] for s in ordered]))
+    elif not any(pose.exists() for pose in poses):
+        notes = Notes()
     source = poses[0].parent if truth is not None else None
-    return ShotList(kind, shots, camera, 0.001, K_depth, truth, source)
+    ordered_shots = tuple(sorted(shots, key=lambda shot: shot.stamp_ns))
+    return ShotList(
+        kind, ordered_shots, camera, 0.001, K_depth, truth, source, size_wh=size_wh, notes=notes
+    )
 
 
-def _pose(path: Path) -> FloatArray | None:
-    """Camera-to-world pose; None where tracking was lost."""
-    T = _matrix(path)
+def _pose(path: Path) -> tuple[FloatArray | None, str]:
+    """Camera-to-world pose of a file; or None and why there is none."""
+    if not path.exists():
+        return None, "no file for"
+    try:
+        T = _matrix(path)
+    except RecordingError:
+        return None, "no matrix of 4x4 numbers in"
     if not np.isfinite(T).all():
-        return None
+        return None, "tracking was lost in"
     U, stretch, Vt = np.linalg.svd(T[:3, :3])
     R = U @ Vt
     if np.abs(stretch - 1).max() > ROTATION_TOLERANCE or np.linalg.det(R) < 0:
-        return None
+        return None, "no rotation in"
     T[:3, :3] = R
-    return T
+    return T, ""
 
 
 def _matrix(path: Path) -> FloatArray:
     try:
-        values = np.array([float(word) for word in _text(path).split()])
+        values = np.array([float(word) for word in _text(path).replace(",", " ").split()])
         return values.reshape(4, 4)
     except ValueError:
         raise RecordingError(f"{path} does not hold a matrix of 4x4 numbers") from None
@@ -203,22 +236,69 @@ def is_image_folder(folder: Path) -> bool:
 def image_folder(folder: Path, fps: float) -> ShotList:
     """Just images, in natural order; intrinsics, truth and depth where they lie beside.
 
-    Stamps come from `times.txt` (seconds) in the folder or above it, from names that are seconds
-    or nanoseconds since 1970, else from `fps`.
+    Stamps come from `times.txt` in the folder or above it, from names that are times, else from
+    `fps`. Images that cannot belong to the series are named and left out.
 
     Raises:
-        RecordingError: a file beside them cannot be understood.
+        RecordingError: a file beside them cannot be understood, or there are several series.
+    """
+    notes = Notes()
+    images = _one_series(folder, notes)
+    times = times_of_images(folder, images, fps)
+    if times.words:
+        notes.add(times.words)
+    shots: dict[int, Shot] = {}
+    twins = 0
+    for stamp, image in zip(times.stamps_ns, images, strict=True):
+        if stamp is None:
+            notes.add(
+                "images whose name is no time, as those of the others are, are left out",
+                image.name,
+            )
+        elif stamp in shots:
+            twins += 1
+            notes.add("images with the time of another are left out", image.name)
+        else:
+            shots[stamp] = Shot(stamp, image, depth_beside(folder, image.stem))
+    if twins > FEW_TWINS * len(images):
+        raise RecordingError(
+            f"{folder}: {twins} images have the same time as another; put the times into times.txt"
+        )
+    ordered = tuple(shots[stamp] for stamp in sorted(shots))
+    _note_other_depth(folder, ordered, notes)
+    size = common_size([shot.image for shot in ordered])
+    return ShotList(
+        "images", ordered, camera_beside(folder, size), truth_source=truth_beside(folder),
+        size_wh=size, notes=notes,
+    )  # fmt: skip
+
+
+def _one_series(folder: Path, notes: Notes) -> list[Path]:
+    """The images of a folder in order, without those that are no pictures or copies of another.
+
+    Raises:
+        RecordingError: there are those of several cameras.
     """
     images = in_natural_order(p for p in folder.iterdir() if is_image(p))
-    stamps = _stamps_of_images(folder, images, fps)
-    shots = tuple(
-        Shot(stamp, image, depth_beside(folder, image.stem))
-        for stamp, image in sorted(zip(stamps, images, strict=True))
-    )
-    if any(a.stamp_ns == b.stamp_ns for a, b in pairwise(shots)):
-        raise RecordingError(f"{folder}: several images have the same time")
-    camera = camera_beside(folder)
-    return ShotList("images", shots, camera, truth_source=truth_beside(folder))
+    pictures = [path for path in images if not NOT_PICTURES.search(path.stem)]
+    if pictures and len(pictures) < len(images):
+        notes.add(
+            "images that are no pictures by their names are left out",
+            next(path.name for path in images if path not in pictures),
+        )
+        images = pictures
+    first: dict[str, Path] = {}
+    for path in images:
+        if first.setdefault(path.stem, path) is not path:
+            notes.add("images with the name of another are left out", path.name)
+    series = Counter(re.sub(r"\d+", "#", stem) for stem in first)
+    large = [name for name, count in series.items() if count > SERIES_SHARE * len(first)]
+    if len(first) >= 8 and len(large) > 1:
+        raise RecordingError(
+            f"{folder} holds images of several series ({', '.join(sorted(large))}): put those of "
+            "one camera into a folder of their own"
+        )
+    return list(first.values())
 
 
 def depth_beside(folder: Path, stem: str) -> Path | None:
@@ -227,33 +307,16 @@ def depth_beside(folder: Path, stem: str) -> Path | None:
     return next((p / f"{stem}.png" for p in places if (p / f"{stem}.png").exists()), None)
 
 
-def _stamps_of_images(folder: Path, images: Sequence[Path], fps: float) -> list[int]:
-    places = (folder / "times.txt", folder.resolve().parent / "times.txt")
-    times = next((path for path in places if path.is_file()), None)
-    if times is not None:
-        words = _text(times).split()
-        try:
-            stamps = [round(float(word) * 1e9) for word in words]
-        except ValueError:
-            raise RecordingError(f"{times} does not hold seconds alone") from None
-        if len(stamps) != len(images):
-            raise RecordingError(f"{times} has {len(stamps)} times for {len(images)} images")
-        return stamps
-    named = [_time_of_name(path.stem) for path in images]
-    known = [stamp for stamp in named if stamp is not None]
-    if len(known) == len(images):
-        return known
-    return [round(k * 1e9 / fps) for k in range(len(images))]
-
-
-def _time_of_name(stem: str) -> int | None:
-    """Nanoseconds of a name that is a time since 1970; None for other names."""
-    if not re.fullmatch(r"\d+(\.\d+)?", stem):
-        return None
-    value = Decimal(stem)
-    if "." in stem and value >= SECONDS_FROM:
-        return int((value * 10**9).to_integral_value())
-    return int(value) if "." not in stem and value >= NANOSECONDS_FROM else None
+def _note_other_depth(folder: Path, shots: Sequence[Shot], notes: Notes) -> None:
+    """Say so where there is a folder of depth, but with other names."""
+    if any(shot.depth is not None for shot in shots):
+        return
+    for place in (folder / "depth", folder.resolve().parent / "depth"):
+        if place != folder.resolve() and place.is_dir() and any(map(is_image, place.iterdir())):
+            notes.add(
+                f"{place} is not used: it holds no PNG named as an image is, such as "
+                f"{shots[0].image.stem}.png"
+            )
 
 
 def is_image(path: Path) -> bool:
@@ -265,8 +328,8 @@ def in_natural_order(paths: Iterable[Path]) -> list[Path]:
     """By name, with numbers by their value: 2.png before 10.png."""
 
     def key(path: Path) -> list[tuple[int, int, str]]:
-        parts = re.split(r"(\d+)", path.name)
-        return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
+        parts = re.split(r"([0-9]+)", path.name)
+        return [(k % 2, int(p), "") if k % 2 else (0, 0, p) for k, p in enumerate(parts)]
 
     return sorted(paths, key=key)
 
@@ -280,7 +343,6 @@ def _number(text: str) -> int:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecordingError(f"{path} cannot be read: {reason}") from None
+        return read_text(path)
+    except TableError as error:
+        raise RecordingError(str(error)) from None

@@ -19,6 +19,28 @@ class RecordingError(MvDust3rError):
     """There is no recording at a path, or not of the kind it seems to be."""
 
 
+class Notes:
+    """What people should know about a recording: each kind once, with how often and where."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._items: dict[str, dict[str, None]] = {}
+
+    def add(self, kind: str, item: str = "") -> None:
+        """Note something; an item that comes again counts once."""
+        self._items.setdefault(kind, {})[item] = None
+
+    def lines(self) -> list[str]:
+        """One line for each kind."""
+        return [_note(kind, list(items)) for kind, items in self._items.items()]
+
+
+def _note(kind: str, items: list[str]) -> str:
+    if items == [""]:
+        return kind
+    return f"{kind}: {items[0]}" + (f" and {len(items) - 1} more" if len(items) > 1 else "")
+
+
 @dataclass(frozen=True)
 class TruthOptions:
     """Where the truth of a recording is.
@@ -45,6 +67,7 @@ class Recording:
         truth_source: where they come from; empty for none.
         depth_source: where true depth comes from; empty for none.
         details: more to store in the report: topics, files.
+        notes: what is said about it in the report; grows while it is read.
     """
 
     name: str
@@ -55,6 +78,7 @@ class Recording:
     truth_source: str = ""
     depth_source: str = ""
     details: dict[str, str] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
 
     def frames(self, on_bad: OnBad) -> Iterator[Frame]:
         """The frames in order, with the true pose of the nearest stamp within 10 ms."""

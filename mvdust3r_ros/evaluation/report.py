@@ -233,6 +233,7 @@ def describe_run(summary: dict[str, Any]) -> str:
         lines.append(f"window {rejection['window']}: {rejection['reason']}")
     for message, count in summary["unusable_frames"].items():
         lines.append(f"{plural(count, 'frame')} not used: {message}")
+    lines += [f"note: {note}" for note in summary.get("notes", ())]
     for name in ("truth", "odometry"):
         numbers = summary.get(f"against_{name}")
         if numbers is not None and "ate_sim3_m" in numbers:

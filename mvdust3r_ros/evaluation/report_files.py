@@ -90,7 +90,7 @@ def _report(
         "rejects": rejects(result.windows),
         "unusable": dict(result.faults),
         "drops": evidence.drops,
-        "notes": made.notes,
+        "notes": [*recording.notes.lines(), *made.notes],
         "windows": made.windows,
         "path": made.path,
         "trajectory": _trajectory(evidence, made),

@@ -1,21 +1,46 @@
-"""True camera poses from a file: TUM, KITTI or EuRoC."""
+"""True camera poses from a file: TUM, KITTI, EuRoC, or matrices."""
 
 from __future__ import annotations
 
-import csv
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, Trajectory
-from mvdust3r_ros.geometry import AlignmentError, se3_from_quaternion
-from mvdust3r_ros.map_files import read_tum
+from mvdust3r_ros.evaluation.tables import (
+    UNITS,
+    Row,
+    Table,
+    TableError,
+    common_unit,
+    decimal,
+    read_table,
+    read_times,
+    stamp_of,
+    stamps_of,
+)
+from mvdust3r_ros.geometry import se3_from_quaternion
 
-KITTI_NUMBERS = 12
-EUROC_NUMBERS = 8
-TRUTH_FILES = ("poses.txt", "groundtruth.txt", "truth.tum")
+TUM_COLUMNS = ("stamp", "x", "y", "z", "qx", "qy", "qz", "qw")
+EUROC_COLUMNS = ("stamp", "x", "y", "z", "qw", "qx", "qy", "qz")
+EUROC_NUMBERS = 17
+MATRIX_NUMBERS = (12, 16)
+ROTATION_TOLERANCE = 1e-2
+UNIT_LENGTH = (0.95, 1.05)
+"""Quaternions of rounded numbers are of length 1 within these."""
+BOTTOM_ROW = (0.0, 0.0, 0.0, 1.0)
+TRUTH_FILES = tuple(
+    f"{stem}.{suffix}"
+    for stem in ("poses", "groundtruth", "truth", "trajectory")
+    for suffix in ("txt", "tum", "csv")
+)
 StampArray = npt.NDArray[np.int64]
+Say = Callable[[str], None]
 
 
 class TruthError(MvDust3rError):
@@ -29,87 +54,279 @@ def truth_beside(place: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def read_truth(path: Path, frame_stamps_ns: StampArray | None = None) -> Trajectory:
+@dataclass(frozen=True)
+class _Source:
+    """What is being read.
+
+    Attributes:
+        path: the file.
+        frame_stamps_ns: stamps of the recording's frames, or None.
+        say: told what was left out or decided.
+    """
+
+    path: Path
+    frame_stamps_ns: StampArray | None
+    say: Say
+
+    def wrong(self, row: Row, why: object) -> TruthError:
+        text = " ".join(row.words)[:60]
+        return TruthError(f"truth {self.path}, line {row.line}: {why}; got {text!r}")
+
+
+def read_truth(
+    path: Path, frame_stamps_ns: StampArray | None = None, say: Say | None = None
+) -> Trajectory:
     """Camera-to-world poses; the format follows from the contents.
 
     Args:
-        path: TUM (`timestamp tx ty tz qx qy qz qw`, seconds), EuRoC (csv, nanoseconds, w first) or
-            KITTI (the upper three rows of the matrix, one line a frame; stamps from `times.txt`
-            beside it, else those of the frames).
-        frame_stamps_ns: (N,) stamps of the recording's frames, for KITTI without times.txt.
+        path: TUM (`timestamp tx ty tz qx qy qz qw`), EuRoC (csv, nanoseconds, w first), any order
+            that a header names, or matrices: the upper three rows (KITTI) or all four, one line
+            a pose or one line a row, with a stamp in front or without (then the stamps are those
+            of `times.txt` beside it, else of the frames). Stamps since 1970 may be of any unit.
+        frame_stamps_ns: (N,) stamps of the recording's frames, for lists without stamps.
+        say: told what was left out or decided, a line each.
+
+    Returns:
+        The poses in order of time; lines without a pose (NaN, zero quaternion) are left out.
 
     Raises:
-        TruthError: the file cannot be read, or is none of these.
-        MapFileError: a line of a TUM file is not one.
+        TruthError: the file cannot be read, or is none of these; with the line and the remedy.
     """
-    line = _first_line(path)
-    if "," in line and len(line.split(",")) >= EUROC_NUMBERS:
-        return _read_euroc(path)
-    numbers = len(line.split())
-    if numbers == KITTI_NUMBERS:
-        return _read_kitti(path, frame_stamps_ns)
-    if numbers == EUROC_NUMBERS:
-        return read_tum(path)
-    raise TruthError(
-        f"truth {path}: a line of {numbers} values is neither TUM (8), KITTI (12) nor EuRoC "
-        f"(8 or 17, with commas): {line[:80]!r}"
-    )
-
-
-def _first_line(path: Path) -> str:
-    """The first line that is no comment."""
+    source = _Source(path, frame_stamps_ns, say or (lambda _: None))
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TruthError(f"truth {path} cannot be read: {reason}") from None
-    for line in lines:
-        if line.strip() and not line.lstrip().startswith("#"):
-            return line
-    raise TruthError(f"truth {path} holds no poses")
+        table = read_table(path)
+        rows = _of_one_width(source, table.rows)
+        numbers = len(rows[0].words)
+        if numbers == 4:
+            return _from_matrices(source, _joined(source, rows), stamped=False)
+        if numbers in MATRIX_NUMBERS:
+            return _from_matrices(source, rows, stamped=False)
+        if numbers == 13 or (numbers == EUROC_NUMBERS and _ends_as_matrix(rows)):
+            return _from_matrices(source, rows, stamped=True)
+        return _from_quaternions(source, table, rows)
+    except TableError as error:
+        raise TruthError(f"truth {error}") from None
 
 
-def _read_euroc(path: Path) -> Trajectory:
-    stamps, poses = [], []
-    with path.open(newline="", encoding="utf-8") as lines:
-        for number, row in enumerate(csv.reader(lines), 1):
-            if not row or row[0].lstrip().startswith("#"):
-                continue
-            try:
-                x, y, z, qw, qx, qy, qz = (float(v) for v in row[1:EUROC_NUMBERS])
-                stamps.append(int(row[0]))
-                poses.append(se3_from_quaternion(np.array([qx, qy, qz, qw]), np.array([x, y, z])))
-            except (ValueError, AlignmentError) as error:
-                raise TruthError(
-                    f"{path}, line {number}: expected `time_ns, x, y, z, qw, qx, qy, qz` ({error})"
-                ) from None
-    return _in_order(path, np.array(stamps, np.int64), np.array(poses))
+def _of_one_width(source: _Source, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows, without a last one that was cut off.
+
+    Raises:
+        TruthError: there are none, or one of them has more or fewer numbers than the others.
+    """
+    if not rows:
+        raise TruthError(f"truth {source.path} holds no poses")
+    width, _ = Counter(len(row.words) for row in rows).most_common(1)[0]
+    if len(rows) > 1 and len(rows[-1].words) < width:
+        source.say(f"truth {source.path}: the last line is cut off and left out")
+        rows = rows[:-1]
+    for row in rows:
+        if len(row.words) != width:
+            raise source.wrong(row, f"{len(row.words)} values, the other lines have {width}")
+    return rows
 
 
-def _read_kitti(path: Path, frame_stamps_ns: StampArray | None) -> Trajectory:
+def _ends_as_matrix(rows: Sequence[Row]) -> bool:
     try:
-        rows = np.loadtxt(path, ndmin=2)
-        times = path.with_name("times.txt")
-        if times.exists():
-            stamps = np.rint(np.loadtxt(times, ndmin=1) * 1e9).astype(np.int64)
-        elif frame_stamps_ns is not None:
-            stamps = np.asarray(frame_stamps_ns, np.int64)
-        else:
-            raise TruthError(f"truth {path} has no stamps: put KITTI's times.txt beside it")
+        return all(tuple(map(float, row.words[-4:])) == BOTTOM_ROW for row in rows)
+    except ValueError:
+        return False
+
+
+def _from_quaternions(source: _Source, table: Table, rows: Sequence[Row]) -> Trajectory:
+    columns = _columns(source, table, rows)
+    unit = _unit(source, table, rows, columns["stamp"])
+    stamps, poses, kept, without = [], [], [], []
+    for row in rows:
+        try:
+            stamp = stamp_of(decimal(row.words[columns["stamp"]]), unit)
+            numbers = [float(row.words[columns[name]]) for name in TUM_COLUMNS[1:]]
+            T = _pose(np.array(numbers))
+        except ValueError as error:
+            raise source.wrong(row, error) from None
+        if T is None:
+            without.append(row)
+            continue
+        stamps.append(stamp)
+        poses.append(T)
+        kept.append(row)
+    return _in_order(source, stamps, poses, kept, without)
+
+
+def _pose(numbers: FloatArray) -> FloatArray | None:
+    """(4, 4) of x y z qx qy qz qw; None where there is no pose."""
+    length = float(np.linalg.norm(numbers[3:]))
+    if not np.isfinite(numbers).all() or length < 1e-6:
+        return None
+    if not UNIT_LENGTH[0] < length < UNIT_LENGTH[1]:
+        raise ValueError(f"a quaternion of length {length:.3g}, expected 1")
+    return se3_from_quaternion(numbers[3:], numbers[:3])
+
+
+def _columns(source: _Source, table: Table, rows: Sequence[Row]) -> dict[str, int]:
+    """Where each value stands: by the header, else as TUM or EuRoC have it."""
+    numbers = len(rows[0].words)
+    names = [_meaning(name) for name in table.header]
+    if len(names) == numbers and set(TUM_COLUMNS[1:]) <= set(names):
+        found = {name: names.index(name) for name in TUM_COLUMNS[1:]}
+        return {**found, "stamp": names.index("stamp") if "stamp" in names else 0}
+    if any(re.search(r"roll|pitch|yaw|euler", name.lower()) for name in table.header):
+        raise TruthError(f"truth {source.path} has Euler angles: write quaternions instead")
+    if numbers != len(TUM_COLUMNS) and not (table.has_separators and numbers == EUROC_NUMBERS):
+        raise TruthError(
+            f"truth {source.path}, line {rows[0].line}: a line of {numbers} values is neither TUM "
+            "(8), KITTI (12), a matrix (16) nor EuRoC (8 or 17, with commas)"
+        )
+    is_integer = all(re.fullmatch(r"[-+]?\d+", row.words[0]) for row in rows)
+    is_euroc = table.has_separators and is_integer
+    if is_euroc and not names:
+        source.say(f"truth {source.path}: quaternions are taken as EuRoC has them, w first")
+    order = EUROC_COLUMNS if is_euroc else TUM_COLUMNS
+    return {name: k for k, name in enumerate(order)}
+
+
+def _meaning(name: str) -> str:
+    """Which value a column of this name holds; empty for another one."""
+    words = re.sub(r"[\[(].*", "", name).strip().lower().replace(".", "_")
+    if re.search(r"time|stamp|^t$|^ts$", words):
+        return "stamp"
+    if found := re.fullmatch(r"(?:.*(?:quat|orient|rot|_q).*|q.*?)_?([wxyz])", words):
+        return f"q{found[1]}"
+    if found := re.fullmatch(r"(?:t|p|p_.*|.*pos.*|.*trans.*)?_?([xyz])", words):
+        return found[1]
+    return ""
+
+
+def _unit(source: _Source, table: Table, rows: Sequence[Row], column: int) -> str:
+    """The unit of the stamps."""
+    values = []
+    for row in rows:
+        try:
+            values.append(decimal(row.words[column]))
+        except ValueError as error:
+            raise source.wrong(row, f"expected a time first ({error})") from None
+    try:
+        unit = common_unit(values)
     except ValueError as error:
-        raise TruthError(f"truth {path} cannot be read as KITTI poses: {error}") from None
-    if len(rows) != len(stamps):
-        whose = "times.txt" if times.exists() else "the recording"
-        raise TruthError(f"truth {path} has {len(rows)} poses, {whose} has {len(stamps)} stamps")
-    poses = np.tile(np.eye(4), (len(rows), 1, 1))
-    poses[:, :3] = rows.reshape(-1, 3, 4)
-    return _in_order(path, stamps, poses)
+        raise TruthError(f"truth {source.path}: {error}; give all of them in one unit") from None
+    if unit is not None:
+        return unit
+    is_integer = all("." not in row.words[column] for row in rows)
+    default = "nanoseconds" if table.has_separators and is_integer else "seconds"
+    if source.frame_stamps_ns is None or not len(source.frame_stamps_ns):
+        return default
+    first, last = int(source.frame_stamps_ns.min()), int(source.frame_stamps_ns.max())
+    fits = [n for n, ns in UNITS.items() if min(values) * ns <= last and max(values) * ns >= first]
+    spans = [n for n in fits if (max(values) - min(values)) * UNITS[n] >= (last - first) / 2]
+    if default in spans or len(spans) != 1:
+        return default
+    source.say(f"truth {source.path}: its times are taken as {spans[0]}")
+    return spans[0]
 
 
-def _in_order(path: Path, stamps_ns: StampArray, poses: FloatArray) -> Trajectory:
-    if np.any(np.diff(stamps_ns) <= 0):
-        raise TruthError(f"truth {path}: the stamps do not increase")
-    return Trajectory(np.asarray(stamps_ns, np.int64), poses)
+def _joined(source: _Source, rows: Sequence[Row]) -> list[Row]:
+    """Matrices whose rows are lines of their own, a line each."""
+    height = 4 if len(rows) % 4 == 0 and _ends_as_matrix(rows[3::4]) else 3
+    if len(rows) % height:
+        raise TruthError(f"truth {source.path}: {len(rows)} lines of 4 numbers are no matrices")
+    groups = [rows[k : k + height] for k in range(0, len(rows), height)]
+    return [Row(g[0].line, tuple(word for row in g for word in row.words)) for g in groups]
+
+
+def _from_matrices(source: _Source, rows: Sequence[Row], *, stamped: bool) -> Trajectory:
+    stamps = stamps_of(source.path, rows) if stamped else _stamps_beside(source, len(rows))
+    kept_stamps, poses, kept, without = [], [], [], []
+    for stamp, row in zip(stamps, rows, strict=True):
+        try:
+            T = _matrix(np.array([float(word) for word in row.words[int(stamped) :]]))
+        except ValueError as error:
+            raise source.wrong(row, error) from None
+        if T is None:
+            without.append(row)
+            continue
+        kept_stamps.append(stamp)
+        poses.append(T)
+        kept.append(row)
+    return _in_order(source, kept_stamps, poses, kept, without)
+
+
+def _matrix(numbers: FloatArray) -> FloatArray | None:
+    """(4, 4) of 12 or 16 numbers, row by row; None where there is no pose.
+
+    Raises:
+        ValueError: it is no rigid transform.
+    """
+    if not np.isfinite(numbers).all():
+        return None
+    T = np.vstack([numbers.reshape(-1, 4)[:3], BOTTOM_ROW])
+    bottom = tuple(numbers[12:]) or BOTTOM_ROW
+    if not np.allclose(bottom, BOTTOM_ROW):
+        if not np.allclose(numbers[3::4], BOTTOM_ROW):
+            raise ValueError("the last row of a 4x4 matrix is 0 0 0 1")
+        T = numbers.reshape(4, 4).T.copy()  # column by column
+    U, stretch, Vt = np.linalg.svd(T[:3, :3])
+    R = U @ Vt
+    if np.abs(stretch - 1).max() > ROTATION_TOLERANCE or np.linalg.det(R) < 0:
+        raise ValueError(
+            f"the 3x3 part is no rotation (it stretches by {stretch.min():.3g} to "
+            f"{stretch.max():.3g})"
+        )
+    T[:3, :3] = R
+    return T
+
+
+def _stamps_beside(source: _Source, poses: int) -> list[int]:
+    """Stamps for a list that has none: of times.txt beside it, else of the frames."""
+    times = source.path.with_name("times.txt")
+    if times.exists():
+        stamps, whose = read_times(times), "times.txt"
+    elif source.frame_stamps_ns is not None:
+        stamps, whose = [int(s) for s in source.frame_stamps_ns], "the recording"
+    else:
+        raise TruthError(f"truth {source.path} has no stamps: put KITTI's times.txt beside it")
+    if poses != len(stamps):
+        raise TruthError(
+            f"truth {source.path} has {poses} poses, {whose} has {len(stamps)} stamps: without "
+            "stamps each image needs a line, NaN where there is no pose"
+        )
+    return stamps
+
+
+def _in_order(
+    source: _Source,
+    stamps: Sequence[int],
+    poses: Sequence[FloatArray],
+    rows: Sequence[Row],
+    without: Sequence[Row],
+) -> Trajectory:
+    """The poses by time, each once."""
+    path = source.path
+    if without:
+        source.say(
+            f"truth {path}: lines without a pose: {len(without)} left out, the first is line "
+            f"{without[0].line}"
+        )
+    if not stamps:
+        raise TruthError(
+            f"truth {path} holds no poses: line {without[0].line} and all others have NaN or a "
+            "quaternion of zeros"
+        )
+    order = sorted(range(len(stamps)), key=lambda k: (stamps[k], rows[k].line))
+    if order != list(range(len(stamps))):
+        source.say(f"truth {path}: its lines are not in order of time and were sorted")
+    kept = order[:1]
+    for k in order[1:]:
+        if stamps[k] > stamps[kept[-1]]:
+            kept.append(k)
+        elif not np.allclose(poses[k], poses[kept[-1]], atol=1e-6):
+            raise source.wrong(
+                rows[k], f"another pose of the time of line {rows[kept[-1]].line}; delete one"
+            )
+    if len(kept) < len(order):
+        source.say(f"truth {path}: lines that come twice: {len(order) - len(kept)} left out")
+    return Trajectory(
+        np.array([stamps[k] for k in kept], np.int64), np.array([poses[k] for k in kept])
+    )
 
 
 def check_overlap(truth: Trajectory, source: str, first_ns: int, last_ns: int) -> None:

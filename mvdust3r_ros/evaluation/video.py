@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import CameraModel, Frame
+from mvdust3r_ros.encoded_image import EncodedImageError
 from mvdust3r_ros.evaluation.recording import OnBad, RecordingError
 from mvdust3r_ros.evaluation.shots import fitted_depth, read_depth
 
@@ -36,6 +37,12 @@ class Video:
         with self._opened() as capture:
             return max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height of the frames."""
+        with self._opened() as capture:
+            width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+            return round(capture.get(width)), round(capture.get(height))
+
     def stamps_ns(self) -> list[int]:
         """Times of all frames since the beginning; goes through the file once."""
         stamps = []
@@ -59,8 +66,8 @@ class Video:
                 if path is not None and path.exists():
                     try:
                         depth = fitted_depth(read_depth(path, 0.001), rgb.shape[1::-1])
-                    except RecordingError as error:
-                        on_bad(error)
+                    except EncodedImageError as error:
+                        on_bad(RecordingError(f"depth image {path} {error}"))
                         continue
                 yield Frame(_stamp_ns(capture), rgb, self.camera, depth_m=depth)
 
@@ -70,6 +77,8 @@ class Video:
         try:
             if not capture.isOpened():
                 raise RecordingError(f"video {self.path} cannot be opened: damaged, or no codec")
+            # Pixels as they are stored, as for pictures: intrinsics and depth are of those.
+            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
             yield capture
         finally:
             capture.release()

@@ -24,6 +24,7 @@ from mvdust3r_ros.ros.conversions import (
 from mvdust3r_ros.ros.depth_folder import DepthFolder
 from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer
+from mvdust3r_ros.tones import Tones
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEPTH_TYPE = IMAGE_TYPES[0]
@@ -106,6 +107,7 @@ def read_frames(
     bag: Path,
     options: BagOptions | None = None,
     on_bad: OnBad | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Frame]:
     """All images of a bag, in its order, each with what the bag knows about it.
 
@@ -114,6 +116,7 @@ def read_frames(
         options: which topics to use; None to find out.
         on_bad: called for a message that cannot be used, which is then left out; None to raise
             instead.
+        say: told once how values of more than 8 bits are shown; None not to be.
 
     Yields:
         Frames; with odometry when the bag has some for the time of the image.
@@ -123,7 +126,8 @@ def read_frames(
         ConversionError: an image cannot be decoded.
     """
     with opened_bag(bag) as reader:
-        yield from _frames(reader, options or BagOptions(), on_bad)
+        tones = Tones() if say is None else Tones(say)
+        yield from _frames(reader, options or BagOptions(), on_bad, tones)
 
 
 def image_topics(reader: AnyReader) -> dict[str, str]:
@@ -248,6 +252,7 @@ def _frames(
     reader: AnyReader,
     options: BagOptions,
     on_bad: OnBad | None,
+    tones: Tones,
 ) -> Iterator[Frame]:
     image_topic = choose_image_topic(reader, options.image_topic)
     info = _first_info(reader, choose_info_topic(reader, image_topic, options.camera_info_topic))
@@ -271,6 +276,7 @@ def _frames(
                 depth,
                 camera_name=camera_frame,
                 T_odom_base=odometry.robot_pose(stamp_ns) if T_odom_cam is None else None,
+                tones=tones,
             )
         except ConversionError as error:
             if on_bad is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 from rosbags.highlevel import AnyReader
 
-from mvdust3r_ros.datatypes import Frame, Trajectory
-from mvdust3r_ros.evaluation.recording import OnBad, Recording, TruthOptions, recording_name
+from mvdust3r_ros.datatypes import Trajectory
+from mvdust3r_ros.evaluation.recording import Notes, Recording, TruthOptions, recording_name
 from mvdust3r_ros.evaluation.truth_files import (
     TruthError,
     check_overlap,
@@ -58,23 +57,21 @@ def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recordi
         )
         if not total:
             raise BagError(f"bag {bag}: image topic {image_topic} holds no messages")
+        notes = Notes()
         source = _truth_source(reader, bag, truth.truth)
-        path = _read_truth(reader, source, image_topic, stamps, topics)
+        path = _read_truth(reader, source, image_topic, stamps, topics, notes)
     depth = topics.depth_topic or str(topics.depth_folder or "")
     return Recording(
         name=recording_name(bag),
         kind="ROS 2 bag",
         total=min(total, topics.max_frames) if topics.max_frames else total,
-        read=lambda on_bad: _frames(bag, topics, on_bad),
+        read=lambda on_bad: read_frames(bag, topics, on_bad, notes.add),
         truth=path,
         truth_source=source,
         depth_source=depth,
         details={"image_topic": image_topic, "camera_info_topic": info_topic},
+        notes=notes,
     )
-
-
-def _frames(bag: Path, topics: BagOptions, on_bad: OnBad) -> Iterator[Frame]:
-    yield from read_frames(bag, topics, on_bad)
 
 
 def _with_depth(reader: AnyReader, bag: Path, topics: BagOptions, depth: str) -> BagOptions:
@@ -127,14 +124,19 @@ def _truth_source(reader: AnyReader, bag: Path, wanted: str) -> str:
 
 
 def _read_truth(
-    reader: AnyReader, source: str, image_topic: str, stamps_ns: Any, topics: BagOptions
+    reader: AnyReader,
+    source: str,
+    image_topic: str,
+    stamps_ns: Any,
+    topics: BagOptions,
+    notes: Notes,
 ) -> Trajectory | None:
     if not source:
         return None
     if source in pose_topics(reader):
         truth = _truth_of_topic(reader, source, image_topic, stamps_ns, topics)
     else:
-        truth = read_truth(Path(source), stamps_ns)
+        truth = read_truth(Path(source), stamps_ns, notes.add)
     check_overlap(truth, source, int(stamps_ns.min()), int(stamps_ns.max()))
     return truth
 

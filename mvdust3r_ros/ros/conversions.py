@@ -18,9 +18,11 @@ from mvdust3r_ros.ros.images import (
     depth_to_m,
     image_to_rgb,
 )
+from mvdust3r_ros.tones import Tones
 
 DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
 DEFAULT_CAMERA_FRAME = "camera_optical"
+ASPECT_TOLERANCE = 0.02
 
 
 def stamp_to_ns(stamp: Any) -> int:
@@ -38,6 +40,7 @@ def frame_from_msgs(
     T_rig_cam: FloatArray | None = None,
     T_odom_base: FloatArray | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    tones: Tones | None = None,
 ) -> Frame:
     """One camera image with all that is known about it.
 
@@ -51,6 +54,7 @@ def frame_from_msgs(
         T_rig_cam: (4, 4) place of the camera among several, or None.
         T_odom_base: (4, 4) pose of the robot where the camera's place on it is unknown, or None.
         max_pixels: larger images are refused.
+        tones: as in `image_to_rgb`.
 
     Raises:
         ConversionError: a message cannot be used; its reason names what kind of fault.
@@ -62,7 +66,8 @@ def frame_from_msgs(
             f"the image has the stamp {stamp_ns} ns; its driver has to say when it was taken",
         )
     compressed = hasattr(image, "format")
-    rgb = compressed_to_rgb(image, max_pixels) if compressed else image_to_rgb(image, max_pixels)
+    to_rgb = compressed_to_rgb if compressed else image_to_rgb
+    rgb = to_rgb(image, max_pixels, tones)
     try:
         return Frame(
             stamp_ns=stamp_ns,
@@ -167,6 +172,13 @@ def _depth_for(depth: Any, shape_hw: tuple[int, ...], max_pixels: int) -> FloatA
     depth_m = depth_to_m(depth, max_pixels)
     if depth_m.shape == shape_hw:
         return depth_m
+    height, width = depth_m.shape
+    if abs(width * shape_hw[0] / (height * shape_hw[1]) - 1) > ASPECT_TOLERANCE:
+        raise ConversionError(
+            "depth",
+            f"depth of {width}x{height} pixels has another shape than the image of "
+            f"{shape_hw[1]}x{shape_hw[0]}: it has to be registered to the image",
+        )
     rows = (np.arange(shape_hw[0]) + 0.5) * depth_m.shape[0] / shape_hw[0]
     cols = (np.arange(shape_hw[1]) + 0.5) * depth_m.shape[1] / shape_hw[1]
     resized: FloatArray = depth_m[rows.astype(int)[:, None], cols.astype(int)]

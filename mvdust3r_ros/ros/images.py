@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
-from mvdust3r_ros.image_size import JPEG_MAGIC, PNG_MAGIC, ImageSizeError, image_size
+from mvdust3r_ros.encoded_image import EncodedImageError, decode_image
+from mvdust3r_ros.image_size import PNG_MAGIC
+from mvdust3r_ros.tones import Tones
 
 DEFAULT_MAX_PIXELS = 50_000_000
 
@@ -46,25 +48,58 @@ class Encoding:
     code: int | None
 
 
-ENCODINGS = {
+COLORS = {
     "rgb8": Encoding(3, "u1", None),
     "8UC3": Encoding(3, "u1", cv2.COLOR_BGR2RGB),
     "bgr8": Encoding(3, "u1", cv2.COLOR_BGR2RGB),
     "rgba8": Encoding(4, "u1", cv2.COLOR_RGBA2RGB),
     "bgra8": Encoding(4, "u1", cv2.COLOR_BGRA2RGB),
     "8UC4": Encoding(4, "u1", cv2.COLOR_BGRA2RGB),
-    "mono8": Encoding(1, "u1", cv2.COLOR_GRAY2RGB),
-    "8UC1": Encoding(1, "u1", cv2.COLOR_GRAY2RGB),
-    "mono16": Encoding(1, "u2", cv2.COLOR_GRAY2RGB),
+    "rgb16": Encoding(3, "u2", None),
+    "16UC3": Encoding(3, "u2", cv2.COLOR_BGR2RGB),
+    "bgr16": Encoding(3, "u2", cv2.COLOR_BGR2RGB),
+    "rgba16": Encoding(4, "u2", cv2.COLOR_RGBA2RGB),
+    "bgra16": Encoding(4, "u2", cv2.COLOR_BGRA2RGB),
+    "16UC4": Encoding(4, "u2", cv2.COLOR_BGRA2RGB),
     "yuv422": Encoding(2, "u1", cv2.COLOR_YUV2RGB_UYVY),
     "uyvy": Encoding(2, "u1", cv2.COLOR_YUV2RGB_UYVY),
     "yuv422_yuy2": Encoding(2, "u1", cv2.COLOR_YUV2RGB_YUYV),
     "yuyv": Encoding(2, "u1", cv2.COLOR_YUV2RGB_YUYV),
-    "bayer_rggb8": Encoding(1, "u1", cv2.COLOR_BayerRGGB2RGB),
-    "bayer_bggr8": Encoding(1, "u1", cv2.COLOR_BayerBGGR2RGB),
-    "bayer_gbrg8": Encoding(1, "u1", cv2.COLOR_BayerGBRG2RGB),
-    "bayer_grbg8": Encoding(1, "u1", cv2.COLOR_BayerGRBG2RGB),
+    "yuy2": Encoding(2, "u1", cv2.COLOR_YUV2RGB_YUYV),
+    "yvyu": Encoding(2, "u1", cv2.COLOR_YUV2RGB_YVYU),
 }
+GREYS = {
+    "mono8": Encoding(1, "u1", cv2.COLOR_GRAY2RGB),
+    "8UC1": Encoding(1, "u1", cv2.COLOR_GRAY2RGB),
+    "16UC1": Encoding(1, "u2", cv2.COLOR_GRAY2RGB),
+    "32FC1": Encoding(1, "f4", cv2.COLOR_GRAY2RGB),
+    **{f"mono{n}": Encoding(1, "u2", cv2.COLOR_GRAY2RGB) for n in (10, 12, 14, 16)},
+}
+BAYER = {
+    "rggb": cv2.COLOR_BayerRGGB2RGB,
+    "bggr": cv2.COLOR_BayerBGGR2RGB,
+    "gbrg": cv2.COLOR_BayerGBRG2RGB,
+    "grbg": cv2.COLOR_BayerGRBG2RGB,
+}
+MOSAICS = {
+    f"bayer_{pattern}{bits}": Encoding(1, "u1" if bits == 8 else "u2", code)
+    for pattern, code in BAYER.items()
+    for bits in (8, 10, 12, 14, 16)
+}
+ENCODINGS = {**COLORS, **GREYS, **MOSAICS}
+"""Packed encodings: one array of rows. Values of 10, 12 and 14 bits take two bytes each."""
+PLANAR = {
+    "nv12": cv2.COLOR_YUV2RGB_NV12,
+    "nv21": cv2.COLOR_YUV2RGB_NV21,
+    "i420": cv2.COLOR_YUV2RGB_I420,
+    "yuv420p": cv2.COLOR_YUV2RGB_I420,
+    "yv12": cv2.COLOR_YUV2RGB_YV12,
+    "nv24": cv2.COLOR_YUV2RGB_UYVY,
+}
+"""Encodings with planes of brightness and colour one after the other."""
+DEPTH_LIKE = ("16UC1", "32FC1")
+INVALID_SHARE = 0.01
+"""With more pixels of no value than this, 16UC1 and 32FC1 are depth and no picture."""
 DEPTH_ENCODINGS = {
     "16UC1": Encoding(1, "u2", None),
     "mono16": Encoding(1, "u2", None),
@@ -72,27 +107,92 @@ DEPTH_ENCODINGS = {
 }
 
 
-def image_to_rgb(msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageArray:
+def image_to_rgb(
+    msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS, tones: Tones | None = None
+) -> ImageArray:
     """(H, W, 3) uint8 RGB of a sensor_msgs/Image.
 
     Args:
-        msg: message; `step`, `is_bigendian` and bytes of padding are honoured. 16-bit grey keeps
-            its upper eight bits.
+        msg: message; `step`, `is_bigendian` and bytes of padding are honoured.
         max_pixels: larger images are refused before memory is taken.
+        tones: how values of more than 8 bits are shown, kept for all images of a camera; None to
+            judge by this image alone.
 
     Raises:
-        ConversionError: unknown encoding, no pixels, too many, or too few bytes.
+        ConversionError: unknown encoding, no pixels, too many, too few bytes, or depth.
     """
-    values = _pixels(msg, ENCODINGS, max_pixels)
-    layout = ENCODINGS[msg.encoding]
-    if values.dtype == np.uint16:
-        values = (values >> 8).astype(np.uint8)
+    name = _known(msg.encoding)
+    if name in PLANAR:
+        return _planes_to_rgb(msg, name, max_pixels)
+    values = _pixels(msg, name, ENCODINGS, max_pixels)
+    layout = ENCODINGS[name]
+    if values.dtype != np.uint8:
+        if name in DEPTH_LIKE:
+            _check_is_picture(values, name)
+        values = np.asarray((tones or Tones()).to_8_bits(values, is_grey=name in GREYS))
     if layout.channels == 2 and msg.width % 2:
-        raise ConversionError("size", f"{msg.encoding} needs an even width, got {msg.width}")
+        raise ConversionError("size", f"{name} needs an even width, got {msg.width}")
     if layout.code is None:
         return np.ascontiguousarray(values)
-    rgb: ImageArray = cv2.cvtColor(np.ascontiguousarray(values), layout.code)  # type: ignore[assignment]
+    return _converted(values, layout.code, name)
+
+
+def _known(encoding: str) -> str:
+    """The name of an encoding, however its letters are written."""
+    for name in (encoding, encoding.lower()):
+        if name in ENCODINGS or name in PLANAR:
+            return name
+    hint = ""
+    if any(word in encoding.lower() for word in ("jpeg", "jpg", "png", "mjpg")):
+        hint = "; encoded images belong into sensor_msgs/CompressedImage"
+    raise ConversionError(
+        "encoding",
+        f"encoding {encoding!r} is not one of {', '.join([*ENCODINGS, *PLANAR])}{hint}",
+    )
+
+
+def _converted(values: Any, code: int, name: str) -> ImageArray:
+    try:
+        rgb: ImageArray = cv2.cvtColor(np.ascontiguousarray(values), code)  # type: ignore[assignment]
+    except cv2.error:
+        height, width = values.shape[:2]
+        raise ConversionError("size", f"{name} cannot be of {width}x{height} pixels") from None
     return rgb
+
+
+def _check_is_picture(values: Any, name: str) -> None:
+    """Raise ConversionError for depth: pixels without a value do not occur in pictures."""
+    unknown = ~np.isfinite(values) | (values <= 0) if name == "32FC1" else values == 0
+    if not np.isfinite(values).all() or np.mean(unknown) > INVALID_SHARE:
+        raise ConversionError(
+            "encoding",
+            f"{name} with pixels of no value is depth, no picture: name the topic of the picture, "
+            "or publish greys as mono16",
+        )
+
+
+def _planes_to_rgb(msg: Any, name: str, max_pixels: int) -> ImageArray:
+    """RGB of brightness and colour in planes; colour has the step of brightness, or half of it."""
+    height, width = int(msg.height), int(msg.width)
+    _check_size(height, width, max_pixels)
+    if width % 2 or height % 2:
+        raise ConversionError("size", f"{name} needs even sides, got {width}x{height}")
+    step = int(msg.step) or width
+    if step < width:
+        raise ConversionError("undecodable", f"{name} of width {width} has a step of {step}")
+    light = _rows(msg, 0, height, width, step)
+    begin = step * height
+    if name == "nv24":
+        both = _rows(msg, begin, height, 2 * width, 2 * step).reshape(height, width // 2, 4)
+        pairs: ImageArray = both[..., :2].reshape(
+            height, width
+        )  # of each second pixel: enough for the eye
+        return _converted(np.dstack([pairs, light]), PLANAR[name], name)
+    if name in ("nv12", "nv21"):
+        colour = _rows(msg, begin, height // 2, width, step)
+    else:
+        colour = _rows(msg, begin, height, width // 2, step // 2).reshape(height // 2, width)
+    return _converted(np.vstack([light, colour]), PLANAR[name], name)
 
 
 def depth_to_m(msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> FloatArray:
@@ -105,70 +205,103 @@ def depth_to_m(msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> FloatArray:
     Raises:
         ConversionError: as `image_to_rgb`.
     """
-    values = _pixels(msg, DEPTH_ENCODINGS, max_pixels)
+    if msg.encoding not in DEPTH_ENCODINGS:
+        raise ConversionError(
+            "encoding",
+            f"depth encoding {msg.encoding!r} is not one of {', '.join(DEPTH_ENCODINGS)}",
+        )
+    values = _pixels(msg, msg.encoding, DEPTH_ENCODINGS, max_pixels)
     depth: FloatArray = values.astype(np.float32)
     if values.dtype == np.uint16:
         depth *= np.float32(0.001)
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 
-def compressed_to_rgb(msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageArray:
+def compressed_to_rgb(
+    msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS, tones: Tones | None = None
+) -> ImageArray:
     """(H, W, 3) uint8 RGB of a sensor_msgs/CompressedImage, JPEG or PNG.
 
-    The content decides, not `format`; orientation tags are ignored, as camera_info does not know
-    of them.
+    The content decides, not what `format` calls it; orientation tags are ignored, as camera_info
+    does not know of them.
 
     Args:
         msg: message. A format such as "rgb8; jpeg compressed rgb8" says that red and blue were
-            swapped when it was written; "compressed bgr8" and plain "jpeg" are normal.
+            swapped when it was written; "compressed bgr8" and plain "jpeg" are normal. With
+            "bayer_rggb8; jpeg compressed" it is the mosaic that was compressed.
         max_pixels: larger images are refused before memory is taken.
+        tones: as in `image_to_rgb`, for PNGs of 16 bits.
 
     Raises:
-        ConversionError: neither JPEG nor PNG, cut off, damaged, or too large.
+        ConversionError: neither JPEG nor PNG, cut off, damaged, too large, or depth.
     """
-    data = _bytes_of(msg.data)
-    height, width = _compressed_size(data)
-    _check_size(height, width, max_pixels)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    kind = msg.format.lower()
+    if "compresseddepth" in kind:
+        raise ConversionError(
+            "encoding",
+            f"format {msg.format!r} is depth, no picture: name the topic of the picture",
+        )
+    image: ImageArray = _decoded(_bytes_of(msg.data), max_pixels)
+    if image.dtype == np.uint16:
+        image = (tones or Tones()).to_8_bits(image, is_grey=_is_grey(image))
+    mosaic = BAYER.get(kind[6:10]) if kind.startswith("bayer_") else None
+    if mosaic is not None and _is_grey(image):
+        return _converted(image[..., 0], mosaic, kind)
+    if "compressed rgb" in kind:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def _decoded(data: memoryview, max_pixels: int) -> Any:
+    """(H, W, 3) BGR of a JPEG or PNG, uint8 or uint16."""
+    flags = cv2.IMREAD_COLOR
+    if bytes(data[:8]) == PNG_MAGIC and len(data) > 24 and data[24] == 16:
+        flags |= cv2.IMREAD_ANYDEPTH
+    if bytes(data[:1]) in (b"P", b"B"):
+        raise ConversionError("undecodable", "compressed image is neither JPEG nor PNG")
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ConversionError("undecodable", f"compressed image: {error}") from None
-    if bgr is None:
-        raise ConversionError(
-            "undecodable", f"compressed image of {len(data)} bytes ({msg.format!r}) is damaged"
-        )
-    if "compressed rgb" in msg.format:
-        return bgr  # type: ignore[return-value]
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+        return decode_image(data, flags, max_pixels)
+    except EncodedImageError as error:
+        remedy = "; raise ros.max_megapixels if it is real" if error.reason == "too_large" else ""
+        raise ConversionError(error.reason, f"compressed image {error}{remedy}") from None
 
 
-def _pixels(msg: Any, encodings: dict[str, Encoding], max_pixels: int) -> Any:
+def _is_grey(image: Any) -> bool:
+    return np.array_equal(image[..., 0], image[..., 1])
+
+
+def _pixels(msg: Any, name: str, encodings: dict[str, Encoding], max_pixels: int) -> Any:
     """(H, W) or (H, W, C) view of the pixels, native byte order, padding removed."""
-    layout = encodings.get(msg.encoding)
-    if layout is None:
-        raise ConversionError(
-            "encoding", f"encoding {msg.encoding!r} is not one of {', '.join(encodings)}"
-        )
+    layout = encodings[name]
     height, width = int(msg.height), int(msg.width)
     _check_size(height, width, max_pixels)
     dtype = np.dtype(layout.dtype)
     row_bytes = width * layout.channels * dtype.itemsize
-    step = int(msg.step) or row_bytes
-    data = np.frombuffer(_bytes_of(msg.data), np.uint8)
-    needed = step * (height - 1) + row_bytes
-    if step < row_bytes or len(data) < needed:
-        raise ConversionError(
-            "undecodable",
-            f"{width}x{height} {msg.encoding} with step {step} needs {max(needed, row_bytes)} "
-            f"bytes and a step of {row_bytes}, the message has {len(data)} bytes",
-        )
-    rows = np.lib.stride_tricks.as_strided(data, (height, row_bytes), (step, 1), writeable=False)
-    values = np.ascontiguousarray(rows).view(dtype)
+    values = _rows(msg, 0, height, row_bytes, int(msg.step) or row_bytes).view(dtype)
     if dtype.itemsize > 1 and bool(msg.is_bigendian) != (sys.byteorder == "big"):
         values = values.byteswap()
     shape = (height, width) if layout.channels == 1 else (height, width, layout.channels)
     return values.reshape(shape)
+
+
+def _rows(msg: Any, begin: int, rows: int, row_bytes: int, step: int) -> ImageArray:
+    """(rows, row_bytes) uint8 from a place in the data of a message, without padding.
+
+    Raises:
+        ConversionError: the message has too few bytes.
+    """
+    data = np.frombuffer(_bytes_of(msg.data), np.uint8)
+    needed = begin + step * (rows - 1) + row_bytes
+    if step < row_bytes or len(data) < needed:
+        raise ConversionError(
+            "undecodable",
+            f"{msg.width}x{msg.height} {msg.encoding} with step {step} needs "
+            f"{max(needed, row_bytes)} bytes and a step of {row_bytes}, the message has "
+            f"{len(data)} bytes",
+        )
+    strided = np.lib.stride_tricks.as_strided
+    view = strided(data[begin:], (rows, row_bytes), (step, 1), writeable=False)
+    return np.ascontiguousarray(view)
 
 
 def _bytes_of(data: Any) -> memoryview:
@@ -185,21 +318,3 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
             f"image of {width}x{height} pixels is over the limit of {max_pixels} pixels; "
             "raise ros.max_megapixels if it is real",
         )
-
-
-def _compressed_size(data: memoryview) -> tuple[int, int]:
-    """Height and width from the header of a complete JPEG or PNG."""
-    if not len(data):
-        raise ConversionError("empty", "compressed image of 0 bytes holds nothing")
-    head = bytes(data[:8])
-    if not head.startswith((PNG_MAGIC, JPEG_MAGIC)):
-        raise ConversionError(
-            "undecodable", f"compressed image starts with {head[:4].hex()}, neither JPEG nor PNG"
-        )
-    is_jpeg = head.startswith(JPEG_MAGIC)
-    if is_jpeg and not bytes(data[-4096:]).rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise ConversionError("undecodable", f"JPEG of {len(data)} bytes is cut off")
-    try:
-        return image_size(data)
-    except ImageSizeError as error:
-        raise ConversionError("undecodable", f"compressed image {error}") from None

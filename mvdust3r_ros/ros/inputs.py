@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from nav_msgs.msg import Odometry
@@ -30,6 +31,7 @@ from mvdust3r_ros.ros.qos import (
 )
 from mvdust3r_ros.ros.settings import RosSettings
 from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer, TransformError
+from mvdust3r_ros.tones import Tones
 
 HORIZON_NS = 10_000_000_000
 DEPTH_MATCH_NS = 20_000_000
@@ -99,6 +101,7 @@ class Inputs:
         self._tree = FrameTree(HORIZON_NS)
         self._odom_child = ""
         self._cameras = [_Camera(f"{n}/" if n else "") for n in settings.camera_names]
+        self._tones = [Tones(partial(self._say_tones, camera)) for camera in self._cameras]
         self._news = threading.Condition()
         self._subscriptions: list[Any] = []
         self._subscribe_all()
@@ -264,7 +267,11 @@ class Inputs:
             T_rig_cam=T_rig_cam,
             T_odom_base=T_odom_base,
             max_pixels=round(self.settings.max_megapixels * 1e6),
+            tones=self._tones[taken.camera],
         )
+
+    def _say_tones(self, camera: _Camera, words: str) -> None:
+        self._node.get_logger().info(f"{camera.prefix}image: {words}")
 
     def _check_frame(self, camera: _Camera, frame: str) -> None:
         camera.frame = frame

@@ -14,7 +14,7 @@ from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.evaluation.recording import recording_name
 from mvdust3r_ros.evaluation.report import write_outputs
 from mvdust3r_ros.evaluation.run import run_mapper
-from mvdust3r_ros.map_files import read_tum
+from mvdust3r_ros.evaluation.truth_files import read_truth
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.bag import BagOptions, choose_image_topic, opened_bag, read_frames
 from mvdust3r_ros.ros.oracle_needs import ORACLE, bag_gives_poses, require_depth_and_poses
@@ -54,7 +54,8 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     Raises:
         MvDust3rError: the bag, the engine or a file cannot be used, or no map came out.
     """
-    truth = None if job.truth is None else read_tum(job.truth)
+    notes: list[str] = []
+    truth = None if job.truth is None else read_truth(job.truth, say=notes.append)
     config = MapperConfig() if job.params is None else load_config(job.params)
     if job.engine:
         config = with_values(config, {"engine.engine": job.engine})
@@ -73,7 +74,7 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
 
     def frames() -> Iterator[Frame]:
         bad = lambda error: undecodable.update([str(error)])  # noqa: E731
-        for frame in read_frames(job.bag, job.topics, bad):
+        for frame in read_frames(job.bag, job.topics, bad, notes.append):
             if frame.T_odom_base is not None:
                 unmounted.add(frame.camera_name)
             yield frame
@@ -88,7 +89,7 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
         engine.close()
     result.frames += undecodable.total()
     result.faults += undecodable
-    details: dict[str, Any] = {"bag": str(job.bag)}
+    details: dict[str, Any] = {"bag": str(job.bag), "notes": notes}
     if unmounted:
         details["mountings"] = [_mounting_words(mapper, camera) for camera in sorted(unmounted)]
     return write_outputs(result, job.out, truth, recording_name(job.bag), details)

@@ -14,7 +14,7 @@ times_ns = itertools.count(2_000_000_000_000, 100_000_000_000)
 @pytest.mark.parametrize(
     ("changes", "reason", "words"),
     [
-        ({"encoding": "nv12"}, "encoding", "encoding 'nv12' is not one of rgb8"),
+        ({"encoding": "nv16"}, "encoding", "encoding 'nv16' is not one of rgb8"),
         ({"data": bytes(100)}, "undecodable", "the message has 100 bytes"),
         ({"width": 0, "height": 0, "data": b""}, "empty", "0x0 pixels holds nothing"),
         ({"width": 60_000, "height": 60_000, "step": 180_000}, "too_large", "over the limit"),

@@ -127,11 +127,17 @@ def test_a_frame_has_everything() -> None:
 
 
 def test_depth_of_another_size_is_brought_to_that_of_the_image_without_mixing() -> None:
-    depth = np.array([[1000, 2000], [3000, 0]])
+    depth = np.array([[1000, 2000, 1500, 700], [3000, 0, 10, 20], [9, 8, 7, 6]])
     frame = frame_from_msgs(image(), depth=depth_image(depth))
     assert frame.depth_m is not None
-    expected = np.repeat(np.repeat(depth / 1000, 3, 0), 4, 1)
+    expected = np.repeat(np.repeat(depth / 1000, 2, 0), 2, 1)
     np.testing.assert_allclose(frame.depth_m, expected, rtol=1e-6)
+
+
+def test_depth_of_another_shape_is_refused_not_squeezed() -> None:
+    with pytest.raises(ConversionError, match=r"6x8 pixels has another shape .* of 8x6") as caught:
+        frame_from_msgs(image(), depth=depth_image(np.full((8, 6), 1000)))
+    assert caught.value.reason == "depth"
 
 
 def test_camera_info_of_another_size_is_refused() -> None:

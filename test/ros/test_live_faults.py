@@ -198,7 +198,7 @@ def test_bursts_of_images_are_counted_to_the_last(camera: Any) -> None:
     camera.drive(start_ns + 10 * SECOND_NS, 1)  # so that no image waits for odometry
     before = dropped(camera, "encoding")
     for i in range(200):
-        camera.send(camera.message(start_ns + 9 * SECOND_NS + i, encoding="nv12"))
+        camera.send(camera.message(start_ns + 9 * SECOND_NS + i, encoding="nv16"))
         if i % 50 == 49:
             camera.settle()
     assert dropped(camera, "encoding") == before + 200

@@ -1,0 +1,248 @@
+"""Encoded images as cameras write them: made whole where nothing is lost, else refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.datatypes import ImageArray, MvDust3rError
+from mvdust3r_ros.image_size import (
+    JPEG_MAGIC,
+    PNG_MAGIC,
+    PNM,
+    Data,
+    ImageSizeError,
+    image_size,
+)
+
+JPEG_END = b"\xff\xd9"
+PADDING = b"\0\xff\r\n "
+"""What drivers and protocols leave behind the end marker of a JPEG."""
+MAX_PREFIX_BYTES = 4096
+MAX_EXIF_BYTES = 1 << 17
+END_OF_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+"""A marker in coded data that is neither a stuffed byte nor a restart (ITU-T T.81, B.1.1.2)."""
+MORE_DATA = (
+    bytes.fromhex("d5b39a6c27f1584ee38b1d7ac4529f36") * 4,
+    bytes.fromhex("2f76c91be05d83a4713c6ed8159a4bf0") * 4,
+)
+CUT_OFF = "is cut off"
+STDERR = threading.Lock()
+JPEG_WARNINGS = (b"Corrupt JPEG data", b"Premature end of JPEG", b"Unsupported marker type")
+
+
+class EncodedImageError(MvDust3rError):
+    """An encoded image that cannot be used.
+
+    Attributes:
+        reason: "empty", "undecodable" or "too_large".
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep the reason next to the message."""
+        super().__init__(message)
+        self.reason = reason
+
+
+def decode_image(data: Data, flags: int, max_pixels: int) -> ImageArray:
+    """Decode a PNG, JPEG, PNM or BMP by OpenCV.
+
+    A JPEG may have bytes in front of its start and behind its end; its end marker may be missing
+    as long as no pixel is. Orientation tags are ignored: intrinsics and depth are of the pixels
+    as they are stored.
+
+    Args:
+        data: the encoded image.
+        flags: of cv2.imdecode.
+        max_pixels: larger images are refused before memory is taken.
+
+    Returns:
+        (H, W, 3) BGR, or what `flags` asks for.
+
+    Raises:
+        EncodedImageError: another kind, cut off, damaged, or too large; the message goes on after
+            the name of the image.
+    """
+    if not len(data):
+        raise EncodedImageError("empty", "is empty: 0 bytes")
+    data = _from_start(data)
+    height, width = size_within(data, max_pixels)
+    if bytes(data[:2]) == JPEG_MAGIC:
+        data = _whole_jpeg(data)
+    elif _lacks_its_end(data, height, width):
+        raise EncodedImageError("undecodable", CUT_OFF)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise EncodedImageError("undecodable", f"cannot be decoded: {error.err}") from None
+    if image is None:
+        raise EncodedImageError("undecodable", "is damaged")
+    return image  # type: ignore[return-value]
+
+
+def size_within(data: Data, max_pixels: int) -> tuple[int, int]:
+    """Height and width of an encoded image.
+
+    Raises:
+        EncodedImageError: it has none, or too many pixels.
+    """
+    try:
+        height, width = image_size(data)
+    except ImageSizeError as error:
+        raise EncodedImageError("undecodable", str(error)) from None
+    if height <= 0 or width <= 0:
+        raise EncodedImageError("empty", f"of {width}x{height} pixels holds nothing")
+    if height * width > max_pixels:
+        raise EncodedImageError(
+            "too_large", f"of {width}x{height} pixels is over the limit of {max_pixels} pixels"
+        )
+    return height, width
+
+
+def _from_start(data: Data) -> Data:
+    """From the start marker of a JPEG, where something else stands in front of it."""
+    head = bytes(data[: MAX_PREFIX_BYTES + 4])
+    if head.startswith(JPEG_MAGIC + b"\xff") and head[3:4] != b"\xd8":
+        return data
+    if head.startswith(JPEG_MAGIC) and head[2:4] == JPEG_MAGIC:  # the start marker twice
+        return _from_start(data[2:])
+    try:
+        image_size(data)
+    except ImageSizeError:
+        start = head.find(JPEG_MAGIC + b"\xff", 1)
+        return data if start < 0 else data[start:]
+    return data
+
+
+def _whole_jpeg(data: Data) -> Data:
+    """The JPEG with its end marker.
+
+    Raises:
+        EncodedImageError: pixels are missing.
+    """
+    if bytes(data[-4096:]).rstrip(PADDING).endswith(JPEG_END):
+        return data
+    end, progressive = _end_of_jpeg(data)
+    if bytes(data[end : end + 2]) == JPEG_END:
+        return data[: end + 2]
+    coded = _without_padding(bytes(data[:end]))
+    if progressive or not _has_all_pixels(coded):
+        raise EncodedImageError("undecodable", f"{CUT_OFF} (JPEG)")
+    return coded + JPEG_END
+
+
+def _end_of_jpeg(data: Data) -> tuple[int, bool]:
+    """Where the end of the first picture is or should be, and whether it is progressive."""
+    at, progressive = 2, False
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            break
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker in (0xD8, 0xD9):
+            return at, progressive
+        progressive |= marker in (0xC2, 0xCA)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:
+            found = END_OF_SCAN.search(data, at)
+            if found is None:
+                break
+            at = found.end() - 2
+    return len(data), progressive
+
+
+def _without_padding(coded: bytes) -> bytes:
+    """Coded data without what fills a buffer behind it."""
+    bare = coded.rstrip(b"\0")
+    if len(coded) - len(bare) < 4:  # a few zeros may be data
+        bare = coded
+    elif bare.endswith(b"\xff"):
+        bare += b"\0"  # FF 00 is data
+    return bare[: len(bare.rstrip(b"\xff"))] if bare.endswith(b"\xff") else bare
+
+
+def _has_all_pixels(coded: bytes) -> bool:
+    """Whether data that go on differently leave the picture as it is.
+
+    A decoder that has all pixels looks for a marker and passes over other bytes; one that lacks
+    some takes them for pixels.
+    """
+    seen: list[Any] = []
+    flags = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
+    with _without_jpeg_warnings():
+        for more in (b"", *MORE_DATA):
+            seen.append(cv2.imdecode(np.frombuffer(coded + more + JPEG_END, np.uint8), flags))
+    if any(image is None for image in seen):
+        return False
+    return all(np.array_equal(a, b) for a, b in pairwise(seen))
+
+
+@contextmanager
+def _without_jpeg_warnings() -> Iterator[None]:
+    """Leave out what libjpeg writes to stderr; what others write meanwhile is passed on."""
+    with STDERR:
+        try:
+            kept, aside = os.dup(2), os.memfd_create("stderr")
+        except OSError:  # there is no stderr
+            yield
+            return
+        os.dup2(aside, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            with os.fdopen(aside, "rb") as written:
+                written.seek(0)
+                others = [line for line in written if not line.startswith(JPEG_WARNINGS)]
+            if others:
+                os.write(2, b"".join(others))
+
+
+def _lacks_its_end(data: Data, height: int, width: int) -> bool:
+    """Whether a PNG has no last chunk, or a PNM or BMP too few bytes."""
+    head = bytes(data[:4096])
+    if head.startswith(PNG_MAGIC):
+        at = len(PNG_MAGIC)
+        while at + 12 <= len(data):
+            if bytes(data[at + 4 : at + 8]) == b"IEND":
+                return False
+            at += 12 + int.from_bytes(data[at : at + 4], "big")
+        return True
+    if found := PNM.match(head):
+        kind = int(found[1])
+        bits = {4: 1, 5: 8, 6: 24}.get(kind, 0)  # those in letters have no fixed length
+        return len(data) - found.end() < height * ((width * bits + 7) // 8)
+    if head.startswith(b"BM"):
+        start, bits = int.from_bytes(head[10:14], "little"), int.from_bytes(head[28:30], "little")
+        is_plain = head[30:34] in (b"\0\0\0\0", b"\x03\0\0\0")
+        return is_plain and len(data) < start + height * ((width * bits + 31) // 32 * 4)
+    return False
+
+
+def orientation_tag(data: Data) -> int:
+    """How EXIF says that a picture should be turned for people, 1 to 8; 1 for as it is stored."""
+    head = bytes(data[:MAX_EXIF_BYTES])
+    marks = (head.find(b"Exif\0\0"), head.find(b"eXIf"))
+    begin = min((at + size for at, size in zip(marks, (6, 4), strict=True) if at >= 0), default=-1)
+    tiff = head[begin:] if begin >= 0 else b""
+    order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
+    at = int.from_bytes(tiff[4:8], order)
+    for k in range(int.from_bytes(tiff[at : at + 2], order)):
+        entry = tiff[at + 2 + 12 * k : at + 14 + 12 * k]
+        if len(entry) < 12:
+            break
+        if int.from_bytes(entry[:2], order) == 0x0112:
+            value = int.from_bytes(entry[8:10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1

@@ -1,0 +1,239 @@
+"""Text files of numbers as people have them: any code page, separator and unit of time."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.safe_files import FileError, read_limited
+
+MAX_TEXT_BYTES = 1 << 29
+UNITS = {"seconds": 10**9, "milliseconds": 10**6, "microseconds": 10**3, "nanoseconds": 1}
+"""Nanoseconds of each unit."""
+YEAR_1990_NS, YEAR_2100_NS = 631_152_000 * 10**9, 4_102_444_800 * 10**9
+LONGEST_NS = 30 * 86_400 * 10**9
+"""No recording is longer: then the numbers are no times since 1970."""
+MAX_STAMP_NS = 1 << 62
+COMMENT = re.compile(r"\s*(?:#|%|//)")
+DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
+DATE = re.compile(
+    r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[T_ -]{0,3}"
+    r"(\d\d)[:_.-]?(\d\d)[:_.-]?(\d\d)(?:[._,:-]?(\d{1,9}))?(?!\d)"
+)
+"""2023-11-14T22:13:20.123, 20231114_221320_123 and the like; UTC is taken."""
+
+
+class TableError(MvDust3rError):
+    """A file of numbers cannot be read; the message names file and line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line that is no comment.
+
+    Attributes:
+        line: its number, from 1.
+        words: what stands between the separators.
+    """
+
+    line: int
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A text file of numbers.
+
+    Attributes:
+        rows: the lines of numbers.
+        header: names of the columns; empty for none.
+        has_separators: whether commas or semicolons stand between the numbers.
+    """
+
+    rows: tuple[Row, ...]
+    header: tuple[str, ...] = ()
+    has_separators: bool = False
+
+
+def read_text(path: Path) -> str:
+    """Text of a file in UTF-8, UTF-16 or Windows-1252, without its byte order mark.
+
+    Raises:
+        TableError: it cannot be read, or is no text.
+    """
+    try:
+        data = read_limited(path, MAX_TEXT_BYTES)
+    except (OSError, FileError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TableError(f"{path} cannot be read: {reason}") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    if data[1:2] == b"\0" and len(data) % 2 == 0:
+        return data.decode("utf-16-le", "replace")
+    if data[:1] == b"\0" and len(data) % 2 == 0:
+        return data.decode("utf-16-be", "replace")
+    if b"\0" in data:
+        raise TableError(f"{path} cannot be read: it is no text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def read_table(path: Path) -> Table:
+    """Rows of a text file; comments begin with #, % or //.
+
+    Raises:
+        TableError: it cannot be read.
+    """
+    header: tuple[str, ...] = ()
+    rows: list[Row] = []
+    separated = False
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        bare = COMMENT.sub("", line, count=1) if COMMENT.match(line) else ""
+        if bare and not rows:
+            header = split_words(bare)
+        text = "" if COMMENT.match(line) else line.split("#")[0]
+        words = split_words(text)
+        if not words:
+            continue
+        if not rows and not is_number(words[0]) and not DATE.search(words[0]):
+            header = words
+            continue
+        separated |= "," in text or ";" in text
+        rows.append(Row(number, words))
+    return Table(tuple(rows), header, separated)
+
+
+def split_words(line: str) -> tuple[str, ...]:
+    """What stands between semicolons, commas or white space; a decimal comma becomes a point."""
+    bare = line.split()
+    if ";" in line:
+        words = [word.strip().replace(",", ".") for word in line.split(";")]
+    elif len(bare) > 1 and "," in line and all(map(DECIMAL_COMMA.fullmatch, bare)):
+        words = [word.replace(",", ".") for word in bare]
+    elif "," in line:
+        words = [word.strip() for word in line.split(",")]
+    else:
+        words = bare
+    while words and not words[-1]:
+        words.pop()
+    return tuple(words)
+
+
+def is_number(word: str) -> bool:
+    """Whether a word is a number, NaN and infinity included."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def decimal(word: str) -> Decimal:
+    """A finite number, exactly.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = Decimal(word)
+    except InvalidOperation:
+        raise ValueError(f"{word!r} is not a number") from None
+    if not value.is_finite() or abs(value) > 1 << 66:
+        raise ValueError(f"{word!r} is out of range")
+    return value
+
+
+def unit_since_1970(value: Decimal) -> str | None:
+    """The unit in which a number is a time between 1990 and 2100; None for other numbers.
+
+    The ranges of seconds, milli-, micro- and nanoseconds are far apart.
+    """
+    return next(
+        (name for name, ns in UNITS.items() if YEAR_1990_NS <= value * ns <= YEAR_2100_NS), None
+    )
+
+
+def common_unit(values: Sequence[Decimal]) -> str | None:
+    """The unit in which all numbers are times between 1990 and 2100 of one recording, else None.
+
+    Raises:
+        ValueError: each is such a time, but they are of several units.
+    """
+    units = {unit_since_1970(value) for value in values}
+    if not units or None in units:
+        return None
+    if len(units) > 1:
+        raise ValueError(f"times in {' and '.join(u for u in UNITS if u in units)}")
+    (unit,) = units
+    spans = unit is not None and (max(values) - min(values)) * UNITS[unit] <= LONGEST_NS
+    return unit if spans else None
+
+
+def stamp_of(value: Decimal, unit: str) -> int:
+    """Nanoseconds of a time.
+
+    Raises:
+        ValueError: out of the range of a stamp.
+    """
+    stamp = int((value * UNITS[unit]).to_integral_value())
+    if abs(stamp) > MAX_STAMP_NS:
+        raise ValueError(f"{value} {unit} are out of range")
+    return stamp
+
+
+def date_stamp(text: str) -> int | None:
+    """Nanoseconds since 1970 of the date and time in a text; None where there is none."""
+    found = DATE.search(text)
+    if found is None:
+        return None
+    year, month, day, hour, minute, second = (int(found[k]) for k in range(1, 7))
+    try:
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
+    except ValueError:
+        return None
+    since = moment - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    return since // timedelta(seconds=1) * 10**9 + int((found[7] or "0").ljust(9, "0"))
+
+
+def read_times(path: Path) -> list[int]:
+    """Nanoseconds of a list of times, one a line: seconds, other units since 1970, or dates.
+
+    Raises:
+        TableError: a line is none of these.
+    """
+    rows = [
+        Row(n, (line.strip(),))
+        for n, line in enumerate(read_text(path).splitlines(), 1)
+        if line.strip() and not COMMENT.match(line)
+    ]
+    dates = [date_stamp(row.words[0]) for row in rows]
+    if rows and all(date is not None for date in dates):
+        return [date for date in dates if date is not None]
+    return stamps_of(path, rows)
+
+
+def stamps_of(path: Path, rows: Sequence[Row], default: str = "seconds") -> list[int]:
+    """Nanoseconds of the first column.
+
+    Raises:
+        TableError: a line has no number there, or they are of several units.
+    """
+    values = []
+    for row in rows:
+        try:
+            values.append(decimal(row.words[0]))
+        except ValueError as error:
+            raise TableError(f"{path}, line {row.line}: expected a time ({error})") from None
+    try:
+        unit = common_unit(values) or default
+        return [stamp_of(value, unit) for value in values]
+    except ValueError as error:
+        raise TableError(f"{path}: {error}; give all of them in one unit") from None

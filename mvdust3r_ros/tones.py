@@ -1,0 +1,106 @@
+"""Values of more than eight bits to the eight that are mapped, alike through a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import ImageArray
+
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+NARROW_SHARE = 1 / 8
+"""Greys that use less of their range than this are stretched, as those of thermal cameras."""
+TAILS_PERCENT = (0.5, 99.5)
+HOT_PERCENT = 99.95
+"""Above are hot pixels, which say nothing of the range."""
+SAMPLES = 20_000
+FOLLOW = 0.05
+MAX_STEP = 0.02
+"""No image moves an end of the range by more than this share of it."""
+CLIPPED_SHARE = 0.25
+Values = npt.NDArray[Any]
+
+
+def _unheard(words: str) -> None:
+    """Say nothing."""
+
+
+class Tones:
+    """How the values of one camera become eight bits.
+
+    A camera of 10, 12 or 14 bits keeps the upper eight of those it uses; what it uses is learnt
+    from its images and only grows. Greys in a small part of that range are stretched to what the
+    first image uses, and follow later ones slowly: a jump would look like a change of the scene.
+    """
+
+    def __init__(self, say: Callable[[str], None] = _unheard) -> None:
+        """`say` is told once what is done, unless it is just the upper byte of all 16 bits."""
+        self._say, self._said = say, ""
+        self._bits = BIT_DEPTHS[0]
+        self._range: tuple[float, float] | None = None
+        self._is_new = True
+
+    def to_8_bits(self, values: Values, *, is_grey: bool = True) -> ImageArray:
+        """Values of any shape as uint8.
+
+        Args:
+            values: uint16, or finite float.
+            is_grey: whether they may be stretched; colours keep their proportions.
+        """
+        low, high, top = self._spread(values)
+        if values.dtype == np.uint16:
+            self._bits = next(b for b in BIT_DEPTHS if b >= self._bits and top < 1 << b)
+            full = float(1 << self._bits)
+        else:
+            full = 1.0 if top <= 1.0 and low >= 0 else float("inf")
+        if self._is_new:
+            self._is_new = False
+            if is_grey and high - low < (full * NARROW_SHARE if np.isfinite(full) else np.inf):
+                self._range = low, high
+        if self._range is not None:
+            self._follow(values, low, high)
+            return self._stretched(values)
+        if values.dtype == np.uint16:
+            if self._bits < BIT_DEPTHS[-1]:
+                self._tell(f"16-bit images use {self._bits} bits; the upper 8 of those are taken")
+            return np.asarray(np.minimum(values >> (self._bits - 8), 255), np.uint8)
+        return np.asarray(np.clip(values * (255 / min(full, 1.0)) + 0.5, 0, 255), np.uint8)
+
+    def _spread(self, values: Values) -> tuple[float, float, float]:
+        """Both tails and the top of the values, of a regular sample."""
+        flat = values.reshape(-1)
+        sample = flat[:: (len(flat) // SAMPLES) | 1]
+        low, high, top = np.percentile(sample, (*TAILS_PERCENT, HOT_PERCENT))
+        return float(low), float(high), float(top)
+
+    def _follow(self, values: Values, low: float, high: float) -> None:
+        assert self._range is not None
+        begin, end = self._range
+        flat = values.reshape(-1)
+        sample = flat[:: (len(flat) // SAMPLES) | 1]
+        if np.mean((sample < begin) | (sample > end)) > CLIPPED_SHARE:
+            begin, end = low, high
+        step = MAX_STEP * (end - begin)
+        moves = np.clip([FOLLOW * (low - begin), FOLLOW * (high - end)], -step, step)
+        self._range = begin + float(moves[0]), end + float(moves[1])
+
+    def _stretched(self, values: Values) -> ImageArray:
+        assert self._range is not None
+        begin, end = self._range
+        if end <= begin:
+            self._tell("images are of one grey alone: there is nothing to see in them")
+            return np.full(values.shape, 128, np.uint8)
+        self._tell(
+            f"images use the values {begin:g} to {end:g} alone; stretched to 8 bits, following "
+            "slowly (thermal camera?)"
+        )
+        scaled = (values.astype(np.float32) - begin) * np.float32(255 / (end - begin))
+        return np.asarray(np.clip(scaled + 0.5, 0, 255), np.uint8)
+
+    def _tell(self, words: str) -> None:
+        if not self._said:
+            self._said = words
+            self._say(words)
