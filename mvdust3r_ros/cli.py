@@ -250,6 +250,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MvDust3rError as error:
         sys.stderr.write(f"mvdust3r_ros: {error}\n")
         return 1
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        sys.stderr.write(
+            "mvdust3r_ros: this command needs PyTorch: pip install 'mvdust3r_ros[torch]', in a "
+            "checkout: make env-dev\n"
+        )
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -59,3 +59,20 @@ def test_the_tab_key_completes(typed: str, offered: set[str], tmp_path: Path) ->
     call = [sys.executable, "-m", "mvdust3r_ros.cli"]
     subprocess.run(call, env={**os.environ, **asked}, check=False, capture_output=True)
     assert {w.strip() for w in out.read_text().split("\n")} == {w.strip() for w in offered}
+
+
+@pytest.mark.parametrize("words", [("synth", "bag", "--out"), ("evaluate", "flats", "--out")])
+def test_a_command_that_needs_pytorch_says_so_in_one_line(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "mvdust3r_ros.cli", *words, str(tmp_path / "out")],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "needs PyTorch: pip install" in done.stderr
+    assert done.stderr.count("\n") == 1
