@@ -223,7 +223,7 @@ def metres_hint(update: MapUpdate) -> str:
     remedy = "drive 1 to 2 m, or set map.camera_height_m"
     if math.isinf(update.scale.rel_sigma):
         return f"the robot has not moved enough for metres from its odometry: {remedy}"
-    return f"{update.gate_hint}: {remedy}"
+    return f"{remedy}: {update.gate_hint}"
 
 
 def _scale_status(health: Health, name: str) -> DiagnosticStatus:
