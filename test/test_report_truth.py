@@ -23,6 +23,7 @@ from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.evaluation.compare import compare, unequal_parts
 from mvdust3r_ros.evaluation.compare_page import comparison_page
 from mvdust3r_ros.evaluation.coverage import mapped_share, way_along
+from mvdust3r_ros.evaluation.doubts import extent
 from mvdust3r_ros.evaluation.judge import Evidence, judge
 from mvdust3r_ros.evaluation.recording import Recording
 from mvdust3r_ros.evaluation.report_files import describe_report, write_report
@@ -238,6 +239,12 @@ EDGES = {
     ),
     "no keyframes": (lambda: drawn_map(straight(range(0))), [window(0, 0, 5)]),
 }  # fmt: skip
+
+
+def test_nearly_all_of_a_drive_is_not_called_all() -> None:
+    assert extent({"mapped_share": 0.96}) == "over 96 % of the drive"
+    assert extent({"mapped_share": 1.0}) == "over the whole drive"
+    assert extent({"mapped_share": None}) == ""
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
