@@ -23,6 +23,7 @@ from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.evaluation.compare import compare, unequal_parts
 from mvdust3r_ros.evaluation.compare_page import comparison_page
 from mvdust3r_ros.evaluation.coverage import mapped_share, way_along
+from mvdust3r_ros.evaluation.doubts import extent
 from mvdust3r_ros.evaluation.judge import Evidence, judge
 from mvdust3r_ros.evaluation.recording import Recording
 from mvdust3r_ros.evaluation.report_files import describe_report, write_report
@@ -184,12 +185,14 @@ def test_page_and_terminal_say_of_what_they_speak(tmp_path: Path) -> None:
     hint = "nothing gives metres: publish odometry"
     evidence = one_of_four(gate_open=False, gate_hint=hint)
     evidence.superseded = 1
+    evidence.notes = ["odometry for 0 of 21 images: frame '/base_link' is not in TF"]
     report, html, text = report_on(evidence, tmp_path)
     wanted = (
         "3 of 4 windows rejected: 2 against odometry, 1 no camera poses",
         "the map holds 25 % of the drive",
         "1 window gave way to newer ones",
         hint,
+        "odometry for 0 of 21 images",
     )
     for words in wanted:
         assert any(words in note for note in report["notes"]), words
@@ -236,6 +239,12 @@ EDGES = {
     ),
     "no keyframes": (lambda: drawn_map(straight(range(0))), [window(0, 0, 5)]),
 }  # fmt: skip
+
+
+def test_nearly_all_of_a_drive_is_not_called_all() -> None:
+    assert extent({"mapped_share": 0.96}) == "over 96 % of the drive"
+    assert extent({"mapped_share": 1.0}) == "over the whole drive"
+    assert extent({"mapped_share": None}) == ""
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

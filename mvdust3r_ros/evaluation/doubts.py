@@ -9,8 +9,9 @@ from mvdust3r_ros.datatypes import Verdict
 from mvdust3r_ros.evaluation.run import RunResult
 from mvdust3r_ros.wording import percent, plural
 
-WHOLE_SHARE = 0.95
-"""A drive of which this much is mapped counts as mapped: it ends after its last keyframe."""
+ALL_SHARE = 0.995
+WARN_SHARE = 0.95
+"""Less than this of a drive is worth a warning: a drive ends a little after its last keyframe."""
 REASONS = {
     Verdict.REJECTED_ENGINE_ERROR: "the network failed",
     Verdict.REJECTED_NOT_FINITE: "points that are no numbers",
@@ -29,9 +30,7 @@ def extent(numbers: Mapping[str, float | None]) -> str:
     share = numbers.get("mapped_share")
     if share is None:
         return ""
-    return (
-        "over the whole drive" if share >= WHOLE_SHARE else f"over {percent(share)} of the drive"
-    )
+    return "over the whole drive" if share >= ALL_SHARE else f"over {percent(share)} of the drive"
 
 
 def doubts(
@@ -67,7 +66,7 @@ def doubts(
             "a lower --rate uses more of them"
         )
     share = numbers.get("mapped_share")
-    if result.in_map and share is not None and share < WHOLE_SHARE:
+    if result.in_map and share is not None and share < WARN_SHARE:
         found.append(
             f"the map holds {percent(share)} of the drive: errors of the path are of that part"
         )

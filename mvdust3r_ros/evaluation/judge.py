@@ -57,6 +57,7 @@ class Evidence:
         drops: reason -> images dropped; lockstep drops none.
         superseded: windows the network had no time for.
         peak_memory_mb: largest memory of the process that mapped; 0 for this one.
+        notes: what the reader of the recording has to say, a sentence for each kind of trouble.
     """
 
     result: RunResult
@@ -66,6 +67,7 @@ class Evidence:
     drops: dict[str, int] = field(default_factory=dict)
     superseded: int = 0
     peak_memory_mb: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -103,8 +105,9 @@ def judge(evidence: Evidence) -> Judgement:
     """Compare a run with the truth, as far as there is any; never raises for what is missing."""
     made = Judgement(numbers=dict.fromkeys(n for n, q in QUANTITIES.items() if not q.measured))
     _count(made, evidence)
+    _judge_coverage(made, evidence)
     _judge_speed(made, evidence)
-    made.stretches = joined([(w.first_ns, w.stamp_ns) for w in evidence.result.in_map])
+    made.notes += evidence.notes
     made.notes += doubts(made.numbers, evidence.result, evidence.superseded)
     estimate, truth = evidence.result.snapshot.trajectory, evidence.truth
     if truth is None:
@@ -127,8 +130,6 @@ def judge(evidence: Evidence) -> Judgement:
 def _count(made: Judgement, evidence: Evidence) -> None:
     result, snapshot = evidence.result, evidence.result.snapshot
     in_map = result.in_map
-    reference = result.odometry if evidence.truth is None else evidence.truth
-    covered = mapped_share(in_map, reference, result.first_stamp_ns, result.last_stamp_ns)
     steps = np.diff(snapshot.trajectory.T_world_cam[:, :3, 3], axis=0)
     counts: dict[str, float | None] = {
         "frames": result.frames,
@@ -143,8 +144,6 @@ def _count(made: Judgement, evidence: Evidence) -> None:
         "windows_superseded": evidence.superseded,
         "windows_scored": 0 if evidence.windows is None else len(evidence.windows.scores),
         "committed_share": len(in_map) / len(result.windows) if result.windows else None,
-        "mapped_share": covered.share,
-        "drive_m": covered.drive_m,
         "loop_closures": snapshot.loop_closures,
         "map_points": len(snapshot.points_map),
         "path_m": float(np.linalg.norm(steps, axis=1).sum()),
@@ -156,6 +155,15 @@ def _count(made: Judgement, evidence: Evidence) -> None:
         counts["occupied_m2"] = float((snapshot.grid.cells == 100).sum() * area)
     assert set(counts) <= set(COUNTS)
     made.numbers.update(counts)
+
+
+def _judge_coverage(made: Judgement, evidence: Evidence) -> None:
+    """How much of the drive the map holds, and which parts of it."""
+    result = evidence.result
+    reference = result.odometry if evidence.truth is None else evidence.truth
+    covered = mapped_share(result.in_map, reference, result.first_stamp_ns, result.last_stamp_ns)
+    made.numbers.update(mapped_share=covered.share, drive_m=covered.drive_m)
+    made.stretches = joined([(w.first_ns, w.stamp_ns) for w in result.in_map])
 
 
 def _judge_trajectory(made: Judgement, estimate: Trajectory, truth: Trajectory) -> Sim3:
@@ -211,10 +219,15 @@ def _judge_odometry(
     alone = Trajectory(odometry.stamps_ns[same], odometry.T_world_cam[same])
     if len(alone) < 2:
         return
-    made.numbers["odometry_ate_m"] = absolute_errors(alone, truth, "se3").rmse_m
-    step = relative_errors(alone, truth, 1, "se3")
+    try:
+        made.numbers["odometry_ate_m"] = absolute_errors(alone, truth, "se3").rmse_m
+        step = relative_errors(alone, truth, 1, "se3")
+        same_path = absolute_errors(odometry, truth, "se3").max_m < SAME_PATH_M
+    except MvDust3rError as error:
+        made.notes.append(f"odometry alone is not judged: {error}")
+        return
     made.numbers.update(odometry_rpe_m=step.rmse_m, odometry_rpe_deg=step.rotation_deg)
-    if absolute_errors(odometry, truth, "se3").max_m < SAME_PATH_M:
+    if same_path:
         made.notes.append(
             "the truth is the odometry that the mapper was given: path errors show what mapping "
             "adds to it, not how far either is off"
