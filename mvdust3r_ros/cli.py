@@ -183,7 +183,7 @@ def _add_map(commands: Commands) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
     parser.add_argument("--params", type=Path, metavar="YAML", help="settings of the mapper")
-    parser.add_argument("--truth", type=Path, metavar="TUM", help="true camera poses")
+    parser.add_argument("--truth", type=Path, metavar="FILE", help="true camera poses")
     parser.add_argument("--depth", type=Path, metavar="DIR", help="depth maps, for the oracle")
     parser.add_argument("--image-topic", default="", metavar="TOPIC")
     parser.add_argument("--camera-info-topic", default="", metavar="TOPIC", help="or none")

@@ -273,6 +273,11 @@ GOOD = "1700000000.0 0 0 0 0 0 0 1\n1700000001.0 0 0 0 0 0 0 1\n"
         (GOOD + "1700000002000 0 0 0 0 0 0 1\n", "seconds and milliseconds; give all of them"),
         (GOOD + "nan 0 0 0 0 0 0 1\n", "line 3: expected a time first"),
         (GOOD + "1e400 0 0 0 0 0 0 1\n", "line 3: expected a time first"),
+        (GOOD + "1e99999999999 0 0 0 0 0 0 1\n", "line 3: expected a time first"),
+        (
+            GOOD + "1e-99999999 0 0 0 0 0 0 1\n" * 2 + "5e9 0 0 0 0 0 0 1\n",
+            "expected a time|out of",
+        ),
         ("1e30 0 0 0 0 0 0 1\n", "line 1: expected a time first"),
         ("1e15 0 0 0 0 0 0 1\n1e15 1 0 0 0 0 0 1\n", "another pose of the time of line 1"),
         ("t,x,y,z,roll,pitch,yaw\n1,0,0,0,0,0,0\n", "Euler angles: write quaternions"),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 from mvdust3r_ros.datatypes import MvDust3rError
@@ -20,6 +20,7 @@ YEAR_1990_NS, YEAR_2100_NS = 631_152_000 * 10**9, 4_102_444_800 * 10**9
 LONGEST_NS = 30 * 86_400 * 10**9
 """No recording is longer: then the numbers are no times since 1970."""
 MAX_STAMP_NS = 1 << 62
+MOST_DIGITS = 19
 COMMENT = re.compile(r"\s*(?:#|%|//)")
 DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
 DATE = re.compile(
@@ -144,9 +145,9 @@ def decimal(word: str) -> Decimal:
     """
     try:
         value = Decimal(word)
-    except InvalidOperation:
+    except ArithmeticError:
         raise ValueError(f"{word!r} is not a number") from None
-    if not value.is_finite() or abs(value) > 1 << 66:
+    if not value.is_finite() or value.adjusted() > MOST_DIGITS:
         raise ValueError(f"{word!r} is out of range")
     return value
 

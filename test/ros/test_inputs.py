@@ -119,6 +119,26 @@ def test_one_camera_has_no_rig(make_bench: Callable[..., Bench]) -> None:
     assert bench.inputs.frame(bench.images.pop()).T_rig_cam is None
 
 
+def test_thermal_images_keep_one_range_and_it_is_said_once(
+    make_bench: Callable[..., Bench], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from sensor_msgs.msg import Image
+
+    bench = make_bench(RosSettings(odom_source="none", image_reliability="reliable"))
+    grey = np.tile(np.arange(32, dtype="<u2") * 30, (32, 1))
+    shown = []
+    for drift in (7500, 7520):
+        message = image("camera_optical")
+        message.encoding, message.step = "mono16", 64
+        message.data = (grey + np.uint16(drift)).tobytes()
+        bench.publish(Image, "/image", message)
+        bench.wait(lambda: bool(bench.images))
+        shown.append(bench.inputs.frame(bench.images.pop()).image_rgb.astype(int))
+    assert np.ptp(shown[0]) > 240
+    assert 1 <= (shown[1] - shown[0]).mean() <= 6, "the drift of the sensor is not hidden at once"
+    assert capfd.readouterr().err.count("stretched to 8 bits") == 1
+
+
 def test_odometry_of_a_robot_without_a_mounting_comes_as_it_is(
     make_bench: Callable[..., Bench],
 ) -> None:
