@@ -15,6 +15,7 @@ import numpy as np
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
 from mvdust3r_ros.image_size import JPEG_MAGIC, PNG_MAGIC, ImageSizeError, image_size
 
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEFAULT_MAX_PIXELS = 50_000_000
 
 
