@@ -13,9 +13,11 @@ from pathlib import Path
 
 from mvdust3r_ros.cli_evaluate import add_compare, add_evaluate
 from mvdust3r_ros.cli_network import add_engine, add_golden, add_weights
+from mvdust3r_ros.cli_setup import add_setup_python
 from mvdust3r_ros.cli_synthetic import SYNTHETIC, add_evaluate_flats, add_evaluate_rooms
 from mvdust3r_ros.cli_words import Commands, HelpText, add_command, progress, seeds
 from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.robot_python import explain_missing
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -231,6 +233,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_engine,
     add_weights,
     add_golden,
+    add_setup_python,
 )
 
 
@@ -246,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     run: Command = args.run
     try:
-        return run(args)
+        with explain_missing():
+            return run(args)
     except MvDust3rError as error:
         sys.stderr.write(f"mvdust3r_ros: {error}\n")
         return 1

@@ -16,6 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up. A unit (a module or a folder) imports from rows below its own, never from its
 # own row; inside a folder anything goes.
 ROWS = [
+    {"robot_python"},
     {"datatypes", "wording"},
     {"image_size", "installed", "safe_files", "tones"},
     {"config", "encoded_image", "geometry"},
@@ -41,7 +42,7 @@ ROWS = [
     {"evaluation"},
     {"ros"},
     {"cli_words"},
-    {"cli_evaluate", "cli_network", "cli_synthetic"},
+    {"cli_evaluate", "cli_network", "cli_setup", "cli_synthetic"},
     {"cli"},
 ]
 ROW_OF = {unit: row for row, units in enumerate(ROWS) for unit in units}

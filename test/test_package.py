@@ -72,9 +72,12 @@ def test_every_interface_is_generated() -> None:
     assert len(interfaces) >= 3
 
 
-def test_changelog_begins_with_this_version() -> None:
-    versions = re.findall(r"^(\d+\.\d+\.\d+)\b.*\n-+$", (ROOT / "CHANGELOG.rst").read_text(), re.M)
-    assert versions[0] == VERSION
+def test_changelog_begins_with_what_is_to_come_or_with_this_version() -> None:
+    """As the release tools read it: `Forthcoming`, or version and date of the release."""
+    headings = re.findall(r"^(.+)\n(-+)$", (ROOT / "CHANGELOG.rst").read_text(), re.M)
+    assert all(len(heading) == len(line) for heading, line in headings)
+    first = headings[0][0]
+    assert first == "Forthcoming" or re.fullmatch(rf"{VERSION} \(\d{{4}}-\d\d-\d\d\)", first)
 
 
 def test_setup_takes_its_version_from_package_xml() -> None:
@@ -120,6 +123,58 @@ def test_package_xml_lists_the_messages_imported_by_the_node() -> None:
     for path in (ROOT / "mvdust3r_ros/ros").glob("*.py"):
         used |= set(re.findall(r"^from (\w+_(?:msgs|srvs))\.", path.read_text(), re.M))
     assert used <= depends
+
+
+def dependencies(*kinds: str) -> set[str]:
+    tree = ElementTree.parse(ROOT / "package.xml")
+    return {str(element.text) for kind in kinds for element in tree.iter(kind)}
+
+
+def imported(*folders: str) -> set[str]:
+    """Top packages that the Python files below some folders import, wherever they do."""
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.M)
+    return {name for path in files for name in pattern.findall(path.read_text())}
+
+
+def test_every_dependency_comes_from_apt() -> None:
+    """rosdep has pip install what ends on -pip, and bloom takes pip's name for one of Debian."""
+    every = dependencies("depend", "build_depend", "exec_depend", "test_depend")
+    assert [name for name in every if name.endswith("-pip") or "onnxruntime" in name] == []
+
+
+def test_what_runs_and_is_started_is_an_exec_depend() -> None:
+    needed = {
+        "ament_index_python", "launch", "launch_ros", "python3-numpy", "python3-opencv",
+        "python3-scipy", "python3-venv", "python3-yaml", "rclpy", "rviz2",
+    }  # fmt: skip
+    assert needed <= dependencies("exec_depend")
+
+
+def test_every_test_depend_is_used() -> None:
+    used = imported("test")
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    for name in dependencies("test_depend"):
+        linter = name.startswith("ament_cmake_") and "ament_lint_auto_find" in cmake
+        assert linter or name in cmake or name.removeprefix("python3-") in used, name
+
+
+def test_author_and_website_are_named() -> None:
+    tree = ElementTree.parse(ROOT / "package.xml")
+    website = tree.find("url[@type='website']")
+    assert tree.findtext("author") == tree.findtext("maintainer")
+    assert website is not None
+    assert str(website.text) in (ROOT / "README.md").read_text()
+
+
+def test_ci_builds_on_every_distribution_of_the_readme() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    (listed,) = re.findall(r"^ +ros: \[(.+)\]$", workflow, re.M)
+    guide = (ROOT / "docs" / "install.md").read_text()
+    for distro in ("humble", "jazzy", "kilted", "lyrical"):
+        assert distro in listed.split(", ")
+        assert distro.capitalize() in guide
+        assert distro.capitalize() in (ROOT / "README.md").read_text()
 
 
 def test_env_can_be_sourced_from_anywhere_with_unset_variables(tmp_path: Path) -> None:

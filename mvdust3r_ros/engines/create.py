@@ -8,6 +8,7 @@ from pathlib import Path
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
 from mvdust3r_ros.installed import installed
+from mvdust3r_ros.robot_python import REMEDY
 
 DEFAULT_MODEL = Path("models") / "room"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -79,7 +80,9 @@ def _onnx(path: Path, options: EngineOptions) -> Engine:
     try:
         from mvdust3r_ros.engines.onnx_engine import OnnxEngine, OnnxOptions
     except ImportError as error:
-        raise EngineError(f"{path} needs onnxruntime: pip install onnxruntime ({error})") from None
+        raise EngineError(
+            f"{path} needs onnxruntime: {REMEDY.format('onnxruntime')} ({error})"
+        ) from None
     return OnnxEngine(path, OnnxOptions(options.threads, options.provider))
 
 

@@ -22,11 +22,10 @@ from mvdust3r_ros.ros.conversions import (
     stamp_to_ns,
 )
 from mvdust3r_ros.ros.depth_folder import DepthFolder
-from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.ros.images import IMAGE_TYPES, ConversionError
 from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer
 from mvdust3r_ros.tones import Tones
 
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEPTH_TYPE = IMAGE_TYPES[0]
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 ODOM_TYPE = "nav_msgs/msg/Odometry"

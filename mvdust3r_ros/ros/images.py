@@ -17,6 +17,7 @@ from mvdust3r_ros.encoded_image import EncodedImageError, decode_image
 from mvdust3r_ros.image_size import PNG_MAGIC
 from mvdust3r_ros.tones import Tones
 
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEFAULT_MAX_PIXELS = 50_000_000
 
 

@@ -1,22 +1,9 @@
-"""Message types by name: rclpy's classes, and definitions for bags."""
+"""Message types by name."""
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any
-
-from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-from rosbags.interfaces import (
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
 from mvdust3r_ros.datatypes import MvDust3rError
 
@@ -36,41 +23,3 @@ def message_class(name: str) -> Any:
         return getattr(importlib.import_module(f"{package}.msg"), kind)
     except (ImportError, AttributeError):
         raise MessageTypeError(f"message type {name} is not installed") from None
-
-
-def typestore_with(names: list[str]) -> Typestore:
-    """Definitions of the common types and of the packages of the given ones.
-
-    Raises:
-        MessageTypeError: a type has no definition on this machine.
-    """
-    store = get_typestore(Stores.ROS2_JAZZY)
-    for package in {name.partition("/")[0] for name in names if name not in store.types}:
-        try:
-            folder = Path(get_package_share_directory(package)) / "msg"
-        except PackageNotFoundError:
-            raise MessageTypeError(f"package {package} is not installed") from None
-        types: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.msg")):
-            types.update(get_types_from_msg(path.read_text(), f"{package}/msg/{path.stem}"))
-        store.register(types)
-    missing = [name for name in names if name not in store.types]
-    if missing:
-        raise MessageTypeError(f"no definition for {', '.join(missing)}")
-    return store
-
-
-def bag_qos(*, reliable: bool, latched: bool) -> Qos:
-    """Quality of service as a bag describes it."""
-    forever = QosTime(0x7FFFFFFF, 0xFFFFFFFF)
-    return Qos(
-        QosHistory.KEEP_LAST,
-        10,
-        QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT,
-        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
-        forever,
-        forever,
-        QosLiveliness.AUTOMATIC,
-        forever,
-        False,
-    )

@@ -17,7 +17,8 @@ from rclpy.utilities import remove_ros_args
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from mvdust3r_ros.datatypes import MvDust3rError
-from mvdust3r_ros.ros.message_types import bag_qos, message_class, typestore_with
+from mvdust3r_ros.ros.bag_types import bag_qos, typestore_with
+from mvdust3r_ros.ros.message_types import message_class
 from mvdust3r_ros.wording import plural
 
 LOOK_PERIOD_S = 0.1

@@ -15,11 +15,10 @@ from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.map_files import save_map
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.arrivals import Arrivals, Silence, explain_silence
-from mvdust3r_ros.ros.bag import IMAGE_TYPES
 from mvdust3r_ros.ros.diagnosis import metres_hint
 from mvdust3r_ros.ros.faults import FaultLog
 from mvdust3r_ros.ros.graph import clock_stands, offers_on, others_on
-from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.ros.images import IMAGE_TYPES, ConversionError
 from mvdust3r_ros.ros.inputs import Inputs
 from mvdust3r_ros.ros.map_folder import place_in_folder
 from mvdust3r_ros.ros.pipeline import JOIN_S, Account, Pipeline, PipelineHooks
