@@ -179,7 +179,9 @@ def test_the_package_itself_says_only_where_its_parts_are() -> None:
     body = ast.parse((PACKAGE / "__init__.py").read_text()).body
     assert [ast.unparse(line) for line in body[1:]] == [
         "from pkgutil import extend_path",
+        "from mvdust3r_ros.robot_python import add_to_path",
         "__path__ = extend_path(__path__, __name__)",
+        "add_to_path()",
     ]
 
 
