@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FUZZER = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
 
 
+@pytest.mark.slow
 def test_damaged_input_is_used_or_refused_and_never_anything_else(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(FUZZER), "--inputs", "20000", "--seed", "5000000"],
