@@ -31,6 +31,13 @@ def spin(node: Node, executor: Executor) -> bool:
     Returns:
         False when the executor could not go on although nothing dead was left in the node.
     """
+    try:
+        return _spin_on(node, executor)
+    except KeyboardInterrupt:  # anywhere: while a failure is said, for one
+        return True
+
+
+def _spin_on(node: Node, executor: Executor) -> bool:
     # Not the logger's methods themselves: rclpy allows a line that logs one severity alone.
     passing = FaultLog(lambda words: node.get_logger().info(words))
     refused = FaultLog(lambda words: node.get_logger().error(words))
@@ -38,7 +45,7 @@ def spin(node: Node, executor: Executor) -> bool:
     while rclpy.ok(context=node.context):
         try:
             executor.spin()
-        except (KeyboardInterrupt, ExternalShutdownException):
+        except ExternalShutdownException:
             return True
         except InvalidHandle as error:
             passing.report("executor", f"a round of the executor failed and is repeated: {error}")

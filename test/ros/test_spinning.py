@@ -124,6 +124,19 @@ def test_a_callback_that_always_fails_is_said_once_and_hinders_nobody(
     assert capfd.readouterr().err.count("broken callback") == 1
 
 
+def test_ctrl_c_ends_it_well_also_while_it_deals_with_a_failure(
+    spun: Spun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    spun.node.add_waitable(Stumbling(spun.node.default_callback_group))
+    monkeypatch.setattr(spinning.time, "sleep", interrupted)
+    spun.thread.start()
+    spun.thread.join(LIMIT_S)
+    assert spun.went_on is True
+
+
 def test_both_kinds_of_failure_are_said_one_after_the_other(
     spun: Spun, capfd: pytest.CaptureFixture[str]
 ) -> None:
