@@ -89,7 +89,8 @@ def test_a_bag_of_nothing_but_broken_images_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy_with_broken_images(BAG / "bag", tmp_path / "bag", set(range(100)))
-    assert main(["map", str(tmp_path / "bag"), "--engine", "oracle", "--out", str(tmp_path)]) == 1
+    arguments = ["map", str(tmp_path / "bag"), "--engine", "oracle", "--depth", str(BAG / "depth")]
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
     assert "none of the 100 images can be used" in capsys.readouterr().err
 
 

@@ -196,7 +196,7 @@ def no_map_reason(result: RunResult) -> str:
     if result.faults:
         message, count = result.faults.most_common(1)[0]
         if count == result.frames:
-            return f"no map: none of {plural(count, 'image')} can be used; {message}"
+            return f"no map: none of the {plural(count, 'image')} can be used; {message}"
     if not result.windows:
         size = result.config.keyframes.window_size
         return (

@@ -103,7 +103,7 @@ def test_a_step_down_the_ladder_warns() -> None:
 def test_a_camera_that_is_lost_is_an_error_with_a_remedy() -> None:
     last = rejected(Verdict.REJECTED_RESIDUAL, "too far")
     level, words = levels(last=last, rejected_in_a_row=1)["stitching"]
-    assert (level, words) == (WARN, "1 windows rejected in a row: too far")
+    assert (level, words) == (WARN, "1 window rejected in a row: too far")
     level, words = levels(last=last, rejected_in_a_row=LOST_WINDOWS)["stitching"]
     assert level == ERROR
     assert words.endswith("go back to known ground, or call ~/reset")
