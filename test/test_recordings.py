@@ -296,3 +296,25 @@ def test_each_mistake_says_what_to_do(
     (tmp_path / "made" / "times.txt").unlink()
     with pytest.raises(MvDust3rError, match=r"intrinsics\.yaml: expected image_width"):
         opened(made)
+
+
+def test_a_video_that_asks_to_be_turned_is_read_as_it_is_stored(tmp_path: Path) -> None:
+    """As phones write them: a matrix in the header (ISO 14496-12) instead of turned pixels."""
+    path = tmp_path / "phone.mp4"
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10.0, HW[::-1]
+    )
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no mp4")
+    for _ in range(3):
+        writer.write(np.full((*HW, 3), 90, np.uint8))
+    writer.release()
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    quarter = (0, 1 << 16, 0, -(1 << 16), 0, 0)
+    data[matrix : matrix + 24] = b"".join(v.to_bytes(4, "big", signed=True) for v in quarter)
+    path.write_bytes(data)
+    recording = opened(path)
+    assert [f.image_rgb.shape[:2] for f in frames_of(recording)] == [HW] * 3
+    (said,) = recording.notes.lines()
+    assert "asks to be turned by" in said

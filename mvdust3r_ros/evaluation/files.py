@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -52,6 +53,7 @@ FOREIGN_SUFFIXES = (
 SHOWN = 6
 DEEPEST = 4
 """Folders above the images that are gone down through."""
+MOST_FOLDERS = 1000
 THUMBNAILS = 2
 """So few pictures beside a folder of more are no recording."""
 
@@ -81,6 +83,8 @@ def files_recording(path: Path, truth: TruthOptions, options: FileOptions) -> Re
     """
     if not path.exists():
         raise RecordingError(f"{path} does not exist")
+    if path.is_dir() and not _readable(path):
+        raise RecordingError(f"{path} cannot be read: permission denied")
     if path.is_file():
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return _of_video(path, truth, options)
@@ -118,7 +122,7 @@ def _recording_folder(path: Path) -> Path:
         return path
     level = [path]
     for _ in range(DEEPEST):
-        level = [inner for folder in level for inner in _inner_folders(folder)]
+        level = [inner for folder in level for inner in _inner_folders(folder)][:MOST_FOLDERS]
         found = [folder for folder in level if _fits(folder)]
         if len(found) == 1:
             return found[0]
@@ -136,7 +140,12 @@ def _inner_folders(folder: Path) -> list[Path]:
     return sorted(
         p for p in folder.iterdir()
         if p.is_dir() and not p.name.startswith(".") and not NOT_PICTURES.search(p.name)
+        and _readable(p)
     )  # fmt: skip
+
+
+def _readable(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def _fits(folder: Path) -> bool:
@@ -237,12 +246,16 @@ def _truth(
     return truth, str(source)
 
 
+def _video_depth(path: Path, wanted: str) -> Path | None:
+    """The folder of the depth images of a video; None for none."""
+    if wanted:
+        return None if wanted == "none" else _folder(wanted)
+    beside = path.resolve().parent / "depth"
+    return beside if (beside / "000000.png").exists() else None
+
+
 def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recording:
-    depth: Path | None = path.resolve().parent / "depth"
-    if truth.depth:
-        depth = None if truth.depth == "none" else _folder(truth.depth)
-    elif not (path.resolve().parent / "depth" / "000000.png").exists():
-        depth = None
+    depth = _video_depth(path, truth.depth)
     size = Video(path).size_wh()
     given = options.intrinsics
     camera = camera_beside(path, size) if given is None else read_camera(given, size)
@@ -250,6 +263,11 @@ def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recordin
     own = None if truth.truth else truth_beside(path)
     stamps = [] if own is None and truth.truth in ("", "none") else video.stamps_ns()
     shots = ShotList("video", (), truth_source=own)
+    if (turned := video.rotation_deg()) != 0:
+        shots.notes.add(
+            f"the video asks to be turned by {turned} degrees; pixels are taken as they are "
+            "stored, as intrinsics and depth are of those"
+        )
     poses, source = _truth(truth.truth, shots, stamps)
 
     def frames(on_bad: OnBad) -> Iterator[Frame]:

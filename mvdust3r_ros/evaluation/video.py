@@ -43,6 +43,11 @@ class Video:
             width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
             return round(capture.get(width)), round(capture.get(height))
 
+    def rotation_deg(self) -> int:
+        """By how much the file asks players to turn it; frames are given as they are stored."""
+        with self._opened() as capture:
+            return round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+
     def stamps_ns(self) -> list[int]:
         """Times of all frames since the beginning; goes through the file once."""
         stamps = []
