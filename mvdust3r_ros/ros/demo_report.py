@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.create import create_engine, default_engine_folder
 from mvdust3r_ros.evaluation.pictures import PictureError, TrueMap, map_picture
-from mvdust3r_ros.map_files import load_occupancy, read_tum
+from mvdust3r_ros.map_files import NO_GRID, load_occupancy, read_tum
 from mvdust3r_ros.ros.demo import (
     DemoOptions,
     DemoResult,
@@ -138,6 +138,9 @@ def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) ->
 
 def _draw(options: DemoOptions, console: Console) -> None:
     snapshot = snapshot_of_files(options.out, "map")
+    if snapshot.grid is None:
+        console.print(f"{NO_GRID}. So there is no picture of it either")
+        return
     truth = None
     if options.bag is not None and (options.bag.parent / "truth.yaml").exists():
         folder = options.bag.parent

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from mvdust3r_ros.map_files import NO_GRID
 from mvdust3r_ros.ros.heap import give_back_memory, large_blocks_apart, share_one_heap
 
 share_one_heap()
@@ -248,6 +249,9 @@ class MapperNode(LifecycleNode):
             return response
         response.paths = [str(path) for path in paths]
         response.success, response.message = True, f"saved {', '.join(response.paths)}"
+        if not any(path.suffix == ".yaml" for path in paths):
+            response.message += f"; {NO_GRID}"
+            self.get_logger().warning(f"save_map: {NO_GRID}")
         return response
 
     def _load_map(self, request: Any, response: Any) -> Any:
