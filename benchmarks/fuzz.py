@@ -80,7 +80,7 @@ class Fuzzer:
             MapSnapshot(
                 points, np.zeros((20, 3), np.uint8), np.ones(20, np.float32),
                 OccupancyGrid(np.zeros((12, 15), np.int8), 0.05, (0.0, 0.0)), poses, None,
-                ScaleEstimate(),
+                ScaleEstimate(), gate_open=True,
             ), folder / "good", "map",
         )  # fmt: skip
         self.map_files = {p.suffix: p.read_bytes() for p in (folder / "good").iterdir()}

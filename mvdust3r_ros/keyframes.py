@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from mvdust3r_ros.config import KeyframeSettings
 from mvdust3r_ros.datatypes import (
+    BoolArray,
     FloatArray,
     Frame,
     ImageArray,
@@ -23,6 +24,15 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 
 TRACK_SIDE_PX = 128
 MAX_CORNERS = 120
+MIN_CORNERS, CLEARLY = 8, 2
+"""Fewer corners show no motion; to begin with an image anew after that takes clearly more."""
+MIN_STRENGTH, SMOOTH_PX = 1e-4, 1.0
+"""Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) of the smoothed image."""
+SEEN_WELL = 0.6
+"""Share of the corners below which they are looked for in the reference once more."""
+THERE_AND_BACK_PX = 5.0
+BLIND_S = 0.5
+"""A keyframe without texture is followed by another one of what can be seen after this time."""
 MIN_WINDOW = 3
 LOST_AFTER = 2
 """Windows in a row that do not fit the map before one begins anew."""
@@ -37,38 +47,80 @@ class KeyframeError(MvDust3rError):
 class MotionGauge:
     """Share of the last keyframe's corners that can still be seen, by pyramidal Lucas-Kanade.
 
-    Corners are followed from frame to frame, so the share falls with what left the image.
+    Corners are followed from frame to frame, there and back, so the share falls with what left the
+    image. A frame that shows next to nothing (a white wall, the dark, a covered lens, a smear)
+    tells nothing of motion: it is passed over, and the next one is compared with the last that
+    showed something. A reference of that kind lasts until something can be seen again.
     """
 
     def __init__(self) -> None:
         """Start without a reference."""
-        self._gray: ImageArray | None = None
-        self._corners = np.zeros((0, 1, 2), np.float32)
-        self._started_with = 0
+        self._reference: _Sight | None = None
+        self._last: _Sight | None = None
 
     def restart(self, gray: ImageArray) -> None:
         """Make this image the reference."""
-        corners = cv2.goodFeaturesToTrack(gray, MAX_CORNERS, 0.01, 5)
-        self._corners = np.asarray(corners if corners is not None else [], np.float32)
-        self._corners = self._corners.reshape(-1, 1, 2)
-        self._started_with = len(self._corners)
-        self._gray = gray
+        self._reference = self._last = _Sight(gray, _corners(gray))
+
+    @property
+    def blind(self) -> bool:
+        """Whether the reference shows too little to follow."""
+        return self._reference is None or len(self._reference.corners) < MIN_CORNERS
 
     def overlap(self, gray: ImageArray) -> float:
-        """Share of the reference's corners still in view, 0 to 1; 1 without texture."""
-        if self._gray is None or self._gray.shape != gray.shape:
+        """Share of the reference's corners still in view, 0 to 1.
+
+        Of a reference without texture: 1 until there is some, then 0. In an image without texture
+        it is what it was before.
+        """
+        first, last = self._reference, self._last
+        if first is None or last is None or first.gray.shape != gray.shape:
             return 0.0
-        if self._started_with < 8:
-            return 1.0
-        if len(self._corners):
-            moved, found, _ = cv2.calcOpticalFlowPyrLK(
-                self._gray, gray, self._corners, np.zeros_like(self._corners),
-                winSize=(15, 15), maxLevel=3,
-            )  # fmt: skip
-            inside = np.all((moved >= 0) & (moved < gray.shape[::-1]), axis=(1, 2))
-            self._corners = moved[inside & (found[:, 0] == 1)]
-        self._gray = gray
-        return len(self._corners) / self._started_with
+        if self.blind:
+            return 0.0 if len(_corners(gray)) >= CLEARLY * MIN_CORNERS else 1.0
+        now = last.followed(gray)
+        if len(now.corners) < SEEN_WELL * len(first.corners):
+            # a camera that stands loses corners to noise, but finds them again
+            now = max(now, first.followed(gray), key=lambda sight: len(sight.corners))
+        if len(now.corners) >= MIN_CORNERS or len(_corners(gray)) >= MIN_CORNERS:
+            self._last = last = now
+        return len(last.corners) / len(first.corners)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """A grey image and (N, 1, 2) corners in it."""
+
+    gray: ImageArray
+    corners: FloatArray
+
+    def followed(self, gray: ImageArray) -> _Sight:
+        """A new image with the corners that are found in it, and from there again in this one."""
+        if not len(self.corners):
+            return _Sight(gray, self.corners)
+        there, found = _track(self.gray, gray, self.corners)
+        back, found_back = _track(gray, self.gray, there)
+        inside = np.all((there >= 0) & (there < gray.shape[::-1]), axis=(1, 2))
+        same = np.linalg.norm(back - self.corners, axis=2)[:, 0] < THERE_AND_BACK_PX
+        return _Sight(gray, there[inside & same & found & found_back])
+
+
+def _corners(gray: ImageArray) -> FloatArray:
+    """(N, 1, 2) corners that stand out of the noise of a plain wall."""
+    smooth = cv2.GaussianBlur(gray, (0, 0), SMOOTH_PX)
+    strength = float(cv2.cornerMinEigenVal(smooth, 3).max())
+    if strength < MIN_STRENGTH:
+        return np.zeros((0, 1, 2), np.float32)
+    quality = max(0.01, MIN_STRENGTH / strength)
+    corners = cv2.goodFeaturesToTrack(smooth, MAX_CORNERS, quality, 5)
+    return np.asarray(corners if corners is not None else [], np.float32).reshape(-1, 1, 2)
+
+
+def _track(a: ImageArray, b: ImageArray, corners: FloatArray) -> tuple[FloatArray, BoolArray]:
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(
+        a, b, corners, np.zeros_like(corners), winSize=(15, 15), maxLevel=3
+    )
+    return np.asarray(moved, np.float32), found[:, 0] == 1
 
 
 class KeyframeWindow:
@@ -251,13 +303,13 @@ class KeyframeWindow:
         if last is None or gauge is None:
             return True
         rule = self.settings
-        overlap = gauge.overlap(gray)
+        overlap, was_blind = gauge.overlap(gray), gauge.blind
         elapsed_s = (frame.stamp_ns - last.stamp_ns) * 1e-9
         if elapsed_s < rule.min_interval_s:
             return False
         moved_m, turned_deg = _motion_between(last.view.T_odom_cam, frame.T_odom_cam)
         return (
-            overlap < rule.min_overlap
+            (overlap < rule.min_overlap and not (was_blind and elapsed_s < BLIND_S))
             or moved_m > rule.max_translation_m
             or turned_deg > rule.max_rotation_deg
             or 0 < rule.max_interval_s <= elapsed_s

@@ -162,7 +162,8 @@ def _match(
     if len(seen) < MIN_CELLS:
         return None
     at = row[seen] * stride + stride // 2, col[seen] * stride + stride // 2
-    there = cv2.remap(gray_target, uv[:, None, 0], uv[:, None, 1], cv2.INTER_LINEAR)[:, 0]
+    seen_there = cv2.remap(gray_target, uv[:, None, 0], uv[:, None, 1], cv2.INTER_LINEAR)
+    there = np.asarray(seen_there, np.float32)[:, 0]
     here = gray_source[at]
     if min(float(here.std()), float(there.std())) < MIN_CONTRAST:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,11 @@ OCCUPIED_THRESH, FREE_THRESH = 0.65, 0.196
 CELL_OCCUPIED_FROM, CELL_FREE_UP_TO = 65, 25
 """Cells between these are saved as unknown, with the defaults of Nav2's map saver."""
 
+NO_GRID = (
+    "no occupancy grid: the scale is unknown; drive 1 to 2 m with odometry or set "
+    "map.camera_height_m"
+)
+"""What is said where a map is saved without its grid."""
 MAX_MAP_PIXELS = 100_000_000
 MAX_FILE_BYTES = 4 << 30
 """Larger files are no maps of ours: a grid of 500 m by 500 m at 5 cm, 200 million points."""
@@ -69,7 +74,9 @@ def save_map(
     """Write everything a map consists of; each file appears complete or not at all.
 
     `stem.pgm` and `stem.yaml` are what nav2_map_server's saver writes in trinary mode, `stem.ply`
-    holds the cloud with confidences, `stem.tum` the camera-to-map poses of the keyframes.
+    holds the cloud with confidences, `stem.tum` the camera-to-map poses of the keyframes. A grid
+    whose metres are unknown is not written, since whoever reads one takes it for metres; those of
+    an earlier map of this name go.
 
     Args:
         snapshot: the map.
@@ -78,24 +85,41 @@ def save_map(
         extra: suffix -> content of more files that belong to the map.
 
     Returns:
-        The paths, in the order pgm, yaml, ply, tum, and `extra`.
+        The paths, in the order pgm, yaml, ply, tum, and `extra`; without the first two where
+        the gate of the snapshot is shut.
 
     Raises:
         MapFileError: no window has been committed yet, a stem with a path in it, or the disk.
     """
-    if snapshot.grid is None:
+    if snapshot.grid is None and (snapshot.gate_open or not len(snapshot.trajectory)):
         raise MapFileError("there is no map to save yet: no window has been committed")
     if not stem or Path(stem).name != stem or stem.startswith("."):
         raise MapFileError(f"map name {stem!r} must be a plain file name without a path")
     cloud = Cloud(snapshot.points_map, snapshot.colors_rgb, snapshot.conf)
-    contents = {
-        f"{stem}.pgm": _pgm_bytes(snapshot.grid),
-        f"{stem}.yaml": _map_yaml(snapshot.grid, f"{stem}.pgm").encode(),
-        f"{stem}.ply": _ply_bytes(cloud),
-        f"{stem}.tum": _tum_text(snapshot.trajectory).encode(),
-    }
+    grid = snapshot.grid if snapshot.gate_open else None
+    of_grid = (f"{stem}.pgm", f"{stem}.yaml")
+    contents: dict[str, bytes] = {}
+    if grid is not None:
+        image, description = of_grid
+        contents[image] = _pgm_bytes(grid)
+        contents[description] = _map_yaml(grid, image).encode()
+    contents[f"{stem}.ply"] = _ply_bytes(cloud)
+    contents[f"{stem}.tum"] = _tum_text(snapshot.trajectory).encode()
     contents.update({f"{stem}.{suffix}": data for suffix, data in (extra or {}).items()})
-    return _write_together(directory, contents)
+    paths = _write_together(directory, contents)
+    if grid is None:
+        _remove(directory / name for name in of_grid)
+    return paths
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise MapFileError(
+            f"{error.filename} belongs to an earlier map and cannot be removed: {error.strerror}"
+        ) from None
 
 
 def write_ply(path: Path, cloud: Cloud) -> None:

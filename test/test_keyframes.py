@@ -97,7 +97,7 @@ def test_overlap_of_the_same_image_is_complete_and_of_another_one_small() -> Non
     gauge = MotionGauge()
     gauge.restart(scene(0)[..., 0])
     assert gauge.overlap(scene(0)[..., 0]) == 1.0
-    assert gauge.overlap(FLAT[..., 0]) < 0.1
+    assert gauge.overlap(scene(300)[..., 0]) < 0.2
     gauge.restart(scene(4)[..., 0])
     assert gauge.overlap(scene(4)[..., 0]) == 1.0
 
@@ -109,16 +109,28 @@ def test_overlap_without_a_reference_or_of_another_size_is_none() -> None:
     assert gauge.overlap(scene(0)[:100, :, 0]) == 0.0
 
 
-def test_without_texture_nothing_seems_to_move() -> None:
+def test_without_texture_nothing_seems_to_move_until_there_is_some() -> None:
     gauge = MotionGauge()
     gauge.restart(FLAT[..., 0])
-    assert gauge.overlap(scene(0)[..., 0]) == 1.0
+    assert gauge.blind
+    assert gauge.overlap(FLAT[..., 0]) == 1.0
+    assert gauge.overlap(scene(0)[..., 0]) == 0.0
+
+
+def test_an_image_that_shows_nothing_changes_nothing() -> None:
+    gauge = MotionGauge()
+    gauge.restart(scene(0)[..., 0])
+    before = gauge.overlap(scene(20)[..., 0])
+    for nothing in (FLAT[..., 0], np.zeros_like(FLAT[..., 0])):
+        assert gauge.overlap(nothing) == before
+    assert gauge.overlap(scene(20)[..., 0]) == pytest.approx(before, abs=0.05)
+    assert gauge.overlap(scene(300)[..., 0]) < 0.2
 
 
 def test_the_number_of_corners_is_bounded() -> None:
     gauge = MotionGauge()
     gauge.restart(RNG.integers(0, 255, (256, 256), dtype=np.uint8))
-    assert len(gauge._corners) == MAX_CORNERS
+    assert len(gauge._reference.corners) == MAX_CORNERS
 
 
 # Which frames are kept
@@ -159,6 +171,64 @@ def test_image_motion_counts_without_odometry() -> None:
     few, many = kept({"min_overlap": 0.5}, frames), kept({"min_overlap": 0.8}, frames)
     assert len(few) == pytest.approx(128 / 64, abs=1)
     assert len(many) == pytest.approx(128 / 25.6, abs=1)
+
+
+def blank(rng: np.random.Generator, sigma: float = 3.0, level: float = 150.0) -> ImageArray:
+    """A plain wall as a sensor sees it: a little shading, and noise that is new each time."""
+    shade = level + np.linspace(0, 30, 128)[None, :, None]
+    return np.clip(rng.normal(shade, sigma, (128, 128, 3)), 0, 255).astype(np.uint8)
+
+
+def seen(images: list[ImageArray], period_ns: int = SECOND // 5) -> list[int]:
+    return kept({}, [((i + 1) * period_ns, None, image) for i, image in enumerate(images)])
+
+
+@pytest.mark.parametrize("plain", ["flat", "noisy"])
+def test_after_a_view_without_texture_mapping_goes_on(plain: str) -> None:
+    rng = np.random.default_rng(3)
+    walls = [FLAT if plain == "flat" else blank(rng) for _ in range(6)]
+    drive_on = [scene(shift) for shift in range(0, 320, 8)]
+    found = seen([*walls, *drive_on])
+    assert found[0] == 0
+    assert found[1] == 6  # what can be seen first
+    assert len(found) >= 6
+    assert max(np.diff(found[1:])) <= 10
+
+
+def test_one_view_without_texture_on_the_way_costs_nothing() -> None:
+    way = [scene(shift) for shift in range(0, 320, 8)]
+    undisturbed = seen(way)
+    with_wall = seen([*way[:20], FLAT, FLAT, *way[20:]])
+    assert abs(len(with_wall) - len(undisturbed)) <= 1
+
+
+@pytest.mark.parametrize("sigma", [1.0, 3.0, 6.0])
+def test_standing_before_a_plain_wall_adds_no_keyframes(sigma: float) -> None:
+    rng = np.random.default_rng(4)
+    assert seen([blank(rng, sigma) for _ in range(60)], SECOND) == [0]
+
+
+def test_the_dark_a_covered_lens_and_the_light_again_are_no_motion() -> None:
+    rng = np.random.default_rng(5)
+    dark = [np.abs(rng.normal(0, 1, (128, 128, 3))).astype(np.uint8) for _ in range(20)]
+    assert seen([*[scene(40)] * 5, *dark, *[scene(40)] * 5, *dark, scene(40)], SECOND) == [0]
+    moved = seen([*[scene(0)] * 5, *dark, *[scene(200)] * 5], SECOND)
+    assert moved == [0, 25]
+
+
+def test_a_keyframe_without_texture_waits_before_it_takes_another() -> None:
+    assert seen([FLAT, *[scene(0)] * 9], SECOND // 10) == [0, 5]
+
+
+def test_each_camera_finds_its_own_way_out_of_the_dark() -> None:
+    window = KeyframeWindow(KeyframeSettings(min_sharpness=0.0))
+    for k in range(20):
+        left = FLAT if k < 5 else scene(8 * k)
+        show(window, (k + 1) * SECOND, None, left, "left")
+        show(window, (k + 1) * SECOND, None, FLAT, "right")
+    cameras = [key.camera_name for key in window._pending]
+    assert cameras.count("right") == 1
+    assert cameras.count("left") >= 3
 
 
 def test_time_counts_when_asked() -> None:

@@ -49,6 +49,7 @@ def make_snapshot(cells: np.ndarray = CELLS, n: int = 5) -> MapSnapshot:
         trajectory=make_trajectory(4),
         T_map_odom=None,
         scale=ScaleEstimate(),
+        gate_open=True,
     )
 
 
@@ -95,6 +96,25 @@ def test_files_have_the_bytes_of_navigation_map_saver(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == sorted(
         p.name for p in paths
     )
+
+
+def test_a_grid_whose_metres_are_unknown_is_not_written_and_an_older_one_goes(
+    tmp_path: Path,
+) -> None:
+    save_map(make_snapshot(), tmp_path, "m", {"npz": b"old"})
+    save_map(make_snapshot(), tmp_path, "other")
+    shut = dataclasses.replace(make_snapshot(), gate_open=False, gate_hint="nothing gives metres")
+    for snapshot in (shut, dataclasses.replace(shut, grid=None)):
+        paths = save_map(snapshot, tmp_path, "m", {"npz": b"new"})
+        assert [p.name for p in paths] == ["m.ply", "m.tum", "m.npz"]
+        assert {p.name for p in tmp_path.glob("m.*")} == {"m.ply", "m.tum", "m.npz"}
+    assert (tmp_path / "m.npz").read_bytes() == b"new"
+    assert (tmp_path / "other.yaml").exists()
+    assert (tmp_path / "other.pgm").exists()
+    assert save_map(make_snapshot(), tmp_path, "m")[1].name == "m.yaml"
+    with pytest.raises(MapFileError, match="cannot read map"):
+        save_map(shut, tmp_path, "m")
+        load_occupancy(tmp_path / "m.yaml")
 
 
 @settings(max_examples=50)

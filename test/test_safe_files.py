@@ -38,7 +38,7 @@ def save(n, cells=40):
         points_map=np.zeros((rows, 3), np.float32), colors_rgb=np.zeros((rows, 3), np.uint8),
         conf=np.ones(rows, np.float32),
         grid=OccupancyGrid(np.zeros((rows, cells), np.int8), 0.05, (rows * 0.05, 0.0)),
-        trajectory=poses, T_map_odom=None, scale=ScaleEstimate(),
+        trajectory=poses, T_map_odom=None, scale=ScaleEstimate(), gate_open=True,
     ), folder, "map")
 
 def in_child(work):

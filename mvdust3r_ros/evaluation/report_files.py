@@ -55,7 +55,7 @@ def write_report(
     made = judge(evidence)
     report = _report(recording, evidence, made, mode, stopped)
     files: list[Path] = []
-    if evidence.result.snapshot.grid is not None:
+    if len(evidence.result.snapshot.trajectory):
         files = save_map(evidence.result.snapshot, out, "map")
     report["files"] = [path.name for path in files]
     write_text(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -21,6 +21,7 @@ from mvdust3r_ros.ros.bag import (
     choose_odom_topic,
     opened_bag,
 )
+from mvdust3r_ros.ros.map_folder import SUFFIXES
 from mvdust3r_ros.ros.oracle_needs import ORACLE, require_depth_and_poses
 from mvdust3r_ros.ros.processes import Processes, fastdds_environment, isolated_environment
 
@@ -180,20 +181,23 @@ def run_demo(options: DemoOptions, report: Report) -> DemoResult:
 
 
 def snapshot_of_files(folder: Path, stem: str) -> MapSnapshot:
-    """A saved map, read back.
+    """A saved map, read back; without a grid where none was saved.
 
     Raises:
         MapFileError: a file is missing or damaged.
     """
     cloud = read_ply(folder / f"{stem}.ply")
+    description = folder / f"{stem}.yaml"
+    has_grid = description.exists()
     return MapSnapshot(
         points_map=cloud.points,
         colors_rgb=cloud.colors_rgb,
         conf=cloud.conf,
-        grid=load_occupancy(folder / f"{stem}.yaml"),
+        grid=load_occupancy(description) if has_grid else None,
         trajectory=read_tum(folder / f"{stem}.tum"),
         T_map_odom=None,
         scale=ScaleEstimate(),
+        gate_open=has_grid,
     )
 
 
@@ -232,12 +236,14 @@ def _look_into(bag: Path, wanted: BagOptions, *, has_depth_maps: bool) -> _Topic
 
 
 def _prepare(out: Path) -> Path:
-    """Make the folders; remove the recording of an earlier run, and nothing else."""
+    """Make the folders; remove recording and map of an earlier run, and nothing else."""
     bag, logs = out / "bag", out / "log"
     if bag.exists():
         if not (bag / "metadata.yaml").exists() and any(bag.glob("[!.]*")):
             raise DemoError(f"{bag} exists and is not a bag; choose another folder by --out")
         shutil.rmtree(bag)
+    for suffix in (*SUFFIXES, "png"):
+        (out / f"map.{suffix}").unlink(missing_ok=True)
     logs.mkdir(parents=True, exist_ok=True)
     return logs
 

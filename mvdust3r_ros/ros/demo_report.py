@@ -16,7 +16,7 @@ from mvdust3r_ros.engines.create import create_engine, default_engine_folder
 from mvdust3r_ros.evaluation.pictures import Caption, PictureError, TrueMap, map_picture
 from mvdust3r_ros.evaluation.recording import recording_name
 from mvdust3r_ros.installed import installed
-from mvdust3r_ros.map_files import load_occupancy, read_tum
+from mvdust3r_ros.map_files import NO_GRID, load_occupancy, read_tum
 from mvdust3r_ros.ros.demo import (
     DemoError,
     DemoOptions,
@@ -144,6 +144,9 @@ def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) ->
 
 def _draw(options: DemoOptions, result: DemoResult, console: Console) -> None:
     snapshot = replace(snapshot_of_files(options.out, "map"), scale=result.scale)
+    if snapshot.grid is None:
+        console.print(f"{NO_GRID}. So there is no picture of it either")
+        return
     truth = None
     if options.bag is not None and (options.bag.parent / "truth.yaml").exists():
         folder = options.bag.parent

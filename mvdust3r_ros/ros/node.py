@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from mvdust3r_ros.map_files import NO_GRID
 from mvdust3r_ros.ros.heap import give_back_memory, large_blocks_apart, share_one_heap
 
 share_one_heap()
@@ -264,10 +265,14 @@ class MapperNode(LifecycleNode):
         def save() -> str:
             session = self._require_session()
             complete = session.finish(FINISH_S)
-            response.paths = [str(path) for path in session.save(request.filename)]
+            paths = session.save(request.filename)
+            response.paths = [str(path) for path in paths]
             said = f"saved {', '.join(response.paths)}"
-            late = "" if complete else "; the newest keyframes are not in it: the network is busy"
-            return said + late
+            if not complete:
+                said += "; the newest keyframes are not in it: the network is busy"
+            if not any(path.suffix == ".yaml" for path in paths):
+                said += f"; {NO_GRID}"
+            return said
 
         return self._answer("save_map", response, save)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,13 +202,18 @@ class Publications:
         cloud = points_to_msg(snapshot.points_map, snapshot.colors_rgb, snapshot.conf, header)
         self._map_points.publish(cloud)
         self._path.publish(trajectory_to_msg(path, header))
-        rule = self.config.map
+        rule, withheld = self.config.map, len(path) > 0 and not snapshot.gate_open
         unknown = np.full((1, 1), UNKNOWN, np.int8)
-        grid = snapshot.grid or OccupancyGrid(unknown, rule.grid_resolution_m, (0.0, 0.0))
-        if snapshot.gate_open or not len(path):
+        nothing = OccupancyGrid(unknown, rule.grid_resolution_m, (0.0, 0.0))
+        grid = nothing if withheld else snapshot.grid or nothing
+        if not withheld:
             self._grid.send_whole(grid, header)
-        xy, yaw = _robot_pose(path.T_world_cam, T_cam_base)
+        # of a grid that is withheld nothing is known in metres, nor where the robot is in it
+        poses = path.T_world_cam[:0] if withheld else path.T_world_cam
+        xy, yaw = _robot_pose(poses, T_cam_base)
         stats = summarize_grid(grid, xy, yaw, self.config.ros.sectors)
+        if withheld:
+            stats = replace(stats, explored_area_m2=math.nan, nearest_distance_m=math.nan)
         band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)
         self._summary.publish(summary_to_msg(snapshot, grid, stats, band, header))
 

@@ -119,7 +119,8 @@ def write_synthetic_bag(
     xyz, rgb = np.concatenate(points).astype(np.float32), np.concatenate(colors)
     exact = ScaleEstimate(1.0, 0.0, ScaleSource.DEPTH)
     conf = np.ones(len(xyz), np.float32)
-    save_map(MapSnapshot(xyz, rgb, conf, grid, sequence.truth, None, exact), out, "truth")
+    true_map = MapSnapshot(xyz, rgb, conf, grid, sequence.truth, None, exact, gate_open=True)
+    save_map(true_map, out, "truth")
     return out / "bag"
 
 

@@ -311,13 +311,14 @@ def test_pause_and_reset(played: Played) -> None:
 
 
 def test_the_grid_waits_until_the_scale_is_known(
-    new_stage: Callable[[], Any], room_bag: Any
+    new_stage: Callable[[], Any], room_bag: Any, tmp_path: Path
 ) -> None:
     stage = new_stage()
     topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
               "depth": "/camera/depth"}  # fmt: skip
     stage.mapper(topics=topics, use_sim_time=True, ros__use_depth=True, ros__queue_size=100,
-                 ros__image_depth=100, stitch__scale_max_rel_sigma=0.001)  # fmt: skip
+                 ros__image_depth=100, stitch__scale_max_rel_sigma=0.001,
+                 ros__map_dir=tmp_path)  # fmt: skip
     heard: dict[str, list[Any]] = defaultdict(list)
     listen(stage.control, TOPICS, heard)
     stage.bring_up()
@@ -330,3 +331,13 @@ def test_the_grid_waits_until_the_scale_is_known(
     assert not heard["/mapper/occupancy_grid"]
     closed = "~/occupancy_grid and ~/obstacle_points are withheld: the scale is known to"
     control.wait(lambda: closed in control.message("map"), 10.0, "the reason")
+    summary = heard["/mapper/occupancy_summary"][-1]
+    assert (summary.free_cells, summary.occupied_cells) == (0, 0)
+    assert np.isnan([summary.explored_area, summary.nearest_obstacle_distance]).all()
+    assert np.isnan(summary.sector_obstacle_distances).all()
+    (tmp_path / "map.pgm").write_bytes(b"of an earlier run")
+    answer = control.save_map("map")
+    assert answer.success
+    assert "no occupancy grid: the scale is unknown" in answer.message
+    written = {path.name for path in tmp_path.glob("map.*")}
+    assert written == {"map.ply", "map.tum", "map.npz"} == {Path(p).name for p in answer.paths}
