@@ -13,6 +13,7 @@ import numpy as np
 
 from mvdust3r_ros.config import settings_dict
 from mvdust3r_ros.datatypes import MapSnapshot, MvDust3rError, Trajectory, Verdict
+from mvdust3r_ros.evaluation.input_counts import by_kind
 from mvdust3r_ros.evaluation.map_metrics import (
     absolute_errors,
     align_trajectory,
@@ -43,7 +44,7 @@ def summarize_run(result: RunResult, truth: Trajectory | None = None) -> dict[st
         "frames": result.frames,
         "keyframes": result.keyframes,
         "blurred_frames": result.blurred,
-        "unusable_frames": dict(result.faults),
+        "unusable_frames": by_kind(result.faults),
         "windows": len(result.windows),
         "verdicts": dict(Counter(w.verdict.name for w in result.windows)),
         "rejections": [
@@ -153,7 +154,7 @@ def write_outputs(
     except OSError as error:
         raise ReportError(f"cannot write {files[-1]}: {error.strerror or error}") from None
     if not result.committed:
-        raise ReportError(no_map_reason(result))
+        raise ReportError("; ".join([no_map_reason(result), *summary.get("inputs", [])]))
     return summary
 
 
@@ -209,6 +210,9 @@ def describe_run(summary: dict[str, Any]) -> str:
         f"scale: {known}, from {made['scale_source'].lower()}",
     ]
     lines += summary.get("mountings", [])
+    had = ", ".join(f"{kind} {n}" for kind, n in summary.get("images_with", {}).items())
+    lines += [f"images with {had}"] if had else []
+    lines += summary.get("inputs", [])
     for rejection in summary["rejections"][:3]:
         lines.append(f"window {rejection['window']}: {rejection['reason']}")
     for message, count in summary["unusable_frames"].items():

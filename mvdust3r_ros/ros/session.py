@@ -15,7 +15,7 @@ from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.map_files import save_map
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.arrivals import Arrivals, Silence, explain_silence
-from mvdust3r_ros.ros.bag import IMAGE_TYPES
+from mvdust3r_ros.ros.bag_topics import IMAGE_TYPES
 from mvdust3r_ros.ros.faults import FaultLog
 from mvdust3r_ros.ros.graph import clock_stands, offers_on
 from mvdust3r_ros.ros.images import ConversionError
