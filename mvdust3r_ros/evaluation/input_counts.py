@@ -41,9 +41,7 @@ class InputCounts:
     def add(self, frame: Frame) -> None:
         """Count a frame."""
         self.images += 1
-        self.had[ODOMETRY] += frame.T_odom_cam is not None
-        self.had[CAMERA_INFO] += frame.camera is not None
-        self.had[DEPTH] += frame.depth_m is not None
+        self.had.update(kinds_of(frame))
 
     def because(self, kind: str, why: str) -> None:
         """Say of one image why it has something not, or what was assumed; nothing when empty."""
@@ -59,12 +57,24 @@ class InputCounts:
         lines = []
         for kind, reasons in self.reasons.items():
             said = [
-                words if count == self.images else f"{words} ({count} images)"
+                words if count == self.images else f"{words} ({counted(count, 'image')})"
                 for words, count in Counter(by_kind(reasons)).most_common(REASONS_SHOWN)
             ]
             lines.append(f"{kind} for {self.had[kind]} of {self.images} images: {'; '.join(said)}")
-        lines += [f"{n} messages not used: {why}" for why, n in by_kind(self.faults).items()]
+        faults = by_kind(self.faults)
+        lines += [f"{counted(n, 'message')} not used: {why}" for why, n in faults.items()]
         return lines + self.notes
+
+
+def kinds_of(frame: Frame) -> list[str]:
+    """What belongs to a frame."""
+    had = (frame.T_odom_cam, frame.camera, frame.depth_m)
+    return [kind for kind, value in zip(KINDS, had, strict=True) if value is not None]
+
+
+def counted(count: int, word: str) -> str:
+    """1 image, 2 images."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def by_kind(messages: Mapping[str, int]) -> dict[str, int]:

@@ -42,6 +42,7 @@ LISTED_FILES = re.compile(r"relative_file_paths:[ \t]*(\[[^\]]*\]|(?:\r?\n[ \t]*
 CUT_OFF = re.compile(
     "magic|malformed|truncated|unexpected record|missing tables|not a database|mismatch|empty"
 )
+RECOVER = "`mcap recover` or sqlite3's `.recover` saves the rest"
 IDL_SEPARATOR = "=" * 80 + "\n"
 
 
@@ -73,6 +74,9 @@ class BagReader:
         self.kind = "ROS 1 bag" if self._is_ros1 else "ROS 2 bag"
         self._types = _release() if self._is_ros1 else _recorded_types(self._recorded())
         self.connections = self._united()
+        if self.notes and not self.message_count:
+            self.close()
+            raise BagError(f"bag {path} holds no whole message: {self.notes[0]}; {RECOVER}")
 
     def close(self) -> None:
         """Close all files."""
@@ -356,5 +360,5 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, KeyError):
         return "; rosbags does not know this encoding of messages"
     if CUT_OFF.search(text):
-        return " (it seems to be cut off; `mcap recover` or sqlite3's `.recover` saves the rest)"
+        return f" (it seems to be cut off; {RECOVER})"
     return ""

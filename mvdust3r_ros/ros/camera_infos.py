@@ -49,8 +49,9 @@ class CameraInfos:
     """The camera_info of one camera as they come, and the one that an image needs.
 
     A driver sends zeros before its calibration is loaded, another size before it switches, and
-    other numbers after a zoom: each image takes the newest before it that can be used and has its
-    size; where there is none before, the first after it.
+    other numbers after a zoom: each image takes the newest before it that is calibrated and has
+    its size; where there is none before, the first after it. One that is wrong holds images back
+    until a good one comes.
     """
 
     def __init__(self, *, rectified: bool = False) -> None:
@@ -66,10 +67,11 @@ class CameraInfos:
 
     def notes(self) -> list[str]:
         """What else is to be said, in words."""
-        known = sum(s.camera is not None for s in self._states)
-        if known < 2:
+        cameras = [s.camera for s in self._states if s.camera is not None]
+        known = {(c.K.tobytes(), c.width, c.height, c.distortion) for c in cameras}
+        if len(known) < 2:
             return []
-        return [f"camera_info holds {known} calibrations: each image takes that of its time"]
+        return [f"camera_info holds {len(known)} calibrations: each image takes that of its time"]
 
     def add(self, info: Any, at: float) -> None:
         """Take a sensor_msgs/CameraInfo that came at a time (any clock that only grows)."""
@@ -95,11 +97,14 @@ class CameraInfos:
             at: when the image came, by the clock of `add`.
 
         Raises:
-            ConversionError: no camera_info can be used and one is wrong; images of a lens that
+            ConversionError: camera_info is wrong, or of another size; images of a lens that
                 nobody describes must not pass for those of a pinhole camera.
         """
         if not self._states:
             return ChosenCamera(None, "no camera_info came")
+        newest = next((s for s in reversed(self._states) if s.holds(stamp_ns, at)), None)
+        if newest is not None and newest.fault:
+            raise ConversionError("camera_info", f"{newest.fault}{REMEDY}")
         good = [c for s in self._in_turn(stamp_ns, at) if (c := s.camera) is not None]
         for camera in good:
             if (camera.width or width, camera.height or height) == (width, height):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -444,3 +445,107 @@ def test_rectified_images_are_known_by_their_topic() -> None:
         assert is_rectified(topic)
     for topic in ("/cam/image_raw", "/direct/image", "/cam/image_color", "/rectory/image"):
         assert not is_rectified(topic)
+
+
+# The node understands a robot as the reader of bags does: the same messages, over DDS.
+LIVE = (
+    "slashes everywhere", "two slashes and spaces", "TF of robot1 with its name in front",
+    "odometry names no child", "images name no frame, camera_info does",
+)  # fmt: skip
+LIVE_TF = ("TF alone with slashes",)
+LIVE_NOT_KNOWN = ("another base", "empty frames", "camera counts from boot", "two trees")
+
+
+class Robot:
+    """The node's inputs, and a publisher of a bag's messages beside them."""
+
+    def __init__(self, odom_source: str) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+
+        from mvdust3r_ros.ros.inputs import Inputs
+        from mvdust3r_ros.ros.settings import RosSettings
+
+        self.context = rclpy.Context()
+        self.context.init()
+        names = {"image": IMAGE, "camera_info": "/camera/camera_info", "odom": ODOM}
+        words = [w for name, to in names.items() for w in ("-r", f"{name}:={to}")]
+        self.node = rclpy.create_node(
+            "robot_test", context=self.context, cli_args=["--ros-args", *words]
+        )
+        self.images: list[Any] = []
+        self.faults: list[tuple[str, str]] = []
+        kinds = ("image", "camera_info", "odom")
+        reliable = dict.fromkeys((f"{k}_reliability" for k in kinds), "reliable")
+        settings = RosSettings(odom_source=odom_source, image_depth=50, **reliable)
+        self.inputs = Inputs(
+            self.node, settings, self.images.append, lambda *words: self.faults.append(words)
+        )
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def hear(self, items: list[Any]) -> None:
+        """Publish everything and take it in."""
+        from rclpy.qos import QoSProfile
+        from rclpy.serialization import deserialize_message
+
+        from mvdust3r_ros.ros.message_types import message_class
+        from mvdust3r_ros.ros.qos import STATIC_TF
+
+        store = get_typestore(Stores.ROS2_JAZZY)
+        kinds = {i.topic: i.message.__msgtype__ for i in items}
+        outputs = {
+            topic: self.node.create_publisher(
+                message_class(kind), topic, STATIC_TF if topic == STATIC else QoSProfile(depth=50)
+            )
+            for topic, kind in kinds.items()
+        }
+        self.spin_until(lambda: all(o.get_subscription_count() for o in outputs.values()))
+        for item in sorted(items, key=lambda i: (i.topic == IMAGE, i.log_ns)):
+            kind = item.message.__msgtype__
+            raw = bytes(store.serialize_cdr(item.message, kind))
+            outputs[item.topic].publish(deserialize_message(raw, message_class(kind)))
+        count = sum(i.topic == IMAGE for i in items)
+        self.spin_until(lambda: len(self.images) == count)
+        end_s = time.monotonic() + 0.3
+        while time.monotonic() < end_s:
+            self.executor.spin_once(0.05)
+
+    def spin_until(self, condition: Callable[[], bool]) -> None:
+        end_s = time.monotonic() + 30.0
+        while not condition():
+            assert time.monotonic() < end_s
+            self.executor.spin_once(0.05)
+
+    def frames(self) -> list[Frame]:
+        return [self.inputs.frame(image) for image in self.images]
+
+    def close(self) -> None:
+        self.inputs.close()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.mark.parametrize("kind", [*LIVE, *LIVE_TF, *LIVE_NOT_KNOWN])
+def test_the_node_agrees_with_the_reader_of_bags(kind: str, drive: Any, tmp_path: Path) -> None:
+    edit, options, words = UNDERSTOOD.get(kind) or NOT_KNOWN[kind]
+    items = edit(drive.items())
+    bag_frames, _ = frames_of(items, drive, tmp_path, **options)
+    robot = Robot("tf" if kind in LIVE_TF else "topic")
+    try:
+        robot.hear(items)
+        frames = robot.frames()
+        said = "\n".join(words for _, words in robot.faults)
+    finally:
+        robot.close()
+    assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in bag_frames]
+    for live, read in zip(frames, bag_frames, strict=True):
+        assert live.camera_name == read.camera_name
+        np.testing.assert_allclose(live.camera.K, read.camera.K)
+        for name in ("T_odom_cam", "T_odom_base"):
+            one, other = getattr(live, name), getattr(read, name)
+            assert (one is None) == (other is None)
+            if one is not None:
+                np.testing.assert_allclose(one, other, atol=1e-9)
+    assert words in said
+    assert words or not said
