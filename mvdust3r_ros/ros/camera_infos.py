@@ -65,6 +65,11 @@ class CameraInfos:
         """Number of different states so far."""
         return len(self._states)
 
+    @property
+    def known(self) -> bool:
+        """Whether one that can be used has come."""
+        return any(s.camera is not None for s in self._states)
+
     def notes(self) -> list[str]:
         """What else is to be said, in words."""
         cameras = [s.camera for s in self._states if s.camera is not None]

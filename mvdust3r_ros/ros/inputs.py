@@ -42,8 +42,8 @@ Report = Callable[[str, str], None]
 class _Camera:
     """One camera's topics: prefix, camera_info so far, depth images by stamp, optical frame.
 
-    `waited` says that an image has waited in vain for the camera's place on the robot: others
-    then do not.
+    `waited` says that an image has waited in vain for the camera's place on the robot, and
+    `uncalibrated` that one has for camera_info: others then do not.
     """
 
     prefix: str
@@ -52,6 +52,7 @@ class _Camera:
     depths: dict[int, Any] = field(default_factory=dict)
     frame: str = ""
     waited: bool = False
+    uncalibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ class Inputs:
         with self._news:
             camera.infos.add(message, time.monotonic())
             camera.info_frame = plain_frame(message.header.frame_id)
+            self._news.notify_all()
 
     def _take_odom(self, message: Odometry) -> None:
         try:
@@ -243,6 +245,7 @@ class Inputs:
             )
             placement = self._place(camera_frame, stamp_ns)
             camera.waited = not self._is_mounted(camera_frame, stamp_ns)
+            camera.uncalibrated = not camera.infos.known
             T_rig_cam = self._place_on_rig(camera_frame, stamp_ns)
             depth = _depth_at(camera, stamp_ns)
         if self.settings.use_depth and depth is None:
@@ -305,6 +308,9 @@ class Inputs:
         """Whether waiting longer would bring nothing more for an image."""
         if self.settings.use_depth and _depth_may_come(camera, stamp_ns):
             return False
+        awaits_info = not (camera.uncalibrated or camera.infos.known)
+        if awaits_info and self._is_published(f"{camera.prefix}camera_info"):
+            return False
         if self.settings.odom_source == "none":
             return True
         odometry = self._odometry
@@ -317,11 +323,15 @@ class Inputs:
         )
         if newest is None:
             topic = "odom" if self.settings.odom_source == "topic" else "/tf"
-            return not self._node.count_publishers(topic)
+            return not self._is_published(topic)
         if newest < stamp_ns - STALE_NS:
             return True
         mounted = camera.waited or self._is_mounted(camera_frame, stamp_ns)
         return newest >= stamp_ns and mounted
+
+    def _is_published(self, topic: str) -> bool:
+        """Whether somebody publishes what a name of the node stands for, remapped or not."""
+        return bool(self._node.count_publishers(self._node.resolve_topic_name(topic)))
 
     def _is_mounted(self, camera_frame: str, stamp_ns: int) -> bool:
         """Whether the way from the frame of the odometry messages to the camera is known."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -501,11 +503,11 @@ class Robot:
             for topic, kind in kinds.items()
         }
         self.spin_until(lambda: all(o.get_subscription_count() for o in outputs.values()))
+        count = len(self.images) + sum(i.topic == IMAGE for i in items)
         for item in sorted(items, key=lambda i: (i.topic == IMAGE, i.log_ns)):
             kind = item.message.__msgtype__
             raw = bytes(store.serialize_cdr(item.message, kind))
             outputs[item.topic].publish(deserialize_message(raw, message_class(kind)))
-        count = sum(i.topic == IMAGE for i in items)
         self.spin_until(lambda: len(self.images) == count)
         end_s = time.monotonic() + 0.3
         while time.monotonic() < end_s:
@@ -549,3 +551,24 @@ def test_the_node_agrees_with_the_reader_of_bags(kind: str, drive: Any, tmp_path
                 np.testing.assert_allclose(one, other, atol=1e-9)
     assert words in said
     assert words or not said
+
+
+def test_the_first_image_waits_for_a_calibration_that_comes(drive: Any) -> None:
+    """The driver's first camera_info is zero, the next one comes while the image waits."""
+    items = drive.items()
+    calibrations = [i for i in items if i.topic == "/camera/camera_info"]
+    calibrations[0].message.k = np.zeros(9)
+    calibrations[0].message.p = np.zeros(12)
+    robot = Robot("none")
+    try:
+        robot.hear([calibrations[0], *[i for i in items if i.topic == IMAGE][:1]])
+        taken: list[Frame] = []
+        thread = threading.Thread(target=lambda: taken.extend(robot.frames()))
+        robot.inputs.settings = replace(robot.inputs.settings, odom_wait_s=5.0)
+        thread.start()
+        robot.hear(calibrations[1:2])
+        thread.join()
+    finally:
+        robot.close()
+    assert taken[0].camera is not None
+    np.testing.assert_allclose(taken[0].camera.K, drive.K)
