@@ -15,7 +15,14 @@ from mvdust3r_ros.cli_evaluate import add_compare, add_evaluate
 from mvdust3r_ros.cli_network import add_engine, add_golden, add_weights
 from mvdust3r_ros.cli_setup import add_setup_python
 from mvdust3r_ros.cli_synthetic import SYNTHETIC, add_evaluate_flats, add_evaluate_rooms
-from mvdust3r_ros.cli_words import Commands, HelpText, add_command, progress, seeds
+from mvdust3r_ros.cli_words import (
+    Commands,
+    HelpText,
+    add_command,
+    add_frames,
+    progress,
+    seeds,
+)
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.robot_python import explain_missing
 
@@ -194,6 +201,7 @@ def _add_map(commands: Commands) -> None:
         help="where camera poses come from (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--odom-topic", default="", metavar="TOPIC")
+    add_frames(parser)
     parser.add_argument("--depth-topic", default="", metavar="TOPIC")
     parser.add_argument("--max-frames", type=int, default=0, metavar="N", help="0 for all")
     parser.set_defaults(run=_map)
@@ -209,6 +217,9 @@ def _map(args: argparse.Namespace) -> int:
         camera_info_topic=args.camera_info_topic,
         odometry=args.odometry,
         odom_topic=args.odom_topic,
+        odom_frame=args.odom_frame,
+        tf_topic=args.tf_topic,
+        camera_frame=args.camera_frame,
         depth_topic=args.depth_topic,
         depth_folder=args.depth,
         max_frames=args.max_frames,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvdust3r_ros.cli_words import Commands, add_command, progress
+from mvdust3r_ros.cli_words import Commands, add_command, add_frames, progress
 
 if TYPE_CHECKING:
     from mvdust3r_ros.ros.evaluate import EvaluateJob
@@ -92,7 +92,11 @@ def _add_topics(parser: argparse.ArgumentParser) -> None:
         "--odometry", choices=("auto", "topic", "tf", "none"), default="auto",
         help="camera poses the mapper may use (default %(default)s)",
     )  # fmt: skip
-    group.add_argument("--odom-topic", default="", metavar="TOPIC")
+    group.add_argument(
+        "--odom-topic", default="", metavar="TOPIC",
+        help="Odometry; when named, also PoseStamped, PoseWithCovarianceStamped, TransformStamped",
+    )  # fmt: skip
+    add_frames(group)
     files = parser.add_argument_group("what images and videos do not say themselves")
     files.add_argument(
         "--intrinsics", type=Path, metavar="FILE",
@@ -111,7 +115,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         return _replay(args)
     if not args.recordings:
         args.parser.error("name a recording, or a capsule by --capsule")
-    from mvdust3r_ros.evaluation.report_files import describe_report
+    from mvdust3r_ros.evaluation.report_files import describe_report, why_nothing
     from mvdust3r_ros.evaluation.requirements import failures, parse_requirements
 
     requirements = parse_requirements(args.require)
@@ -127,6 +131,9 @@ def _evaluate(args: argparse.Namespace) -> int:
             continue
         report = reports[place] = outcome.done.report
         print(describe_report(report, outcome.job.out, outcome.done.capsules))
+        if nothing := why_nothing(report):
+            _complain(f"{name}{nothing}")
+            status = max(status, 1)
         for line in failures(requirements, report):
             _complain(f"{name}required {line}")
             status = max(status, 1)
@@ -183,6 +190,9 @@ def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
         camera_info_topic=args.camera_info_topic,
         odometry=args.odometry,
         odom_topic=args.odom_topic,
+        odom_frame=args.odom_frame,
+        tf_topic=args.tf_topic,
+        camera_frame=args.camera_frame,
         max_frames=args.max_frames,
     )
     files = FileOptions(args.intrinsics, args.fps, args.max_frames)

@@ -58,6 +58,17 @@ def seeds(text: str) -> range:
     return range(first, last)
 
 
+def add_frames(parser: argparse._ActionsContainer) -> None:
+    """Options for robots whose frames and transforms have names of their own."""
+    parser.add_argument("--odom-frame", default="odom", metavar="FRAME", help="root, with TF")
+    parser.add_argument(
+        "--camera-frame", default="", metavar="FRAME", help="optical frame, if images do not say"
+    )
+    parser.add_argument(
+        "--tf-topic", default="", metavar="TOPIC", help="transforms of which robot, if of several"
+    )
+
+
 @contextmanager
 def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar; the function it gives takes what is done and what there is in all."""

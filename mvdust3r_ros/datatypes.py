@@ -26,6 +26,14 @@ class FrameError(MvDust3rError):
     """A frame, camera or prediction has the wrong shape or values."""
 
 
+DISTORTION_COUNTS = {
+    "plumb_bob": (4, 5, 8, 12, 14),
+    "rational_polynomial": (4, 5, 8, 12, 14),
+    "equidistant": (4,),
+}
+"""Distortion models and how many coefficients they may have; the first two are one formula."""
+
+
 @dataclass(frozen=True, eq=False)
 class CameraModel:
     """Intrinsics of one camera, in pixels of the image it belongs to.
@@ -51,6 +59,21 @@ class CameraModel:
             raise FrameError(f"camera matrix K is not a pinhole matrix: {np.ravel(self.K)}")
         if not np.all(np.isfinite(self.distortion)):
             raise FrameError(f"distortion coefficients are not finite: {self.distortion}")
+        if any(self.distortion):
+            self._check_distortion()
+
+    def _check_distortion(self) -> None:
+        counts = DISTORTION_COUNTS.get(self.distortion_model)
+        if counts is None:
+            raise FrameError(
+                f"distortion model {self.distortion_model!r} is not one of "
+                f"{', '.join(DISTORTION_COUNTS)}; rectified images (image_proc) need none"
+            )
+        if len(self.distortion) not in counts:
+            raise FrameError(
+                f"distortion model {self.distortion_model} has {_listed(counts)} coefficients, "
+                f"not {len(self.distortion)}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +121,11 @@ class Frame:
                 _check_pose(name, T)
         if self.depth_m is not None and np.shape(self.depth_m) != shape[:2]:
             raise FrameError(f"depth {np.shape(self.depth_m)} does not match image {shape[:2]}")
+
+
+def _listed(counts: tuple[int, ...]) -> str:
+    *first, last = map(str, counts)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _check_pose(name: str, T: FloatArray) -> None:

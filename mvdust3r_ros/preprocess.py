@@ -23,8 +23,7 @@ def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
         The view; its K belongs to its pixels and to an undistorted image.
 
     Raises:
-        FrameError: the image is too small, or the distortion model or its number of
-            coefficients is unknown.
+        FrameError: the image is too small.
     """
     height, width = frame.image_rgb.shape[:2]
     if min(height, width) < MIN_SIDE_PX:
@@ -99,15 +98,9 @@ def _undistort(
 ) -> tuple[ImageArray, FloatArray | None]:
     """Remove lens distortion, keeping the pinhole matrix K."""
     size_wh = (image.shape[1], image.shape[0])
-    try:
-        map_x, map_y = _undistort_maps(
-            tuple(K.ravel()), camera.distortion, camera.distortion_model, size_wh
-        )
-    except cv2.error:
-        raise FrameError(
-            f"distortion model {camera.distortion_model} cannot have "
-            f"{len(camera.distortion)} coefficients"
-        ) from None
+    map_x, map_y = _undistort_maps(
+        tuple(K.ravel()), camera.distortion, camera.distortion_model, size_wh
+    )
     flat = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     if depth is not None:
         depth = np.asarray(cv2.remap(depth, map_x, map_y, cv2.INTER_NEAREST), np.float32)
@@ -123,11 +116,6 @@ def _undistort_maps(
         maps = cv2.fisheye.initUndistortRectifyMap(
             K, coefficients[:4], np.eye(3), K, size_wh, cv2.CV_32FC1
         )
-    elif model in ("plumb_bob", "rational_polynomial"):
-        maps = cv2.initUndistortRectifyMap(K, coefficients, np.eye(3), K, size_wh, cv2.CV_32FC1)
     else:
-        raise FrameError(
-            f"distortion model {model!r} is not known; use plumb_bob, rational_polynomial or "
-            "equidistant, or publish rectified images with empty D"
-        )
+        maps = cv2.initUndistortRectifyMap(K, coefficients, np.eye(3), K, size_wh, cv2.CV_32FC1)
     return np.asarray(maps[0], np.float32), np.asarray(maps[1], np.float32)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mvdust3r_ros.datatypes import Frame, MvDust3rError, Trajectory
+from mvdust3r_ros.evaluation.input_counts import InputCounts
 from mvdust3r_ros.evaluation.map_metrics import MAX_STAMP_GAP_NS
 
 PLAIN_NAMES = ("bag", "rosbag2", "images", "rgb", "data", "video")
@@ -68,6 +69,7 @@ class Recording:
         depth_source: where true depth comes from; empty for none.
         details: more to store in the report: topics, files.
         notes: what is said about it in the report; grows while it is read.
+        inputs: what the images had, counted as they are read.
     """
 
     name: str
@@ -79,10 +81,13 @@ class Recording:
     depth_source: str = ""
     details: dict[str, str] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)
+    inputs: InputCounts = field(default_factory=InputCounts)
 
     def frames(self, on_bad: OnBad) -> Iterator[Frame]:
         """The frames in order, with the true pose of the nearest stamp within 10 ms."""
+        self.inputs.clear()
         for frame in self.read(on_bad):
+            self.inputs.add(frame)
             if self.truth is None:
                 yield frame
                 continue

@@ -15,6 +15,7 @@ from mvdust3r_ros.config import settings_dict
 from mvdust3r_ros.datatypes import MvDust3rError, Trajectory, Verdict
 from mvdust3r_ros.evaluation.coverage import joined, mapped_share
 from mvdust3r_ros.evaluation.doubts import doubts, extent
+from mvdust3r_ros.evaluation.input_counts import by_kind
 from mvdust3r_ros.evaluation.map_metrics import (
     absolute_errors,
     align_trajectory,
@@ -51,7 +52,7 @@ def summarize_run(result: RunResult, truth: Trajectory | None = None) -> dict[st
         "frames": result.frames,
         "keyframes": result.keyframes,
         "blurred_frames": result.blurred,
-        "unusable_frames": dict(result.faults),
+        "unusable_frames": by_kind(result.faults),
         "windows": len(result.windows),
         "verdicts": dict(Counter(w.verdict.name for w in result.windows)),
         "rejections": [
@@ -150,7 +151,9 @@ def write_outputs(
         ReportError: no window was committed (summary.json is written all the same), or the disk.
         MapFileError: the map cannot be written.
     """
-    summary = {**(details or {}), **summarize_run(result, truth)}
+    summary = {"notes": [], **(details or {})}
+    of_run = summarize_run(result, truth)
+    summary = {**summary, **of_run, "notes": [*summary["notes"], *of_run["notes"]]}
     files: list[Path] = []
     if result.committed:
         files = save_map(result.snapshot, directory, STEM)
@@ -170,7 +173,7 @@ def write_outputs(
     except OSError as error:
         raise ReportError(f"cannot write {files[-1]}: {error.strerror or error}") from None
     if not result.committed:
-        raise ReportError(no_map_reason(result))
+        raise ReportError("; ".join([no_map_reason(result), *summary.get("inputs", [])]))
     return summary
 
 
@@ -228,12 +231,13 @@ def describe_run(summary: dict[str, Any]) -> str:
         f"scale: {known} {made['scale_source'].lower().replace('_', ' ')}",
     ]
     lines += summary.get("mountings", [])
+    had = ", ".join(f"{kind} {n}" for kind, n in summary.get("images_with", {}).items())
+    lines += [f"images with {had}"] if had else []
     lines += [f"note: {note}" for note in summary["notes"]]
     for rejection in summary["rejections"][:3]:
         lines.append(f"window {rejection['window']}: {rejection['reason']}")
     for message, count in summary["unusable_frames"].items():
         lines.append(f"{plural(count, 'frame')} not used: {message}")
-    lines += [f"note: {note}" for note in summary.get("notes", ())]
     for name in ("truth", "odometry"):
         numbers = summary.get(f"against_{name}")
         if numbers is not None and "ate_sim3_m" in numbers:

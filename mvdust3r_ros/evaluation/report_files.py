@@ -15,6 +15,7 @@ from mvdust3r_ros.engines.create import default_engine_folder
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
 from mvdust3r_ros.evaluation.doubts import extent
 from mvdust3r_ros.evaluation.environment import describe_environment
+from mvdust3r_ros.evaluation.input_counts import by_kind
 from mvdust3r_ros.evaluation.judge import Evidence, Judgement, judge, rejects
 from mvdust3r_ros.evaluation.page import report_page
 from mvdust3r_ros.evaluation.quantities import show
@@ -83,14 +84,15 @@ def _report(
             "truth": recording.truth_source,
             "true_poses": 0 if recording.truth is None else len(recording.truth),
             "depth": recording.depth_source,
+            "images_with": recording.inputs.numbers(),
             **recording.details,
         },
         "engine": {**asdict(result.engine), "manifest": _manifest(result.config.engine.engine)},
         "numbers": made.numbers,
         "rejects": rejects(result.windows),
-        "unusable": dict(result.faults),
+        "unusable": by_kind(result.faults),
         "drops": evidence.drops,
-        "notes": [*recording.notes.lines(), *made.notes],
+        "notes": [*recording.notes.lines(), *made.notes, *recording.inputs.lines()],
         "windows": made.windows,
         "path": made.path,
         "trajectory": _trajectory(evidence, made),
@@ -170,11 +172,24 @@ def same_numbers(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(a.get(k) == b.get(k) for k in {*a, *b} if k not in MEASURED)
 
 
+def why_nothing(report: dict[str, Any]) -> str:
+    """Why not one image could be used, and what to do; empty where one could."""
+    numbers = report["numbers"]
+    if numbers["keyframes"]:
+        return ""
+    reasons = report["unusable"] or report["drops"]
+    why = max(reasons, key=lambda r: reasons[r], default="")
+    if not why:
+        why = "all are blurred" if numbers["blurred_frames"] else "none came"
+    return f"not one of {report['input']['images']} images could be used: {why}"
+
+
 def describe_report(report: dict[str, Any], out: Path, capsules: Sequence[Path] = ()) -> str:
     """The numbers that matter and where to look, for a terminal."""
     numbers = {**report["numbers"], **report["timing"]["numbers"]}
     shown = {name: show(name, value) for name, value in numbers.items()}
-    lines = [_mapped_line(numbers, shown), *_error_lines(numbers, shown)]
+    had = ", ".join(f"{kind} {n}" for kind, n in report["input"]["images_with"].items())
+    lines = [_mapped_line(numbers, shown), f"images with {had}", *_error_lines(numbers, shown)]
     if numbers["window_p50_ms"] is not None:
         lines.append("speed: {window_p50_ms} a window, {window_p95_ms} at 95 %".format(**shown))
     lines += [f"{plural(n, 'image')} not used: {why}" for why, n in report["unusable"].items()]

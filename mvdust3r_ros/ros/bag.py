@@ -1,38 +1,39 @@
-"""A recorded ROS 2 bag (MCAP or sqlite3) to frames; needs no ROS installation."""
+"""A recorded bag (MCAP, sqlite3, ROS 1) to frames; needs no ROS installation."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
-
-from mvdust3r_ros.datatypes import FloatArray, Frame
+from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame
+from mvdust3r_ros.evaluation.input_counts import CAMERA_INFO, DEPTH, ODOMETRY, InputCounts
+from mvdust3r_ros.ros.bag_files import BagReader
 from mvdust3r_ros.ros.bag_messages import BagError, decoded, raw_messages
-from mvdust3r_ros.ros.conversions import (
-    frame_from_msgs,
-    pose_from_odometry,
-    pose_from_transform,
-    stamp_to_ns,
+from mvdust3r_ros.ros.bag_topics import (
+    ODOM_TYPE,
+    POSE_TYPES,
+    all_topics,
+    choose_image_topic,
+    choose_info_topic,
+    choose_odom_topic,
+    choose_transforms,
+    listed,
 )
+from mvdust3r_ros.ros.camera_infos import CameraInfos
+from mvdust3r_ros.ros.conversions import frame_from_msgs, pose_from_stamped, stamp_to_ns
 from mvdust3r_ros.ros.depth_folder import DepthFolder
-from mvdust3r_ros.ros.images import IMAGE_TYPES, ConversionError
-from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer
+from mvdust3r_ros.ros.frame_ids import is_rectified, is_static, plain_frame
+from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.ros.odometry import Odometry, Placement
 from mvdust3r_ros.tones import Tones
 
-DEPTH_TYPE = IMAGE_TYPES[0]
-INFO_TYPE = "sensor_msgs/msg/CameraInfo"
-ODOM_TYPE = "nav_msgs/msg/Odometry"
-TF_TYPE = "tf2_msgs/msg/TFMessage"
 DEPTH_MATCH_NS = 20_000_000
 DEPTH_WAIT_NS = 500_000_000
-BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 EXTRAPOLATION_NS = 100_000_000
 OnBad = Callable[[ConversionError], None]
 
@@ -45,8 +46,11 @@ class BagOptions:
         image_topic: sensor_msgs Image or CompressedImage.
         camera_info_topic: sensor_msgs/CameraInfo; "none" to ignore it.
         odometry: "auto" (topic, else TF), "topic", "tf" or "none".
-        odom_topic: nav_msgs/Odometry.
+        odom_topic: nav_msgs/Odometry; when named, also a PoseStamped,
+            PoseWithCovarianceStamped or TransformStamped.
         odom_frame: root of the odometry in TF.
+        tf_topic: transforms of the robot, those beside it included; empty for those in the
+            namespace of the images.
         depth_topic: depth images registered to the colour images; empty for none.
         depth_folder: folder of 16-bit PNGs in millimetres, named by frame number (000000.png) or
             listed with their stamps in `frames.csv` in it or beside it; None for none.
@@ -59,63 +63,42 @@ class BagOptions:
     odometry: str = "auto"
     odom_topic: str = ""
     odom_frame: str = "odom"
+    tf_topic: str = ""
     depth_topic: str = ""
     depth_folder: Path | None = None
     camera_frame: str = ""
     max_frames: int = 0
 
 
-def is_bag(path: Path) -> bool:
-    """Whether a path looks like a bag: a folder of one, or one of its files."""
-    if path.is_dir():
-        files = (path.glob(f"*{suffix}") for suffix in BAG_SUFFIXES)
-        return (path / "metadata.yaml").exists() or any(any(found) for found in files)
-    return path.suffix in BAG_SUFFIXES
-
-
 @contextmanager
-def opened_bag(bag: Path) -> Iterator[AnyReader]:
-    """A reader of a bag folder or a single .mcap or .db3 file.
+def opened_bag(bag: Path) -> Iterator[BagReader]:
+    """A reader of a bag folder or one of its files.
 
     Raises:
         BagError: no such bag, or it is damaged.
     """
-    if not bag.exists():
-        raise BagError(f"bag {bag} does not exist")
-    try:
-        reader = AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-        reader.open()
-    except Exception as error:  # noqa: BLE001 - rosbags raises whatever it stumbles over
-        raise BagError(f"bag {bag} cannot be read: {error}{_remedy(bag, error)}") from None
+    reader = BagReader(bag)
     try:
         yield reader
     finally:
         reader.close()
 
 
-def _remedy(bag: Path, error: Exception) -> str:
-    text = str(error).lower()
-    if "magic" in text or "malformed" in text:
-        return " (it seems to be cut off; `mcap recover` or sqlite3's `.recover` saves the rest)"
-    if "metadata" in text and bag.is_dir():
-        return " (`ros2 bag reindex` makes a new metadata.yaml)"
-    return ""
-
-
 def read_frames(
     bag: Path,
     options: BagOptions | None = None,
     on_bad: OnBad | None = None,
-    say: Callable[[str], None] | None = None,
+    inputs: InputCounts | None = None,
 ) -> Iterator[Frame]:
     """All images of a bag, in its order, each with what the bag knows about it.
 
     Args:
-        bag: bag folder (with metadata.yaml) or a single .mcap or .db3 file.
+        bag: bag folder or a single .mcap, .db3 or .bag file.
         options: which topics to use; None to find out.
-        on_bad: called for a message that cannot be used, which is then left out; None to raise
+        on_bad: called for an image that cannot be used, which is then left out; None to raise
             instead.
-        say: told once how values of more than 8 bits are shown; None not to be.
+        inputs: told why images lack odometry, camera_info or depth, and what else could not be
+            used.
 
     Yields:
         Frames; with odometry when the bag has some for the time of the image.
@@ -125,203 +108,196 @@ def read_frames(
         ConversionError: an image cannot be decoded.
     """
     with opened_bag(bag) as reader:
-        tones = Tones() if say is None else Tones(say)
-        yield from _frames(reader, options or BagOptions(), on_bad, tones)
-
-
-def image_topics(reader: AnyReader) -> dict[str, str]:
-    """Image topics of an open bag with their types, those that look like depth left out."""
-    return {
-        c.topic: c.msgtype
-        for c in reader.connections
-        if c.msgtype in IMAGE_TYPES and "depth" not in c.topic.lower()
-    }
-
-
-def choose_image_topic(reader: AnyReader, wanted: str = "") -> str:
-    """The image topic to use.
-
-    Raises:
-        BagError: it is not in the bag, or several could be meant; the message lists them.
-    """
-    found = image_topics(reader)
-    every = sorted(c.topic for c in reader.connections if c.msgtype in IMAGE_TYPES)
-    if wanted:
-        if wanted in every:
-            return wanted
-        raise BagError(f"the bag has no image topic {wanted}; it has {_listed(every)}")
-    # A topic and its compressed copy are one camera; the raw one needs no decoding.
-    distinct = [
-        t for t in found if t.removesuffix("/compressed") not in found or t[-11:] != "/compressed"
-    ]
-    if len(distinct) == 1:
-        return distinct[0]
-    if not distinct:
-        raise BagError(f"the bag has no image topic; its topics: {_listed(_all_topics(reader))}")
-    raise BagError(f"several image topics, choose one: {_listed(sorted(found))}")
-
-
-def choose_info_topic(reader: AnyReader, image_topic: str, wanted: str = "") -> str:
-    """The camera_info beside an image topic, or the only one of the bag; empty for none.
-
-    Raises:
-        BagError: the topic asked for is not in the bag.
-    """
-    found = sorted({c.topic for c in reader.connections if c.msgtype == INFO_TYPE})
-    if wanted == "none":
-        return ""
-    if wanted:
-        if wanted not in found:
-            raise BagError(f"the bag has no camera_info {wanted}; it has {_listed(found)}")
-        return wanted
-    camera = image_topic.removesuffix("/compressed").rsplit("/", 1)[0]
-    if f"{camera}/camera_info" in found:
-        return f"{camera}/camera_info"
-    return found[0] if len(found) == 1 else ""
+        yield from _BagFrames(reader, options or BagOptions(), on_bad, inputs).frames()
 
 
 class BagOdometry:
     """Camera poses in the odometry frame from a topic or TF, read ahead for the whole bag."""
 
     def __init__(
-        self, reader: AnyReader, options: BagOptions, on_bad: OnBad | None = None
+        self,
+        reader: BagReader,
+        options: BagOptions,
+        image_topic: str = "",
+        inputs: InputCounts | None = None,
     ) -> None:
-        """Read all odometry and transforms of an open bag; `on_bad` as in `read_frames`."""
-        self._tree = FrameTree()
-        self._odom = PoseBuffer()
-        self._child = ""
-        self.odom_frame = options.odom_frame
-        topic = choose_odom_topic(reader, options)
-        use_tf = options.odometry == "tf" or (options.odometry == "auto" and not topic)
-        types = {ODOM_TYPE: bool(topic), TF_TYPE: options.odometry != "none"}
-        wanted = [
-            c
-            for c in reader.connections
-            if types.get(c.msgtype) and (c.msgtype == TF_TYPE or c.topic == topic)
-        ]
+        """Read all odometry and transforms of an open bag.
+
+        Raises:
+            BagError: a topic asked for is not there.
+        """
+        self._inputs = inputs or InputCounts()
+        self._asked = options.odometry != "none"
+        topic = choose_odom_topic(reader, options.odometry, options.odom_topic, image_topic)
+        transforms: list[str] = []
+        if self._asked:
+            near = [t for t in (image_topic, topic) if t]
+            transforms, note = choose_transforms(reader, near, options.tf_topic)
+            self._inputs.notes += [note] if note else []
+        from_tf = options.odometry == "tf" or not topic
+        self.source = Odometry(
+            from_tf=from_tf, odom_frame=options.odom_frame if from_tf else "", near=image_topic
+        )
+        self._none = "" if topic or transforms else _no_odometry(reader)
+        wanted = [c for c in reader.connections if c.topic in (topic, *transforms)]
         for connection, log_ns, raw in raw_messages(reader, wanted):
             try:
-                message = decoded(reader, connection, log_ns, raw)
-                if connection.msgtype == ODOM_TYPE:
-                    self._child = message.child_frame_id
-                    self._odom.add(stamp_to_ns(message.header.stamp), pose_from_odometry(message))
-                else:
-                    self._add_transforms(message, fixed=connection.topic.endswith("tf_static"))
+                self._add(connection.topic, decoded(reader, connection, log_ns, raw))
             except ConversionError as error:
-                if on_bad is None:
-                    raise
-                on_bad(error)
-        self._use_tf = use_tf
+                self._inputs.faults[f"{connection.topic}: {_after_topic(connection, error)}"] += 1
 
-    def _add_transforms(self, message: Any, *, fixed: bool) -> None:
-        for item in message.transforms:
-            T = pose_from_transform(item.transform)
-            parent, child = item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/")
-            if fixed:
-                self._tree.set_fixed(parent, child, T)
-            else:
-                self._tree.set_moving(parent, child, stamp_to_ns(item.header.stamp), T)
+    def _add(self, topic: str, message: Any) -> None:
+        if hasattr(message, "transforms"):
+            for fault in self.source.add_transforms(message, fixed=is_static(topic)):
+                self._inputs.faults[fault] += 1
+            return
+        stamp_ns, child, T = pose_from_stamped(message)
+        self.source.add_pose(message.header.frame_id, child, stamp_ns, T)
 
-    def root_of(self, frame: str) -> str:
-        """The frame at the top of the tree of transforms that a frame is in."""
-        return self._tree.root_of(frame)
+    def place(self, camera_frame: str, stamp_ns: int) -> Placement:
+        """Where the camera was, or why that is not known."""
+        if not self._asked:
+            return Placement()
+        if self._none:
+            return Placement(why=self._none)
+        return self.source.place(camera_frame, stamp_ns, EXTRAPOLATION_NS)
 
     def camera_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
         """(4, 4) T_odom_cam, or None where the bag does not know it."""
-        if self._use_tf:
-            return self._tree.lookup(self.odom_frame, camera_frame, stamp_ns, EXTRAPOLATION_NS)
-        T_odom_child = self._child_pose(stamp_ns)
-        if T_odom_child is None or self._child in ("", camera_frame):
-            return T_odom_child
-        T_child_cam = self._tree.lookup(self._child, camera_frame, stamp_ns, EXTRAPOLATION_NS)
-        if T_child_cam is None:
-            return None
-        pose: FloatArray = T_odom_child @ T_child_cam
-        return pose
-
-    def robot_pose(self, stamp_ns: int) -> FloatArray | None:
-        """(4, 4) T_odom_base of what the odometry messages are of, or None."""
-        return None if self._use_tf else self._child_pose(stamp_ns)
-
-    def _child_pose(self, stamp_ns: int) -> FloatArray | None:
-        return self._odom.at(stamp_ns, EXTRAPOLATION_NS) if len(self._odom) else None
+        return self.place(camera_frame, stamp_ns).T_odom_cam
 
 
-def _frames(
-    reader: AnyReader,
-    options: BagOptions,
-    on_bad: OnBad | None,
-    tones: Tones,
-) -> Iterator[Frame]:
-    image_topic = choose_image_topic(reader, options.image_topic)
-    info = _first_info(reader, choose_info_topic(reader, image_topic, options.camera_info_topic))
-    odometry = BagOdometry(reader, options, on_bad)
-    folder = None if options.depth_folder is None else DepthFolder(options.depth_folder)
-    for index, (image, depth) in enumerate(
-        _images_with_depth(reader, image_topic, options, on_bad)
-    ):
-        if options.max_frames and index >= options.max_frames:
-            return
-        stamp_ns = stamp_to_ns(image.header.stamp)
-        if folder is not None:
-            depth = _depth_message(folder.load_mm(index, stamp_ns))
-        camera_frame = options.camera_frame or image.header.frame_id
-        T_odom_cam = odometry.camera_pose(camera_frame, stamp_ns)
-        try:
-            frame = frame_from_msgs(
-                image,
-                info,
-                T_odom_cam,
-                depth,
-                camera_name=camera_frame,
-                T_odom_base=odometry.robot_pose(stamp_ns) if T_odom_cam is None else None,
-                tones=tones,
-            )
-        except ConversionError as error:
-            if on_bad is None:
-                raise
-            on_bad(error)
-            continue
-        yield frame
+def _after_topic(connection: Any, error: ConversionError) -> str:
+    return str(error).removeprefix(f"{connection.topic}: ")
 
 
-def _images_with_depth(
-    reader: AnyReader, image_topic: str, options: BagOptions, on_bad: OnBad | None
-) -> Iterator[tuple[Any, Any | None]]:
-    """Images in order, each with the depth image of its time when there is one."""
-    topics = [t for t in (image_topic, options.depth_topic) if t]
-    wanted = [c for c in reader.connections if c.topic in topics]
-    if options.depth_topic and not any(c.topic == options.depth_topic for c in wanted):
-        raise BagError(
-            f"the bag has no depth topic {options.depth_topic}; "
-            f"its topics: {_listed(_all_topics(reader))}"
+def _no_odometry(reader: BagReader) -> str:
+    """Why a bag has no odometry, and what could be taken for it."""
+    poses = sorted({c.topic for c in reader.connections if c.msgtype in POSE_TYPES})
+    hint = f"; poses that --odom-topic may name: {listed(poses)}" if poses else ""
+    return f"the bag holds no {ODOM_TYPE} and no TF{hint}"
+
+
+class _BagFrames:
+    """An open bag on its way to frames."""
+
+    def __init__(
+        self,
+        reader: BagReader,
+        options: BagOptions,
+        on_bad: OnBad | None,
+        inputs: InputCounts | None,
+    ) -> None:
+        self._reader, self._options, self._on_bad = reader, options, on_bad
+        self._inputs = inputs or InputCounts()
+        self._inputs.notes += reader.notes
+        self._tones = Tones(self._inputs.notes.append)
+        self._image_topic = choose_image_topic(reader, options.image_topic)
+        self._read_camera_infos()
+        self._odometry = BagOdometry(reader, options, self._image_topic, self._inputs)
+        folder = options.depth_folder
+        self._depths = None if folder is None else DepthFolder(folder)
+
+    def _read_camera_infos(self) -> None:
+        reader, inputs = self._reader, self._inputs
+        self._infos = CameraInfos(rectified=is_rectified(self._image_topic))
+        self._info_frame = ""
+        topic, self._no_info = choose_info_topic(
+            reader, self._image_topic, self._options.camera_info_topic
         )
-    waiting: deque[Any] = deque()
-    depths: dict[int, Any] = {}
-    newest_ns = 0
-    for connection, log_ns, raw in raw_messages(reader, wanted):
-        try:
-            message = decoded(reader, connection, log_ns, raw)
-        except ConversionError as error:
-            if on_bad is None:
-                raise
-            on_bad(error)
-            continue
-        if connection.topic == options.depth_topic:
-            depths[stamp_to_ns(message.header.stamp)] = message
-        else:
-            waiting.append((log_ns, message))
-        newest_ns = max(newest_ns, log_ns)
-        while waiting:
-            image_ns = stamp_to_ns(waiting[0][1].header.stamp)
-            depth = _closest(depths, image_ns)
-            late = newest_ns - waiting[0][0] > DEPTH_WAIT_NS
-            if depth is None and options.depth_topic and not late:
-                break
-            yield waiting.popleft()[1], depth
-            depths = {s: d for s, d in depths.items() if s > image_ns - DEPTH_WAIT_NS}
-    for _, image in waiting:
-        yield image, _closest(depths, stamp_to_ns(image.header.stamp))
+        if topic and self._no_info:
+            inputs.notes.append(self._no_info)
+        wanted = [c for c in reader.connections if topic and c.topic == topic]
+        for connection, log_ns, raw in raw_messages(reader, wanted):
+            try:
+                info = decoded(reader, connection, log_ns, raw)
+            except ConversionError as error:
+                inputs.faults[str(error)] += 1
+                continue
+            self._info_frame = self._info_frame or plain_frame(info.header.frame_id)
+            self._infos.add(info, log_ns)
+        inputs.notes += self._infos.notes()
+
+    def frames(self) -> Iterator[Frame]:
+        """The images in order; see `read_frames`."""
+        most = self._options.max_frames
+        for index, (log_ns, image, depth) in enumerate(self._images()):
+            if most and index >= most:
+                return
+            try:
+                yield self._frame(index, log_ns, image, depth)
+            except ConversionError as error:
+                self._bad(error)
+
+    def _bad(self, error: ConversionError) -> None:
+        if self._on_bad is None:
+            raise error
+        self._on_bad(error)
+
+    def _frame(self, index: int, log_ns: int, image: Any, depth: Any | None) -> Frame:
+        stamp_ns = stamp_to_ns(image.header.stamp)
+        if self._depths is not None:
+            depth = _depth_message(self._depths.load_mm(index, stamp_ns))
+        camera_frame = plain_frame(self._options.camera_frame or image.header.frame_id)
+        camera_frame = camera_frame or self._info_frame
+        placement = self._odometry.place(camera_frame, stamp_ns)
+        said: list[str] = []
+
+        def camera(width: int, height: int) -> CameraModel | None:
+            if self._no_info and not len(self._infos):
+                said.append(self._no_info)
+                return None
+            chosen = self._infos.camera_for(width, height, stamp_ns, log_ns)
+            said.append(chosen.why)
+            return chosen.camera
+
+        frame = frame_from_msgs(
+            image,
+            camera if self._options.camera_info_topic != "none" else None,
+            placement.T_odom_cam,
+            depth,
+            camera_name=camera_frame,
+            T_odom_base=placement.T_odom_base,
+            tones=self._tones,
+        )
+        self._inputs.because(ODOMETRY, placement.why)
+        self._inputs.because(CAMERA_INFO, "".join(said))
+        if depth is None and (self._options.depth_topic or self._depths is not None):
+            self._inputs.because(DEPTH, "nothing within 20 ms of the image")
+        return frame
+
+    def _images(self) -> Iterator[tuple[int, Any, Any | None]]:
+        """Log times and images in order, each with the depth of its time when there is one."""
+        options, reader = self._options, self._reader
+        topics = [t for t in (self._image_topic, options.depth_topic) if t]
+        wanted = [c for c in reader.connections if c.topic in topics]
+        if options.depth_topic and not any(c.topic == options.depth_topic for c in wanted):
+            raise BagError(
+                f"the bag has no depth topic {options.depth_topic}; "
+                f"its topics: {listed(all_topics(reader))}"
+            )
+        waiting: deque[tuple[int, Any]] = deque()
+        depths: dict[int, Any] = {}
+        for connection, log_ns, raw in raw_messages(reader, wanted):
+            try:
+                message = decoded(reader, connection, log_ns, raw)
+            except ConversionError as error:
+                self._bad(error)
+                continue
+            if connection.topic == options.depth_topic:
+                depths[stamp_to_ns(message.header.stamp)] = message
+            else:
+                waiting.append((log_ns, message))
+            while waiting:
+                image_ns = stamp_to_ns(waiting[0][1].header.stamp)
+                depth = _closest(depths, image_ns)
+                late = log_ns - waiting[0][0] > DEPTH_WAIT_NS
+                if depth is None and options.depth_topic and not late:
+                    break
+                yield (*waiting.popleft(), depth)
+                depths = {s: d for s, d in depths.items() if s > image_ns - DEPTH_WAIT_NS}
+        for at, image in waiting:
+            yield at, image, _closest(depths, stamp_to_ns(image.header.stamp))
 
 
 def _closest(depths: dict[int, Any], stamp_ns: int) -> Any | None:
@@ -340,41 +316,3 @@ def _depth_message(depth_mm: Any | None) -> Any | None:
         encoding="16UC1", height=height, width=width, step=2 * width,
         is_bigendian=0, data=depth_mm.astype("<u2").tobytes(),
     )  # fmt: skip
-
-
-def _first_info(reader: AnyReader, topic: str) -> Any | None:
-    wanted = [c for c in reader.connections if topic and c.topic == topic]
-    for connection, log_ns, raw in raw_messages(reader, wanted):
-        with suppress(ConversionError):
-            return decoded(reader, connection, log_ns, raw)
-    return None
-
-
-def choose_odom_topic(reader: AnyReader, options: BagOptions) -> str:
-    """The odometry topic to use; empty when it is not to come from a topic.
-
-    Raises:
-        BagError: it is not in the bag, or several could be meant; the message lists them.
-    """
-    found = sorted({c.topic for c in reader.connections if c.msgtype == ODOM_TYPE})
-    if options.odometry not in ("auto", "topic"):
-        return ""
-    if options.odom_topic:
-        if options.odom_topic not in found:
-            raise BagError(
-                f"the bag has no odometry {options.odom_topic}; it has {_listed(found)}"
-            )
-        return options.odom_topic
-    if len(found) > 1:
-        raise BagError(f"several odometry topics, choose one: {_listed(found)}")
-    if not found and options.odometry == "topic":
-        raise BagError(f"the bag has no odometry; its topics: {_listed(_all_topics(reader))}")
-    return found[0] if found else ""
-
-
-def _all_topics(reader: AnyReader) -> list[str]:
-    return sorted({f"{c.topic} ({c.msgtype})" for c in reader.connections})
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"

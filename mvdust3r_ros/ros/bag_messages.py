@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.ros.images import ConversionError
+
+if TYPE_CHECKING:
+    from mvdust3r_ros.ros.bag_files import BagReader
 
 STAMP_BEGIN, STAMP_END = 4, 12
 
@@ -20,7 +22,7 @@ class BagError(MvDust3rError):
 
 
 def raw_messages(
-    reader: AnyReader, connections: Sequence[Connection]
+    reader: BagReader, connections: Sequence[Connection]
 ) -> Iterator[tuple[Connection, int, bytes]]:
     """Connection, log time and bytes of the messages of some connections; of none when empty.
 
@@ -36,7 +38,7 @@ def raw_messages(
             item = next(source, None)
         except Exception as error:  # noqa: BLE001 - rosbags raises whatever it stumbles over
             raise BagError(
-                f"bag {reader.paths[0]} is damaged after {count} messages ({error}); "
+                f"bag {reader.path} is damaged after {count} messages ({error}); "
                 "`mcap recover` or sqlite3's `.recover` may save the rest"
             ) from None
         if item is None:
@@ -45,7 +47,7 @@ def raw_messages(
         yield item
 
 
-def decoded(reader: AnyReader, connection: Connection, log_ns: int, raw: bytes) -> Any:
+def decoded(reader: BagReader, connection: Connection, log_ns: int, raw: bytes) -> Any:
     """A message.
 
     Raises:
@@ -61,7 +63,12 @@ def decoded(reader: AnyReader, connection: Connection, log_ns: int, raw: bytes) 
 
 
 def header_stamp_ns(raw: bytes) -> int:
-    """Stamp of a message that begins with a header, without decoding the rest (CDR)."""
-    little = len(raw) > 1 and raw[1] & 1
+    """Stamp of a message that begins with a header, without decoding the rest (CDR).
+
+    0 where the bytes are none of a message.
+    """
+    if len(raw) < STAMP_END:
+        return 0
+    little = raw[1] & 1
     sec, nanosec = struct.unpack("<iI" if little else ">iI", raw[STAMP_BEGIN:STAMP_END])
     return int(sec) * 10**9 + int(nanosec)

@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
 
-from mvdust3r_ros.datatypes import Trajectory
-from mvdust3r_ros.evaluation.recording import Notes, Recording, TruthOptions, recording_name
+from mvdust3r_ros.datatypes import Frame, Trajectory
+from mvdust3r_ros.evaluation.input_counts import InputCounts
+from mvdust3r_ros.evaluation.recording import (
+    Notes,
+    OnBad,
+    Recording,
+    TruthOptions,
+    recording_name,
+)
 from mvdust3r_ros.evaluation.truth_files import (
     TruthError,
     check_overlap,
@@ -18,24 +24,30 @@ from mvdust3r_ros.evaluation.truth_files import (
     truth_beside,
 )
 from mvdust3r_ros.ros.bag import (
-    DEPTH_TYPE,
     EXTRAPOLATION_NS,
-    ODOM_TYPE,
-    TF_TYPE,
     BagOdometry,
     BagOptions,
-    choose_image_topic,
-    choose_info_topic,
     opened_bag,
     read_frames,
 )
+from mvdust3r_ros.ros.bag_files import BagReader
 from mvdust3r_ros.ros.bag_messages import BagError, decoded, header_stamp_ns, raw_messages
-from mvdust3r_ros.ros.conversions import pose_from_pose, stamp_to_ns
-from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.ros.bag_topics import (
+    DEPTH_TYPE,
+    ODOM_TYPE,
+    POSE_TYPES,
+    TF_TYPE,
+    TRUTH_WORDS,
+    choose_image_topic,
+    choose_info_topic,
+    choose_odom_topic,
+    choose_transforms,
+    first_message,
+)
+from mvdust3r_ros.ros.conversions import pose_from_stamped
+from mvdust3r_ros.ros.frame_ids import is_static
 from mvdust3r_ros.ros.transforms import PoseBuffer
 
-POSE_TYPES = ("geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped")
-TRUTH_WORDS = ("truth", "vicon", "mocap", "optitrack")
 DEPTH_FOLDER = "depth"
 
 
@@ -49,32 +61,46 @@ def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recordi
     with opened_bag(bag) as reader:
         image_topic = choose_image_topic(reader, topics.image_topic)
         topics = _with_depth(reader, bag, replace(topics, image_topic=image_topic), truth.depth)
-        info_topic = choose_info_topic(reader, image_topic, topics.camera_info_topic)
+        choose_odom_topic(reader, topics.odometry, topics.odom_topic, image_topic)
+        choose_transforms(reader, [image_topic], topics.tf_topic)
+        info_topic, _ = choose_info_topic(reader, image_topic, topics.camera_info_topic)
         connections = [c for c in reader.connections if c.topic == image_topic]
         total = sum(c.msgcount for c in connections)
+        if not total:
+            raise BagError(f"bag {bag}: image topic {image_topic} holds no messages")
         stamps = np.array(
             [header_stamp_ns(raw) for _, _, raw in raw_messages(reader, connections)], np.int64
         )
-        if not total:
-            raise BagError(f"bag {bag}: image topic {image_topic} holds no messages")
-        notes = Notes()
+        stamps = stamps[stamps > 0]
+        if not len(stamps):
+            raise BagError(
+                f"bag {bag}: the {total} images of {image_topic} have the stamp 0; their driver "
+                "has to say in header.stamp when they were taken"
+            )
+        kind, notes = reader.kind, Notes()
         source = _truth_source(reader, bag, truth.truth)
         path = _read_truth(reader, source, image_topic, stamps, topics, notes)
     depth = topics.depth_topic or str(topics.depth_folder or "")
+    inputs = InputCounts()
     return Recording(
         name=recording_name(bag),
-        kind="ROS 2 bag",
+        kind=kind,
         total=min(total, topics.max_frames) if topics.max_frames else total,
-        read=lambda on_bad: read_frames(bag, topics, on_bad, notes.add),
+        read=lambda on_bad: _frames(bag, topics, on_bad, inputs),
         truth=path,
         truth_source=source,
         depth_source=depth,
         details={"image_topic": image_topic, "camera_info_topic": info_topic},
+        inputs=inputs,
         notes=notes,
     )
 
 
-def _with_depth(reader: AnyReader, bag: Path, topics: BagOptions, depth: str) -> BagOptions:
+def _frames(bag: Path, topics: BagOptions, on_bad: OnBad, inputs: InputCounts) -> Iterator[Frame]:
+    yield from read_frames(bag, topics, on_bad, inputs)
+
+
+def _with_depth(reader: BagReader, bag: Path, topics: BagOptions, depth: str) -> BagOptions:
     """The options with the depth topic or folder that is meant."""
     beside = bag.resolve().parent / DEPTH_FOLDER
     if depth == "none":
@@ -94,14 +120,14 @@ def _with_depth(reader: AnyReader, bag: Path, topics: BagOptions, depth: str) ->
     )
 
 
-def pose_topics(reader: AnyReader) -> list[str]:
+def pose_topics(reader: BagReader) -> list[str]:
     """Topics of an open bag that hold poses."""
     kinds = (*POSE_TYPES, ODOM_TYPE, TF_TYPE)
     found = {c.topic for c in reader.connections if c.msgtype in kinds}
-    return sorted(found - {"/tf_static"})
+    return sorted(t for t in found if not is_static(t))
 
 
-def _truth_source(reader: AnyReader, bag: Path, wanted: str) -> str:
+def _truth_source(reader: BagReader, bag: Path, wanted: str) -> str:
     """A topic or a file; empty when there is none.
 
     Raises:
@@ -124,7 +150,7 @@ def _truth_source(reader: AnyReader, bag: Path, wanted: str) -> str:
 
 
 def _read_truth(
-    reader: AnyReader,
+    reader: BagReader,
     source: str,
     image_topic: str,
     stamps_ns: Any,
@@ -142,7 +168,7 @@ def _read_truth(
 
 
 def _truth_of_topic(
-    reader: AnyReader, topic: str, image_topic: str, stamps_ns: Any, topics: BagOptions
+    reader: BagReader, topic: str, image_topic: str, stamps_ns: Any, topics: BagOptions
 ) -> Trajectory:
     """Poses of the camera at the stamps of the images, interpolated.
 
@@ -156,11 +182,14 @@ def _truth_of_topic(
         covered = poses.newest_ns
     else:
         camera = topics.camera_frame or _camera_frame(reader, image_topic)
-        how = "topic" if kind == ODOM_TYPE else "tf"
-        options = BagOptions(odometry=how, odom_topic=topic if kind == ODOM_TYPE else "")
-        odometry = BagOdometry(reader, options)
+        if kind == ODOM_TYPE:
+            options = BagOptions(odometry="topic", odom_topic=topic, tf_topic=topics.tf_topic)
+        else:
+            options = BagOptions(odometry="tf", tf_topic=topic)
+        odometry = BagOdometry(reader, options, image_topic)
         if kind == TF_TYPE:
-            odometry.odom_frame = odometry.root_of(camera)
+            source = odometry.source
+            source.odom_frame = source.tree.root_of(source.camera_frame(camera))
         found = [(int(s), odometry.camera_pose(camera, int(s))) for s in stamps_ns]
         covered = None
     known = {s: T for s, T in found if T is not None}
@@ -174,21 +203,15 @@ def _truth_of_topic(
     return Trajectory(np.array(ordered, np.int64), np.array([known[s] for s in ordered]))
 
 
-def _stamped_poses(reader: AnyReader, topic: str) -> PoseBuffer:
+def _stamped_poses(reader: BagReader, topic: str) -> PoseBuffer:
     poses = PoseBuffer()
     wanted = [c for c in reader.connections if c.topic == topic]
     for connection, log_ns, raw in raw_messages(reader, wanted):
-        message = decoded(reader, connection, log_ns, raw)
-        pose = message.pose if connection.msgtype == POSE_TYPES[0] else message.pose.pose
-        poses.add(stamp_to_ns(message.header.stamp), pose_from_pose(pose))
+        stamp_ns, _, T = pose_from_stamped(decoded(reader, connection, log_ns, raw))
+        poses.add(stamp_ns, T)
     return poses
 
 
-def _camera_frame(reader: AnyReader, image_topic: str) -> str:
-    wanted = [c for c in reader.connections if c.topic == image_topic]
-    for connection, log_ns, raw in raw_messages(reader, wanted):
-        try:
-            return str(decoded(reader, connection, log_ns, raw).header.frame_id)
-        except ConversionError:
-            continue
-    return ""
+def _camera_frame(reader: BagReader, image_topic: str) -> str:
+    message = first_message(reader, image_topic)
+    return "" if message is None else str(message.header.frame_id)

@@ -5,12 +5,21 @@ Works on the messages of rclpy and of rosbags alike; needs no ROS installation.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, FrameError
+from mvdust3r_ros.datatypes import (
+    DISTORTION_COUNTS,
+    CameraModel,
+    FloatArray,
+    Frame,
+    FrameError,
+)
 from mvdust3r_ros.geometry import AlignmentError, se3_from_quaternion
+from mvdust3r_ros.preprocess import scale_intrinsics
+from mvdust3r_ros.ros.frame_ids import plain_frame
 from mvdust3r_ros.ros.images import (
     DEFAULT_MAX_PIXELS,
     ConversionError,
@@ -20,7 +29,26 @@ from mvdust3r_ros.ros.images import (
 )
 from mvdust3r_ros.tones import Tones
 
-DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
+MODEL_NAMES = {
+    "radtan": "plumb_bob",
+    "radial_tangential": "plumb_bob",
+    "radial-tangential": "plumb_bob",
+    "brown_conrady": "plumb_bob",
+    "rational": "rational_polynomial",
+    "fisheye": "equidistant",
+    "equi": "equidistant",
+    "kannala_brandt": "equidistant",
+    "kannala_brandt4": "equidistant",
+    "kannalabrandt": "equidistant",
+    "kannalabrandt4": "equidistant",
+    "kannalabrandt8": "equidistant",
+    "kb4": "equidistant",
+    "opencv_fisheye": "equidistant",
+}
+"""Other names of the same formulas, in lower case: Kalibr's, ORB-SLAM's, drivers'."""
+MAX_FOCAL_RATIO = 8.0
+MIN_FOCAL, MAX_FOCAL = 0.05, 100.0
+"""Of the focal length, in widths of the image."""
 DEFAULT_CAMERA_FRAME = "camera_optical"
 ASPECT_TOLERANCE = 0.02
 
@@ -46,7 +74,8 @@ def frame_from_msgs(
 
     Args:
         image: sensor_msgs/Image or sensor_msgs/CompressedImage.
-        camera_info: sensor_msgs/CameraInfo of that camera; an uncalibrated one counts as none.
+        camera_info: sensor_msgs/CameraInfo of that camera, an uncalibrated one counts as none; or
+            a function of the width and height of the image that gives the camera or None.
         T_odom_cam: (4, 4) camera-to-odometry pose at the image's stamp, or None.
         depth: depth image (sensor_msgs/Image) registered to the image, or None; brought to the
             size of the image by nearest neighbour.
@@ -68,14 +97,19 @@ def frame_from_msgs(
     compressed = hasattr(image, "format")
     to_rgb = compressed_to_rgb if compressed else image_to_rgb
     rgb = to_rgb(image, max_pixels, tones)
+    height, width = rgb.shape[:2]
+    if callable(camera_info):
+        camera = camera_info(width, height)
+    else:
+        camera = None if camera_info is None else camera_from_info(camera_info)
     try:
         return Frame(
             stamp_ns=stamp_ns,
             image_rgb=rgb,
-            camera=None if camera_info is None else camera_from_info(camera_info),
+            camera=camera,
             T_odom_cam=T_odom_cam,
             depth_m=None if depth is None else _depth_for(depth, rgb.shape[:2], max_pixels),
-            camera_name=camera_name or image.header.frame_id or DEFAULT_CAMERA_FRAME,
+            camera_name=camera_name or plain_frame(image.header.frame_id) or DEFAULT_CAMERA_FRAME,
             T_rig_cam=T_rig_cam,
             T_odom_base=T_odom_base,
         )
@@ -83,29 +117,25 @@ def frame_from_msgs(
         raise ConversionError("camera_info", str(error)) from None
 
 
-def camera_from_info(info: Any) -> CameraModel | None:
+def camera_from_info(info: Any, *, rectified: bool = False) -> CameraModel | None:
     """Intrinsics of a sensor_msgs/CameraInfo, in pixels of the image that is sent.
 
     Binning and region of interest are taken into account.
+
+    Args:
+        info: the message; a size of 0x0 says nothing about the size.
+        rectified: the image has no distortion left: P holds for it, K and D do not.
 
     Returns:
         The camera, or None when it is not calibrated (K[0] is 0, as the message defines).
 
     Raises:
-        ConversionError: K is not a pinhole matrix, or the distortion model is unknown.
+        ConversionError: K is not that of an image of this size, or the distortion is unknown.
     """
-    K = np.array(info.k, dtype=np.float64).reshape(3, 3)
-    if K[0, 0] == 0:
+    K = _matrix_of(info, rectified=rectified)
+    if K is None:
         return None
-    distortion = tuple(float(d) for d in info.d)
-    if not any(distortion):
-        distortion = ()
-    if distortion and info.distortion_model not in DISTORTION_MODELS:
-        raise ConversionError(
-            "camera_info",
-            f"camera_info: distortion model {info.distortion_model!r} is not one of "
-            f"{', '.join(DISTORTION_MODELS)}",
-        )
+    _check_matrix(K, int(info.width), int(info.height))
     roi = info.roi
     whole = roi.width == 0 or roi.height == 0
     width, height = (info.width, info.height) if whole else (roi.width, roi.height)
@@ -117,16 +147,63 @@ def camera_from_info(info: Any) -> CameraModel | None:
         K[0, :2] /= bin_x
         K[1, 1] /= bin_y
         K[:2, 2] = (K[0, 2] + 0.5) / bin_x - 0.5, (K[1, 2] + 0.5) / bin_y - 0.5
+    name = info.distortion_model.strip() or "plumb_bob"
+    model = MODEL_NAMES.get(name.lower(), name.lower())
+    model = model if model in DISTORTION_COUNTS else name
+    distortion = () if rectified else _distortion_of(info, model)
     try:
-        return CameraModel(
-            K,
-            int(width) // bin_x,
-            int(height) // bin_y,
-            distortion,
-            info.distortion_model or "plumb_bob",
-        )
+        size = int(width) // bin_x, int(height) // bin_y
+        return CameraModel(K, *size, distortion, model if distortion else "plumb_bob")
     except FrameError as error:
         raise ConversionError("camera_info", f"camera_info: {error}") from None
+
+
+def _matrix_of(info: Any, *, rectified: bool) -> FloatArray | None:
+    """(3, 3) matrix of the pixels before binning; None when not calibrated."""
+    K = np.array(info.k, dtype=np.float64).reshape(3, 3)
+    P = np.array(getattr(info, "p", np.zeros(12)), dtype=np.float64).reshape(3, 4)[:, :3].copy()
+    # Without distortion K and P are one, and some drivers fill in only one of them.
+    order = (P, K) if rectified else (K, P) if not any(info.d) else (K,)
+    return next((matrix for matrix in order if matrix[0, 0] != 0), None)
+
+
+def _distortion_of(info: Any, model: str) -> tuple[float, ...]:
+    """Coefficients; none where all are zero, and none of zeros that only fill up an array."""
+    distortion = tuple(float(d) for d in info.d)
+    if not any(distortion):
+        return ()
+    counts = DISTORTION_COUNTS.get(model, ())
+    while counts and len(distortion) not in counts and distortion[-1] == 0:
+        distortion = distortion[:-1]
+    return distortion
+
+
+def _check_matrix(K: FloatArray, width: int, height: int) -> None:
+    """Raise ConversionError for a matrix that no camera of this image size has."""
+    fault = ""
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    if not np.all(np.isfinite(K)) or fx <= 0 or fy <= 0 or not np.allclose(K[2], (0, 0, 1)):
+        fault = "is not a pinhole matrix"
+    elif not 1 / MAX_FOCAL_RATIO < fx / fy < MAX_FOCAL_RATIO:
+        fault = "is not a pinhole matrix: its focal lengths differ too much"
+    elif width > 0 and height > 0:
+        if not (0 < cx < width and 0 < cy < height):
+            fault = f"is not of {width}x{height} pixels: its centre lies outside"
+        elif not MIN_FOCAL < fx / width < MAX_FOCAL:
+            fault = f"is not of {width}x{height} pixels: its focal length is out of all bounds"
+    if fault:
+        numbers = " ".join(f"{v:.6g}" for v in np.ravel(K))
+        raise ConversionError("camera_info", f"camera_info: K {fault} ({numbers})")
+
+
+def resized_camera(camera: CameraModel, width: int, height: int) -> CameraModel:
+    """A camera of an image that was resized as a whole; one without a size gets it."""
+    if (camera.width, camera.height) == (width, height):
+        return camera
+    if camera.width == 0 or camera.height == 0:
+        return replace(camera, width=width, height=height)
+    K = scale_intrinsics(camera.K, (camera.height, camera.width), (width, height))
+    return replace(camera, K=K, width=width, height=height)
 
 
 def pose_from_odometry(msg: Any) -> FloatArray:
@@ -147,6 +224,24 @@ def pose_from_pose(pose: Any, what: str = "pose") -> FloatArray:
     return _se3(pose.orientation, pose.position, what)
 
 
+def pose_from_stamped(msg: Any) -> tuple[int, str, FloatArray]:
+    """Stamp (ns), child frame and (4, 4) T_frame_child of a message that holds one pose.
+
+    Args:
+        msg: nav_msgs/Odometry, or geometry_msgs/PoseStamped, PoseWithCovarianceStamped or
+            TransformStamped; the child frame is empty where the type has none.
+
+    Raises:
+        ConversionError: the quaternion is zero or a number is not finite.
+    """
+    child = str(getattr(msg, "child_frame_id", ""))
+    if hasattr(msg, "transform"):
+        T = pose_from_transform(msg.transform)
+    else:
+        T = pose_from_pose(getattr(msg.pose, "pose", msg.pose), "odometry")
+    return stamp_to_ns(msg.header.stamp), child, T
+
+
 def pose_from_transform(transform: Any) -> FloatArray:
     """(4, 4) T_frame_child of a geometry_msgs/Transform.
 
@@ -163,8 +258,11 @@ def _se3(rotation: Any, translation: Any, what: str) -> FloatArray:
         raise ConversionError("odometry", f"{what} has the position {t}, expected finite numbers")
     try:
         return se3_from_quaternion(quat, t)
-    except AlignmentError as error:
-        raise ConversionError("odometry", f"{what}: {error}") from None
+    except AlignmentError:
+        words = ", ".join(f"{v:g}" for v in quat)
+        raise ConversionError(
+            "odometry", f"{what}: the quaternion ({words}) is no rotation"
+        ) from None
 
 
 def _depth_for(depth: Any, shape_hw: tuple[int, ...], max_pixels: int) -> FloatArray:

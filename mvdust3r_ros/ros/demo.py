@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 from mvdust3r_ros.config import load_config
 from mvdust3r_ros.datatypes import MapSnapshot, MvDust3rError, ScaleEstimate, Verdict
 from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
-from mvdust3r_ros.ros.bag import (
-    BagOptions,
+from mvdust3r_ros.ros.bag import BagOptions, opened_bag
+from mvdust3r_ros.ros.bag_topics import (
+    ODOM_TYPE,
+    camera_of,
     choose_image_topic,
     choose_info_topic,
     choose_odom_topic,
-    opened_bag,
+    choose_transforms,
 )
+from mvdust3r_ros.ros.frame_ids import is_static
 from mvdust3r_ros.ros.map_folder import SUFFIXES
 from mvdust3r_ros.ros.oracle_needs import ORACLE, require_depth_and_poses
 from mvdust3r_ros.ros.processes import Processes, fastdds_environment, isolated_environment
@@ -133,6 +136,7 @@ class _Topics:
     depth: str
     images: int
     odom_source: str = "topic"
+    transforms: tuple[str, ...] = ()
 
     @property
     def compressed(self) -> bool:
@@ -145,6 +149,7 @@ class _Topics:
             "camera_info": self.info,
             "odom": self.odom,
             "depth": self.depth,
+            **{_tf_name(topic): topic for topic in self.transforms},
         }
         return [w for name, to in pairs.items() if to for w in ("-r", f"{name}:={to}")]
 
@@ -223,16 +228,20 @@ def check_ros() -> None:
 def _look_into(bag: Path, wanted: BagOptions, *, has_depth_maps: bool) -> _Topics:
     with opened_bag(bag) as reader:
         image = choose_image_topic(reader, wanted.image_topic)
-        info = choose_info_topic(reader, image, wanted.camera_info_topic)
-        odom = choose_odom_topic(reader, wanted)
+        info, _ = choose_info_topic(reader, image, wanted.camera_info_topic)
+        odom = choose_odom_topic(reader, wanted.odometry, wanted.odom_topic, image)
+        near = [t for t in (image, odom) if t]
+        transforms, _ = choose_transforms(reader, near, wanted.tf_topic)
         images = sum(c.msgcount for c in reader.connections if c.topic == image)
-        has_tf = any(c.topic == "/tf" for c in reader.connections)
+        kinds = {c.topic: c.msgtype for c in reader.connections}
+    if odom and kinds[odom] != ODOM_TYPE:
+        raise DemoError(f"the node takes {ODOM_TYPE}, and {odom} is {kinds[odom]}; use lockstep")
     odom_source = "topic" if odom or wanted.odometry == "topic" else "none"
+    has_tf = any(not is_static(t) for t in transforms)
     if not odom and has_tf and wanted.odometry in ("auto", "tf"):
         odom_source = "tf"
-    camera = image.removesuffix("/compressed").rsplit("/", 1)[0]
-    depth = wanted.depth_topic or (f"{camera}/depth" if has_depth_maps else "")
-    return _Topics(image, info, odom, depth, images, odom_source)
+    depth = wanted.depth_topic or (f"{camera_of(image)}/depth" if has_depth_maps else "")
+    return _Topics(image, info, odom, depth, images, odom_source, tuple(transforms))
 
 
 def _prepare(out: Path) -> Path:
@@ -258,11 +267,25 @@ def _node_words(options: DemoOptions, topics: _Topics) -> list[str]:
         "ros.diagnostics_period_s": "0.2",
         **(PATIENT if options.patient else {}),
         **({"ros.odom_source": topics.odom_source} if topics.odom_source != "topic" else {}),
+        **_frames(options.topics, topics),
     }
     words = ["--ros-args", *topics.remaps()]
     if options.params is not None:
         words += ["--params-file", str(options.params.resolve())]
     return words + [w for name, value in values.items() for w in ("-p", f"{name}:={value}")]
+
+
+def _tf_name(topic: str) -> str:
+    """What the node calls a topic of transforms."""
+    return "/tf_static" if is_static(topic) else "/tf"
+
+
+def _frames(wanted: BagOptions, topics: _Topics) -> dict[str, str]:
+    """Frames that were named by hand."""
+    named = {"ros.camera_frame": wanted.camera_frame}
+    if topics.odom_source == "tf" and wanted.odom_frame != "odom":
+        named["ros.odom_frame"] = wanted.odom_frame
+    return {name: f"'{frame}'" for name, frame in named.items() if frame}
 
 
 def _engine_name(engine: str) -> str:
@@ -279,7 +302,9 @@ def _drive(
     run.start("mapper", "node", _node_words(options, topics))
     out_bag = str((options.out / "bag").resolve())
     sim_time = ["--ros-args", "-p", "use_sim_time:=true"]
-    run.start("recorder", "recorder", [*RECORDED, "--out", out_bag, *sim_time])
+    renamed = {name: to for to in topics.transforms for name in [_tf_name(to)]}
+    recorded = [renamed.get(topic, topic) for topic in RECORDED]
+    run.start("recorder", "recorder", [*recorded, "--out", out_bag, *sim_time])
     os.environ.update(isolated_environment(domain))
     with control_node(domain) as control:
         control.watch = lambda: run.check(may_end="player")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from mvdust3r_ros.datatypes import MapUpdate, Verdict
+from mvdust3r_ros.evaluation.input_counts import KINDS
 from mvdust3r_ros.ros.arrivals import CLOCK_HINT, Arrivals, Silence
 from mvdust3r_ros.ros.outputs import status_msg
 from mvdust3r_ros.ros.pipeline import Account
@@ -122,6 +123,7 @@ def _input_status(health: Health, name: str) -> DiagnosticStatus:
         ("images skipped", account.skipped),
         ("images dropped", account.dropped.total()),
         ("images waiting", account.waiting),
+        *((f"images with {kind}", account.had[kind]) for kind in KINDS),
     ]
     values += [(f"images dropped: {r}", n) for r, n in sorted(account.dropped.items())]
     values += [(f"faults: {r}", n) for r, n in sorted(health.counts.items())]

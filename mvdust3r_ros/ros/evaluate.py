@@ -17,7 +17,8 @@ from mvdust3r_ros.evaluation.files import FileOptions, files_recording
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
 from mvdust3r_ros.evaluation.recording import Recording, TruthOptions
 from mvdust3r_ros.evaluation.report_files import write_report
-from mvdust3r_ros.ros.bag import BagOptions, is_bag
+from mvdust3r_ros.ros.bag import BagOptions
+from mvdust3r_ros.ros.bag_files import is_bag
 from mvdust3r_ros.ros.bag_recording import bag_recording
 from mvdust3r_ros.ros.oracle_needs import ORACLE, bag_gives_poses, require_depth_and_poses
 from mvdust3r_ros.safe_files import read_yaml
@@ -161,7 +162,7 @@ def _evaluate_live(job: EvaluateJob, progress: Progress | None) -> Evaluated:
     from mvdust3r_ros.ros.live import run_live
 
     if not is_bag(job.source):
-        raise EvaluateError(f"{job.source}: live mode plays ROS 2 bags alone")
+        raise EvaluateError(f"{job.source}: live mode plays bags alone")
     if job.topics.max_frames:
         raise EvaluateError("live mode plays a bag to its end: leave out --max-frames")
     config = mapper_config(job)

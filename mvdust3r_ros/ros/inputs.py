@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,15 +14,14 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from mvdust3r_ros.datatypes import FloatArray, Frame
+from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame
 from mvdust3r_ros.ros.arrivals import Arrivals
-from mvdust3r_ros.ros.conversions import (
-    frame_from_msgs,
-    pose_from_odometry,
-    pose_from_transform,
-    stamp_to_ns,
-)
+from mvdust3r_ros.ros.camera_infos import CameraInfos
+from mvdust3r_ros.ros.conversions import frame_from_msgs, pose_from_odometry, stamp_to_ns
+from mvdust3r_ros.ros.frame_ids import is_rectified, plain_frame
 from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.ros.odometry import Odometry as OdometryInput
+from mvdust3r_ros.ros.odometry import Placement
 from mvdust3r_ros.ros.qos import (
     STATIC_TF,
     TF,
@@ -30,7 +30,6 @@ from mvdust3r_ros.ros.qos import (
     input_qos,
 )
 from mvdust3r_ros.ros.settings import RosSettings
-from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer, TransformError
 from mvdust3r_ros.tones import Tones
 
 HORIZON_NS = 10_000_000_000
@@ -43,17 +42,19 @@ Report = Callable[[str, str], None]
 
 @dataclass
 class _Camera:
-    """One camera's topics: prefix, newest camera_info, depth images by stamp, optical frame.
+    """One camera's topics: prefix, camera_info so far, depth images by stamp, optical frame.
 
-    `waited` says that an image has waited in vain for the camera's place on the robot: others
-    then do not.
+    `waited` says that an image has waited in vain for the camera's place on the robot, and
+    `uncalibrated` that one has for camera_info: others then do not.
     """
 
     prefix: str
-    info: Any | None = None
+    infos: CameraInfos = field(default_factory=CameraInfos)
+    info_frame: str = ""
     depths: dict[int, Any] = field(default_factory=dict)
     frame: str = ""
     waited: bool = False
+    uncalibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,6 @@ class Inputs:
     """Takes messages; makes a `Frame` of an image message in another thread.
 
     Attributes:
-        odom_frame: odometry frame, empty before it is known.
         image_topic: resolved name of the image topic.
         arrivals: "image", "odom" and so on, with the camera's name in front for all but the first
             -> what arrived there.
@@ -93,18 +93,26 @@ class Inputs:
                 fixed.
         """
         self.settings = settings
-        self.odom_frame = settings.odom_frame or ("odom" if settings.odom_source == "tf" else "")
         self.arrivals: dict[str, Arrivals] = {}
         self._node, self._on_image, self._report = node, on_image, report
         self._on_map_transform = on_map_transform
-        self._odom = PoseBuffer(HORIZON_NS)
-        self._tree = FrameTree(HORIZON_NS)
-        self._odom_child = ""
         self._cameras = [_Camera(f"{n}/" if n else "") for n in settings.camera_names]
         self._tones = [Tones(partial(self._say_tones, camera)) for camera in self._cameras]
         self._news = threading.Condition()
         self._subscriptions: list[Any] = []
         self._subscribe_all()
+        from_tf = settings.odom_source == "tf"
+        self._odometry = OdometryInput(
+            from_tf=from_tf,
+            odom_frame=settings.odom_frame or ("odom" if from_tf else ""),
+            near=self.image_topic,
+            horizon_ns=HORIZON_NS,
+        )
+
+    @property
+    def odom_frame(self) -> str:
+        """Odometry frame, empty before it is known."""
+        return self._odometry.odom_frame
 
     def _subscribe_all(self) -> None:
         ros = self.settings
@@ -142,6 +150,7 @@ class Inputs:
             profile = (ros.depth_reliability, ros.image_depth, "depth_reliability")
             topic, name = f"{camera.prefix}depth", f"{before}depth"
             self._subscribe(Image, topic, profile, lambda m: self._take_depth(camera, m), name)
+        camera.infos = CameraInfos(rectified=is_rectified(str(image.topic_name)))
         return str(image.topic_name)
 
     def _subscribe(
@@ -184,13 +193,15 @@ class Inputs:
     def clear(self) -> None:
         """Forget everything that moves: time jumped."""
         with self._news:
-            self._odom.clear()
+            self._odometry.clear()
             for camera in self._cameras:
                 camera.depths.clear()
-            self._tree.forget_moving()
 
     def _take_info(self, camera: _Camera, message: CameraInfo) -> None:
-        camera.info = message
+        with self._news:
+            camera.infos.add(message, time.monotonic())
+            camera.info_frame = plain_frame(message.header.frame_id)
+            self._news.notify_all()
 
     def _take_odom(self, message: Odometry) -> None:
         try:
@@ -199,10 +210,10 @@ class Inputs:
             self._report(error.reason, f"odom: {error}")
             return
         with self._news:
-            if not self.settings.odom_frame:
-                self.odom_frame = message.header.frame_id
-            self._odom_child = message.child_frame_id
-            self._odom.add(stamp_to_ns(message.header.stamp), T_odom_child)
+            stamp_ns = stamp_to_ns(message.header.stamp)
+            self._odometry.add_pose(
+                message.header.frame_id, message.child_frame_id, stamp_ns, T_odom_child
+            )
             self._news.notify_all()
 
     def _take_depth(self, camera: _Camera, message: Image) -> None:
@@ -214,25 +225,15 @@ class Inputs:
             self._news.notify_all()
 
     def _take_transforms(self, message: TFMessage, fixed: bool) -> None:
+        map_frame = plain_frame(self.settings.map_frame)
         with self._news:
             for item in message.transforms:
-                parent, child = item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/")
-                if parent == self.settings.map_frame:
+                if plain_frame(item.header.frame_id) == map_frame:
                     self._on_map_transform(item, fixed)
-                    continue
-                try:
-                    T = pose_from_transform(item.transform)
-                except ConversionError as error:
-                    self._report(error.reason, f"TF {parent} -> {child}: {error}")
-                    continue
-                try:
-                    if fixed:
-                        self._tree.set_fixed(parent, child, T)
-                    else:
-                        self._tree.set_moving(parent, child, stamp_to_ns(item.header.stamp), T)
-                except TransformError as error:
-                    self._report("tf", f"TF {parent} -> {child}: {error}")
+            faults = self._odometry.add_transforms(message, fixed=fixed, ignored=map_frame)
             self._news.notify_all()
+        for fault in faults:
+            self._report("odometry", fault)
 
     def frame(self, taken: CameraImage) -> Frame:
         """The frame of an image message, with odometry and depth of its time where there are any.
@@ -244,34 +245,48 @@ class Inputs:
         """
         image, camera = taken.message, self._cameras[taken.camera]
         stamp_ns = stamp_to_ns(image.header.stamp)
-        camera_frame = self.settings.camera_frame or image.header.frame_id
+        camera_frame = plain_frame(self.settings.camera_frame or image.header.frame_id)
+        camera_frame = camera_frame or camera.info_frame
         self._check_frame(camera, camera_frame)
         with self._news:
             self._news.wait_for(
                 lambda: self._is_complete(camera, camera_frame, stamp_ns),
                 self.settings.odom_wait_s,
             )
-            T_odom_cam = self._camera_pose(camera_frame, stamp_ns)
-            T_odom_base = self._robot_pose(stamp_ns) if T_odom_cam is None else None
+            placement = self._place(camera_frame, stamp_ns)
             camera.waited = not self._is_mounted(camera_frame, stamp_ns)
+            camera.uncalibrated = not camera.infos.known
             T_rig_cam = self._place_on_rig(camera_frame, stamp_ns)
             depth = _depth_at(camera, stamp_ns)
         if self.settings.use_depth and depth is None:
             self._report("no_depth", f"depth: nothing within 20 ms of the image at {stamp_ns} ns")
+
+        def intrinsics(width: int, height: int) -> CameraModel | None:
+            return self._intrinsics(camera, width, height, stamp_ns)
+
         return frame_from_msgs(
             image,
-            camera.info,
-            T_odom_cam,
+            intrinsics,
+            placement.T_odom_cam,
             depth,
             camera_name=camera_frame,
             T_rig_cam=T_rig_cam,
-            T_odom_base=T_odom_base,
+            T_odom_base=placement.T_odom_base,
             max_pixels=round(self.settings.max_megapixels * 1e6),
             tones=self._tones[taken.camera],
         )
 
     def _say_tones(self, camera: _Camera, words: str) -> None:
         self._node.get_logger().info(f"{camera.prefix}image: {words}")
+
+    def _intrinsics(
+        self, camera: _Camera, width: int, height: int, stamp_ns: int
+    ) -> CameraModel | None:
+        with self._news:
+            chosen = camera.infos.camera_for(width, height, stamp_ns, time.monotonic())
+        if chosen.why and len(camera.infos):
+            self._report("no_calibration", chosen.why)
+        return chosen.camera
 
     def _check_frame(self, camera: _Camera, frame: str) -> None:
         camera.frame = frame
@@ -291,84 +306,79 @@ class Inputs:
     def parent_of(self, frame: str) -> str | None:
         """Parent that others give a frame on TF; None without one."""
         with self._news:
-            return self._tree.parent_of(frame)
+            return self._odometry.tree.parent_of(self._odometry.camera_frame(frame))
 
     def root_of(self, frame: str) -> str:
         """Top of a frame's tree as others publish it."""
         with self._news:
-            return self._tree.root_of(frame)
+            return self._odometry.tree.root_of(self._odometry.camera_frame(frame))
 
     def transform(self, target: str, source: str, stamp_ns: int) -> FloatArray | None:
         """T_target_source as others publish it, or None."""
         with self._news:
-            return self._tree.lookup(target, source, stamp_ns, EXTRAPOLATION_NS)
+            return self._odometry.lookup(target, source, stamp_ns, EXTRAPOLATION_NS)
 
     def _is_complete(self, camera: _Camera, camera_frame: str, stamp_ns: int) -> bool:
         """Whether waiting longer would bring nothing more for an image."""
         if self.settings.use_depth and _depth_may_come(camera, stamp_ns):
             return False
+        awaits_info = not (camera.uncalibrated or camera.infos.known)
+        if awaits_info and self._is_published(f"{camera.prefix}camera_info"):
+            return False
         if self.settings.odom_source == "none":
             return True
+        odometry = self._odometry
         newest = (
-            self._odom.newest_ns
+            odometry.newest_ns
             if self.settings.odom_source == "topic"
-            else self._tree.newest_ns(self.odom_frame, camera_frame)
+            else odometry.tree.newest_ns(
+                odometry.camera_frame(self.odom_frame), odometry.camera_frame(camera_frame)
+            )
         )
         if newest is None:
             topic = "odom" if self.settings.odom_source == "topic" else "/tf"
-            return not self._node.count_publishers(topic)
+            return not self._is_published(topic)
         if newest < stamp_ns - STALE_NS:
             return True
         mounted = camera.waited or self._is_mounted(camera_frame, stamp_ns)
         return newest >= stamp_ns and mounted
 
+    def _is_published(self, topic: str) -> bool:
+        """Whether somebody publishes what a name of the node stands for, remapped or not."""
+        return bool(self._node.count_publishers(self._node.resolve_topic_name(topic)))
+
     def _is_mounted(self, camera_frame: str, stamp_ns: int) -> bool:
         """Whether the way from the frame of the odometry messages to the camera is known."""
-        if self.settings.odom_source != "topic" or self._odom_child in ("", camera_frame):
+        if self.settings.odom_source != "topic" or self.settings.T_base_cam:
             return True
-        if self.settings.T_base_cam:
-            return True
-        beyond_ns = round(self.settings.odom_extrapolation_s * 1e9)
-        return self._tree.lookup(self._odom_child, camera_frame, stamp_ns, beyond_ns) is not None
+        return self._odometry.is_mounted(camera_frame, stamp_ns, self._beyond_ns)
+
+    @property
+    def _beyond_ns(self) -> int:
+        return round(self.settings.odom_extrapolation_s * 1e9)
 
     def _place_on_rig(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
         """T_rig_cam in the frame of the first camera; None with one camera or without TF."""
         if not self.path_camera:
             return None
-        return self._tree.lookup(self.path_camera, camera_frame, stamp_ns, EXTRAPOLATION_NS)
+        return self._odometry.lookup(self.path_camera, camera_frame, stamp_ns, EXTRAPOLATION_NS)
 
-    def _camera_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
-        beyond_ns = round(self.settings.odom_extrapolation_s * 1e9)
-        if self.settings.odom_source == "none":
-            return None
-        if self.settings.odom_source == "tf":
-            return self._tree.lookup(self.odom_frame, camera_frame, stamp_ns, beyond_ns)
-        T_odom_child = self._robot_pose(stamp_ns)
-        if T_odom_child is None:
-            if len(self._odom):
-                self._report("no_odometry", f"odom: nothing for the image at {stamp_ns} ns")
-            return None
-        if self._odom_child in ("", camera_frame):
-            return T_odom_child
-        T_child_cam = self._tree.lookup(self._odom_child, camera_frame, stamp_ns, beyond_ns)
-        if T_child_cam is None:
-            T_child_cam = self.settings.mounting()
-        if T_child_cam is None:
+    def _place(self, camera_frame: str, stamp_ns: int) -> Placement:
+        """Where odometry has the camera; says why when it does not know."""
+        source = self.settings.odom_source
+        if source == "none":
+            return Placement()
+        mounting = self.settings.mounting() if source == "topic" else None
+        found = self._odometry.place(camera_frame, stamp_ns, self._beyond_ns, mounting)
+        if found.T_odom_base is not None:
             self._report(
                 "mounting",
-                f"odom is of {self._odom_child!r} and no transform leads from there to the camera "
-                f"{camera_frame!r}; publish it on /tf_static or set ros.T_base_cam; else it is "
-                "estimated from the motion",
+                f"the camera's place on the robot is not known: {found.why}; publish it on "
+                "/tf_static or set ros.T_base_cam; else it is estimated from the motion",
             )
-            return None
-        pose: FloatArray = T_odom_child @ T_child_cam
-        return pose
-
-    def _robot_pose(self, stamp_ns: int) -> FloatArray | None:
-        """T_odom_child of what the odometry messages are of."""
-        if self.settings.odom_source != "topic":
-            return None
-        return self._odom.at(stamp_ns, round(self.settings.odom_extrapolation_s * 1e9))
+        elif found.why and (len(self._odometry) or source == "tf"):
+            self._report("no_odometry", found.why)
+        return found
 
 
 def _depth_may_come(camera: _Camera, stamp_ns: int) -> bool:

@@ -11,12 +11,14 @@ from typing import Any
 from mvdust3r_ros.config import MapperConfig, load_config, with_values
 from mvdust3r_ros.datatypes import Frame
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.evaluation.input_counts import InputCounts
 from mvdust3r_ros.evaluation.recording import recording_name
 from mvdust3r_ros.evaluation.report import write_outputs
 from mvdust3r_ros.evaluation.run import run_mapper
 from mvdust3r_ros.evaluation.truth_files import read_truth
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.bag import BagOptions, choose_image_topic, opened_bag, read_frames
+from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
+from mvdust3r_ros.ros.bag_topics import choose_image_topic
 from mvdust3r_ros.ros.oracle_needs import ORACLE, bag_gives_poses, require_depth_and_poses
 
 
@@ -71,10 +73,12 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     mapper = Mapper(config, engine)
     undecodable: Counter[str] = Counter()
     unmounted: set[str] = set()
+    inputs = InputCounts()
 
     def frames() -> Iterator[Frame]:
         bad = lambda error: undecodable.update([str(error)])  # noqa: E731
-        for frame in read_frames(job.bag, job.topics, bad, notes.append):
+        for frame in read_frames(job.bag, job.topics, bad, inputs):
+            inputs.add(frame)
             if frame.T_odom_base is not None:
                 unmounted.add(frame.camera_name)
             yield frame
@@ -89,7 +93,8 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
         engine.close()
     result.frames += undecodable.total()
     result.faults += undecodable
-    details: dict[str, Any] = {"bag": str(job.bag), "notes": notes}
+    details: dict[str, Any] = {"bag": str(job.bag), "images_with": inputs.numbers()}
+    details["notes"] = [*notes, *inputs.lines()]
     if unmounted:
         details["mountings"] = [_mounting_words(mapper, camera) for camera in sorted(unmounted)]
     return write_outputs(result, job.out, truth, recording_name(job.bag), details)

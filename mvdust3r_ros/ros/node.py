@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from mvdust3r_ros.map_files import NO_GRID
 from mvdust3r_ros.ros.heap import give_back_memory, large_blocks_apart, share_one_heap
 
 share_one_heap()
@@ -32,6 +31,7 @@ from mvdust3r_ros.config import ConfigError
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.map_files import NO_GRID
 from mvdust3r_ros.ros.bond import break_bond, make_bond
 from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.faults import FaultLog

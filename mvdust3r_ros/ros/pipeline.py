@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mvdust3r_ros.datatypes import Frame, MapUpdate, MvDust3rError, Verdict, Window
+from mvdust3r_ros.evaluation.input_counts import kinds_of
 from mvdust3r_ros.mapper import Mapper
 
 POLL_S = 0.1
@@ -32,6 +33,7 @@ class Account:
         windows: complete windows.
         superseded: windows replaced by a newer one before the network was free.
         verdicts: outcomes of the windows that reached the network.
+        had: "odometry", "camera_info", "depth" -> images that could be decoded and had it.
     """
 
     received: int = 0
@@ -41,6 +43,7 @@ class Account:
     windows: int = 0
     superseded: int = 0
     verdicts: Counter[Verdict] = field(default_factory=Counter)
+    had: Counter[str] = field(default_factory=Counter)
 
     @property
     def rejected(self) -> int:
@@ -200,6 +203,7 @@ class Pipeline:
                 now.windows,
                 now.superseded,
                 Counter(now.verdicts),
+                Counter(now.had),
             )
 
     def _drop_waiting(self, reason: str) -> None:
@@ -223,6 +227,8 @@ class Pipeline:
         before = self.mapper.keyframe_count
         try:
             frame = self._hooks.to_frame(message)
+            with self._change:
+                self._account.had.update(kinds_of(frame))
             self._hooks.on_frame(frame)
             window = self.mapper.select(frame)
         except MvDust3rError as error:

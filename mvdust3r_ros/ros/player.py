@@ -15,16 +15,18 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from mvdust3r_ros.datatypes import MvDust3rError
-from mvdust3r_ros.ros.bag import choose_image_topic, opened_bag
+from mvdust3r_ros.ros.bag import opened_bag
+from mvdust3r_ros.ros.bag_files import BagReader
 from mvdust3r_ros.ros.bag_messages import BagError
+from mvdust3r_ros.ros.bag_topics import choose_image_topic
 from mvdust3r_ros.ros.conversions import stamp_to_ns
 from mvdust3r_ros.ros.depth_folder import DepthFolder
+from mvdust3r_ros.ros.frame_ids import is_static
 from mvdust3r_ros.ros.message_types import MessageTypeError, message_class
 from mvdust3r_ros.ros.outputs import header_msg, time_msg
 from mvdust3r_ros.wording import plural
@@ -69,7 +71,7 @@ class PlayOptions:
 class Player(Node):
     """Publishes the messages of an open bag in its rhythm."""
 
-    def __init__(self, reader: AnyReader, options: PlayOptions) -> None:
+    def __init__(self, reader: BagReader, options: PlayOptions) -> None:
         """Make a publisher for each topic whose type is installed.
 
         Raises:
@@ -99,7 +101,7 @@ class Player(Node):
             self.get_logger().warning(f"{connection.topic} is not played: {error}")
             return
         ext = connection.ext
-        latched = connection.topic == "/tf_static" or (
+        latched = is_static(connection.topic) or (
             isinstance(ext, ConnectionExtRosbag2)
             and any(
                 q.durability == QosDurability.TRANSIENT_LOCAL for q in ext.offered_qos_profiles

@@ -42,6 +42,11 @@ class PoseBuffer:
         """Newest stamp, or None when empty."""
         return self._stamps_ns[-1] if self._stamps_ns else None
 
+    @property
+    def span_ns(self) -> tuple[int, int] | None:
+        """First and last stamp, or None when empty."""
+        return (self._stamps_ns[0], self._stamps_ns[-1]) if self._stamps_ns else None
+
     def add(self, stamp_ns: int, T: FloatArray) -> None:
         """Store a (4, 4) pose; a pose of the same stamp is replaced."""
         if self._horizon_ns and self._stamps_ns and stamp_ns <= self._stamps_ns[-1] - JUMP_BACK_NS:
@@ -100,6 +105,7 @@ class FrameTree:
         """Start empty; see `PoseBuffer` for the horizon."""
         self._horizon_ns = horizon_ns
         self._parents: dict[str, str] = {}
+        self._names: set[str] = set()
         self._fixed: dict[str, FloatArray] = {}
         self._moving: dict[str, PoseBuffer] = {}
 
@@ -109,7 +115,7 @@ class FrameTree:
         Raises:
             TransformError: there are too many frames already.
         """
-        self._check_room(child)
+        self._check_room(parent, child)
         self._parents[child] = parent
         self._fixed[child] = T_parent_child
         self._moving.pop(child, None)
@@ -120,16 +126,40 @@ class FrameTree:
         Raises:
             TransformError: there are too many frames already.
         """
-        self._check_room(child)
+        self._check_room(parent, child)
         if self._parents.get(child) != parent or child not in self._moving:
             self._parents[child] = parent
             self._fixed.pop(child, None)
             self._moving[child] = PoseBuffer(self._horizon_ns)
         self._moving[child].add(stamp_ns, T)
 
-    def _check_room(self, child: str) -> None:
+    def _check_room(self, parent: str, child: str) -> None:
         if child not in self._parents and len(self._parents) >= MAX_FRAMES:
             raise TransformError(f"more than {MAX_FRAMES} frames on TF, {child} is left out")
+        self._names |= {parent, child}
+
+    def __contains__(self, frame: object) -> bool:
+        """Whether a frame has a parent or a child."""
+        return frame in self._names
+
+    def __len__(self) -> int:
+        """Number of frames, roots among them."""
+        return len(self._names)
+
+    @property
+    def frames(self) -> frozenset[str]:
+        """All frames, roots among them."""
+        return frozenset(self._names)
+
+    def children_of(self, parent: str) -> list[str]:
+        """Frames right below one."""
+        return [child for child, above in self._parents.items() if above == parent]
+
+    def covered_ns(self, target: str, source: str) -> tuple[int, int] | None:
+        """First and last time of the moving transforms between two frames; None without any."""
+        edges = {*self._path_up(target)} ^ {*self._path_up(source)}
+        spans = [s for f in edges if f in self._moving and (s := self._moving[f].span_ns)]
+        return (max(a for a, _ in spans), min(b for _, b in spans)) if spans else None
 
     def forget_moving(self) -> None:
         """Forget all poses of moving frames; who is whose parent stays."""

@@ -452,3 +452,66 @@ def new_camera(new_stage: Callable[[], Any], room: Any) -> Callable[..., LiveCam
 @pytest.fixture(scope="module")
 def camera(new_camera: Callable[..., LiveCamera]) -> LiveCamera:
     return new_camera()
+
+
+@dataclass
+class Recorded:
+    """A message of a bag: topic, log time (ns) and message of rosbags."""
+
+    topic: str
+    log_ns: int
+    message: Any
+
+
+class Drive:
+    """A robot's short drive in small grey images, as messages to be changed and written."""
+
+    image_wh = (40, 30)
+    K = np.array([[35.0, 0, 19.0], [0, 36.0, 15.5], [0, 0, 1]])
+
+    def __init__(self, frames: int = 8) -> None:
+        self.stamps_ns = [START_NS + i * 100_000_000 for i in range(frames)]
+        self.T_odom_base = []
+        for i in range(frames):
+            c, s = np.cos(0.1 * i), np.sin(0.1 * i)
+            turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+            self.T_odom_base.append(make_se3(turn, np.array([0.1 * i, 0.02 * i, 0.0])))
+        self.T_odom_cam = [T @ T_BASE_CAM for T in self.T_odom_base]
+
+    def items(self) -> list[Recorded]:
+        """All messages, fresh ones each time."""
+        tf = "tf2_msgs/msg/TFMessage"
+        static = transform(START_NS, "base_link", "camera_optical", T_BASE_CAM)
+        made = [Recorded("/tf_static", START_NS, new(tf, transforms=[static]))]
+        rgb = np.full((*self.image_wh[::-1], 3), 90, np.uint8)
+        for stamp, T in zip(self.stamps_ns, self.T_odom_base, strict=True):
+            moving = transform(stamp, "odom", "base_link", T)
+            made += [
+                Recorded("/tf", stamp + 1, new(tf, transforms=[moving])),
+                Recorded("/odom", stamp + 1, odometry(stamp, "base_link", T)),
+                Recorded(
+                    "/camera/camera_info", stamp + 2, camera_info(stamp, self.K, *self.image_wh)
+                ),
+                Recorded("/camera/image_raw", stamp + 3, image(stamp, rgb, compressed=False)),
+            ]
+        return made
+
+    @staticmethod
+    def write(
+        folder: Path, items: list[Recorded], storage: StoragePlugin = StoragePlugin.MCAP
+    ) -> Path:
+        """A bag of messages in `folder`/bag."""
+        with Writer(folder / "bag", version=9, storage_plugin=storage) as writer:
+            topics: dict[str, Any] = {}
+            for item in sorted(items, key=lambda i: i.log_ns):
+                kind = item.message.__msgtype__
+                if item.topic not in topics:
+                    topics[item.topic] = writer.add_connection(item.topic, kind, typestore=STORE)
+                data = STORE.serialize_cdr(item.message, kind)
+                writer.write(topics[item.topic], item.log_ns, data)
+        return folder / "bag"
+
+
+@pytest.fixture(scope="session")
+def drive() -> Drive:
+    return Drive()

@@ -117,7 +117,8 @@ def test_bad_odometry_is_refused(quat: tuple[float, ...], position: tuple[float,
 def test_a_frame_has_everything() -> None:
     pose = se3_from_quaternion(np.array([0, 0, 0, 1.0]), np.array([1.0, 0, 0]))
     depth = np.arange(48).reshape(6, 8) * 100
-    frame = frame_from_msgs(image(), info(width=8, height=6), pose, depth_image(depth))
+    small = info(width=8, height=6, k=[6.0, 0.0, 3.5, 0.0, 6.1, 2.5, 0.0, 0.0, 1.0])
+    frame = frame_from_msgs(image(), small, pose, depth_image(depth))
     assert frame.stamp_ns == 12_000_000_345
     assert frame.camera_name == "cam"
     assert frame.camera is not None

@@ -117,11 +117,15 @@ def test_a_node_of_the_same_name_is_said_with_a_remedy() -> None:
 
 def test_every_drop_is_shown_by_reason() -> None:
     account = Account(received=9, keyframes=3, skipped=1, dropped=Counter(encoding=2, stopped=1))
+    account.had.update(odometry=3, camera_info=4)
     (status, *_) = diagnose(Health("active", account=account, counts={"qos": 4}), "mapper")
     values = {v.key: v.value for v in status.values}
     assert values["images received"] == "9"
     assert values["images waiting"] == "2"
     assert values["images dropped"] == "3"
+    assert values["images with odometry"] == "3"
+    assert values["images with camera_info"] == "4"
+    assert values["images with depth"] == "0"
     assert values["images dropped: encoding"] == "2"
     assert values["faults: qos"] == "4"
 

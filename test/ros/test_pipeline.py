@@ -108,6 +108,7 @@ def test_every_image_is_accounted_for(frames: list[Frame]) -> None:
     assert account.received == 36
     assert account.dropped == {"stopped": 2, "encoding": 1, "internal": 1, "paused": 1}
     assert account.keyframes + account.skipped == 31
+    assert account.had["odometry"] == account.had["depth"] == 31
     assert account.windows == account.superseded + account.verdicts.total()
     assert account.verdicts[Verdict.COMMITTED] == len(rig.updates) >= 1
     assert account.waiting == account.windows_waiting == 0

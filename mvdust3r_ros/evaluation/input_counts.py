@@ -1,0 +1,87 @@
+"""How many images of a recording had what, and why the others had not: one line for a kind."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mvdust3r_ros.datatypes import Frame
+
+ODOMETRY, CAMERA_INFO, DEPTH = KINDS = ("odometry", "camera_info", "depth")
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+REASONS_SHOWN = 3
+
+
+@dataclass
+class InputCounts:
+    """What belongs to the images of a recording.
+
+    Attributes:
+        images: frames so far.
+        had: kind -> number of them that had it.
+        reasons: kind -> why some had not, or what was assumed -> number of images.
+        faults: why messages beside the images could not be used -> number of messages.
+        notes: what else is to be said about the recording.
+    """
+
+    images: int = 0
+    had: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    faults: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Start again, as the recording is read again."""
+        self.images = 0
+        for counts in (self.had, self.reasons, self.faults, self.notes):
+            counts.clear()
+
+    def add(self, frame: Frame) -> None:
+        """Count a frame."""
+        self.images += 1
+        self.had.update(kinds_of(frame))
+
+    def because(self, kind: str, why: str) -> None:
+        """Say of one image why it has something not, or what was assumed; nothing when empty."""
+        if why:
+            self.reasons.setdefault(kind, Counter())[why] += 1
+
+    def numbers(self) -> dict[str, int]:
+        """Kind -> number of images that had it."""
+        return {kind: self.had[kind] for kind in KINDS}
+
+    def lines(self) -> list[str]:
+        """A line for each kind about which something is to be said."""
+        lines = []
+        for kind, reasons in self.reasons.items():
+            said = [
+                words if count == self.images else f"{words} ({counted(count, 'image')})"
+                for words, count in Counter(by_kind(reasons)).most_common(REASONS_SHOWN)
+            ]
+            lines.append(f"{kind} for {self.had[kind]} of {self.images} images: {'; '.join(said)}")
+        faults = by_kind(self.faults)
+        lines += [f"{counted(n, 'message')} not used: {why}" for why, n in faults.items()]
+        return lines + self.notes
+
+
+def kinds_of(frame: Frame) -> list[str]:
+    """What belongs to a frame."""
+    had = (frame.T_odom_cam, frame.camera, frame.depth_m)
+    return [kind for kind, value in zip(KINDS, had, strict=True) if value is not None]
+
+
+def counted(count: int, word: str) -> str:
+    """1 image, 2 images."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def by_kind(messages: Mapping[str, int]) -> dict[str, int]:
+    """Messages that differ in numbers alone put together under the first of them."""
+    first: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for message, count in messages.items():
+        shown = first.setdefault(NUMBER.sub("#", message), message)
+        counts[shown] = counts.get(shown, 0) + count
+    return counts

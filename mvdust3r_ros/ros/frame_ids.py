@@ -1,0 +1,74 @@
+"""Names of frames and topics as robots write them: slashes, prefixes, namespaces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+MOVING, FIXED = "tf", "tf_static"
+RECTIFIED = re.compile(r"(^|_)rect(ified)?(_|$)")
+
+
+def plain_frame(name: str) -> str:
+    """A frame id as tf2 has it: no slash at either end, as ROS 1 and old drivers wrote them."""
+    return name.strip().strip("/")
+
+
+def matching_frame(frame: str, known: Collection[str], topic: str = "") -> str:
+    """A frame among those of TF, also where only one of both has the robot's name in front.
+
+    Args:
+        frame: name to look for, plain.
+        known: frames of TF.
+        topic: of the images; where several robots fit, the one of its namespace is meant.
+
+    Returns:
+        The name in TF; `frame` itself when none or several could be meant.
+    """
+    if frame in known or not frame:
+        return frame
+    found = [k for k in known if k.endswith(f"/{frame}") or frame.endswith(f"/{k}")]
+    if len(found) > 1:
+        robots = topic.strip("/").split("/")
+        found = [k for k in found if k.split("/")[0] in robots]
+    return found[0] if len(found) == 1 else frame
+
+
+def namespace(topic: str) -> str:
+    """What stands before the last word of a topic: "/robot1" of "/robot1/tf"."""
+    return topic.rpartition("/")[0]
+
+
+def is_static(topic: str) -> bool:
+    """Whether transforms of a topic hold for ever."""
+    return topic.endswith("tf_static")
+
+
+def choose_tf_topics(topics: Iterable[str], near: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The transforms of one robot: those in the namespace of its camera or odometry.
+
+    Args:
+        topics: all topics with transforms.
+        near: topics of the robot, images first.
+
+    Returns:
+        Moving and fixed transforms to use, one of each at most, and all that were left out.
+    """
+    left = sorted(set(topics))
+    chosen: list[str] = []
+    for static in (False, True):
+        word = FIXED if static else MOVING
+        kind = [t for t in left if is_static(t) == static]
+        named = [t for t in kind if t.rpartition("/")[2] == word] or kind
+        around = [t for t in named if any(n.startswith(f"{namespace(t)}/") for n in near)]
+        around = around or (named if len(named) == 1 else [])
+        chosen += [max(around, key=lambda t: namespace(t).count("/"))] if around else []
+    return chosen, [t for t in left if t not in chosen]
+
+
+def is_rectified(image_topic: str) -> bool:
+    """Whether images of a topic have no lens distortion left, by the words of its name.
+
+    image_proc calls them image_rect and image_rect_color; others have a word `rect`.
+    """
+    return any(RECTIFIED.search(word) for word in image_topic.split("/"))
