@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import Frame, Trajectory
+from mvdust3r_ros.datatypes import Trajectory
 from mvdust3r_ros.evaluation.input_counts import InputCounts
 from mvdust3r_ros.evaluation.recording import (
     Notes,
-    OnBad,
     Recording,
     TruthOptions,
     recording_name,
@@ -86,7 +85,7 @@ def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recordi
         name=recording_name(bag),
         kind=kind,
         total=min(total, topics.max_frames) if topics.max_frames else total,
-        read=lambda on_bad: _frames(bag, topics, on_bad, inputs),
+        read=lambda on_bad: read_frames(bag, topics, on_bad, inputs),
         truth=path,
         truth_source=source,
         depth_source=depth,
@@ -94,10 +93,6 @@ def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recordi
         inputs=inputs,
         notes=notes,
     )
-
-
-def _frames(bag: Path, topics: BagOptions, on_bad: OnBad, inputs: InputCounts) -> Iterator[Frame]:
-    yield from read_frames(bag, topics, on_bad, inputs)
 
 
 def _with_depth(reader: BagReader, bag: Path, topics: BagOptions, depth: str) -> BagOptions:
