@@ -19,7 +19,7 @@ ROWS = [
     {"datatypes"},
     {"image_size", "safe_files"},
     {"config", "geometry"},
-    {"floor", "mounting", "past_path", "pose_graph", "range_image"},
+    {"driven_way", "floor", "mounting", "past_path", "pose_graph", "range_image"},
     {"scale"},
     {"rig"},
     {"pose_fusion"},

@@ -236,9 +236,14 @@ class BagOdometry:
         pose: FloatArray = T_odom_child @ T_child_cam
         return pose
 
-    def robot_pose(self, stamp_ns: int) -> FloatArray | None:
-        """(4, 4) T_odom_base of what the odometry messages are of, or None."""
-        return None if self._use_tf else self._child_pose(stamp_ns)
+    def robot_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
+        """(4, 4) T_odom_base of what odometry is of, or None where that is the camera itself."""
+        if not self._use_tf:
+            return None if self._child in ("", camera_frame) else self._child_pose(stamp_ns)
+        base = self._tree.below(self.odom_frame, camera_frame)
+        if base in (None, camera_frame):
+            return None
+        return self._tree.lookup(self.odom_frame, base, stamp_ns, EXTRAPOLATION_NS)
 
     def _child_pose(self, stamp_ns: int) -> FloatArray | None:
         return self._odom.at(stamp_ns, EXTRAPOLATION_NS) if len(self._odom) else None
@@ -270,7 +275,7 @@ def _frames(
                 T_odom_cam,
                 depth,
                 camera_name=camera_frame,
-                T_odom_base=odometry.robot_pose(stamp_ns) if T_odom_cam is None else None,
+                T_odom_base=odometry.robot_pose(camera_frame, stamp_ns),
             )
         except ConversionError as error:
             if on_bad is None:

@@ -244,7 +244,7 @@ class Inputs:
                 self.settings.odom_wait_s,
             )
             T_odom_cam = self._camera_pose(camera_frame, stamp_ns)
-            T_odom_base = self._robot_pose(stamp_ns) if T_odom_cam is None else None
+            T_odom_base = self._robot_pose(camera_frame, stamp_ns)
             camera.waited = not self._is_mounted(camera_frame, stamp_ns)
             T_rig_cam = self._place_on_rig(camera_frame, stamp_ns)
             depth = _depth_at(camera, stamp_ns)
@@ -331,7 +331,7 @@ class Inputs:
             return None
         if self.settings.odom_source == "tf":
             return self._tree.lookup(self.odom_frame, camera_frame, stamp_ns, beyond_ns)
-        T_odom_child = self._robot_pose(stamp_ns)
+        T_odom_child = self._child_pose(stamp_ns)
         if T_odom_child is None:
             if len(self._odom):
                 self._report("no_odometry", f"odom: nothing for the image at {stamp_ns} ns")
@@ -352,10 +352,21 @@ class Inputs:
         pose: FloatArray = T_odom_child @ T_child_cam
         return pose
 
-    def _robot_pose(self, stamp_ns: int) -> FloatArray | None:
-        """T_odom_child of what the odometry messages are of."""
-        if self.settings.odom_source != "topic":
+    def _robot_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
+        """T_odom_base of what odometry is of; None where that is the camera itself."""
+        if self.settings.odom_source == "none":
             return None
+        if self.settings.odom_source == "topic":
+            alone = self._odom_child in ("", camera_frame)
+            return None if alone else self._child_pose(stamp_ns)
+        base = self.settings.base_frame or self._tree.below(self.odom_frame, camera_frame)
+        if base in (None, camera_frame):
+            return None
+        beyond_ns = round(self.settings.odom_extrapolation_s * 1e9)
+        return self._tree.lookup(self.odom_frame, base, stamp_ns, beyond_ns)
+
+    def _child_pose(self, stamp_ns: int) -> FloatArray | None:
+        """T_odom_child of what the odometry messages are of."""
         return self._odom.at(stamp_ns, round(self.settings.odom_extrapolation_s * 1e9))
 
 
