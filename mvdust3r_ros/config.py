@@ -280,7 +280,7 @@ class MapSettings(Section):
         low=0.0,
     )
     robot_radius_m: float = setting(
-        0.22, "radius around each camera position that counts as free (m)", low=0.0
+        0.22, "radius of the robot: where its base drove, and a cell more, is free (m)", low=0.0
     )
     camera_height_m: float = setting(
         0.0, "height of the camera above the floor (m), for the floor and the scale; 0 if unknown",

@@ -91,8 +91,8 @@ class Frame:
             `T_odom_cam` for the truth without it.
         T_rig_cam: (4, 4) fixed place of this camera among several, metres, optical axes, in a
             frame that all of them share; or None.
-        T_odom_base: (4, 4) pose of the robot by odometry, metres, where nothing says how the
-            camera sits on it; or None.
+        T_odom_base: (4, 4) pose of the robot by odometry, metres; or None. With `T_odom_cam` it
+            says how the camera sits on it.
     """
 
     stamp_ns: int

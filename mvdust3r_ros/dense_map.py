@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe
+from mvdust3r_ros.driven_way import DrivenWay, Host, OdometryTrack
 from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.geometry import lifted, rotation_angle_deg
 from mvdust3r_ros.occupancy import OccupancyMap
@@ -53,12 +54,14 @@ class Drawing:
         voxels: the voxels.
         grid: the grid; None before the first keyframe.
         drawn_at: keyframe -> (4, 4) pose at which its points went into both.
+        way: where the robot has driven between them.
     """
 
     keyframes: dict[int, MappedKeyframe]
     voxels: VoxelMap
     grid: OccupancyMap | None
     drawn_at: dict[int, FloatArray]
+    way: DrivenWay = field(default_factory=DrivenWay)
 
 
 class DenseMap:
@@ -68,6 +71,7 @@ class DenseMap:
         settings: of voxels and grid.
         now: the present drawing. Others are made beside it, so that it can be read meanwhile.
         floor_heights_m: keyframe -> what its view said of the height of the floor.
+        track: where odometry saw the robot in the last frames; it makes the next stretch of way.
     """
 
     def __init__(self, settings: MapSettings) -> None:
@@ -75,6 +79,7 @@ class DenseMap:
         self.settings = settings
         self.now = Drawing({}, VoxelMap(settings.voxel_size_m), None, {})
         self.floor_heights_m: dict[int, float] = {}
+        self.track = OdometryTrack()
         self._outside: tuple[FloatArray, float] | None = None
 
     @property
@@ -109,11 +114,27 @@ class DenseMap:
     def add(self, new: Sequence[MappedKeyframe]) -> list[FloatArray]:
         """Take in keyframes and their voxels; their points in the map frame, for `draw_grid`."""
         clouds = [item.points_map() for item in new]
+        self._drive(new)
         for item, points in zip(new, clouds, strict=True):
             self.now.keyframes[item.keyframe.id] = item
             self.now.drawn_at[item.keyframe.id] = item.T_map_cam
             self.now.voxels.integrate(points, item.colors_rgb, item.conf)
         return clouds
+
+    def _drive(self, new: Sequence[MappedKeyframe]) -> None:
+        """Extend the way from keyframe to keyframe, where these say where the robot was."""
+        before, stretches = self._last_host(), []
+        for item in new:
+            after = Host.of(item.keyframe, item.T_map_cam)
+            if after is not None:
+                stretches.append(DrivenWay.stretch(before, after, self.track))
+                before = after
+        if stretches:
+            self.now = replace(self.now, way=self.now.way.followed_by(stretches))
+
+    def _last_host(self) -> Host | None:
+        hosts = (Host.of(m.keyframe, m.T_map_cam) for m in reversed(self.keyframes.values()))
+        return next((host for host in hosts if host is not None), None)
 
     def draw_grid(self, new: Sequence[MappedKeyframe], clouds: Sequence[FloatArray]) -> None:
         """Find the floor again, then add the new views; start over when the floor moved.
@@ -123,13 +144,14 @@ class DenseMap:
             clouds: (N, 3) points of each, map frame.
         """
         floor_z, grid = self._find_floor(new, clouds), self.now.grid
+        drawn = max(set(self.keyframes) - {item.keyframe.id for item in new}, default=-1)
+        way = self.now.way.after(drawn)
         if grid is None or abs(floor_z - grid.floor_z_m) > self.settings.grid_resolution_m:
             grid = self._empty_grid(floor_z)
             new = list(self.now.keyframes.values())
             clouds = [item.points_map() for item in new]
-            self.now = replace(self.now, grid=grid)
-        for item, points in zip(new, clouds, strict=True):
-            grid.add_view(item.T_map_cam[:3, 3], points, item.keyframe.stamp_ns)
+            self.now, way = replace(self.now, grid=grid), self.now.way
+        draw_in_order(grid, new, clouds, way, way.places(self._poses()))
 
     def _find_floor(self, new: Sequence[MappedKeyframe], clouds: Sequence[FloatArray]) -> float:
         """Median over the keyframes that saw a floor; the lowest points while there is none."""
@@ -213,21 +235,30 @@ class DenseMap:
                 key: replace(item, T_map_cam=T_map_cam[key])
                 for key, item in self.now.keyframes.items()
                 if key not in ids
-            }
+            },
+            way=self.now.way.without(ids),
         )
 
     def _drawn(
-        self, keyframes: dict[int, MappedKeyframe], floor_z_m: float | None = None
+        self,
+        keyframes: dict[int, MappedKeyframe],
+        floor_z_m: float | None = None,
+        way: DrivenWay | None = None,
     ) -> Drawing:
-        """Voxels and grid of these keyframes alone; the floor is where it is, or elsewhere."""
+        """Voxels and grid of these keyframes alone; floor and way are as they are, or others."""
         floor_z_m = self.floor_z_m if floor_z_m is None else floor_z_m
+        way = self.now.way if way is None else way
         voxels, grid = VoxelMap(self.settings.voxel_size_m), self._empty_grid(floor_z_m)
-        for item in keyframes.values():
-            points = item.points_map()
-            voxels.integrate(points, item.colors_rgb, item.conf)
-            grid.add_view(item.T_map_cam[:3, 3], points, item.keyframe.stamp_ns)
         drawn_at = {key: item.T_map_cam for key, item in keyframes.items()}
-        return Drawing(keyframes, voxels, grid, drawn_at)
+
+        def clouds() -> Iterator[FloatArray]:
+            for item in keyframes.values():
+                points = item.points_map()
+                voxels.integrate(points, item.colors_rgb, item.conf)
+                yield points
+
+        draw_in_order(grid, list(keyframes.values()), clouds(), way, way.places(drawn_at))
+        return Drawing(keyframes, voxels, grid, drawn_at, way)
 
     def _still_in_place(self, T_map_cam: Mapping[int, FloatArray]) -> bool:
         """Whether all keyframes, and what lies 3 m before them, are within half a voxel."""
@@ -285,6 +316,8 @@ class DenseMap:
         far = {key for key in self.keyframes if off_m[key] > radius_m}
         if not far:
             return far
+        way = self.now.way.within(self._poses(), camera_map, radius_m)
+        self.now = replace(self.now, way=way)
         self._drop(far)
         self.now.voxels.keep_within(camera_map, radius_m)
         self._outside = camera_map.copy(), radius_m
@@ -294,7 +327,39 @@ class DenseMap:
             self.now, self._outside = replace(self.now, grid=grid), None
         return far
 
+    def _poses(self) -> dict[int, FloatArray]:
+        return {key: item.T_map_cam for key, item in self.keyframes.items()}
+
     def _drop(self, ids: Collection[int]) -> None:
+        if ids and len(self.now.way):
+            poses = self._poses()
+            way = self.now.way.rehosted(ids, poses).bounded(poses)
+            self.now = replace(self.now, way=way)
         for key in ids:
             del self.now.keyframes[key], self.now.drawn_at[key]
             self.floor_heights_m.pop(key, None)
+
+
+def draw_in_order(
+    grid: OccupancyMap,
+    items: Sequence[MappedKeyframe],
+    clouds: Iterable[FloatArray],
+    way: DrivenWay,
+    places_map: FloatArray,
+) -> None:
+    """Draw views, and before each of them the way that had been driven until then.
+
+    Args:
+        grid: what to draw into.
+        items: keyframes, oldest first.
+        clouds: (N, 3) points of each, map frame.
+        way: where the robot drove.
+        places_map: (M, 3) the places of the way, map frame.
+    """
+    begin = 0
+    for item, points in zip(items, clouds, strict=True):
+        key, stamp_ns = item.keyframe.id, item.keyframe.stamp_ns
+        end = int(np.searchsorted(way.until, key, "right"))
+        grid.add_drive(places_map[begin:end], stamp_ns)
+        grid.add_view(item.T_map_cam[:3, 3], points, stamp_ns)
+        begin = max(begin, end)

@@ -159,6 +159,7 @@ class Mapper:
         frame = self.mounted(frame)
         view = view_from_frame(frame, self.engine.describe().image_hw)
         with self._lock:
+            self._state.dense.track.add(frame)
             return self._state.keyframes.add(frame, view)
 
     def mounted(self, frame: Frame) -> Frame:
@@ -166,7 +167,9 @@ class Mapper:
         found = self.mountings.get(frame.camera_name)
         if found is None or frame.T_odom_base is None or frame.T_odom_cam is not None:
             return frame
-        return replace(frame, T_odom_cam=frame.T_odom_base @ found.T_base_cam)
+        T_odom_cam = frame.T_odom_base @ found.T_base_cam
+        # an estimate does not say that it is a robot that carries the camera
+        return replace(frame, T_odom_cam=T_odom_cam, T_odom_base=None)
 
     def map_window(self, window: Window) -> MapUpdate:
         """Run the network on a window and join it to the map.
@@ -253,7 +256,9 @@ class Mapper:
             pairs = [
                 (m.keyframe.view.T_odom_base, m.T_map_cam)
                 for m in state.dense.keyframes.values()
-                if m.keyframe.camera_name == camera and m.keyframe.view.T_odom_base is not None
+                if m.keyframe.camera_name == camera
+                and m.keyframe.view.T_odom_base is not None
+                and m.keyframe.view.T_odom_cam is None
             ][-MOUNTING_POSES:]
             if not pairs:
                 continue
@@ -400,7 +405,9 @@ class Mapper:
             for look in [looks[m.keyframe.id]]
         ]  # fmt: skip
         scale, engine = state.stitcher.scale.estimate, self.engine.describe().name
-        return StoredMap(keyframes, dict(state.loops.poses), state.loops.edges, scale, engine)
+        way = state.dense.now.way.held_by({k.keyframe.id for k in keyframes})
+        poses, edges = dict(state.loops.poses), state.loops.edges
+        return StoredMap(keyframes, poses, edges, scale, engine, way)
 
     def restore(self, stored: StoredMap) -> None:
         """Go on with a saved map; the present one is forgotten once the new one is complete.
@@ -434,6 +441,7 @@ class Mapper:
             i.keyframe.id: i.descriptor if same else describe_image(i.keyframe.view)
             for i in stored.keyframes
         }
+        state.dense.now = replace(state.dense.now, way=stored.way)
         state.dense.draw_grid(mapped, state.dense.add(mapped))
         places = {i.keyframe.id: i.keyframe for i in stored.keyframes}
         state.lost_in = Place(places, dict(state.descriptors))

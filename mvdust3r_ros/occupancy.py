@@ -21,6 +21,11 @@ HIT, MISS = 24, -4
 CLAMP = (-12, 72)
 OCCUPIED_FROM, FREE_UP_TO = 8, 4
 MAX_PASSES = 20
+DRIVEN = -36
+"""Log-odds where a robot has driven: it takes hits of two views to outweigh that."""
+PLACES_AT_ONCE = 30
+STANDS_UP_TO_M = 0.5
+"""A robot whose base, or a camera that, is no higher than this above the floor stands on it."""
 FLOOR_SLACK_M = 0.15
 STOP_SHORT_CELLS = 1.5
 STOP_SHORT_SIGMAS = 2.0
@@ -42,6 +47,9 @@ class OccupancyMap:
     floor says nothing about what stands below it. It is an obstacle when in any layer of the
     height band the hits outweigh the rays that went on past that place. A view gives one vote to
     each layer of a cell; hits of far points, whose place is less certain, weigh less.
+
+    Where a robot has driven nothing stands: that erases what has been seen there before, and only
+    what is seen there later outweighs it. Views and drives so have to come in the order of time.
     """
 
     def __init__(self, settings: MapSettings, floor_z_m: float) -> None:
@@ -59,7 +67,7 @@ class OccupancyMap:
         # the lowest layer is for what lies below the floor
         self._log_odds = np.zeros((1 + self._layers, 0, 0), np.int8)
         self._passes = np.zeros((0, 0), np.int8)
-        self._visited = np.zeros((0, 0), bool)
+        self._driven = np.zeros((0, 0), bool)
         self._looked_s = np.zeros((0, 0), np.float32)
         self._start_ns = 0
         self._newest_s = 0.0
@@ -84,6 +92,7 @@ class OccupancyMap:
         camera_xy = camera_map[:2] / self.settings.grid_resolution_m - low
         hits = self._hit_votes(rays, camera_xy, log_odds.shape)
         passed = self._passed_cells(rays, camera_xy, hits.shape[1:])
+        passed |= self._stood_on(camera_map, low, hits.shape[1:])
         if self.settings.half_life_s > 0:
             self._fade(part, passed | hits.any(0), stamp_ns)
         self._clear(camera_map, points_map, low, log_odds, hits > 0)
@@ -91,7 +100,39 @@ class OccupancyMap:
         raised = log_odds[chosen].astype(np.int16) + hits[chosen]
         log_odds[chosen] = np.minimum(raised, CLAMP[1])
         self._passes[part] += passed & (self._passes[part] < MAX_PASSES)
-        self._visited[part] |= self._footprint(camera_map, low, hits.shape[1:])
+
+    def add_drive(self, base_map: FloatArray, stamp_ns: int = 0) -> None:
+        """Integrate where a robot has driven; what lies off the floor is left out.
+
+        A cell more than its radius is free, so that a planner whose cells are not exactly on the
+        way finds it. What the grid has no room for is left out.
+
+        Args:
+            base_map: (N, 3) places of the robot's base, at most a few cells apart, map frame.
+            stamp_ns: when the last one was; matters with `map.half_life_s` alone.
+        """
+        on_floor = np.abs(base_map[:, 2] - self.floor_z_m) <= STANDS_UP_TO_M
+        places = base_map[on_floor, :2]
+        if self.settings.robot_radius_m <= 0:
+            return
+        for first in range(0, len(places), PLACES_AT_ONCE):
+            self._drive_over(places[first : first + PLACES_AT_ONCE], stamp_ns)
+
+    def _drive_over(self, places: FloatArray, stamp_ns: int) -> None:
+        """Free the cells around places (N, 2) that lie close together."""
+        radius_m = self.settings.robot_radius_m + self.settings.grid_resolution_m
+        low, near = self._cells_near(places, radius_m)
+        try:
+            self._cover(low, low + near.shape[::-1])
+        except OccupancyError:
+            return
+        x, y = (low - self._origin).tolist()
+        part = (slice(y, y + near.shape[0]), slice(x, x + near.shape[1]))
+        self._log_odds[:, part[0], part[1]][:, near] = DRIVEN
+        self._passes[part][near] = MAX_PASSES
+        self._driven[part] |= near
+        if self.settings.half_life_s > 0:
+            self._looked_s[part][near] = self._seconds(stamp_ns)
 
     def grid(self) -> OccupancyGrid:
         """The grid as Nav2 wants it, values 0, 100 and -1."""
@@ -102,7 +143,8 @@ class OccupancyMap:
         occupied = highest >= OCCUPIED_FROM
         cells[self._too_narrow(occupied)] = UNKNOWN
         cells[occupied] = OCCUPIED
-        cells[self._visited] = FREE
+        driven = self._driven & (passes >= self.settings.min_passes)
+        cells[driven & ~occupied] = FREE
         res = self.settings.grid_resolution_m
         origin = (float(self._origin[0] * res), float(self._origin[1] * res))
         return OccupancyGrid(cells, res, origin)
@@ -126,11 +168,16 @@ class OccupancyMap:
         age_s = np.maximum(now_s - looked_s, 0.0)
         return np.asarray(np.exp2(-age_s / self.settings.half_life_s))
 
-    def _fade(self, part: tuple[slice, slice], touched: BoolArray, stamp_ns: int) -> None:
-        """Let old evidence of cells that are looked at again count less."""
+    def _seconds(self, stamp_ns: int) -> float:
+        """Time since the first stamp; it is now."""
         self._start_ns = self._start_ns or stamp_ns
         now_s = (stamp_ns - self._start_ns) * 1e-9
         self._newest_s = max(self._newest_s, now_s)
+        return now_s
+
+    def _fade(self, part: tuple[slice, slice], touched: BoolArray, stamp_ns: int) -> None:
+        """Let old evidence of cells that are looked at again count less."""
+        now_s = self._seconds(stamp_ns)
         looked_s = self._looked_s[part]
         kept = np.where(touched, self._kept_share(looked_s, now_s), 1.0)
         for evidence in (self._log_odds[:, part[0], part[1]], self._passes[part]):
@@ -149,13 +196,13 @@ class OccupancyMap:
             inside: copy the cells within the circle instead.
         """
         res = self.settings.grid_resolution_m
-        rows, cols = other._visited.shape
+        rows, cols = other._driven.shape
         x, y = ((np.arange(n) + other._origin[k] + 0.5) * res for k, n in ((0, cols), (1, rows)))
         beyond = np.hypot(x[None] - centre[0], y[:, None] - centre[1]) > radius_m
         chosen = ~beyond if inside else beyond
         self._origin = other._origin.copy()
         self._log_odds, self._passes = other._log_odds * chosen, other._passes * chosen
-        self._visited, self._looked_s = other._visited & chosen, other._looked_s.copy()
+        self._driven, self._looked_s = other._driven & chosen, other._looked_s.copy()
         self._start_ns, self._newest_s = other._start_ns, other._newest_s
 
     def check_reach(self, camera_map: FloatArray, points_map: FloatArray) -> None:
@@ -176,9 +223,9 @@ class OccupancyMap:
         """Cells [low, high) (x, y) of a grid that holds the old cells and the given ones."""
         step = math.ceil(GROW_M / self.settings.grid_resolution_m)
         new_low, new_top = low // step * step, -(-high // step) * step
-        if self._visited.size:
+        if self._driven.size:
             new_low = np.minimum(new_low, self._origin)
-            new_top = np.maximum(new_top, self._origin + self._visited.shape[::-1])
+            new_top = np.maximum(new_top, self._origin + self._driven.shape[::-1])
         side_m = (new_top - new_low) * self.settings.grid_resolution_m
         if np.prod((new_top - new_low).astype(float)) * len(self._log_odds) > MAX_VOXELS:
             raise OccupancyError(
@@ -190,13 +237,13 @@ class OccupancyMap:
 
     def _cover(self, low: Cells, high: Cells) -> None:
         """Grow the arrays so that cells [low, high) exist."""
-        rows, cols = self._visited.shape
+        rows, cols = self._driven.shape
         top = self._origin + np.array([cols, rows])
         if np.all(low >= self._origin) and np.all(high <= top):
             return
         new_low, new_top = self._extent(low, high)
-        x0, y0 = self._origin - new_low if self._visited.size else (0, 0)
-        for name in ("_log_odds", "_passes", "_visited", "_looked_s"):
+        x0, y0 = self._origin - new_low if self._driven.size else (0, 0)
+        for name in ("_log_odds", "_passes", "_driven", "_looked_s"):
             old = getattr(self, name)
             shape = (*old.shape[:-2], *(new_top - new_low)[::-1].tolist())
             grown = np.zeros(shape, old.dtype)
@@ -280,14 +327,35 @@ class OccupancyMap:
         # a ray that ends far below the floor has not met the floor
         return begin, np.where(rays.end_m < -FLOOR_SLACK_M, begin, end)
 
-    def _footprint(self, camera_map: FloatArray, low: Cells, shape: tuple[int, ...]) -> BoolArray:
-        """Bool mask of the cells under the robot: it stood here, so they are free."""
-        res = self.settings.grid_resolution_m
-        image = np.zeros(shape, np.uint8)
-        if self.settings.robot_radius_m > 0:
-            x, y = (np.floor(camera_map[:2] / res).astype(np.int64) - low).tolist()
-            cv2.circle(image, (x, y), int(self.settings.robot_radius_m / res + 1e-6), 1, -1)
-        return image.astype(bool)
+    def _stood_on(self, camera_map: FloatArray, low: Cells, shape: tuple[int, ...]) -> BoolArray:
+        """Bool mask of the cells under a camera that something on the floor carries.
+
+        One vote that this is floor, no more: what a camera in a hand is held over is not known.
+        """
+        rule, mask = self.settings, np.zeros(shape, bool)
+        low_enough = abs(camera_map[2] - self.floor_z_m) <= STANDS_UP_TO_M
+        if rule.robot_radius_m > 0 and (low_enough or rule.camera_height_m > 0):
+            first, near = self._cells_near(camera_map[None, :2], rule.robot_radius_m)
+            x, y = (first - low).tolist()
+            mask[y : y + near.shape[0], x : x + near.shape[1]] = near
+        return mask
+
+    def _cells_near(self, xy_map: FloatArray, radius_m: float) -> tuple[Cells, BoolArray]:
+        """The cells whose centres are no farther than this from one of the places (N, 2).
+
+        Returns:
+            The lowest of a rectangle of cells (x, y), and a bool mask of it (rows, cols).
+        """
+        places, reach = xy_map / self.settings.grid_resolution_m, radius_m + 1e-6
+        reach /= self.settings.grid_resolution_m
+        low = np.floor(places.min(0) - reach).astype(np.int64)
+        cols, rows = (np.floor(places.max(0) + reach).astype(np.int64) + 1 - low).tolist()
+        near = np.zeros((rows, cols), bool)
+        off_y = (np.arange(rows) + low[1] + 0.5 - places[:, 1:]) ** 2
+        off_x = (np.arange(cols) + low[0] + 0.5 - places[:, :1]) ** 2
+        for y2, x2 in zip(off_y, off_x, strict=True):
+            near |= y2[:, None] + x2 <= reach**2
+        return low, near
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mvdust3r_ros.datatypes import (
     ScaleSource,
     View,
 )
+from mvdust3r_ros.driven_way import DrivenWay
 from mvdust3r_ros.pose_graph import PoseEdge
 from mvdust3r_ros.safe_files import FileError, finish_writing, read_limited
 
@@ -38,6 +39,11 @@ ARRAYS = {
     "edge_sigmas": ("f8", 2), "edge_robust": ("b1", 1), "scale": ("f8", 1),
 }  # fmt: skip
 """Name -> kind and number of axes; the arrays of keyframes have one row each."""
+WAY_ARRAYS = {
+    "way_until": ("i8", 1), "way_hosts": ("i8", 2), "way_shares": ("f8", 1),
+    "way_places": ("f8", 3),
+}  # fmt: skip
+"""Where a robot has driven; older files have none of them."""
 PER_KEYFRAME = (
     "stamps_ns", "cameras", "T_map_cam", "images", "K", "T_true_cam", "counts",
     "dense_points_cam", "dense_conf", "descriptors",
@@ -83,6 +89,7 @@ class StoredMap:
         edges: measured motions between them.
         scale: scale and its evidence.
         engine: name of the engine that made the descriptors.
+        way: where a robot has driven, tied to the keyframes.
     """
 
     keyframes: list[StoredKeyframe]
@@ -90,6 +97,7 @@ class StoredMap:
     edges: list[PoseEdge]
     scale: ScaleEstimate
     engine: str
+    way: DrivenWay = field(default_factory=DrivenWay)
 
 
 def session_bytes(stored: StoredMap) -> bytes:
@@ -131,10 +139,18 @@ def session_bytes(stored: StoredMap) -> bytes:
         "edge_sigmas": np.array([(e.sigma_m, e.sigma_rad) for e in stored.edges]).reshape(-1, 2),
         "edge_robust": np.array([e.robust for e in stored.edges], bool),
         "scale": np.array([scale.scale, scale.rel_sigma, float(scale.source)]),
+        **_way_columns(stored.way),
     }
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     return file.getvalue()
+
+
+def _way_columns(way: DrivenWay) -> dict[str, Any]:
+    return {
+        "way_until": way.until, "way_hosts": way.hosts,
+        "way_shares": way.shares, "way_places": way.from_hosts,
+    }  # fmt: skip
 
 
 def _true_pose(view: View) -> FloatArray:
@@ -177,12 +193,14 @@ def _arrays(content: bytes) -> dict[str, Any]:
         missing = sorted({"engine", *ARRAYS} - set(archive.files))
         if missing:
             raise SessionFileError(f"{', '.join(missing)} missing")
-        return {name: archive[name] for name in ("engine", *ARRAYS)}
+        way = _way_columns(DrivenWay())
+        way.update({name: archive[name] for name in way if name in archive})
+        return {**{name: archive[name] for name in ("engine", *ARRAYS)}, **way}
 
 
 def _check(data: Mapping[str, Any]) -> None:
     """Refuse what does not fit together."""
-    for name, (kind, axes) in ARRAYS.items():
+    for name, (kind, axes) in (ARRAYS | WAY_ARRAYS).items():
         value = data[name]
         right_kind = value.dtype.kind == "U" if kind == "U" else value.dtype == np.dtype(kind)
         if not right_kind or value.ndim != axes:
@@ -200,12 +218,21 @@ def _check(data: Mapping[str, Any]) -> None:
         and len(data["pose_ids"]) == len(data["poses"]) and data["scale"].shape == (3,)
         and len(data["depth_m"]) in (0, count)
     )  # fmt: skip
-    if not (fits and shapes and ragged and poses):
+    places = len(data["way_until"])
+    way = (
+        len(data["way_shares"]) == places and data["way_hosts"].shape == (places, 2)
+        and data["way_places"].shape == (places, 2, 3)
+        and {*data["way_hosts"].ravel().tolist()} <= {*data["ids"].tolist()}
+    )  # fmt: skip
+    if not (fits and shapes and ragged and poses and way):
         raise SessionFileError("its parts do not fit together")
     known = set(data["pose_ids"].tolist())
     if not {*data["ids"].tolist(), *data["edge_ids"].ravel().tolist()} <= known:
         raise SessionFileError("a keyframe has no pose")
-    for name in ("T_map_cam", "poses", "points_cam", "edge_poses", "edge_sigmas"):
+    for name in (
+        "T_map_cam", "poses", "points_cam", "edge_poses", "edge_sigmas", "way_shares",
+        "way_places",
+    ):  # fmt: skip
         if not np.isfinite(data[name]).all():
             raise SessionFileError(f"{name} is not finite")
 
@@ -239,6 +266,7 @@ def _stored_map(data: Mapping[str, Any]) -> StoredMap:
         edges,
         ScaleEstimate(factor, rel_sigma, ScaleSource(int(source))),
         str(data["engine"]),
+        DrivenWay(*(data[name] for name in WAY_ARRAYS)),
     )
 
 

@@ -20,7 +20,7 @@ ROWS = [
     {"datatypes", "wording"},
     {"image_size", "installed", "safe_files", "tones"},
     {"config", "encoded_image", "geometry"},
-    {"floor", "mounting", "past_path", "pose_graph", "range_image"},
+    {"driven_way", "floor", "mounting", "past_path", "pose_graph", "range_image"},
     {"scale"},
     {"rig"},
     {"pose_fusion"},

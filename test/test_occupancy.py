@@ -268,12 +268,88 @@ def test_the_footprint_is_a_disc_in_spite_of_rounding() -> None:
     assert (3, 3) not in found
 
 
-def test_where_the_robot_stood_is_free_whatever_is_seen() -> None:
-    occupancy = seen([], robot_radius_m=0.1)
-    for _ in range(5):
-        occupancy.add_view(np.array([1.05, 0.05, 0.5]), np.array([[0.05, 0.05, 0.5]]))
-    assert value(occupancy, 0.05, 0.05) == FREE
-    assert value(occupancy, 0.0, 0.0) == FREE
+@pytest.mark.parametrize("camera_height_m", [0.0, 1.2])
+def test_what_is_seen_wins_over_where_the_camera_was(camera_height_m: float) -> None:
+    """What carries the camera is not known: it may be a hand above a table."""
+    top = [[x, y, 0.75] for x in np.arange(-0.5, 0.6, 0.03) for y in np.arange(-0.5, 0.6, 0.03)]
+    rule = {"robot_radius_m": 0.3, "camera_height_m": camera_height_m}
+    occupancy = seen(top, views=3, camera=np.array([1.05, 0.05, 1.2]), **rule)
+    table = {cell for cell, what in known(occupancy).items() if what == OCCUPIED}
+    for _ in range(3):
+        occupancy.add_view(np.array([0.05, 0.05, 1.2]), np.zeros((0, 3)))
+    assert len(table) > 100
+    assert all(known(occupancy)[cell] == OCCUPIED for cell in table)
+
+
+@pytest.mark.parametrize(
+    ("height_m", "camera_height_m", "expected"),
+    [(0.5, 0.0, FREE), (0.6, 0.0, UNKNOWN), (1.6, 0.0, UNKNOWN), (1.6, 1.6, FREE)],
+)
+def test_under_a_camera_is_floor_only_where_something_on_the_floor_carries_it(
+    height_m: float, camera_height_m: float, expected: int
+) -> None:
+    camera = np.array([0.05, 0.05, height_m])
+    occupancy = seen([], camera=camera, robot_radius_m=0.2, camera_height_m=camera_height_m)
+    assert value(occupancy, 0.15, 0.05) == expected
+
+
+DRIVE = np.array([[0.05, 0.05, 0.1], [0.15, 0.05, 0.1]])
+
+
+def drive_over(occupancy: OccupancyMap, stamp_ns: int = 0) -> OccupancyMap:
+    occupancy.add_drive(DRIVE, stamp_ns)
+    return occupancy
+
+
+def test_where_a_robot_has_driven_is_free_whatever_was_seen_before() -> None:
+    occupancy = seen([[0.05, 0.05, 0.5]], views=20, camera=CAMERA + 1, robot_radius_m=0.2)
+    assert value(occupancy, 0.05, 0.05) == OCCUPIED
+    assert value(drive_over(occupancy), 0.05, 0.05) == FREE
+
+
+def test_what_two_views_see_later_wins_over_the_drive() -> None:
+    occupancy = drive_over(seen([], robot_radius_m=0.2))
+    views = [FREE, OCCUPIED]
+    for expected in views:
+        occupancy.add_view(CAMERA + 1, np.array([[0.05, 0.05, 0.5]]))
+        assert value(occupancy, 0.05, 0.05) == expected
+    assert value(drive_over(occupancy), 0.05, 0.05) == FREE
+
+
+def test_a_drive_is_as_wide_as_the_robot_and_a_cell() -> None:
+    found = known(drive_over(seen([], robot_radius_m=0.3, camera=CAMERA + 9)))
+    assert {x for x, y in found if y == 0} == set(range(-4, 6))
+    assert {y for x, y in found if x == 0} == set(range(-4, 5))
+    assert (-3, 3) not in found
+    assert known(drive_over(seen([]))) == {}  # a radius of 0 says that nothing is free
+
+
+def test_a_robot_drives_between_obstacles_that_look_too_close() -> None:
+    rails = [[x, y, 0.5] for x in np.arange(-1, 1, 0.05) for y in (-0.35, 0.45)]
+    occupancy = seen(rails, camera=CAMERA + 1, robot_radius_m=0.2)
+    assert value(drive_over(occupancy), 0.05, 0.05) == FREE
+    assert value(occupancy, 0.05, -0.35) == OCCUPIED
+
+
+def test_a_drive_off_the_floor_or_out_of_reach_says_nothing() -> None:
+    occupancy = seen([], robot_radius_m=0.2, camera=CAMERA + 9)
+    occupancy.add_drive(DRIVE + np.array([0.0, 0.0, 0.6]))
+    occupancy.add_drive(DRIVE - np.array([0.0, 0.0, 0.8]))
+    occupancy.add_drive(np.zeros((0, 3)))
+    occupancy.add_drive(np.array([[1e6, 1e6, 0.0]]))
+    assert known(occupancy) == {}
+
+
+def test_a_drive_fades_like_a_look() -> None:
+    second = 1_000_000_000
+    occupancy = OccupancyMap(replace(RULE, robot_radius_m=0.2, half_life_s=60.0), 0.0)
+    drive_over(occupancy, 1000 * second)
+    for age_s, expected in ((100, FREE), (600, UNKNOWN)):
+        occupancy.add_view(CAMERA + 9, floor(10.0, 10.5), (1000 + age_s) * second)
+        assert value(occupancy, 0.05, 0.05) == expected
+    for k in range(2):
+        occupancy.add_view(CAMERA + 1, np.array([[0.05, 0.05, 0.5]]), (1700 + k) * second)
+    assert value(occupancy, 0.05, 0.05) == OCCUPIED
 
 
 def test_the_grid_grows_and_keeps_what_it_knows() -> None:

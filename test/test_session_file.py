@@ -49,6 +49,43 @@ def saved(room: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ma
     return path, mapper
 
 
+def as_robot(driven: Iterator[Frame]) -> Iterator[Frame]:
+    """The same frames from a robot whose base is below the camera."""
+    for frame in driven:
+        assert frame.T_odom_cam is not None
+        base = np.eye(4)
+        base[:3, 3] = frame.T_odom_cam[:3, 3] * (1, 1, 0)
+        yield replace(frame, T_odom_base=base)
+
+
+def test_where_the_robot_has_driven_is_saved_and_loaded(room: Any, tmp_path: Path) -> None:
+    before, after = new_mapper(), new_mapper(1)
+    drive(before, as_robot(frames(room, room.walk(60)[:14], 1, np.eye(4))))
+    path = tmp_path / "map.npz"
+    path.write_bytes(session_bytes(before.stored()))
+    after.restore(read_session(path))
+    grids = [m.snapshot().grid for m in (before, after)]
+    assert grids[0] is not None and grids[1] is not None
+    np.testing.assert_array_equal(grids[0].cells, grids[1].cells)
+    assert len(after._state.dense.now.way) == len(before._state.dense.now.way) > 3
+    assert after._state.dense.now.grid is not None
+    assert after._state.dense.now.grid._driven.any()
+
+
+def test_a_map_saved_before_there_was_a_way_loads(
+    saved: tuple[Path, Mapper], tmp_path: Path
+) -> None:
+    with np.load(saved[0]) as archive:
+        arrays = {name: archive[name] for name in archive.files if not name.startswith("way_")}
+    old = tmp_path / "old.npz"
+    np.savez_compressed(old, **arrays)
+    assert len(read_session(old).way) == 0
+    broken = {**arrays, "way_until": np.zeros(3, np.int64)}
+    np.savez_compressed(old, **broken)
+    with pytest.raises(SessionFileError, match="do not fit together"):
+        read_session(old)
+
+
 def test_the_loaded_map_is_the_saved_one(saved: tuple[Path, Mapper]) -> None:
     path, before = saved
     after = new_mapper(1)

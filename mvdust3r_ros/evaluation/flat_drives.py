@@ -19,6 +19,7 @@ from mvdust3r_ros.datatypes import (
 )
 from mvdust3r_ros.engines.base import Engine, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import window_seed
+from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, sequence_frames
@@ -162,5 +163,8 @@ def rooms_visited(drive: Drive) -> int:
 
 def drifting_frames(drive: Drive, T_odom_cam: FloatArray) -> Iterator[Frame]:
     """Frames of a drive with the given odometry; the truth goes along for the oracle."""
+    T_cam_base = invert_se3(drive.config.rig.T_base_cam)
     for frame, T in zip(sequence_frames(drive), T_odom_cam, strict=False):
-        yield replace(frame, T_world_cam=frame.T_odom_cam, T_odom_cam=T)
+        yield replace(
+            frame, T_world_cam=frame.T_odom_cam, T_odom_cam=T, T_odom_base=T @ T_cam_base
+        )

@@ -1,4 +1,4 @@
-"""The map that recorded depth and poses would have given, to hold the real one against."""
+"""What recorded depth and true poses show, to hold the map against."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, Frame, MvDust3rError, OccupancyGrid
-from mvdust3r_ros.floor import fit_floor
-from mvdust3r_ros.geometry import Sim3, backproject
-from mvdust3r_ros.occupancy import OccupancyMap
+from mvdust3r_ros.evaluation.true_floor import TrueFloor, find_true_floor
+from mvdust3r_ros.evaluation.true_grid import true_grid
+from mvdust3r_ros.geometry import Sim3, backproject, invert_se3
 from mvdust3r_ros.preprocess import view_from_frame
 
 MAX_VIEWS = 300
-FLOOR_TILT_DEG = 10.0
+VOXEL_M = 0.025
+BASE_STEP_M = 0.05
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,19 @@ class TrueView:
 
 
 class TrueMapBuilder:
-    """Collects true points as the frames go by; keeps an even choice of at most 300 frames."""
+    """Collects true points as the frames go by; keeps an even choice of at most 300 frames.
+
+    Attributes:
+        views: what the chosen frames saw.
+        bases_world: (3,) true places of the robot's base, where the frames say how the camera
+            sits on one.
+    """
 
     def __init__(self, settings: MapSettings, image_hw: tuple[int, int]) -> None:
         """Nothing yet.
 
         Args:
-            settings: of the grid, and which pixels it is made of.
+            settings: cells and height band of the grid, and how far points are used.
             image_hw: size of the views, as the engine takes them.
         """
         self._settings = settings
@@ -45,9 +52,11 @@ class TrueMapBuilder:
         self._stride = 1
         self._seen = 0
         self.views: list[TrueView] = []
+        self.bases_world: list[FloatArray] = []
 
     def add(self, frame: Frame) -> None:
         """Take in a frame; one without depth, true pose or intrinsics is passed over."""
+        self._add_base(frame)
         if frame.depth_m is None or frame.T_world_cam is None or frame.camera is None:
             return
         self._seen += 1
@@ -58,15 +67,21 @@ class TrueMapBuilder:
         except MvDust3rError:
             return
         assert view.depth_m is not None and view.K is not None
-        thin = slice(self._settings.pixel_stride // 2, None, self._settings.pixel_stride)
         depth = np.nan_to_num(view.depth_m)
-        known = ((depth > 0) & (depth < self._settings.max_depth_m))[thin, thin]
-        cam = backproject(depth.astype(np.float64), view.K)[thin, thin][known]
+        known = (depth > 0) & (depth < self._settings.max_depth_m)
+        cam = backproject(depth.astype(np.float64), view.K)[known]
         T = frame.T_world_cam
-        points = (cam @ T[:3, :3].T + T[:3, 3]).astype(np.float32)
+        points = _one_a_voxel(cam @ T[:3, :3].T + T[:3, 3]).astype(np.float32)
         self.views.append(TrueView(T, points))
         if len(self.views) > MAX_VIEWS:
             self.views, self._stride = self.views[::2], 2 * self._stride
+
+    def _add_base(self, frame: Frame) -> None:
+        if frame.T_world_cam is None or frame.T_odom_cam is None or frame.T_odom_base is None:
+            return
+        base = (frame.T_world_cam @ invert_se3(frame.T_odom_cam) @ frame.T_odom_base)[:3, 3]
+        if not self.bases_world or np.linalg.norm(base - self.bases_world[-1]) >= BASE_STEP_M:
+            self.bases_world.append(base)
 
     def grid(self, S_map_world: Sim3, floor_z_m: float) -> OccupancyGrid | None:
         """The grid of the true points.
@@ -78,16 +93,19 @@ class TrueMapBuilder:
         Returns:
             The grid in the map frame, or None without true points.
         """
-        placed = [
-            (S_map_world.apply(v.T_world_cam[:3, 3]), S_map_world.apply(v.points_world))
-            for v in self.views
-            if len(v.points_world)
-        ]
-        if not placed:
+        clouds = [S_map_world.apply(v.points_world) for v in self.views if len(v.points_world)]
+        if not clouds:
             return None
-        floors = [(fit_floor(p, c, FLOOR_TILT_DEG), c) for c, p in placed]
-        heights = [f.height_at(c[:2]) for f, c in floors if f is not None]
-        grid = OccupancyMap(self._settings, float(np.median(heights)) if heights else floor_z_m)
-        for camera, points in placed:
-            grid.add_view(camera, points)
-        return grid.grid()
+        floor = find_true_floor(np.concatenate(clouds)) or TrueFloor.level(floor_z_m)
+        bases = S_map_world.apply(np.array(self.bases_world).reshape(-1, 3))
+        return true_grid(clouds, floor, bases, self._settings)
+
+
+def _one_a_voxel(points: FloatArray) -> FloatArray:
+    """One of the points (N, 3) in each voxel that has any."""
+    voxels = np.floor(points / VOXEL_M).astype(np.int64)
+    voxels -= voxels.min(0, initial=0)
+    sides = voxels.max(0, initial=0) + 1
+    index = (voxels[:, 0] * sides[1] + voxels[:, 1]) * sides[2] + voxels[:, 2]
+    chosen: FloatArray = points[np.unique(index, return_index=True)[1]]
+    return chosen

@@ -81,7 +81,7 @@ def frame_from_msgs(
             size of the image by nearest neighbour.
         camera_name: name of the camera; empty for the frame id of the image.
         T_rig_cam: (4, 4) place of the camera among several, or None.
-        T_odom_base: (4, 4) pose of the robot where the camera's place on it is unknown, or None.
+        T_odom_base: (4, 4) pose of the robot by odometry, or None.
         max_pixels: larger images are refused.
         tones: as in `image_to_rgb`.
 

@@ -105,6 +105,7 @@ class Inputs:
         self._odometry = OdometryInput(
             from_tf=from_tf,
             odom_frame=settings.odom_frame or ("odom" if from_tf else ""),
+            base_frame=settings.base_frame,
             near=self.image_topic,
             horizon_ns=HORIZON_NS,
         )
@@ -370,7 +371,7 @@ class Inputs:
             return Placement()
         mounting = self.settings.mounting() if source == "topic" else None
         found = self._odometry.place(camera_frame, stamp_ns, self._beyond_ns, mounting)
-        if found.T_odom_base is not None:
+        if found.T_odom_cam is None and found.T_odom_base is not None:
             self._report(
                 "mounting",
                 f"the camera's place on the robot is not known: {found.why}; publish it on "

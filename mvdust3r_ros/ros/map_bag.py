@@ -79,7 +79,7 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
         bad = lambda error: undecodable.update([str(error)])  # noqa: E731
         for frame in read_frames(job.bag, job.topics, bad, inputs):
             inputs.add(frame)
-            if frame.T_odom_base is not None:
+            if frame.T_odom_base is not None and frame.T_odom_cam is None:
                 unmounted.add(frame.camera_name)
             yield frame
 

@@ -27,7 +27,8 @@ class Placement:
 
     Attributes:
         T_odom_cam: (4, 4) pose of the camera, or None.
-        T_odom_base: (4, 4) pose of the robot where the camera's place on it is not known.
+        T_odom_base: (4, 4) pose of the robot, also where the camera's place on it is not known;
+            None where odometry is of the camera itself.
         why: why the camera's pose is not known, or what was assumed, in words.
     """
 
@@ -46,19 +47,27 @@ class Odometry:
     """
 
     def __init__(
-        self, *, from_tf: bool, odom_frame: str = "", near: str = "", horizon_ns: int = 0
+        self,
+        *,
+        from_tf: bool,
+        odom_frame: str = "",
+        base_frame: str = "",
+        near: str = "",
+        horizon_ns: int = 0,
     ) -> None:
         """Nothing is known yet.
 
         Args:
             from_tf: take the camera's pose from TF alone.
             odom_frame: root of the odometry; empty to take it from the messages.
+            base_frame: the robot with `from_tf`; empty for what lies next below `odom_frame`.
             near: image topic; of frames of several robots those in its namespace are meant.
             horizon_ns: how much of the past is kept; 0 for all.
         """
         self.odom_frame, self.child = plain_frame(odom_frame), ""
         self.tree = FrameTree(horizon_ns)
         self._from_tf, self._near, self._named = from_tf, near, bool(odom_frame)
+        self._base_frame = plain_frame(base_frame)
         self._poses = PoseBuffer(horizon_ns)
 
     def __len__(self) -> int:
@@ -164,7 +173,7 @@ class Odometry:
         if T_base_cam is None:
             return Placement(None, T_odom_base, self._no_way(base, camera, stamp_ns))
         pose: FloatArray = T_odom_base @ T_base_cam
-        return Placement(pose, why=assumed)
+        return Placement(pose, T_odom_base, assumed)
 
     def robot_pose(self, stamp_ns: int, beyond_ns: int) -> FloatArray | None:
         """(4, 4) T_odom_base by the topic, or None."""
@@ -182,7 +191,12 @@ class Odometry:
         T = self.lookup(self.odom_frame, camera, stamp_ns, beyond_ns)
         if T is None:
             return Placement(why=self._no_way(self._known(self.odom_frame), camera, stamp_ns))
-        return Placement(T, why=_body_frame(camera, T))
+        root = self._known(self.odom_frame)
+        base = self._known(self._base_frame) or self.tree.below(root, camera)
+        T_odom_base = None
+        if base and base != camera:
+            T_odom_base = self.tree.lookup(root, base, stamp_ns, beyond_ns)
+        return Placement(T, T_odom_base, _body_frame(camera, T))
 
     def _known(self, frame: str) -> str:
         return matching_frame(frame, self.tree.frames, self._near)

@@ -31,7 +31,7 @@ from mvdust3r_ros.datatypes import (
     ScaleEstimate,
     ScaleSource,
 )
-from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3, quaternion_xyzw
+from mvdust3r_ros.geometry import invert_se3, quaternion_xyzw
 from mvdust3r_ros.map_files import save_map, write_tum
 from mvdust3r_ros.synthetic.render import Rendering
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
@@ -189,15 +189,7 @@ class _Recorder:
         self._image = self._connect(topic, f"sensor_msgs/msg/{image}")
         self._info = self._connect("/camera/camera_info", "sensor_msgs/msg/CameraInfo")
         self._truth = self._connect("/ground_truth/pose", "geometry_msgs/msg/PoseStamped")
-        rig = sequence.config.rig
-        down = np.array(
-            [
-                [np.cos(rig.pitch_rad), 0, np.sin(rig.pitch_rad)],
-                [0, 1, 0],
-                [-np.sin(rig.pitch_rad), 0, np.cos(rig.pitch_rad)],
-            ]
-        )
-        self._T_base_cam = make_se3(down @ R_BODY_OPTICAL, np.array([0.0, 0.0, rig.height_m]))
+        self._T_base_cam = sequence.config.rig.T_base_cam
         if config.odometry:
             self._odom = self._connect("/odom", "nav_msgs/msg/Odometry")
             self._tf = self._connect("/tf", "tf2_msgs/msg/TFMessage")

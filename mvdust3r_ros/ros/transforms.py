@@ -174,6 +174,12 @@ class FrameTree:
         """Parent frame, or None for a root or an unknown frame."""
         return self._parents.get(frame)
 
+    def below(self, ancestor: str, frame: str) -> str | None:
+        """The frame that the way from an ancestor down to a frame goes through first; or None."""
+        path = self._path_up(frame)
+        at = path.index(ancestor) if ancestor in path else 0
+        return path[at - 1] if at > 0 else None
+
     def newest_ns(self, target: str, source: str) -> int | None:
         """Newest time at which every moving transform between two frames is known."""
         edges = {*self._path_up(target)} ^ {*self._path_up(source)}

@@ -37,6 +37,11 @@ class Rig:
     pitch_rad: float = 0.05
     fov_rad: float = math.radians(75)
 
+    @property
+    def T_base_cam(self) -> FloatArray:  # noqa: N802
+        """(4, 4) the camera, optical axes, on a base that stands on the floor beneath it."""
+        return camera_pose((0.0, 0.0, 0.0), self.height_m, self.pitch_rad, 0.0)
+
     @staticmethod
     def draw(rng: Rng) -> Rig:
         """A random one: 0.2 to 1.7 m high, field of view of 50 to 100 degrees."""

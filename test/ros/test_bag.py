@@ -39,8 +39,19 @@ def test_odometry_of_the_robot_reaches_the_camera(
     make_bag: Callable[..., Any], bag_kind: Any, odometry: str
 ) -> None:
     made = make_bag(bag_kind(odometry=odometry, frames=4))
+    places = []
     for frame, T in zip(read_frames(made.bag), made.poses, strict=True):
         np.testing.assert_allclose(frame.T_odom_cam, T, atol=1e-9)
+        assert frame.T_odom_base is not None
+        places.append(np.linalg.inv(frame.T_odom_base) @ frame.T_odom_cam)
+    # the camera does not move on the robot, and the robot is somewhere else than the camera
+    np.testing.assert_allclose(places, np.tile(places[0], (4, 1, 1)), atol=1e-9)
+    assert np.linalg.norm(places[0][:3, 3]) > 0.1
+
+
+def test_odometry_of_the_camera_itself_does_not_say_where_a_robot_is(room_bag: Any) -> None:
+    frames = list(read_frames(room_bag.bag, BagOptions(max_frames=3)))
+    assert [f.T_odom_base for f in frames] == [None] * 3
 
 
 def test_without_odometry_frames_have_no_pose(

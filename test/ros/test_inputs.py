@@ -161,3 +161,39 @@ def test_odometry_of_a_robot_without_a_mounting_comes_as_it_is(
     ((reason, words),) = bench.faults
     assert reason == "mounting"
     assert "set ros.T_base_cam; else it is estimated from the motion" in words
+
+
+@pytest.mark.parametrize(
+    ("base_frame", "expected_z"), [("", 0.0), ("base_link", 0.1), ("camera_optical", None)]
+)
+def test_with_odometry_from_tf_the_robot_is_right_below_it_or_as_set(
+    make_bench: Callable[..., Bench], base_frame: str, expected_z: float | None
+) -> None:
+    """A tree of odom, base_footprint, base_link and camera."""
+    from geometry_msgs.msg import TransformStamped
+    from sensor_msgs.msg import Image
+    from tf2_msgs.msg import TFMessage
+
+    from mvdust3r_ros.ros.outputs import header_msg
+    from mvdust3r_ros.ros.qos import STATIC_TF, TF
+
+    def step(parent: str, child: str, z: float) -> TransformStamped:
+        made = TransformStamped(header=header_msg(STAMP_NS, parent), child_frame_id=child)
+        made.transform.translation.z, made.transform.rotation.w = z, 1.0
+        return made
+
+    bench = make_bench(
+        RosSettings(image_reliability="reliable", odom_source="tf", base_frame=base_frame)
+    )
+    fixed = [step("base_footprint", "base_link", 0.1), step("base_link", "camera_optical", 0.5)]
+    bench.publish(TFMessage, "/tf_static", TFMessage(transforms=fixed), STATIC_TF)
+    moving = TFMessage(transforms=[step("odom", "base_footprint", 0.0)])
+    bench.publish(TFMessage, "/tf", moving, TF)
+    bench.wait(lambda: bench.inputs.root_of("camera_optical") == "odom")
+    bench.publish(Image, "/image", image("camera_optical"))
+    bench.wait(lambda: bool(bench.images))
+    frame = bench.inputs.frame(bench.images.pop())
+    assert frame.T_odom_cam is not None
+    assert frame.T_odom_cam[2, 3] == pytest.approx(0.6)
+    found = None if frame.T_odom_base is None else frame.T_odom_base[2, 3]
+    assert found == (None if expected_z is None else pytest.approx(expected_z))

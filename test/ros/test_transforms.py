@@ -135,3 +135,14 @@ def test_a_loop_of_frames_ends() -> None:
     frames.set_fixed("b", "a", np.eye(4))
     assert frames.lookup("a", "b", 0) is not None
     assert frames.lookup("a", "c", 0) is None
+
+
+def test_the_frame_right_below_another_one() -> None:
+    tree = FrameTree()
+    for parent, child in (("odom", "footprint"), ("footprint", "base"), ("base", "camera")):
+        tree.set_fixed(parent, child, np.eye(4))
+    assert tree.below("odom", "camera") == "footprint"
+    assert tree.below("base", "camera") == "camera"
+    assert tree.below("camera", "camera") is None
+    assert tree.below("camera", "odom") is None
+    assert tree.below("nowhere", "camera") is None

@@ -1,0 +1,117 @@
+"""The floor under true points: of all views together, so that no table is taken for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray
+
+CELL_M = 0.2
+POINTS_PER_CELL, MAX_CELLS, MAX_POINTS = 12, 1000, 500_000
+TRIPLES = 400
+MAX_TILT_DEG = 10.0
+TOLERANCE_M = 0.05
+BELOW_M = 0.15
+MAX_BELOW_SHARE = 0.1
+"""Of the cells of a plane: as many may have points below it before it is no floor."""
+MIN_CELLS = 10
+
+
+@dataclass(frozen=True)
+class TrueFloor:
+    """A plane that is about level: normal . p = offset, the normal of length 1 and upwards."""
+
+    normal: FloatArray
+    offset: float
+
+    @classmethod
+    def level(cls, z_m: float) -> TrueFloor:
+        """The level floor at a height."""
+        return cls(np.array([0.0, 0.0, 1.0]), z_m)
+
+    def heights(self, points: FloatArray) -> FloatArray:
+        """(N,) heights of points (N, 3) above the floor, metres."""
+        heights: FloatArray = points @ self.normal - self.offset
+        return heights
+
+
+def find_true_floor(points: FloatArray, seed: int = 0) -> TrueFloor | None:
+    """The level plane of the largest area with next to nothing below it.
+
+    It is area that counts, not the number of points: a camera that looks at a table top sees more
+    points on that than on the floor around, and from every view the same table top.
+
+    Args:
+        points: (N, 3) true points of all views, z about up, metres.
+        seed: of the choice of points.
+
+    Returns:
+        The floor, or None where no plane qualifies.
+    """
+    rng = np.random.default_rng(seed)
+    points, starts = _few_of_each_cell(points, rng)
+    normals, offsets = _candidates(points, rng)
+    heights = points @ normals.T - offsets
+    on = np.logical_or.reduceat(np.abs(heights) < TOLERANCE_M, starts).sum(0)
+    # a point or two below may be a reflection
+    below = np.add.reduceat(heights < -BELOW_M, starts, dtype=np.int64)
+    below_share = (below > 1).sum(0) / np.maximum(on, 1)
+    area = np.where((below_share < MAX_BELOW_SHARE) & (on >= MIN_CELLS), on, 0)
+    if not area.any():
+        return None
+    best = int(np.argmax(area))
+    floor = TrueFloor(normals[best], float(offsets[best]))
+    for _ in range(3):
+        floor = _fitted(points[np.abs(floor.heights(points)) < TOLERANCE_M], floor)
+    return floor
+
+
+def _few_of_each_cell(
+    points: FloatArray, rng: np.random.Generator
+) -> tuple[FloatArray, npt.NDArray[np.intp]]:
+    """A few points of each cell of the plane (M, 3), cell by cell, and where each cell begins."""
+    count = min(len(points), MAX_POINTS)
+    points = points[rng.permutation(count) * len(points) // max(count, 1)]
+    cells = np.floor(points[:, :2] / CELL_M).astype(np.int64)
+    cells -= cells.min(0, initial=0)
+    index = cells[:, 0] * (cells[:, 1].max(initial=0) + 1) + cells[:, 1]
+    order = np.argsort(index, kind="stable")
+    starts = np.flatnonzero(np.diff(index[order], prepend=-1))
+    counts = np.diff(np.append(starts, len(order)))
+    rank = np.arange(len(order)) - np.repeat(starts, counts)
+    few = rng.permutation(len(starts)) < MAX_CELLS
+    chosen = order[(rank < POINTS_PER_CELL) & np.repeat(few, counts)]
+    return points[chosen], np.flatnonzero(np.diff(index[chosen], prepend=-1))
+
+
+def _candidates(points: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Planes through random triples that are about level: (M, 3) normals and (M,) offsets."""
+    if len(points) < 3:
+        return np.zeros((0, 3)), np.zeros(0)
+    low = points[points[:, 2] <= np.quantile(points[:, 2], 0.6)]
+    a, b, c = (low[rng.integers(len(low), size=20 * TRIPLES)] for _ in range(3))
+    normals = np.cross(b - a, c - a)
+    length = np.linalg.norm(normals, axis=1)
+    normals = normals / np.maximum(length, 1e-12)[:, None]
+    normals = np.where(normals[:, 2:] < 0, -normals, normals)
+    level: BoolArray = (normals[:, 2] > np.cos(np.radians(MAX_TILT_DEG))) & (length > CELL_M**2)
+    normals, a = normals[level][:TRIPLES], a[level][:TRIPLES]
+    # each height as it is, too: a level floor needs no luck
+    up = np.tile([0.0, 0.0, 1.0], (len(a), 1))
+    normals, through = np.concatenate([normals, up]), np.concatenate([a, a])
+    return normals, (normals * through).sum(1)
+
+
+def _fitted(points: FloatArray, floor: TrueFloor) -> TrueFloor:
+    """Least-squares plane through points; the old one where they do not lie on a level one."""
+    if len(points) < 3:
+        return floor
+    mean = points.mean(0)
+    normal: FloatArray = np.linalg.svd(points - mean, full_matrices=False)[2][2]
+    normal = -normal if normal[2] < 0 else normal
+    if normal[2] < np.cos(np.radians(MAX_TILT_DEG)):
+        return floor
+    return TrueFloor(normal, float(normal @ mean))

@@ -1,0 +1,123 @@
+"""The true grid, by counting: what true points say of each cell, without rays and without votes.
+
+These rules are not the mapper's, on purpose: an error that both grids share would not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.config import MapSettings
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, OccupancyGrid
+from mvdust3r_ros.evaluation.map_metrics import FREE, OCCUPIED, UNKNOWN
+from mvdust3r_ros.evaluation.true_floor import TrueFloor
+
+FLOOR_M = 0.1
+"""Points no farther than this from the true floor lie on it."""
+MIN_VIEWS = 2
+OBSTACLE_SHARE = 0.1
+"""A cell where fewer of the views than this see an obstacle, and the others floor, is free."""
+FAINT_SHARE, AROUND_CELLS = 0.4, 2
+"""Of the views that see an obstacle in the most hit cell around: fewer are its blur, and whether
+the cell is free is not known."""
+MAX_BASE_M = 0.5
+Counts = npt.NDArray[np.int64]
+
+
+def true_grid(
+    clouds: Sequence[FloatArray],
+    floor: TrueFloor,
+    base_map: FloatArray,
+    settings: MapSettings,
+) -> OccupancyGrid:
+    """The grid that true points make.
+
+    Args:
+        clouds: (N, 3) true points of each view, map frame, metres.
+        floor: the true floor.
+        base_map: (M, 3) true places of the robot's base; (0, 3) where no robot is known.
+        settings: cells, height band and the robot's radius.
+    """
+    lattice = _Lattice.around([*clouds, base_map], settings.grid_resolution_m)
+    floor_views, obstacle_views = (np.zeros(lattice.shape, np.int64) for _ in range(2))
+    views = 0
+    for points in clouds:
+        heights = floor.heights(points)
+        band = (heights >= settings.obstacle_min_z_m) & (heights <= settings.obstacle_max_z_m)
+        if settings.drop_m > 0:
+            band |= heights < -settings.drop_m
+        floor_views += lattice.holds(points[np.abs(heights) <= FLOOR_M])
+        obstacle_views += lattice.holds(points[band])
+        views += 1
+    cells = _decided(floor_views, obstacle_views, views)
+    on_floor = base_map[np.abs(floor.heights(base_map)) <= MAX_BASE_M]
+    driven = lattice.discs(on_floor, settings.robot_radius_m)
+    cells[driven & (cells == UNKNOWN)] = FREE
+    return OccupancyGrid(cells, settings.grid_resolution_m, lattice.origin_xy_m)
+
+
+def _decided(floor_views: Counts, obstacle_views: Counts, views: int) -> npt.NDArray[np.int8]:
+    """Cells of the numbers of views that saw floor and obstacles in them."""
+    least = min(MIN_VIEWS, views)
+    side = 2 * AROUND_CELLS + 1
+    most = cv2.dilate(obstacle_views.astype(np.float32), np.ones((side, side), np.uint8))
+    sharp = obstacle_views >= FAINT_SHARE * most
+    stands = obstacle_views >= OBSTACLE_SHARE * (floor_views + obstacle_views)
+    cells = np.full(floor_views.shape, UNKNOWN, np.int8)
+    cells[(floor_views >= least) & ~stands] = FREE
+    cells[(obstacle_views >= least) & stands & sharp] = OCCUPIED
+    return cells
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    """Cells of a size from a corner on, on whole multiples of it: low (x, y), rows and columns."""
+
+    resolution_m: float
+    low: Counts
+    shape: tuple[int, int]
+
+    @classmethod
+    def around(cls, clouds: Iterable[FloatArray], resolution_m: float) -> _Lattice:
+        """The cells that hold all points."""
+        corners = [np.array([f(c[:, :2], 0) for f in (np.min, np.max)]) for c in clouds if len(c)]
+        reach = np.concatenate(corners) / resolution_m
+        low = np.floor(reach.min(0)).astype(np.int64)
+        cols, rows = (np.floor(reach.max(0)).astype(np.int64) + 1 - low).tolist()
+        return cls(resolution_m, low, (rows, cols))
+
+    @property
+    def origin_xy_m(self) -> tuple[float, float]:
+        """Lower left corner."""
+        x, y = (self.low * self.resolution_m).tolist()
+        return x, y
+
+    def holds(self, points: FloatArray) -> BoolArray:
+        """Bool mask of the cells that points (N, 3) lie in."""
+        col, row = (
+            np.floor(points[:, k] / self.resolution_m).astype(np.int64) - self.low[k]
+            for k in (0, 1)
+        )
+        mask = np.zeros(self.shape, bool)
+        mask[row, col] = True
+        return mask
+
+    def discs(self, places: FloatArray, radius_m: float) -> BoolArray:
+        """Bool mask of the cells whose centres are within a radius of one of the places."""
+        mask = np.zeros(self.shape, bool)
+        rows, cols = (
+            (np.arange(n) + low + 0.5) * self.resolution_m
+            for n, low in zip(self.shape, self.low[::-1], strict=True)
+        )
+        for x, y, _ in places:
+            part = tuple(
+                slice(*np.searchsorted(v, [at - radius_m, at + radius_m]))
+                for v, at in ((rows, y), (cols, x))
+            )
+            mask[part] |= np.hypot(rows[part[0], None] - y, cols[None, part[1]] - x) <= radius_m
+        return mask
