@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros import driven_way
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import FloatArray, Frame, Keyframe, View
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, Keyframe, View
 from mvdust3r_ros.dense_map import DenseMap, MappedKeyframe
 from mvdust3r_ros.driven_way import MAX_PLACES, DrivenWay, Host, OdometryTrack
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3
@@ -31,9 +31,14 @@ def base(x: float, y: float = 0.0, yaw: float = 0.0) -> FloatArray:
     return make_se3(rotation_z(yaw), np.array([x, y, 0.0]))
 
 
-def frame(stamp_s: float, T_odom_base: FloatArray) -> Frame:
-    T_odom_cam = T_odom_base @ T_BASE_CAM
-    return Frame(int(stamp_s * SECOND), IMAGE, T_odom_cam=T_odom_cam, T_odom_base=T_odom_base)
+def frame(stamp_s: float, T: FloatArray) -> Frame:
+    """With the robot at a (4, 4) pose in the odometry frame."""
+    return Frame(int(stamp_s * SECOND), IMAGE, T_odom_cam=T @ T_BASE_CAM, T_odom_base=T)
+
+
+def T_odom_base(of: Frame) -> FloatArray:  # noqa: N802
+    assert of.T_odom_base is not None
+    return of.T_odom_base
 
 
 def mapped(key: int, of: Frame, T_map_odom: FloatArray = T_MAP_ODOM) -> MappedKeyframe:
@@ -63,18 +68,19 @@ def driven(frames: list[Frame], keys: tuple[int, ...], rule: MapSettings = RULE)
     return dense
 
 
-def free_at(dense: DenseMap, places: FloatArray) -> FloatArray:
+def free_at(dense: DenseMap, places: FloatArray) -> BoolArray:
     """Whether the cells of places (N, 3) are free."""
     assert dense.now.grid is not None
     grid = dense.now.grid.grid()
     cells = np.floor((places[:, :2] - grid.origin_xy_m) / grid.resolution_m).astype(int)
     inside = np.all((cells >= 0) & (cells < grid.cells.shape[::-1]), axis=1)
     col, row = np.where(inside[:, None], cells, 0).T
-    return inside & (grid.cells[row, col] == 0)
+    free: BoolArray = inside & (grid.cells[row, col] == 0)
+    return free
 
 
 def in_map(frames: list[Frame], T_map_odom: FloatArray = T_MAP_ODOM) -> FloatArray:
-    bases = [T_map_odom @ f.T_odom_base for f in frames if f.T_odom_base is not None]
+    bases = [T_map_odom @ T_odom_base(f) for f in frames]
     return np.stack(bases)[:, :3, 3]
 
 
@@ -84,7 +90,7 @@ def test_the_way_between_keyframes_is_free_as_wide_as_the_robot() -> None:
     dense = driven(frames, (0, 40))
     way = in_map(frames)
     assert free_at(dense, way).all()
-    outwards = np.array([T_MAP_ODOM[:3, :3] @ f.T_odom_base[:3, 1] for f in frames])  # type: ignore[index]
+    outwards = np.array([T_MAP_ODOM[:3, :3] @ T_odom_base(f)[:3, 1] for f in frames])
     for side_m in (-0.2, 0.2):
         assert free_at(dense, way + side_m * outwards).all()
     for side_m in (-0.35, 0.35):
@@ -103,7 +109,7 @@ def test_a_camera_whose_place_on_a_robot_is_not_known_frees_nothing() -> None:
 @pytest.mark.parametrize(("height_m", "free"), [(0.0, True), (0.3, True), (0.9, False)])
 def test_what_flies_or_is_worn_frees_nothing_on_the_floor(height_m: float, free: bool) -> None:
     up = make_se3(np.eye(3), np.array([0.0, 0.0, height_m]))
-    frames = [frame(f.stamp_ns / SECOND, up @ f.T_odom_base) for f in bend()]
+    frames = [frame(f.stamp_ns / SECOND, up @ T_odom_base(f)) for f in bend()]
     dense = driven(frames, (0, 20, 40), replace(RULE, camera_height_m=0.6 + height_m))
     assert free_at(dense, in_map(frames))[2:-2].all() == free
 

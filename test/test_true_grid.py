@@ -126,7 +126,7 @@ def level(x: tuple[float, float], y: tuple[float, float], z: float, step: float)
 def kitchen(views: int, tables: int, seed: int = 0) -> list[FloatArray]:
     """Views of a table top of 2 x 1 m that fills the picture, and some that see the floor too."""
     rng = np.random.default_rng(seed)
-    made = []
+    made: list[FloatArray] = []
     for k in range(views):
         top = level((1, 3), (1, 2), 0.75, 0.02)
         seen = [top[rng.random(len(top)) < 0.9]]
