@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros import driven_way
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import FloatArray, Frame, Keyframe, View
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, Keyframe, View
 from mvdust3r_ros.dense_map import DenseMap, MappedKeyframe
 from mvdust3r_ros.driven_way import MAX_PLACES, DrivenWay, Host, OdometryTrack
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3
@@ -68,15 +68,15 @@ def driven(frames: list[Frame], keys: tuple[int, ...], rule: MapSettings = RULE)
     return dense
 
 
-def free_at(dense: DenseMap, places: FloatArray) -> FloatArray:
+def free_at(dense: DenseMap, places: FloatArray) -> BoolArray:
     """Whether the cells of places (N, 3) are free."""
     assert dense.now.grid is not None
     grid = dense.now.grid.grid()
     cells = np.floor((places[:, :2] - grid.origin_xy_m) / grid.resolution_m).astype(int)
     inside = np.all((cells >= 0) & (cells < grid.cells.shape[::-1]), axis=1)
     col, row = np.where(inside[:, None], cells, 0).T
-    T: FloatArray = of.T_odom_base
-    return T
+    free: BoolArray = inside & (grid.cells[row, col] == 0)
+    return free
 
 
 def in_map(frames: list[Frame], T_map_odom: FloatArray = T_MAP_ODOM) -> FloatArray:
