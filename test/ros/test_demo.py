@@ -13,12 +13,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 from rosbags.highlevel import AnyReader
 
-from mvdust3r_ros.datatypes import MvDust3rError
-from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
+from mvdust3r_ros.datatypes import (
+    MapSnapshot,
+    MvDust3rError,
+    OccupancyGrid,
+    ScaleEstimate,
+    Trajectory,
+)
+from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum, save_map
 from mvdust3r_ros.ros.bag import BagOptions, read_frames
-from mvdust3r_ros.ros.demo import DemoOptions, run_demo
+from mvdust3r_ros.ros.demo import DemoOptions, DemoResult, _prepare, run_demo, snapshot_of_files
+from mvdust3r_ros.ros.demo_report import _draw
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
@@ -138,3 +146,23 @@ def test_a_node_that_dies_at_once_is_not_waited_for(
             lambda _: None,
         )
     assert time.monotonic() - begin < 60
+
+
+def test_a_withheld_grid_is_announced_as_missing_and_an_older_map_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("map.pgm", "map.yaml", "map.png", "mine.txt"):
+        (tmp_path / name).write_text("of an earlier run")
+    _prepare(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "log"}
+    snapshot = MapSnapshot(
+        np.zeros((1, 3), np.float32), np.zeros((1, 3), np.uint8), np.ones(1, np.float32),
+        OccupancyGrid(np.zeros((2, 2), np.int8), 0.05, (0.0, 0.0)),
+        Trajectory(np.array([1], np.int64), np.eye(4)[None]), None, ScaleEstimate(),
+    )  # fmt: skip
+    save_map(snapshot, tmp_path, "map")
+    back = snapshot_of_files(tmp_path, "map")
+    assert (back.grid, back.gate_open, len(back.trajectory)) == (None, False, 1)
+    _draw(DemoOptions(None, out=tmp_path), DemoResult(), Console(soft_wrap=True))
+    assert "no occupancy grid: the scale is unknown" in capsys.readouterr().out
+    assert not (tmp_path / "map.png").exists()
