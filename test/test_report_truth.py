@@ -188,7 +188,7 @@ def test_page_and_terminal_say_of_what_they_speak(tmp_path: Path) -> None:
     evidence.notes = ["odometry for 0 of 21 images: frame '/base_link' is not in TF"]
     report, html, text = report_on(evidence, tmp_path)
     wanted = (
-        "3 of 4 windows rejected: 2 against odometry, 1 no camera poses",
+        "3 of 4 windows rejected: 2 against odometry, 1 without camera poses",
         "the map holds 25 % of the drive",
         "1 window gave way to newer ones",
         hint,

@@ -13,13 +13,13 @@ ALL_SHARE = 0.995
 WARN_SHARE = 0.95
 """Less than this of a drive is worth a warning: a drive ends a little after its last keyframe."""
 REASONS = {
-    Verdict.REJECTED_ENGINE_ERROR: "the network failed",
-    Verdict.REJECTED_NOT_FINITE: "points that are no numbers",
-    Verdict.REJECTED_POSE: "no camera poses",
-    Verdict.REJECTED_NO_OVERLAP: "no overlap with the map",
-    Verdict.REJECTED_RESIDUAL: "does not fit the map",
-    Verdict.REJECTED_DEGENERATE: "too few points to fit",
-    Verdict.REJECTED_LOW_CONFIDENCE: "too little confidence",
+    Verdict.REJECTED_ENGINE_ERROR: "failed in the network",
+    Verdict.REJECTED_NOT_FINITE: "not finite",
+    Verdict.REJECTED_POSE: "without camera poses",
+    Verdict.REJECTED_NO_OVERLAP: "without overlap with the map",
+    Verdict.REJECTED_RESIDUAL: "not fitting the map",
+    Verdict.REJECTED_DEGENERATE: "with too few points",
+    Verdict.REJECTED_LOW_CONFIDENCE: "with too little confidence",
     Verdict.REJECTED_ODOMETRY: "against odometry",
     Verdict.REJECTED_STALE: "from before a reset",
 }
