@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,7 @@ def test_a_withheld_grid_is_announced_as_missing_and_an_older_map_goes(
     save_map(snapshot, tmp_path, "map")
     back = snapshot_of_files(tmp_path, "map")
     assert (back.grid, back.gate_open, len(back.trajectory)) == (None, False, 1)
-    _draw(DemoOptions(None, out=tmp_path), DemoResult(), Console(soft_wrap=True))
+    nothing = DemoResult(1, {}, 1, Counter(), 0, 0.0, 0.0)
+    _draw(DemoOptions(None, out=tmp_path), nothing, Console(soft_wrap=True))
     assert "no occupancy grid: the scale is unknown" in capsys.readouterr().out
     assert not (tmp_path / "map.png").exists()
