@@ -225,7 +225,7 @@ def test_a_ros_file_may_hold_sections_of_others(tmp_path: Path) -> None:
         ("map: 4", "map: expected a mapping of settings, got 4"),
         ("map: {min_hits: 0}", r"map.min_hits: 0 is outside \[1, None\]"),
         ("- 1", "expected a mapping of sections, got list"),
-        ("a: [", "while parsing"),
+        ("a: [", "line 1: expected the node content"),
         ("mapper: {ros__parameters: 3}", "expected a mapping of sections, got int"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +16,13 @@ from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, fl
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.bag import BagOptions, read_frames
-from mvdust3r_ros.ros.demo_report import ROOM
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, odometry
+from stored_data import MORE_DATA, needs_more_data
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 HW = (112, 112)
+DEMO = SequenceConfig(seed=4, frames=90, rate_hz=6.0, step_m=0.16)
+"""That of demo/README.md."""
 NAV2_RADIUS_M = 0.22
 CONFIG = with_values(
     MapperConfig(), {"map.robot_radius_m": NAV2_RADIUS_M, "keyframes.min_sharpness": 0.0}
@@ -81,7 +81,7 @@ def check_way_back(mapper: Mapper) -> None:
     assert np.mean([ways[cell(grid, place)] for place in places]) > 0.95
 
 
-@pytest.mark.parametrize("drive", [ROOM, SequenceConfig(seed=1)], ids=["demo", "another"])
+@pytest.mark.parametrize("drive", [DEMO, SequenceConfig(seed=1)], ids=["demo", "another"])
 def test_the_way_back_in_a_room(drive: SequenceConfig) -> None:
     """In smaller pictures than `demo` has."""
     made = make_sequence(replace(drive, hw=(120, 160), noise=0.0, supersample=1))
@@ -98,9 +98,7 @@ def test_the_way_back_in_a_flat() -> None:
 
 
 def recorded(name: str) -> list[Frame]:
-    folder = DATA / name
-    if not folder.exists():
-        pytest.skip(f"no real footage at {folder}")
+    folder = MORE_DATA / "data" / name
     return list(read_frames(folder / "bag", BagOptions(depth_folder=folder / "depth")))
 
 
@@ -116,6 +114,7 @@ def as_if_driven(frames: Sequence[Frame], height_m: float) -> list[Frame]:
     return made
 
 
+@needs_more_data
 @pytest.mark.parametrize("name", ["hololens_office", "office_walk"])
 def test_the_way_back_where_a_robot_would_have_driven_a_recorded_walk(name: str) -> None:
     frames = recorded(name)
@@ -124,6 +123,7 @@ def test_the_way_back_where_a_robot_would_have_driven_a_recorded_walk(name: str)
     check_way_back(mapped(as_if_driven(frames, height_m)))
 
 
+@needs_more_data
 def test_a_camera_on_a_head_leaves_no_free_way_behind_that_nobody_has_seen() -> None:
     mapper = mapped(recorded("hololens_office"))
     state = mapper._state.dense.now

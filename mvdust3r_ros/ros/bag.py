@@ -17,6 +17,7 @@ from mvdust3r_ros.ros.bag_messages import BagError, decoded, raw_messages
 from mvdust3r_ros.ros.bag_topics import (
     ODOM_TYPE,
     POSE_TYPES,
+    TF_TYPE,
     all_topics,
     choose_image_topic,
     choose_info_topic,
@@ -176,6 +177,22 @@ def _no_odometry(reader: BagReader) -> str:
     poses = sorted({c.topic for c in reader.connections if c.msgtype in POSE_TYPES})
     hint = f"; poses that --odom-topic may name: {listed(poses)}" if poses else ""
     return f"the bag holds no {ODOM_TYPE} and no TF{hint}"
+
+
+def bag_gives_poses(bag: Path, topics: BagOptions) -> bool:
+    """Whether a bag holds odometry that the options do not rule out.
+
+    Raises:
+        BagError: the bag cannot be read.
+    """
+    with opened_bag(bag) as reader:
+        has_tf = any(c.msgtype == TF_TYPE for c in reader.connections)
+        try:
+            images = choose_image_topic(reader, topics.image_topic)
+            topic = choose_odom_topic(reader, topics.odometry, topics.odom_topic, images)
+        except BagError:
+            return True  # whoever reads the bag says what is wrong
+    return bool(topic) or (has_tf and topics.odometry in ("auto", "tf"))
 
 
 class _BagFrames:

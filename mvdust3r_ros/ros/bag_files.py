@@ -221,6 +221,8 @@ def storage_files(bag: Path) -> list[Path]:
         bag = bag.parent
     if bag.is_file():
         return [bag]
+    if not bag.is_dir():
+        raise BagError(f"bag {bag} is neither a folder nor a file")
     found, listed = _bags_in(bag), _listed_files(bag)
     if not found:
         kinds = ", ".join((*BAG_SUFFIXES, *ROS2_SUFFIXES[2:]))

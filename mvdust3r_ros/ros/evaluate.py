@@ -17,10 +17,10 @@ from mvdust3r_ros.evaluation.files import FileOptions, files_recording
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
 from mvdust3r_ros.evaluation.recording import Recording, TruthOptions
 from mvdust3r_ros.evaluation.report_files import write_report
-from mvdust3r_ros.ros.bag import BagOptions
+from mvdust3r_ros.ros.bag import BagOptions, bag_gives_poses
 from mvdust3r_ros.ros.bag_files import is_bag
 from mvdust3r_ros.ros.bag_recording import bag_recording
-from mvdust3r_ros.ros.oracle_needs import ORACLE, bag_gives_poses, require_depth_and_poses
+from mvdust3r_ros.ros.oracle_needs import ORACLE, require_depth_and_poses
 from mvdust3r_ros.safe_files import read_yaml
 
 Progress = Callable[[int, int], None]

@@ -17,9 +17,9 @@ from mvdust3r_ros.evaluation.report import write_outputs
 from mvdust3r_ros.evaluation.run import run_mapper
 from mvdust3r_ros.evaluation.truth_files import read_truth
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
+from mvdust3r_ros.ros.bag import BagOptions, bag_gives_poses, opened_bag, read_frames
 from mvdust3r_ros.ros.bag_topics import choose_image_topic
-from mvdust3r_ros.ros.oracle_needs import ORACLE, bag_gives_poses, require_depth_and_poses
+from mvdust3r_ros.ros.oracle_needs import ORACLE, require_depth_and_poses
 
 
 @dataclass(frozen=True)

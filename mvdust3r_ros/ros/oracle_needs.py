@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.ros.bag import BagOptions, opened_bag
-from mvdust3r_ros.ros.bag_messages import BagError
-from mvdust3r_ros.ros.bag_topics import TF_TYPE, choose_image_topic, choose_odom_topic
 from mvdust3r_ros.ros.settings import NodeConfig
 
 ORACLE = "oracle"
@@ -27,22 +22,6 @@ def require_depth_and_poses(*, depth: str, poses: str) -> None:
     if missing:
         remedies = "; ".join(remedy for remedy in (depth, poses) if remedy)
         raise EngineError(f"the oracle engine needs recorded {' and '.join(missing)}: {remedies}")
-
-
-def bag_gives_poses(bag: Path, topics: BagOptions) -> bool:
-    """Whether a bag holds odometry that the options do not rule out.
-
-    Raises:
-        BagError: the bag cannot be read.
-    """
-    with opened_bag(bag) as reader:
-        has_tf = any(c.msgtype == TF_TYPE for c in reader.connections)
-        try:
-            images = choose_image_topic(reader, topics.image_topic)
-            topic = choose_odom_topic(reader, topics.odometry, topics.odom_topic, images)
-        except BagError:
-            return True  # whoever reads the bag says what is wrong
-    return bool(topic) or (has_tf and topics.odometry in ("auto", "tf"))
 
 
 def check_node(config: NodeConfig, engine: str) -> None:

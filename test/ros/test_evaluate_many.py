@@ -77,10 +77,13 @@ def test_the_command_tells_of_each_and_ends_with_a_table(
     assert head.split() == ["*", "best", name, f"{name}-3"]
 
 
-def test_a_process_that_is_killed_takes_no_other_along(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "stuck.mcap")  # reading it never ends
-    names = ("stuck.mcap", "nowhere")
-    outcomes = in_processes([EvaluateJob(tmp_path / n, tmp_path / "out") for n in names], 2)
+def test_a_process_that_is_killed_takes_no_other_along(room_bag: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stuck.yaml")  # reading it never ends
+    jobs = [
+        EvaluateJob(room_bag.bag, tmp_path / "out", params=tmp_path / "stuck.yaml"),
+        EvaluateJob(tmp_path / "nowhere", tmp_path / "out"),
+    ]
+    outcomes = in_processes(jobs, 2)
     assert next(outcomes).error.endswith("nowhere does not exist")
     (stuck,) = multiprocessing.active_children()
     stuck.kill()

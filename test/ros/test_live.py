@@ -147,7 +147,7 @@ def test_what_live_mode_cannot_play_is_said(
     room_bag: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words, hint in (
-        ((str(tmp_path),), "plays ROS 2 bags alone"),
+        ((str(tmp_path),), "live mode plays bags alone"),
         ((str(room_bag.bag), "--max-frames", "3"), "leave out --max-frames"),
     ):
         assert main(["evaluate", *words, "--mode", "live", "--out", str(tmp_path / "out")]) == 1

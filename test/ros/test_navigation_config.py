@@ -266,5 +266,5 @@ def test_without_metres_nothing_reaches_navigation(
     control.wait(lambda: len(heard["points"]) >= 2, LIMIT_S, "two windows")
     assert not heard["obstacle_points"]
     assert not heard["occupancy_grid"] and not heard["occupancy_grid_updates"]
-    words_needed = "~/occupancy_grid and ~/obstacle_points are withheld: the scale is known to"
+    words_needed = "~/occupancy_grid and ~/obstacle_points are withheld: drive 1 to 2 m, or set"
     control.wait(lambda: words_needed in control.message("map"), 10.0, "the reason")

@@ -329,7 +329,7 @@ def test_the_grid_waits_until_the_scale_is_known(
     control.wait(lambda: bool(heard["/mapper/occupancy_summary"]), LIMIT_S, "the summary")
     assert heard["/mapper/points"]
     assert not heard["/mapper/occupancy_grid"]
-    closed = "~/occupancy_grid and ~/obstacle_points are withheld: the scale is known to"
+    closed = "~/occupancy_grid and ~/obstacle_points are withheld: drive 1 to 2 m, or set"
     control.wait(lambda: closed in control.message("map"), 10.0, "the reason")
     summary = heard["/mapper/occupancy_summary"][-1]
     assert (summary.free_cells, summary.occupied_cells) == (0, 0)
