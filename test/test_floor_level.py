@@ -7,17 +7,32 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from mvdust3r_ros import stitching
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Frame, Verdict
 from mvdust3r_ros.dense_map import DenseMap
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.geometry import Sim3
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.stitching import WindowGeometry
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import odometry
 
 SEED = 9010
-"""Its first window takes something 8 cm below the floor for it."""
+TOO_HIGH_M = 0.08
+
+
+@pytest.fixture
+def misjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first window takes something 8 cm below the floor for it, whatever it sees."""
+    on_the_floor = stitching.on_the_floor
+
+    def too_high(geometry: WindowGeometry, S_map_window: Sim3) -> Sim3:
+        S = on_the_floor(geometry, S_map_window)
+        return Sim3(S.scale, S.R, S.t + np.array([0.0, 0.0, TOO_HIGH_M]))
+
+    monkeypatch.setattr(stitching, "on_the_floor", too_high)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +59,7 @@ def drive(frames: list[Frame], **values: object) -> tuple[Mapper, list[float]]:
     return mapper, heights
 
 
+@pytest.mark.usefixtures("misjudged")
 def test_later_windows_put_the_floor_right(frames: list[Frame]) -> None:
     mapper, heights = drive(frames)
     assert abs(heights[0]) > 0.05
@@ -59,6 +75,7 @@ def test_later_windows_put_the_floor_right(frames: list[Frame]) -> None:
     np.testing.assert_allclose(T, state.loops.poses[newest], atol=1e-9)
 
 
+@pytest.mark.usefixtures("misjudged")
 def test_putting_the_floor_right_moves_everything_alike(
     frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,7 +170,9 @@ def test_the_same_shapes_in_other_colours_are_another_place(
     ]
     updates = drive(mapper, iter(driven))
     assert updates and all(u.verdict != Verdict.COMMITTED for u in updates)
-    assert "colours" in updates[0].message
+    # shuffled pixels resemble a stored place only by chance, so the last one tried, whose reason
+    # is given, may have nothing in common with some of the windows
+    assert any("colours" in u.message for u in updates)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "flipped", "foreign"])

@@ -152,6 +152,7 @@ def write_outputs(
         MapFileError: the map cannot be written.
     """
     summary = {"notes": [], **(details or {})}
+    about_input = [*summary.get("mountings", []), *summary["notes"]]
     of_run = summarize_run(result, truth)
     summary = {**summary, **of_run, "notes": [*summary["notes"], *of_run["notes"]]}
     files: list[Path] = []
@@ -173,7 +174,7 @@ def write_outputs(
     except OSError as error:
         raise ReportError(f"cannot write {files[-1]}: {error.strerror or error}") from None
     if not result.committed:
-        raise ReportError("; ".join([no_map_reason(result), *summary.get("inputs", [])]))
+        raise ReportError("; ".join([no_map_reason(result), *about_input]))
     return summary
 
 

@@ -164,11 +164,22 @@ def test_the_raw_bag_is_the_same_footage_and_its_odometry_is_on_tf_too() -> None
         assert frame.depth_m is not None
 
 
-def test_a_map_without_the_cameras_place_says_what_to_record(
-    make_bag: Callable[..., Any], bag_kind: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("fits", [True, False], ids=["a map", "no map"])
+def test_without_the_cameras_place_mapping_says_what_to_record(
+    make_bag: Callable[..., Any],
+    bag_kind: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fits: bool,
 ) -> None:
     made = make_bag(bag_kind(odometry="unmounted", frames=20))
-    assert main(["map", str(made.bag), "--out", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
+    if fits:  # the network is no good in this room, and without odometry its pictures show it
+        monkeypatch.setattr("mvdust3r_ros.mapper.check_lone_window", lambda *_: None)
+    assert main(["map", str(made.bag), "--out", str(tmp_path)]) == (0 if fits else 1)
+    out, err = capsys.readouterr()
+    printed = out if fits else err
+    assert ("no map: " in err) != fits
     assert "nothing in the bag says how the camera sits on it" in printed
     assert "record /tf_static too" in printed
+    assert "odometry for 0 of 20 images" in printed
