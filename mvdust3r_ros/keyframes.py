@@ -30,7 +30,9 @@ MIN_STRENGTH, SMOOTH_PX = 1e-4, 1.0
 """Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) of the smoothed image."""
 SEEN_WELL = 0.6
 """Share of the corners below which they are looked for in the reference once more."""
-THERE_AND_BACK_PX = 5.0
+THERE_AND_BACK_PX, BELIEVED = 5.0, 0.5
+"""A corner that is followed there and back ends this near to where it was; a step is believed as a
+whole when this share of the corners does."""
 BLIND_S = 0.5
 """A keyframe without texture is followed by another one of what can be seen after this time."""
 MIN_WINDOW = 3
@@ -95,14 +97,18 @@ class _Sight:
     corners: FloatArray
 
     def followed(self, gray: ImageArray) -> _Sight:
-        """A new image with the corners that are found in it, and from there again in this one."""
+        """A new image with the corners that are found in it.
+
+        If most of them are not found again from there, only the others count.
+        """
         if not len(self.corners):
             return _Sight(gray, self.corners)
         there, found = _track(self.gray, gray, self.corners)
         back, found_back = _track(gray, self.gray, there)
-        inside = np.all((there >= 0) & (there < gray.shape[::-1]), axis=(1, 2))
-        same = np.linalg.norm(back - self.corners, axis=2)[:, 0] < THERE_AND_BACK_PX
-        return _Sight(gray, there[inside & same & found & found_back])
+        seen = found & np.all((there >= 0) & (there < gray.shape[::-1]), axis=(1, 2))
+        near = np.linalg.norm(back - self.corners, axis=2)[:, 0] < THERE_AND_BACK_PX
+        same = seen & found_back & near
+        return _Sight(gray, there[seen if same.sum() >= BELIEVED * seen.sum() else same])
 
 
 def _corners(gray: ImageArray) -> FloatArray:
