@@ -149,7 +149,9 @@ def _add_demo(commands: Commands) -> None:
     demo.add_argument("--bag", type=Path, help="bag of camera images; default: a synthetic room")
     demo.add_argument("--engine", default="", help="engine folder, or oracle (needs --depth)")
     demo.add_argument("--depth", type=Path, metavar="DIR", help="depth maps to publish")
-    demo.add_argument("--rate", type=float, default=1.0, help="speed (default %(default)s)")
+    demo.add_argument(
+        "--rate", type=float, help="speed (default 1; 2 for the drive that comes with the package)"
+    )
     demo.add_argument("--params", type=Path, metavar="YAML", help="settings of the node")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
     demo.set_defaults(run=_demo)
@@ -159,9 +161,8 @@ def _demo(args: argparse.Namespace) -> int:
     from mvdust3r_ros.ros.demo import DemoOptions
     from mvdust3r_ros.ros.demo_report import show_demo
 
-    return show_demo(
-        DemoOptions(args.bag, args.engine, args.depth, args.rate, args.out, args.params)
-    )
+    rate = args.rate or (1.0 if args.bag else 2.0)
+    return show_demo(DemoOptions(args.bag, args.engine, args.depth, rate, args.out, args.params))
 
 
 def _add_params(commands: Commands) -> None:
