@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import rclpy
@@ -34,6 +34,12 @@ from mvdust3r_ros.ros.qos import RELIABLE
 from mvdust3r_ros.srv import LoadMap, SaveMap
 
 MATCH_S = 0.5
+ASK_AGAIN_S = 5.0
+REACHED = {
+    "configure": "inactive", "activate": "active", "deactivate": "inactive",
+    "cleanup": "unconfigured",
+}  # fmt: skip
+"""Transition -> state of the node after it; after the others it is finalized."""
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -114,12 +120,23 @@ class MapperControl(Node):
     def transition(self, name: str, timeout_s: float = 120.0) -> bool:
         """Ask for a lifecycle transition; whether it worked."""
         request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))
-        answer = self.call(ChangeState, f"{self.mapper}/change_state", request, timeout_s)
-        return bool(answer.success)
+        service = f"{self.mapper}/change_state"
+        future = self._client(ChangeState, service, timeout_s).call_async(request)
+        end = time.monotonic() + timeout_s
+        while not future.done():
+            # On a busy machine the answer to the first request can be lost: then the state tells.
+            with suppress(ControlError):
+                self.wait(future.done, ASK_AGAIN_S, f"answer of {service}")
+            with suppress(ControlError):
+                if not future.done() and self.state(ASK_AGAIN_S) == REACHED.get(name, "finalized"):
+                    return True
+            if time.monotonic() > end and not future.done():
+                raise ControlError(f"answer of {service}: not within {timeout_s:g} s")
+        return bool(future.result().success)
 
-    def state(self) -> str:
+    def state(self, timeout_s: float = 60.0) -> str:
         """Lifecycle state of the node."""
-        answer = self.call(GetState, f"{self.mapper}/get_state", GetState.Request())
+        answer = self.call(GetState, f"{self.mapper}/get_state", GetState.Request(), timeout_s)
         return str(answer.current_state.label)
 
     def save_map(self, filename: str, timeout_s: float = 60.0) -> Any:
