@@ -114,15 +114,16 @@ class Inputs:
         self._tones = [Tones(partial(self._say_tones, camera)) for camera in self._cameras]
         self._news = threading.Condition()
         self._subscriptions: list[Any] = []
-        self._subscribe_all()
         from_tf = settings.odom_source == "tf"
-        self._odometry = OdometryInput(
-            from_tf=from_tf,
-            odom_frame=settings.odom_frame or ("odom" if from_tf else ""),
-            base_frame=settings.base_frame,
-            near=self.image_topic,
-            horizon_ns=HORIZON_NS,
-        )
+        with self._news:  # what comes at once (latched transforms) waits for its owner
+            self._subscribe_all()
+            self._odometry = OdometryInput(
+                from_tf=from_tf,
+                odom_frame=settings.odom_frame or ("odom" if from_tf else ""),
+                base_frame=settings.base_frame,
+                near=self.image_topic,
+                horizon_ns=HORIZON_NS,
+            )
 
     @property
     def odom_frame(self) -> str:
