@@ -48,9 +48,9 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 
 from mvdust3r_ros.datatypes import Frame
-from mvdust3r_ros.ros.control import MapperControl, control_node
+from mvdust3r_ros.ros.control import ControlError, MapperControl, control_node
 from mvdust3r_ros.ros.outputs import header_msg, pose_msg, time_msg
-from mvdust3r_ros.ros.processes import Processes, isolated_environment
+from mvdust3r_ros.ros.processes import Processes, fastdds_environment, isolated_environment
 from mvdust3r_ros.synthetic.sequence import (
     CAMERA_NAME,
     SequenceConfig,
@@ -65,7 +65,6 @@ STEP_M = 0.04
 SHOWN_TIMES = 2
 """Each rendering is sent twice, so that the camera moves at 0.6 m/s."""
 QUEUE = 200
-PROFILES = Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"
 """Without these Fast DDS keeps the memory of as many images as have once waited in the queue."""
 SAMPLE_S = 2.0
 MATCH_S = 1.0
@@ -179,12 +178,22 @@ class Bench:
         words += ["-p", f"ros.image_depth:={QUEUE}", "-p", f"ros.odom_depth:={QUEUE}"]
         self.processes.start("mapper", "node", words)
         for step in ("configure", "activate"):
-            if not self.control.transition(step):
-                raise SystemExit(f"the node refused to {step}: {self.log('mapper')[-500:]}")
+            self.ask(step)
         script = str(Path(__file__).resolve())
         play_words = [script, "--play", "--rate", str(rate_hz), "--size", size]
         self.processes.run("player", play_words)
         self.control.wait(lambda: self.count("images received") > 0, LIMIT_S, "images")
+
+    def ask(self, step: str) -> None:
+        """Bring the node one step further; where that fails, its log and its threads are told."""
+        try:
+            if self.control.transition(step):
+                return
+            problem = f"the node refused to {step}"
+        except ControlError as error:
+            problem = str(error)
+            self.processes.stop("mapper", signal.SIGABRT)
+        raise SystemExit(f"{problem}: {self.log('mapper')[-6000:]}")
 
     def count(self, key: str) -> int:
         """One of the node's counts of images."""
@@ -275,8 +284,7 @@ def cycle(bench: Bench, count: int) -> None:
     """So many restarts, each until images arrive again."""
     for _ in range(count):
         for step in CYCLE:
-            if not bench.control.transition(step):
-                raise SystemExit(f"the node refused to {step}: {bench.log('mapper')[-500:]}")
+            bench.ask(step)
         bench.control.windows.clear()
         bench.control.wait(lambda: bench.count("images received") > 0, LIMIT_S, "images")
 
@@ -290,18 +298,12 @@ def settled(bench: Bench, pid: int) -> Held:
     return min(found, key=lambda h: (h.threads, h.files, h.shared))
 
 
-def fastdds_environment() -> dict[str, str]:
-    """Variables that give the processes started next `config/fastdds.xml`."""
-    files = (f"{product}_DEFAULT_PROFILES_FILE" for product in ("FASTDDS", "FASTRTPS"))
-    return {**dict.fromkeys(files, str(PROFILES)), "RMW_FASTRTPS_USE_QOS_FROM_XML": "1"}
-
-
 def run(work: Callable[[Bench], list[str]], given: argparse.Namespace) -> int:
     """Start everything, do the work, end everything, report."""
     domain = int(os.environ.get("ROS_DOMAIN_ID", "64"))
     os.environ.update(isolated_environment(domain), **fastdds_environment())
     with tempfile.TemporaryDirectory() as name, control_node(domain) as control:
-        processes = Processes(Path(name), domain)
+        processes = Processes(Path(name), domain, {"PYTHONFAULTHANDLER": "1"})
         bench = Bench(Path(name), control, processes)
         try:
             bench.start(given.engine, given.rate, given.size)

@@ -40,6 +40,11 @@ REACHED = {
     "cleanup": "unconfigured",
 }  # fmt: skip
 """Transition -> state of the node after it; after the others it is finalized."""
+BEGINS = {
+    "configure": "unconfigured", "activate": "inactive", "deactivate": "active",
+    "cleanup": "inactive",
+}  # fmt: skip
+"""Transition -> state of a node that has not heard of it."""
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -118,21 +123,36 @@ class MapperControl(Node):
         return client
 
     def transition(self, name: str, timeout_s: float = 120.0) -> bool:
-        """Ask for a lifecycle transition; whether it worked."""
+        """Ask for a lifecycle transition; whether it worked.
+
+        On a busy machine DDS can lose the first request to a service, or its answer. So a request
+        without an answer is followed by a question for the state: it tells that the transition is
+        done, or that the node has not heard of it, which is then asked again.
+
+        Raises:
+            ControlError: no answer within the time; it names the state, if the node tells that.
+        """
         request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))
         service = f"{self.mapper}/change_state"
-        future = self._client(ChangeState, service, timeout_s).call_async(request)
-        end = time.monotonic() + timeout_s
-        while not future.done():
-            # On a busy machine the answer to the first request can be lost: then the state tells.
+        client = self._client(ChangeState, service, timeout_s)
+        asked, state, end = [client.call_async(request)], "", time.monotonic() + timeout_s
+        answer: Callable[[], Any] = lambda: next((f for f in asked if f.done()), None)  # noqa: E731
+        while not answer():
             with suppress(ControlError):
-                self.wait(future.done, ASK_AGAIN_S, f"answer of {service}")
-            with suppress(ControlError):
-                if not future.done() and self.state(ASK_AGAIN_S) == REACHED.get(name, "finalized"):
-                    return True
-            if time.monotonic() > end and not future.done():
-                raise ControlError(f"answer of {service}: not within {timeout_s:g} s")
-        return bool(future.result().success)
+                self.wait(answer, ASK_AGAIN_S, f"answer of {service}")
+            if not answer():
+                with suppress(ControlError):
+                    state = self.state(ASK_AGAIN_S)
+            if answer():
+                break
+            if state == REACHED.get(name, "finalized"):
+                return True
+            if time.monotonic() > end:
+                tells = f"the node is {state}" if state else "nor does it tell its state"
+                raise ControlError(f"answer of {service}: not within {timeout_s:g} s; {tells}")
+            if state == BEGINS.get(name):
+                asked.append(client.call_async(request))
+        return bool(answer().result().success)
 
     def state(self, timeout_s: float = 60.0) -> str:
         """Lifecycle state of the node."""
