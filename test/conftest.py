@@ -16,7 +16,13 @@
 
 from __future__ import annotations
 
+# ruff: noqa: E402 (libraries read the number of threads as they are imported)
 import os
+
+# A worker of the suite has one core: threads that wait for each other on it take most of its time.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -19,6 +19,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,6 +158,38 @@ def test_a_compiled_step_is_the_step(
         assert losses[1][name] == pytest.approx(value, rel=0.02), name
 
 
+TWICE = """
+import os, shutil, sys
+from pathlib import Path
+from mvdust3r_ros.synthetic.train import train
+from mvdust3r_ros.synthetic.train_config import load_train_config
+
+config = load_train_config(Path(sys.argv[1]), {})
+train(config, minutes=1e-9, progress=False)  # ends at the first common stop, step 20
+if os.environ["RANK"] == "0":
+    shutil.copy(f"{config.run}/checkpoint.pt", sys.argv[2])
+os.environ["MASTER_PORT"] = sys.argv[3]
+train(config, progress=False)
+"""
+
+
+def launch_twice(config: TrainConfig, folder: Path) -> None:
+    """Two processes, started as torchrun does, that stop early and go on."""
+    path = folder / "parts.yaml"
+    path.write_text(json.dumps(dataclasses.asdict(config)))
+    with socket.socket() as first, socket.socket() as second:
+        for free in (first, second):
+            free.bind(("127.0.0.1", 0))
+        ports = [str(free.getsockname()[1]) for free in (first, second)]
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0], "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", TWICE, str(path), str(folder / "first.pt"), ports[1]]
+    running = [
+        subprocess.Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    assert [process.wait(300) for process in running] == [0, 0]
+
+
 @pytest.mark.slow
 def test_two_processes_resume_to_the_weights_of_not_stopping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,9 +204,8 @@ def test_two_processes_resume_to_the_weights_of_not_stopping(
     whole = dataclasses.replace(config, run=str(tmp_path / "whole"))
     parts = dataclasses.replace(config, run=str(tmp_path / "parts"))
     train(whole, progress=False)
-    train(parts, minutes=1e-9, progress=False)  # ends at the first common stop, step 20
-    states = [torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)]
-    train(parts, progress=False)
+    launch_twice(parts, tmp_path)
+    states = [torch.load(tmp_path / "first.pt", weights_only=True)]
     states += [
         torch.load(tmp_path / f"{n}/checkpoint.pt", weights_only=True) for n in ("parts", "whole")
     ]
