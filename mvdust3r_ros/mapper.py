@@ -363,7 +363,7 @@ class Mapper:
         """Look for the camera in the loaded map; until it is found nothing changes."""
         count = max(2, self.config.keyframes.window_size // 2)
         new = window.keyframes[-count:]
-        update = MapUpdate(window, Verdict.REJECTED_NO_OVERLAP, "nothing looks alike")
+        likeliest: MapUpdate | None = None
         try:
             with clock.stage("encode"):
                 tokens = self._tokens(state, window)[-count:]
@@ -380,11 +380,13 @@ class Mapper:
             if update.verdict == Verdict.COMMITTED:
                 state.lost_in = None
                 return update
+            likeliest = likeliest or update
+        assert likeliest is not None  # a loaded map has keyframes
         return replace(
-            update,
+            likeliest,
             window=window,
-            message=f"not found in the loaded map yet ({update.message}); nothing is added to it: "
-            "go to a place that it shows, or call ~/reset to start a new one",
+            message=f"not found in the loaded map yet ({likeliest.message}); nothing is added to "
+            "it: go to a place that it shows, or call ~/reset to start a new one",
         )
 
     def _describe(self, place: Place, tokens: ViewTokens) -> FloatArray:
