@@ -222,10 +222,11 @@ def no_map_reason(result: RunResult) -> str:
             f"a window needs 2 of them at least ({size} by default); move the camera more or "
             "lower keyframes.max_translation_m"
         )
-    reasons = Counter((w.verdict, w.message) for w in result.windows)
-    (verdict, message), count = reasons.most_common(1)[0]
-    windows = plural(len(result.windows), "window")
-    return f"no map: {count} of {windows} {verdict.name.lower().replace('_', ' ')}: {message}"
+    verdict, count = Counter(w.verdict for w in result.windows).most_common(1)[0]
+    message = next(w.message for w in result.windows if w.verdict == verdict)
+    windows, kind = plural(len(result.windows), "window"), verdict.name.lower().replace("_", " ")
+    first = "the first one: " if count > 1 else ""
+    return f"no map: {count} of {windows} {kind}: {first}{message}"
 
 
 def describe_run(summary: dict[str, Any]) -> str:
