@@ -46,7 +46,7 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.dense_map import DenseMap, Drawing, MappedKeyframe
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.keyframes import KeyframeWindow
-from mvdust3r_ros.lone_windows import check_lone_window
+from mvdust3r_ros.lone_windows import check_lone_window, check_turns
 from mvdust3r_ros.loops import LoopCloser
 from mvdust3r_ros.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.pose_recovery import recover_poses
@@ -216,7 +216,10 @@ class Mapper:
             geometry, points, conf = self._reconstruct(state, window, clock)
             with clock.stage("stitch"):
                 placement = state.stitcher.place(geometry)
-                if not state.stitcher.shares_views(window):
+                if state.stitcher.shares_views(window):
+                    # as configured: how the ends turn has a wider limit for a coarse network
+                    check_turns(geometry, self.config.stitch.max_odom_rotation_deg, "a window")
+                else:
                     check_lone_window(geometry, self._rel_error)
                 self._check_recent(state, window, placement)
                 if stored_count:
