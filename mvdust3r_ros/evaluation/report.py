@@ -104,7 +104,7 @@ def _map_numbers(result: RunResult, truth: Trajectory | None) -> dict[str, Any]:
         "scale_source": snapshot.scale.source.name,
         "floor_z_m": snapshot.floor_z_m,
     }
-    if snapshot.grid is not None:
+    if snapshot.grid is not None and snapshot.gate_open:
         area = snapshot.grid.resolution_m**2
         cells = snapshot.grid.cells
         numbers["free_m2"] = float((cells == 0).sum() * area)
@@ -242,8 +242,7 @@ def describe_run(summary: dict[str, Any]) -> str:
         + (f" ({percent(share)} of the drive)" if share is not None else "")
         + f", {decimal(seconds, 1)} s ({decimal(summary['frames'] / seconds, 0)} frames/s)",
         f"median ms per window: {stages}",
-        f"map: {plural(made['points'], 'point')}, {decimal(made['free_m2'], 1)} m2 free, "
-        f"{decimal(made['occupied_m2'], 1)} m2 occupied, path {decimal(made['path_m'], 1)} m",
+        f"map: {plural(made['points'], 'point')}, {_sizes(made)}",
         f"scale: {known} {made['scale_source'].lower().replace('_', ' ')}",
     ]
     lines += summary.get("mountings", [])
@@ -265,6 +264,15 @@ def describe_run(summary: dict[str, Any]) -> str:
     if "picture" in summary:
         lines.append(summary["picture"])
     return "\n".join([*lines, "", *_how_to_open(summary["files"])])
+
+
+def _sizes(made: dict[str, Any]) -> str:
+    """Areas and way of a map, as far as its metres are known."""
+    path = f"path {decimal(made['path_m'], 1)} m"
+    if "free_m2" not in made:
+        return f"{path} if its scale is right"
+    free, occupied = (decimal(made[name], 1) for name in ("free_m2", "occupied_m2"))
+    return f"{free} m2 free, {occupied} m2 occupied, {path}"
 
 
 def _how_to_open(files: list[str]) -> list[str]:
