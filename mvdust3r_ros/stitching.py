@@ -93,8 +93,6 @@ class StitchError(MvDust3rError):
 def attainable(settings: StitchSettings, rel_error: float) -> StitchSettings:
     """Limits that a network of this accuracy can keep: a coarse one gets wider ones.
 
-    Its metres are no better than its points either.
-
     Its points are off by `rel_error` of their distance, and two windows disagree by more; its
     cameras, with steps that are short against that distance, by several times that share of the
     motion. Poses and scale still go to whatever is more certain, mostly odometry.
@@ -106,7 +104,6 @@ def attainable(settings: StitchSettings, rel_error: float) -> StitchSettings:
     return replace(
         settings,
         max_residual=max(settings.max_residual, COARSE_RESIDUAL * rel_error),
-        model_rel_sigma=max(settings.model_rel_sigma, rel_error),
         max_lone_sigma=max(settings.max_lone_sigma, rel_error),
         max_odom_translation=max(settings.max_odom_translation, COARSE_TRANSLATION * rel_error),
         max_odom_rotation_deg=max(settings.max_odom_rotation_deg, COARSE_ROTATION_DEG * rel_error),

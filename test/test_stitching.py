@@ -179,12 +179,6 @@ def test_a_camera_that_stands_does_not_become_sure_of_the_models_metres(
     assert (sigmas[-1] > 0.149) == stands
 
 
-def test_metres_of_a_coarse_network_are_no_better_than_its_points() -> None:
-    rule = StitchSettings(model_rel_sigma=0.15)
-    assert attainable(rule, 0.27).model_rel_sigma == 0.27
-    assert attainable(rule, 0.02).model_rel_sigma == 0.15
-
-
 def test_depth_images_give_the_scale(scene: Scene) -> None:
     geometry = scene.window(range(6), 2.5, odometry=False)
     T = np.stack(scene.poses[:6])
