@@ -32,7 +32,11 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
-from mvdust3r_ros.ros.launch_settings import camera_remappings, require_packages
+from mvdust3r_ros.ros.launch_settings import (
+    camera_remappings,
+    require_packages,
+    rviz_remappings,
+)
 
 SHARE = Path(get_package_share_directory("mvdust3r_ros"))
 ARGUMENTS = [
@@ -119,12 +123,14 @@ def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if LaunchConfiguration("rviz").perform(context).lower() != "true":
         return []
     require_packages(["rviz2"])
+    view = SHARE / "config" / "recon.rviz"
     return [
         Node(
             package="rviz2",
             executable="rviz2",
-            arguments=["-d", str(SHARE / "config" / "recon.rviz")],
+            arguments=["-d", str(view)],
             parameters=[{"use_sim_time": LaunchConfiguration("use_sim_time")}],
+            remappings=rviz_remappings(view, LaunchConfiguration("namespace").perform(context)),
         )
     ]
 

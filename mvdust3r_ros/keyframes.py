@@ -39,7 +39,8 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 TRACK_SIDE_PX = 128
 MAX_CORNERS = 120
 MIN_CORNERS, CLEARLY = 8, 2
-"""Fewer corners show no motion; to begin with an image anew after that takes clearly more."""
+"""Fewer corners show no motion; to begin with an image anew after that takes clearly more, or as
+many that the image before has as well."""
 MIN_STRENGTH, SMOOTH_PX = 1e-4, 1.0
 """Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) of the smoothed image."""
 SEEN_WELL = 0.6
@@ -47,6 +48,7 @@ SEEN_WELL = 0.6
 THERE_AND_BACK_PX, BELIEVED = 5.0, 0.5
 """A corner that is followed there and back ends this near to where it was; a step is believed as a
 whole when this share of the corners does."""
+SAME_CORNER_PX = 5.0
 BLIND_S = 0.5
 """A keyframe without texture is followed by another one of what can be seen after this time."""
 MIN_WINDOW = 3
@@ -73,9 +75,11 @@ class MotionGauge:
         """Start without a reference."""
         self._reference: _Sight | None = None
         self._last: _Sight | None = None
+        self._glimpse: _Sight | None = None
 
     def restart(self, gray: ImageArray) -> None:
         """Make this image the reference."""
+        self._glimpse = None
         self._reference = self._last = _Sight(gray, _corners(gray))
 
     @property
@@ -93,7 +97,7 @@ class MotionGauge:
         if first is None or last is None or first.gray.shape != gray.shape:
             return 0.0
         if self.blind:
-            return 0.0 if len(_corners(gray)) >= CLEARLY * MIN_CORNERS else 1.0
+            return 0.0 if self._sees_again(gray) else 1.0
         now = last.followed(gray)
         if len(now.corners) < SEEN_WELL * len(first.corners):
             # a camera that stands loses corners to noise, but finds them again
@@ -101,6 +105,15 @@ class MotionGauge:
         if len(now.corners) >= MIN_CORNERS or len(_corners(gray)) >= MIN_CORNERS:
             self._last = last = now
         return len(last.corners) / len(first.corners)
+
+    def _sees_again(self, gray: ImageArray) -> bool:
+        """Whether an image after a blind one has texture: noise has no corner twice."""
+        before, self._glimpse = self._glimpse, _Sight(gray, _corners(gray))
+        corners = self._glimpse.corners
+        if before is None or len(corners) >= CLEARLY * MIN_CORNERS:
+            return len(corners) >= CLEARLY * MIN_CORNERS
+        off = np.linalg.norm(before.followed(gray).corners - corners[:, 0], axis=2)
+        return int((off.min(0, initial=np.inf) < SAME_CORNER_PX).sum()) >= MIN_CORNERS
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,14 +84,7 @@ def check_lone_window(geometry: WindowGeometry, rel_error: float) -> None:
     Raises:
         StitchError: with figure and limit.
     """
-    off_deg = turns_off_deg(geometry)
-    if off_deg is not None:
-        if off_deg > MAX_OFF_DEG:
-            raise StitchError(
-                Verdict.REJECTED_ODOMETRY,
-                f"a window without a view of the map turns {off_deg:.0f} deg unlike odometry "
-                f"(median over its views, limit {MAX_OFF_DEG:g} deg)",
-            )
+    if check_turns(geometry, MAX_OFF_DEG, "a window without a view of the map"):
         return
     match = picture_match(geometry)
     if match is None and rel_error >= COARSE_FROM:
@@ -107,6 +100,27 @@ def check_lone_window(geometry: WindowGeometry, rel_error: float) -> None:
             f"correlate by {match.moved:.2f}, standing still by {match.still:.2f} (at least "
             f"{MIN_MATCH:g}, and {MIN_GAIN:.0%} of what standing still leaves)",
         )
+
+
+def check_turns(geometry: WindowGeometry, limit_deg: float, what: str) -> bool:
+    """Refuse a window that turns unlike odometry; whether odometry says anything.
+
+    Args:
+        geometry: any window.
+        limit_deg: largest median difference of the turns between its views.
+        what: the window, in words.
+
+    Raises:
+        StitchError: with figure and limit.
+    """
+    off_deg = turns_off_deg(geometry)
+    if off_deg is not None and off_deg > limit_deg:
+        raise StitchError(
+            Verdict.REJECTED_ODOMETRY,
+            f"{what} turns {off_deg:.0f} deg unlike odometry "
+            f"(median over its views, limit {limit_deg:g} deg)",
+        )
+    return off_deg is not None
 
 
 def turns_off_deg(geometry: WindowGeometry) -> float | None:

@@ -46,7 +46,7 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.dense_map import DenseMap, Drawing, MappedKeyframe
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.keyframes import KeyframeWindow
-from mvdust3r_ros.lone_windows import check_lone_window
+from mvdust3r_ros.lone_windows import check_lone_window, check_turns
 from mvdust3r_ros.loops import LoopCloser
 from mvdust3r_ros.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.pose_recovery import recover_poses
@@ -216,7 +216,10 @@ class Mapper:
             geometry, points, conf = self._reconstruct(state, window, clock)
             with clock.stage("stitch"):
                 placement = state.stitcher.place(geometry)
-                if not state.stitcher.shares_views(window):
+                if state.stitcher.shares_views(window):
+                    # as configured: how the ends turn has a wider limit for a coarse network
+                    check_turns(geometry, self.config.stitch.max_odom_rotation_deg, "a window")
+                else:
                     check_lone_window(geometry, self._rel_error)
                 self._check_recent(state, window, placement)
                 if stored_count:
@@ -363,7 +366,7 @@ class Mapper:
         """Look for the camera in the loaded map; until it is found nothing changes."""
         count = max(2, self.config.keyframes.window_size // 2)
         new = window.keyframes[-count:]
-        update = MapUpdate(window, Verdict.REJECTED_NO_OVERLAP, "nothing looks alike")
+        likeliest: MapUpdate | None = None
         try:
             with clock.stage("encode"):
                 tokens = self._tokens(state, window)[-count:]
@@ -380,11 +383,13 @@ class Mapper:
             if update.verdict == Verdict.COMMITTED:
                 state.lost_in = None
                 return update
+            likeliest = likeliest or update
+        assert likeliest is not None  # a loaded map has keyframes
         return replace(
-            update,
+            likeliest,
             window=window,
-            message=f"not found in the loaded map yet ({update.message}); nothing is added to it: "
-            "go to a place that it shows, or call ~/reset to start a new one",
+            message=f"not found in the loaded map yet ({likeliest.message}); nothing is added to "
+            "it: go to a place that it shows, or call ~/reset to start a new one",
         )
 
     def _describe(self, place: Place, tokens: ViewTokens) -> FloatArray:

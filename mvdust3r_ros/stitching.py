@@ -70,6 +70,8 @@ MIN_VIEW_POINTS = 20
 MIN_CONFLICT_SHARE = 0.2
 IN_FRONT = 0.75
 MIN_SHAPE_POSES = 3
+STANDS_M, STANDS_DEG = 0.1, 5.0
+"""Views nearer to each other than this are of a camera that stands."""
 SHAPE_SHARE, SHAPE_M, SHAPE_DEG = 0.05, 0.05, 10.0
 FLOOR_TILT_DEG = 40.0
 ODOM_TILT_DEG = 10.0
@@ -333,13 +335,29 @@ class Stitcher:
                 if p is not None
             }
             found.append(rig_evidence(poses, pairs, self.settings.min_baseline_m))
-        if geometry.metric:
+        if geometry.metric and self._looks_from_elsewhere(geometry):
             found.append(model_evidence(self.settings.model_rel_sigma))
         if self.camera_height_m > 0:
             found.append(self._height_evidence(geometry))
         if self.settings.use_depth and geometry.depth_m is not None:
             found.append(depth_evidence(_predicted_depth(geometry), geometry.depth_m))
         return [item for item in found if item is not None]
+
+    def _looks_from_elsewhere(self, geometry: WindowGeometry) -> bool:
+        """Whether a new view is taken from elsewhere than those that the window has of the map.
+
+        The same picture again makes the network err in the same way: a camera that stands learns
+        nothing of metres from it.
+        """
+        placed = [
+            (keyframe.id in self._last.points, pose.T_window_cam)
+            for keyframe, pose in zip(geometry.window.keyframes, geometry.poses, strict=True)
+            if pose is not None
+        ]
+        known = [T for is_known, T in placed if is_known]
+        return any(
+            all(_apart(T, other) for other in known) for is_known, T in placed if not is_known
+        )
 
     def _height_evidence(self, geometry: WindowGeometry) -> ScaleEvidence | None:
         """What the floor says, in axes that are level by the map, by odometry or by the camera."""
@@ -522,6 +540,12 @@ class Stitcher:
         )
         if len(T_map_cam) >= 2:
             check_motion(T_map_cam, T_odom_cam, self.settings, "the window's motion")
+
+
+def _apart(T_a: FloatArray, T_b: FloatArray) -> bool:
+    """Whether two cameras of a metric window, (4, 4) poses, are not at the same place."""
+    turned_deg = float(rotation_angle_deg(T_a[:3, :3].T @ T_b[:3, :3]))
+    return bool(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3]) > STANDS_M) or turned_deg > STANDS_DEG
 
 
 def check_motion(

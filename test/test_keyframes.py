@@ -209,6 +209,25 @@ def test_after_a_view_without_texture_mapping_goes_on(plain: str) -> None:
     assert max(np.diff(found[1:])) <= 10
 
 
+def spots(shift: int, rng: np.random.Generator) -> ImageArray:
+    """A wall with little on it: 8 to 12 corners a view."""
+    wall = np.full((128, 448, 3), 150, np.uint8)
+    places = np.random.default_rng(7)
+    for x in range(8, 448, 13):
+        wall[(y := int(places.integers(8, 116))) : y + 5, x : x + 5] = 60
+    noise = rng.normal(0, 1, (128, 128, 3))
+    return np.clip(wall[:, shift : shift + 128] + noise, 0, 255).astype(np.uint8)
+
+
+def test_after_a_view_without_texture_little_texture_is_enough_to_go_on() -> None:
+    rng = np.random.default_rng(3)
+    way = [spots(shift, rng) for shift in range(0, 320, 8)]
+    undisturbed, found = seen(way), seen([FLAT, *way])
+    assert len(undisturbed) >= 5
+    assert found[1] <= 4
+    assert len(found) >= len(undisturbed)
+
+
 def test_one_view_without_texture_on_the_way_costs_nothing() -> None:
     way = [scene(shift) for shift in range(0, 320, 8)]
     undisturbed = seen(way)

@@ -188,6 +188,20 @@ def test_a_window_that_lost_the_map_has_to_earn_its_place_again(room: Any) -> No
     assert all("unlike odometry" in u.message for u in lone)
 
 
+def test_a_window_that_sways_unlike_odometry_does_not_join_the_map(frames: list[Frame]) -> None:
+    engine = Engine()
+    mapper = Mapper(CONFIG, engine)
+    updates = []
+    for frame in frames:
+        update = mapper.process(frame)
+        if update is not None:
+            updates.append(update)
+            engine.wrong = swaying(25.0)
+    assert [u.verdict for u in updates[:2]] == [Verdict.COMMITTED, Verdict.REJECTED_ODOMETRY]
+    assert "a window turns 25 deg unlike odometry" in updates[1].message
+    assert "limit 20 deg" in updates[1].message
+
+
 def test_without_texture_and_odometry_a_coarse_network_begins_no_map(frames: list[Frame]) -> None:
     gray = [replace(f, image_rgb=np.full_like(f.image_rgb, 128)) for f in blind(frames)]
     update, *_ = run(Engine(), gray)

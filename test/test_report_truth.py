@@ -40,6 +40,7 @@ from mvdust3r_ros.evaluation.coverage import mapped_share, way_along
 from mvdust3r_ros.evaluation.doubts import extent
 from mvdust3r_ros.evaluation.judge import Evidence, judge
 from mvdust3r_ros.evaluation.recording import Recording
+from mvdust3r_ros.evaluation.report import no_map_reason
 from mvdust3r_ros.evaluation.report_files import describe_report, write_report
 from mvdust3r_ros.evaluation.run import RunResult, WindowRecord, empty_snapshot
 
@@ -131,6 +132,18 @@ def report_on(evidence: Evidence, out: Path) -> tuple[dict[str, Any], str, str]:
     recording = Recording("drive", "ROS 2 bag", LAST_S + 1, lambda _: iter(()))
     report = write_report(out, recording, evidence)
     return report, (out / "report.html").read_text(), describe_report(report, out)
+
+
+def test_windows_refused_for_one_reason_with_other_figures_are_counted_together() -> None:
+    refused = [window(k, k, k + 4, Verdict.REJECTED_ODOMETRY) for k in range(3)]
+    windows = [window(9, 9, 12, Verdict.REJECTED_POSE), *refused]
+    windows = [replace(w, message=f"off by {w.index} deg") for w in windows]
+    assert no_map_reason(run_of(windows, empty_snapshot())) == (
+        "no map: 3 of 4 windows rejected odometry: the first one: off by 0 deg"
+    )
+    assert no_map_reason(run_of(windows[:1], empty_snapshot())) == (
+        "no map: 1 of 1 window rejected pose: off by 9 deg"
+    )
 
 
 def test_the_share_is_that_of_the_way_not_of_the_windows() -> None:

@@ -27,6 +27,7 @@ import pytest
 from mvdust3r_ros.config import KeyframeSettings, MapperConfig
 from mvdust3r_ros.datatypes import Frame, Trajectory, Verdict
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.evaluation.judge import Evidence, judge
 from mvdust3r_ros.evaluation.report import (
     ReportError,
     describe_run,
@@ -128,6 +129,18 @@ def test_outputs_are_complete_and_agree_with_the_run(
     text = describe_run(summary)
     for word in ("24 frames", "map_server", str(tmp_path / "map.png"), "ATE 0.000 m"):
         assert word in text
+
+
+def test_areas_are_not_told_of_a_grid_whose_metres_are_unknown(result: RunResult) -> None:
+    shut = dataclasses.replace(result.snapshot, gate_open=False, gate_hint="nothing gives metres")
+    withheld = dataclasses.replace(result, snapshot=shut)
+    summary = summarize_run(withheld)
+    assert "free_m2" not in summary["map"]
+    text = describe_run({**summary, "files": ["map.ply"]})
+    assert " m2 " not in text
+    assert "if its scale is right" in text
+    numbers = judge(Evidence(withheld)).numbers
+    assert numbers["free_m2"] is numbers["occupied_m2"] is None
 
 
 def test_nothing_that_json_does_not_know_is_written(

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.config import ConfigError, KeyframeSettings, MapperConfig
-from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict
+from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict, Window
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.mapper import Mapper
@@ -146,6 +146,24 @@ def offset(mapper: Mapper, room: Any) -> FloatArray:
     ]
     middle: FloatArray = np.median(off, axis=0)
     return middle
+
+
+def test_of_several_places_that_do_not_fit_the_likeliest_is_told_of(
+    saved: tuple[Path, Mapper], room: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapper = new_mapper(3)
+    mapper.restore(read_session(saved[0]))
+    tried: list[str] = []
+
+    def refuse(_: Mapper, __: Any, window: Window, *___: Any) -> MapUpdate:
+        tried.append(f"place {len(tried)}")
+        return MapUpdate(window, Verdict.REJECTED_RESIDUAL, tried[-1])
+
+    monkeypatch.setattr(Mapper, "_join", refuse)
+    frames = [room.frame((200 + i) * 10**9, T) for i, T in enumerate(room.walk(60)[:12])]
+    update = next(u for u in map(mapper.process, frames) if u is not None)
+    assert len(tried) > 1
+    assert "(place 0)" in update.message
 
 
 def test_another_place_is_refused_in_words_and_nothing_is_added(

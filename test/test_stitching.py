@@ -156,6 +156,29 @@ def test_without_odometry_a_metric_engine_gives_the_scale(scene: Scene) -> None:
     assert placement.scale == ScaleEstimate(1.0, pytest.approx(0.11), ScaleSource.MODEL)
 
 
+@pytest.mark.parametrize("stands", [True, False])
+def test_a_camera_that_stands_does_not_become_sure_of_the_models_metres(
+    scene: Scene, stands: bool
+) -> None:
+    stitcher = Stitcher(StitchSettings(model_rel_sigma=0.15))
+    sigmas = []
+    for begin in range(0, 12, 3):
+        ids = range(begin, begin + 6)
+        geometry = scene.window(ids, odometry=False, metric=True)
+        if stands:
+            once = scene.window([0], odometry=False, metric=True)
+            alike = lambda a: np.repeat(a, 6, axis=0)  # noqa: E731
+            geometry = replace(
+                geometry,
+                points=alike(once.points), conf=alike(once.conf), poses=once.poses * 6,
+            )  # fmt: skip
+        placement = stitcher.place(geometry)
+        stitcher.commit(geometry, placement)
+        sigmas.append(placement.scale.rel_sigma)
+    assert sigmas[0] == pytest.approx(0.15)
+    assert (sigmas[-1] > 0.149) == stands
+
+
 def test_depth_images_give_the_scale(scene: Scene) -> None:
     geometry = scene.window(range(6), 2.5, odometry=False)
     T = np.stack(scene.poses[:6])

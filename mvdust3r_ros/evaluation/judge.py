@@ -163,7 +163,7 @@ def _count(made: Judgement, evidence: Evidence) -> None:
         "path_m": float(np.linalg.norm(steps, axis=1).sum()),
         "scale_rel_sigma": _finite(snapshot.scale.rel_sigma),
     }
-    if snapshot.grid is not None:
+    if snapshot.grid is not None and snapshot.gate_open:
         area = snapshot.grid.resolution_m**2
         counts["free_m2"] = float((snapshot.grid.cells == 0).sum() * area)
         counts["occupied_m2"] = float((snapshot.grid.cells == 100).sum() * area)

@@ -104,7 +104,7 @@ def _map_numbers(result: RunResult, truth: Trajectory | None) -> dict[str, Any]:
         "scale_source": snapshot.scale.source.name,
         "floor_z_m": snapshot.floor_z_m,
     }
-    if snapshot.grid is not None:
+    if snapshot.grid is not None and snapshot.gate_open:
         area = snapshot.grid.resolution_m**2
         cells = snapshot.grid.cells
         numbers["free_m2"] = float((cells == 0).sum() * area)
@@ -222,10 +222,11 @@ def no_map_reason(result: RunResult) -> str:
             f"a window needs 2 of them at least ({size} by default); move the camera more or "
             "lower keyframes.max_translation_m"
         )
-    reasons = Counter((w.verdict, w.message) for w in result.windows)
-    (verdict, message), count = reasons.most_common(1)[0]
-    windows = plural(len(result.windows), "window")
-    return f"no map: {count} of {windows} {verdict.name.lower().replace('_', ' ')}: {message}"
+    verdict, count = Counter(w.verdict for w in result.windows).most_common(1)[0]
+    message = next(w.message for w in result.windows if w.verdict == verdict)
+    windows, kind = plural(len(result.windows), "window"), verdict.name.lower().replace("_", " ")
+    first = "the first one: " if count > 1 else ""
+    return f"no map: {count} of {windows} {kind}: {first}{message}"
 
 
 def describe_run(summary: dict[str, Any]) -> str:
@@ -241,8 +242,7 @@ def describe_run(summary: dict[str, Any]) -> str:
         + (f" ({percent(share)} of the drive)" if share is not None else "")
         + f", {decimal(seconds, 1)} s ({decimal(summary['frames'] / seconds, 0)} frames/s)",
         f"median ms per window: {stages}",
-        f"map: {plural(made['points'], 'point')}, {decimal(made['free_m2'], 1)} m2 free, "
-        f"{decimal(made['occupied_m2'], 1)} m2 occupied, path {decimal(made['path_m'], 1)} m",
+        f"map: {plural(made['points'], 'point')}, {_sizes(made)}",
         f"scale: {known} {made['scale_source'].lower().replace('_', ' ')}",
     ]
     lines += summary.get("mountings", [])
@@ -264,6 +264,15 @@ def describe_run(summary: dict[str, Any]) -> str:
     if "picture" in summary:
         lines.append(summary["picture"])
     return "\n".join([*lines, "", *_how_to_open(summary["files"])])
+
+
+def _sizes(made: dict[str, Any]) -> str:
+    """Areas and way of a map, as far as its metres are known."""
+    path = f"path {decimal(made['path_m'], 1)} m"
+    if "free_m2" not in made:
+        return f"{path} if its scale is right"
+    free, occupied = (decimal(made[name], 1) for name in ("free_m2", "occupied_m2"))
+    return f"{free} m2 free, {occupied} m2 occupied, {path}"
 
 
 def _how_to_open(files: list[str]) -> list[str]:

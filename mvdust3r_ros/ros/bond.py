@@ -60,9 +60,9 @@ class LastingPublisher:
             if rclpy.ok(context=self._node.context):
                 raise
 
-    def destroy(self) -> None:
-        """As of the publisher."""
-        self.made.destroy()
+    def __getattr__(self, name: str) -> Any:
+        """All else as of the publisher."""
+        return getattr(self.made, name)
 
 
 def break_bond(node: LifecycleNode, bond: Any) -> None:

@@ -30,6 +30,7 @@ from mvdust3r_ros.datatypes import MvDust3rError
 
 COSTMAPS = ("global_costmap", "local_costmap")
 ODOMETRY_READERS = ("controller_server", "bt_navigator")
+MAPPER_TOPICS = "/mapper/"
 NAVFN = "nav2_navfn_planner::NavfnPlanner"
 NAVFN_IN_HUMBLE = "nav2_navfn_planner/NavfnPlanner"
 
@@ -101,6 +102,18 @@ def camera_remappings(
         if range_image:
             remappings.append((f"{before}depth", range_image))
     return remappings
+
+
+def rviz_remappings(file: Path, namespace: str) -> list[tuple[str, str]]:
+    """Remappings that let RViz show a mapper in a namespace.
+
+    Args:
+        file: RViz's configuration, which names the topics of a mapper without one.
+        namespace: of the mapper; empty for none.
+    """
+    prefix = namespace.strip("/")
+    topics = sorted(set(re.findall(rf"{MAPPER_TOPICS}\w+", file.read_text())))
+    return [(topic, f"/{prefix}{topic}") for topic in topics] if prefix else []
 
 
 @dataclass(frozen=True)
@@ -224,6 +237,6 @@ def _in_namespace(parameters: Parameters, namespace: str) -> Parameters:
 def _with_topics_below(value: Any, prefix: str) -> Any:
     if isinstance(value, dict):
         return {key: _with_topics_below(inner, prefix) for key, inner in value.items()}
-    if isinstance(value, str) and value.startswith("/mapper/"):
+    if isinstance(value, str) and value.startswith(MAPPER_TOPICS):
         return prefix + value
     return value

@@ -197,7 +197,9 @@ class Publications:
                 header = header_msg(_newest_ns(snapshot), self.config.ros.map_frame)
                 self._grid.send_change(snapshot.grid, header)
 
-    def send_map(self, snapshot: MapSnapshot, T_cam_base: FloatArray | None) -> None:
+    def send_map(
+        self, snapshot: MapSnapshot, T_cam_base: FloatArray | None, *, another: bool = False
+    ) -> None:
         """Publish cloud, path, summary, and the grid once the scale is known well enough.
 
         Nothing goes out before the node is active; `send_missed` then does it.
@@ -206,6 +208,7 @@ class Publications:
             snapshot: the map; an empty one clears what subscribers show.
             T_cam_base: (4, 4) robot frame to optical frame; None for a robot below the camera
                 that faces where the camera looks.
+            another: it takes the place of another map, whose grid must not stay.
         """
         self._map_is_missed = not self._map_points.is_activated
         if self._map_is_missed:
@@ -220,7 +223,7 @@ class Publications:
         unknown = np.full((1, 1), UNKNOWN, np.int8)
         nothing = OccupancyGrid(unknown, rule.grid_resolution_m, (0.0, 0.0))
         grid = nothing if withheld else snapshot.grid or nothing
-        if not withheld:
+        if another or not withheld:
             self._grid.send_whole(grid, header)
         # of a grid that is withheld nothing is known in metres, nor where the robot is in it
         poses = path.T_world_cam[:0] if withheld else path.T_world_cam
@@ -234,7 +237,7 @@ class Publications:
     def send_missed(self, mapper: Mapper) -> None:
         """Publish a map that was loaded or forgotten while the node was not active."""
         if self._map_is_missed:
-            self.send_map(mapper.snapshot(), None)
+            self.send_map(mapper.snapshot(), None, another=True)
 
 
 def _newest_ns(snapshot: MapSnapshot) -> int:

@@ -199,7 +199,7 @@ class Session:
         if self._transforms is not None:
             self._transforms.reset()
         self.last, self.rejected_in_a_row = None, 0
-        self._out.send_map(self.mapper.snapshot(), None)
+        self._out.send_map(self.mapper.snapshot(), None, another=True)
         return len(stored.keyframes)
 
     def reconfigure(self, config: NodeConfig) -> None:

@@ -47,7 +47,8 @@ class Bond:
     def beat(self):
         with self.lock:
             while not self.over:
-                self.pub.publish(String(data=f"{self.id} alive"))
+                if self.pub.get_subscription_count():
+                    self.pub.publish(String(data=f"{self.id} alive"))
                 self.lock.wait(self.heartbeat_period)
 
     def shutdown(self):

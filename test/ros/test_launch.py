@@ -183,12 +183,14 @@ def test_radius_without_an_argument_is_that_of_nav2(robot: Stage) -> None:
 @pytest.mark.parametrize("namespace", ["", "robot1"])
 def test_a_namespace_is_that_of_all(robot: Stage, namespace: str) -> None:
     words = [f"namespace:={namespace}"] if namespace else []
-    found = robot.launch("nav2.launch.py", *NAVIGATION, *words)
+    found = robot.launch("nav2.launch.py", *NAVIGATION, *words, "rviz:=true")
     assert found.returncode == 0, found.stderr
     for program in [*NAV2.values(), "mapper_node"]:
         spaces = {word for word in robot.calls[program] if word.startswith("__ns:=")}
         assert spaces <= {f"__ns:=/{namespace}"}
         assert spaces or not namespace
+    shown = f"/mapper/map_points:=/{namespace}/mapper/map_points"
+    assert (shown in robot.calls["rviz2"]) == bool(namespace)
 
 
 def test_autostart_goes_to_the_lifecycle_manager(robot: Stage) -> None:

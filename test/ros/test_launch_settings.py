@@ -32,6 +32,7 @@ from mvdust3r_ros.ros.launch_settings import (
     nav2_parameters,
     plugin_packages,
     require_packages,
+    rviz_remappings,
     shared_robot_radius,
 )
 
@@ -59,6 +60,15 @@ def test_topics_of_cameras(image: str, cameras: str, expected: dict[str, str]) -
     found = dict(camera_remappings(image, cameras=cameras))
     assert expected.items() <= found.items()
     assert bool(found) == bool(expected)
+
+
+@pytest.mark.parametrize("namespace", ["robot1", "/fleet/robot1/"])
+def test_rviz_follows_the_mapper_into_its_namespace(namespace: str) -> None:
+    file = FILE.with_name("recon.rviz")
+    shown = {w for w in file.read_text().split() if w.startswith("/")}
+    prefix = f"/{namespace.strip('/')}"
+    assert dict(rviz_remappings(file, namespace)) == {topic: prefix + topic for topic in shown}
+    assert shown and not rviz_remappings(file, "")
 
 
 def test_odometry_and_time_reach_the_servers_that_read_them() -> None:

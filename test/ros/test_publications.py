@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -305,3 +306,16 @@ def test_a_map_forgotten_while_the_node_was_inactive_is_shown_when_it_is_active(
     rig.node.trigger_activate()
     rig.out.send_missed(rig)  # type: ignore[arg-type]
     rig.wait(lambda: layer.has(cells), "the map of the meantime")
+
+
+def test_the_grid_of_another_map_does_not_stay_when_metres_are_unknown(rig: Rig) -> None:
+    grids: list[Any] = []
+    rig.other.create_subscription(
+        OccupancyGridMsg, "/mapper/occupancy_grid", lambda m: grids.append(list(m.data)), LATCHED
+    )
+    rig.grid = OccupancyGrid(np.zeros((2, 3), np.int8), 0.05, (0.0, 0.0))
+    rig.out.send_map(rig.snapshot(), None)
+    rig.wait(lambda: bool(grids) and grids[-1] == [0] * 6, "the grid of the first map")
+    withheld = replace(rig.snapshot(), gate_open=False)
+    rig.out.send_map(withheld, None, another=True)
+    rig.wait(lambda: grids[-1] == [-1], "an unknown grid")
