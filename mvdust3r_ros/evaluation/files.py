@@ -80,11 +80,20 @@ class FileOptions:
         intrinsics: YAML of a camera calibration; None for what lies beside the images.
         fps: images a second, where nothing tells their times.
         max_frames: stop after this many images; 0 for all.
+        depth_factor: steps of a depth image in a metre; 0 for those of the layout.
     """
 
     intrinsics: Path | None = None
     fps: float = 30.0
     max_frames: int = 0
+    depth_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.depth_factor < float("inf"):
+            raise RecordingError(
+                f"{self.depth_factor:g} steps of depth in a metre: expected such as 1000 for "
+                "millimetres (--depth-factor)"
+            )
 
 
 def files_recording(path: Path, truth: TruthOptions, options: FileOptions) -> Recording:
@@ -207,6 +216,10 @@ def _foreign_images(folder: Path) -> str:
 def _of_shots(path: Path, shots: ShotList, truth: TruthOptions, options: FileOptions) -> Recording:
     if truth.depth:
         shots = _with_depth(shots, truth.depth)
+    if options.depth_factor:
+        shots = replace(shots, unit_m=1 / options.depth_factor)
+    elif shots.kind == "images" and shots.depth_source:
+        shots.notes.add("depth images are taken to be in millimetres (--depth-factor)")
     stamps = [shot.stamp_ns for shot in shots.shots]
     poses, source = _truth(truth.truth, shots, stamps)
     count = min(len(stamps), options.max_frames or len(stamps))
@@ -273,10 +286,11 @@ def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recordin
     size = Video(path).size_wh()
     given = options.intrinsics
     camera = camera_beside(path, size) if given is None else read_camera(given, size)
-    video = Video(path, camera, depth)
+    unit_m = 1 / (options.depth_factor or 1000)
+    video = Video(path, camera, depth, unit_m)
     own = None if truth.truth else truth_beside(path)
     stamps = [] if own is None and truth.truth in ("", "none") else video.stamps_ns()
-    shots = ShotList("video", (), truth_source=own)
+    shots = ShotList("video", (), truth_source=own, notes=video.notes)
     if (turned := video.rotation_deg()) != 0:
         shots.notes.add(
             f"the video asks to be turned by {turned} degrees; pixels are taken as they are "
@@ -284,8 +298,8 @@ def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recordin
         )
     poses, source = _truth(truth.truth, shots, stamps)
 
-    def frames(on_bad: OnBad) -> Iterator[Frame]:
-        return islice(video.frames(on_bad), options.max_frames or None)
+    def frames(_: OnBad) -> Iterator[Frame]:
+        return islice(video.frames(), options.max_frames or None)
 
     total = len(stamps) or len(video)
     return Recording(
