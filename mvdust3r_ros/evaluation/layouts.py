@@ -40,6 +40,9 @@ from mvdust3r_ros.evaluation.tables import (
 from mvdust3r_ros.evaluation.truth_files import truth_beside
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
+FOREIGN_SUFFIXES = (
+    ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".exr", ".dng",
+)  # fmt: skip
 DATASET_HZ = 30.0
 TUM_UNIT_M = 1 / 5000
 TUM_MATCH_NS = 20_000_000
@@ -75,6 +78,10 @@ def tum_rgbd(folder: Path) -> ShotList:
     """
     notes = Notes()
     images = _tum_list(folder, "rgb.txt", notes)
+    if not images:
+        raise RecordingError(
+            f"{folder / 'rgb.txt'} lists no images: expected lines of `timestamp file`"
+        )
     depths = _tum_list(folder, "depth.txt", notes) if (folder / "depth.txt").exists() else {}
     depth_stamps = np.array(sorted(depths), np.int64)
     shots = []
@@ -108,8 +115,6 @@ def _tum_list(folder: Path, name: str, notes: Notes) -> dict[int, Path]:
             notes.add(
                 f"{path}: lines that are not `timestamp file` are left out", f"line {number}"
             )
-    if not found:
-        raise RecordingError(f"{path} lists no images: expected lines of `timestamp file`")
     return found
 
 
@@ -294,6 +299,10 @@ def _one_series(folder: Path, notes: Notes) -> list[Path]:
         RecordingError: there are those of several cameras.
     """
     images = in_natural_order(p for p in folder.iterdir() if is_image(p))
+    for path in in_natural_order(p for p in folder.iterdir() if is_foreign_image(p)):
+        notes.add(
+            "images of a kind that is not read are left out, convert them to JPEG", path.name
+        )
     pictures = [path for path in images if not NOT_PICTURES.search(path.stem)]
     if pictures and len(pictures) < len(images):
         notes.add(
@@ -336,6 +345,11 @@ def _note_other_depth(folder: Path, shots: Sequence[Shot], notes: Notes) -> None
 def is_image(path: Path) -> bool:
     """Whether a file has the ending of an image, and is not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def is_foreign_image(path: Path) -> bool:
+    """Whether a file has the ending of an image of a kind that is not read."""
+    return path.suffix.lower() in FOREIGN_SUFFIXES and not path.name.startswith(".")
 
 
 def in_natural_order(paths: Iterable[Path]) -> list[Path]:

@@ -27,6 +27,8 @@ from pathlib import Path
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.safe_files import FileError, read_limited
 
+TIMES_FILES = ("times.txt", "timestamps.txt")
+"""Lists of times, one a line for each image or pose."""
 MAX_TEXT_BYTES = 1 << 29
 UNITS = {"seconds": 10**9, "milliseconds": 10**6, "microseconds": 10**3, "nanoseconds": 1}
 """Nanoseconds of each unit."""

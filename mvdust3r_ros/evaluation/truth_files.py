@@ -29,6 +29,7 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, Trajectory
 from mvdust3r_ros.evaluation.tables import (
     COMMENT,
+    TIMES_FILES,
     UNITS,
     Row,
     Table,
@@ -53,7 +54,7 @@ UNIT_LENGTH = (0.95, 1.05)
 BOTTOM_ROW = (0.0, 0.0, 0.0, 1.0)
 TRUTH_FILES = tuple(
     f"{stem}.{suffix}"
-    for stem in ("poses", "groundtruth", "truth", "trajectory")
+    for stem in ("poses", "groundtruth", "truth", "trajectory", "traj")
     for suffix in ("txt", "tum", "csv")
 )
 StampArray = npt.NDArray[np.int64]
@@ -414,9 +415,9 @@ def _matrix(numbers: FloatArray) -> FloatArray | None:
 
 def _stamps_beside(source: _Source, poses: int) -> list[int]:
     """Stamps for a list that has none: of times.txt beside it, else of the frames."""
-    times = source.path.with_name("times.txt")
-    if times.exists():
-        stamps, whose = read_times(times), "times.txt"
+    times = next((p for p in map(source.path.with_name, TIMES_FILES) if p.is_file()), None)
+    if times is not None:
+        stamps, whose = read_times(times), times.name
     elif source.frame_stamps_ns is not None:
         stamps, whose = [int(s) for s in source.frame_stamps_ns], "the recording"
     else:
