@@ -23,6 +23,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import (
     CameraModel,
@@ -180,10 +181,20 @@ def read_depth(path: Path, unit_m: float) -> FloatArray:
     Raises:
         EncodedImageError: as for images, or it is no 16-bit grey image.
     """
+    steps = read_steps(path)
+    return np.where(steps == NO_DEPTH, np.float32(0), steps * np.float32(unit_m))
+
+
+def read_steps(path: Path) -> npt.NDArray[np.uint16]:
+    """(H, W) values of a 16-bit PNG of depth.
+
+    Raises:
+        EncodedImageError: as for images, or it is no 16-bit grey image.
+    """
     values = decode_image(read_file(path), cv2.IMREAD_UNCHANGED, MAX_PIXELS)
     if values.dtype != np.uint16 or values.ndim != 2:
         raise EncodedImageError("depth", "is not a 16-bit grey PNG")
-    return np.where(values == NO_DEPTH, np.float32(0), values * np.float32(unit_m))
+    return np.asarray(values, np.uint16)
 
 
 def read_file(path: Path) -> bytes:

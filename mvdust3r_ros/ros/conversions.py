@@ -19,6 +19,7 @@ Works on the messages of rclpy and of rosbags alike; needs no ROS installation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +81,7 @@ def frame_from_msgs(
     T_odom_base: FloatArray | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     tones: Tones | None = None,
+    say_depth: Callable[[str], None] | None = None,
 ) -> Frame:
     """One camera image with all that is known about it.
 
@@ -95,6 +97,7 @@ def frame_from_msgs(
         T_odom_base: (4, 4) pose of the robot by odometry, or None.
         max_pixels: larger images are refused.
         tones: as in `image_to_rgb`.
+        say_depth: told why the depth cannot be used, and the frame comes without; None to raise.
 
     Raises:
         ConversionError: a message cannot be used; its reason names what kind of fault.
@@ -113,13 +116,20 @@ def frame_from_msgs(
         camera = camera_info(width, height)
     else:
         camera = None if camera_info is None else camera_from_info(camera_info)
+    depth_m = None
+    try:
+        depth_m = None if depth is None else _depth_for(depth, rgb.shape[:2], max_pixels)
+    except ConversionError as error:
+        if say_depth is None:
+            raise
+        say_depth(str(error))
     try:
         return Frame(
             stamp_ns=stamp_ns,
             image_rgb=rgb,
             camera=camera,
             T_odom_cam=T_odom_cam,
-            depth_m=None if depth is None else _depth_for(depth, rgb.shape[:2], max_pixels),
+            depth_m=depth_m,
             camera_name=camera_name or plain_frame(image.header.frame_id) or DEFAULT_CAMERA_FRAME,
             T_rig_cam=T_rig_cam,
             T_odom_base=T_odom_base,
