@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -441,6 +442,18 @@ def test_depth_of_half_the_size_is_of_the_same_view(tmp_path: Path) -> None:
     for path in (root / "depth").iterdir():
         write(path, encoded(np.full((HW[0] // 2, HW[1] // 2), 2000, np.uint16), ".png"))
     check_all(opened(root))
+
+
+def test_zeros_in_front_of_a_number_do_not_part_image_depth_and_pose(tmp_path: Path) -> None:
+    root = scannet(tmp_path)
+    for path in list((root / "color").iterdir()):
+        path.rename(path.with_name(path.name.zfill(10)))
+    check_all(opened(root))
+    write(root / "color" / "11.jpg", encoded(picture(11), ".jpg"))
+    shutil.rmtree(root / "pose")
+    (root / "pose").mkdir()
+    said = opened(root).notes.lines()
+    assert any("the number of another are left out" in line for line in said)
 
 
 def test_the_unit_of_depth_is_said_and_can_be_given(tmp_path: Path) -> None:

@@ -169,14 +169,21 @@ def scannet(folder: Path) -> ShotList:
     if not images:
         raise RecordingError(f"{folder / 'color'} holds no images")
     numbers = [_number(path.stem) for path in images]
-    depths = [folder / "depth" / f"{path.stem}.png" for path in images]
-    poses = [folder / "pose" / f"{path.stem}.txt" for path in images]
+    depths = _by_number(folder / "depth", "png", numbers)
+    poses = _by_number(folder / "pose", "txt", numbers)
     size, K_depth = common_size(images), None
     camera = camera_beside(folder, size)
     if size is not None and (folder / "intrinsic" / "intrinsic_color.txt").exists():
         camera = CameraModel(_intrinsic(folder, "color"), *size)
         K_depth = _intrinsic(folder, "depth") if (folder / "depth").is_dir() else None
     return _numbered("ScanNet", images, numbers, depths, poses, camera, size, K_depth)
+
+
+def _by_number(folder: Path, suffix: str, numbers: Sequence[int]) -> list[Path]:
+    """The file of each number, with zeros in front or without; one that may be missing."""
+    named = [path for path in folder.glob(f"*.{suffix}") if path.stem.isdecimal()]
+    found = {int(path.stem): path for path in in_natural_order(named)}
+    return [found.get(number, folder / f"{number}.{suffix}") for number in numbers]
 
 
 def _intrinsic(folder: Path, which: str) -> FloatArray:
@@ -194,7 +201,7 @@ def _numbered(
     K_depth: FloatArray | None = None,
 ) -> ShotList:
     """A recording whose files are told apart by the number of their frame."""
-    notes = Notes()
+    notes, has_poses = Notes(), any(pose.exists() for pose in poses)
     found, shots, known = dict[int, FloatArray](), list[Shot](), set[int]()
     for number, image, depth, pose in zip(numbers, images, depths, poses, strict=True):
         stamp = round(number * 1e9 / DATASET_HZ)
@@ -204,16 +211,14 @@ def _numbered(
         known.add(number)
         shots.append(Shot(stamp, image, depth if depth.exists() else None))
         T, why = _pose(pose)
-        if T is None:
-            notes.add(f"true poses: {why}", pose.name)
-        else:
+        if T is not None:
             found[stamp] = T
+        elif has_poses:
+            notes.add(f"true poses: {why}", pose.name)
     truth = None
     if found:
         ordered = sorted(found)
         truth = Trajectory(np.array(ordered, np.int64), np.array([found[s] for s in ordered]))
-    elif not any(pose.exists() for pose in poses):
-        notes = Notes()
     source = poses[0].parent if truth is not None else None
     ordered_shots = tuple(sorted(shots, key=lambda shot: shot.stamp_ns))
     return ShotList(
