@@ -305,6 +305,7 @@ def test_seconds_of_a_clock_of_its_own_need_decimals() -> None:
     assert named is not None
     assert named.stamps_ns == [k * NS // 20 for k in range(9)]
     assert times_of_names([f"{k}.5" for k in range(9)]) is None
+    assert times_of_names([f"8700000000.{k:03d}" for k in range(9)]) is None
     assert times_of_names([f"{k}" for k in range(9)]) is None
     assert times_of_names([]) is None
 

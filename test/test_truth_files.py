@@ -364,6 +364,7 @@ GOOD = "1700000000.0 0 0 0 0 0 0 1\n1700000001.0 0 0 0 0 0 0 1\n"
             "2023-11-14 22:13:20 a b\n",
             "holds no poses: its first line is .2023-11-14 .*--truth none",
         ),
+        ("1 0 0 0\n0 x 0 0\n0 0 1 0\n", "line 2: could not convert"),
         ("1 2 3 4\n5 6 7 8\n9 1 2 3\n", "line 1: 4 values are neither a pose nor a row"),
         ("0\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "line 1: 1 values, the other lines have 4"),
         ("t,x,y,z,roll,pitch,yaw\n1,0,0,0,0,0,0\n", "Euler angles: write quaternions"),

@@ -39,7 +39,7 @@ from mvdust3r_ros.evaluation.tables import (
 )
 
 NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-OWN_CLOCK = re.compile(r"[^0-9]*([0-9]+\.[0-9]{3,9})[^0-9]*")
+OWN_CLOCK = re.compile(r"[^0-9]*([0-9]{1,9}\.[0-9]{3,9})[^0-9]*")
 """Seconds of a clock that does not count from 1970: simulated, or since the start."""
 STEP_S = (1e-3, 10.0)
 COUNTER_DIGITS = 2

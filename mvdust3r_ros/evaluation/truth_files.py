@@ -376,11 +376,15 @@ def _unit_of_own_clock(
 
 def _joined(source: _Source, rows: Sequence[Row]) -> list[Row]:
     """Matrices whose rows are lines of their own, a line each."""
-    lengths = [np.linalg.norm([number(word) for word in row.words[:3]]) for row in rows[:3]]
-    if any(abs(length - 1) > ROTATION_TOLERANCE for length in lengths):
-        raise source.wrong(
-            rows[0], f"4 values are neither a pose nor a row of its matrix; expected {EXPECTED}"
-        )
+    for row in rows[:3]:
+        try:
+            length = float(np.linalg.norm([number(word) for word in row.words[:3]]))
+        except ValueError as error:
+            raise source.wrong(row, error) from None
+        if abs(length - 1) > ROTATION_TOLERANCE:
+            raise source.wrong(
+                row, f"4 values are neither a pose nor a row of its matrix; expected {EXPECTED}"
+            )
     height = 4 if len(rows) % 4 == 0 and _ends_as_matrix(rows[3::4]) else 3
     if len(rows) % height:
         raise TruthError(f"truth {source.path}: {len(rows)} lines of 4 numbers are no matrices")
