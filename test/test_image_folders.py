@@ -526,6 +526,17 @@ def test_one_bad_pose_or_line_is_named_and_the_rest_goes_on(tmp_path: Path) -> N
     assert [k for k, f in enumerate(frames) if f.T_world_cam is None] == [5]
 
 
+def test_images_without_a_true_pose_are_counted(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, lambda k: str(STAMPS[k]))
+    rows = [f"{t + NS // 20 * (k > 3)} {0.1 * k} 0 0 0 0 0 1" for k, t in enumerate(STAMPS)]
+    write(root / "poses.txt", "\n".join(rows))
+    recording = opened(root)
+    frames, _ = read(recording)
+    assert [frame.T_world_cam is not None for frame in frames] == [k < 4 for k in range(COUNT)]
+    (line,) = [line for line in recording.notes.lines() if "true pose" in line]
+    assert line.endswith("within 10 ms of the image at: 1700000000.400 s and 7 more")
+
+
 def test_strangers_among_the_images_are_named_and_left_out(tmp_path: Path) -> None:
     root = image_folder(tmp_path, lambda k: str(STAMPS[k]))
     write(root / "images" / "cover.png", encoded(picture(0), ".png"))

@@ -366,9 +366,10 @@ def _unit_of_own_clock(
         for name, ns in UNITS.items()
         if min(values) * ns <= last and max(values) * ns >= first
     }
-    if not ratios or 1 / MOST_RATIO < ratios.get(default, 0) < MOST_RATIO:
+    if 1 / MOST_RATIO < ratios.get(default, 0) < MOST_RATIO:
         return default
-    best = min(ratios, key=lambda name: abs(np.log(ratios[name])))
+    fitting = {name: ratio for name, ratio in ratios.items() if 0.5 <= ratio < MOST_RATIO}
+    best = min(fitting, key=lambda name: abs(np.log(ratios[name])), default=default)
     if best != default:
         source.say(f"truth {source.path}: its times are taken as {best}")
     return best
