@@ -121,6 +121,10 @@ def _add_topics(parser: argparse.ArgumentParser) -> None:
         "--fps", type=float, default=30.0, metavar="HZ",
         help="images a second, where neither names nor times.txt tell (default %(default)g)",
     )  # fmt: skip
+    files.add_argument(
+        "--depth-factor", type=float, default=0.0, metavar="STEPS",
+        help="steps of a depth image in a metre (default: 5000 for TUM RGB-D, else 1000)",
+    )  # fmt: skip
     parser.add_argument("--max-frames", type=int, default=0, metavar="N", help="0 for all")
 
 
@@ -209,7 +213,7 @@ def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
         camera_frame=args.camera_frame,
         max_frames=args.max_frames,
     )
-    files = FileOptions(args.intrinsics, args.fps, args.max_frames)
+    files = FileOptions(args.intrinsics, args.fps, args.max_frames, args.depth_factor)
     truth = TruthOptions(args.truth, args.depth)
     return [
         EvaluateJob(

@@ -46,6 +46,9 @@ DISTORTION_COUNTS = {
     "equidistant": (4,),
 }
 """Distortion models and how many coefficients they may have; the first two are one formula."""
+MAX_FOCAL_RATIO = 8.0
+MIN_FOCAL, MAX_FOCAL = 0.05, 100.0
+"""Of the focal length, in widths of the image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,25 @@ class CameraModel:
                 f"distortion model {self.distortion_model} has {_listed(counts)} coefficients, "
                 f"not {len(self.distortion)}"
             )
+
+
+def pinhole_fault(K: FloatArray, width: int, height: int) -> str:
+    """What shows that a (3, 3) matrix is not of a camera with images of this size; else empty.
+
+    Goes on after the name of the matrix; a size of 0 is unknown.
+    """
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    if not np.all(np.isfinite(K)) or fx <= 0 or fy <= 0 or not np.allclose(K[2], (0, 0, 1)):
+        return "is not a pinhole matrix"
+    if not 1 / MAX_FOCAL_RATIO < fx / fy < MAX_FOCAL_RATIO:
+        return "is not a pinhole matrix: its focal lengths differ too much"
+    if width <= 0 or height <= 0:
+        return ""
+    if not (0 < cx < width and 0 < cy < height):
+        return f"is not of {width}x{height} pixels: its centre lies outside"
+    if not MIN_FOCAL < fx / width < MAX_FOCAL:
+        return f"is not of {width}x{height} pixels: its focal length is out of all bounds"
+    return ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -44,10 +45,13 @@ MAX_PREFIX_BYTES = 4096
 MAX_EXIF_BYTES = 1 << 17
 END_OF_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 """A marker in coded data that is neither a stuffed byte nor a restart (ITU-T T.81, B.1.1.2)."""
+PNM_TOP = re.compile(rb"(?:\s+|#[^\n]*\n)+(\d{1,9})\s")
+"""The largest value, behind the size."""
 MORE_DATA = (
     bytes.fromhex("d5b39a6c27f1584ee38b1d7ac4529f36") * 4,
     bytes.fromhex("2f76c91be05d83a4713c6ed8159a4bf0") * 4,
 )
+NO_PIXELS = 128
 CUT_OFF = "is cut off"
 STDERR = threading.Lock()
 JPEG_WARNINGS = (b"Corrupt JPEG data", b"Premature end of JPEG", b"Unsupported marker type")
@@ -93,13 +97,22 @@ def decode_image(data: Data, flags: int, max_pixels: int) -> ImageArray:
         data = _whole_jpeg(data)
     elif _lacks_its_end(data, height, width):
         raise EncodedImageError("undecodable", CUT_OFF)
+    elif bytes(data[: len(PNG_MAGIC)]) == PNG_MAGIC and not _is_sound_png(data):
+        raise EncodedImageError("undecodable", "is damaged")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise EncodedImageError("undecodable", f"cannot be decoded: {error.err}") from None
     if image is None:
         raise EncodedImageError("undecodable", "is damaged")
+    if bytes(data[:2]) == JPEG_MAGIC and _ends_in_nothing(image):
+        _whole_jpeg(data, by_its_end=False)
     return image  # type: ignore[return-value]
+
+
+def _ends_in_nothing(image: Any) -> bool:
+    """Whether a picture ends in the plain grey that a decoder gives for pixels that it lacks."""
+    return bool(np.all(image[-2:, -2:] == NO_PIXELS))
 
 
 def size_within(data: Data, max_pixels: int) -> tuple[int, int]:
@@ -136,18 +149,24 @@ def _from_start(data: Data) -> Data:
     return data
 
 
-def _whole_jpeg(data: Data) -> Data:
+def _whole_jpeg(data: Data, *, by_its_end: bool = True) -> Data:
     """The JPEG with its end marker.
+
+    Args:
+        data: from the start marker on.
+        by_its_end: an end marker behind all is enough. Some cameras end what was cut off by one.
 
     Raises:
         EncodedImageError: pixels are missing.
     """
-    if bytes(data[-4096:]).rstrip(PADDING).endswith(JPEG_END):
+    if by_its_end and bytes(data[-4096:]).rstrip(PADDING).endswith(JPEG_END):
         return data
     end, progressive = _end_of_jpeg(data)
-    if bytes(data[end : end + 2]) == JPEG_END:
+    if by_its_end and bytes(data[end : end + 2]) == JPEG_END:
         return data[: end + 2]
     coded = _without_padding(bytes(data[:end]))
+    if progressive and not by_its_end:
+        return data
     if progressive or not _has_all_pixels(coded):
         raise EncodedImageError("undecodable", f"{CUT_OFF} (JPEG)")
     return coded + JPEG_END
@@ -156,7 +175,7 @@ def _whole_jpeg(data: Data) -> Data:
 def _end_of_jpeg(data: Data) -> tuple[int, bool]:
     """Where the end of the first picture is or should be, and whether it is progressive."""
     at, progressive = 2, False
-    while at + 4 <= len(data):
+    while at + 2 <= len(data):
         if data[at] != 0xFF:
             break
         marker = data[at + 1]
@@ -223,6 +242,22 @@ def _without_jpeg_warnings() -> Iterator[None]:
                 os.write(2, b"".join(others))
 
 
+def _is_sound_png(data: Data) -> bool:
+    """Whether the checksums of the chunks that make the picture are right."""
+    at = len(PNG_MAGIC)
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        kind = bytes(data[at + 4 : at + 8])
+        if kind[:1].isupper() and zlib.crc32(data[at + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            return False
+        if kind == b"IEND":
+            break
+        at = end + 4
+    return True
+
+
 def _lacks_its_end(data: Data, height: int, width: int) -> bool:
     """Whether a PNG has no last chunk, or a PNM or BMP too few bytes."""
     head = bytes(data[:4096])
@@ -236,6 +271,9 @@ def _lacks_its_end(data: Data, height: int, width: int) -> bool:
     if found := PNM.match(head):
         kind = int(found[1])
         bits = {4: 1, 5: 8, 6: 24}.get(kind, 0)  # those in letters have no fixed length
+        top = PNM_TOP.match(head, found.end() - 1)
+        if top is not None and int(top[1]) > 255 and kind in (5, 6):
+            bits *= 2
         return len(data) - found.end() < height * ((width * bits + 7) // 8)
     if head.startswith(b"BM"):
         start, bits = int.from_bytes(head[10:14], "little"), int.from_bytes(head[28:30], "little")

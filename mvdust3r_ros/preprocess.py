@@ -24,6 +24,7 @@ import numpy as np
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, FrameError, ImageArray, View
 
 MIN_SIDE_PX = 16
+ASPECT_TOLERANCE = 0.02
 
 
 def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
@@ -95,6 +96,23 @@ def scale_intrinsics(
     scaled[0, 2] = (K[0, 2] + 0.5) * sx - 0.5
     scaled[1, 2] = (K[1, 2] + 0.5) * sy - 0.5
     return scaled
+
+
+def registered_depth(depth_m: FloatArray, size_wh: tuple[int, int]) -> FloatArray:
+    """(H, W) float32 depth brought to the size of its image; values are never mixed.
+
+    Raises:
+        FrameError: it has another shape, so it shows something else; goes on after its name.
+    """
+    height, width = depth_m.shape
+    if (width, height) == size_wh:
+        return depth_m
+    if abs(width * size_wh[1] / (height * size_wh[0]) - 1) > ASPECT_TOLERANCE:
+        raise FrameError(
+            f"of {width}x{height} pixels has another shape than the image of "
+            f"{size_wh[0]}x{size_wh[1]}: it has to be registered to the image"
+        )
+    return _resize_nearest(depth_m, size_wh)
 
 
 def _resize_nearest(depth_m: FloatArray, size_wh: tuple[int, int]) -> FloatArray:

@@ -89,6 +89,24 @@ REALSENSE = {
     "model": "distortion.inverse_brown_conrady",
     "coeffs": [0.0] * 5,
 }
+ORB_FISHEYE = (
+    '%YAML:1.0\nCamera.type: "KannalaBrandt8"\nCamera1.fx: 104.5\nCamera1.fy: 103.25\n'
+    "Camera1.cx: 79.5\nCamera1.cy: 58.75\nCamera1.k1: 0.01\nCamera1.k2: 0.0\nCamera1.k3: 0.002\n"
+    "Camera1.k4: 0.003\nCamera.width: 160\nCamera.height: 120\n"
+)
+VINS = (
+    "%YAML:1.0\n---\nmodel_type: PINHOLE\nimage_width: 160\nimage_height: 120\n"
+    "distortion_parameters:\n   k1: 0.01\n   k2: 0.0\n   p1: 0.0\n   p2: 0.0\n"
+    "projection_parameters:\n   fx: 104.5\n   fy: 103.25\n   cx: 79.5\n   cy: 58.75\n"
+)
+TEXTS = (
+    "Image_Width: '160'\nImage_Height: '120'\nFx: '104.5'\nFy: '103,25'\nCx: '79.5'\nCy: '58.75'\n"
+    "k1: '0.01'\nk2: '0'\n"
+)
+NERF: dict[str, object] = {
+    "w": 160, "h": 120, "fl_x": FX, "fl_y": FY, "cx": CX + 0.5, "cy": CY + 0.5, "k1": 0.01,
+    "k2": 0, "p1": 0, "p2": 0, "camera_angle_x": 1.2, "camera_model": "OPENCV", "frames": [],
+}  # fmt: skip
 COLMAP_HEAD = "# Camera list\n#   CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]\n"
 DISTORTED = (0.01, 0.0, 0.0, 0.0)
 FORMS: dict[str, tuple[str | bytes, tuple[float, ...], str]] = {
@@ -129,6 +147,42 @@ FORMS: dict[str, tuple[str | bytes, tuple[float, ...], str]] = {
         "plumb_bob",
     ),
     "tabs.json": (json.dumps({"w": 160, "h": 120, "K": ROWS}, indent="\t"), (), "plumb_bob"),
+    "opencv of fourteen.yml": (
+        OPENCV.replace(
+            "0., 0., 0., 0. ]", "0., 0., 0., 0., .1, .2, .3, .01, 0., 0., 0., .02, 0. ]"
+        ),
+        (*DISTORTED, 0, 0.1, 0.2, 0.3, 0.01, 0, 0, 0, 0.02, 0),
+        "rational_polynomial",
+    ),
+    "opencv, fisheye.yml": (
+        OPENCV.replace("0., 0., 0., 0. ]", "0., 0., 0. ]") + "fisheye_model: 1\n",
+        DISTORTED,
+        "equidistant",
+    ),
+    "orb_slam, fisheye.yaml": (ORB_FISHEYE, (0.01, 0, 0.002, 0.003), "equidistant"),
+    "orb_slam, rectified.yaml": (
+        ORB_SLAM.replace("PinHole", "Rectified").replace("0.01", "0.0"),
+        (),
+        "plumb_bob",
+    ),
+    "vins.yaml": (VINS, DISTORTED, "plumb_bob"),
+    "texts.yaml": (TEXTS, DISTORTED, "plumb_bob"),
+    "part.json": (
+        json.dumps({"camera": {"w": 160, "h": 120, "fx": FX, "fy": FY, "cx": CX, "cy": CY}}),
+        (),
+        "plumb_bob",
+    ),
+    "transforms.json": (json.dumps(NERF), DISTORTED, "plumb_bob"),
+    "transforms, fisheye.json": (
+        json.dumps({**NERF, "is_fisheye": True, "k3": 0.002, "k4": 0.003}),
+        (0.01, 0, 0.002, 0.003),
+        "equidistant",
+    ),
+    "echo, region of all.yaml": (
+        echo().replace("  height: 0\n  width: 0", "  height: 120\n  width: 160"),
+        (*DISTORTED, 0),
+        "plumb_bob",
+    ),
     "keys.txt": (f"fx = {FX}\nfy = {FY}\ncx = {CX}\ncy = {CY}\n", (), "plumb_bob"),
     "keys with colons.txt": (f"fx: {FX}\nfy: {FY}\ncx: {CX}\ncy: {CY}\n", (), "plumb_bob"),
     "keys with spaces.txt": (f"fx {FX}\nfy {FY}\ncx {CX}\ncy {CY}\n", (), "plumb_bob"),
@@ -187,9 +241,12 @@ def test_the_same_camera_comes_out_of_every_form(tmp_path: Path, name: str) -> N
         ('{"fx": 1,', "is no JSON"),
         (
             ros("plumb_bob", "[0.01, 0, 0]"),
-            "plumb_bob takes 4 or 5 or 8 coefficients, there are 3",
+            "plumb_bob takes 4 or 5 or 8 or 12 or 14 coefficients, there are 3",
         ),
-        (ros("rational_polynomial", "[1, 0, 0, 0, 0, 1]"), "takes 8 or 12 or 14 coefficients"),
+        (
+            ros("rational_polynomial", "[1, 0, 0, 0, 0, 1]"),
+            "takes 4 or 5 or 8 or 12 or 14 coefficients",
+        ),
         (ros("equidistant", "[0.1, 0, 0, 0, 0.1]"), "equidistant takes 4 coefficients"),
         (ros("eucm", "[0.6, 1.1]"), "'eucm' is not known; use plumb_bob, rational_polynomial"),
         (ros("inverse_brown_conrady", "[0.1, 0, 0, 0, 0]"), "inverse_brown_conrady' is not known"),
@@ -212,7 +269,28 @@ def test_the_same_camera_comes_out_of_every_form(tmp_path: Path, name: str) -> N
             "THIN_PRISM_FISHEYE is not known",
         ),
         ("1 PINHOLE 160 120 99 99 1 1 1\n", "PINHOLE takes 4 parameters, there are 5"),
-        ("1 2 3\n", "a camera matrix has 9 numbers, there are 3"),
+        (
+            echo().replace("  x_offset: 0", "  x_offset: 1").replace("  width: 0", "  width: 159"),
+            "binning or a region of interest",
+        ),
+        (
+            echo("kD").replace(
+                "D:\n- 0.01\n- 0.0\n- 0.0\n- 0.0\n- 0.0", "d: '<sequence type: double>'"
+            ),
+            "expected numbers, got '<sequence",
+        ),
+        (TEXTS.replace("'0.01'", "'much'"), "expected numbers, got 'much'"),
+        (TEXTS.replace("'104.5'", "[]"), "expected one number"),
+        (ros().replace("160", ".inf"), "an image of infx120"),
+        (ros().replace("160", "1e400"), "an image of infx120"),
+        (ros().replace("104.5, 0, 79.5", "104.5, 2.5, 79.5"), "has a skew of 2.5 pixels"),
+        ("418 413 318 235\n", "not of 160x120 pixels: its centre lies outside"),
+        ("52.25 51.6 39.25 28.9\n", "of images of about 80x59 pixels, these have 160x120: scale"),
+        ("104.5 103.25 0.5 0.49\n", "centre of 0.5, 0.49 pixels: is it normalised"),
+        (ros().replace("79.5", "0.5").replace("58.75", "0.5"), "is it normalised"),
+        (ros().replace("79.5", "318"), "centre lies outside"),
+        ("[image]\n\nwidth\n160\n\nheight\n120\n", "line 3: .*expected image_width"),
+        ("1 2 3\n", "a camera matrix has 9 numbers, or 4 .*there are 3"),
         ("1 2 3 4 5 6 7 8 9\n", "normalised"),
         ("0.65 0.87 0.5 0.5\n", "focal length of 0.65 pixels in images of 160 columns: is the"),
         ("100 0 50 0 100 40 0 0 2\n", "no camera matrix"),

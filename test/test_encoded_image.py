@@ -150,6 +150,29 @@ def test_a_jpeg_that_lacks_pixels_is_refused(source: bytes, tail: bytes, share: 
     assert not any(c.isdigit() for c in str(caught.value)), "one line for all images"
 
 
+@pytest.mark.parametrize(
+    "source", [PLAIN, RESTARTS, FINE_CHROMA], ids=["plain", "restarts", "colour"]
+)
+@pytest.mark.parametrize("behind", [b"", b"\r\n"], ids=["nothing", "crlf"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_an_end_marker_does_not_hide_that_pixels_are_missing(
+    source: bytes, behind: bytes, share: float
+) -> None:
+    """Cameras close what was cut off by an end marker, or begin the next picture right behind."""
+    begin = source.index(b"\xff\xda")
+    cut = source[: begin + round((len(source) - begin) * share)].rstrip(b"\xff")
+    for data in (cut + b"\xff\xd9" + behind, cut + source + behind):
+        with pytest.raises(EncodedImageError, match="cut off"):
+            decoded(data)
+
+
+def test_a_picture_that_is_plain_grey_is_whole() -> None:
+    grey = jpeg(image=np.full((*HW, 3), 128, np.uint8))
+    progressive = jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1, image=np.full((*HW, 3), 128, np.uint8))
+    for data in (grey, grey + b"\r\n", grey[:-2], progressive):
+        assert np.ptp(decoded(data)) == 0
+
+
 def test_libjpeg_says_nothing_of_its_own_while_others_are_heard(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -171,11 +194,28 @@ def test_other_kinds_are_cut_off_or_whole(suffix: str) -> None:
             decoded(data[: round(len(data) * share)])
 
 
-def test_a_damaged_png_is_named() -> None:
-    data = bytearray(encoded(".png"))
-    data[len(data) // 2] ^= 0x55
-    with pytest.raises(EncodedImageError, match=r"damaged|decoded"):
-        decoded(bytes(data))
+def test_a_damaged_png_is_named_once(capfd: pytest.CaptureFixture[str]) -> None:
+    for place in (0.3, 0.5, 0.9):
+        data = bytearray(encoded(".png"))
+        data[round(len(data) * place)] ^= 0x55
+        with pytest.raises(EncodedImageError, match="is damaged"):
+            decoded(bytes(data))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("top", [1023, 65535])
+@pytest.mark.parametrize("kind", [5, 6])
+def test_a_pnm_of_more_bits_is_cut_off_where_half_of_its_bytes_are_missing(
+    kind: int, top: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    values = np.arange(HW[0] * HW[1] * (1 if kind == 5 else 3)) % top
+    data = f"P{kind}\n# seen\n{HW[1]} {HW[0]}\n{top}\n".encode() + values.astype(">u2").tobytes()
+    read = decode_image(data, cv2.IMREAD_UNCHANGED, MAX_PIXELS)
+    expected = values.reshape(*HW, -1)[..., ::-1]
+    np.testing.assert_array_equal(read.reshape(expected.shape), expected)
+    with pytest.raises(EncodedImageError, match="is cut off"):
+        decoded(data[: len(data) - 100])
+    assert capfd.readouterr().err == ""
 
 
 def turned(orientation: int) -> bytes:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from mvdust3r_ros.evaluation.files import FileOptions, files_recording
 from mvdust3r_ros.evaluation.image_times import times_of_names
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
 from mvdust3r_ros.evaluation.recording import Recording, RecordingError, TruthOptions
+from mvdust3r_ros.geometry import quaternion_xyzw, se3_from_quaternion
 
 HW = (48, 64)
 K = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])
@@ -187,6 +189,46 @@ def test_the_oracle_maps_the_layout_of_deep_video_mvs(tmp_path: Path) -> None:
     assert dict(evidence.result.faults) == {"the oracle engine needs depth with each image": 1}
 
 
+def euroc(root: Path, T_body_cam: np.ndarray, T_body_marker: np.ndarray) -> tuple[Path, Path]:
+    """cam0 and the truth of a marker, each with its place on the body; EuRoC has w first."""
+    for name, T in (("cam0", T_body_cam), ("vicon0", T_body_marker)):
+        numbers = ", ".join(f"{v:.17g}" for v in T.ravel())
+        lines = f"T_BS:\n  cols: 4\n  rows: 4\n  data: [{numbers}]\n"
+        if name == "cam0":
+            lines += (
+                "resolution: [64, 48]\ncamera_model: pinhole\nintrinsics: [60, 60, 31.5, 23.5]\n"
+            )
+        write(root / "mav0" / name / "sensor.yaml", lines)
+    rows = []
+    for k, stamp in enumerate(STAMPS):
+        write(root / "mav0" / "cam0" / "data" / f"{stamp}.png", encoded(picture(k), ".png"))
+        T = pose(k) @ np.linalg.inv(T_body_cam) @ T_body_marker
+        x, y, z, w = quaternion_xyzw(T[:3, :3])
+        numbers = ",".join(f"{v:.15f}" for v in (*T[:3, 3], w, x, y, z))
+        rows.append(f"{stamp},{numbers}")
+    truth = root / "mav0" / "vicon0" / "data.csv"
+    write(truth, "#timestamp [ns],p_x,p_y,p_z,q_w,q_x,q_y,q_z\n" + "\n".join(rows) + "\n")
+    return root / "mav0" / "cam0", truth
+
+
+def test_the_truth_of_a_body_is_moved_to_the_camera(tmp_path: Path) -> None:
+    T_body_cam = se3_from_quaternion(np.array([0.5, -0.5, 0.5, 0.5]), np.array([0.1, -0.2, 0.3]))
+    T_body_marker = se3_from_quaternion(np.array([0.1, 0, 0.2, 1.0]), np.array([0, 0.05, 0.1]))
+    camera, truth = euroc(tmp_path, T_body_cam, T_body_marker)
+    for place in (camera, camera / "data"):
+        recording = opened(place, truth=str(truth))
+        frames, errors = read(recording)
+        assert errors == []
+        for k, frame in enumerate(frames):
+            np.testing.assert_allclose(frame.T_world_cam, pose(k), atol=1e-9)
+        assert (
+            sum("is of the body: moved to the camera" in n for n in recording.notes.lines()) == 1
+        )
+    (camera / "sensor.yaml").write_text((camera / "sensor.yaml").read_text().replace("[", "[9", 1))
+    with pytest.raises(RecordingError, match=r"sensor\.yaml: T_BS is no rigid transform"):
+        opened(camera, truth=str(truth))
+
+
 def test_several_recordings_are_named_instead_of_one_being_guessed(tmp_path: Path) -> None:
     for name in ("seq-01", "seq-02"):
         (tmp_path / name).mkdir()
@@ -246,7 +288,8 @@ def test_names_are_times_of_any_unit(tmp_path: Path, name: str) -> None:
         ["{:06d}"], ["frame{:d}"], ["{:010d}"], ["IMG_{:04d}"], ["2023-11-14_{:03d}"],
         ["20231114_{:03d}"], ["v1.2_{:03d}"], ["99999999999999999999999999{:03d}"],
         ["9{:018d}"], ["\N{SUPERSCRIPT TWO}_{:d}"], ["\N{ARABIC-INDIC DIGIT THREE}{:d}"],
-        ["IMG_20231114_221320 ({:d})"], ["a{:0200d}"],
+        ["IMG_20231114_221320 ({:d})"], ["a{:0200d}"], ["20231114_221320_{:04d}"],
+        ["IMG_20231114_221320_{:02d}"],
     ],
 )  # fmt: skip
 def test_numbers_of_frames_are_no_times(tmp_path: Path, names: list[str]) -> None:
@@ -262,6 +305,7 @@ def test_seconds_of_a_clock_of_its_own_need_decimals() -> None:
     assert named is not None
     assert named.stamps_ns == [k * NS // 20 for k in range(9)]
     assert times_of_names([f"{k}.5" for k in range(9)]) is None
+    assert times_of_names([f"8700000000.{k:03d}" for k in range(9)]) is None
     assert times_of_names([f"{k}" for k in range(9)]) is None
     assert times_of_names([]) is None
 
@@ -401,6 +445,47 @@ def test_depth_of_half_the_size_is_of_the_same_view(tmp_path: Path) -> None:
     check_all(opened(root))
 
 
+def test_zeros_in_front_of_a_number_do_not_part_image_depth_and_pose(tmp_path: Path) -> None:
+    root = scannet(tmp_path)
+    for path in list((root / "color").iterdir()):
+        path.rename(path.with_name(path.name.zfill(10)))
+    check_all(opened(root))
+    write(root / "color" / "11.jpg", encoded(picture(11), ".jpg"))
+    shutil.rmtree(root / "pose")
+    (root / "pose").mkdir()
+    said = opened(root).notes.lines()
+    assert any("the number of another are left out" in line for line in said)
+
+
+def test_the_unit_of_depth_is_said_and_can_be_given(tmp_path: Path) -> None:
+    recording = opened(image_folder(tmp_path / "a"))
+    assert any("to be in millimetres (--depth-factor)" in n for n in recording.notes.lines())
+    recording = opened(tmp_path / "a", depth_factor=5000.0)
+    frames, _ = read(recording)
+    np.testing.assert_allclose(frames[0].depth_m, 0.4)
+    assert not any("--depth-factor" in n for n in recording.notes.lines())
+    (tmp_path / "b").mkdir()
+    frames, _ = read(opened(tum(tmp_path / "b"), depth_factor=1000.0))
+    np.testing.assert_allclose(frames[0].depth_m, 10.0)
+    with pytest.raises(RecordingError, match="such as 1000 for millimetres"):
+        opened(tmp_path / "a", depth_factor=-1.0)
+
+
+def test_an_empty_list_of_depth_leaves_the_images(tmp_path: Path) -> None:
+    (tum(tmp_path) / "depth.txt").write_text("# nothing\n")
+    frames, errors = read(opened(tmp_path))
+    assert (len(frames), errors) == (COUNT, [])
+    assert all(frame.depth_m is None for frame in frames)
+
+
+def test_timestamps_beside_the_images_are_times(tmp_path: Path) -> None:
+    image_folder(tmp_path)
+    seconds = [f"2023-11-14 22:13:{20 + (s - START) / NS:012.9f}" for s in STAMPS]
+    write(tmp_path / "timestamps.txt", "\n".join(seconds))
+    frames = check_all(opened(tmp_path / "images"))
+    assert max(abs(f.stamp_ns - s) for f, s in zip(frames, STAMPS, strict=True)) <= 1000
+
+
 def test_depth_of_other_names_is_said(tmp_path: Path) -> None:
     root = image_folder(tmp_path)
     for path in list((root / "depth").iterdir()):
@@ -439,6 +524,17 @@ def test_one_bad_pose_or_line_is_named_and_the_rest_goes_on(tmp_path: Path) -> N
     np.savetxt(root / "poses.txt", poses)
     frames, _ = read(opened(root))
     assert [k for k, f in enumerate(frames) if f.T_world_cam is None] == [5]
+
+
+def test_images_without_a_true_pose_are_counted(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, lambda k: str(STAMPS[k]))
+    rows = [f"{t + NS // 20 * (k > 3)} {0.1 * k} 0 0 0 0 0 1" for k, t in enumerate(STAMPS)]
+    write(root / "poses.txt", "\n".join(rows))
+    recording = opened(root)
+    frames, _ = read(recording)
+    assert [frame.T_world_cam is not None for frame in frames] == [k < 4 for k in range(COUNT)]
+    (line,) = [line for line in recording.notes.lines() if "true pose" in line]
+    assert line.endswith("within 10 ms of the image at: 1700000000.400 s and 7 more")
 
 
 def test_strangers_among_the_images_are_named_and_left_out(tmp_path: Path) -> None:
@@ -513,8 +609,18 @@ def test_16_bit_images_keep_one_range_and_it_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".webp", ".tif", ".HEIC"])
 def test_images_of_a_kind_that_is_not_read_are_named(tmp_path: Path, suffix: str) -> None:
-    write(tmp_path / f"1{suffix}", b"some")
-    with pytest.raises(RecordingError, match=r"images: convert them to JPEG or PNG") as caught:
-        opened(tmp_path)
-    assert suffix.lower() in str(caught.value)
-    assert "\n" not in str(caught.value)
+    write(tmp_path / "scene" / "images" / f"1{suffix}", b"some")
+    for place in (tmp_path / "scene" / "images", tmp_path / "scene", tmp_path):
+        with pytest.raises(RecordingError, match=r"images: convert them to JPEG or PNG") as caught:
+            opened(place)
+        assert suffix.lower() in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_few_images_of_a_kind_that_is_not_read_are_left_out_and_named(tmp_path: Path) -> None:
+    root = image_folder(tmp_path)
+    for k in range(2):
+        write(root / "images" / f"x{k}.webp", b"RIFF")
+    recording = opened(root)
+    check_all(recording)
+    assert any("left out" in n and "x0.webp and 1 more" in n for n in recording.notes.lines())

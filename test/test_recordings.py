@@ -312,8 +312,8 @@ def test_each_mistake_says_what_to_do(
         opened(made)
 
 
-def test_a_video_that_asks_to_be_turned_is_read_as_it_is_stored(tmp_path: Path) -> None:
-    """As phones write them: a matrix in the header (ISO 14496-12) instead of turned pixels."""
+def test_a_video_is_read_as_it_is_stored_and_its_bad_depth_left_out(tmp_path: Path) -> None:
+    """Phones turn it by a matrix in the header (ISO 14496-12) instead of turning pixels."""
     path = tmp_path / "phone.mp4"
     writer = cv2.VideoWriter(
         str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10.0, HW[::-1]
@@ -323,6 +323,15 @@ def test_a_video_that_asks_to_be_turned_is_read_as_it_is_stored(tmp_path: Path) 
     for _ in range(3):
         writer.write(np.full((*HW, 3), 90, np.uint8))
     writer.release()
+    (tmp_path / "depth").mkdir()
+    for k, depth in enumerate((HW, HW[::-1], HW)):
+        cv2.imwrite(str(tmp_path / "depth" / f"{k:06d}.png"), np.full(depth, 2000, np.uint16))
+    recording = opened(path)
+    assert [f.depth_m is None for f in frames_of(recording)] == [False, True, False]
+    (said,) = recording.notes.lines()
+    assert "it has to be registered to the image and is not used: 000001.png" in said
+    shutil.rmtree(tmp_path / "depth")
+
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 4 + 40
     quarter = (0, 1 << 16, 0, -(1 << 16), 0, 0)

@@ -178,6 +178,34 @@ SAME: dict[str, Write] = {
         + HEADERS["tum"]
         + joined([["7", "map", *r] for r in pose_rows(d, "ns")], ",")
     ),
+    "columns, then a comment": lambda d: (
+        "# timestamp tx ty tz qw qx qy qz\n# seen from the left\n"
+        + joined(pose_rows(d, order="wxyz"))
+    ),
+    "quotes": lambda d: joined([[f'"{v}"' for v in row] for row in pose_rows(d)], ","),
+    "seconds and nanoseconds apart": lambda d: (
+        "sec,nanosec,x,y,z,qx,qy,qz,qw\n"
+        + joined(
+            [
+                [str(t // NS), str(t % NS), *r[1:]]
+                for t, r in zip(d.stamps_ns.tolist(), pose_rows(d), strict=True)
+            ],
+            ",",
+        )
+    ),
+    "lost, nothing written": lambda d: (
+        joined(pose_rows(d)[:3], ",")
+        + "1700000009.5,,,,,,,\n1700000009.6"
+        + ",-nan(ind)" * 7
+        + "\n"
+        + joined(pose_rows(d)[3:], ",")
+    ),
+    "numbers of the images": lambda d: joined(
+        [[str(k), *r[1:]] for k, r in enumerate(pose_rows(d))]
+    ),
+    "numbers of the images, from one, matrices": lambda d: joined(
+        [[str(k), *m] for k, m in enumerate(matrix_rows(d), 1)]
+    ),
     "cut off at its end": lambda d: joined(pose_rows(d)) + "1700000009.5 0.3 0.",
     "twice": lambda d: joined(pose_rows(d) + pose_rows(d)[-2:]),
     "reversed": lambda d: joined(pose_rows(d)[::-1]),
@@ -213,6 +241,9 @@ SAID = {
     "reversed": "were sorted",
     "lost in between": "without a pose: 2 left out, the first is line 7",
     "euroc, no header": "w first",
+    "lost, nothing written": "without a pose: 2 left out, the first is line 4",
+    "numbers of the images": "taken as the numbers of the images",
+    "numbers of the images, from one, matrices": "taken as the numbers of the images",
 }
 
 
@@ -241,6 +272,28 @@ def test_times_of_a_clock_of_its_own_are_told_by_those_of_the_images(
     got = read_truth(file, later.stamps_ns, said.append)
     np.testing.assert_array_equal(got.stamps_ns, later.stamps_ns)
     assert any("times are taken as" in words for words in said)
+
+
+def test_a_header_tells_the_unit_of_a_clock_of_its_own(tmp_path: Path, drive: Trajectory) -> None:
+    """Whole numbers with commas would be nanoseconds, all of them in the first millisecond."""
+    later = Trajectory(np.arange(6, dtype=np.int64) * 100 * 10**6, drive.T_world_cam)
+    for name in ("time_ms", "time [ms]", "t (msec)"):
+        file = tmp_path / "truth.csv"
+        rows = joined(pose_rows(later, "ms"), ",").replace(".000000,", ",")
+        file.write_text(f"{name},x,y,z,qx,qy,qz,qw\n{rows}")
+        np.testing.assert_array_equal(read_truth(file).stamps_ns, later.stamps_ns)
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_times_that_begin_with_zero_are_of_the_unit_that_lasts_as_long_as_the_images(
+    tmp_path: Path, drive: Trajectory, unit: str
+) -> None:
+    later = Trajectory(np.arange(6, dtype=np.int64) * 100 * 10**6, drive.T_world_cam)
+    file, said = tmp_path / "truth.txt", []
+    file.write_text(joined(pose_rows(later, unit)).replace(".000000 ", " "))
+    got = read_truth(file, later.stamps_ns + 3 * 10**6, said.append)
+    np.testing.assert_array_equal(got.stamps_ns, later.stamps_ns)
+    assert "times are taken as" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -294,6 +347,26 @@ GOOD = "1700000000.0 0 0 0 0 0 0 1\n1700000001.0 0 0 0 0 0 0 1\n"
         ),
         ("1e30 0 0 0 0 0 0 1\n", "line 1: expected a time first"),
         ("1e15 0 0 0 0 0 0 1\n1e15 1 0 0 0 0 0 1\n", "another pose of the time of line 1"),
+        ("1.7e9 0 0 0 0 0 0 1\n1.7e9 1 0 0 0 0 0 1\n1.7e9 2 0 0 0 0 0 1\n", "with more digits"),
+        (
+            '{"frames": [{"transform_matrix": [[1, 0]]}]}',
+            "is JSON, which is not read: write lines",
+        ),
+        ("VERTEX_SE3:QUAT 0 0 0 0 0 0 0 1\n", "is a pose graph .g2o., which is not read"),
+        (
+            "# two lines\n#   IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME\n"
+            "1 1 0 0 0 0 0 0 1 a.jpg\n1 2 -1\n",
+            "is COLMAP's images.txt, which is not read",
+        ),
+        ("version https://git-lfs.github.com/spec/v1\noid 1\n", "`git lfs pull`"),
+        ("<html>\n", "is HTML"),
+        (
+            "2023-11-14 22:13:20 a b\n",
+            "holds no poses: its first line is .2023-11-14 .*--truth none",
+        ),
+        ("1 0 0 0\n0 x 0 0\n0 0 1 0\n", "line 2: could not convert"),
+        ("1 2 3 4\n5 6 7 8\n9 1 2 3\n", "line 1: 4 values are neither a pose nor a row"),
+        ("0\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "line 1: 1 values, the other lines have 4"),
         ("t,x,y,z,roll,pitch,yaw\n1,0,0,0,0,0,0\n", "Euler angles: write quaternions"),
         ("2 0 0 0 0 2 0 0 0 0 2 0\n", "line 1: the 3x3 part is no rotation .*by 2 to 2"),
         ("1 0 0 3 0 1 0 0 0 0 1 0 0 0 5 1\n", "line 1: the last row of a 4x4 matrix is 0 0 0 1"),

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from mvdust3r_ros.datatypes import CameraModel, FrameError
 from mvdust3r_ros.evaluation.camera_forms import (
+    EXPECTED,
     CameraFormError,
     Size,
     from_colmap,
@@ -36,7 +37,7 @@ from mvdust3r_ros.safe_files import FileError, parse_yaml
 CAMERA_FILES = (
     *(f"{stem}.{suffix}" for stem in ("intrinsics", "camera_info", "camera", "calibration")
       for suffix in ("yaml", "yml", "json", "txt")),
-    "camchain.yaml", "sensor.yaml", "K.txt", "cameras.txt",
+    "camchain.yaml", "sensor.yaml", "ost.yaml", "K.txt", "cameras.txt",
 )  # fmt: skip
 MAX_BYTES = 1 << 20
 COLMAP_LINE = re.compile(r"\s*\d+\s+[A-Z_]+(\s+[-+.\deE]+){4,}\s*")
@@ -116,10 +117,10 @@ def _values(text: str, lines: list[str], path: Path) -> Mapping[str, object]:
         # OpenCV's first line is no YAML; `ros2 topic echo` parts messages by three dashes.
         plain = re.sub(r"\A\s*%YAML[:\s][^\n]*\n", "", text)
         parts = [part for part in re.split(r"(?m)^---[^\n]*$", plain) if part.strip()]
-        values = parse_yaml(parts[0]) if parts else None
+        try:
+            values = parse_yaml(parts[0]) if parts else None
+        except FileError as error:
+            raise CameraFormError(f"{error}; {EXPECTED}") from None
     if not isinstance(values, Mapping):
-        raise CameraFormError(
-            "expected image_width, image_height and camera_matrix as ROS's camera calibration "
-            "writes them"
-        )
+        raise CameraFormError(EXPECTED)
     return values

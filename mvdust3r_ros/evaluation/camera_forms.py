@@ -22,17 +22,19 @@ from typing import Any
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import CameraModel, FloatArray, MvDust3rError
+from mvdust3r_ros.datatypes import (
+    DISTORTION_COUNTS,
+    MIN_FOCAL,
+    CameraModel,
+    FloatArray,
+    MvDust3rError,
+    pinhole_fault,
+)
+from mvdust3r_ros.evaluation.tables import DECIMAL_COMMA, split_words
 
 Size = tuple[int, int]
 Values = Mapping[str, Any]
 
-MODELS = {
-    "plumb_bob": (4, 5, 8),
-    "rational_polynomial": (8, 12, 14),
-    "equidistant": (4,),
-}
-"""Models of distortion and how many coefficients they take; plumb_bob with 8 is rational."""
 MODEL_NAMES = {
     "plumb_bob": (
         "plumb_bob",
@@ -59,44 +61,53 @@ MODEL_NAMES = {
     "": ("", "pinhole", "perspective"),
     "none": ("none", "no_distortion", "undistorted", "simple_pinhole"),
 }
-WIDTHS = ("image_width", "width", "w", "Camera_width", "Camera1_width")
-HEIGHTS = ("image_height", "height", "h", "Camera_height", "Camera1_height")
+WIDTHS = ("image_width", "width", "w", "cols")
+HEIGHTS = ("image_height", "height", "h", "rows")
 MATRICES = (
     "camera_matrix",
-    "cameraMatrix",
-    "CameraMatrix",
-    "Camera_Matrix",
+    "cameramatrix",
     "intrinsic_matrix",
-    "K",
     "k",
-    "M1",
+    "m1",
     "camera_intrinsic",
     "intrinsics_matrix",
     "intrinsic",
+    "intrinsics",
 )
 COEFFICIENTS = (
     "distortion_coefficients",
     "distortion_coeffs",
-    "distCoeffs",
-    "distortionCoefficients",
-    "Distortion_Coefficients",
+    "distcoeffs",
+    "distortioncoefficients",
     "dist_coeffs",
     "coeffs",
-    "D",
     "d",
-    "D1",
+    "d1",
     "distortion",
 )
 NUMBERED = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
+NUMBERED_FISHEYE = ("k1", "k2", "k3", "k4")
+CAMERA_MODELS = ("pinhole", "opencv", "full_opencv", "perspective", "simple_pinhole", "rectified")
+PARTS = ("camera", "cam", "intrinsics", "projection_parameters", "distortion_parameters")
+"""Keys below which others keep the numbers of one camera."""
 PINHOLE = (
     ("fx", "fl_x", "focal_x"),
     ("fy", "fl_y", "focal_y"),
     ("cx", "ppx", "c_x", "principal_x"),
     ("cy", "ppy", "c_y", "principal_y"),
 )
-MIN_FOCAL_SHARE = 0.05
+MAX_SKEW = 1e-3
+"""Of the focal length; OpenCV's models have none."""
+OTHER_SIZE = 0.2
+"""A centre that is off the middle by more than this in both directions is of another image."""
 COLMAP_CENTRE_PX = 0.5
 """COLMAP's pixel centres are at one half, ours and OpenCV's at whole numbers."""
+
+
+EXPECTED = (
+    "expected image_width, image_height and camera_matrix as ROS's camera calibration writes them"
+)
+MAX_SIDE = 1 << 16
 
 
 class CameraFormError(MvDust3rError):
@@ -117,11 +128,7 @@ def camera_of(
         CameraFormError: it is not, or has others.
         FrameError: the matrix is none of a pinhole.
     """
-    if 0 < K[0, 0] < MIN_FOCAL_SHARE * size_wh[0]:
-        raise CameraFormError(
-            f"a focal length of {K[0, 0]:g} pixels in images of {size_wh[0]} columns: is the "
-            "matrix normalised? Multiply it with the size"
-        )
+    _check_matrix(K, size_wh)
     name = re.sub(r"[^a-z0-9]+", "_", model.strip().lower()).strip("_")
     known = next((own for own, names in MODEL_NAMES.items() if name in names), None)
     values = tuple(float(c) for c in coefficients)
@@ -129,20 +136,55 @@ def camera_of(
         return CameraModel(K, *size_wh)
     if known is None:
         raise CameraFormError(
-            f"distortion model {model!r} is not known; use {', '.join(MODELS)}, or undistort the "
-            "images and leave the coefficients out"
+            f"distortion model {model!r} is not known; use {', '.join(DISTORTION_COUNTS)}, or "
+            "undistort the images and leave the coefficients out"
         )
     if known == "none":
         raise CameraFormError(f"distortion model {model!r}, but coefficients that are not zero")
     known = known or "plumb_bob"
-    while known == "equidistant" and len(values) > 4 and values[-1] == 0:
+    counts = DISTORTION_COUNTS[known]
+    while len(values) not in counts and values[-1] == 0:  # zeros that fill up an array
         values = values[:-1]
-    if len(values) not in MODELS[known]:
-        wanted = " or ".join(str(n) for n in MODELS[known])
-        raise CameraFormError(f"{known} takes {wanted} coefficients, there are {len(values)}")
-    if known == "plumb_bob" and len(values) == 8:
+    if len(values) not in counts:
+        wanted = " or ".join(str(n) for n in counts)
+        raise CameraFormError(
+            f"{known} takes {wanted} coefficients, there are {len(coefficients)}"
+        )
+    if known == "plumb_bob" and len(values) >= 8:
         known = "rational_polynomial"
     return CameraModel(K, *size_wh, values, known)
+
+
+def _check_matrix(K: FloatArray, size_wh: Size) -> None:
+    """Raise CameraFormError for a matrix that no images of this size have."""
+    if 0 < K[0, 0] < MIN_FOCAL * size_wh[0]:
+        raise CameraFormError(
+            f"a focal length of {K[0, 0]:g} pixels in images of {size_wh[0]} columns: is the "
+            "matrix normalised, or in millimetres? It has to be in pixels"
+        )
+    if 0 < K[0, 2] <= 1 < size_wh[0] / 2 and 0 < K[1, 2] <= 1 < size_wh[1] / 2:
+        raise CameraFormError(
+            f"a centre of {K[0, 2]:g}, {K[1, 2]:g} pixels: is it normalised? Multiply it with the "
+            "size of the image"
+        )
+    if abs(K[0, 1]) > MAX_SKEW * abs(K[0, 0]):
+        raise CameraFormError(
+            f"the matrix has a skew of {K[0, 1]:g} pixels: calibrate without skew, as OpenCV does"
+        )
+    if fault := pinhole_fault(K, *size_wh):
+        numbers = ", ".join(f"{v:g}" for v in K[[0, 1, 0, 1], [0, 1, 2, 2]])
+        raise CameraFormError(f"the matrix {fault} (fx, fy, cx, cy = {numbers})")
+
+
+def _check_images(K: FloatArray, size_wh: Size) -> None:
+    """Raise CameraFormError where a matrix without a size looks like one of another size."""
+    x, y = (2 * K[k, 2] / (size_wh[k] - 1) for k in (0, 1))
+    if min(abs(x - 1), abs(y - 1)) > OTHER_SIZE and abs(x / y - 1) < OTHER_SIZE:
+        raise CameraFormError(
+            f"its centre {K[0, 2]:g}, {K[1, 2]:g} is that of images of about "
+            f"{2 * K[0, 2] + 1:.0f}x{2 * K[1, 2] + 1:.0f} pixels, these have "
+            f"{size_wh[0]}x{size_wh[1]}: scale the matrix, or add image_width and image_height"
+        )
 
 
 def from_values(values: Values, size_wh: Size | None, hint: str = "") -> CameraModel:
@@ -160,23 +202,51 @@ def from_values(values: Values, size_wh: Size | None, hint: str = "") -> CameraM
     cameras = {k: v for k, v in values.items() if re.fullmatch(r"cam\d+", str(k))}
     if cameras:
         return from_values(_chosen(cameras, hint), size_wh, hint)
-    values = {str(k).replace(".", "_"): v for k, v in values.items()}
+    values = _flattened(values)
     _check_whole(values)
-    size = _size(values) or size_wh
+    own_size = _size(values)
+    size = own_size or size_wh
     if size is None:
         raise CameraFormError("no size of the image: add image_width and image_height")
-    coefficients = _coefficients(values)
-    model = str(values.get("distortion_model") or values.get("model") or "")
-    camera_model = str(
-        values.get("camera_model") or values.get("Camera_type") or "pinhole"
+    model = _model(values)
+    K = _matrix(values, size)
+    coefficients = _coefficients(values, is_fisheye=model == "equidistant")
+    camera = camera_of(K, size, coefficients, model)
+    if own_size is None:
+        _check_images(K, size)
+    return camera
+
+
+def _flattened(values: Values) -> dict[str, Any]:
+    """All numbers of the one camera side by side, keys in small letters and without its name."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace(".", "_").lower()
+        if name not in ("camera_matrix", "camera_model", "camera_type"):
+            name = re.sub(r"^camera1?_", "", name)
+        if isinstance(value, Mapping) and name in PARTS and "data" not in value:
+            flat = {**_flattened(value), **flat}
+        else:
+            flat.setdefault(name, value)
+    return flat
+
+
+def _model(values: Values) -> str:
+    """The model of distortion that the values name; empty for none.
+
+    Raises:
+        CameraFormError: it is no pinhole camera.
+    """
+    named = values.get("distortion_model") or values.get("model")
+    camera = str(
+        _first(values, ("camera_model", "camera_type", "model_type")) or "pinhole"
     ).lower()
-    if "fisheye" in camera_model or "kannala" in camera_model:
-        model = model or "equidistant"
-    elif camera_model not in ("pinhole", "opencv", "perspective", "simple_pinhole"):
-        raise CameraFormError(f"camera model {camera_model!r} is not known; use a pinhole model")
-    if model.lower() == "opencv_fisheye":
-        model = "equidistant"
-    return camera_of(_matrix(values), size, coefficients, model)
+    flag = str(values.get("is_fisheye") or values.get("fisheye_model") or 0).lower()
+    if "fisheye" in camera or "kannala" in camera or flag not in ("0", "false"):
+        return str(named or "equidistant")
+    if camera not in CAMERA_MODELS:
+        raise CameraFormError(f"camera model {camera!r} is not known; use a pinhole model")
+    return str(named or "")
 
 
 def _chosen(cameras: Values, hint: str) -> Values:
@@ -197,14 +267,25 @@ def _check_whole(values: Values) -> None:
     """Raise CameraFormError for intrinsics of other pixels than those of the image."""
     roi = values.get("roi") or {}
     binned = any(_number(values.get(name)) > 1 for name in ("binning_x", "binning_y"))
-    if binned or (isinstance(roi, Mapping) and _number(roi.get("width")) > 0):
+    if isinstance(roi, Mapping) and _number(roi.get("width")) > 0:
+        place = [_number(roi.get(name)) for name in ("x_offset", "y_offset", "width", "height")]
+        binned |= place != [0, 0, *(_size(values) or ())]
+    if binned:
         raise CameraFormError(
             "with binning or a region of interest; write K of the images themselves"
         )
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    """One number; 0 for None.
+
+    Raises:
+        CameraFormError: it is none, or several.
+    """
+    numbers = [0.0] if value is None else _flat(value)
+    if len(numbers) != 1:
+        raise CameraFormError(f"expected one number, got {str(value)[:60]!r}")
+    return numbers[0]
 
 
 def _first(values: Values, names: Sequence[str]) -> Any:
@@ -212,42 +293,56 @@ def _first(values: Values, names: Sequence[str]) -> Any:
 
 
 def _size(values: Values) -> Size | None:
-    both = _first(values, ("resolution", "image_size", "imageSize", "img_size"))
-    numbers = _flat(both) if both is not None else []
+    """Width and height in pixels; None where they are not given.
+
+    Raises:
+        CameraFormError: they are no size of an image.
+    """
+    both = _first(values, ("resolution", "image_size", "imagesize", "img_size"))
+    numbers = _flat(both) if isinstance(both, (list, tuple, str)) else []
     if len(numbers) != 2:
         numbers = [_number(_first(values, names)) for names in (WIDTHS, HEIGHTS)]
-    width, height = (int(n) for n in numbers)
-    return (width, height) if width > 0 and height > 0 else None
+    if not all(0 <= n <= MAX_SIDE and n == int(n) for n in numbers):
+        raise CameraFormError(f"an image of {numbers[0]:g}x{numbers[1]:g} pixels")
+    return (int(numbers[0]), int(numbers[1])) if min(numbers) > 0 else None
 
 
 def _flat(value: Any) -> list[float]:
-    """The numbers of a list, a list of lists, or a matrix with `data`."""
+    """The numbers of a number, a text, a list, a list of lists, or a matrix with `data`."""
     if isinstance(value, Mapping):
         value = value.get("data")
+    if isinstance(value, (list, tuple)):
+        return [number for one in value for number in _flat(one)]
     try:
-        return [float(v) for v in np.ravel(np.array(value, float)).tolist()]
-    except (TypeError, ValueError):
+        if isinstance(value, str):
+            text = value.strip(" []")
+            text = text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text
+            return [float(word) for word in split_words(text)]
+        if isinstance(value, bool):
+            raise TypeError
+        return [float(value)]
+    except (TypeError, ValueError, OverflowError):
         raise CameraFormError(f"expected numbers, got {str(value)[:60]!r}") from None
 
 
-def _matrix(values: Values) -> FloatArray:
-    """(3, 3) pinhole matrix of the matrix, the list, or the names of its numbers."""
+def _matrix(values: Values, size_wh: Size) -> FloatArray:
+    """(3, 3) pinhole matrix of the matrix, the names of its numbers, or the angle of view."""
     given = _first(values, MATRICES)
-    if given is None and isinstance(values.get("intrinsics"), (list, tuple)):
-        given = values["intrinsics"]
     if given is not None:
         return matrix_of(_flat(given))
+    if "angle_x" in values and not any(name in values for name in PINHOLE[0]):
+        f = size_wh[0] / 2 / float(np.tan(_number(values["angle_x"]) / 2))
+        return pinhole_matrix(f, f, (size_wh[0] - 1) / 2, (size_wh[1] - 1) / 2)
     found = []
     for names in PINHOLE:
-        every = [f"{prefix}{name}" for prefix in ("", "Camera_", "Camera1_") for name in names]
-        value = _first(values, every)
+        value = _first(values, names)
         if value is None:
-            raise CameraFormError(
-                "expected image_width, image_height and camera_matrix as ROS's camera calibration "
-                f"writes them, or {names[0]} and its like"
-            )
-        found.append(_flat(value)[0])
-    return pinhole_matrix(*found)
+            raise CameraFormError(f"{EXPECTED}, or {names[0]} and its like")
+        found.append(_number(value))
+    K = pinhole_matrix(*found)
+    if "frames" in values:  # NeRF has the pixels of COLMAP
+        K[:2, 2] -= COLMAP_CENTRE_PX
+    return K
 
 
 def matrix_of(numbers: Sequence[float]) -> FloatArray:
@@ -259,7 +354,9 @@ def matrix_of(numbers: Sequence[float]) -> FloatArray:
     if len(numbers) == 4:
         return pinhole_matrix(*numbers)
     if len(numbers) not in (9, 12, 16):
-        raise CameraFormError(f"a camera matrix has 9 numbers, there are {len(numbers)}")
+        raise CameraFormError(
+            f"a camera matrix has 9 numbers, or 4 (fx fy cx cy), there are {len(numbers)}"
+        )
     width = {9: 3, 12: 4, 16: 4}[len(numbers)]
     K = np.array(numbers, float).reshape(-1, width)[:3, :3]
     if K[2, 0] > 0 and K[0, 2] == 0:
@@ -269,19 +366,18 @@ def matrix_of(numbers: Sequence[float]) -> FloatArray:
     return K
 
 
-def _coefficients(values: Values) -> list[float]:
+def _coefficients(values: Values, *, is_fisheye: bool) -> list[float]:
     given = _first(values, COEFFICIENTS)
-    if given is not None and (not isinstance(given, str)):
+    is_name = isinstance(given, str) and re.fullmatch(r"[A-Za-z_ -]*", given)
+    if given is not None and not is_name:
         data = given.get("data") if isinstance(given, Mapping) else given
         if data is None:
             raise CameraFormError("the distortion coefficients have no data; write [] for none")
         return _flat(data)
-    for prefix in ("", "Camera_", "Camera1_"):
-        found = [_number(values.get(f"{prefix}{name}")) for name in NUMBERED]
-        if any(found):
-            used = max(k for k, value in enumerate(found) if value) + 1
-            return found[: 4 if used <= 4 else 5 if used <= 5 else 8]
-    return []
+    names = NUMBERED_FISHEYE if is_fisheye else NUMBERED
+    found = [_number(values.get(name)) for name in names]
+    used = max((k for k, value in enumerate(found, 1) if value), default=0)
+    return found[: 4 if used <= 4 else 5 if used == 5 else 8]
 
 
 def from_numbers(numbers: Sequence[float], size_wh: Size | None) -> CameraModel:
@@ -295,8 +391,12 @@ def from_numbers(numbers: Sequence[float], size_wh: Size | None) -> CameraModel:
         raise CameraFormError("no size of the image, and no image to take it from")
     is_line = len(numbers) == 8 or (len(numbers) == 9 and numbers[3] != 0)
     if is_line:
-        return camera_of(pinhole_matrix(*numbers[:4]), size_wh, numbers[4:], "plumb_bob")
-    return camera_of(matrix_of(numbers), size_wh, (), "")
+        K, coefficients = pinhole_matrix(*numbers[:4]), numbers[4:]
+    else:
+        K, coefficients = matrix_of(numbers), ()
+    camera = camera_of(K, size_wh, coefficients, "plumb_bob")
+    _check_images(K, size_wh)
+    return camera
 
 
 COLMAP: dict[str, tuple[int, Callable[[list[float]], tuple[list[float], list[float], str]]]] = {
@@ -306,6 +406,8 @@ COLMAP: dict[str, tuple[int, Callable[[list[float]], tuple[list[float], list[flo
     "RADIAL": (5, lambda p: ([p[0], *p[:3]], [*p[3:], 0, 0], "plumb_bob")),
     "OPENCV": (8, lambda p: (p[:4], p[4:], "plumb_bob")),
     "FULL_OPENCV": (12, lambda p: (p[:4], p[4:], "rational_polynomial")),
+    "SIMPLE_RADIAL_FISHEYE": (4, lambda p: ([p[0], *p[:3]], [p[3], 0, 0, 0], "equidistant")),
+    "RADIAL_FISHEYE": (5, lambda p: ([p[0], *p[:3]], [*p[3:], 0, 0], "equidistant")),
     "OPENCV_FISHEYE": (8, lambda p: (p[:4], p[4:], "equidistant")),
 }
 """COLMAP's model -> how many parameters, and fx fy cx cy, coefficients and model of them."""

@@ -25,10 +25,12 @@ from pathlib import Path
 import numpy as np
 
 from mvdust3r_ros.datatypes import Frame, Trajectory
+from mvdust3r_ros.evaluation.body_poses import at_camera
 from mvdust3r_ros.evaluation.camera_file import camera_beside, read_camera
 from mvdust3r_ros.evaluation.layouts import (
     NOT_PICTURES,
     image_folder,
+    is_foreign_image,
     is_image,
     is_image_folder,
     is_scannet,
@@ -61,9 +63,6 @@ UNDERSTOOD = """\
   ScanNet       as SensReader extracts it: color/, pose/ (depth/, intrinsic/)
   images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or one folder above it
   video         .mp4, .mkv, .mov, .avi, .webm or .m4v"""
-FOREIGN_SUFFIXES = (
-    ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".exr", ".dng",
-)  # fmt: skip
 SHOWN = 6
 DEEPEST = 4
 """Folders above the images that are gone down through."""
@@ -80,11 +79,20 @@ class FileOptions:
         intrinsics: YAML of a camera calibration; None for what lies beside the images.
         fps: images a second, where nothing tells their times.
         max_frames: stop after this many images; 0 for all.
+        depth_factor: steps of a depth image in a metre; 0 for those of the layout.
     """
 
     intrinsics: Path | None = None
     fps: float = 30.0
     max_frames: int = 0
+    depth_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.depth_factor < float("inf"):
+            raise RecordingError(
+                f"{self.depth_factor:g} steps of depth in a metre: expected such as 1000 for "
+                "millimetres (--depth-factor)"
+            )
 
 
 def files_recording(path: Path, truth: TruthOptions, options: FileOptions) -> Recording:
@@ -190,7 +198,7 @@ def _unknown(path: Path) -> str:
         return f"{path}: extract it with ScanNet's SensReader and name the folder it makes"
     holds = ""
     if path.is_dir() and (foreign := _foreign_images(path)):
-        return f"{path} holds {foreign} images: convert them to JPEG or PNG"
+        return f"{foreign}: convert them to JPEG or PNG"
     if path.is_dir():
         names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir() if p.name[0] != ".")
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -198,15 +206,25 @@ def _unknown(path: Path) -> str:
     return f"{path} is no recording of a kind that is understood{holds}; these are:\n{UNDERSTOOD}"
 
 
-def _foreign_images(folder: Path) -> str:
-    """The ending of the images of a folder that are of a kind that is not read; empty for none."""
-    endings = (path.suffix.lower() for path in folder.iterdir())
-    return next((ending for ending in endings if ending in FOREIGN_SUFFIXES), "")
+def _foreign_images(path: Path) -> str:
+    """Where images of a kind that is not read are in or below a folder, and which; or empty."""
+    level = [path]
+    for _ in range(DEEPEST):
+        for folder in level:
+            found = next((one for one in sorted(folder.iterdir()) if is_foreign_image(one)), None)
+            if found is not None:
+                return f"{folder} holds {found.suffix.lower()} images"
+        level = [inner for folder in level for inner in _inner_folders(folder)][:MOST_FOLDERS]
+    return ""
 
 
 def _of_shots(path: Path, shots: ShotList, truth: TruthOptions, options: FileOptions) -> Recording:
     if truth.depth:
         shots = _with_depth(shots, truth.depth)
+    if options.depth_factor:
+        shots = replace(shots, unit_m=1 / options.depth_factor)
+    elif shots.kind == "images" and shots.depth_source:
+        shots.notes.add("depth images are taken to be in millimetres (--depth-factor)")
     stamps = [shot.stamp_ns for shot in shots.shots]
     poses, source = _truth(truth.truth, shots, stamps)
     count = min(len(stamps), options.max_frames or len(stamps))
@@ -255,6 +273,9 @@ def _truth(
     truth = None if wanted else shots.truth
     if truth is None:
         truth = read_truth(source, np.array(stamps_ns, np.int64), shots.notes.add)
+        if shots.shots:
+            images = shots.shots[0].image.parent
+            truth = at_camera(truth, source, images, shots.notes.add)
     if stamps_ns:
         check_overlap(truth, str(source), min(stamps_ns), max(stamps_ns))
     return truth, str(source)
@@ -273,10 +294,11 @@ def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recordin
     size = Video(path).size_wh()
     given = options.intrinsics
     camera = camera_beside(path, size) if given is None else read_camera(given, size)
-    video = Video(path, camera, depth)
+    unit_m = 1 / (options.depth_factor or 1000)
+    video = Video(path, camera, depth, unit_m)
     own = None if truth.truth else truth_beside(path)
     stamps = [] if own is None and truth.truth in ("", "none") else video.stamps_ns()
-    shots = ShotList("video", (), truth_source=own)
+    shots = ShotList("video", (), truth_source=own, notes=video.notes)
     if (turned := video.rotation_deg()) != 0:
         shots.notes.add(
             f"the video asks to be turned by {turned} degrees; pixels are taken as they are "
@@ -284,8 +306,8 @@ def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recordin
         )
     poses, source = _truth(truth.truth, shots, stamps)
 
-    def frames(on_bad: OnBad) -> Iterator[Frame]:
-        return islice(video.frames(on_bad), options.max_frames or None)
+    def frames(_: OnBad) -> Iterator[Frame]:
+        return islice(video.frames(), options.max_frames or None)
 
     total = len(stamps) or len(video)
     return Recording(

@@ -28,7 +28,9 @@ import numpy as np
 
 from mvdust3r_ros.evaluation.recording import RecordingError
 from mvdust3r_ros.evaluation.tables import (
+    DATE,
     LONGEST_NS,
+    TIMES_FILES,
     TableError,
     date_stamp,
     read_times,
@@ -37,9 +39,10 @@ from mvdust3r_ros.evaluation.tables import (
 )
 
 NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-OWN_CLOCK = re.compile(r"[^0-9]*([0-9]+\.[0-9]{3,9})[^0-9]*")
+OWN_CLOCK = re.compile(r"[^0-9]*([0-9]{1,9}\.[0-9]{3,9})[^0-9]*")
 """Seconds of a clock that does not count from 1970: simulated, or since the start."""
 STEP_S = (1e-3, 10.0)
+COUNTER_DIGITS = 2
 MOST = 0.5
 """Names are times where more than this share of them is."""
 FRACTION_UNITS = {3: "milliseconds", 6: "microseconds", 9: "nanoseconds"}
@@ -65,7 +68,8 @@ def times_of_images(folder: Path, images: Sequence[Path], fps: float) -> ImageTi
     Raises:
         RecordingError: times.txt does not fit, or the names are times of several units.
     """
-    places = (folder / "times.txt", folder.resolve().parent / "times.txt")
+    folders = (folder, folder.resolve().parent)
+    places = [place / name for place in folders for name in TIMES_FILES]
     listed = next((path for path in places if path.is_file()), None)
     if listed is not None:
         try:
@@ -92,7 +96,7 @@ def times_of_names(stems: Sequence[str]) -> ImageTimes | None:
     Raises:
         RecordingError: they are of several units.
     """
-    dates: Stamps = [date_stamp(stem) for stem in stems]
+    dates = _without_counters([date_stamp(stem) for stem in stems], stems)
     if _most(dates):
         known = [date for date in dates if date is not None]
         return _described(dates, "dates (UTC)") if len(set(known)) > MOST * len(known) else None
@@ -119,6 +123,18 @@ def times_of_names(stems: Sequence[str]) -> ImageTimes | None:
             return None
         return _described(stamps, f"{several[0]} since 1970")
     return _of_own_clock(stems)
+
+
+def _without_counters(dates: Stamps, stems: Sequence[str]) -> Stamps:
+    """Dates; a number behind that counts the images is no fraction of a second."""
+    parts = [
+        DATE.search(stem) for stem, date in zip(stems, dates, strict=True) if date is not None
+    ]
+    fractions = [part[7] or "" for part in parts if part is not None]
+    counts = len(fractions) > 2 and all(len(f) >= COUNTER_DIGITS for f in fractions)
+    if not counts or any(int(b) - int(a) != 1 for a, b in pairwise(fractions)):
+        return dates
+    return [None if date is None else date - date % 10**9 for date in dates]
 
 
 def _most(found: Sequence[object]) -> bool:

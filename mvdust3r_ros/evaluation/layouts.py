@@ -40,6 +40,9 @@ from mvdust3r_ros.evaluation.tables import (
 from mvdust3r_ros.evaluation.truth_files import truth_beside
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
+FOREIGN_SUFFIXES = (
+    ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".exr", ".dng",
+)  # fmt: skip
 DATASET_HZ = 30.0
 TUM_UNIT_M = 1 / 5000
 TUM_MATCH_NS = 20_000_000
@@ -75,6 +78,10 @@ def tum_rgbd(folder: Path) -> ShotList:
     """
     notes = Notes()
     images = _tum_list(folder, "rgb.txt", notes)
+    if not images:
+        raise RecordingError(
+            f"{folder / 'rgb.txt'} lists no images: expected lines of `timestamp file`"
+        )
     depths = _tum_list(folder, "depth.txt", notes) if (folder / "depth.txt").exists() else {}
     depth_stamps = np.array(sorted(depths), np.int64)
     shots = []
@@ -108,8 +115,6 @@ def _tum_list(folder: Path, name: str, notes: Notes) -> dict[int, Path]:
             notes.add(
                 f"{path}: lines that are not `timestamp file` are left out", f"line {number}"
             )
-    if not found:
-        raise RecordingError(f"{path} lists no images: expected lines of `timestamp file`")
     return found
 
 
@@ -164,14 +169,21 @@ def scannet(folder: Path) -> ShotList:
     if not images:
         raise RecordingError(f"{folder / 'color'} holds no images")
     numbers = [_number(path.stem) for path in images]
-    depths = [folder / "depth" / f"{path.stem}.png" for path in images]
-    poses = [folder / "pose" / f"{path.stem}.txt" for path in images]
+    depths = _by_number(folder / "depth", "png", numbers)
+    poses = _by_number(folder / "pose", "txt", numbers)
     size, K_depth = common_size(images), None
     camera = camera_beside(folder, size)
     if size is not None and (folder / "intrinsic" / "intrinsic_color.txt").exists():
         camera = CameraModel(_intrinsic(folder, "color"), *size)
         K_depth = _intrinsic(folder, "depth") if (folder / "depth").is_dir() else None
     return _numbered("ScanNet", images, numbers, depths, poses, camera, size, K_depth)
+
+
+def _by_number(folder: Path, suffix: str, numbers: Sequence[int]) -> list[Path]:
+    """The file of each number, with zeros in front or without; one that may be missing."""
+    named = [path for path in folder.glob(f"*.{suffix}") if path.stem.isdecimal()]
+    found = {int(path.stem): path for path in in_natural_order(named)}
+    return [found.get(number, folder / f"{number}.{suffix}") for number in numbers]
 
 
 def _intrinsic(folder: Path, which: str) -> FloatArray:
@@ -189,7 +201,7 @@ def _numbered(
     K_depth: FloatArray | None = None,
 ) -> ShotList:
     """A recording whose files are told apart by the number of their frame."""
-    notes = Notes()
+    notes, has_poses = Notes(), any(pose.exists() for pose in poses)
     found, shots, known = dict[int, FloatArray](), list[Shot](), set[int]()
     for number, image, depth, pose in zip(numbers, images, depths, poses, strict=True):
         stamp = round(number * 1e9 / DATASET_HZ)
@@ -199,16 +211,14 @@ def _numbered(
         known.add(number)
         shots.append(Shot(stamp, image, depth if depth.exists() else None))
         T, why = _pose(pose)
-        if T is None:
-            notes.add(f"true poses: {why}", pose.name)
-        else:
+        if T is not None:
             found[stamp] = T
+        elif has_poses:
+            notes.add(f"true poses: {why}", pose.name)
     truth = None
     if found:
         ordered = sorted(found)
         truth = Trajectory(np.array(ordered, np.int64), np.array([found[s] for s in ordered]))
-    elif not any(pose.exists() for pose in poses):
-        notes = Notes()
     source = poses[0].parent if truth is not None else None
     ordered_shots = tuple(sorted(shots, key=lambda shot: shot.stamp_ns))
     return ShotList(
@@ -294,6 +304,10 @@ def _one_series(folder: Path, notes: Notes) -> list[Path]:
         RecordingError: there are those of several cameras.
     """
     images = in_natural_order(p for p in folder.iterdir() if is_image(p))
+    for path in in_natural_order(p for p in folder.iterdir() if is_foreign_image(p)):
+        notes.add(
+            "images of a kind that is not read are left out, convert them to JPEG", path.name
+        )
     pictures = [path for path in images if not NOT_PICTURES.search(path.stem)]
     if pictures and len(pictures) < len(images):
         notes.add(
@@ -336,6 +350,11 @@ def _note_other_depth(folder: Path, shots: Sequence[Shot], notes: Notes) -> None
 def is_image(path: Path) -> bool:
     """Whether a file has the ending of an image, and is not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def is_foreign_image(path: Path) -> bool:
+    """Whether a file has the ending of an image of a kind that is not read."""
+    return path.suffix.lower() in FOREIGN_SUFFIXES and not path.name.startswith(".")
 
 
 def in_natural_order(paths: Iterable[Path]) -> list[Path]:

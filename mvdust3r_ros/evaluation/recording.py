@@ -27,6 +27,7 @@ from mvdust3r_ros.evaluation.input_counts import InputCounts
 from mvdust3r_ros.evaluation.map_metrics import MAX_STAMP_GAP_NS
 
 PLAIN_NAMES = ("bag", "rosbag2", "images", "rgb", "data", "video")
+NO_TRUE_POSE = f"no true pose within {MAX_STAMP_GAP_NS / 1e6:g} ms of the image at"
 OnBad = Callable[[Exception], None]
 
 
@@ -110,6 +111,8 @@ class Recording:
             near = [k for k in (after - 1, after) if 0 <= k < len(stamps)]
             best = min(near, key=lambda k: abs(int(stamps[k]) - frame.stamp_ns))
             close = abs(int(stamps[best]) - frame.stamp_ns) <= MAX_STAMP_GAP_NS
+            if not close:
+                self.notes.add(NO_TRUE_POSE, f"{frame.stamp_ns / 1e9:.3f} s")
             yield replace(frame, T_world_cam=self.truth.T_world_cam[best] if close else None)
 
 

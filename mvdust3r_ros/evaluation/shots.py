@@ -23,8 +23,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, ImageArray, Trajectory
+from mvdust3r_ros.datatypes import (
+    CameraModel,
+    FloatArray,
+    Frame,
+    FrameError,
+    ImageArray,
+    Trajectory,
+)
 from mvdust3r_ros.encoded_image import (
     EncodedImageError,
     decode_image,
@@ -33,12 +41,12 @@ from mvdust3r_ros.encoded_image import (
 )
 from mvdust3r_ros.evaluation.camera_forms import Size
 from mvdust3r_ros.evaluation.recording import Notes, OnBad, RecordingError
+from mvdust3r_ros.preprocess import registered_depth
 from mvdust3r_ros.tones import Tones
 
 MAX_PIXELS = 100_000_000
 SIZES_LOOKED_AT = 25
 HEAD_BYTES = 1 << 18
-ASPECT_TOLERANCE = 0.02
 ORIENTATION = (
     "orientation tags (EXIF) are ignored, as intrinsics and depth are of the pixels as they are "
     "stored; turn the files themselves if they have to be upright"
@@ -135,28 +143,10 @@ class ShotList:
                 flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
                 moved = cv2.warpAffine(depth, to_depth, size_wh, flags=flags)
                 return np.asarray(moved, np.float32)
-            return fitted_depth(depth, size_wh)
-        except EncodedImageError as error:
+            return registered_depth(depth, size_wh)
+        except (EncodedImageError, FrameError) as error:
             self.notes.add(f"depth image {error} and is not used", shot.depth.name)
         return None
-
-
-def fitted_depth(depth_m: FloatArray, size_wh: tuple[int, int]) -> FloatArray:
-    """(H, W) float32 depth brought to the size of an image; values are never mixed.
-
-    Raises:
-        EncodedImageError: it has another aspect, so it shows something else.
-    """
-    if depth_m.shape == size_wh[::-1]:
-        return depth_m
-    height, width = depth_m.shape
-    if abs(width * size_wh[1] / (height * size_wh[0]) - 1) > ASPECT_TOLERANCE:
-        raise EncodedImageError(
-            "size",
-            f"of {width}x{height} pixels has another shape than the image of "
-            f"{size_wh[0]}x{size_wh[1]}: it has to be registered to the image",
-        )
-    return np.asarray(cv2.resize(depth_m, size_wh, interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def common_size(images: Sequence[Path]) -> Size | None:
@@ -191,10 +181,20 @@ def read_depth(path: Path, unit_m: float) -> FloatArray:
     Raises:
         EncodedImageError: as for images, or it is no 16-bit grey image.
     """
+    steps = read_steps(path)
+    return np.where(steps == NO_DEPTH, np.float32(0), steps * np.float32(unit_m))
+
+
+def read_steps(path: Path) -> npt.NDArray[np.uint16]:
+    """(H, W) values of a 16-bit PNG of depth.
+
+    Raises:
+        EncodedImageError: as for images, or it is no 16-bit grey image.
+    """
     values = decode_image(read_file(path), cv2.IMREAD_UNCHANGED, MAX_PIXELS)
     if values.dtype != np.uint16 or values.ndim != 2:
         raise EncodedImageError("depth", "is not a 16-bit grey PNG")
-    return np.where(values == NO_DEPTH, np.float32(0), values * np.float32(unit_m))
+    return np.asarray(values, np.uint16)
 
 
 def read_file(path: Path) -> bytes:

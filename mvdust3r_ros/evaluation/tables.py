@@ -27,6 +27,8 @@ from pathlib import Path
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.safe_files import FileError, read_limited
 
+TIMES_FILES = ("times.txt", "timestamps.txt")
+"""Lists of times, one a line for each image or pose."""
 MAX_TEXT_BYTES = 1 << 29
 UNITS = {"seconds": 10**9, "milliseconds": 10**6, "microseconds": 10**3, "nanoseconds": 1}
 """Nanoseconds of each unit."""
@@ -37,6 +39,10 @@ MAX_STAMP_NS = 1 << 62
 MOST_DIGITS = 19
 COMMENT = re.compile(r"\s*(?:#|%|//)")
 DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
+NO_NUMBER = re.compile(
+    r"|[-+]?nan\(.*\)|[-+]?1\.#(?:IND|QNAN|INF).*|null|none|n/?a", re.IGNORECASE
+)
+"""What programs write where there is no number."""
 DATE = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[T_ -]{0,3}"
     r"(\d\d)[:_.-]?(\d\d)[:_.-]?(\d\d)(?:[._,:-]?(\d{1,9}))?(?!\d)"
@@ -67,7 +73,8 @@ class Table:
 
     Attributes:
         rows: the lines of numbers.
-        header: names of the columns; empty for none.
+        header: names of the columns, as the last line above the numbers that has as many words has
+            them, else the last one; empty for none.
         has_separators: whether commas or semicolons stand between the numbers.
     """
 
@@ -107,22 +114,25 @@ def read_table(path: Path) -> Table:
     Raises:
         TableError: it cannot be read.
     """
-    header: tuple[str, ...] = ()
+    headers: list[tuple[str, ...]] = []
     rows: list[Row] = []
     separated = False
     for number, line in enumerate(read_text(path).splitlines(), 1):
         bare = COMMENT.sub("", line, count=1) if COMMENT.match(line) else ""
         if bare and not rows:
-            header = split_words(bare)
+            headers.append(split_words(bare))
         text = "" if COMMENT.match(line) else line.split("#")[0]
         words = split_words(text)
         if not words:
             continue
         if not rows and not is_number(words[0]) and not DATE.search(words[0]):
-            header = words
+            headers.append(words)
             continue
         separated |= "," in text or ";" in text
         rows.append(Row(number, words))
+    width = len(rows[0].words) if rows else 0
+    fitting = [header for header in headers if len(header) == width]
+    header = next(reversed(fitting or headers), ())
     return Table(tuple(rows), header, separated)
 
 
@@ -130,11 +140,11 @@ def split_words(line: str) -> tuple[str, ...]:
     """What stands between semicolons, commas or white space; a decimal comma becomes a point."""
     bare = line.split()
     if ";" in line:
-        words = [word.strip().replace(",", ".") for word in line.split(";")]
+        words = [word.strip().strip("\"'").replace(",", ".") for word in line.split(";")]
     elif len(bare) > 1 and "," in line and all(map(DECIMAL_COMMA.fullmatch, bare)):
         words = [word.replace(",", ".") for word in bare]
     elif "," in line:
-        words = [word.strip() for word in line.split(",")]
+        words = [word.strip().strip("\"'") for word in line.split(",")]
     else:
         words = bare
     while words and not words[-1]:
@@ -149,6 +159,15 @@ def is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def number(word: str) -> float:
+    """A number, NaN in all its spellings included.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return float("nan") if NO_NUMBER.fullmatch(word) else float(word)
 
 
 def decimal(word: str) -> Decimal:

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,19 @@ import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, Trajectory
 from mvdust3r_ros.evaluation.tables import (
+    COMMENT,
+    TIMES_FILES,
     UNITS,
     Row,
     Table,
     TableError,
     common_unit,
     decimal,
+    number,
     read_table,
+    read_text,
     read_times,
     stamp_of,
-    stamps_of,
 )
 from mvdust3r_ros.geometry import se3_from_quaternion
 
@@ -50,11 +54,38 @@ UNIT_LENGTH = (0.95, 1.05)
 BOTTOM_ROW = (0.0, 0.0, 0.0, 1.0)
 TRUTH_FILES = tuple(
     f"{stem}.{suffix}"
-    for stem in ("poses", "groundtruth", "truth", "trajectory")
+    for stem in ("poses", "groundtruth", "truth", "trajectory", "traj")
     for suffix in ("txt", "tum", "csv")
 )
 StampArray = npt.NDArray[np.int64]
 Say = Callable[[str], None]
+
+
+FOREIGN = (
+    (r"^version https://git-lfs", "a pointer of Git LFS"),
+    (r"IMAGE_ID, QW", "COLMAP's images.txt"),
+    (r"^(?:VERTEX|EDGE)_", "a pose graph (g2o)"),
+    (r"\A[{\[]", "JSON"),
+    (r"\A<", "HTML or XML"),
+)
+MOST_HEADER_LINES = 20
+EXPECTED = "lines of `timestamp x y z qx qy qz qw`, or of 3x4 or 4x4 matrices"
+
+
+FEW_TWINS = 0.1
+MOST_RATIO = 100.0
+"""Between the time of the truth and that of the images; units are 1000 apart."""
+UNIT_NAMED = re.compile(
+    r"(?:^|[^a-z])(n|ns|nsecs?|nanosec\w*|u|us|usecs?|microsec\w*|ms|msecs?|millisec\w*|s|secs?|"
+    r"seconds?)(?:[^a-z]|$)"
+)
+UNIT_OF_LETTER = {
+    "n": "nanoseconds",
+    "u": "microseconds",
+    "mi": "microseconds",
+    "m": "milliseconds",
+    "s": "seconds",
+}
 
 
 class TruthError(MvDust3rError):
@@ -109,35 +140,53 @@ def read_truth(
     source = _Source(path, frame_stamps_ns, say or (lambda _: None))
     try:
         table = read_table(path)
+        if not table.rows or "IMAGE_ID" in table.header:
+            raise _foreign(path)
         rows = _of_one_width(source, table.rows)
         numbers = len(rows[0].words)
         if numbers == 4:
-            return _from_matrices(source, _joined(source, rows), stamped=False)
+            return _from_matrices(source, table, _joined(source, rows), 0)
         if numbers in MATRIX_NUMBERS:
-            return _from_matrices(source, rows, stamped=False)
+            return _from_matrices(source, table, rows, 0)
         if numbers == 13 or (numbers == EUROC_NUMBERS and _ends_as_matrix(rows)):
-            return _from_matrices(source, rows, stamped=True)
+            return _from_matrices(source, table, rows, 1)
         return _from_quaternions(source, table, rows)
     except TableError as error:
         raise TruthError(f"truth {error}") from None
+
+
+def _foreign(path: Path) -> TruthError:
+    """What is wrong with a file that has no lines of poses."""
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    text = "\n".join(lines[:MOST_HEADER_LINES])
+    for pattern, kind in FOREIGN:
+        if re.search(pattern, text, re.MULTILINE):
+            remedy = "`git lfs pull` fetches the file" if "LFS" in kind else f"write {EXPECTED}"
+            return TruthError(f"truth {path} is {kind}, which is not read: {remedy}")
+    first = next((line for line in lines if not COMMENT.match(line)), "")
+    return TruthError(
+        f"truth {path} holds no poses"
+        + (f": its first line is {first[:60]!r}" if first else "")
+        + f"; expected {EXPECTED}; or leave it out by --truth none"
+    )
 
 
 def _of_one_width(source: _Source, rows: Sequence[Row]) -> Sequence[Row]:
     """The rows, without a last one that was cut off.
 
     Raises:
-        TruthError: there are none, or one of them has more or fewer numbers than the others.
+        TruthError: one of them has more or fewer numbers than the others.
     """
-    if not rows:
-        raise TruthError(f"truth {source.path} holds no poses")
     width, _ = Counter(len(row.words) for row in rows).most_common(1)[0]
     if len(rows) > 1 and len(rows[-1].words) < width:
         source.say(f"truth {source.path}: the last line is cut off and left out")
         rows = rows[:-1]
+    with_stamps = width >= len(TUM_COLUMNS) and width not in MATRIX_NUMBERS
     for row in rows:
-        if len(row.words) != width:
+        if len(row.words) != width and not (with_stamps and len(row.words) == 1):
             raise source.wrong(row, f"{len(row.words)} values, the other lines have {width}")
-    return rows
+    nothing = ("",) * (width - 1)  # a time alone: nothing was tracked
+    return [row if len(row.words) == width else Row(row.line, row.words + nothing) for row in rows]
 
 
 def _ends_as_matrix(rows: Sequence[Row]) -> bool:
@@ -149,22 +198,53 @@ def _ends_as_matrix(rows: Sequence[Row]) -> bool:
 
 def _from_quaternions(source: _Source, table: Table, rows: Sequence[Row]) -> Trajectory:
     columns = _columns(source, table, rows)
-    unit = _unit(source, table, rows, columns["stamp"])
-    stamps, poses, kept, without = [], [], [], []
-    for row in rows:
+    places = [columns[name] for name in TUM_COLUMNS[1:]]
+    stamps = _stamps(source, table, rows, columns)
+    return _trajectory(
+        source, rows, stamps, lambda row: _pose(np.array([number(row.words[k]) for k in places]))
+    )
+
+
+def _from_matrices(source: _Source, table: Table, rows: Sequence[Row], begin: int) -> Trajectory:
+    """Poses whose matrices begin at this word; with stamps where that is not the first."""
+    if begin:
+        stamps = _stamps(source, table, rows, {"stamp": 0})
+    else:
+        stamps = _stamps_beside(source, len(rows))
+    return _trajectory(
+        source, rows, stamps, lambda row: _matrix(np.array([number(w) for w in row.words[begin:]]))
+    )
+
+
+def _trajectory(
+    source: _Source,
+    rows: Sequence[Row],
+    stamps: Sequence[int],
+    pose: Callable[[Row], FloatArray | None],
+) -> Trajectory:
+    """The poses of the rows that have one, by time."""
+    found: list[tuple[int, FloatArray, Row]] = []
+    without = []
+    for stamp, row in zip(stamps, rows, strict=True):
         try:
-            stamp = stamp_of(decimal(row.words[columns["stamp"]]), unit)
-            numbers = [float(row.words[columns[name]]) for name in TUM_COLUMNS[1:]]
-            T = _pose(np.array(numbers))
+            T = pose(row)
         except ValueError as error:
             raise source.wrong(row, error) from None
         if T is None:
             without.append(row)
-            continue
-        stamps.append(stamp)
-        poses.append(T)
-        kept.append(row)
-    return _in_order(source, stamps, poses, kept, without)
+        else:
+            found.append((stamp, T, row))
+    if without:
+        source.say(
+            f"truth {source.path}: lines without a pose: {len(without)} left out, the first is "
+            f"line {without[0].line}"
+        )
+    if not found:
+        raise TruthError(
+            f"truth {source.path} holds no poses: line {without[0].line} and all others have NaN "
+            "or a quaternion of zeros"
+        )
+    return _in_order(source, found)
 
 
 def _pose(numbers: FloatArray) -> FloatArray | None:
@@ -183,7 +263,10 @@ def _columns(source: _Source, table: Table, rows: Sequence[Row]) -> dict[str, in
     names = [_meaning(name) for name in table.header]
     if len(names) == numbers and set(TUM_COLUMNS[1:]) <= set(names):
         found = {name: names.index(name) for name in TUM_COLUMNS[1:]}
-        return {**found, "stamp": names.index("stamp") if "stamp" in names else 0}
+        for name in ("stamp", "nanoseconds"):
+            if name in names:
+                found[name] = names.index(name)
+        return {"stamp": 0, **found}
     if any(re.search(r"roll|pitch|yaw|euler", name.lower()) for name in table.header):
         raise TruthError(f"truth {source.path} has Euler angles: write quaternions instead")
     if numbers != len(TUM_COLUMNS) and not (table.has_separators and numbers == EUROC_NUMBERS):
@@ -202,7 +285,9 @@ def _columns(source: _Source, table: Table, rows: Sequence[Row]) -> dict[str, in
 def _meaning(name: str) -> str:
     """Which value a column of this name holds; empty for another one."""
     words = re.sub(r"[\[(].*", "", name).strip().lower().replace(".", "_")
-    if re.search(r"time|stamp|^t$|^ts$", words):
+    if re.fullmatch(r"(?:.*_)?n(?:ano)?_?sec(?:ond)?s?", words):
+        return "nanoseconds"
+    if re.search(r"time|stamp|^t$|^ts$|^sec(?:ond)?s?$", words):
         return "stamp"
     if found := re.fullmatch(r"(?:.*(?:quat|orient|rot|_q).*|q.*?)_?([wxyz])", words):
         return f"q{found[1]}"
@@ -211,57 +296,101 @@ def _meaning(name: str) -> str:
     return ""
 
 
-def _unit(source: _Source, table: Table, rows: Sequence[Row], column: int) -> str:
-    """The unit of the stamps."""
-    values = []
-    for row in rows:
-        try:
-            values.append(decimal(row.words[column]))
-        except ValueError as error:
-            raise source.wrong(row, f"expected a time first ({error})") from None
+def _stamps(
+    source: _Source, table: Table, rows: Sequence[Row], columns: Mapping[str, int]
+) -> list[int]:
+    """Nanoseconds of the rows: of a time in any unit, of seconds and nanoseconds, or of images."""
+    values = _values(source, rows, columns["stamp"])
+    if "nanoseconds" in columns:
+        rest = _values(source, rows, columns["nanoseconds"])
+        return [stamp_of(s, "seconds") + int(n) for s, n in zip(values, rest, strict=True)]
     try:
         unit = common_unit(values)
     except ValueError as error:
         raise TruthError(f"truth {source.path}: {error}; give all of them in one unit") from None
-    if unit is not None:
-        return unit
+    if unit is None and (of_images := _stamps_of_images(source, values)) is not None:
+        return of_images
+    if unit is None:
+        unit = _unit_of_own_clock(source, table, rows, values, columns["stamp"])
+    stamps = []
+    for value, row in zip(values, rows, strict=True):
+        try:
+            stamps.append(stamp_of(value, unit))
+        except ValueError as error:
+            raise source.wrong(row, error) from None
+    return stamps
+
+
+def _values(source: _Source, rows: Sequence[Row], column: int) -> list[Decimal]:
+    found = []
+    for row in rows:
+        try:
+            found.append(decimal(row.words[column]))
+        except ValueError as error:
+            raise source.wrong(row, f"expected a time first ({error})") from None
+    return found
+
+
+def _stamps_of_images(source: _Source, values: Sequence[Decimal]) -> list[int] | None:
+    """Stamps of the images where the times just count them; None where they do not."""
+    frames = source.frame_stamps_ns
+    if frames is None or len(frames) < 2 or len(values) != len(frames):
+        return None
+    counted = [value - values[0] for value in values] == list(range(len(values)))
+    every_s = float(np.median(np.diff(frames))) / 1e9
+    if not counted or values[0] not in (0, 1) or 0.5 < every_s < 2:
+        return None
+    source.say(f"truth {source.path}: its times are taken as the numbers of the images")
+    return [int(stamp) for stamp in frames]
+
+
+def _unit_of_own_clock(
+    source: _Source,
+    table: Table,
+    rows: Sequence[Row],
+    values: Sequence[Decimal],
+    column: int,
+) -> str:
+    """The unit of times of a clock that does not count from 1970."""
+    if column < len(table.header) and (named := UNIT_NAMED.search(table.header[column].lower())):
+        return UNIT_OF_LETTER[named[1][:2] if named[1].startswith("mi") else named[1][0]]
     is_integer = all("." not in row.words[column] for row in rows)
     default = "nanoseconds" if table.has_separators and is_integer else "seconds"
-    if source.frame_stamps_ns is None or not len(source.frame_stamps_ns):
+    frames = source.frame_stamps_ns
+    span = float(max(values) - min(values))
+    if frames is None or len(frames) < 2 or span == 0:
         return default
-    first, last = int(source.frame_stamps_ns.min()), int(source.frame_stamps_ns.max())
-    fits = [n for n, ns in UNITS.items() if min(values) * ns <= last and max(values) * ns >= first]
-    spans = [n for n in fits if (max(values) - min(values)) * UNITS[n] >= (last - first) / 2]
-    if default in spans or len(spans) != 1:
+    first, last = int(frames.min()), int(frames.max())
+    ratios = {
+        name: span * ns / (last - first)
+        for name, ns in UNITS.items()
+        if min(values) * ns <= last and max(values) * ns >= first
+    }
+    if 1 / MOST_RATIO < ratios.get(default, 0) < MOST_RATIO:
         return default
-    source.say(f"truth {source.path}: its times are taken as {spans[0]}")
-    return spans[0]
+    fitting = {name: ratio for name, ratio in ratios.items() if 0.5 <= ratio < MOST_RATIO}
+    best = min(fitting, key=lambda name: abs(np.log(ratios[name])), default=default)
+    if best != default:
+        source.say(f"truth {source.path}: its times are taken as {best}")
+    return best
 
 
 def _joined(source: _Source, rows: Sequence[Row]) -> list[Row]:
     """Matrices whose rows are lines of their own, a line each."""
+    for row in rows[:3]:
+        try:
+            length = float(np.linalg.norm([number(word) for word in row.words[:3]]))
+        except ValueError as error:
+            raise source.wrong(row, error) from None
+        if abs(length - 1) > ROTATION_TOLERANCE:
+            raise source.wrong(
+                row, f"4 values are neither a pose nor a row of its matrix; expected {EXPECTED}"
+            )
     height = 4 if len(rows) % 4 == 0 and _ends_as_matrix(rows[3::4]) else 3
     if len(rows) % height:
         raise TruthError(f"truth {source.path}: {len(rows)} lines of 4 numbers are no matrices")
     groups = [rows[k : k + height] for k in range(0, len(rows), height)]
     return [Row(g[0].line, tuple(word for row in g for word in row.words)) for g in groups]
-
-
-def _from_matrices(source: _Source, rows: Sequence[Row], *, stamped: bool) -> Trajectory:
-    stamps = stamps_of(source.path, rows) if stamped else _stamps_beside(source, len(rows))
-    kept_stamps, poses, kept, without = [], [], [], []
-    for stamp, row in zip(stamps, rows, strict=True):
-        try:
-            T = _matrix(np.array([float(word) for word in row.words[int(stamped) :]]))
-        except ValueError as error:
-            raise source.wrong(row, error) from None
-        if T is None:
-            without.append(row)
-            continue
-        kept_stamps.append(stamp)
-        poses.append(T)
-        kept.append(row)
-    return _in_order(source, kept_stamps, poses, kept, without)
 
 
 def _matrix(numbers: FloatArray) -> FloatArray | None:
@@ -291,9 +420,9 @@ def _matrix(numbers: FloatArray) -> FloatArray | None:
 
 def _stamps_beside(source: _Source, poses: int) -> list[int]:
     """Stamps for a list that has none: of times.txt beside it, else of the frames."""
-    times = source.path.with_name("times.txt")
-    if times.exists():
-        stamps, whose = read_times(times), "times.txt"
+    times = next((p for p in map(source.path.with_name, TIMES_FILES) if p.is_file()), None)
+    if times is not None:
+        stamps, whose = read_times(times), times.name
     elif source.frame_stamps_ns is not None:
         stamps, whose = [int(s) for s in source.frame_stamps_ns], "the recording"
     else:
@@ -306,40 +435,28 @@ def _stamps_beside(source: _Source, poses: int) -> list[int]:
     return stamps
 
 
-def _in_order(
-    source: _Source,
-    stamps: Sequence[int],
-    poses: Sequence[FloatArray],
-    rows: Sequence[Row],
-    without: Sequence[Row],
-) -> Trajectory:
+def _in_order(source: _Source, found: Sequence[tuple[int, FloatArray, Row]]) -> Trajectory:
     """The poses by time, each once."""
     path = source.path
-    if without:
-        source.say(
-            f"truth {path}: lines without a pose: {len(without)} left out, the first is line "
-            f"{without[0].line}"
-        )
-    if not stamps:
-        raise TruthError(
-            f"truth {path} holds no poses: line {without[0].line} and all others have NaN or a "
-            "quaternion of zeros"
-        )
-    order = sorted(range(len(stamps)), key=lambda k: (stamps[k], rows[k].line))
-    if order != list(range(len(stamps))):
+    ordered = sorted(found, key=lambda one: (one[0], one[2].line))
+    if [one[0] for one in ordered] != [one[0] for one in found]:
         source.say(f"truth {path}: its lines are not in order of time and were sorted")
-    kept = order[:1]
-    for k in order[1:]:
-        if stamps[k] > stamps[kept[-1]]:
-            kept.append(k)
-        elif not np.allclose(poses[k], poses[kept[-1]], atol=1e-6):
-            raise source.wrong(
-                rows[k], f"another pose of the time of line {rows[kept[-1]].line}; delete one"
-            )
-    if len(kept) < len(order):
-        source.say(f"truth {path}: lines that come twice: {len(order) - len(kept)} left out")
+    kept, others = ordered[:1], []
+    for stamp, T, row in ordered[1:]:
+        if stamp > kept[-1][0]:
+            kept.append((stamp, T, row))
+        elif not np.allclose(T, kept[-1][1], atol=1e-6):
+            others.append((row, kept[-1][2].line))
+    if others:
+        row, line = others[0]
+        remedy = "delete one"
+        if len(others) > max(1, FEW_TWINS * len(found)):
+            remedy = f"as it is with {len(others)} lines: write times with more digits"
+        raise source.wrong(row, f"another pose of the time of line {line}; {remedy}")
+    if len(kept) < len(found):
+        source.say(f"truth {path}: lines that come twice: {len(found) - len(kept)} left out")
     return Trajectory(
-        np.array([stamps[k] for k in kept], np.int64), np.array([poses[k] for k in kept])
+        np.array([stamp for stamp, _, _ in kept], np.int64), np.array([T for _, T, _ in kept])
     )
 
 

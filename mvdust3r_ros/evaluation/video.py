@@ -18,16 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from mvdust3r_ros.datatypes import CameraModel, Frame
+from mvdust3r_ros.datatypes import CameraModel, Frame, FrameError
 from mvdust3r_ros.encoded_image import EncodedImageError
-from mvdust3r_ros.evaluation.recording import OnBad, RecordingError
-from mvdust3r_ros.evaluation.shots import fitted_depth, read_depth
+from mvdust3r_ros.evaluation.recording import Notes, RecordingError
+from mvdust3r_ros.evaluation.shots import read_depth
+from mvdust3r_ros.preprocess import registered_depth
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 
@@ -39,12 +40,16 @@ class Video:
     Attributes:
         path: the file.
         camera: intrinsics, or None.
-        depth: folder of 16-bit PNGs in millimetres named by frame number (000000.png), or None.
+        depth: folder of 16-bit PNGs named by frame number (000000.png), or None.
+        unit_m: metres of one step of a depth image.
+        notes: what is said about it.
     """
 
     path: Path
     camera: CameraModel | None = None
     depth: Path | None = None
+    unit_m: float = 0.001
+    notes: Notes = field(default_factory=Notes)
 
     def __len__(self) -> int:
         """Number of frames that the file claims to have."""
@@ -70,8 +75,8 @@ class Video:
                 stamps.append(_stamp_ns(capture))
         return stamps
 
-    def frames(self, on_bad: OnBad) -> Iterator[Frame]:
-        """All frames in order; a depth image that cannot be used goes to `on_bad`."""
+    def frames(self) -> Iterator[Frame]:
+        """All frames in order; without depth where it cannot be used, which is noted."""
         with self._opened() as capture:
             index = -1
             while True:
@@ -84,10 +89,11 @@ class Video:
                 path = None if self.depth is None else self.depth / f"{index:06d}.png"
                 if path is not None and path.exists():
                     try:
-                        depth = fitted_depth(read_depth(path, 0.001), rgb.shape[1::-1])
-                    except EncodedImageError as error:
-                        on_bad(RecordingError(f"depth image {path} {error}"))
-                        continue
+                        depth = read_depth(path, self.unit_m)
+                        depth = registered_depth(depth, (rgb.shape[1], rgb.shape[0]))
+                    except (EncodedImageError, FrameError) as error:
+                        self.notes.add(f"depth image {error} and is not used", path.name)
+                        depth = None
                 yield Frame(_stamp_ns(capture), rgb, self.camera, depth_m=depth)
 
     @contextmanager

@@ -41,7 +41,7 @@ from mvdust3r_ros.ros.bag_topics import (
 )
 from mvdust3r_ros.ros.camera_infos import CameraInfos
 from mvdust3r_ros.ros.conversions import frame_from_msgs, pose_from_stamped, stamp_to_ns
-from mvdust3r_ros.ros.depth_folder import DepthFolder
+from mvdust3r_ros.ros.depth_folder import DepthFolder, DepthFolderError
 from mvdust3r_ros.ros.frame_ids import is_rectified, is_static, plain_frame
 from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.odometry import Odometry, Placement
@@ -267,8 +267,12 @@ class _BagFrames:
 
     def _frame(self, index: int, log_ns: int, image: Any, depth: Any | None) -> Frame:
         stamp_ns = stamp_to_ns(image.header.stamp)
+        why_no_depth = []
         if self._depths is not None:
-            depth = _depth_message(self._depths.load_mm(index, stamp_ns))
+            try:
+                depth = _depth_message(self._depths.load_mm(index, stamp_ns))
+            except DepthFolderError as error:
+                why_no_depth.append(str(error))
         camera_frame = plain_frame(self._options.camera_frame or image.header.frame_id)
         camera_frame = camera_frame or self._info_frame
         placement = self._odometry.place(camera_frame, stamp_ns)
@@ -290,11 +294,13 @@ class _BagFrames:
             camera_name=camera_frame,
             T_odom_base=placement.T_odom_base,
             tones=self._tones,
+            say_depth=why_no_depth.append,
         )
         self._inputs.because(ODOMETRY, placement.why)
         self._inputs.because(CAMERA_INFO, "".join(said))
         if depth is None and (self._options.depth_topic or self._depths is not None):
-            self._inputs.because(DEPTH, "nothing within 20 ms of the image")
+            why_no_depth.append("nothing within 20 ms of the image")
+        self._inputs.because(DEPTH, next(iter(why_no_depth), ""))
         return frame
 
     def _images(self) -> Iterator[tuple[int, Any, Any | None]]:

@@ -19,6 +19,7 @@ Works on the messages of rclpy and of rosbags alike; needs no ROS installation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +31,10 @@ from mvdust3r_ros.datatypes import (
     FloatArray,
     Frame,
     FrameError,
+    pinhole_fault,
 )
 from mvdust3r_ros.geometry import AlignmentError, se3_from_quaternion
-from mvdust3r_ros.preprocess import scale_intrinsics
+from mvdust3r_ros.preprocess import registered_depth, scale_intrinsics
 from mvdust3r_ros.ros.frame_ids import plain_frame
 from mvdust3r_ros.ros.images import (
     DEFAULT_MAX_PIXELS,
@@ -60,11 +62,7 @@ MODEL_NAMES = {
     "opencv_fisheye": "equidistant",
 }
 """Other names of the same formulas, in lower case: Kalibr's, ORB-SLAM's, drivers'."""
-MAX_FOCAL_RATIO = 8.0
-MIN_FOCAL, MAX_FOCAL = 0.05, 100.0
-"""Of the focal length, in widths of the image."""
 DEFAULT_CAMERA_FRAME = "camera_optical"
-ASPECT_TOLERANCE = 0.02
 
 
 def stamp_to_ns(stamp: Any) -> int:
@@ -83,6 +81,7 @@ def frame_from_msgs(
     T_odom_base: FloatArray | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     tones: Tones | None = None,
+    say_depth: Callable[[str], None] | None = None,
 ) -> Frame:
     """One camera image with all that is known about it.
 
@@ -98,6 +97,7 @@ def frame_from_msgs(
         T_odom_base: (4, 4) pose of the robot by odometry, or None.
         max_pixels: larger images are refused.
         tones: as in `image_to_rgb`.
+        say_depth: told why the depth cannot be used, and the frame comes without; None to raise.
 
     Raises:
         ConversionError: a message cannot be used; its reason names what kind of fault.
@@ -116,13 +116,20 @@ def frame_from_msgs(
         camera = camera_info(width, height)
     else:
         camera = None if camera_info is None else camera_from_info(camera_info)
+    depth_m = None
+    try:
+        depth_m = None if depth is None else _depth_for(depth, rgb.shape[:2], max_pixels)
+    except ConversionError as error:
+        if say_depth is None:
+            raise
+        say_depth(str(error))
     try:
         return Frame(
             stamp_ns=stamp_ns,
             image_rgb=rgb,
             camera=camera,
             T_odom_cam=T_odom_cam,
-            depth_m=None if depth is None else _depth_for(depth, rgb.shape[:2], max_pixels),
+            depth_m=depth_m,
             camera_name=camera_name or plain_frame(image.header.frame_id) or DEFAULT_CAMERA_FRAME,
             T_rig_cam=T_rig_cam,
             T_odom_base=T_odom_base,
@@ -194,17 +201,7 @@ def _distortion_of(info: Any, model: str) -> tuple[float, ...]:
 
 def _check_matrix(K: FloatArray, width: int, height: int) -> None:
     """Raise ConversionError for a matrix that no camera of this image size has."""
-    fault = ""
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    if not np.all(np.isfinite(K)) or fx <= 0 or fy <= 0 or not np.allclose(K[2], (0, 0, 1)):
-        fault = "is not a pinhole matrix"
-    elif not 1 / MAX_FOCAL_RATIO < fx / fy < MAX_FOCAL_RATIO:
-        fault = "is not a pinhole matrix: its focal lengths differ too much"
-    elif width > 0 and height > 0:
-        if not (0 < cx < width and 0 < cy < height):
-            fault = f"is not of {width}x{height} pixels: its centre lies outside"
-        elif not MIN_FOCAL < fx / width < MAX_FOCAL:
-            fault = f"is not of {width}x{height} pixels: its focal length is out of all bounds"
+    fault = pinhole_fault(K, width, height)
     if fault:
         numbers = " ".join(f"{v:.6g}" for v in np.ravel(K))
         raise ConversionError("camera_info", f"camera_info: K {fault} ({numbers})")
@@ -280,18 +277,8 @@ def _se3(rotation: Any, translation: Any, what: str) -> FloatArray:
 
 
 def _depth_for(depth: Any, shape_hw: tuple[int, ...], max_pixels: int) -> FloatArray:
-    """Depth map at the image's size; nearest neighbour never mixes near and far."""
-    depth_m = depth_to_m(depth, max_pixels)
-    if depth_m.shape == shape_hw:
-        return depth_m
-    height, width = depth_m.shape
-    if abs(width * shape_hw[0] / (height * shape_hw[1]) - 1) > ASPECT_TOLERANCE:
-        raise ConversionError(
-            "depth",
-            f"depth of {width}x{height} pixels has another shape than the image of "
-            f"{shape_hw[1]}x{shape_hw[0]}: it has to be registered to the image",
-        )
-    rows = (np.arange(shape_hw[0]) + 0.5) * depth_m.shape[0] / shape_hw[0]
-    cols = (np.arange(shape_hw[1]) + 0.5) * depth_m.shape[1] / shape_hw[1]
-    resized: FloatArray = depth_m[rows.astype(int)[:, None], cols.astype(int)]
-    return resized
+    """Depth map at the image's size."""
+    try:
+        return registered_depth(depth_to_m(depth, max_pixels), (shape_hw[1], shape_hw[0]))
+    except FrameError as error:
+        raise ConversionError("depth", f"depth {error}") from None

@@ -21,10 +21,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.encoded_image import EncodedImageError
+from mvdust3r_ros.evaluation.shots import read_steps
 
 
 class DepthFolderError(MvDust3rError):
@@ -73,12 +72,12 @@ class DepthFolder:
         """(H, W) uint16 millimetres, 0 where there is no value; None without a file.
 
         Raises:
-            DepthFolderError: the file is not a 16-bit PNG.
+            DepthFolderError: the file is not a 16-bit PNG; the message fits others of its kind.
         """
         path = self.path(index, stamp_ns)
         if path is None:
             return None
-        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
-            raise DepthFolderError(f"{path} is not a 16-bit grey PNG")
-        return depth
+        try:
+            return read_steps(path)
+        except EncodedImageError as error:
+            raise DepthFolderError(f"depth image {error}") from None

@@ -112,9 +112,12 @@ PLANAR = {
     "nv24": cv2.COLOR_YUV2RGB_UYVY,
 }
 """Encodings with planes of brightness and colour one after the other."""
+BY_SMALL_LETTERS = {name.lower(): name for name in (*ENCODINGS, *PLANAR)}
 DEPTH_LIKE = ("16UC1", "32FC1")
 INVALID_SHARE = 0.01
 """With more pixels of no value than this, 16UC1 and 32FC1 are depth and no picture."""
+MAX_MIDDLE_M = 300.0
+"""Depth whose median is beyond is in another unit."""
 DEPTH_ENCODINGS = {
     "16UC1": Encoding(1, "u2", None),
     "mono16": Encoding(1, "u2", None),
@@ -154,15 +157,15 @@ def image_to_rgb(
 
 def _known(encoding: str) -> str:
     """The name of an encoding, however its letters are written."""
-    for name in (encoding, encoding.lower()):
-        if name in ENCODINGS or name in PLANAR:
-            return name
+    if (name := BY_SMALL_LETTERS.get(encoding.strip().lower())) is not None:
+        return name
     hint = ""
     if any(word in encoding.lower() for word in ("jpeg", "jpg", "png", "mjpg")):
         hint = "; encoded images belong into sensor_msgs/CompressedImage"
     raise ConversionError(
         "encoding",
-        f"encoding {encoding!r} is not one of {', '.join([*ENCODINGS, *PLANAR])}{hint}",
+        f"encoding {encoding!r} is not one of {', '.join([*COLORS, *GREYS, *PLANAR])}, "
+        f"bayer_rggb8 to 16 and its like{hint}",
     )
 
 
@@ -176,9 +179,16 @@ def _converted(values: Any, code: int, name: str) -> ImageArray:
 
 
 def _check_is_picture(values: Any, name: str) -> None:
-    """Raise ConversionError for depth: pixels without a value do not occur in pictures."""
-    unknown = ~np.isfinite(values) | (values <= 0) if name == "32FC1" else values == 0
-    if not np.isfinite(values).all() or np.mean(unknown) > INVALID_SHARE:
+    """Raise ConversionError for depth: pixels without a value do not occur in pictures.
+
+    Those are not finite, zero, or all of one negative number; temperatures below zero are several.
+    """
+    finite = np.isfinite(values)
+    below = values[finite & (values < 0)]
+    unknown = ~finite | (values == 0)
+    if len(below) and below.min() == below.max():
+        unknown |= values < 0
+    if not finite.all() or np.mean(unknown) > INVALID_SHARE:
         raise ConversionError(
             "encoding",
             f"{name} with pixels of no value is depth, no picture: name the topic of the picture, "
@@ -220,16 +230,26 @@ def depth_to_m(msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> FloatArray:
     Raises:
         ConversionError: as `image_to_rgb`.
     """
-    if msg.encoding not in DEPTH_ENCODINGS:
+    name = BY_SMALL_LETTERS.get(msg.encoding.strip().lower(), "")
+    if name not in DEPTH_ENCODINGS:
         raise ConversionError(
             "encoding",
             f"depth encoding {msg.encoding!r} is not one of {', '.join(DEPTH_ENCODINGS)}",
         )
-    values = _pixels(msg, msg.encoding, DEPTH_ENCODINGS, max_pixels)
+    values = _pixels(msg, name, DEPTH_ENCODINGS, max_pixels)
     depth: FloatArray = values.astype(np.float32)
     if values.dtype == np.uint16:
         depth *= np.float32(0.001)
-    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+    depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+    some = depth[::8, ::8]
+    middle_m = float(np.median(some[some > 0])) if some.any() else 0.0
+    if middle_m > MAX_MIDDLE_M:
+        raise ConversionError(
+            "depth",
+            f"depth of {middle_m:.0f} m in the middle: {name} has to be in "
+            f"{'millimetres' if name != '32FC1' else 'metres'} (REP-118)",
+        )
+    return depth
 
 
 def compressed_to_rgb(
@@ -258,6 +278,8 @@ def compressed_to_rgb(
         )
     image: ImageArray = _decoded(_bytes_of(msg.data), max_pixels)
     if image.dtype == np.uint16:
+        if kind.startswith("16uc1"):
+            _check_is_picture(image[..., 0], "16UC1")
         image = (tones or Tones()).to_8_bits(image, is_grey=_is_grey(image))
     mosaic = BAYER.get(kind[6:10]) if kind.startswith("bayer_") else None
     if mosaic is not None and _is_grey(image):
@@ -292,6 +314,12 @@ def _pixels(msg: Any, name: str, encodings: dict[str, Encoding], max_pixels: int
     _check_size(height, width, max_pixels)
     dtype = np.dtype(layout.dtype)
     row_bytes = width * layout.channels * dtype.itemsize
+    if len(msg.data) >= 2 * height * max(row_bytes, int(msg.step)) > 0:
+        raise ConversionError(
+            "undecodable",
+            f"{width}x{height} {msg.encoding} has {row_bytes * height} bytes, the message holds "
+            f"{len(msg.data)}: its encoding or its size is wrong",
+        )
     values = _rows(msg, 0, height, row_bytes, int(msg.step) or row_bytes).view(dtype)
     if dtype.itemsize > 1 and bool(msg.is_bigendian) != (sys.byteorder == "big"):
         values = values.byteswap()
@@ -307,12 +335,17 @@ def _rows(msg: Any, begin: int, rows: int, row_bytes: int, step: int) -> ImageAr
     """
     data = np.frombuffer(_bytes_of(msg.data), np.uint8)
     needed = begin + step * (rows - 1) + row_bytes
-    if step < row_bytes or len(data) < needed:
+    if step < row_bytes:
         raise ConversionError(
             "undecodable",
-            f"{msg.width}x{msg.height} {msg.encoding} with step {step} needs "
-            f"{max(needed, row_bytes)} bytes and a step of {row_bytes}, the message has "
-            f"{len(data)} bytes",
+            f"{msg.width}x{msg.height} {msg.encoding} needs a step of {row_bytes} bytes or more, "
+            f"the message has step {step}",
+        )
+    if len(data) < needed:
+        raise ConversionError(
+            "undecodable",
+            f"{msg.width}x{msg.height} {msg.encoding} with step {step} needs {needed} bytes, the "
+            f"message has {len(data)} bytes",
         )
     strided = np.lib.stride_tricks.as_strided
     view = strided(data[begin:], (rows, row_bytes), (step, 1), writeable=False)

@@ -290,6 +290,7 @@ class Inputs:
             T_odom_base=placement.T_odom_base,
             max_pixels=round(self.settings.max_megapixels * 1e6),
             tones=self._tones[taken.camera],
+            say_depth=lambda why: self._report("depth", f"{why}; the image is used without"),
         )
 
     def _say_tones(self, camera: _Camera, words: str) -> None:

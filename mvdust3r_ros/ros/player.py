@@ -39,7 +39,7 @@ from mvdust3r_ros.ros.bag_files import BagReader
 from mvdust3r_ros.ros.bag_messages import BagError
 from mvdust3r_ros.ros.bag_topics import choose_image_topic
 from mvdust3r_ros.ros.conversions import stamp_to_ns
-from mvdust3r_ros.ros.depth_folder import DepthFolder
+from mvdust3r_ros.ros.depth_folder import DepthFolder, DepthFolderError
 from mvdust3r_ros.ros.frame_ids import is_static
 from mvdust3r_ros.ros.message_types import MessageTypeError, message_class
 from mvdust3r_ros.ros.outputs import header_msg, time_msg
@@ -181,7 +181,11 @@ class Player(Node):
             return
         image: Any = self._reader.deserialize(raw, image_type)
         stamp_ns = stamp_to_ns(image.header.stamp)
-        depth_mm = self._depth_maps.load_mm(index, stamp_ns)
+        try:
+            depth_mm = self._depth_maps.load_mm(index, stamp_ns)
+        except DepthFolderError as error:
+            self.get_logger().warning(f"{error}: it is not played", once=True)
+            return
         if depth_mm is None:
             return
         height, width = depth_mm.shape

@@ -141,11 +141,20 @@ def test_a_depth_folder_by_number_and_by_stamp(tmp_path: Path, room_bag: Any) ->
     assert by_stamp.path(0, 17_000_000_002) is None
 
 
+def test_an_image_whose_depth_is_bad_comes_without(
+    make_bag: Callable[..., Any], bag_kind: Any
+) -> None:
+    made = make_bag(bag_kind(frames=4))
+    (made.depth / "000001.png").write_bytes(b"no picture")
+    frames = list(read_frames(made.bag, BagOptions(depth_folder=made.depth)))
+    assert [frame.depth_m is None for frame in frames] == [False, True, False, False]
+
+
 def test_bad_depth_folders_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DepthFolderError, match=r"no \.png"):
         DepthFolder(tmp_path)
     (tmp_path / "000000.png").write_bytes(b"no picture")
-    with pytest.raises(DepthFolderError, match="16-bit grey"):
+    with pytest.raises(DepthFolderError, match="depth image starts with 6e6f2070, neither"):
         DepthFolder(tmp_path).load_mm(0, 0)
     (tmp_path / "frames.csv").write_text("time,file\n1,2\n")
     with pytest.raises(DepthFolderError, match="timestamp and depth_file"):

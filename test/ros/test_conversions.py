@@ -153,6 +153,10 @@ def test_depth_of_another_shape_is_refused_not_squeezed() -> None:
     with pytest.raises(ConversionError, match=r"6x8 pixels has another shape .* of 8x6") as caught:
         frame_from_msgs(image(), depth=depth_image(np.full((8, 6), 1000)))
     assert caught.value.reason == "depth"
+    said: list[str] = []
+    frame = frame_from_msgs(image(), depth=depth_image(np.ones((8, 6))), say_depth=said.append)
+    assert frame.depth_m is None
+    assert "has to be registered" in said[0]
 
 
 def test_camera_info_of_another_size_is_refused() -> None:

@@ -59,11 +59,12 @@ def test_mono8_repeats_the_value() -> None:
     np.testing.assert_array_equal(rgb, np.repeat(gray[..., None], 3, -1))
 
 
-@pytest.mark.parametrize("encoding", ["RGB8", "BGR8", "Mono8", "YUY2", "NV12"])
+@pytest.mark.parametrize("encoding", ["RGB8", "BGR8", "Mono8", "YUY2", "NV12", " rgb8", "8uc3"])
 def test_letters_of_either_case_are_understood(encoding: str) -> None:
-    small, picture = encoding.lower(), np.full(64, 128, np.uint8).tobytes()
-    other = image_to_rgb(image(picture, small, 4, 4, step=0))
-    np.testing.assert_array_equal(image_to_rgb(image(picture, encoding, 4, 4, step=0)), other)
+    small = encoding.strip().lower().replace("8uc3", "8UC3")
+    data, rows = bytes(range(64)), {"mono8": 16, "yuy2": 8}.get(small, 4)
+    other = image_to_rgb(image(data, small, 4, rows, step=0))
+    np.testing.assert_array_equal(image_to_rgb(image(data, encoding, 4, rows, step=0)), other)
 
 
 @pytest.mark.parametrize("big", [0, 1])
@@ -209,7 +210,9 @@ def test_an_image_of_one_value_is_said_to_be_empty() -> None:
     assert "nothing to see" in said[0]
 
 
-@pytest.mark.parametrize(("begin", "end"), [(0.001, 1.0), (20.0, 38.0), (293.0, 311.0)])
+@pytest.mark.parametrize(
+    ("begin", "end"), [(0.001, 1.0), (20.0, 38.0), (293.0, 311.0), (-12.0, 5.0)]
+)
 def test_greys_of_floats_are_shares_or_temperatures(begin: float, end: float) -> None:
     message = image(thermal(begin, end, "<f4"), "32FC1", 64, 48)
     got = image_to_rgb(message)[..., 0].astype(int)
@@ -218,7 +221,7 @@ def test_greys_of_floats_are_shares_or_temperatures(begin: float, end: float) ->
 
 @pytest.mark.parametrize(
     ("encoding", "dtype", "unknown"),
-    [("16UC1", "<u2", 0), ("32FC1", "<f4", 0), ("32FC1", "<f4", np.nan)],
+    [("16UC1", "<u2", 0), ("32FC1", "<f4", 0), ("32FC1", "<f4", np.nan), ("32FC1", "<f4", -1)],
 )
 def test_depth_is_not_taken_for_a_picture(encoding: str, dtype: str, unknown: float) -> None:
     depth = np.full((48, 64), 2, dtype)
@@ -226,6 +229,22 @@ def test_depth_is_not_taken_for_a_picture(encoding: str, dtype: str, unknown: fl
     with pytest.raises(ConversionError, match="is depth, no picture") as caught:
         image_to_rgb(image(depth.tobytes(), encoding, 64, 48))
     assert caught.value.reason == "encoding"
+
+
+def test_depth_as_a_png_is_not_taken_for_a_picture() -> None:
+    depth = np.full((48, 64), 2000, np.uint16)
+    depth[:, :10] = 0
+    done, data = cv2.imencode(".png", depth)
+    assert done
+    message = SimpleNamespace(format="16UC1; png compressed ", data=data.tobytes())
+    with pytest.raises(ConversionError, match="is depth, no picture"):
+        compressed_to_rgb(message)
+
+
+def test_depth_in_another_unit_is_refused() -> None:
+    message = image(np.full((4, 4), 2000, "<f4").tobytes(), "32fc1", 4, 4)
+    with pytest.raises(ConversionError, match="2000 m in the middle: 32FC1 has to be in metres"):
+        depth_to_m(message)
 
 
 def test_encoded_images_in_the_wrong_message_are_named() -> None:
@@ -297,7 +316,12 @@ def test_arrays_of_rclpy_work_like_bytes() -> None:
         (image(b"", "rgb8", 0, 0), "empty", "0x0"),
         (image(b"", "rgb8", 4, 2), "undecodable", "needs 24"),
         (image(b"x" * 23, "rgb8", 4, 2, step=12), "undecodable", "23 bytes"),
-        (image(b"x" * 24, "rgb8", 4, 2, step=6), "undecodable", "step 6"),
+        (
+            image(b"x" * 24, "rgb8", 4, 2, step=6),
+            "undecodable",
+            "needs a step of 12 bytes or more",
+        ),
+        (image(b"x" * 24, "mono8", 4, 2, step=4), "undecodable", "its encoding or its size is"),
         (image(b"x" * 24, "nv16", 4, 2), "encoding", "'nv16' is not one of rgb8"),
         (image(b"x" * 6, "yuv422", 3, 1), "size", "even width"),
         (image(b"", "rgb8", 100_000, 100_000, step=300_000), "too_large", "max_megapixels"),
