@@ -43,7 +43,7 @@ from mvdust3r_ros.ros.bag import (
     opened_bag,
     read_frames,
 )
-from mvdust3r_ros.ros.bag_files import BagReader
+from mvdust3r_ros.ros.bag_files import BagReader, bag_at
 from mvdust3r_ros.ros.bag_messages import BagError, decoded, header_stamp_ns, raw_messages
 from mvdust3r_ros.ros.bag_topics import (
     DEPTH_TYPE,
@@ -56,6 +56,7 @@ from mvdust3r_ros.ros.bag_topics import (
     choose_odom_topic,
     choose_transforms,
     first_message,
+    full_name,
 )
 from mvdust3r_ros.ros.conversions import pose_from_stamped
 from mvdust3r_ros.ros.frame_ids import is_static
@@ -71,6 +72,7 @@ def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recordi
         MvDust3rError: the bag cannot be read, lacks a topic, or the truth does not fit it; the
             message names the remedy.
     """
+    bag = bag_at(bag)
     with opened_bag(bag) as reader:
         image_topic = choose_image_topic(reader, topics.image_topic)
         topics = _with_depth(reader, bag, replace(topics, image_topic=image_topic), truth.depth)
@@ -119,8 +121,8 @@ def _with_depth(reader: BagReader, bag: Path, topics: BagOptions, depth: str) ->
             return topics
         return replace(topics, depth_folder=beside)
     images = sorted({c.topic for c in reader.connections if c.msgtype == DEPTH_TYPE})
-    if depth in images:
-        return replace(topics, depth_topic=depth)
+    if full_name(depth) in images:
+        return replace(topics, depth_topic=full_name(depth))
     if Path(depth).is_dir():
         return replace(topics, depth_folder=Path(depth))
     raise BagError(
@@ -146,8 +148,10 @@ def _truth_source(reader: BagReader, bag: Path, wanted: str) -> str:
     if wanted == "none":
         return ""
     if wanted:
-        if wanted in topics or Path(wanted).is_file():
+        if Path(wanted).is_file():
             return wanted
+        if full_name(wanted) in topics:
+            return full_name(wanted)
         raise TruthError(
             f"truth {wanted} is neither a file nor a topic of poses in the bag; "
             f"its topics of poses: {', '.join(topics) or 'none'}"
@@ -188,7 +192,7 @@ def _truth_of_topic(
     if kind in POSE_TYPES:
         poses = _stamped_poses(reader, topic)
         found = [(int(s), poses.at(int(s), EXTRAPOLATION_NS)) for s in stamps_ns]
-        covered = poses.newest_ns
+        covered = poses.span_ns
     else:
         camera = topics.camera_frame or _camera_frame(reader, image_topic)
         if kind == ODOM_TYPE:
@@ -203,10 +207,14 @@ def _truth_of_topic(
         covered = None
     known = {s: T for s, T in found if T is not None}
     if not known:
-        when = f"; it ends at {covered / 1e9:.3f} s" if covered else ""
+        images = f"{stamps_ns.min() / 1e9:.3f} to {stamps_ns.max() / 1e9:.3f} s"
+        is_of = (
+            f"is of {covered[0] / 1e9:.3f} to {covered[1] / 1e9:.3f} s, the images are of {images}"
+            if covered
+            else f"has no pose at the time of any image ({images})"
+        )
         raise TruthError(
-            f"truth {topic} has no pose at the time of any image "
-            f"({stamps_ns.min() / 1e9:.3f} to {stamps_ns.max() / 1e9:.3f} s){when}"
+            f"truth {topic} {is_of}: both need one clock; `--truth none` goes without it"
         )
     ordered = sorted(known)
     return Trajectory(np.array(ordered, np.int64), np.array([known[s] for s in ordered]))

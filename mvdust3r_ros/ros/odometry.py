@@ -89,6 +89,11 @@ class Odometry:
         return len(self._poses)
 
     @property
+    def is_from_tf(self) -> bool:
+        """Whether poses come from TF alone."""
+        return self._from_tf
+
+    @property
     def newest_ns(self) -> int | None:
         """Newest stamp of the topic."""
         return self._poses.newest_ns
@@ -140,15 +145,16 @@ class Odometry:
     def base_frame(self, camera: str) -> str:
         """What the poses of the topic are of, also where the messages do not say.
 
-        Then it is the only frame below their parent in TF, else the top of the camera's tree.
+        Then it is the only frame below their parent in TF, else the top of the camera's tree, or
+        the first frame there that does not move.
         """
         if self.child:
             return self._known(self.child)
         below = self.tree.children_of(self._known(self.odom_frame))
         if len(below) == 1:
             return below[0]
-        root = self.tree.root_of(self._known(camera))
-        return "" if root == self._known(camera) or below else root
+        top = self.tree.top_of(self._known(camera))
+        return "" if top == self._known(camera) or below else top
 
     def camera_frame(self, frame: str) -> str:
         """A camera's frame as TF calls it."""
@@ -175,9 +181,8 @@ class Odometry:
         T_odom_base = self._poses.at(stamp_ns, beyond_ns)
         if T_odom_base is None:
             return Placement(why=self._no_pose(stamp_ns))
-        base, assumed = self.base_frame(camera), ""
-        if not self.child:
-            assumed = f"odometry names no child frame; {base!r} of TF is taken"
+        base = self.base_frame(camera)
+        assumed = self._assumed(base, camera)
         if base == camera and base:
             return Placement(T_odom_base, why=assumed)
         if base:
@@ -188,6 +193,15 @@ class Odometry:
             return Placement(None, T_odom_base, self._no_way(base, camera, stamp_ns))
         pose: FloatArray = T_odom_base @ T_base_cam
         return Placement(pose, T_odom_base, assumed)
+
+    def _assumed(self, base: str, camera: str) -> str:
+        """A word where the frame of the odometry was guessed."""
+        if not self.child:
+            return f"odometry names no child frame; {base!r} of TF is taken"
+        robot = base.removesuffix(f"/{self.child}")
+        if robot == base or camera.startswith(f"{robot}/") or robot in self._near.split("/"):
+            return ""
+        return f"frame {self.child!r} is not in TF; {base!r} is taken for it"
 
     def robot_pose(self, stamp_ns: int, beyond_ns: int) -> FloatArray | None:
         """(4, 4) T_odom_base by the topic, or None."""
@@ -231,14 +245,25 @@ class Odometry:
             return f"no TF came, so the way from {target!r} to the camera {camera!r} is not known"
         for frame in (target, camera):
             if frame not in self.tree:
-                return f"frame {frame!r} is not in TF, which has {self._shown()}"
+                remedy = "; name where odometry starts by odom_frame" if self._from_tf else ""
+                remedy = remedy if frame == target else ""
+                return f"frame {frame!r} is not in TF, which has {self._shown()}{remedy}"
         tops = [self.tree.root_of(f) for f in (target, camera)]
         if tops[0] != tops[1]:
+            torn = self.tree.torn(camera) or self.tree.torn(target)
+            if torn:
+                words = " and ".join(map(repr, torn[1:]))
+                return f"frame {torn[0]!r} has two parents in TF, {words}: only one may send it"
             return (
                 f"no transform leads from {target!r} to {camera!r}: "
                 f"their trees end at {tops[0]!r} and {tops[1]!r}"
             )
         span = self.tree.covered_ns(target, camera)
+        if once := self.tree.sent_once(target, camera):
+            return (
+                f"TF holds a single pose of {once!r}: a transform that does not change belongs "
+                "on /tf_static"
+            )
         if span is None:
             return f"TF from {target!r} to {camera!r} is not known"
         return _out_of_reach(f"TF from {target!r} to {camera!r}", span, stamp_ns)

@@ -122,6 +122,7 @@ class FrameTree:
         self._names: set[str] = set()
         self._fixed: dict[str, FloatArray] = {}
         self._moving: dict[str, PoseBuffer] = {}
+        self._former: dict[str, str] = {}
 
     def set_fixed(self, parent: str, child: str, T_parent_child: FloatArray) -> None:
         """A transform that never changes.
@@ -142,6 +143,9 @@ class FrameTree:
         """
         self._check_room(parent, child)
         if self._parents.get(child) != parent or child not in self._moving:
+            former = self._parents.get(child, parent)
+            if former != parent:
+                self._former[child] = former
             self._parents[child] = parent
             self._fixed.pop(child, None)
             self._moving[child] = PoseBuffer(self._horizon_ns)
@@ -183,6 +187,23 @@ class FrameTree:
     def root_of(self, frame: str) -> str:
         """The frame at the top of a frame's tree; itself when it has no parent."""
         return self._path_up(frame)[-1]
+
+    def top_of(self, frame: str) -> str:
+        """The top of a frame's tree, without what moves up there on the way to the frame."""
+        path = self._path_up(frame)
+        while len(path) > 1 and path[-2] in self._moving:
+            path.pop()
+        return path[-1]
+
+    def torn(self, frame: str) -> tuple[str, str, str] | None:
+        """A frame on the way up that had another parent before, and its two parents; or None."""
+        found = next((f for f in self._path_up(frame) if f in self._former), None)
+        return None if found is None else (found, self._former[found], self._parents[found])
+
+    def sent_once(self, target: str, source: str) -> str | None:
+        """A moving frame between two of which a single pose is known; None where there is none."""
+        edges = {*self._path_up(target)} ^ {*self._path_up(source)}
+        return next((f for f in sorted(edges) if len(self._moving.get(f, ())) == 1), None)
 
     def parent_of(self, frame: str) -> str | None:
         """Parent frame, or None for a root or an unknown frame."""

@@ -26,12 +26,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.datatypes import Frame
 from mvdust3r_ros.evaluation.input_counts import InputCounts, by_kind
 from mvdust3r_ros.evaluation.recording import TruthOptions
+from mvdust3r_ros.evaluation.truth_files import TruthError
 from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
 from mvdust3r_ros.ros.bag_messages import BagError
 from mvdust3r_ros.ros.bag_recording import bag_recording
@@ -133,6 +135,27 @@ def with_extra(items: list[Any], parent: str, child: str) -> list[Any]:
     return items + more
 
 
+def delayed(items: list[Any], by_ns: int, *topics: str) -> list[Any]:
+    """Recorded later, with the stamps that they had."""
+    for item in items:
+        item.log_ns += by_ns if item.topic in topics else 0
+    return items
+
+
+def with_odometry(items: list[Any], topic: str) -> list[Any]:
+    return renamed([copy.deepcopy(i) for i in items if i.topic == ODOM], {ODOM: topic})
+
+
+def once_on_tf(items: list[Any], stamp_s: int) -> list[Any]:
+    """What /tf_static has, sent as if it moved."""
+    for item in items:
+        if item.topic == STATIC:
+            item.topic = TF
+            for part in item.message.transforms:
+                part.header.stamp.sec, part.header.stamp.nanosec = stamp_s, 0
+    return items
+
+
 def quaternions(items: list[Any], factor: float) -> list[Any]:
     for item in items:
         if item.topic == ODOM:
@@ -218,6 +241,18 @@ UNDERSTOOD: dict[str, tuple[Edit, dict[str, Any], str]] = {
         {"odom_topic": ODOM}, "names no child frame"),
     "transforms of a tracker": (
         lambda m: as_pose(m, "geometry_msgs/msg/TransformStamped"), {"odom_topic": ODOM}, ""),
+    "odometry names no frame at all": (
+        lambda m: frame_ids(m, lambda _: "", ODOM), {}, "'base_link' of TF is taken"),
+    "a topic without its slash": (
+        lambda m: [*m, *with_odometry(m, "/wheels/odom")], {"odom_topic": "odom/"}, ""),
+    "another base_link on an arm": (
+        lambda m: frame_ids(m, lambda f: f.replace("base_link", "arm/base_link"), TF, STATIC),
+        {}, "frame 'base_link' is not in TF; 'arm/base_link' is taken for it"),
+    "images that came late": (
+        lambda m: delayed(m, 400_000_000, IMAGE), {}, "0.4 s behind those of the odometry that"),
+    "odometry that came late": (
+        lambda m: delayed(m, 700_000_000, ODOM), {}, "0.7 s ahead of those of the odometry"),
+    "all came late": (lambda m: delayed(m, 900_000_000, IMAGE, ODOM, TF), {}, ""),
 }  # fmt: skip
 
 
@@ -231,6 +266,14 @@ def test_the_camera_is_where_it_was(kind: str, drive: Any, tmp_path: Path) -> No
     said = "\n".join(inputs.lines())
     assert words in said
     assert words or not said
+
+
+def test_stamps_of_other_clocks_are_told_also_by_tf(drive: Any, tmp_path: Path) -> None:
+    """A second apart: still within reach of each other, so the poses are there and wrong."""
+    for kept, topic in ((ODOM, ODOM), (TF, TF)):
+        items = without(drive.items(), *({ODOM, TF} - {kept}))
+        _, inputs = frames_of(shifted(items, 1, topic), drive, tmp_path / topic.strip("/"))
+        assert "1.0 s behind those of the odometry" in inputs.lines()[-1]
 
 
 # What cannot be known: no image has a pose of its camera, and one line says why.
@@ -253,7 +296,7 @@ NOT_KNOWN: dict[str, tuple[Edit, dict[str, Any], str]] = {
         "the images name no frame (header.frame_id is empty)"),
     "root of another name": (
         lambda m: frame_ids(without(m, ODOM), lambda f: f.replace("odom", "world"), TF), {},
-        "frame 'odom' is not in TF, which has"),
+        "frame 'odom' is not in TF, which has 'camera_optical', 'base_link', 'world'; name where"),
     "camera counts from boot": (
         lambda m: shifted(m, -1_699_999_000, IMAGE), {}, "odometry is of another time: it covers"),
     "odometry counts from boot": (
@@ -266,6 +309,11 @@ NOT_KNOWN: dict[str, tuple[Edit, dict[str, Any], str]] = {
         lambda m: renamed(
             [i for i in second_robot(m) if not i.topic.endswith(ODOM)],
             {"/robot1/camera": "/camera"}), {}, "transforms taken: none, as several robots"),
+    "a fixed transform on /tf, of no time": (
+        lambda m: once_on_tf(m, 0), {}, "holds a single pose of 'camera_optical'"),
+    "two nodes that send one frame": (
+        lambda m: with_extra(without(m, ODOM), "map", "base_link"), {},
+        "'base_link' has two parents in TF, 'odom' and 'map': only one may send it"),
     "no child and no TF": (
         lambda m: child_of_odometry(without(m, TF, STATIC), ""), {}, "odometry names no child"),
 }  # fmt: skip
@@ -330,7 +378,8 @@ TOPIC_CHOICES: dict[str, tuple[Edit, str]] = {
         lambda m: compressed_copy(m, f"{IMAGE}/compressedDepth", "16UC1; compressedDepth"), IMAGE),
     "zstd beside": (lambda m: compressed_copy(m, f"{IMAGE}/zstd", "zstd"), IMAGE),
     "compressed beside": (lambda m: compressed_copy(m, f"{IMAGE}/compressed", "jpeg"), IMAGE),
-    "two cameras": (lambda m: with_copy(m, "/rear/image_raw"), "choose one: /camera/image_raw"),
+    "two cameras": (
+        lambda m: with_copy(m, "/rear/image_raw"), "choose one by --image-topic: /camera/image"),
     "depth alone": (
         lambda m: [i for i in with_copy(m, "/d/image", encoding="16UC1") if i.topic != IMAGE],
         "--image-topic names one; its topics: .*/d/image"),
@@ -394,6 +443,49 @@ def test_images_without_stamps_are_named(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "the 8 images of /camera/image_raw have the stamp 0; their driver" in error
+
+
+def test_a_video_alone_names_what_makes_images_of_it(drive: Any, tmp_path: Path) -> None:
+    kind, topic = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", f"{IMAGE}/ffmpeg"
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg("std_msgs/Header header\nuint8[] data", kind))
+    header = drive.items()[-1].message.header
+    packet = store.types[kind](header, np.zeros(9, np.uint8))
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(topic, kind, typestore=store)
+        writer.write(connection, 1, store.serialize_cdr(packet, kind))
+    with opened_bag(tmp_path / "bag") as reader:
+        for wanted in ("", topic):
+            with pytest.raises(BagError, match="FFMPEGPacket holds video: `ros2 run image_tran"):
+                choose_image_topic(reader, wanted)
+
+
+@pytest.mark.parametrize("wanted", ["camera/image_raw", "/camera/image_raw/", IMAGE])
+def test_topics_may_be_named_without_their_slash(wanted: str, drive: Any, tmp_path: Path) -> None:
+    items = compressed_copy(drive.items(), f"{IMAGE}/compressed", "jpeg")
+    with opened_bag(drive.write(tmp_path, [i for i in items if i.topic != IMAGE])) as reader:
+        assert choose_image_topic(reader, wanted) == f"{IMAGE}/compressed"
+
+
+def test_a_truth_of_another_clock_names_both_times(drive: Any, tmp_path: Path) -> None:
+    items = as_pose(drive.items(), "geometry_msgs/msg/PoseStamped")
+    bag = drive.write(tmp_path, shifted(items, -1_699_999_000, IMAGE))
+    words = r"truth /odom is of 17\d+\.000 to .*, the images are of 1000\.000 to .*--truth none"
+    with pytest.raises(TruthError, match=words):
+        bag_recording(bag, BagOptions(), TruthOptions(truth="odom"))
+
+
+def test_depth_of_another_camera_is_said(drive: Any, tmp_path: Path) -> None:
+    depth = np.full((30, 40), 900, "<u2").tobytes()
+    items = with_copy(
+        drive.items(), "/depth", encoding="16UC1", step=80, data=np.frombuffer(depth, np.uint8)
+    )
+    _, inputs = frames_of(items, drive, tmp_path / "same", depth_topic="/depth")
+    assert inputs.lines() == []
+    items = frame_ids(items, lambda _: "depth_optical", "/depth")
+    _, inputs = frames_of(items, drive, tmp_path / "other", depth_topic="/depth")
+    (line,) = inputs.lines()
+    assert "depth is of frame 'depth_optical', the images are of 'camera_optical'" in line
 
 
 def test_not_one_usable_image_is_an_error(
