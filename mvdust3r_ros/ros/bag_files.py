@@ -278,7 +278,8 @@ def storage_files(bag: Path) -> list[Path]:
     found, listed = _bags_in(bag), _listed_files(bag)
     if not found:
         kinds = ", ".join((*BAG_SUFFIXES, *ROS2_SUFFIXES[2:4]))
-        raise BagError(f"bag {bag} holds no storage file ({kinds})")
+        copy = f"; its metadata.yaml names {', '.join(listed)}: copy it here" if listed else ""
+        raise BagError(f"bag {bag} holds no storage file ({kinds}){copy}")
     by_name = {file.name: file for file in found}
     places = [_place(name, by_name) for name in listed]
     missing = [name for name, place in zip(listed, places, strict=True) if place is None]

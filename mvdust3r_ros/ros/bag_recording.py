@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from mvdust3r_ros.datatypes import Trajectory
-from mvdust3r_ros.evaluation.input_counts import InputCounts
+from mvdust3r_ros.evaluation.input_counts import InputCounts, by_kind, counted
 from mvdust3r_ros.evaluation.recording import (
     Notes,
     Recording,
@@ -60,6 +61,7 @@ from mvdust3r_ros.ros.bag_topics import (
 )
 from mvdust3r_ros.ros.conversions import pose_from_stamped
 from mvdust3r_ros.ros.frame_ids import is_static
+from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.transforms import PoseBuffer
 
 DEPTH_FOLDER = "depth"
@@ -173,7 +175,7 @@ def _read_truth(
     if not source:
         return None
     if source in pose_topics(reader):
-        truth = _truth_of_topic(reader, source, image_topic, stamps_ns, topics)
+        truth = _truth_of_topic(reader, source, image_topic, stamps_ns, topics, notes)
     else:
         truth = read_truth(Path(source), stamps_ns, notes.add)
     check_overlap(truth, source, int(stamps_ns.min()), int(stamps_ns.max()))
@@ -181,7 +183,12 @@ def _read_truth(
 
 
 def _truth_of_topic(
-    reader: BagReader, topic: str, image_topic: str, stamps_ns: Any, topics: BagOptions
+    reader: BagReader,
+    topic: str,
+    image_topic: str,
+    stamps_ns: Any,
+    topics: BagOptions,
+    notes: Notes,
 ) -> Trajectory:
     """Poses of the camera at the stamps of the images, interpolated.
 
@@ -190,7 +197,7 @@ def _truth_of_topic(
     """
     kind = next(c.msgtype for c in reader.connections if c.topic == topic)
     if kind in POSE_TYPES:
-        poses = _stamped_poses(reader, topic)
+        poses = _stamped_poses(reader, topic, notes)
         found = [(int(s), poses.at(int(s), EXTRAPOLATION_NS)) for s in stamps_ns]
         covered = poses.span_ns
     else:
@@ -220,12 +227,18 @@ def _truth_of_topic(
     return Trajectory(np.array(ordered, np.int64), np.array([known[s] for s in ordered]))
 
 
-def _stamped_poses(reader: BagReader, topic: str) -> PoseBuffer:
-    poses = PoseBuffer()
+def _stamped_poses(reader: BagReader, topic: str, notes: Notes) -> PoseBuffer:
+    poses, faults = PoseBuffer(), Counter[str]()
     wanted = [c for c in reader.connections if c.topic == topic]
     for connection, log_ns, raw in raw_messages(reader, wanted):
-        stamp_ns, _, T = pose_from_stamped(decoded(reader, connection, log_ns, raw))
+        try:
+            stamp_ns, _, T = pose_from_stamped(decoded(reader, connection, log_ns, raw))
+        except ConversionError as error:
+            faults[str(error)] += 1
+            continue
         poses.add(stamp_ns, T)
+    for words, count in by_kind(faults).items():
+        notes.add(f"truth {topic}: {counted(count, 'message')} not used: {words}")
     return poses
 
 

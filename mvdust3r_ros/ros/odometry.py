@@ -19,6 +19,7 @@ The node and the reader of bags ask the same object, so that both understand a r
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +29,11 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.ros.conversions import pose_from_transform, stamp_to_ns
 from mvdust3r_ros.ros.frame_ids import matching_frame, plain_frame
 from mvdust3r_ros.ros.images import ConversionError
-from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer, TransformError
+from mvdust3r_ros.ros.transforms import MAX_GAP_NS, FrameTree, PoseBuffer, TransformError
 
 OTHER_CLOCK_NS = 60 * 10**9
 UPRIGHT = 0.7
+MAX_SENDERS = 8
 NAMES_SHOWN = 4
 
 
@@ -82,7 +84,10 @@ class Odometry:
         self.tree = FrameTree(horizon_ns)
         self._from_tf, self._near, self._named = from_tf, near, bool(odom_frame)
         self._base_frame = plain_frame(base_frame)
+        self._horizon_ns = horizon_ns
         self._poses = PoseBuffer(horizon_ns)
+        self._by_frames: dict[tuple[str, str], PoseBuffer] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
 
     def __len__(self) -> int:
         """Number of poses of the topic."""
@@ -100,15 +105,30 @@ class Odometry:
 
     def clear(self) -> None:
         """Forget everything that moves."""
-        self._poses.clear()
+        for poses in self._by_frames.values():
+            poses.clear()
         self.tree.forget_moving()
 
     def add_pose(self, parent: str, child: str, stamp_ns: int, T: FloatArray) -> None:
-        """A pose of the topic, T_parent_child."""
+        """A pose of the topic, T_parent_child; of several senders the most frequent counts."""
+        frames = plain_frame(parent), plain_frame(child)
+        self._drop_silent(stamp_ns)
+        if frames not in self._counts and len(self._counts) >= MAX_SENDERS:
+            return
+        self._counts[frames] += 1
+        poses = self._by_frames.setdefault(frames, PoseBuffer(self._horizon_ns))
+        poses.add(stamp_ns, T)
+        (frame, self.child), _ = self._counts.most_common(1)[0]
+        self._poses = self._by_frames[frame, self.child]
         if not self._named:
-            self.odom_frame = plain_frame(parent)
-        self.child = plain_frame(child)
-        self._poses.add(stamp_ns, T)
+            self.odom_frame = frame
+
+    def _drop_silent(self, stamp_ns: int) -> None:
+        """Forget frames that are not sent any more, where the past is not kept."""
+        for frames, poses in list(self._by_frames.items()) if self._horizon_ns else ():
+            newest_ns = poses.newest_ns
+            if newest_ns is not None and newest_ns < stamp_ns - MAX_GAP_NS:
+                del self._by_frames[frames], self._counts[frames]
 
     def add_transforms(self, message: Any, *, fixed: bool, ignored: str = "") -> list[str]:
         """Take a tf2_msgs/TFMessage.
@@ -195,7 +215,10 @@ class Odometry:
         return Placement(pose, T_odom_base, assumed)
 
     def _assumed(self, base: str, camera: str) -> str:
-        """A word where the frame of the odometry was guessed."""
+        """A word where the frame of the odometry was chosen or guessed."""
+        if len(self._counts) > 1:
+            taken, *left = (f"{p!r} -> {c!r}" for (p, c), _ in self._counts.most_common())
+            return f"odometry is of several frames: {taken} is taken, {', '.join(left)} left out"
         if not self.child:
             return f"odometry names no child frame; {base!r} of TF is taken"
         robot = base.removesuffix(f"/{self.child}")

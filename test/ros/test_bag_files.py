@@ -322,14 +322,18 @@ def test_an_mcap_of_a_killed_recorder_is_read_as_far_as_it_is_whole(
     assert "not closed by its recorder" in inputs.lines()[0]
 
 
-def test_an_mcap_cut_in_a_record_keeps_those_before(drive: Any, tmp_path: Path) -> None:
-    """Images large enough that a chunk holds one or two of them."""
+def large_images(drive: Any) -> list[Any]:
     items = drive.items()
     for item in items:
         if item.topic == "/camera/image_raw":
             item.message.height, item.message.width, item.message.step = 480, 640, 1920
             item.message.data = np.full(480 * 1920, 80, np.uint8)
-    file = drive.write(tmp_path, items) / "bag.mcap"
+    return list(items)
+
+
+def test_an_mcap_cut_in_a_record_keeps_those_before(drive: Any, tmp_path: Path) -> None:
+    """Images large enough that a chunk holds one or two of them."""
+    file = drive.write(tmp_path, large_images(drive)) / "bag.mcap"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     frames = list(read_frames(file))
@@ -498,9 +502,7 @@ def test_an_mcap_whose_summary_is_not_enough(
     assert not assert_complete(tmp_path / "a.mcap", drive).lines()
 
 
-def test_messages_that_are_lost_in_the_middle_do_not_pass_in_silence(
-    mcap_bag: Path, tmp_path: Path
-) -> None:
+def damaged(mcap_bag: Path, folder: Path) -> Path:
     """In a chunk without a checksum a wrong length swallows the rest of it."""
     content = bytearray((mcap_bag / "bag.mcap").read_bytes())
     chunk = content.index(b"\x06", 8 + 9 + content[9])
@@ -509,9 +511,34 @@ def test_messages_that_are_lost_in_the_middle_do_not_pass_in_silence(
     assert content[chunk + 9 + 28 : chunk + 9 + 32] == bytes(4), "is not compressed"
     middle = chunk + 9 + length // 2
     content[middle : middle + 4000] = b"\xa5" * 4000
-    (tmp_path / "a.mcap").write_bytes(content)
+    (folder / "a.mcap").write_bytes(content)
+    return folder / "a.mcap"
+
+
+def test_messages_that_are_lost_in_the_middle_do_not_pass_in_silence(
+    mcap_bag: Path, tmp_path: Path
+) -> None:
+    bag = damaged(mcap_bag, tmp_path)
     with pytest.raises(BagError, match=r"damaged.*`mcap recover`"):
-        list(read_frames(tmp_path / "a.mcap", on_bad=lambda _: None))
+        list(read_frames(bag, on_bad=lambda _: None))
+
+
+def test_the_player_says_in_a_line_that_a_bag_is_damaged(
+    drive: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mvdust3r_ros.ros.player import main as play
+
+    file = drive.write(tmp_path, large_images(drive)) / "bag.mcap"
+    content = bytearray(file.read_bytes())
+    records = mcap_records(bytes(content), 8)
+    last_chunk = max(n for n, (opcode, _) in enumerate(records) if opcode == 6)
+    begin = 8 + sum(9 + len(data) for _, data in records[:last_chunk])
+    content[begin + 9 + 24 : begin + 9 + 28] = b"\xa5" * 4  # its checksum
+    file.write_bytes(content)
+    assert play([str(file), "--wait", "0", "--rate", "50"]) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"bag_player: bag {file} is damaged after ")
+    assert "`mcap recover`" in last
 
 
 def test_messages_of_other_encodings_have_a_remedy(mcap_bag: Path, tmp_path: Path) -> None:

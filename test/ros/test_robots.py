@@ -142,6 +142,16 @@ def delayed(items: list[Any], by_ns: int, *topics: str) -> list[Any]:
     return items
 
 
+def another_sender(items: list[Any], parent: str, child: str) -> list[Any]:
+    """Odometry of something else on the same topic, just after that of the robot."""
+    others = [copy.deepcopy(i) for i in items if i.topic == ODOM]
+    for item in others:
+        item.log_ns += 1
+        item.message.header.frame_id, item.message.child_frame_id = parent, child
+        item.message.pose.pose.position.x += 10.0
+    return others
+
+
 def with_odometry(items: list[Any], topic: str) -> list[Any]:
     return renamed([copy.deepcopy(i) for i in items if i.topic == ODOM], {ODOM: topic})
 
@@ -248,6 +258,11 @@ UNDERSTOOD: dict[str, tuple[Edit, dict[str, Any], str]] = {
     "another base_link on an arm": (
         lambda m: frame_ids(m, lambda f: f.replace("base_link", "arm/base_link"), TF, STATIC),
         {}, "frame 'base_link' is not in TF; 'arm/base_link' is taken for it"),
+    "two robots on one topic": (
+        lambda m: [*m, *another_sender(m, "r2/odom", "r2/base_link")], {},
+        "'odom' -> 'base_link' is taken, 'r2/odom' -> 'r2/base_link' left out"),
+    "first messages without frames": (
+        lambda m: [*m, *another_sender(m, "", "")[:2]], {}, "' -> '' left out"),
     "images that came late": (
         lambda m: delayed(m, 400_000_000, IMAGE), {}, "0.4 s behind those of the odometry that"),
     "odometry that came late": (
@@ -475,6 +490,18 @@ def test_a_truth_of_another_clock_names_both_times(drive: Any, tmp_path: Path) -
         bag_recording(bag, BagOptions(), TruthOptions(truth="odom"))
 
 
+def test_one_bad_pose_of_the_truth_is_left_out(drive: Any, tmp_path: Path) -> None:
+    items = as_pose(drive.items(), "geometry_msgs/msg/PoseStamped")
+    bad = next(i for i in items if i.topic == ODOM)
+    bad.message.pose.orientation = TYPES["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 0.0)
+    recording = bag_recording(drive.write(tmp_path, items), BagOptions(), TruthOptions(truth=ODOM))
+    assert recording.truth is not None
+    assert len(recording.truth.stamps_ns) >= len(drive.stamps_ns) - 1
+    assert (
+        "truth /odom: 1 message not used: odometry: the quaternion" in recording.notes.lines()[0]
+    )
+
+
 def test_depth_of_another_camera_is_said(drive: Any, tmp_path: Path) -> None:
     depth = np.full((30, 40), 900, "<u2").tobytes()
     items = with_copy(
@@ -559,6 +586,7 @@ def test_rectified_images_are_known_by_their_topic() -> None:
 LIVE = (
     "slashes everywhere", "two slashes and spaces", "TF of robot1 with its name in front",
     "odometry names no child", "images name no frame, camera_info does",
+    "odometry names no frame at all", "two robots on one topic",
 )  # fmt: skip
 LIVE_TF = ("TF alone with slashes",)
 LIVE_NOT_KNOWN = ("another base", "empty frames", "camera counts from boot", "two trees")
