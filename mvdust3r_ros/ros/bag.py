@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,7 +46,9 @@ from mvdust3r_ros.ros.depth_folder import DepthFolder
 from mvdust3r_ros.ros.frame_ids import is_rectified, is_static, plain_frame
 from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.odometry import OTHER_CLOCK_NS, Odometry, Placement
+from mvdust3r_ros.ros.transforms import JUMP_BACK_NS
 from mvdust3r_ros.tones import Tones
+from mvdust3r_ros.wording import plural
 
 DEPTH_MATCH_NS = 20_000_000
 DEPTH_WAIT_NS = 500_000_000
@@ -266,16 +269,20 @@ class _BagFrames:
 
     def frames(self) -> Iterator[Frame]:
         """The images in order; see `read_frames`."""
-        most, delays_ns = self._options.max_frames, []
+        most = self._options.max_frames
+        stamps_ns: list[int] = []
+        delays_ns: list[int] = []
         for index, (log_ns, image, depth) in enumerate(self._images()):
             if most and index >= most:
                 break
-            delays_ns.append(log_ns - stamp_to_ns(image.header.stamp))
+            stamps_ns.append(stamp_to_ns(image.header.stamp))
+            delays_ns.append(log_ns - stamps_ns[-1])
             try:
                 yield self._frame(index, log_ns, image, depth)
             except ConversionError as error:
                 self._bad(error)
         self._inputs.notes += _clocks_differ(delays_ns, self._odometry.delays_ns)
+        self._inputs.notes += _jumps_back(stamps_ns)
 
     def _bad(self, error: ConversionError) -> None:
         if self._on_bad is None:
@@ -362,6 +369,18 @@ def _clocks_differ(images_ns: list[int], odometry_ns: list[int]) -> list[str]:
     return [
         f"the stamps of the images are {abs(behind_s):.1f} s {side} those of the odometry that "
         "was recorded with them: unless one came late, the clocks differ and the poses are wrong"
+    ]
+
+
+def _jumps_back(stamps_ns: list[int]) -> list[str]:
+    """A note where time starts again within the recording."""
+    back_ns = [a - b for a, b in pairwise(s for s in stamps_ns if s > 0) if a - b >= JUMP_BACK_NS]
+    if not back_ns:
+        return []
+    return [
+        f"the stamps of the images jump back {plural(len(back_ns), 'time')}, by "
+        f"{max(back_ns) * 1e-9:.1f} s at most: mapping starts again there, as in a bag that was "
+        "recorded while another played in a loop"
     ]
 
 

@@ -291,6 +291,14 @@ def test_stamps_of_other_clocks_are_told_also_by_tf(drive: Any, tmp_path: Path) 
         assert "1.0 s behind those of the odometry" in inputs.lines()[-1]
 
 
+def test_a_recording_of_a_bag_that_was_played_in_a_loop(drive: Any, tmp_path: Path) -> None:
+    once = type(drive)(frames=12)
+    again = delayed(once.items(), 2 * 10**9, *{i.topic for i in once.items()})
+    _, inputs = frames_of(once.items() + again, drive, tmp_path)
+    (line,) = inputs.lines()
+    assert "the stamps of the images jump back 1 time, by 1.1 s at most: mapping starts" in line
+
+
 # What cannot be known: no image has a pose of its camera, and one line says why.
 NOT_KNOWN: dict[str, tuple[Edit, dict[str, Any], str]] = {
     "nothing": (lambda m: without(m, ODOM, TF, STATIC), {}, "holds no nav_msgs/msg/Odometry and"),
