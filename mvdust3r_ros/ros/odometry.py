@@ -207,7 +207,8 @@ class Odometry:
             return Placement(T_odom_base, why=assumed)
         if base:
             T = self.tree.lookup(base, camera, stamp_ns, beyond_ns)
-            assumed = assumed if T is None else _body_frame(camera, T) or assumed
+            said = assumed or self._disputed(base, camera)
+            assumed = assumed if T is None else _body_frame(camera, T) or said
             T_base_cam = T_base_cam if T is None else T
         if T_base_cam is None:
             return Placement(None, T_odom_base, self._no_way(base, camera, stamp_ns))
@@ -225,6 +226,13 @@ class Odometry:
         if robot == base or camera.startswith(f"{robot}/") or robot in self._near.split("/"):
             return ""
         return f"frame {self.child!r} is not in TF; {base!r} is taken for it"
+
+    def _disputed(self, base: str, camera: str) -> str:
+        """A word where two nodes place a frame on the way to the camera differently."""
+        frame = self.tree.disputed(base, camera)
+        if frame is None:
+            return ""
+        return f"fixed transforms of {frame!r} with different values were sent: the last is taken"
 
     def robot_pose(self, stamp_ns: int, beyond_ns: int) -> FloatArray | None:
         """(4, 4) T_odom_base by the topic, or None."""
@@ -247,7 +255,7 @@ class Odometry:
         T_odom_base = None
         if base and base != camera:
             T_odom_base = self.tree.lookup(root, base, stamp_ns, beyond_ns)
-        return Placement(T, T_odom_base, _body_frame(camera, T))
+        return Placement(T, T_odom_base, _body_frame(camera, T) or self._disputed(root, camera))
 
     def _known(self, frame: str) -> str:
         return matching_frame(frame, self.tree.frames, self._near)

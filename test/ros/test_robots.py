@@ -166,6 +166,22 @@ def once_on_tf(items: list[Any], stamp_s: int) -> list[Any]:
     return items
 
 
+def second_static(items: list[Any], parent: str, topic: str, shift_m: float) -> list[Any]:
+    """The camera's place on the robot once more, before that which is right."""
+    first = copy.deepcopy(items[0])
+    first.topic = topic
+    first.log_ns -= 1
+    first.message.transforms[0].header.frame_id = parent
+    first.message.transforms[0].transform.translation.z += shift_m
+    return [first, *items]
+
+
+def arm_last(items: list[Any]) -> list[Any]:
+    items = second_static(items, "arm", STATIC, 0.0)
+    items[0].log_ns += 10
+    return items
+
+
 def quaternions(items: list[Any], factor: float) -> list[Any]:
     for item in items:
         if item.topic == ODOM:
@@ -263,6 +279,10 @@ UNDERSTOOD: dict[str, tuple[Edit, dict[str, Any], str]] = {
         "'odom' -> 'base_link' is taken, 'r2/odom' -> 'r2/base_link' left out"),
     "first messages without frames": (
         lambda m: [*m, *another_sender(m, "", "")[:2]], {}, "' -> '' left out"),
+    "a second place of the camera": (
+        lambda m: second_static(m, "base_link", STATIC, 0.2), {},
+        "fixed transforms of 'camera_optical' with different values were sent: the last is taken"),
+    "the same place twice": (lambda m: second_static(m, "base_link", STATIC, 0.0), {}, ""),
     "images that came late": (
         lambda m: delayed(m, 400_000_000, IMAGE), {}, "0.4 s behind those of the odometry that"),
     "odometry that came late": (
@@ -334,6 +354,8 @@ NOT_KNOWN: dict[str, tuple[Edit, dict[str, Any], str]] = {
             {"/robot1/camera": "/camera"}), {}, "transforms taken: none, as several robots"),
     "a fixed transform on /tf, of no time": (
         lambda m: once_on_tf(m, 0), {}, "holds a single pose of 'camera_optical'"),
+    "a second parent of the camera": (
+        arm_last, {}, "'camera_optical' has two parents in TF, 'base_link' and 'arm'"),
     "two nodes that send one frame": (
         lambda m: with_extra(without(m, ODOM), "map", "base_link"), {},
         "'base_link' has two parents in TF, 'odom' and 'map': only one may send it"),
