@@ -61,7 +61,7 @@ ROS1_RENAMED = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}
 LISTED_FILES = re.compile(r"relative_file_paths:[ \t]*(\[[^\]]*\]|(?:\r?\n[ \t]*- .*)+)")
 SPLIT = re.compile(r"(_?\d{4}(?:-\d\d){5})?_(\d+)$")
 CUT_OFF = re.compile(
-    "magic|malformed|truncated|unexpected record|missing tables|not a database|mismatch|empty"
+    "magic|malformed|truncated|unexpected record|missing tables|not a database|mismatch"
 )
 RECOVER = "`mcap recover` or sqlite3's `.recover` saves the rest"
 REINDEX = "`rosbag reindex` of ROS 1 may save the rest"
@@ -89,7 +89,7 @@ class BagReader:
         self.notes: list[str] = []
         self._stack = ExitStack()
         try:
-            self._parts = [self._open(file) for file in storage_files(path)]
+            self._parts = [self._open(file) for file in self._not_empty(storage_files(path))]
         except BaseException:
             self.close()
             raise
@@ -172,6 +172,14 @@ class BagReader:
             raise BagError(f"bag {file} cannot be read: {error}{_remedy(error)}") from None
         self._stack.callback(reader.close)
         return reader
+
+    def _not_empty(self, files: list[Path]) -> list[Path]:
+        """Files without those that a recorder had only begun, unless there is nothing else."""
+        whole = [file for file in files if file.stat().st_size]
+        if not whole:
+            return files
+        self.notes += [f"{f.name} is empty and left out" for f in files if f not in whole]
+        return whole
 
     def _reader(self, file: Path) -> Ros1Reader | Ros2Reader:
         """A reader for what a file holds, whatever it is called."""
@@ -290,6 +298,8 @@ def storage_files(bag: Path) -> list[Path]:
         )
     if listed and not missing:
         return [place for place in places if place is not None]
+    # A part that was being packed lies there twice, and the packed one may not be whole.
+    found = [file for file in found if file.with_suffix("") not in found]
     if not _are_one_bag(found):
         names = ", ".join(file.name for file in found)
         raise BagError(f"{bag} holds several bags, name one of them: {names}")
@@ -351,7 +361,8 @@ def _is_storage(file: Path) -> bool:
 
 
 def _kind(file: Path) -> str:
-    return file.name.removeprefix(_stem(file))
+    """Its suffix, whether it is packed or not: the last part of a killed recorder is not."""
+    return file.name.removeprefix(_stem(file)).removesuffix(".zstd").removesuffix(".zst")
 
 
 def _stem(file: Path) -> str:
@@ -446,7 +457,7 @@ def _remedy(error: Exception) -> str:
     text = str(error).lower()
     if "git lfs" in text:
         return "; `git lfs pull` fetches the bag"
-    if NO_BAG.lower() in text or "could not read" in text:
+    if any(words in text for words in (NO_BAG.lower(), "could not read", "file is empty")):
         return "; download or copy it again"
     if "not indexed" in text or "index looks damaged" in text:
         return f"; {REINDEX}"

@@ -289,6 +289,23 @@ def test_split_bags_with_and_without_metadata(drive: Any, tmp_path: Path) -> Non
     assert_complete(bag, drive)
 
 
+def test_parts_of_a_recorder_that_was_killed_while_it_packed(drive: Any, tmp_path: Path) -> None:
+    """All but the last are packed; it lies there twice, or nothing of it was written yet."""
+    bag, items = tmp_path / "bag", drive.items()
+    bag.mkdir()
+    parts = [
+        (drive.write(tmp_path / str(n), part) / "bag.mcap").read_bytes()
+        for n, part in enumerate((items[:18], items[18:]))
+    ]
+    (bag / "bag_0.mcap.zstd").write_bytes(zstd.compress(parts[0]))
+    (bag / "bag_1.mcap").write_bytes(parts[1])
+    assert_complete(bag, drive)
+    (bag / "bag_1.mcap.zstd").write_bytes(zstd.compress(parts[1])[:200])
+    assert_complete(bag, drive)
+    (bag / "bag_2.mcap").write_bytes(b"")
+    assert assert_complete(bag, drive).lines() == ["bag_2.mcap is empty and left out"]
+
+
 def test_a_missing_part_is_named(drive: Any, tmp_path: Path) -> None:
     bag = split(drive, tmp_path)
     (bag / "bag_0.db3").unlink()
@@ -373,7 +390,7 @@ def test_a_sqlite_bag_with_its_journal_beside(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.mcap", b"", "the file is empty"),
+        ("a.mcap", b"", "the file is empty; download or copy it again"),
         ("a.db3", b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull` fetches"),
         ("a.db3", b"SQLite format 3\0" + bytes(200), "recover"),
         ("a.mcap", b"\x89MCAP0\r\n" + b"\x01" + bytes(3), "cut off"),
