@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,11 +45,14 @@ from mvdust3r_ros.ros.conversions import frame_from_msgs, pose_from_stamped, sta
 from mvdust3r_ros.ros.depth_folder import DepthFolder, DepthFolderError
 from mvdust3r_ros.ros.frame_ids import is_rectified, is_static, plain_frame
 from mvdust3r_ros.ros.images import ConversionError
-from mvdust3r_ros.ros.odometry import Odometry, Placement
+from mvdust3r_ros.ros.odometry import OTHER_CLOCK_NS, Odometry, Placement
+from mvdust3r_ros.ros.transforms import JUMP_BACK_NS
 from mvdust3r_ros.tones import Tones
+from mvdust3r_ros.wording import plural
 
 DEPTH_MATCH_NS = 20_000_000
 DEPTH_WAIT_NS = 500_000_000
+DIFFERENT_CLOCKS_S = 0.25
 EXTRAPOLATION_NS = 100_000_000
 OnBad = Callable[[ConversionError], None]
 
@@ -127,7 +131,12 @@ def read_frames(
 
 
 class BagOdometry:
-    """Camera poses in the odometry frame from a topic or TF, read ahead for the whole bag."""
+    """Camera poses in the odometry frame from a topic or TF, read ahead for the whole bag.
+
+    Attributes:
+        source: the odometry.
+        delays_ns: how much later than their stamps its messages were recorded.
+    """
 
     def __init__(
         self,
@@ -154,10 +163,13 @@ class BagOdometry:
             from_tf=from_tf, odom_frame=options.odom_frame if from_tf else "", near=image_topic
         )
         self._none = "" if topic or transforms else _no_odometry(reader)
+        self.delays_ns: list[int] = []
         wanted = [c for c in reader.connections if c.topic in (topic, *transforms)]
         for connection, log_ns, raw in raw_messages(reader, wanted):
             try:
-                self._add(connection.topic, decoded(reader, connection, log_ns, raw))
+                message = decoded(reader, connection, log_ns, raw)
+                self._add(connection.topic, message)
+                self._note_delay(connection.topic, log_ns, message)
             except ConversionError as error:
                 self._inputs.faults[f"{connection.topic}: {_after_topic(connection, error)}"] += 1
 
@@ -168,6 +180,12 @@ class BagOdometry:
             return
         stamp_ns, child, T = pose_from_stamped(message)
         self.source.add_pose(message.header.frame_id, child, stamp_ns, T)
+
+    def _note_delay(self, topic: str, log_ns: int, message: Any) -> None:
+        is_tf = hasattr(message, "transforms")
+        stamped = message.transforms if is_tf else [message]
+        if is_tf == self.source.is_from_tf and not is_static(topic) and len(stamped):
+            self.delays_ns.append(log_ns - stamp_to_ns(stamped[0].header.stamp))
 
     def place(self, camera_frame: str, stamp_ns: int) -> Placement:
         """Where the camera was, or why that is not known."""
@@ -252,13 +270,19 @@ class _BagFrames:
     def frames(self) -> Iterator[Frame]:
         """The images in order; see `read_frames`."""
         most = self._options.max_frames
+        stamps_ns: list[int] = []
+        delays_ns: list[int] = []
         for index, (log_ns, image, depth) in enumerate(self._images()):
             if most and index >= most:
-                return
+                break
+            stamps_ns.append(stamp_to_ns(image.header.stamp))
+            delays_ns.append(log_ns - stamps_ns[-1])
             try:
                 yield self._frame(index, log_ns, image, depth)
             except ConversionError as error:
                 self._bad(error)
+        self._inputs.notes += _clocks_differ(delays_ns, self._odometry.delays_ns)
+        self._inputs.notes += _jumps_back(stamps_ns)
 
     def _bad(self, error: ConversionError) -> None:
         if self._on_bad is None:
@@ -273,7 +297,8 @@ class _BagFrames:
                 depth = _depth_message(self._depths.load_mm(index, stamp_ns))
             except DepthFolderError as error:
                 why_no_depth.append(str(error))
-        camera_frame = plain_frame(self._options.camera_frame or image.header.frame_id)
+        own_frame = plain_frame(image.header.frame_id)
+        camera_frame = plain_frame(self._options.camera_frame) or own_frame
         camera_frame = camera_frame or self._info_frame
         placement = self._odometry.place(camera_frame, stamp_ns)
         said: list[str] = []
@@ -282,7 +307,7 @@ class _BagFrames:
             if self._no_info and not len(self._infos):
                 said.append(self._no_info)
                 return None
-            chosen = self._infos.camera_for(width, height, stamp_ns, log_ns)
+            chosen = self._infos.camera_for(width, height, stamp_ns, log_ns, own_frame)
             said.append(chosen.why)
             return chosen.camera
 
@@ -300,7 +325,8 @@ class _BagFrames:
         self._inputs.because(CAMERA_INFO, "".join(said))
         if depth is None and (self._options.depth_topic or self._depths is not None):
             why_no_depth.append("nothing within 20 ms of the image")
-        self._inputs.because(DEPTH, next(iter(why_no_depth), ""))
+        why_no_depth.append(_other_frame(depth, image))
+        self._inputs.because(DEPTH, next(filter(None, why_no_depth), ""))
         return frame
 
     def _images(self) -> Iterator[tuple[int, Any, Any | None]]:
@@ -337,11 +363,47 @@ class _BagFrames:
             yield at, image, _closest(depths, stamp_to_ns(image.header.stamp))
 
 
+def _clocks_differ(images_ns: list[int], odometry_ns: list[int]) -> list[str]:
+    """A note where images and odometry were stamped some time apart, yet within reach."""
+    if not images_ns or not odometry_ns:
+        return []
+    middle = [sorted(delays)[len(delays) // 2] for delays in (images_ns, odometry_ns)]
+    behind_s = (middle[0] - middle[1]) * 1e-9
+    if not DIFFERENT_CLOCKS_S < abs(behind_s) < OTHER_CLOCK_NS * 1e-9:
+        return []
+    side = "behind" if behind_s > 0 else "ahead of"
+    return [
+        f"the stamps of the images are {abs(behind_s):.1f} s {side} those of the odometry that "
+        "was recorded with them: unless one came late, the clocks differ and the poses are wrong"
+    ]
+
+
+def _jumps_back(stamps_ns: list[int]) -> list[str]:
+    """A note where time starts again within the recording."""
+    back_ns = [a - b for a, b in pairwise(s for s in stamps_ns if s > 0) if a - b >= JUMP_BACK_NS]
+    if not back_ns:
+        return []
+    return [
+        f"the stamps of the images jump back {plural(len(back_ns), 'time')}, by "
+        f"{max(back_ns) * 1e-9:.1f} s at most: mapping starts again there"
+    ]
+
+
 def _closest(depths: dict[int, Any], stamp_ns: int) -> Any | None:
     best = min(depths, key=lambda s: abs(s - stamp_ns), default=None)
     if best is None or abs(best - stamp_ns) > DEPTH_MATCH_NS:
         return None
     return depths[best]
+
+
+def _other_frame(depth: Any | None, image: Any) -> str:
+    """A word where depth is of another camera than the image, so that its pixels may not fit."""
+    own, other = (plain_frame(m.header.frame_id) for m in (image, depth or image))
+    if depth is None or other in ("", own) or not own:
+        return ""
+    return (
+        f"depth is of frame {other!r}, the images are of {own!r}: it has to be registered to them"
+    )
 
 
 def _depth_message(depth_mm: Any | None) -> Any | None:
@@ -350,6 +412,6 @@ def _depth_message(depth_mm: Any | None) -> Any | None:
         return None
     height, width = depth_mm.shape
     return SimpleNamespace(
-        encoding="16UC1", height=height, width=width, step=2 * width,
-        is_bigendian=0, data=depth_mm.astype("<u2").tobytes(),
+        header=SimpleNamespace(frame_id=""), encoding="16UC1", height=height, width=width,
+        step=2 * width, is_bigendian=0, data=depth_mm.astype("<u2").tobytes(),
     )  # fmt: skip

@@ -26,7 +26,7 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from heapq import merge
 from pathlib import Path, PurePath
@@ -39,7 +39,9 @@ from rosbags.rosbag2 import Reader as Ros2Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from mvdust3r_ros.ros.bag_messages import BagError
-from mvdust3r_ros.ros.unfinished_mcap import UnfinishedMcap, unfinished
+from mvdust3r_ros.ros.unfinished_mcap import MAGIC as MCAP_MAGIC
+from mvdust3r_ros.ros.unfinished_mcap import mended_mcap
+from mvdust3r_ros.ros.unfinished_ros1 import mended_ros1
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -47,16 +49,23 @@ else:
     from backports import zstd
 
 BAG_SUFFIXES = (".mcap", ".db3", ".bag")
-ROS2_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+ROS2_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")
+ZSTD_SUFFIXES = (".zstd", ".zst")
 METADATA = "metadata.yaml"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LFS_MAGIC = b"version https://git-lfs"
+MAGICS = {b"SQLite format 3": ".db3", MCAP_MAGIC: ".mcap", b"#ROSBAG": ".bag"}
+NOT_IN_URI = set("#?%")
+"""Of a path that SQLite is given as a URI."""
 ROS1_RENAMED = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}
 LISTED_FILES = re.compile(r"relative_file_paths:[ \t]*(\[[^\]]*\]|(?:\r?\n[ \t]*- .*)+)")
+SPLIT = re.compile(r"(_?\d{4}(?:-\d\d){5})?_(\d+)$")
 CUT_OFF = re.compile(
-    "magic|malformed|truncated|unexpected record|missing tables|not a database|mismatch|empty"
+    "magic|malformed|truncated|unexpected record|missing tables|not a database|mismatch"
 )
 RECOVER = "`mcap recover` or sqlite3's `.recover` saves the rest"
+REINDEX = "`rosbag reindex` of ROS 1 may save the rest"
+NO_BAG = "neither SQLite, MCAP nor a bag of ROS 1"
 IDL_SEPARATOR = "=" * 80 + "\n"
 
 
@@ -80,7 +89,7 @@ class BagReader:
         self.notes: list[str] = []
         self._stack = ExitStack()
         try:
-            self._parts = [self._open(file) for file in storage_files(path)]
+            self._parts = [self._open(file) for file in self._not_empty(storage_files(path))]
         except BaseException:
             self.close()
             raise
@@ -90,7 +99,8 @@ class BagReader:
         self.connections = self._united()
         if self.notes and not self.message_count:
             self.close()
-            raise BagError(f"bag {path} holds no whole message: {self.notes[0]}; {RECOVER}")
+            remedy = REINDEX if self._is_ros1 else RECOVER
+            raise BagError(f"bag {path} holds no whole message: {self.notes[0]}; {remedy}")
 
     def close(self) -> None:
         """Close all files."""
@@ -156,11 +166,6 @@ class BagReader:
 
     def _open(self, file: Path) -> Ros1Reader | Ros2Reader:
         try:
-            if file.stat().st_size == 0:
-                raise ValueError("the file is empty")
-            with file.open("rb") as begin:
-                if begin.read(len(LFS_MAGIC)) == LFS_MAGIC:
-                    raise ValueError("it is the pointer of Git LFS")
             reader = self._reader(file)
             reader.open()
         except Exception as error:  # noqa: BLE001 - rosbags raises whatever it stumbles over
@@ -168,28 +173,53 @@ class BagReader:
         self._stack.callback(reader.close)
         return reader
 
+    def _not_empty(self, files: list[Path]) -> list[Path]:
+        """Files without those that a recorder had only begun, unless there is nothing else."""
+        whole = [file for file in files if file.stat().st_size]
+        if not whole:
+            return files
+        self.notes += [f"{f.name} is empty and left out" for f in files if f not in whole]
+        return whole
+
     def _reader(self, file: Path) -> Ros1Reader | Ros2Reader:
-        if file.suffix == ".zstd":
+        """A reader for what a file holds, whatever it is called."""
+        begin = _begin(file)
+        if begin.startswith(ZSTD_MAGIC):
             file = self._unpacked(file)
-        if file.suffix in (".bag", ".active"):
-            return Ros1Reader(file)
-        if file.suffix == ".db3":
-            return Ros2Reader(self._settled(file))
-        if (end := unfinished(file)) is None:
-            return Ros2Reader(file)
-        lost = file.stat().st_size - end
-        self.notes.append(
-            f"{file.name} was not closed by its recorder: it is read up to where it is whole, "
-            f"{lost} bytes at its end are lost"
-        )
-        return Ros2Reader(UnfinishedMcap(file, end))  # type: ignore[arg-type] # all that is asked
+            begin = _begin(file)
+        kind = next((kind for magic, kind in MAGICS.items() if begin.startswith(magic)), "")
+        if kind == ".db3":
+            return Ros2Reader(self._named(self._settled(file), kind))
+        if not kind:
+            raise ValueError(f"it is {NO_BAG}: it begins with {begin[:12]!r}")
+        mended, lost = mended_mcap(file) if kind == ".mcap" else mended_ros1(file)
+        if lost:
+            self.notes.append(
+                f"{file.name} was not closed by its recorder: it is read up to where it is whole, "
+                f"{lost} bytes at its end are lost"
+            )
+        if kind == ".bag":
+            return Ros1Reader(mended or file)  # type: ignore[arg-type] # all that is asked
+        if mended is None:
+            return Ros2Reader(self._named(file, kind))
+        mended.suffix = kind
+        return Ros2Reader(mended)  # type: ignore[arg-type] # as above
+
+    def _named(self, file: Path, suffix: str) -> Path:
+        """The file, by a name that rosbags takes."""
+        if file.suffix == suffix and not NOT_IN_URI & set(str(file)):
+            return file
+        link = self._folder() / f"bag{suffix}"
+        link.symlink_to(file.resolve())
+        return link
 
     def _folder(self) -> Path:
         return Path(self._stack.enter_context(TemporaryDirectory(prefix="mvdust3r_bag_")))
 
     def _unpacked(self, file: Path) -> Path:
-        out = self._folder() / file.stem
-        with zstd.open(file, "rb") as packed, out.open("wb") as plain:
+        """The file without compression; as much of it as there is, if it is cut off."""
+        out = self._folder() / (file.stem if file.suffix in ZSTD_SUFFIXES else file.name)
+        with suppress(EOFError), zstd.open(file, "rb") as packed, out.open("wb") as plain:
             shutil.copyfileobj(packed, plain)
         return out
 
@@ -216,8 +246,23 @@ class BagReader:
 def is_bag(path: Path) -> bool:
     """Whether a path looks like a bag: a folder of one, or one of its files."""
     if path.is_dir():
-        return (path / METADATA).exists() or bool(_bags_in(path))
+        return _is_bag_folder(path) or bool(_bags_below(path))
     return path.name == METADATA or _is_storage(path)
+
+
+def bag_at(path: Path) -> Path:
+    """The bag that a path means: itself, or the only one in a folder that is none.
+
+    Raises:
+        BagError: the folder holds several; the message names them.
+    """
+    if not path.is_dir() or _is_bag_folder(path):
+        return path
+    below = _bags_below(path)
+    if len(below) > 1:
+        names = ", ".join(folder.name for folder in below)
+        raise BagError(f"{path} holds several bags, name one of them: {names}")
+    return below[0] if below else path
 
 
 def storage_files(bag: Path) -> list[Path]:
@@ -231,6 +276,7 @@ def storage_files(bag: Path) -> list[Path]:
     """
     if not bag.exists():
         raise BagError(f"bag {bag} does not exist")
+    bag = bag_at(bag)
     if bag.name == METADATA:
         bag = bag.parent
     if bag.is_file():
@@ -239,8 +285,9 @@ def storage_files(bag: Path) -> list[Path]:
         raise BagError(f"bag {bag} is neither a folder nor a file")
     found, listed = _bags_in(bag), _listed_files(bag)
     if not found:
-        kinds = ", ".join((*BAG_SUFFIXES, *ROS2_SUFFIXES[2:]))
-        raise BagError(f"bag {bag} holds no storage file ({kinds})")
+        kinds = ", ".join((*BAG_SUFFIXES, *ROS2_SUFFIXES[2:4]))
+        copy = f"; its metadata.yaml names {', '.join(listed)}: copy it here" if listed else ""
+        raise BagError(f"bag {bag} holds no storage file ({kinds}){copy}")
     by_name = {file.name: file for file in found}
     places = [_place(name, by_name) for name in listed]
     missing = [name for name, place in zip(listed, places, strict=True) if place is None]
@@ -251,15 +298,55 @@ def storage_files(bag: Path) -> list[Path]:
         )
     if listed and not missing:
         return [place for place in places if place is not None]
-    if len({(re.sub(r"_\d+$", "", _stem(file)), _kind(file)) for file in found}) > 1:
+    # A part that was being packed lies there twice, and the packed one may not be whole.
+    found = [file for file in found if file.with_suffix("") not in found]
+    if not _are_one_bag(found):
         names = ", ".join(file.name for file in found)
         raise BagError(f"{bag} holds several bags, name one of them: {names}")
     return found
 
 
+def _is_bag_folder(folder: Path) -> bool:
+    return (folder / METADATA).exists() or bool(_bags_in(folder))
+
+
+def _are_one_bag(files: Sequence[Path]) -> bool:
+    """Whether files are the parts of one bag: one name and kind, each number once.
+
+    ROS 1 puts the time at which a part was begun in front of its number.
+    """
+    parts = [SPLIT.search(_stem(file)) for file in files]
+    names = {
+        (_stem(file)[: part.start()] if part else _stem(file), _kind(file))
+        for file, part in zip(files, parts, strict=True)
+    }
+    numbers = {part[2] if part else "" for part in parts}
+    return len(names) == 1 and len(numbers) == len(files)
+
+
+def _bags_below(folder: Path) -> list[Path]:
+    """Folders right below one that are bags."""
+    return sorted(f for f in folder.iterdir() if f.is_dir() and _is_bag_folder(f))
+
+
+def _begin(file: Path) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        ValueError: there are none, or they are not those of the bag itself.
+    """
+    with file.open("rb") as data:
+        begin = data.read(len(LFS_MAGIC))
+    if not begin:
+        raise ValueError("the file is empty")
+    if begin == LFS_MAGIC:
+        raise ValueError("it is the pointer of Git LFS")
+    return begin
+
+
 def _bags_in(folder: Path) -> list[Path]:
     """Storage files of a folder, numbered ones in their order."""
-    found = [f for f in folder.iterdir() if f.is_file() and _is_storage(f)]
+    found = [f for f in folder.iterdir() if _is_storage(f) and f.is_file()]
     return sorted(found, key=lambda f: [int(w) if w.isdigit() else w for w in _words(f)])
 
 
@@ -268,17 +355,18 @@ def _words(file: Path) -> list[str]:
 
 
 def _is_storage(file: Path) -> bool:
-    return not file.name.startswith(".") and file.name.endswith(
+    return not file.name.startswith(".") and file.name.lower().endswith(
         (*BAG_SUFFIXES, *ROS2_SUFFIXES, ".bag.active")
     )
 
 
 def _kind(file: Path) -> str:
-    return file.name.removeprefix(_stem(file))
+    """Its suffix, whether it is packed or not: the last part of a killed recorder is not."""
+    return file.name.removeprefix(_stem(file)).removesuffix(".zstd").removesuffix(".zst")
 
 
 def _stem(file: Path) -> str:
-    return re.sub(r"(\.(mcap|db3)(\.zstd)?|\.bag(\.active)?)$", "", file.name)
+    return re.sub(r"(?i)(\.(mcap|db3)(\.zstd?)?|\.bag(\.active)?)$", "", file.name)
 
 
 def _listed_files(bag: Path) -> list[str]:
@@ -295,7 +383,7 @@ def _listed_files(bag: Path) -> list[str]:
 
 def _place(name: str, by_name: dict[str, Path]) -> Path | None:
     """A listed file, also where it was packed or unpacked by hand."""
-    names = (name, f"{name}.zstd", name.removesuffix(".zstd"))
+    names = (name, f"{name}.zstd", f"{name}.zst", name.removesuffix(".zstd"))
     return next((by_name[n] for n in names if n in by_name), None)
 
 
@@ -369,12 +457,14 @@ def _remedy(error: Exception) -> str:
     text = str(error).lower()
     if "git lfs" in text:
         return "; `git lfs pull` fetches the bag"
+    if any(words in text for words in (NO_BAG.lower(), "could not read", "file is empty")):
+        return "; download or copy it again"
     if "not indexed" in text or "index looks damaged" in text:
-        return "; its recorder was killed, `rosbag reindex` of ROS 1 mends it"
-    if "profile" in text:
+        return f"; {REINDEX}"
+    if "profile" in text or "ros1msg" in text:
         return "; convert the recording with `rosbags-convert` to a bag of ROS 2"
     if isinstance(error, KeyError):
-        return "; rosbags does not know this encoding of messages"
+        return " is no encoding of ROS 2; `mcap filter` leaves out the topics that have it"
     if CUT_OFF.search(text):
         return f" (it seems to be cut off; {RECOVER})"
     return ""

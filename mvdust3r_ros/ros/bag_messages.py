@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mvdust3r_ros.ros.bag_files import BagReader
 
 STAMP_BEGIN, STAMP_END = 4, 12
+RECOVER = "`mcap recover` or sqlite3's `.recover` may save the rest"
 
 
 class BagError(MvDust3rError):
@@ -46,15 +47,19 @@ def raw_messages(
     if not connections:
         return
     source = reader.messages(connections=connections)
-    count = 0
+    count, expected = 0, sum(c.msgcount for c in connections)
     while True:
         try:
             item = next(source, None)
         except Exception as error:  # noqa: BLE001 - rosbags raises whatever it stumbles over
             raise BagError(
-                f"bag {reader.path} is damaged after {count} messages ({error}); "
-                "`mcap recover` or sqlite3's `.recover` may save the rest"
+                f"bag {reader.path} is damaged after {count} messages ({error}); {RECOVER}"
             ) from None
+        if item is None and count < expected:
+            raise BagError(
+                f"bag {reader.path} is damaged: only {count} of its {expected} messages of "
+                f"{', '.join(sorted({c.topic for c in connections}))} can be read; {RECOVER}"
+            )
         if item is None:
             return
         count += 1

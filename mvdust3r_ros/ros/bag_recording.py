@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from mvdust3r_ros.datatypes import Trajectory
-from mvdust3r_ros.evaluation.input_counts import InputCounts
+from mvdust3r_ros.evaluation.input_counts import InputCounts, by_kind, counted
 from mvdust3r_ros.evaluation.recording import (
     Notes,
     Recording,
@@ -43,7 +44,7 @@ from mvdust3r_ros.ros.bag import (
     opened_bag,
     read_frames,
 )
-from mvdust3r_ros.ros.bag_files import BagReader
+from mvdust3r_ros.ros.bag_files import BagReader, bag_at
 from mvdust3r_ros.ros.bag_messages import BagError, decoded, header_stamp_ns, raw_messages
 from mvdust3r_ros.ros.bag_topics import (
     DEPTH_TYPE,
@@ -56,9 +57,11 @@ from mvdust3r_ros.ros.bag_topics import (
     choose_odom_topic,
     choose_transforms,
     first_message,
+    full_name,
 )
 from mvdust3r_ros.ros.conversions import pose_from_stamped
 from mvdust3r_ros.ros.frame_ids import is_static
+from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.transforms import PoseBuffer
 
 DEPTH_FOLDER = "depth"
@@ -71,6 +74,7 @@ def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recordi
         MvDust3rError: the bag cannot be read, lacks a topic, or the truth does not fit it; the
             message names the remedy.
     """
+    bag = bag_at(bag)
     with opened_bag(bag) as reader:
         image_topic = choose_image_topic(reader, topics.image_topic)
         topics = _with_depth(reader, bag, replace(topics, image_topic=image_topic), truth.depth)
@@ -119,8 +123,8 @@ def _with_depth(reader: BagReader, bag: Path, topics: BagOptions, depth: str) ->
             return topics
         return replace(topics, depth_folder=beside)
     images = sorted({c.topic for c in reader.connections if c.msgtype == DEPTH_TYPE})
-    if depth in images:
-        return replace(topics, depth_topic=depth)
+    if full_name(depth) in images:
+        return replace(topics, depth_topic=full_name(depth))
     if Path(depth).is_dir():
         return replace(topics, depth_folder=Path(depth))
     raise BagError(
@@ -146,8 +150,10 @@ def _truth_source(reader: BagReader, bag: Path, wanted: str) -> str:
     if wanted == "none":
         return ""
     if wanted:
-        if wanted in topics or Path(wanted).is_file():
+        if Path(wanted).is_file():
             return wanted
+        if full_name(wanted) in topics:
+            return full_name(wanted)
         raise TruthError(
             f"truth {wanted} is neither a file nor a topic of poses in the bag; "
             f"its topics of poses: {', '.join(topics) or 'none'}"
@@ -169,7 +175,7 @@ def _read_truth(
     if not source:
         return None
     if source in pose_topics(reader):
-        truth = _truth_of_topic(reader, source, image_topic, stamps_ns, topics)
+        truth = _truth_of_topic(reader, source, image_topic, stamps_ns, topics, notes)
     else:
         truth = read_truth(Path(source), stamps_ns, notes.add)
     check_overlap(truth, source, int(stamps_ns.min()), int(stamps_ns.max()))
@@ -177,7 +183,12 @@ def _read_truth(
 
 
 def _truth_of_topic(
-    reader: BagReader, topic: str, image_topic: str, stamps_ns: Any, topics: BagOptions
+    reader: BagReader,
+    topic: str,
+    image_topic: str,
+    stamps_ns: Any,
+    topics: BagOptions,
+    notes: Notes,
 ) -> Trajectory:
     """Poses of the camera at the stamps of the images, interpolated.
 
@@ -186,9 +197,9 @@ def _truth_of_topic(
     """
     kind = next(c.msgtype for c in reader.connections if c.topic == topic)
     if kind in POSE_TYPES:
-        poses = _stamped_poses(reader, topic)
+        poses = _stamped_poses(reader, topic, notes)
         found = [(int(s), poses.at(int(s), EXTRAPOLATION_NS)) for s in stamps_ns]
-        covered = poses.newest_ns
+        covered = poses.span_ns
     else:
         camera = topics.camera_frame or _camera_frame(reader, image_topic)
         if kind == ODOM_TYPE:
@@ -203,21 +214,31 @@ def _truth_of_topic(
         covered = None
     known = {s: T for s, T in found if T is not None}
     if not known:
-        when = f"; it ends at {covered / 1e9:.3f} s" if covered else ""
+        images = f"{stamps_ns.min() / 1e9:.3f} to {stamps_ns.max() / 1e9:.3f} s"
+        is_of = (
+            f"is of {covered[0] / 1e9:.3f} to {covered[1] / 1e9:.3f} s, the images are of {images}"
+            if covered
+            else f"has no pose at the time of any image ({images})"
+        )
         raise TruthError(
-            f"truth {topic} has no pose at the time of any image "
-            f"({stamps_ns.min() / 1e9:.3f} to {stamps_ns.max() / 1e9:.3f} s){when}"
+            f"truth {topic} {is_of}: both need one clock; `--truth none` goes without it"
         )
     ordered = sorted(known)
     return Trajectory(np.array(ordered, np.int64), np.array([known[s] for s in ordered]))
 
 
-def _stamped_poses(reader: BagReader, topic: str) -> PoseBuffer:
-    poses = PoseBuffer()
+def _stamped_poses(reader: BagReader, topic: str, notes: Notes) -> PoseBuffer:
+    poses, faults = PoseBuffer(), Counter[str]()
     wanted = [c for c in reader.connections if c.topic == topic]
     for connection, log_ns, raw in raw_messages(reader, wanted):
-        stamp_ns, _, T = pose_from_stamped(decoded(reader, connection, log_ns, raw))
+        try:
+            stamp_ns, _, T = pose_from_stamped(decoded(reader, connection, log_ns, raw))
+        except ConversionError as error:
+            faults[str(error)] += 1
+            continue
         poses.add(stamp_ns, T)
+    for words, count in by_kind(faults).items():
+        notes.add(f"truth {topic}: {counted(count, 'message')} not used: {words}")
     return poses
 
 

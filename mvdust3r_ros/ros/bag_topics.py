@@ -38,6 +38,7 @@ POSE_TYPES = (
 TRUTH_WORDS = ("truth", "vicon", "mocap", "optitrack")
 COMPRESSED = "/compressed"
 OTHER_TRANSPORTS = ("/compressedDepth", "/zstd", "/theora", "/ffmpeg")
+VIDEO_TYPES = ("/FFMPEGPacket", "/CompressedVideo", "/Packet")
 DEPTH_ENCODINGS = ("16UC1", "32FC1", "compressedDepth")
 EITHER_ENCODINGS = ("", "mono16")
 
@@ -55,11 +56,17 @@ def choose_image_topic(reader: BagReader, wanted: str = "") -> str:
     """
     images = {c.topic: c for c in reader.connections if c.msgtype in IMAGE_TYPES}
     if wanted:
-        found = [t for t in (wanted, wanted + COMPRESSED, f"/{wanted}") if t in images]
-        if found:
-            return found[0]
-        names = listed(sorted(images))
-        raise BagError(f"the bag has no image topic {wanted}; it has {names}")
+        topic = full_name(wanted)
+        if topic in images or topic + COMPRESSED in images:
+            return topic if topic in images else topic + COMPRESSED
+        kinds = [c.msgtype for c in reader.connections if c.topic == topic]
+        if kinds:
+            raise BagError(f"{topic} is {kinds[0]}, no image{_video_hint(kinds)}")
+        raise BagError(f"the bag has no image topic {wanted}; it has {listed(sorted(images))}")
+    if not images:
+        video = _video_hint([c.msgtype for c in reader.connections])
+        there = listed(all_topics(reader))
+        raise BagError(f"the bag has no images{video}; its topics: {there}")
     usable = {t: c for t, c in images.items() if not t.endswith(OTHER_TRANSPORTS)}
     heard = {t: c for t, c in usable.items() if c.msgcount} or usable
     colour = sorted(t for t, c in heard.items() if not _is_depth(reader, c))
@@ -72,7 +79,23 @@ def choose_image_topic(reader: BagReader, wanted: str = "") -> str:
             "the bag has no image topic that is taken by itself, --image-topic names one; "
             f"its topics: {listed(all_topics(reader))}"
         )
-    raise BagError(f"several image topics, choose one: {listed(distinct)}")
+    raise BagError(f"several image topics, choose one by --image-topic: {listed(distinct)}")
+
+
+def full_name(topic: str) -> str:
+    """A topic as it is in a bag: with one slash in front and none behind."""
+    return f"/{topic.strip('/')}"
+
+
+def _video_hint(kinds: Sequence[str]) -> str:
+    """What makes images of a video among some types of messages."""
+    video = [k for k in kinds if k.endswith(VIDEO_TYPES)]
+    if not video:
+        return ""
+    return (
+        f" ({video[0].rpartition('/')[2]} holds video: "
+        "`ros2 run image_transport republish` makes images of it)"
+    )
 
 
 def _is_copy(topic: str, topics: Sequence[str]) -> bool:
@@ -101,9 +124,9 @@ def choose_info_topic(reader: BagReader, image_topic: str, wanted: str = "") -> 
     if wanted == "none":
         return "", ""
     if wanted:
-        if wanted not in found:
+        if full_name(wanted) not in found:
             raise BagError(f"the bag has no camera_info {wanted}; it has {listed(sorted(found))}")
-        return wanted, ""
+        return full_name(wanted), ""
     beside = f"{camera_of(image_topic)}/camera_info"
     if beside in found and found[beside].msgcount:
         return beside, ""
@@ -141,11 +164,11 @@ def choose_odom_topic(
     counts = {c.topic: c.msgcount for c in reader.connections if c.msgtype == ODOM_TYPE}
     if wanted:
         poses = {c.topic for c in reader.connections if c.msgtype in POSE_TYPES}
-        if wanted not in {*counts, *poses}:
+        if full_name(wanted) not in {*counts, *poses}:
             raise BagError(
                 f"the bag has no odometry {wanted}; it has {listed(sorted({*counts, *poses}))}"
             )
-        return wanted
+        return full_name(wanted)
     found = sorted(t for t, n in counts.items() if n) or sorted(counts)
     if len(found) > 1:
         found = [t for t in found if not any(w in t.lower() for w in TRUTH_WORDS)] or found
@@ -173,6 +196,7 @@ def choose_transforms(
         BagError: the topic asked for is not in the bag.
     """
     topics = sorted({c.topic for c in reader.connections if c.msgtype == TF_TYPE and c.msgcount})
+    wanted = full_name(wanted) if wanted else ""
     if wanted and wanted not in topics:
         raise BagError(f"the bag has no transforms {wanted}; it has {listed(topics)}")
     chosen, left = choose_tf_topics(topics, [wanted] if wanted else near)

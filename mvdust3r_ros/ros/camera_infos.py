@@ -22,6 +22,7 @@ from typing import Any
 
 from mvdust3r_ros.datatypes import CameraModel
 from mvdust3r_ros.ros.conversions import camera_from_info, resized_camera, stamp_to_ns
+from mvdust3r_ros.ros.frame_ids import plain_frame
 from mvdust3r_ros.ros.images import ConversionError
 
 SAME_CLOCK_NS = 3600 * 10**9
@@ -36,6 +37,7 @@ class _Calibration:
 
     stamp_ns: int
     since: float
+    frame: str
     camera: CameraModel | None
     fault: str = ""
 
@@ -65,14 +67,14 @@ class CameraInfos:
     A driver sends zeros before its calibration is loaded, another size before it switches, and
     other numbers after a zoom: each image takes the newest before it that is calibrated and has
     its size; where there is none before, the first after it. One that is wrong holds images back
-    until a good one comes.
+    until a good one comes. Of several cameras on one topic, that of the image's frame counts.
     """
 
     def __init__(self, *, rectified: bool = False) -> None:
         """None has come; `rectified` says that the images have no distortion left."""
         self._rectified = rectified
         self._states: list[_Calibration] = []
-        self._last: bytes = b""
+        self._last: dict[str, bytes] = {}
         self._fits = False
 
     def __len__(self) -> int:
@@ -86,6 +88,12 @@ class CameraInfos:
 
     def notes(self) -> list[str]:
         """What else is to be said, in words."""
+        frames = sorted({s.frame for s in self._states if s.camera is not None})
+        if len(frames) > 1:
+            return [
+                f"camera_info is of {len(frames)} frames, {', '.join(map(repr, frames))}: each "
+                "image takes that of its own frame"
+            ]
         cameras = [s.camera for s in self._states if s.camera is not None]
         known = {(c.K.tobytes(), c.width, c.height, c.distortion) for c in cameras}
         if len(known) < 2:
@@ -94,19 +102,21 @@ class CameraInfos:
 
     def add(self, info: Any, at: float) -> None:
         """Take a sensor_msgs/CameraInfo that came at a time (any clock that only grows)."""
-        content = _content(info)
-        if content == self._last:
+        content, frame = _content(info), plain_frame(info.header.frame_id)
+        if content == self._last.get(frame):
             return
-        self._last = content
+        self._last[frame] = content
         camera, fault = None, ""
         try:
             camera = camera_from_info(info, rectified=self._rectified)
         except ConversionError as error:
             fault = str(error)
-        self._states.append(_Calibration(stamp_to_ns(info.header.stamp), at, camera, fault))
+        self._states.append(_Calibration(stamp_to_ns(info.header.stamp), at, frame, camera, fault))
         del self._states[:-MAX_CHANGES]
 
-    def camera_for(self, width: int, height: int, stamp_ns: int, at: float) -> ChosenCamera:
+    def camera_for(
+        self, width: int, height: int, stamp_ns: int, at: float, frame: str = ""
+    ) -> ChosenCamera:
         """The camera of an image.
 
         Args:
@@ -114,6 +124,7 @@ class CameraInfos:
             height: of the image (px).
             stamp_ns: of the image.
             at: when the image came, by the clock of `add`.
+            frame: of the image.
 
         Raises:
             ConversionError: camera_info is wrong, or of another size; images of a lens that
@@ -121,10 +132,10 @@ class CameraInfos:
         """
         if not self._states:
             return ChosenCamera(None, "no camera_info came")
-        newest = next((s for s in reversed(self._states) if s.holds(stamp_ns, at)), None)
-        if newest is not None and newest.fault:
-            raise ConversionError("camera_info", f"{newest.fault}{REMEDY}")
-        good = [c for s in self._in_turn(stamp_ns, at) if (c := s.camera) is not None]
+        states = list(self._in_turn(stamp_ns, at, frame))
+        if states[0].fault and states[0].holds(stamp_ns, at):
+            raise ConversionError("camera_info", f"{states[0].fault}{REMEDY}")
+        good = [c for s in states if (c := s.camera) is not None]
         for camera in good:
             if (camera.width or width, camera.height or height) == (width, height):
                 self._fits = True
@@ -144,15 +155,16 @@ class CameraInfos:
                 f"camera_info is for {good[0].width}x{good[0].height} pixels, "
                 f"the image has {width}x{height}{REMEDY}",
             )
-        faults = [s.fault for s in self._in_turn(stamp_ns, at) if s.fault]
+        faults = [s.fault for s in states if s.fault]
         if faults:
             raise ConversionError("camera_info", f"{faults[0]}{REMEDY}")
         return ChosenCamera(None, "camera_info is not calibrated: K is zero")
 
-    def _in_turn(self, stamp_ns: int, at: float) -> Iterator[_Calibration]:
+    def _in_turn(self, stamp_ns: int, at: float, frame: str) -> Iterator[_Calibration]:
         """States from the newest before an image back, then those after it."""
-        yield from (s for s in reversed(self._states) if s.holds(stamp_ns, at))
-        yield from (s for s in self._states if not s.holds(stamp_ns, at))
+        states = [s for s in self._states if frame and s.frame == frame] or self._states
+        yield from (s for s in reversed(states) if s.holds(stamp_ns, at))
+        yield from (s for s in states if not s.holds(stamp_ns, at))
 
 
 def _content(info: Any) -> bytes:

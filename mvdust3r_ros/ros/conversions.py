@@ -19,6 +19,7 @@ Works on the messages of rclpy and of rosbags alike; needs no ROS installation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -48,7 +49,6 @@ from mvdust3r_ros.tones import Tones
 MODEL_NAMES = {
     "radtan": "plumb_bob",
     "radial_tangential": "plumb_bob",
-    "radial-tangential": "plumb_bob",
     "brown_conrady": "plumb_bob",
     "rational": "rational_polynomial",
     "fisheye": "equidistant",
@@ -169,7 +169,8 @@ def camera_from_info(info: Any, *, rectified: bool = False) -> CameraModel | Non
         K[1, 1] /= bin_y
         K[:2, 2] = (K[0, 2] + 0.5) / bin_x - 0.5, (K[1, 2] + 0.5) / bin_y - 0.5
     name = info.distortion_model.strip() or "plumb_bob"
-    model = MODEL_NAMES.get(name.lower(), name.lower())
+    plain = re.sub(r"[ -]", "_", name.lower())
+    model = MODEL_NAMES.get(plain, plain)
     model = model if model in DISTORTION_COUNTS else name
     distortion = () if rectified else _distortion_of(info, model)
     try:

@@ -31,6 +31,7 @@ from mvdust3r_ros.evaluation.pictures import Caption, PictureError, TrueMap, map
 from mvdust3r_ros.evaluation.recording import recording_name
 from mvdust3r_ros.installed import installed
 from mvdust3r_ros.map_files import NO_GRID, load_occupancy, read_tum
+from mvdust3r_ros.ros.bag_files import bag_at
 from mvdust3r_ros.ros.demo import (
     DemoError,
     DemoOptions,
@@ -58,6 +59,8 @@ def show_demo(options: DemoOptions) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.bag is None:
         options = replace(options, bag=_synthetic_room(console))
+    else:
+        options = replace(options, bag=bag_at(options.bag))
     options, recorded = _with_engine(options, console)
     result = _play(options, console)
     why = result.last_rejection or "too few keyframes for a window"

@@ -175,6 +175,8 @@ def _evaluate_live(job: EvaluateJob, progress: Progress | None) -> Evaluated:
     from mvdust3r_ros.ros.demo import DemoOptions
     from mvdust3r_ros.ros.live import run_live
 
+    if not job.source.exists():
+        raise EvaluateError(f"{job.source} does not exist")
     if not is_bag(job.source):
         raise EvaluateError(f"{job.source}: live mode plays bags alone")
     if job.topics.max_frames:

@@ -278,7 +278,8 @@ class Inputs:
             self._report("no_depth", f"depth: nothing within 20 ms of the image at {stamp_ns} ns")
 
         def intrinsics(width: int, height: int) -> CameraModel | None:
-            return self._intrinsics(camera, width, height, stamp_ns)
+            frame = plain_frame(image.header.frame_id)
+            return self._intrinsics(camera, width, height, stamp_ns, frame)
 
         return frame_from_msgs(
             image,
@@ -297,10 +298,10 @@ class Inputs:
         self._node.get_logger().info(f"{camera.prefix}image: {words}")
 
     def _intrinsics(
-        self, camera: _Camera, width: int, height: int, stamp_ns: int
+        self, camera: _Camera, width: int, height: int, stamp_ns: int, frame: str
     ) -> CameraModel | None:
         with self._news:
-            chosen = camera.infos.camera_for(width, height, stamp_ns, time.monotonic())
+            chosen = camera.infos.camera_for(width, height, stamp_ns, time.monotonic(), frame)
         if chosen.why and len(camera.infos):
             self._report("no_calibration", chosen.why)
         return chosen.camera

@@ -19,6 +19,7 @@ The node and the reader of bags ask the same object, so that both understand a r
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +29,11 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.ros.conversions import pose_from_transform, stamp_to_ns
 from mvdust3r_ros.ros.frame_ids import matching_frame, plain_frame
 from mvdust3r_ros.ros.images import ConversionError
-from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer, TransformError
+from mvdust3r_ros.ros.transforms import MAX_GAP_NS, FrameTree, PoseBuffer, TransformError
 
 OTHER_CLOCK_NS = 60 * 10**9
 UPRIGHT = 0.7
+MAX_SENDERS = 8
 NAMES_SHOWN = 4
 
 
@@ -82,11 +84,19 @@ class Odometry:
         self.tree = FrameTree(horizon_ns)
         self._from_tf, self._near, self._named = from_tf, near, bool(odom_frame)
         self._base_frame = plain_frame(base_frame)
+        self._horizon_ns = horizon_ns
         self._poses = PoseBuffer(horizon_ns)
+        self._by_frames: dict[tuple[str, str], PoseBuffer] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
 
     def __len__(self) -> int:
         """Number of poses of the topic."""
         return len(self._poses)
+
+    @property
+    def is_from_tf(self) -> bool:
+        """Whether poses come from TF alone."""
+        return self._from_tf
 
     @property
     def newest_ns(self) -> int | None:
@@ -95,15 +105,30 @@ class Odometry:
 
     def clear(self) -> None:
         """Forget everything that moves."""
-        self._poses.clear()
+        for poses in self._by_frames.values():
+            poses.clear()
         self.tree.forget_moving()
 
     def add_pose(self, parent: str, child: str, stamp_ns: int, T: FloatArray) -> None:
-        """A pose of the topic, T_parent_child."""
+        """A pose of the topic, T_parent_child; of several senders the most frequent counts."""
+        frames = plain_frame(parent), plain_frame(child)
+        self._drop_silent(stamp_ns)
+        if frames not in self._counts and len(self._counts) >= MAX_SENDERS:
+            return
+        self._counts[frames] += 1
+        poses = self._by_frames.setdefault(frames, PoseBuffer(self._horizon_ns))
+        poses.add(stamp_ns, T)
+        (frame, self.child), _ = self._counts.most_common(1)[0]
+        self._poses = self._by_frames[frame, self.child]
         if not self._named:
-            self.odom_frame = plain_frame(parent)
-        self.child = plain_frame(child)
-        self._poses.add(stamp_ns, T)
+            self.odom_frame = frame
+
+    def _drop_silent(self, stamp_ns: int) -> None:
+        """Forget frames that are not sent any more, where the past is not kept."""
+        for frames, poses in list(self._by_frames.items()) if self._horizon_ns else ():
+            newest_ns = poses.newest_ns
+            if newest_ns is not None and newest_ns < stamp_ns - MAX_GAP_NS:
+                del self._by_frames[frames], self._counts[frames]
 
     def add_transforms(self, message: Any, *, fixed: bool, ignored: str = "") -> list[str]:
         """Take a tf2_msgs/TFMessage.
@@ -140,15 +165,16 @@ class Odometry:
     def base_frame(self, camera: str) -> str:
         """What the poses of the topic are of, also where the messages do not say.
 
-        Then it is the only frame below their parent in TF, else the top of the camera's tree.
+        Then it is the only frame below their parent in TF, else the top of the camera's tree, or
+        the first frame there that does not move.
         """
         if self.child:
             return self._known(self.child)
         below = self.tree.children_of(self._known(self.odom_frame))
         if len(below) == 1:
             return below[0]
-        root = self.tree.root_of(self._known(camera))
-        return "" if root == self._known(camera) or below else root
+        top = self.tree.top_of(self._known(camera))
+        return "" if top == self._known(camera) or below else top
 
     def camera_frame(self, frame: str) -> str:
         """A camera's frame as TF calls it."""
@@ -175,19 +201,38 @@ class Odometry:
         T_odom_base = self._poses.at(stamp_ns, beyond_ns)
         if T_odom_base is None:
             return Placement(why=self._no_pose(stamp_ns))
-        base, assumed = self.base_frame(camera), ""
-        if not self.child:
-            assumed = f"odometry names no child frame; {base!r} of TF is taken"
+        base = self.base_frame(camera)
+        assumed = self._assumed(base, camera)
         if base == camera and base:
             return Placement(T_odom_base, why=assumed)
         if base:
             T = self.tree.lookup(base, camera, stamp_ns, beyond_ns)
-            assumed = assumed if T is None else _body_frame(camera, T) or assumed
+            said = assumed or self._disputed(base, camera)
+            assumed = assumed if T is None else _body_frame(camera, T) or said
             T_base_cam = T_base_cam if T is None else T
         if T_base_cam is None:
             return Placement(None, T_odom_base, self._no_way(base, camera, stamp_ns))
         pose: FloatArray = T_odom_base @ T_base_cam
         return Placement(pose, T_odom_base, assumed)
+
+    def _assumed(self, base: str, camera: str) -> str:
+        """A word where the frame of the odometry was chosen or guessed."""
+        if len(self._counts) > 1:
+            taken, *left = (f"{p!r} -> {c!r}" for (p, c), _ in self._counts.most_common())
+            return f"odometry is of several frames: {taken} is taken, {', '.join(left)} left out"
+        if not self.child:
+            return f"odometry names no child frame; {base!r} of TF is taken"
+        robot = base.removesuffix(f"/{self.child}")
+        if robot == base or camera.startswith(f"{robot}/") or robot in self._near.split("/"):
+            return ""
+        return f"frame {self.child!r} is not in TF; {base!r} is taken for it"
+
+    def _disputed(self, base: str, camera: str) -> str:
+        """A word where two nodes place a frame on the way to the camera differently."""
+        frame = self.tree.disputed(base, camera)
+        if frame is None:
+            return ""
+        return f"fixed transforms of {frame!r} with different values were sent: the last is taken"
 
     def robot_pose(self, stamp_ns: int, beyond_ns: int) -> FloatArray | None:
         """(4, 4) T_odom_base by the topic, or None."""
@@ -210,7 +255,7 @@ class Odometry:
         T_odom_base = None
         if base and base != camera:
             T_odom_base = self.tree.lookup(root, base, stamp_ns, beyond_ns)
-        return Placement(T, T_odom_base, _body_frame(camera, T))
+        return Placement(T, T_odom_base, _body_frame(camera, T) or self._disputed(root, camera))
 
     def _known(self, frame: str) -> str:
         return matching_frame(frame, self.tree.frames, self._near)
@@ -231,14 +276,25 @@ class Odometry:
             return f"no TF came, so the way from {target!r} to the camera {camera!r} is not known"
         for frame in (target, camera):
             if frame not in self.tree:
-                return f"frame {frame!r} is not in TF, which has {self._shown()}"
+                remedy = "; name where odometry starts by odom_frame" if self._from_tf else ""
+                remedy = remedy if frame == target else ""
+                return f"frame {frame!r} is not in TF, which has {self._shown()}{remedy}"
         tops = [self.tree.root_of(f) for f in (target, camera)]
         if tops[0] != tops[1]:
+            torn = self.tree.torn(camera) or self.tree.torn(target)
+            if torn:
+                words = " and ".join(map(repr, torn[1:]))
+                return f"frame {torn[0]!r} has two parents in TF, {words}: only one may send it"
             return (
                 f"no transform leads from {target!r} to {camera!r}: "
                 f"their trees end at {tops[0]!r} and {tops[1]!r}"
             )
         span = self.tree.covered_ns(target, camera)
+        if once := self.tree.sent_once(target, camera):
+            return (
+                f"TF holds a single pose of {once!r}: a transform that does not change belongs "
+                "on /tf_static"
+            )
         if span is None:
             return f"TF from {target!r} to {camera!r} is not known"
         return _out_of_reach(f"TF from {target!r} to {camera!r}", span, stamp_ns)

@@ -36,11 +36,12 @@ from sensor_msgs.msg import Image
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.ros.bag import opened_bag
 from mvdust3r_ros.ros.bag_files import BagReader
-from mvdust3r_ros.ros.bag_messages import BagError
+from mvdust3r_ros.ros.bag_messages import BagError, decoded, raw_messages
 from mvdust3r_ros.ros.bag_topics import choose_image_topic
 from mvdust3r_ros.ros.conversions import stamp_to_ns
 from mvdust3r_ros.ros.depth_folder import DepthFolder, DepthFolderError
 from mvdust3r_ros.ros.frame_ids import is_static
+from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.message_types import MessageTypeError, message_class
 from mvdust3r_ros.ros.outputs import header_msg, time_msg
 from mvdust3r_ros.wording import plural
@@ -164,22 +165,25 @@ class Player(Node):
     def _play_once(self) -> int:
         """Once through the bag."""
         images, start_s, first_ns = 0, time.monotonic(), 0
-        for connection, log_ns, raw in self._reader.messages():
+        for connection, log_ns, raw in raw_messages(self._reader, self._reader.connections):
             output = self._outputs.get(connection.topic)
-            if output is None:
+            if output is None or not raw:
                 continue
             first_ns = first_ns or log_ns
             self._wait_until(start_s + (log_ns - first_ns) * 1e-9 / self._options.rate, log_ns)
             output.publish(bytes(raw))
             if connection.topic == self._image_topic:
-                self._publish_depth(images, connection.msgtype, raw)
+                self._publish_depth(images, connection, log_ns, raw)
                 images += 1
         return images
 
-    def _publish_depth(self, index: int, image_type: str, raw: bytes) -> None:
+    def _publish_depth(self, index: int, connection: Any, log_ns: int, raw: bytes) -> None:
         if self._depth is None:
             return
-        image: Any = self._reader.deserialize(raw, image_type)
+        try:
+            image = decoded(self._reader, connection, log_ns, raw)
+        except ConversionError:
+            return  # the node says what is wrong with the image
         stamp_ns = stamp_to_ns(image.header.stamp)
         try:
             depth_mm = self._depth_maps.load_mm(index, stamp_ns)

@@ -25,6 +25,8 @@ from mvdust3r_ros.geometry import interpolate_se3, invert_se3
 
 JUMP_BACK_NS = 1_000_000_000
 MAX_FRAMES = 10_000
+SAME_PLACE = 1e-3
+"""Metres, and elements of a rotation matrix."""
 MAX_POSES = 20_000
 """Of a buffer with a horizon: 10 s at 2 kHz."""
 MAX_GAP_NS = 2_000_000_000
@@ -122,6 +124,8 @@ class FrameTree:
         self._names: set[str] = set()
         self._fixed: dict[str, FloatArray] = {}
         self._moving: dict[str, PoseBuffer] = {}
+        self._former: dict[str, str] = {}
+        self._disputed: set[str] = set()
 
     def set_fixed(self, parent: str, child: str, T_parent_child: FloatArray) -> None:
         """A transform that never changes.
@@ -130,6 +134,7 @@ class FrameTree:
             TransformError: there are too many frames already.
         """
         self._check_room(parent, child)
+        self._note_rivals(parent, child, T_parent_child)
         self._parents[child] = parent
         self._fixed[child] = T_parent_child
         self._moving.pop(child, None)
@@ -142,10 +147,18 @@ class FrameTree:
         """
         self._check_room(parent, child)
         if self._parents.get(child) != parent or child not in self._moving:
+            self._note_rivals(parent, child, T)
             self._parents[child] = parent
             self._fixed.pop(child, None)
             self._moving[child] = PoseBuffer(self._horizon_ns)
         self._moving[child].add(stamp_ns, T)
+
+    def _note_rivals(self, parent: str, child: str, T: FloatArray) -> None:
+        """Remember that a frame has another parent, or another place that does not move."""
+        if self._parents.get(child, parent) != parent:
+            self._former[child] = self._parents[child]
+        elif child in self._fixed and not np.allclose(self._fixed[child], T, atol=SAME_PLACE):
+            self._disputed.add(child)
 
     def _check_room(self, parent: str, child: str) -> None:
         if child not in self._parents and len(self._parents) >= MAX_FRAMES:
@@ -183,6 +196,28 @@ class FrameTree:
     def root_of(self, frame: str) -> str:
         """The frame at the top of a frame's tree; itself when it has no parent."""
         return self._path_up(frame)[-1]
+
+    def top_of(self, frame: str) -> str:
+        """The top of a frame's tree, without what moves up there on the way to the frame."""
+        path = self._path_up(frame)
+        while len(path) > 1 and path[-2] in self._moving:
+            path.pop()
+        return path[-1]
+
+    def torn(self, frame: str) -> tuple[str, str, str] | None:
+        """A frame on the way up that had another parent before, and its two parents; or None."""
+        found = next((f for f in self._path_up(frame) if f in self._former), None)
+        return None if found is None else (found, self._former[found], self._parents[found])
+
+    def disputed(self, target: str, source: str) -> str | None:
+        """A frame between two that others say sits elsewhere on its parent; None without one."""
+        edges = {*self._path_up(target)} ^ {*self._path_up(source)}
+        return min(edges & self._disputed, default=None)
+
+    def sent_once(self, target: str, source: str) -> str | None:
+        """A moving frame between two of which a single pose is known; None where there is none."""
+        edges = {*self._path_up(target)} ^ {*self._path_up(source)}
+        return next((f for f in sorted(edges) if len(self._moving.get(f, ())) == 1), None)
 
     def parent_of(self, frame: str) -> str | None:
         """Parent frame, or None for a root or an unknown frame."""

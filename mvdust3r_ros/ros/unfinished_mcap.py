@@ -12,99 +12,84 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""An MCAP file whose recorder was killed, read as far as it is whole, without a copy."""
+"""MCAP files of recorders that were killed, wrote no index or no profile, for rosbags to read."""
 
 from __future__ import annotations
 
-import io
 import struct
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
+
+from mvdust3r_ros.ros.mended_file import MendedFile
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER = struct.pack("<BQQQI", 0x02, 20, 0, 0, 0) + MAGIC
 """Says that there is no index, so that readers go through the records."""
-DATA_END, LAST_OPCODE = 0x0F, 0x0F
+HEADER, FOOTER_OPCODE, CHANNEL, CHUNK_INDEX, SUMMARY_OFFSET, DATA_END = 1, 2, 4, 8, 14, 15
 HEAD = struct.Struct("<BQ")
+PROFILE = b"ros2"
 
 
-def unfinished(file: Path) -> int | None:
-    """Length of the part that is whole; None for a file that was closed, or is no MCAP."""
+def mended_mcap(file: Path) -> tuple[MendedFile | None, int]:
+    """A file as rosbags can read it.
+
+    Args:
+        file: begins as MCAP does.
+
+    Returns:
+        What stands for it, None where it can be read as it is; and how many bytes of its end are
+        lost.
+    """
     size = file.stat().st_size
     with file.open("rb") as data:
-        if data.read(len(MAGIC)) != MAGIC:
-            return None
+        patches = _profile(data)
         data.seek(max(size - len(MAGIC), 0))
-        if data.read() == MAGIC and size > 2 * len(MAGIC):
-            return None
-        end = data.seek(len(MAGIC))
-        while len(head := data.read(HEAD.size)) == HEAD.size:
-            opcode, length = HEAD.unpack(head)
-            after = end + HEAD.size + length
-            if not 0 < opcode <= LAST_OPCODE or opcode in (0x02, DATA_END) or after > size:
-                break
-            end = data.seek(after)
+        is_closed = data.read() == MAGIC and size > 2 * len(MAGIC)
+        if is_closed and _is_indexed(data, size):
+            return (MendedFile(file, size, patches=patches) if patches else None), 0
+        end = _whole(data, size)
+    return MendedFile(file, end, FOOTER, patches), 0 if is_closed else size - end
+
+
+def _whole(data: BinaryIO, size: int) -> int:
+    """Where the last whole record of the data ends."""
+    end = data.seek(len(MAGIC))
+    while len(head := data.read(HEAD.size)) == HEAD.size:
+        opcode, length = HEAD.unpack(head)
+        after = end + HEAD.size + length
+        if not 0 < opcode <= DATA_END or opcode in (FOOTER_OPCODE, DATA_END) or after > size:
+            break
+        end = data.seek(after)
     return end
 
 
-class UnfinishedMcap:
-    """Stands for the path of a file and gives its whole part with an end after it."""
-
-    def __init__(self, file: Path, end: int) -> None:
-        """The first `end` bytes of a file."""
-        self._file, self._end = file, end
-        self.suffix = file.suffix
-
-    def __str__(self) -> str:
-        """The path of the file."""
-        return str(self._file)
-
-    def exists(self) -> bool:
-        """Whether the file is there."""
-        return self._file.exists()
-
-    def is_dir(self) -> bool:
-        """Never."""
-        return False
-
-    def open(self, mode: str = "rb") -> Any:
-        """The whole part with an end after it, to be read."""
-        assert mode == "rb"
-        return io.BufferedReader(_Mended(self._file, self._end))
-
-
-class _Mended(io.RawIOBase):
-    """Bytes of a file up to a place, then the footer."""
-
-    def __init__(self, file: Path, end: int) -> None:
-        self._data = file.open("rb")
-        self._end, self._at = end, 0
-
-    def readable(self) -> bool:
+def _is_indexed(data: BinaryIO, size: int) -> bool:
+    """Whether the summary, if there is one, names channels and the messages of each chunk."""
+    data.seek(size - len(FOOTER) + HEAD.size)
+    (at,) = struct.unpack("<Q", data.read(8))
+    if at == 0:
         return True
+    data.seek(at)
+    has_channels = False
+    while len(head := data.read(HEAD.size)) == HEAD.size:
+        opcode, length = HEAD.unpack(head)
+        if opcode in (FOOTER_OPCODE, SUMMARY_OFFSET):
+            break
+        if opcode == CHUNK_INDEX and not any(data.read(36)[32:]):
+            return False
+        has_channels |= opcode == CHANNEL
+        at = data.seek(at + HEAD.size + length)
+    return has_channels
 
-    def seekable(self) -> bool:
-        return True
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._at, self._end + len(FOOTER))[whence]
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        if self._at < self._end:
-            self._data.seek(self._at)
-            piece = self._data.read(min(len(buffer), self._end - self._at))
-        else:
-            begin = self._at - self._end
-            piece = FOOTER[begin : begin + len(buffer)]
-        buffer[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
-
-    def close(self) -> None:
-        self._data.close()
-        super().close()
+def _profile(data: BinaryIO) -> dict[int, bytes]:
+    """What names the profile of ROS 2 in a header without any, in as many bytes."""
+    data.seek(len(MAGIC))
+    opcode, _ = HEAD.unpack(data.read(HEAD.size).ljust(HEAD.size, b"\0"))
+    place = data.tell()
+    lengths = data.read(8).ljust(8, b"\xff")
+    profile, library = struct.unpack("<II", lengths)
+    if opcode != HEADER or profile != 0 or not len(PROFILE) <= library < 1000:
+        return {}
+    words = struct.pack("<I", len(PROFILE)) + PROFILE
+    return {place: words + struct.pack("<I", library - len(PROFILE))}

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,13 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.evaluation.input_counts import InputCounts
 from mvdust3r_ros.ros.bag import opened_bag, read_frames
-from mvdust3r_ros.ros.bag_files import is_bag
+from mvdust3r_ros.ros.bag_files import bag_at, is_bag
 from mvdust3r_ros.ros.bag_messages import BagError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 ROS2, ROS1 = get_typestore(Stores.ROS2_JAZZY), get_typestore(Stores.ROS1_NOETIC)
 FOREVER = {"sec": 9223372036, "nsec": 854775807}
@@ -81,8 +88,11 @@ def ros1_message(message: Any) -> Any:
     return ROS1.types[kind](**values)
 
 
-def write_ros1(path: Path, items: list[Any], compression: Any = None) -> Path:
+def write_ros1(
+    path: Path, items: list[Any], compression: Any = None, chunk_bytes: int = 0
+) -> Path:
     writer = Ros1Writer(path)
+    writer.chunk_threshold = chunk_bytes or writer.chunk_threshold
     if compression is not None:
         writer.set_compression(compression)
     with writer:
@@ -115,14 +125,59 @@ def test_topics_of_ros_1_without_a_slash_and_split_bags(drive: Any, tmp_path: Pa
     assert_complete(tmp_path, drive)
 
 
-def test_a_ros_1_bag_that_was_not_closed_names_its_remedy(drive: Any, tmp_path: Path) -> None:
-    whole = write_ros1(tmp_path / "drive.bag", drive.items()).read_bytes()
+def killed_ros1(drive: Any, folder: Path, compression: str) -> bytes:
+    """A bag of many chunks as the recorder leaves it when it is killed: no index, no counts."""
+    form = None if compression == "NONE" else Ros1Writer.CompressionFormat[compression]
+    items, noise = drive.items(), np.random.default_rng(1)
+    for item in items:
+        if item.topic == "/camera/image_raw":
+            item.message.data = noise.integers(0, 255, len(item.message.data), dtype=np.uint8)
+    path = write_ros1(folder / "drive.bag", items, form, chunk_bytes=6000)
+    content = bytearray(path.read_bytes())
+    for name, size in ((b"index_pos=", 8), (b"conn_count=", 4), (b"chunk_count=", 4)):
+        place = content.index(name) + len(name)
+        if size == 8:
+            del content[int.from_bytes(content[place : place + 8], "little") :]
+        content[place : place + size] = bytes(size)
+    path.unlink()
+    return bytes(content)
+
+
+@pytest.mark.parametrize("compression", ["NONE", "BZ2", "LZ4"])
+def test_a_ros_1_bag_of_a_killed_recorder_is_read_as_far_as_it_is_whole(
+    compression: str, drive: Any, tmp_path: Path
+) -> None:
+    content = killed_ros1(drive, tmp_path, compression)
     bag = tmp_path / "killed.bag.active"
-    place = whole.index(b"index_pos=") + len(b"index_pos=")
-    bag.write_bytes(whole[:place] + bytes(8) + whole[place + 8 :])
+    bag.write_bytes(content)
     assert is_bag(bag)
-    with pytest.raises(BagError, match="recorder was killed, `rosbag reindex` of ROS 1"):
+    assert_complete(bag, drive)
+    bag.write_bytes(content[: len(content) // 2])
+    inputs = InputCounts()
+    frames = list(read_frames(bag, inputs=inputs))
+    assert 2 <= len(frames) < len(drive.stamps_ns)
+    assert [f.stamp_ns for f in frames] == drive.stamps_ns[: len(frames)]
+    assert "not closed by its recorder" in inputs.lines()[-1]
+    bag.write_bytes(content[:4200])
+    with pytest.raises(BagError, match=r"no whole message.*`rosbag reindex` of ROS 1"):
         next(read_frames(bag))
+
+
+def test_a_copy_of_a_ros_1_bag_that_stopped_half_way(drive: Any, tmp_path: Path) -> None:
+    bag = write_ros1(tmp_path / "drive.bag", drive.items(), chunk_bytes=6000)
+    content = bag.read_bytes()
+    bag.write_bytes(content[: len(content) // 2])
+    assert 2 <= len(list(read_frames(bag))) < len(drive.stamps_ns)
+
+
+def test_split_bags_of_ros_1_have_the_time_in_their_names(drive: Any, tmp_path: Path) -> None:
+    items = drive.items()
+    write_ros1(tmp_path / "kitchen_2024-03-01-10-00-00_0.bag", items[:20])
+    write_ros1(tmp_path / "kitchen_2024-03-01-10-05-00_1.bag", items[20:])
+    assert_complete(tmp_path, drive)
+    write_ros1(tmp_path / "kitchen_2024-03-02-09-00-00_0.bag", items[:20])
+    with pytest.raises(BagError, match="several bags"):
+        next(read_frames(tmp_path))
 
 
 def information(bag: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -234,6 +289,23 @@ def test_split_bags_with_and_without_metadata(drive: Any, tmp_path: Path) -> Non
     assert_complete(bag, drive)
 
 
+def test_parts_of_a_recorder_that_was_killed_while_it_packed(drive: Any, tmp_path: Path) -> None:
+    """All but the last are packed; it lies there twice, or nothing of it was written yet."""
+    bag, items = tmp_path / "bag", drive.items()
+    bag.mkdir()
+    parts = [
+        (drive.write(tmp_path / str(n), part) / "bag.mcap").read_bytes()
+        for n, part in enumerate((items[:18], items[18:]))
+    ]
+    (bag / "bag_0.mcap.zstd").write_bytes(zstd.compress(parts[0]))
+    (bag / "bag_1.mcap").write_bytes(parts[1])
+    assert_complete(bag, drive)
+    (bag / "bag_1.mcap.zstd").write_bytes(zstd.compress(parts[1])[:200])
+    assert_complete(bag, drive)
+    (bag / "bag_2.mcap").write_bytes(b"")
+    assert assert_complete(bag, drive).lines() == ["bag_2.mcap is empty and left out"]
+
+
 def test_a_missing_part_is_named(drive: Any, tmp_path: Path) -> None:
     bag = split(drive, tmp_path)
     (bag / "bag_0.db3").unlink()
@@ -267,14 +339,18 @@ def test_an_mcap_of_a_killed_recorder_is_read_as_far_as_it_is_whole(
     assert "not closed by its recorder" in inputs.lines()[0]
 
 
-def test_an_mcap_cut_in_a_record_keeps_those_before(drive: Any, tmp_path: Path) -> None:
-    """Images large enough that a chunk holds one or two of them."""
+def large_images(drive: Any) -> list[Any]:
     items = drive.items()
     for item in items:
         if item.topic == "/camera/image_raw":
             item.message.height, item.message.width, item.message.step = 480, 640, 1920
             item.message.data = np.full(480 * 1920, 80, np.uint8)
-    file = drive.write(tmp_path, items) / "bag.mcap"
+    return list(items)
+
+
+def test_an_mcap_cut_in_a_record_keeps_those_before(drive: Any, tmp_path: Path) -> None:
+    """Images large enough that a chunk holds one or two of them."""
+    file = drive.write(tmp_path, large_images(drive)) / "bag.mcap"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     frames = list(read_frames(file))
@@ -314,11 +390,14 @@ def test_a_sqlite_bag_with_its_journal_beside(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.mcap", b"", "the file is empty"),
+        ("a.mcap", b"", "the file is empty; download or copy it again"),
         ("a.db3", b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull` fetches"),
         ("a.db3", b"SQLite format 3\0" + bytes(200), "recover"),
         ("a.mcap", b"\x89MCAP0\r\n" + b"\x01" + bytes(3), "cut off"),
         ("a.bag", b"#ROSBAG V1.2\n", "not supported"),
+        ("a.bag", b"#ROSBAG V2.0\n" + bytes(20), "download or copy it again"),
+        ("a.mcap", b"<!DOCTYPE html><html>", "neither SQLite, MCAP nor a bag of ROS 1"),
+        ("a.db3", bytes(64), "download or copy it again"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_line(
@@ -335,3 +414,152 @@ def test_a_folder_without_storage_is_said(sqlite_bag: Path, tmp_path: Path) -> N
     shutil.copy(sqlite_bag / "metadata.yaml", tmp_path)
     with pytest.raises(BagError, match=r"holds no storage file \(\.mcap, \.db3, \.bag"):
         next(read_frames(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["run #3", "run?x=1", "100%25 done", "K\u00fcche S\u00fcd", ".run"]
+)
+def test_any_name_of_a_folder(name: str, sqlite_bag: Path, drive: Any, tmp_path: Path) -> None:
+    bag = shutil.copytree(sqlite_bag, tmp_path / name)
+    assert_complete(bag, drive)
+    assert_complete(bag / "bag.db3", drive)
+
+
+def test_the_content_of_a_file_decides_not_its_name(
+    sqlite_bag: Path, mcap_bag: Path, drive: Any, tmp_path: Path
+) -> None:
+    ros1 = write_ros1(tmp_path / "drive.bag", drive.items())
+    packed = tmp_path / "packed"
+    packed.write_bytes(zstd.compress((mcap_bag / "bag.mcap").read_bytes()))
+    for source, name in (
+        (sqlite_bag / "bag.db3", "a.mcap"),
+        (mcap_bag / "bag.mcap", "b.db3"),
+        (mcap_bag / "bag.mcap", "C.MCAP"),
+        (ros1, "d.mcap"),
+        (packed, "e.mcap.zst"),
+        (packed, "f.mcap"),
+        (sqlite_bag / "bag.db3", "g.db3.zstd"),
+    ):
+        bag = Path(shutil.copy(source, tmp_path / name))
+        assert is_bag(bag)
+        assert_complete(bag, drive)
+
+
+def test_a_folder_above_one_bag_is_that_bag(
+    sqlite_bag: Path, mcap_bag: Path, drive: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(sqlite_bag, tmp_path / "monday")
+    (tmp_path / "truth.pgm").write_bytes(b"P5 2 2 255\n1234")
+    assert is_bag(tmp_path)
+    assert bag_at(tmp_path) == tmp_path / "monday"
+    assert_complete(tmp_path, drive)
+    shutil.copytree(mcap_bag, tmp_path / "tuesday")
+    with pytest.raises(BagError, match="several bags, name one of them: monday, tuesday"):
+        next(read_frames(tmp_path))
+
+
+@pytest.mark.parametrize("share", [0.4, 0.9])
+def test_a_packed_mcap_that_is_cut_off_is_read_as_far_as_it_goes(
+    share: float, drive: Any, tmp_path: Path
+) -> None:
+    items = drive.items()
+    noise = np.random.default_rng(1)
+    for item in items:
+        if item.topic == "/camera/image_raw":
+            item.message.height, item.message.width, item.message.step = 480, 640, 1920
+            item.message.data = noise.integers(0, 255, 480 * 1920, dtype=np.uint8)
+    whole = zstd.compress((drive.write(tmp_path, items) / "bag.mcap").read_bytes())
+    file = tmp_path / "cut.mcap.zstd"
+    file.write_bytes(whole[: int(len(whole) * share)])
+    frames = list(read_frames(file))
+    assert 2 <= len(frames) < len(drive.stamps_ns)
+
+
+def mcap_header(profile: str, library: str) -> bytes:
+    words = b"".join(struct.pack("<I", len(w)) + w.encode() for w in (profile, library))
+    return b"\x89MCAP0\r\n" + struct.pack("<BQ", 1, len(words)) + words
+
+
+def mcap_records(content: bytes, at: int) -> list[tuple[int, bytes]]:
+    records = []
+    while at < len(content) - 8:
+        opcode, length = struct.unpack_from("<BQ", content, at)
+        records.append((opcode, content[at + 9 : at + 9 + length]))
+        at += 9 + length
+    return records
+
+
+def test_an_mcap_without_a_profile(mcap_bag: Path, drive: Any, tmp_path: Path) -> None:
+    """As writers leave it that know no ROS; other places in the file stay what they were."""
+    content = (mcap_bag / "bag.mcap").read_bytes()
+    old = mcap_header("ros2", content[29 : 29 + content[25]].decode())
+    assert content.startswith(old)
+    new = mcap_header("", "four" + old[29:].decode())
+    assert len(new) == len(old)
+    (tmp_path / "a.mcap").write_bytes(new + content[len(old) :])
+    assert_complete(tmp_path / "a.mcap", drive)
+
+
+@pytest.mark.parametrize("missing", ["channels", "message index"])
+def test_an_mcap_whose_summary_is_not_enough(
+    missing: str, mcap_bag: Path, drive: Any, tmp_path: Path
+) -> None:
+    """Recorders tuned for speed leave out the index of messages, others repeat no channels."""
+    content = (mcap_bag / "bag.mcap").read_bytes()
+    (summary,) = struct.unpack_from("<Q", content, len(content) - 28)
+    kept = b""
+    for opcode, data in mcap_records(content, summary):
+        if opcode == 8 and missing == "message index":
+            (length,) = struct.unpack_from("<I", data, 32)
+            data = data[:32] + bytes(12) + data[36 + length + 8 :]
+        if opcode not in ((2, 14, 3, 4) if missing == "channels" else (2, 14)):
+            kept += struct.pack("<BQ", opcode, len(data)) + data
+    footer = struct.pack("<BQQQI", 2, 20, summary, 0, 0) + content[-8:]
+    (tmp_path / "a.mcap").write_bytes(content[:summary] + kept + footer)
+    assert not assert_complete(tmp_path / "a.mcap", drive).lines()
+
+
+def damaged(mcap_bag: Path, folder: Path) -> Path:
+    """In a chunk without a checksum a wrong length swallows the rest of it."""
+    content = bytearray((mcap_bag / "bag.mcap").read_bytes())
+    chunk = content.index(b"\x06", 8 + 9 + content[9])
+    (length,) = struct.unpack_from("<Q", content, chunk + 1)
+    content[chunk + 9 + 24 : chunk + 9 + 28] = bytes(4)
+    assert content[chunk + 9 + 28 : chunk + 9 + 32] == bytes(4), "is not compressed"
+    middle = chunk + 9 + length // 2
+    content[middle : middle + 4000] = b"\xa5" * 4000
+    (folder / "a.mcap").write_bytes(content)
+    return folder / "a.mcap"
+
+
+def test_messages_that_are_lost_in_the_middle_do_not_pass_in_silence(
+    mcap_bag: Path, tmp_path: Path
+) -> None:
+    bag = damaged(mcap_bag, tmp_path)
+    with pytest.raises(BagError, match=r"damaged.*`mcap recover`"):
+        list(read_frames(bag, on_bad=lambda _: None))
+
+
+def test_the_player_says_in_a_line_that_a_bag_is_damaged(
+    drive: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mvdust3r_ros.ros.player import main as play
+
+    file = drive.write(tmp_path, large_images(drive)) / "bag.mcap"
+    content = bytearray(file.read_bytes())
+    records = mcap_records(bytes(content), 8)
+    last_chunk = max(n for n, (opcode, _) in enumerate(records) if opcode == 6)
+    begin = 8 + sum(9 + len(data) for _, data in records[:last_chunk])
+    content[begin + 9 + 24 : begin + 9 + 28] = b"\xa5" * 4  # its checksum
+    file.write_bytes(content)
+    assert play([str(file), "--wait", "0", "--rate", "50"]) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"bag_player: bag {file} is damaged after ")
+    assert "`mcap recover`" in last
+
+
+def test_messages_of_other_encodings_have_a_remedy(mcap_bag: Path, tmp_path: Path) -> None:
+    content = (mcap_bag / "bag.mcap").read_bytes()
+    (tmp_path / "a.mcap").write_bytes(content.replace(b"ros2msg", b"protobf"))
+    with pytest.raises(BagError, match="'protobf' is no encoding of ROS 2; `mcap filter`"):
+        next(read_frames(tmp_path / "a.mcap"))

@@ -223,6 +223,8 @@ def test_a_calibration_that_cannot_be_right_is_refused(
         ("radtan", [0.1, 0.2, 0.01, 0.02], [0.1, 0.2, 0.01, 0.02], "plumb_bob"),
         ("", [0.1, 0, 0, 0, 0], [0.1, 0, 0, 0, 0], "plumb_bob"),
         ("Plumb_Bob ", [0.1, 0, 0, 0, 0], [0.1, 0, 0, 0, 0], "plumb_bob"),
+        ("plumb bob", [0.1, 0, 0, 0, 0], [0.1, 0, 0, 0, 0], "plumb_bob"),
+        ("Brown-Conrady", [0.1, 0, 0, 0, 0], [0.1, 0, 0, 0, 0], "plumb_bob"),
         ("rational_polynomial", [0.1] * 8, [0.1] * 8, "rational_polynomial"),
         ("rational_polynomial", [0.1] * 12, [0.1] * 12, "rational_polynomial"),
         ("rational_polynomial", [0.1] * 14, [0.1] * 14, "rational_polynomial"),
@@ -253,6 +255,21 @@ def test_a_zoom_is_followed(drive: Any, tmp_path: Path) -> None:
     assert [f.camera.K[0, 0] for f in frames] == [35] * 4 + [70] * 4
     assert inputs.lines() == [
         "camera_info holds 2 calibrations: each image takes that of its time"
+    ]
+
+
+def test_two_cameras_on_one_topic_are_told_by_their_frames(drive: Any, tmp_path: Path) -> None:
+    """A stereo driver sends both calibrations, that of the other camera newer or wrong."""
+    items = drive.items()
+    others = copy.deepcopy([i for i in items if i.topic == INFO])
+    for n, item in enumerate(others):
+        item.message.header.frame_id = "right_optical"
+        put(item.message, k=NAN_K if n == 3 else [70, 0, 19, 0, 72, 15.5, 0, 0, 1])
+    frames, inputs = frames_of(items + others, drive, tmp_path)
+    assert [f.camera.K[0, 0] for f in frames] == [35] * 8
+    assert inputs.lines() == [
+        "camera_info is of 2 frames, 'camera_optical', 'right_optical': "
+        "each image takes that of its own frame"
     ]
 
 

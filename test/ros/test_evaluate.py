@@ -279,7 +279,7 @@ def test_each_mistake_gives_one_clear_line(
 
     two = make_bag(bag_kind(second_camera=True, frames=3))
     assert evaluate(two.bag, *out) == 1
-    assert "choose one: /camera/image_raw, /rear/image_raw" in one_line(capsys)
+    assert "choose one by --image-topic: /camera/image_raw, /rear/image_raw" in one_line(capsys)
     assert not (tmp_path / "out").exists()
 
 

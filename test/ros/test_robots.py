@@ -26,12 +26,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.datatypes import Frame
 from mvdust3r_ros.evaluation.input_counts import InputCounts, by_kind
 from mvdust3r_ros.evaluation.recording import TruthOptions
+from mvdust3r_ros.evaluation.truth_files import TruthError
 from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
 from mvdust3r_ros.ros.bag_messages import BagError
 from mvdust3r_ros.ros.bag_recording import bag_recording
@@ -133,6 +135,53 @@ def with_extra(items: list[Any], parent: str, child: str) -> list[Any]:
     return items + more
 
 
+def delayed(items: list[Any], by_ns: int, *topics: str) -> list[Any]:
+    """Recorded later, with the stamps that they had."""
+    for item in items:
+        item.log_ns += by_ns if item.topic in topics else 0
+    return items
+
+
+def another_sender(items: list[Any], parent: str, child: str) -> list[Any]:
+    """Odometry of something else on the same topic, just after that of the robot."""
+    others = [copy.deepcopy(i) for i in items if i.topic == ODOM]
+    for item in others:
+        item.log_ns += 1
+        item.message.header.frame_id, item.message.child_frame_id = parent, child
+        item.message.pose.pose.position.x += 10.0
+    return others
+
+
+def with_odometry(items: list[Any], topic: str) -> list[Any]:
+    return renamed([copy.deepcopy(i) for i in items if i.topic == ODOM], {ODOM: topic})
+
+
+def once_on_tf(items: list[Any], stamp_s: int) -> list[Any]:
+    """What /tf_static has, sent as if it moved."""
+    for item in items:
+        if item.topic == STATIC:
+            item.topic = TF
+            for part in item.message.transforms:
+                part.header.stamp.sec, part.header.stamp.nanosec = stamp_s, 0
+    return items
+
+
+def second_static(items: list[Any], parent: str, topic: str, shift_m: float) -> list[Any]:
+    """The camera's place on the robot once more, before that which is right."""
+    first = copy.deepcopy(items[0])
+    first.topic = topic
+    first.log_ns -= 1
+    first.message.transforms[0].header.frame_id = parent
+    first.message.transforms[0].transform.translation.z += shift_m
+    return [first, *items]
+
+
+def arm_last(items: list[Any]) -> list[Any]:
+    items = second_static(items, "arm", STATIC, 0.0)
+    items[0].log_ns += 10
+    return items
+
+
 def quaternions(items: list[Any], factor: float) -> list[Any]:
     for item in items:
         if item.topic == ODOM:
@@ -218,6 +267,27 @@ UNDERSTOOD: dict[str, tuple[Edit, dict[str, Any], str]] = {
         {"odom_topic": ODOM}, "names no child frame"),
     "transforms of a tracker": (
         lambda m: as_pose(m, "geometry_msgs/msg/TransformStamped"), {"odom_topic": ODOM}, ""),
+    "odometry names no frame at all": (
+        lambda m: frame_ids(m, lambda _: "", ODOM), {}, "'base_link' of TF is taken"),
+    "a topic without its slash": (
+        lambda m: [*m, *with_odometry(m, "/wheels/odom")], {"odom_topic": "odom/"}, ""),
+    "another base_link on an arm": (
+        lambda m: frame_ids(m, lambda f: f.replace("base_link", "arm/base_link"), TF, STATIC),
+        {}, "frame 'base_link' is not in TF; 'arm/base_link' is taken for it"),
+    "two robots on one topic": (
+        lambda m: [*m, *another_sender(m, "r2/odom", "r2/base_link")], {},
+        "'odom' -> 'base_link' is taken, 'r2/odom' -> 'r2/base_link' left out"),
+    "first messages without frames": (
+        lambda m: [*m, *another_sender(m, "", "")[:2]], {}, "' -> '' left out"),
+    "a second place of the camera": (
+        lambda m: second_static(m, "base_link", STATIC, 0.2), {},
+        "fixed transforms of 'camera_optical' with different values were sent: the last is taken"),
+    "the same place twice": (lambda m: second_static(m, "base_link", STATIC, 0.0), {}, ""),
+    "images that came late": (
+        lambda m: delayed(m, 400_000_000, IMAGE), {}, "0.4 s behind those of the odometry that"),
+    "odometry that came late": (
+        lambda m: delayed(m, 700_000_000, ODOM), {}, "0.7 s ahead of those of the odometry"),
+    "all came late": (lambda m: delayed(m, 900_000_000, IMAGE, ODOM, TF), {}, ""),
 }  # fmt: skip
 
 
@@ -231,6 +301,22 @@ def test_the_camera_is_where_it_was(kind: str, drive: Any, tmp_path: Path) -> No
     said = "\n".join(inputs.lines())
     assert words in said
     assert words or not said
+
+
+def test_stamps_of_other_clocks_are_told_also_by_tf(drive: Any, tmp_path: Path) -> None:
+    """A second apart: still within reach of each other, so the poses are there and wrong."""
+    for kept, topic in ((ODOM, ODOM), (TF, TF)):
+        items = without(drive.items(), *({ODOM, TF} - {kept}))
+        _, inputs = frames_of(shifted(items, 1, topic), drive, tmp_path / topic.strip("/"))
+        assert "1.0 s behind those of the odometry" in inputs.lines()[-1]
+
+
+def test_a_recording_of_a_bag_that_was_played_in_a_loop(drive: Any, tmp_path: Path) -> None:
+    once = type(drive)(frames=12)
+    again = delayed(once.items(), 2 * 10**9, *{i.topic for i in once.items()})
+    _, inputs = frames_of(once.items() + again, drive, tmp_path)
+    (line,) = inputs.lines()
+    assert "the stamps of the images jump back 1 time, by 1.1 s at most: mapping starts" in line
 
 
 # What cannot be known: no image has a pose of its camera, and one line says why.
@@ -253,7 +339,7 @@ NOT_KNOWN: dict[str, tuple[Edit, dict[str, Any], str]] = {
         "the images name no frame (header.frame_id is empty)"),
     "root of another name": (
         lambda m: frame_ids(without(m, ODOM), lambda f: f.replace("odom", "world"), TF), {},
-        "frame 'odom' is not in TF, which has"),
+        "frame 'odom' is not in TF, which has 'camera_optical', 'base_link', 'world'; name where"),
     "camera counts from boot": (
         lambda m: shifted(m, -1_699_999_000, IMAGE), {}, "odometry is of another time: it covers"),
     "odometry counts from boot": (
@@ -266,6 +352,13 @@ NOT_KNOWN: dict[str, tuple[Edit, dict[str, Any], str]] = {
         lambda m: renamed(
             [i for i in second_robot(m) if not i.topic.endswith(ODOM)],
             {"/robot1/camera": "/camera"}), {}, "transforms taken: none, as several robots"),
+    "a fixed transform on /tf, of no time": (
+        lambda m: once_on_tf(m, 0), {}, "holds a single pose of 'camera_optical'"),
+    "a second parent of the camera": (
+        arm_last, {}, "'camera_optical' has two parents in TF, 'base_link' and 'arm'"),
+    "two nodes that send one frame": (
+        lambda m: with_extra(without(m, ODOM), "map", "base_link"), {},
+        "'base_link' has two parents in TF, 'odom' and 'map': only one may send it"),
     "no child and no TF": (
         lambda m: child_of_odometry(without(m, TF, STATIC), ""), {}, "odometry names no child"),
 }  # fmt: skip
@@ -330,7 +423,8 @@ TOPIC_CHOICES: dict[str, tuple[Edit, str]] = {
         lambda m: compressed_copy(m, f"{IMAGE}/compressedDepth", "16UC1; compressedDepth"), IMAGE),
     "zstd beside": (lambda m: compressed_copy(m, f"{IMAGE}/zstd", "zstd"), IMAGE),
     "compressed beside": (lambda m: compressed_copy(m, f"{IMAGE}/compressed", "jpeg"), IMAGE),
-    "two cameras": (lambda m: with_copy(m, "/rear/image_raw"), "choose one: /camera/image_raw"),
+    "two cameras": (
+        lambda m: with_copy(m, "/rear/image_raw"), "choose one by --image-topic: /camera/image"),
     "depth alone": (
         lambda m: [i for i in with_copy(m, "/d/image", encoding="16UC1") if i.topic != IMAGE],
         "--image-topic names one; its topics: .*/d/image"),
@@ -394,6 +488,61 @@ def test_images_without_stamps_are_named(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "the 8 images of /camera/image_raw have the stamp 0; their driver" in error
+
+
+def test_a_video_alone_names_what_makes_images_of_it(drive: Any, tmp_path: Path) -> None:
+    kind, topic = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", f"{IMAGE}/ffmpeg"
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg("std_msgs/Header header\nuint8[] data", kind))
+    header = drive.items()[-1].message.header
+    packet = store.types[kind](header, np.zeros(9, np.uint8))
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(topic, kind, typestore=store)
+        writer.write(connection, 1, store.serialize_cdr(packet, kind))
+    with opened_bag(tmp_path / "bag") as reader:
+        for wanted in ("", topic):
+            with pytest.raises(BagError, match="FFMPEGPacket holds video: `ros2 run image_tran"):
+                choose_image_topic(reader, wanted)
+
+
+@pytest.mark.parametrize("wanted", ["camera/image_raw", "/camera/image_raw/", IMAGE])
+def test_topics_may_be_named_without_their_slash(wanted: str, drive: Any, tmp_path: Path) -> None:
+    items = compressed_copy(drive.items(), f"{IMAGE}/compressed", "jpeg")
+    with opened_bag(drive.write(tmp_path, [i for i in items if i.topic != IMAGE])) as reader:
+        assert choose_image_topic(reader, wanted) == f"{IMAGE}/compressed"
+
+
+def test_a_truth_of_another_clock_names_both_times(drive: Any, tmp_path: Path) -> None:
+    items = as_pose(drive.items(), "geometry_msgs/msg/PoseStamped")
+    bag = drive.write(tmp_path, shifted(items, -1_699_999_000, IMAGE))
+    words = r"truth /odom is of 17\d+\.000 to .*, the images are of 1000\.000 to .*--truth none"
+    with pytest.raises(TruthError, match=words):
+        bag_recording(bag, BagOptions(), TruthOptions(truth="odom"))
+
+
+def test_one_bad_pose_of_the_truth_is_left_out(drive: Any, tmp_path: Path) -> None:
+    items = as_pose(drive.items(), "geometry_msgs/msg/PoseStamped")
+    bad = next(i for i in items if i.topic == ODOM)
+    bad.message.pose.orientation = TYPES["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 0.0)
+    recording = bag_recording(drive.write(tmp_path, items), BagOptions(), TruthOptions(truth=ODOM))
+    assert recording.truth is not None
+    assert len(recording.truth.stamps_ns) >= len(drive.stamps_ns) - 1
+    assert (
+        "truth /odom: 1 message not used: odometry: the quaternion" in recording.notes.lines()[0]
+    )
+
+
+def test_depth_of_another_camera_is_said(drive: Any, tmp_path: Path) -> None:
+    depth = np.full((30, 40), 900, "<u2").tobytes()
+    items = with_copy(
+        drive.items(), "/depth", encoding="16UC1", step=80, data=np.frombuffer(depth, np.uint8)
+    )
+    _, inputs = frames_of(items, drive, tmp_path / "same", depth_topic="/depth")
+    assert inputs.lines() == []
+    items = frame_ids(items, lambda _: "depth_optical", "/depth")
+    _, inputs = frames_of(items, drive, tmp_path / "other", depth_topic="/depth")
+    (line,) = inputs.lines()
+    assert "depth is of frame 'depth_optical', the images are of 'camera_optical'" in line
 
 
 def test_not_one_usable_image_is_an_error(
@@ -467,6 +616,7 @@ def test_rectified_images_are_known_by_their_topic() -> None:
 LIVE = (
     "slashes everywhere", "two slashes and spaces", "TF of robot1 with its name in front",
     "odometry names no child", "images name no frame, camera_info does",
+    "odometry names no frame at all", "two robots on one topic",
 )  # fmt: skip
 LIVE_TF = ("TF alone with slashes",)
 LIVE_NOT_KNOWN = ("another base", "empty frames", "camera counts from boot", "two trees")
