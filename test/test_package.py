@@ -21,6 +21,7 @@ import importlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from enum import IntEnum
@@ -191,20 +192,37 @@ def test_ci_builds_on_every_distribution_of_the_readme() -> None:
         assert distro.capitalize() in (ROOT / "README.md").read_text()
 
 
-def test_env_can_be_sourced_from_anywhere_with_unset_variables(tmp_path: Path) -> None:
+def sourced(shell: str, command: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """A command after env.sh in a shell that knows nothing else, far from the checkout."""
     if not (ROOT / ".venv/bin/activate").exists():
         pytest.skip("the environment was not made by make env")
-    command = (
-        f'set -euo pipefail; source "{ROOT}/env.sh"; source "{ROOT}/env.sh"; command -v python'
-    )
-    clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    output = subprocess.run(
-        ["bash", "-c", command],
-        cwd=tmp_path,
-        env=clean,
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    return subprocess.run(
+        [shell, "-euc", f'. "{ROOT}/env.sh"; {command}'],
+        cwd=home,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home)},
         capture_output=True,
         text=True,
-        check=True,
     )
-    assert output.stdout.strip() == str(ROOT / ".venv/bin/python")
-    assert output.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_env_can_be_sourced_from_anywhere_with_unset_variables(
+    shell: str, tmp_path: Path
+) -> None:
+    names = "AMENT_PREFIX_PATH", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH"
+    values = "; ".join(f'echo "${{{name}-}}"' for name in names)
+    output = sourced(shell, f'{values}; . "{ROOT}/env.sh"; {values}', tmp_path)
+    assert (output.returncode, output.stderr) == (0, "")
+    once, twice = output.stdout.splitlines()[:4], output.stdout.splitlines()[4:]
+    assert once == twice
+    assert once[2].split(":")[0] in (f"{ROOT}/.venv/bin", f"{ROOT}/install/mvdust3r_ros/bin")
+    if (ROOT / "install/local_setup.sh").exists():
+        assert f"{ROOT}/install/mvdust3r_ros" in once[0].split(":")
+
+
+def test_env_says_which_shells_it_is_for(tmp_path: Path) -> None:
+    output = sourced("dash", "echo went on", tmp_path)
+    assert output.stderr.splitlines() == ["env.sh: source it in bash or zsh"]
+    assert output.stdout == ""
