@@ -208,9 +208,7 @@ def sourced(shell: str, command: str, home: Path) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_env_can_be_sourced_from_anywhere_with_unset_variables(
-    shell: str, tmp_path: Path
-) -> None:
+def test_env_can_be_sourced_from_anywhere_with_unset_variables(shell: str, tmp_path: Path) -> None:
     names = "AMENT_PREFIX_PATH", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH"
     values = "; ".join(f'echo "${{{name}-}}"' for name in names)
     output = sourced(shell, f'{values}; . "{ROOT}/env.sh"; {values}', tmp_path)

@@ -59,11 +59,12 @@ UNDERSTOOD = """\
   TUM RGB-D     a folder with rgb.txt (depth.txt, groundtruth.txt)
   7-Scenes      one sequence: frame-000000.color.png or .jpg (.depth.png, .pose.txt)
   ScanNet       as SensReader extracts it: color/, pose/ (depth/, intrinsic/)
-  images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or one folder above it
+  images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or a folder above it
   video         .mp4, .mkv, .mov, .avi, .webm or .m4v"""
 FOREIGN_SUFFIXES = (
     ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".exr", ".dng",
 )  # fmt: skip
+BAG_FILES = ("*/metadata.yaml", "*/*.mcap", "*/*.db3")
 SHOWN = 6
 DEEPEST = 4
 """Folders above the images that are gone down through."""
@@ -191,6 +192,10 @@ def _unknown(path: Path) -> str:
     holds = ""
     if path.is_dir() and (foreign := _foreign_images(path)):
         return f"{path} holds {foreign} images: convert them to JPEG or PNG"
+    if path.is_dir() and (bags := {f.parent.name for end in BAG_FILES for f in path.glob(end)}):
+        return f"{path} is no recording itself; there are bags below it, name one: " + ", ".join(
+            sorted(bags)
+        )
     if path.is_dir():
         names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir() if p.name[0] != ".")
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

@@ -28,7 +28,7 @@ import numpy as np
 from mvdust3r_ros.config import settings_dict
 from mvdust3r_ros.datatypes import MvDust3rError, Trajectory, Verdict
 from mvdust3r_ros.evaluation.coverage import joined, mapped_share
-from mvdust3r_ros.evaluation.doubts import doubts, extent
+from mvdust3r_ros.evaluation.doubts import doubts, extent, verdict_words
 from mvdust3r_ros.evaluation.input_counts import by_kind
 from mvdust3r_ros.evaluation.map_metrics import (
     absolute_errors,
@@ -225,7 +225,7 @@ def no_map_reason(result: RunResult) -> str:
     reasons = Counter((w.verdict, w.message) for w in result.windows)
     (verdict, message), count = reasons.most_common(1)[0]
     windows = plural(len(result.windows), "window")
-    return f"no map: {count} of {windows} {verdict.name.lower().replace('_', ' ')}: {message}"
+    return f"no map: {count} of {windows} {verdict_words(verdict)}: {message}"
 
 
 def describe_run(summary: dict[str, Any]) -> str:
@@ -234,16 +234,17 @@ def describe_run(summary: dict[str, Any]) -> str:
     stages = ", ".join(f"{k} {decimal(v, 0)}" for k, v in summary["stage_median_ms"].items())
     made = summary["map"]
     sigma, share = made["scale_rel_sigma"], made["mapped_share"]
-    known = f"known to {percent(sigma, 1)}, from" if sigma is not None else "unknown, from"
+    source = made["scale_source"].lower().replace("_", " ")
+    known = f"known to {percent(sigma, 1)}, from {source}" if sigma is not None else "unknown"
     lines = [
         f"{plural(summary['frames'], 'frame')}, {plural(summary['keyframes'], 'keyframe')}, "
         f"{made['windows']} of {plural(summary['windows'], 'window')} in the map"
         + (f" ({percent(share)} of the drive)" if share is not None else "")
         + f", {decimal(seconds, 1)} s ({decimal(summary['frames'] / seconds, 0)} frames/s)",
         f"median ms per window: {stages}",
-        f"map: {plural(made['points'], 'point')}, {decimal(made['free_m2'], 1)} m2 free, "
-        f"{decimal(made['occupied_m2'], 1)} m2 occupied, path {decimal(made['path_m'], 1)} m",
-        f"scale: {known} {made['scale_source'].lower().replace('_', ' ')}",
+        f"map: {plural(made['points'], 'point')}, "
+        + ("not in metres" if sigma is None else _sizes(made)),
+        f"scale: {known}",
     ]
     lines += summary.get("mountings", [])
     had = ", ".join(f"{kind} {n}" for kind, n in summary.get("images_with", {}).items())
@@ -264,6 +265,13 @@ def describe_run(summary: dict[str, Any]) -> str:
     if "picture" in summary:
         lines.append(summary["picture"])
     return "\n".join([*lines, "", *_how_to_open(summary["files"])])
+
+
+def _sizes(made: dict[str, Any]) -> str:
+    return (
+        f"{decimal(made['free_m2'], 1)} m² free, {decimal(made['occupied_m2'], 1)} m² occupied, "
+        f"path {decimal(made['path_m'], 1)} m"
+    )
 
 
 def _how_to_open(files: list[str]) -> list[str]:

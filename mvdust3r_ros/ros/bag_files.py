@@ -20,6 +20,7 @@ nothing is lost where it is missing, counts nothing, or was edited by hand.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -38,6 +39,7 @@ from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import Reader as Ros2Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
+from mvdust3r_ros.evaluation.layouts import is_image
 from mvdust3r_ros.ros.bag_messages import BagError
 from mvdust3r_ros.ros.unfinished_mcap import UnfinishedMcap, unfinished
 
@@ -240,7 +242,7 @@ def storage_files(bag: Path) -> list[Path]:
     found, listed = _bags_in(bag), _listed_files(bag)
     if not found:
         kinds = ", ".join((*BAG_SUFFIXES, *ROS2_SUFFIXES[2:]))
-        raise BagError(f"bag {bag} holds no storage file ({kinds})")
+        raise BagError(f"bag {bag} holds no storage file ({kinds}){_meant_instead(bag)}")
     by_name = {file.name: file for file in found}
     places = [_place(name, by_name) for name in listed]
     missing = [name for name, place in zip(listed, places, strict=True) if place is None]
@@ -261,6 +263,19 @@ def _bags_in(folder: Path) -> list[Path]:
     """Storage files of a folder, numbered ones in their order."""
     found = [f for f in folder.iterdir() if f.is_file() and _is_storage(f)]
     return sorted(found, key=lambda f: [int(w) if w.isdigit() else w for w in _words(f)])
+
+
+def _meant_instead(folder: Path) -> str:
+    """What a folder without storage files has to offer, for the end of a sentence."""
+    if below := sorted(f.name for f in folder.iterdir() if f.is_dir() and _holds_bag(f)):
+        return f"; there are bags below it, name one: {', '.join(below)}"
+    if any(map(is_image, folder.iterdir())):
+        return "; `mvdust3r_ros evaluate` reads folders of images"
+    return ""
+
+
+def _holds_bag(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK) and is_bag(folder)
 
 
 def _words(file: Path) -> list[str]:

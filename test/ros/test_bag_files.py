@@ -335,3 +335,17 @@ def test_a_folder_without_storage_is_said(sqlite_bag: Path, tmp_path: Path) -> N
     shutil.copy(sqlite_bag / "metadata.yaml", tmp_path)
     with pytest.raises(BagError, match=r"holds no storage file \(\.mcap, \.db3, \.bag"):
         next(read_frames(tmp_path))
+
+
+def test_a_folder_above_bags_or_of_images_is_told_what_to_do(
+    sqlite_bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0001.png").write_bytes(b"")
+    assert main(["map", str(tmp_path / "images")]) == 1
+    assert "`mvdust3r_ros evaluate` reads folders of images" in capsys.readouterr().err
+    for name in ("walk", "drive"):
+        shutil.copytree(sqlite_bag, tmp_path / "bags" / name)
+    for command in ("map", "evaluate"):
+        assert main([command, str(tmp_path / "bags")]) == 1
+        assert "there are bags below it, name one: drive, walk\n" in capsys.readouterr().err
