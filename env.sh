@@ -21,14 +21,14 @@ _mvdust3r_prepend() {
 }
 
 _mvdust3r_env() {
-  local root venv libs nounset=
+  local root venv libs nounset= IFS= # the scripts sourced below split paths with spaces
   root=$(cd "$(dirname "$_mvdust3r_file")" && pwd) || return 1
   venv=$root/.venv
   if [ ! -f "$venv/bin/activate" ]; then
     echo "env.sh: $venv does not exist yet; run: make -C '$root' build" >&2
     return 1
   fi
-  [ -z "${ZSH_VERSION-}" ] || emulate -L sh # splits words as the scripts below expect
+  [ -z "${ZSH_VERSION-}" ] || emulate -L sh # the language of those scripts
   case $- in *u*) nounset=yes ;; esac
   set +u # the scripts sourced below read variables that may not be set
   . "$venv/bin/activate"

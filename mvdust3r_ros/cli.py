@@ -36,6 +36,7 @@ from mvdust3r_ros.cli_words import (
     add_frames,
     progress,
     seeds,
+    speed,
 )
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.robot_python import explain_missing
@@ -164,7 +165,7 @@ def _add_demo(commands: Commands) -> None:
     demo.add_argument("--engine", default="", help="engine folder, or oracle (needs --depth)")
     demo.add_argument("--depth", type=Path, metavar="DIR", help="depth maps to publish")
     demo.add_argument(
-        "--rate", type=float, help="speed (default 1; 2 for the drive that comes with the package)"
+        "--rate", type=speed, help="speed (default 1; 2 for the drive that comes with the package)"
     )
     demo.add_argument("--params", type=Path, metavar="YAML", help="settings of the node")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")

@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 from mvdust3r_ros.cli import build_parser
+from mvdust3r_ros.cli_words import progress
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -90,3 +91,22 @@ def test_a_command_that_needs_pytorch_says_so_in_one_line(
     assert done.returncode == 1
     assert "needs PyTorch: pip install" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["demo"], ["evaluate", "my_bag", "--mode", "live"]])
+@pytest.mark.parametrize("rate", ["0", "-1", "inf", "nan", "fast"])
+def test_a_speed_is_a_number_above_zero(
+    words: list[str], rate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*words, f"--rate={rate}"])
+    assert f"argument --rate: '{rate}' is not a number above 0" in capsys.readouterr().err
+
+
+def test_what_does_not_begin_leaves_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="no bag"), progress("frames"):
+        raise OSError("no bag")
+    assert capsys.readouterr().out.strip() == ""
+    with progress("frames") as report:
+        report(3, 4)
+    assert "3/4 frames" in capsys.readouterr().out

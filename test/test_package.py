@@ -220,7 +220,44 @@ def test_env_can_be_sourced_from_anywhere_with_unset_variables(shell: str, tmp_p
         assert f"{ROOT}/install/mvdust3r_ros" in once[0].split(":")
 
 
+def test_env_works_in_a_folder_with_a_space(tmp_path: Path) -> None:
+    """What colcon generates calls its Python without quotes."""
+    root = tmp_path / "my robot"
+    (root / ".venv/bin").mkdir(parents=True)
+    (root / "install").mkdir()
+    shutil.copy(ROOT / "env.sh", root)
+    (root / ".venv/bin/activate").touch()
+    (root / ".venv/bin/python").symlink_to("/bin/sh")
+    (root / "install/local_setup.sh").write_text(
+        f'python="{root}/.venv/bin/python"\nFOUND="$($python -c "echo it")"\n'
+    )
+    command = f'. "{root}/env.sh"; echo "$FOUND"; words="1 2"; set -- $words; echo $#'
+    output = subprocess.run(["bash", "-euc", command], capture_output=True, text=True)
+    assert (output.stdout, output.stderr) == ("it\n2\n", "")
+
+
 def test_env_says_which_shells_it_is_for(tmp_path: Path) -> None:
     output = sourced("dash", "echo went on", tmp_path)
     assert output.stderr.splitlines() == ["env.sh: source it in bash or zsh"]
     assert output.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["map"], "make map needs a bag: make map BAG=path/to/bag"),
+        (["map", "BAG=/no where"], "BAG=/no where does not exist"),
+        (["demo", "BAG=/no where"], "BAG=/no where does not exist"),
+    ],
+)
+def test_make_asks_for_its_bag_before_it_installs_anything(words: list[str], said: str) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    plan = subprocess.run(
+        ["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert said in plan[: plan.index("tools/make_env")]
+    check = "needs-bag" if len(words) == 1 else "bag-exists"
+    output = subprocess.run(["make", check, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert output.returncode == 2
+    assert output.stderr.splitlines()[0] == said

@@ -116,6 +116,8 @@ GROUPS = {
     "Counts": COUNTS,
     "Speed": MEASURED,
 }
+SIGNED = ("scale_error", "scale_drift")
+"""Deviations from 0, not shares of a whole: one that is next to nothing is 0.0 %."""
 QUANTITIES = {name: q for group in GROUPS.values() for name, q in group.items()}
 
 
@@ -125,7 +127,7 @@ def show(name: str, value: float | None) -> str:
         return "-"
     unit = QUANTITIES[name].unit if name in QUANTITIES else ""
     if unit == "%":
-        return percent(value, 1) if value >= 0 else f"{decimal(100 * value, 1)} %"
+        return f"{decimal(100 * value, 1)} %" if name in SIGNED else percent(value, 1)
     if isinstance(value, int) or (float(value).is_integer() and unit in WHOLE_UNITS):
         return f"{int(value)} {unit}".strip()
     digits = max(0, 3 - len(str(int(abs(value)))))

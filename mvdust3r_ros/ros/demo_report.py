@@ -133,7 +133,10 @@ def _bar(console: Console) -> Iterator[Report]:
                 words = f"windows {now.committed}/{now.windows} mapped, {now.latency_ms:.0f} ms"
             bar.update(task, completed=now.images, total=now.images_total, description=words)
 
-        yield report
+        try:
+            yield report
+        finally:  # what did not even begin leaves no bar above its error
+            bar.update(task, visible=bar.tasks[0].completed > 0)
 
 
 def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) -> None:
