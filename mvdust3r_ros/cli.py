@@ -277,9 +277,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Command = args.run
     try:
         with explain_missing():
+            _check_out(args)
             return run(args)
     except MvDust3rError as error:
         sys.stderr.write(f"mvdust3r_ros: {error}\n")
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"mvdust3r_ros: {error.filename}: {error.strerror}\n")
         return 1
     except ModuleNotFoundError as error:
         if error.name != "torch":
@@ -291,6 +297,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Raise FileError where the results could not be written in the end."""
+    from mvdust3r_ros.safe_files import require_writable
+
+    out: Path | None = getattr(args, "out", None)
+    if out is None and args.command == "evaluate":
+        out = Path("evaluation")
+    if out is not None:
+        require_writable(out.parent if args.command == "compare" else out)
 
 
 if __name__ == "__main__":
