@@ -13,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help env env-dev build test test-fast lint demo map clean
+.PHONY: help env env-dev build test test-fast lint demo map clean needs-bag bag-exists
 
 engine_option = $(if $(ENGINE),--engine "$(ENGINE)") $(if $(DEPTH),--depth "$(DEPTH)")
 
@@ -38,12 +38,18 @@ test-fast: env-dev build  ## run the quick tests, in about a minute
 lint: env-dev  ## run all linters
 	@tools/lint
 
-demo: build  ## run the real nodes on a bag: [BAG=path] [ENGINE=folder] [DEPTH=folder] [OUT=out]
+demo: bag-exists build  ## run the real nodes on a bag: [BAG=path] [ENGINE=folder] [DEPTH=folder] [OUT=out]
 	@. ./env.sh && exec mvdust3r_ros demo $(if $(BAG),--bag "$(BAG)") $(engine_option) --out "$(OUT)"
 
-map: build  ## map a bag without ROS messages, as fast as it goes: BAG=path [ENGINE=folder] [DEPTH=folder] [OUT=out]
-	@$(if $(BAG),,echo "make map needs a bag: make map BAG=path/to/bag" >&2; exit 2;) \
-	. ./env.sh && exec mvdust3r_ros map "$(BAG)" $(engine_option) --out "$(OUT)"
+map: needs-bag bag-exists build  ## map a bag without ROS messages, as fast as it goes: BAG=path [ENGINE=folder] [DEPTH=folder] [OUT=out]
+	@. ./env.sh && exec mvdust3r_ros map "$(BAG)" $(engine_option) --out "$(OUT)"
+
+# Said before anything is installed or built.
+needs-bag:
+	@$(if $(BAG),:,echo "make map needs a bag: make map BAG=path/to/bag" >&2; exit 2)
+
+bag-exists:
+	@$(if $(BAG),[ -e "$(BAG)" ] || { echo "BAG=$(BAG) does not exist" >&2; exit 2; },:)
 
 clean:  ## remove all that was built (not the environment)
 	rm -rf build install log .mypy_cache .ruff_cache .pytest_cache

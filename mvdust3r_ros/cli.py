@@ -36,6 +36,7 @@ from mvdust3r_ros.cli_words import (
     add_frames,
     progress,
     seeds,
+    speed,
 )
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.robot_python import explain_missing
@@ -164,7 +165,7 @@ def _add_demo(commands: Commands) -> None:
     demo.add_argument("--engine", default="", help="engine folder, or oracle (needs --depth)")
     demo.add_argument("--depth", type=Path, metavar="DIR", help="depth maps to publish")
     demo.add_argument(
-        "--rate", type=float, help="speed (default 1; 2 for the drive that comes with the package)"
+        "--rate", type=speed, help="speed (default 1; 2 for the drive that comes with the package)"
     )
     demo.add_argument("--params", type=Path, metavar="YAML", help="settings of the node")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
@@ -276,9 +277,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Command = args.run
     try:
         with explain_missing():
+            _check_out(args)
             return run(args)
     except MvDust3rError as error:
         sys.stderr.write(f"mvdust3r_ros: {error}\n")
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"mvdust3r_ros: {error.filename}: {error.strerror}\n")
         return 1
     except ModuleNotFoundError as error:
         if error.name != "torch":
@@ -290,6 +297,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Raise FileError where the results could not be written in the end."""
+    from mvdust3r_ros.safe_files import require_writable
+
+    out: Path | None = getattr(args, "out", None)
+    if out is None and args.command == "evaluate":
+        out = Path("evaluation")
+    if out is not None:
+        require_writable(out.parent if args.command == "compare" else out)
 
 
 if __name__ == "__main__":

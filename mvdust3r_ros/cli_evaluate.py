@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvdust3r_ros.cli_words import Commands, add_command, add_frames, progress
+from mvdust3r_ros.cli_words import Commands, add_command, add_frames, progress, speed
 
 if TYPE_CHECKING:
     from mvdust3r_ros.ros.evaluate import EvaluateJob
@@ -85,7 +85,7 @@ def add_evaluate(commands: Commands) -> None:
         "the bag played to the real node over DDS",
     )  # fmt: skip
     parser.add_argument(
-        "--rate", type=float, default=1.0, metavar="X", help="speed of the bag in live mode"
+        "--rate", type=speed, default=1.0, metavar="X", help="speed of the bag in live mode"
     )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="recordings at a time, in processes"

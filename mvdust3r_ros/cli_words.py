@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -72,6 +73,17 @@ def seeds(text: str) -> range:
     return range(first, last)
 
 
+def speed(text: str) -> float:
+    """How fast a bag is played; 1 is as recorded."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 def add_frames(parser: argparse._ActionsContainer) -> None:
     """Options for robots whose frames and transforms have names of their own."""
     parser.add_argument("--odom-frame", default="odom", metavar="FRAME", help="root, with TF")
@@ -91,4 +103,7 @@ def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
     columns = (MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
     with Progress(*Progress.get_default_columns()[:2], *columns) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        try:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        finally:  # what did not even begin leaves no bar above its error
+            bar.update(task, visible=bar.tasks[0].completed > 0)

@@ -44,6 +44,21 @@ class FileError(MvDust3rError):
     """A file cannot be written, or is not what it should be."""
 
 
+def require_writable(folder: Path) -> None:
+    """See that a folder can be written, or made, before work is done for it. Makes nothing.
+
+    Raises:
+        FileError: it cannot; the message names what is in the way.
+    """
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise FileError(f"cannot write to {folder}: {place} is no folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise FileError(f"cannot write to {folder}: {place} is read-only")
+
+
 def write_together(directory: Path, contents: Mapping[str, bytes]) -> list[Path]:
     """Write files so that all of them appear or none, whenever the process is killed.
 

@@ -567,7 +567,7 @@ def check_motion(
         raise StitchError(
             Verdict.REJECTED_ODOMETRY,
             f"{what} differs from odometry by {off_m:.2f} m and {turned_deg:.1f} deg "
-            f"(limits {limit_m:.2f} m, {settings.max_odom_rotation_deg:g} deg)",
+            f"(limits {limit_m:.2f} m, {settings.max_odom_rotation_deg:.3g} deg)",
         )
 
 

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import pytest
 
-from mvdust3r_ros.cli import build_parser
+from mvdust3r_ros.cli import build_parser, main
+from mvdust3r_ros.cli_words import progress
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -90,3 +91,60 @@ def test_a_command_that_needs_pytorch_says_so_in_one_line(
     assert done.returncode == 1
     assert "needs PyTorch: pip install" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["demo"], ["evaluate", "my_bag", "--mode", "live"]])
+@pytest.mark.parametrize("rate", ["0", "-1", "inf", "nan", "fast"])
+def test_a_speed_is_a_number_above_zero(
+    words: list[str], rate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*words, f"--rate={rate}"])
+    assert f"argument --rate: '{rate}' is not a number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "demo --out {}",
+        "demo --out {}/deep/out",
+        "map bag --out {}",
+        "evaluate bag --out {}",
+        "evaluate rooms --out {}",
+        "evaluate flats --out {}",
+        "compare a b --out {}/page.html",
+        "synth bag --out {}",
+        "synth rooms --out {}",
+        "engine export --weights w.pth --out {}",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_said_before_any_work(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(words.format(tmp_path / "file").split()) == 1
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("mvdust3r_ros: cannot write to ")
+    assert error.endswith(f"{tmp_path / 'file'} is no folder\n")
+
+
+def test_what_the_disk_refuses_is_one_line_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_: argparse.Namespace) -> int:
+        return len((tmp_path / "none").read_bytes())
+
+    monkeypatch.setattr("mvdust3r_ros.cli._params", refused)
+    assert main(["params"]) == 1
+    error = capsys.readouterr().err
+    assert error == f"mvdust3r_ros: {tmp_path / 'none'}: No such file or directory\n"
+
+
+def test_what_does_not_begin_leaves_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="no bag"), progress("frames"):
+        raise OSError("no bag")
+    assert capsys.readouterr().out.strip() == ""
+    with progress("frames") as report:
+        report(3, 4)
+    assert "3/4 frames" in capsys.readouterr().out

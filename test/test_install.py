@@ -70,6 +70,7 @@ def test_what_is_left_to_download_is_said(install: ModuleType) -> None:
     progress.read(" Downloaded scipy")
     assert str(progress).endswith("s, downloading: 105 of 115 MB; to come: numpy (10 MB)")
     progress.read(" Downloaded numpy")
+    assert str(progress).endswith("s, unpacking: 115 of 115 MB")
     progress.read("Prepared 82 packages in 9.09s")
     assert str(progress).endswith("s, unpacking: 115 of 115 MB")
 

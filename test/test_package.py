@@ -21,6 +21,7 @@ import importlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from enum import IntEnum
@@ -191,20 +192,72 @@ def test_ci_builds_on_every_distribution_of_the_readme() -> None:
         assert distro.capitalize() in (ROOT / "README.md").read_text()
 
 
-def test_env_can_be_sourced_from_anywhere_with_unset_variables(tmp_path: Path) -> None:
+def sourced(shell: str, command: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """A command after env.sh in a shell that knows nothing else, far from the checkout."""
     if not (ROOT / ".venv/bin/activate").exists():
         pytest.skip("the environment was not made by make env")
-    command = (
-        f'set -euo pipefail; source "{ROOT}/env.sh"; source "{ROOT}/env.sh"; command -v python'
-    )
-    clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    output = subprocess.run(
-        ["bash", "-c", command],
-        cwd=tmp_path,
-        env=clean,
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    return subprocess.run(
+        [shell, "-euc", f'. "{ROOT}/env.sh"; {command}'],
+        cwd=home,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home)},
         capture_output=True,
         text=True,
-        check=True,
     )
-    assert output.stdout.strip() == str(ROOT / ".venv/bin/python")
-    assert output.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_env_can_be_sourced_from_anywhere_with_unset_variables(shell: str, tmp_path: Path) -> None:
+    names = "AMENT_PREFIX_PATH", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH"
+    values = "; ".join(f'echo "${{{name}-}}"' for name in names)
+    output = sourced(shell, f'{values}; . "{ROOT}/env.sh"; {values}', tmp_path)
+    assert (output.returncode, output.stderr) == (0, "")
+    once, twice = output.stdout.splitlines()[:4], output.stdout.splitlines()[4:]
+    assert once == twice
+    assert once[2].split(":")[0] in (f"{ROOT}/.venv/bin", f"{ROOT}/install/mvdust3r_ros/bin")
+    if (ROOT / "install/local_setup.sh").exists():
+        assert f"{ROOT}/install/mvdust3r_ros" in once[0].split(":")
+
+
+def test_env_works_in_a_folder_with_a_space(tmp_path: Path) -> None:
+    """What colcon generates calls its Python without quotes."""
+    root = tmp_path / "my robot"
+    (root / ".venv/bin").mkdir(parents=True)
+    (root / "install").mkdir()
+    shutil.copy(ROOT / "env.sh", root)
+    (root / ".venv/bin/activate").touch()
+    (root / ".venv/bin/python").symlink_to("/bin/sh")
+    (root / "install/local_setup.sh").write_text(
+        f'python="{root}/.venv/bin/python"\nFOUND="$($python -c "echo it")"\n'
+    )
+    command = f'. "{root}/env.sh"; echo "$FOUND"; words="1 2"; set -- $words; echo $#'
+    output = subprocess.run(["bash", "-euc", command], capture_output=True, text=True)
+    assert (output.stdout, output.stderr) == ("it\n2\n", "")
+
+
+def test_env_says_which_shells_it_is_for(tmp_path: Path) -> None:
+    output = sourced("dash", "echo went on", tmp_path)
+    assert output.stderr.splitlines() == ["env.sh: source it in bash or zsh"]
+    assert output.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["map"], "make map needs a bag: make map BAG=path/to/bag"),
+        (["map", "BAG=/no where"], "BAG=/no where does not exist"),
+        (["demo", "BAG=/no where"], "BAG=/no where does not exist"),
+    ],
+)
+def test_make_asks_for_its_bag_before_it_installs_anything(words: list[str], said: str) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    plan = subprocess.run(
+        ["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert said in plan[: plan.index("tools/make_env")]
+    check = "needs-bag" if len(words) == 1 else "bag-exists"
+    output = subprocess.run(["make", check, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert output.returncode == 2
+    assert output.stderr.splitlines()[0] == said

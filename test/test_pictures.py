@@ -102,9 +102,27 @@ def test_small_maps_are_drawn_too(tmp_path: Path, n_poses: int) -> None:
     assert (tmp_path / "small.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("with_grid", [True, False])
+def test_a_map_without_metres_is_drawn_and_names_its_units(with_grid: bool) -> None:
+    made = make_map()
+    made = dataclasses.replace(made, grid=made.grid if with_grid else None)
+    figure = map_figure(made, None, Caption("kitchen"))
+    plans = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert [axes.get_title(loc="left") for axes in plans] == [
+        "Cloud from above", *["Occupancy grid"] * with_grid
+    ]  # fmt: skip
+    x_min, x_max = plans[0].get_xlim()
+    assert x_min < 0.1
+    assert x_max > 4.9  # all of the room, not the way alone
+    words = [text.get_text() for text in figure.findobj(matplotlib_text.Text)]
+    assert any("not in metres" in text for text in words)
+    assert {text.get_text() for axes in plans for text in axes.texts} == {"1 units of the network"}
+    assert plans[-1].get_legend() is not None
+
+
 def test_errors_are_in_words(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="no window"):
-        map_picture(dataclasses.replace(make_map(), grid=None), tmp_path / "no.png")
+        map_picture(dataclasses.replace(make_map(0), grid=None), tmp_path / "no.png")
     (tmp_path / "file").write_text("")
     with pytest.raises(PictureError, match="cannot write"):
         map_picture(make_map(), tmp_path / "file" / "map.png")

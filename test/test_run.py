@@ -127,7 +127,7 @@ def test_outputs_are_complete_and_agree_with_the_run(
     assert stored["settings"]["keyframes"]["window_size"] == 5
     assert stored["map"]["free_m2"] > 0.5
     text = describe_run(summary)
-    for word in ("24 frames", "map_server", str(tmp_path / "map.png"), "ATE 0.000 m"):
+    for word in ("24 frames", "map_server", str(tmp_path / "map.png"), "ATE 0.000 m", "m² free"):
         assert word in text
 
 
@@ -137,10 +137,18 @@ def test_areas_are_not_told_of_a_grid_whose_metres_are_unknown(result: RunResult
     summary = summarize_run(withheld)
     assert "free_m2" not in summary["map"]
     text = describe_run({**summary, "files": ["map.ply"]})
-    assert " m2 " not in text
+    assert " m² " not in text
     assert "if its scale is right" in text
     numbers = judge(Evidence(withheld)).numbers
     assert numbers["free_m2"] is numbers["occupied_m2"] is None
+
+
+def test_sizes_of_a_map_without_metres_are_not_told(tmp_path: Path, result: RunResult) -> None:
+    summary = write_outputs(result, tmp_path)
+    summary["map"] |= {"scale_rel_sigma": None, "scale_source": "NONE"}
+    text = describe_run(summary)
+    assert "points, not in metres\nscale: unknown\n" in text
+    assert " m² " not in text
 
 
 def test_nothing_that_json_does_not_know_is_written(

@@ -44,6 +44,7 @@ def test_a_zero_has_no_sign(value: float) -> None:
     assert decimal(value, 3) == "0.000"
     assert show("ate_m", value) == "0.000 m"
     assert show("scale_error", value / 100) == "0.0 %"
+    assert show("scale_error", -value / 100) == "0.0 %"
     assert show("confidence_rank", value) in ("0", "0.00")
 
 

@@ -43,6 +43,7 @@ from mvdust3r_ros.evaluation.pictures import (
     draw_path,
     draw_top,
     frame_plan,
+    length_unit,
     map_bounds,
     unit_rgb,
 )
@@ -269,7 +270,8 @@ def grid_view(snapshot: MapSnapshot, made: Judgement, which: str) -> str:
     def draw(axes: Axes) -> None:
         axes.grid(visible=False)
         if which == "estimate":
-            draw_grid(axes, grid, snapshot.trajectory, bounds, "", made.stretches)
+            unit, path = length_unit(snapshot.scale), snapshot.trajectory
+            draw_grid(axes, grid, path, bounds, "", made.stretches, unit=unit)
         else:
             draw_grid(axes, grid, None, bounds, "")
             _true_path(axes, made)

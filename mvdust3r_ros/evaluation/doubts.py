@@ -39,6 +39,13 @@ REASONS = {
 }
 
 
+def verdict_words(verdict: Verdict) -> str:
+    """What became of a window: "committed", "rejected (against odometry)"."""
+    if verdict == Verdict.COMMITTED:
+        return "committed"
+    return f"rejected ({REASONS[verdict]})"
+
+
 def extent(numbers: Mapping[str, float | None]) -> str:
     """Of how much of the drive the errors speak: "over 38 % of the drive"; empty if unknown."""
     share = numbers.get("mapped_share")

@@ -61,7 +61,7 @@ UNDERSTOOD = """\
   TUM RGB-D     a folder with rgb.txt (depth.txt, groundtruth.txt)
   7-Scenes      one sequence: frame-000000.color.png or .jpg (.depth.png, .pose.txt)
   ScanNet       as SensReader extracts it: color/, pose/ (depth/, intrinsic/)
-  images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or one folder above it
+  images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or a folder above it
   video         .mp4, .mkv, .mov, .avi, .webm or .m4v"""
 SHOWN = 6
 DEEPEST = 4

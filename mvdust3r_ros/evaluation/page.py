@@ -26,7 +26,7 @@ from typing import Any
 from mvdust3r_ros.datatypes import MapSnapshot, Verdict
 from mvdust3r_ros.evaluation import charts
 from mvdust3r_ros.evaluation.cloud_view import cloud_view, web_file
-from mvdust3r_ros.evaluation.doubts import extent
+from mvdust3r_ros.evaluation.doubts import extent, verdict_words
 from mvdust3r_ros.evaluation.judge import Judgement
 from mvdust3r_ros.evaluation.quantities import GROUPS, show
 from mvdust3r_ros.evaluation.window_scores import Thumbnail
@@ -40,7 +40,7 @@ TILES = {
     "grid_iou": "grid overlap (IoU)",
     "nd": "window error (ND)",
     "window_p50_ms": "time of a window",
-    "peak_memory_mb": "memory",
+    "peak_memory_mb": "peak memory",
 }
 WINDOW_COLUMNS = {
     "nd": "ND", "cd": "CD", "rre": "RRE", "rte": "RTE", "mae": "mAE", "scale_error": "scale error",
@@ -126,7 +126,7 @@ def _scope_of_tiles(values: dict[str, Any]) -> dict[str, list[str]]:
         "mapped_share": [f"{values['windows_committed']} of {plural(values['windows'], 'window')}"]
     }
     if values["mapped_share"] is not None and values["drive_m"] is not None:
-        said["mapped_share"].append(f"way of the drive: {show('drive_m', values['drive_m'])}")
+        said["mapped_share"].append(f"length of the drive: {show('drive_m', values['drive_m'])}")
     for name in ("ate_m", "rpe_m", "scale_error"):
         if values[name] is not None:
             said[name] = [extent(values)]
@@ -208,7 +208,7 @@ def _window_row(window: dict[str, Any], columns: Sequence[str]) -> str:
     cells = "".join(f"<td class=n>{show(c, window.get(c))}</td>" for c in columns)
     kind = "good" if window["in_map"] else "bad"
     left = verdict == "committed" and not window["in_map"]
-    words = "left the map again" if left else verdict.replace("_", " ")
+    words = "left the map again" if left else verdict_words(Verdict[verdict.upper()])
     return (
         f'<tr class="{kind}"><td>{window["window"]}</td><td>{words}</td>'
         f"<td class=n>{window['keyframes']}</td>{cells}"
@@ -256,7 +256,7 @@ def _thumb(thumb: Thumbnail, first_ns: int) -> str:
         for alt, data in pictures
     )
     color = "#1e8a4c" if thumb.verdict == Verdict.COMMITTED else "#c22f3d"
-    words = thumb.verdict.name.lower().replace("_", " ")
+    words = verdict_words(thumb.verdict)
     when = (thumb.stamp_ns - first_ns) * 1e-9
     return (
         f'<div class="thumb"><div>{inner}</div><i class="dot" style="background:{color}"></i>'

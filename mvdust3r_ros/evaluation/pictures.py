@@ -84,7 +84,7 @@ class TrueMap:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Rectangle of plan views, metres."""
+    """Rectangle of plan views, metres (units of the network while these are unknown)."""
 
     x_min: float
     y_min: float
@@ -138,6 +138,11 @@ def scale_words(scale: ScaleEstimate) -> str:
     return f"scale known to {percent(scale.rel_sigma, 1)}{by}"
 
 
+def length_unit(scale: ScaleEstimate) -> str:
+    """Of the map's coordinates: metres only where they are known."""
+    return "m" if math.isfinite(scale.rel_sigma) else "units of the network"
+
+
 def map_picture(
     snapshot: MapSnapshot,
     path: Path,
@@ -148,7 +153,7 @@ def map_picture(
     """Draw the cloud from above, the grid with the path, and the cloud at an angle into one PNG.
 
     Args:
-        snapshot: the map; it needs a grid.
+        snapshot: the map; without a grid, the cloud alone is drawn.
         path: the file to write.
         truth: drawn beside and over the map when given.
         caption: where the map is from, above all.
@@ -168,7 +173,7 @@ def map_figure(
     Raises:
         PictureError: no window has been committed yet, or matplotlib is missing.
     """
-    if snapshot.grid is None:
+    if snapshot.grid is None and not len(snapshot.trajectory):
         raise PictureError("there is no map to draw yet: no window has been committed")
     try:
         from matplotlib.figure import Figure
@@ -177,7 +182,8 @@ def map_figure(
             "pictures need matplotlib; install it: pip install 'mvdust3r_ros[report]'"
         ) from None
     bounds = map_bounds(snapshot, truth)
-    columns = 2 if truth is None or truth.grid is None else 3
+    truth = truth or TrueMap()
+    columns = 1 + (snapshot.grid is not None) + (truth.grid is not None)
     plan_height = 13.0 / columns * bounds.size[1] / bounds.size[0]
     plan_height = float(np.clip(plan_height, 2.5, 8.0))
     oblique_height = 13.0 * VIEW_PX[1] / VIEW_PX[0]
@@ -187,7 +193,7 @@ def map_figure(
     layout = figure.add_gridspec(2, columns, height_ratios=[plan_height + 0.7, oblique_height])
     _draw_caption(figure, caption, snapshot.scale)
     axes = [figure.add_subplot(layout[0, k]) for k in range(columns)]
-    _draw_plans(axes, snapshot, truth or TrueMap(), bounds, stretches)
+    _draw_plans(axes, snapshot, truth, bounds, stretches)
     _draw_oblique(figure.add_subplot(layout[1, :]), snapshot, stretches)
     return figure
 
@@ -199,18 +205,19 @@ def _draw_plans(
     bounds: Bounds,
     stretches: Stretches,
 ) -> None:
-    """Cloud, grid and, where there is one, the true grid, from above."""
-    assert snapshot.grid is not None
+    """The cloud and, where there are any, the grid and the true grid, from above."""
+    unit, path = length_unit(snapshot.scale), snapshot.trajectory
     draw_top(axes[0], snapshot, bounds, stretches)
-    draw_grid(axes[1], snapshot.grid, snapshot.trajectory, bounds, "Occupancy grid", stretches)
+    if snapshot.grid is not None:
+        title = "Occupancy grid"
+        draw_grid(axes[1], snapshot.grid, path, bounds, title, stretches, unit=unit)
     if truth.grid is not None:
-        draw_grid(axes[2], truth.grid, None, bounds, "True grid")
-    unit = "m" if math.isfinite(snapshot.scale.rel_sigma) else "units of the network"
+        draw_grid(axes[-1], truth.grid, None, bounds, "True grid")
     for k, plan in enumerate(axes):
-        if truth.trajectory is not None and k > 0:
+        if truth.trajectory is not None and (k > 0 or len(axes) == 1):
             draw_path(plan, truth.trajectory, TRUE_PATH_RGB, "true path", dashed=True)
         add_coordinates(plan, unit)
-    add_legend(axes[1])
+    add_legend(axes[min(1, len(axes) - 1)])
 
 
 def _draw_caption(figure: Figure, caption: Caption, scale: ScaleEstimate) -> None:
@@ -237,10 +244,12 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def map_bounds(snapshot: MapSnapshot, truth: TrueMap | None) -> Bounds:
-    """What the plan views show: known cells and cameras, with a margin."""
+    """What the plan views show: known cells, else the cloud, and cameras, with a margin."""
     grids = [snapshot.grid, None if truth is None else truth.grid]
     centres = snapshot.trajectory.T_world_cam[:, :2, 3]
     corners = [centres.min(0), centres.max(0)] if len(centres) else []
+    if snapshot.grid is None and len(core := core_of(below_ceiling(snapshot)[0])):
+        corners += [core[:, :2].min(0), core[:, :2].max(0)]
     for grid in grids:
         if grid is None:
             continue
@@ -281,7 +290,7 @@ def draw_top(axes: Axes, snapshot: MapSnapshot, bounds: Bounds, stretches: Stret
     image = render_cloud(points, colors, view, point_spacing(points))
     axes.imshow(image, extent=bounds.extent, interpolation="bilinear")
     draw_path(axes, snapshot.trajectory, PATH_RGB, "path", stretches)
-    frame_plan(axes, bounds, "Cloud from above")
+    frame_plan(axes, bounds, "Cloud from above", length_unit(snapshot.scale))
 
 
 def draw_grid(
@@ -291,8 +300,10 @@ def draw_grid(
     bounds: Bounds,
     title: str,
     stretches: Stretches = (),
+    *,
+    unit: str = "m",
 ) -> None:
-    """An occupancy grid with a path over it, in its stretches."""
+    """An occupancy grid with a path over it, in its stretches; `unit` is that of `bounds`."""
     image = np.full((*grid.cells.shape, 3), UNKNOWN_RGB, np.uint8)
     image[grid.cells >= 0] = FREE_RGB
     image[grid.cells >= 65] = OCCUPIED_RGB
@@ -306,7 +317,7 @@ def draw_grid(
     )
     if trajectory is not None:
         draw_path(axes, trajectory, PATH_RGB, "path", stretches)
-    frame_plan(axes, bounds, title)
+    frame_plan(axes, bounds, title, unit)
 
 
 def unit_rgb(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
@@ -351,8 +362,8 @@ def draw_path(
         )  # fmt: skip
 
 
-def frame_plan(axes: Axes, bounds: Bounds, title: str) -> None:
-    """Limits, title, light frame and a scale bar instead of ticks."""
+def frame_plan(axes: Axes, bounds: Bounds, title: str, unit: str = "m") -> None:
+    """Limits, title, light frame and a scale bar in the unit of the bounds instead of ticks."""
     axes.set_xlim(bounds.x_min, bounds.x_max)
     axes.set_ylim(bounds.y_min, bounds.y_max)
     axes.set_aspect("equal")
@@ -361,7 +372,7 @@ def frame_plan(axes: Axes, bounds: Bounds, title: str) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_color("#b8bec8")
-    _scale_bar(axes, bounds)
+    _scale_bar(axes, bounds, unit)
 
 
 def add_coordinates(axes: Axes, unit: str) -> None:
@@ -376,14 +387,14 @@ def add_coordinates(axes: Axes, unit: str) -> None:
     axes.set_ylabel(f"y ({unit})", fontsize=8.5, color="#5b6475")
 
 
-def _scale_bar(axes: Axes, bounds: Bounds) -> None:
+def _scale_bar(axes: Axes, bounds: Bounds, unit: str) -> None:
     length = nice_length(bounds.size[0] / 4)
     x = bounds.x_min + 0.04 * bounds.size[0]
     y = bounds.y_min + 0.04 * bounds.size[1]
     axes.plot([x, x + length], [y, y], color=PAPER, linewidth=6, solid_capstyle="butt", zorder=6)
     axes.plot([x, x + length], [y, y], color=INK, linewidth=3, solid_capstyle="butt", zorder=7)
     axes.annotate(
-        f"{length:g} m", (x + length / 2, y), xytext=(0, 4), textcoords="offset points",
+        f"{length:g} {unit}", (x + length / 2, y), xytext=(0, 4), textcoords="offset points",
         ha="center", va="bottom", fontsize=9, color=INK, zorder=7,
         bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 1},
     )  # fmt: skip

@@ -30,7 +30,7 @@ class Quantity:
 
     Attributes:
         meaning: one phrase for people.
-        unit: "m", "deg", "%" (stored as a share of 1), "ms", "MB", "1/s", "s", "m2" or "".
+        unit: "m", "deg", "%" (stored as a share of 1), "ms", "MB", "1/s", "s", "m²" or "".
         better: "lower", "higher" or "" where neither is.
         measured: depends on the machine and its load, so that two runs differ.
     """
@@ -58,7 +58,7 @@ TRAJECTORY = {
 WINDOWS = {
     "nd": Quantity("ND: mean distance of a window's points from the truth", "m", "lower"),
     "dac": Quantity("DAc: share of the windows with ND below 0.2", "%", "higher"),
-    "cd": Quantity("CD: median over windows of the Chamfer distance", "m2", "lower"),
+    "cd": Quantity("CD: median over windows of the Chamfer distance", "m²", "lower"),
     "rre": Quantity("RRE: camera pairs turned wrong by 15 degrees or more", "%", "lower"),
     "rte": Quantity("RTE: camera pairs displaced wrong by 15 degrees or more", "%", "lower"),
     "mae": Quantity("mAE: one minus the mean accuracy up to 30 degrees", "%", "lower"),
@@ -92,12 +92,12 @@ COUNTS = {
     "windows_scored": Quantity("windows compared with recorded depth"),
     "committed_share": Quantity("windows in the map, of all", "%", "higher"),
     "mapped_share": Quantity("part of the drive that is in the map", "%", "higher"),
-    "drive_m": Quantity("way of the drive, by the truth or else by odometry", "m"),
+    "drive_m": Quantity("length of the drive, by the truth or else by odometry", "m"),
     "loop_closures": Quantity("loops closed"),
     "map_points": Quantity("points of the map"),
-    "free_m2": Quantity("free area", "m2"),
-    "occupied_m2": Quantity("occupied area", "m2"),
-    "path_m": Quantity("way of the mapped keyframes", "m"),
+    "free_m2": Quantity("free area", "m²"),
+    "occupied_m2": Quantity("occupied area", "m²"),
+    "path_m": Quantity("length of the path of the mapped keyframes", "m"),
     "scale_rel_sigma": Quantity("how well the mapper thinks it knows the scale", "%", "lower"),
 }
 MEASURED = {
@@ -116,6 +116,8 @@ GROUPS = {
     "Counts": COUNTS,
     "Speed": MEASURED,
 }
+SIGNED = ("scale_error", "scale_drift")
+"""Deviations from 0, not shares of a whole: one that is next to nothing is 0.0 %."""
 QUANTITIES = {name: q for group in GROUPS.values() for name, q in group.items()}
 
 
@@ -125,7 +127,7 @@ def show(name: str, value: float | None) -> str:
         return "-"
     unit = QUANTITIES[name].unit if name in QUANTITIES else ""
     if unit == "%":
-        return percent(value, 1) if value >= 0 else f"{decimal(100 * value, 1)} %"
+        return f"{decimal(100 * value, 1)} %" if name in SIGNED else percent(value, 1)
     if isinstance(value, int) or (float(value).is_integer() and unit in WHOLE_UNITS):
         return f"{int(value)} {unit}".strip()
     digits = max(0, 3 - len(str(int(abs(value)))))

@@ -28,7 +28,7 @@ import numpy as np
 from mvdust3r_ros.config import settings_dict
 from mvdust3r_ros.datatypes import MvDust3rError, Trajectory, Verdict
 from mvdust3r_ros.evaluation.coverage import joined, mapped_share
-from mvdust3r_ros.evaluation.doubts import doubts, extent
+from mvdust3r_ros.evaluation.doubts import doubts, extent, verdict_words
 from mvdust3r_ros.evaluation.input_counts import by_kind
 from mvdust3r_ros.evaluation.map_metrics import (
     absolute_errors,
@@ -224,9 +224,8 @@ def no_map_reason(result: RunResult) -> str:
         )
     verdict, count = Counter(w.verdict for w in result.windows).most_common(1)[0]
     message = next(w.message for w in result.windows if w.verdict == verdict)
-    windows, kind = plural(len(result.windows), "window"), verdict.name.lower().replace("_", " ")
-    first = "the first one: " if count > 1 else ""
-    return f"no map: {count} of {windows} {kind}: {first}{message}"
+    windows, first = plural(len(result.windows), "window"), "the first one: " * (count > 1)
+    return f"no map: {count} of {windows} {verdict_words(verdict)}: {first}{message}"
 
 
 def describe_run(summary: dict[str, Any]) -> str:
@@ -235,15 +234,17 @@ def describe_run(summary: dict[str, Any]) -> str:
     stages = ", ".join(f"{k} {decimal(v, 0)}" for k, v in summary["stage_median_ms"].items())
     made = summary["map"]
     sigma, share = made["scale_rel_sigma"], made["mapped_share"]
-    known = f"known to {percent(sigma, 1)}, from" if sigma is not None else "unknown, from"
+    source = made["scale_source"].lower().replace("_", " ")
+    known = f"known to {percent(sigma, 1)}, from {source}" if sigma is not None else "unknown"
     lines = [
         f"{plural(summary['frames'], 'frame')}, {plural(summary['keyframes'], 'keyframe')}, "
         f"{made['windows']} of {plural(summary['windows'], 'window')} in the map"
         + (f" ({percent(share)} of the drive)" if share is not None else "")
         + f", {decimal(seconds, 1)} s ({decimal(summary['frames'] / seconds, 0)} frames/s)",
         f"median ms per window: {stages}",
-        f"map: {plural(made['points'], 'point')}, {_sizes(made)}",
-        f"scale: {known} {made['scale_source'].lower().replace('_', ' ')}",
+        f"map: {plural(made['points'], 'point')}, "
+        + ("not in metres" if sigma is None else _sizes(made)),
+        f"scale: {known}",
     ]
     lines += summary.get("mountings", [])
     had = ", ".join(f"{kind} {n}" for kind, n in summary.get("images_with", {}).items())
@@ -267,12 +268,12 @@ def describe_run(summary: dict[str, Any]) -> str:
 
 
 def _sizes(made: dict[str, Any]) -> str:
-    """Areas and way of a map, as far as its metres are known."""
+    """Areas and path of a map, as far as its metres are known."""
     path = f"path {decimal(made['path_m'], 1)} m"
     if "free_m2" not in made:
         return f"{path} if its scale is right"
     free, occupied = (decimal(made[name], 1) for name in ("free_m2", "occupied_m2"))
-    return f"{free} m2 free, {occupied} m2 occupied, {path}"
+    return f"{free} m² free, {occupied} m² occupied, {path}"
 
 
 def _how_to_open(files: list[str]) -> list[str]:

@@ -38,6 +38,7 @@ from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import Reader as Ros2Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
+from mvdust3r_ros.evaluation.layouts import is_image
 from mvdust3r_ros.ros.bag_messages import BagError
 from mvdust3r_ros.ros.unfinished_mcap import MAGIC as MCAP_MAGIC
 from mvdust3r_ros.ros.unfinished_mcap import mended_mcap
@@ -285,9 +286,7 @@ def storage_files(bag: Path) -> list[Path]:
         raise BagError(f"bag {bag} is neither a folder nor a file")
     found, listed = _bags_in(bag), _listed_files(bag)
     if not found:
-        kinds = ", ".join((*BAG_SUFFIXES, *ROS2_SUFFIXES[2:4]))
-        copy = f"; its metadata.yaml names {', '.join(listed)}: copy it here" if listed else ""
-        raise BagError(f"bag {bag} holds no storage file ({kinds}){copy}")
+        raise BagError(_without_storage(bag, listed))
     by_name = {file.name: file for file in found}
     places = [_place(name, by_name) for name in listed]
     missing = [name for name, place in zip(listed, places, strict=True) if place is None]
@@ -348,6 +347,17 @@ def _bags_in(folder: Path) -> list[Path]:
     """Storage files of a folder, numbered ones in their order."""
     found = [f for f in folder.iterdir() if _is_storage(f) and f.is_file()]
     return sorted(found, key=lambda f: [int(w) if w.isdigit() else w for w in _words(f)])
+
+
+def _without_storage(folder: Path, listed: Sequence[str]) -> str:
+    """What is wrong with a folder that holds no storage file, and what may be meant."""
+    kinds = ", ".join((*BAG_SUFFIXES, *ROS2_SUFFIXES[2:4]))
+    remedy = ""
+    if listed:
+        remedy = f"; its metadata.yaml names {', '.join(listed)}: copy it here"
+    elif any(map(is_image, folder.iterdir())):
+        remedy = "; `mvdust3r_ros evaluate` reads folders of images"
+    return f"bag {folder} holds no storage file ({kinds}){remedy}"
 
 
 def _words(file: Path) -> list[str]:

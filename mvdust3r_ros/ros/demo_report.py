@@ -24,9 +24,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mvdust3r_ros.datatypes import MapSnapshot
+from mvdust3r_ros.datatypes import MapSnapshot, Verdict
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.create import create_engine, default_engine_folder
+from mvdust3r_ros.evaluation.doubts import verdict_words
 from mvdust3r_ros.evaluation.pictures import Caption, PictureError, TrueMap, map_picture
 from mvdust3r_ros.evaluation.recording import recording_name
 from mvdust3r_ros.installed import installed
@@ -135,12 +136,16 @@ def _bar(console: Console) -> Iterator[Report]:
                 words = f"windows {now.committed}/{now.windows} mapped, {now.latency_ms:.0f} ms"
             bar.update(task, completed=now.images, total=now.images_total, description=words)
 
-        yield report
+        try:
+            yield report
+        finally:  # what did not even begin leaves no bar above its error
+            bar.update(task, visible=bar.tasks[0].completed > 0)
 
 
 def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) -> None:
     verdicts = ", ".join(
-        f"{n} {name.replace('_', ' ')}" for name, n in sorted(result.verdicts.items())
+        f"{n} {verdict_words(Verdict[name.upper()])}"
+        for name, n in sorted(result.verdicts.items())
     )
     console.print(
         f"{plural(result.images, 'image')} in {decimal(result.seconds, 1)} s, "
@@ -162,10 +167,9 @@ def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) ->
 def _draw(options: DemoOptions, result: DemoResult, console: Console) -> None:
     snapshot = replace(snapshot_of_files(options.out, "map"), scale=result.scale)
     if snapshot.grid is None:
-        console.print(f"{NO_GRID}. So there is no picture of it either")
-        return
-    truth = None
-    if options.bag is not None and (options.bag.parent / "truth.yaml").exists():
+        console.print(NO_GRID)
+    truth, in_metres = None, snapshot.grid is not None
+    if in_metres and options.bag is not None and (options.bag.parent / "truth.yaml").exists():
         folder = options.bag.parent
         truth = TrueMap(load_occupancy(folder / "truth.yaml"), read_tum(folder / "truth.tum"))
     try:
@@ -185,12 +189,12 @@ def _tell_files(out: Path, console: Console) -> None:
         "map.png": "picture of the map",
         "map.ply": "coloured cloud with confidences; open it in CloudCompare or MeshLab",
         "map.yaml": "occupancy grid with map.pgm; "
-        "ros2 run nav2_map_server map_server --ros-args -p yaml_filename:=map.yaml",
-        "map.tum": "camera trajectory; evo_traj tum map.tum --plot",
-        "bag": "all published topics; ros2 bag play bag, or Foxglove",
+        "ros2 run nav2_map_server map_server --ros-args -p yaml_filename:={}",
+        "map.tum": "camera trajectory; evo_traj tum {} --plot",
+        "bag": "all published topics; ros2 bag play {}, or Foxglove",
         "log": "what the nodes said",
     }
     console.print("made:")
     for name, words in opened.items():
         if (out / name).exists():
-            console.print(f"  {out / name}  {words}")
+            console.print(f"  {out / name}  {words.format(out / name)}")

@@ -563,3 +563,17 @@ def test_messages_of_other_encodings_have_a_remedy(mcap_bag: Path, tmp_path: Pat
     (tmp_path / "a.mcap").write_bytes(content.replace(b"ros2msg", b"protobf"))
     with pytest.raises(BagError, match="'protobf' is no encoding of ROS 2; `mcap filter`"):
         next(read_frames(tmp_path / "a.mcap"))
+
+
+def test_a_folder_above_bags_or_of_images_is_told_what_to_do(
+    sqlite_bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0001.png").write_bytes(b"")
+    assert main(["map", str(tmp_path / "images")]) == 1
+    assert "`mvdust3r_ros evaluate` reads folders of images" in capsys.readouterr().err
+    for name in ("walk", "drive"):
+        shutil.copytree(sqlite_bag, tmp_path / "bags" / name)
+    for command in ("map", "evaluate"):
+        assert main([command, str(tmp_path / "bags")]) == 1
+        assert "holds several bags, name one of them: drive, walk\n" in capsys.readouterr().err
