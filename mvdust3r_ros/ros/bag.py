@@ -385,7 +385,7 @@ def _jumps_back(stamps_ns: list[int]) -> list[str]:
         return []
     return [
         f"the stamps of the images jump back {plural(len(back_ns), 'time')}, by "
-        f"{max(back_ns) * 1e-9:.1f} s at most: mapping starts again there"
+        f"{max(back_ns) * 1e-9:.1f} s at most: mapping may start again there"
     ]
 
 
