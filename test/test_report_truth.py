@@ -139,10 +139,10 @@ def test_windows_refused_for_one_reason_with_other_figures_are_counted_together(
     windows = [window(9, 9, 12, Verdict.REJECTED_POSE), *refused]
     windows = [replace(w, message=f"off by {w.index} deg") for w in windows]
     assert no_map_reason(run_of(windows, empty_snapshot())) == (
-        "no map: 3 of 4 windows rejected odometry: the first one: off by 0 deg"
+        "no map: 3 of 4 windows rejected (against odometry): the first one: off by 0 deg"
     )
     assert no_map_reason(run_of(windows[:1], empty_snapshot())) == (
-        "no map: 1 of 1 window rejected pose: off by 9 deg"
+        "no map: 1 of 1 window rejected (without camera poses): off by 9 deg"
     )
 
 
