@@ -285,9 +285,9 @@ def _columns(source: _Source, table: Table, rows: Sequence[Row]) -> dict[str, in
 def _meaning(name: str) -> str:
     """Which value a column of this name holds; empty for another one."""
     words = re.sub(r"[\[(].*", "", name).strip().lower().replace(".", "_")
-    if re.fullmatch(r"(?:.*_)?n(?:ano)?_?sec(?:ond)?s?", words):
+    if re.fullmatch(r"(?:.*_)?n(?:ano)?_?(?:secs?|seconds?)", words):
         return "nanoseconds"
-    if re.search(r"time|stamp|^t$|^ts$|^sec(?:ond)?s?$", words):
+    if re.search(r"time|stamp|^t$|^ts$|^(?:secs?|seconds?)$", words):
         return "stamp"
     if found := re.fullmatch(r"(?:.*(?:quat|orient|rot|_q).*|q.*?)_?([wxyz])", words):
         return f"q{found[1]}"

@@ -67,7 +67,8 @@ class CameraInfos:
     A driver sends zeros before its calibration is loaded, another size before it switches, and
     other numbers after a zoom: each image takes the newest before it that is calibrated and has
     its size; where there is none before, the first after it. One that is wrong holds images back
-    until a good one comes. Of several cameras on one topic, that of the image's frame counts.
+    until a good one comes. Of several cameras on one topic, that of the image's frame counts, or
+    one without a frame.
     """
 
     def __init__(self, *, rectified: bool = False) -> None:
@@ -88,7 +89,7 @@ class CameraInfos:
 
     def notes(self) -> list[str]:
         """What else is to be said, in words."""
-        frames = sorted({s.frame for s in self._states if s.camera is not None})
+        frames = sorted({s.frame for s in self._states if s.camera is not None} - {""})
         if len(frames) > 1:
             return [
                 f"camera_info is of {len(frames)} frames, {', '.join(map(repr, frames))}: each "
@@ -105,6 +106,8 @@ class CameraInfos:
         content, frame = _content(info), plain_frame(info.header.frame_id)
         if content == self._last.get(frame):
             return
+        if not frame:
+            self._last.clear()  # it is of every camera, so that the next of each tells something
         self._last[frame] = content
         camera, fault = None, ""
         try:
@@ -162,7 +165,7 @@ class CameraInfos:
 
     def _in_turn(self, stamp_ns: int, at: float, frame: str) -> Iterator[_Calibration]:
         """States from the newest before an image back, then those after it."""
-        states = [s for s in self._states if frame and s.frame == frame] or self._states
+        states = [s for s in self._states if frame and s.frame in (frame, "")] or self._states
         yield from (s for s in reversed(states) if s.holds(stamp_ns, at))
         yield from (s for s in states if not s.holds(stamp_ns, at))
 

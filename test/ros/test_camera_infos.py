@@ -273,9 +273,13 @@ def test_two_cameras_on_one_topic_are_told_by_their_frames(drive: Any, tmp_path:
     ]
 
 
-def test_a_wrong_one_holds_images_back_until_a_good_one_comes(drive: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("frame", ["camera_optical", ""])
+def test_a_wrong_one_holds_images_back_until_a_good_one_comes(
+    drive: Any, tmp_path: Path, frame: str
+) -> None:
     def spoil(info: Any) -> None:
         put(info, k=NAN_K)
+        info.header.frame_id = frame
 
     bag = drive.write(tmp_path, edited(drive.items(), spoil, slice(3, 5)))
     bad: list[ConversionError] = []
