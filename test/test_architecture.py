@@ -141,6 +141,7 @@ def test_every_module_has_a_row() -> None:
     assert not without, "give the new module its place in ROWS"
 
 
+@pytest.mark.slow
 def test_imports_point_down() -> None:
     found = {
         case_name(path): wrong
@@ -167,6 +168,7 @@ def test_a_violation_is_noticed(place: str, line: str) -> None:
     assert len(violations(PACKAGE / place, line)) == 1
 
 
+@pytest.mark.slow
 def test_a_robot_loads_no_slow_package() -> None:
     code = (
         "import sys, mvdust3r_ros.cli, mvdust3r_ros.engines.base, mvdust3r_ros.mapper\n"

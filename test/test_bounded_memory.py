@@ -77,6 +77,7 @@ def run(room: Any, **values: Any) -> Mapper:
     return mapper
 
 
+@pytest.mark.slow
 def test_keyframes_far_from_the_camera_are_forgotten_but_not_their_cells(room: Any) -> None:
     everything, near = run(room).snapshot(), run(room, radius_m=2.5).snapshot()
     camera = everything.trajectory.T_world_cam[-1, :3, 3]
@@ -120,6 +121,7 @@ def test_keyframes_that_may_still_be_undone_stay() -> None:
     assert dense.thin_out(here[-1:], keep={1, 4, 5}) == {2, 3}
 
 
+@pytest.mark.slow
 def test_a_camera_that_stays_in_one_place_does_not_fill_the_memory(room: Any) -> None:
     """What the forgotten keyframes saw stays, and so does the path."""
     few = with_values(CONFIG, {"map.keyframes_per_place": 4, "loop.enabled": False})

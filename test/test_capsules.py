@@ -81,6 +81,7 @@ def folder(drive: list[Frame], tmp_path_factory: pytest.TempPathFactory) -> Path
     return writer.folders[0]
 
 
+@pytest.mark.slow
 def test_a_capsule_is_plain_files(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert {"capsule.json", "tensors.npz"} <= names

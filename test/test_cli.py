@@ -65,6 +65,7 @@ def test_help_shows_an_example_that_parses(prog: str) -> None:
     ("typed", "offered"),
     [("mvdust3r_ros co", {"compare "}), ("mvdust3r_ros evaluate --ra", {"--rate", "--ray"})],
 )
+@pytest.mark.slow
 def test_the_tab_key_completes(typed: str, offered: set[str], tmp_path: Path) -> None:
     out = tmp_path / "offered"
     asked = {
@@ -77,6 +78,7 @@ def test_the_tab_key_completes(typed: str, offered: set[str], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("words", [("synth", "bag", "--out"), ("evaluate", "flats", "--out")])
+@pytest.mark.slow
 def test_a_command_that_needs_pytorch_says_so_in_one_line(
     words: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_download_needs_consent_to_the_licence(
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 def test_exported_engine_runs_and_is_described(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,6 +49,7 @@ PYTEST = ("-m", "pytest", "-p", "no:cacheprovider")
     ],
     ids=["python -c", "python -m pytest"],
 )
+@pytest.mark.slow
 def test_the_messages_are_found_from_the_root_of_the_checkout(words: tuple[str, ...]) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
@@ -74,6 +75,7 @@ def outside(path: Path, text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_tests_read_outside_the_repository_by_one_variable_alone() -> None:
     places = {
         path.name: found
@@ -98,6 +100,7 @@ def test_a_way_out_is_noticed(name: str, line: str) -> None:
     assert outside(TESTS / "ros/test_a.py", "ROOT = Path(__file__).parents[2]") == []
 
 
+@pytest.mark.slow
 def test_without_more_data_tests_are_skipped_with_one_reason(tmp_path: Path) -> None:
     root = tmp_path / "empty" / "checkout"
     (root / "test").mkdir(parents=True)
@@ -113,6 +116,7 @@ def test_without_more_data_tests_are_skipped_with_one_reason(tmp_path: Path) -> 
     assert "passed" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_folder_that_the_variable_names_in_vain_is_an_error(tmp_path: Path) -> None:
     done = python("-m", "pytest", "--collect-only", "-q", str(TESTS / "test_map_bag.py"),
                   **{VARIABLE: str(tmp_path)})  # fmt: skip

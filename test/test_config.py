@@ -176,6 +176,7 @@ def test_structural_changes_are_named() -> None:
     st.floats(1e-3, 1e6),
     st.integers(1, 99),
 )
+@pytest.mark.slow
 def test_yaml_there_and_back(
     tmp_path_factory: pytest.TempPathFactory, a: str, b: float, c: int
 ) -> None:

@@ -47,6 +47,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> RoomShards:
     patch.undo()
 
 
+@pytest.mark.slow
 def test_window_has_overlapping_neighbours_and_no_holes() -> None:
     for seed in range(5):
         w = make_window(seed, 6, (64, 64))
@@ -64,6 +65,7 @@ def test_overlap_of_a_view_with_itself_is_one_and_with_its_back_zero() -> None:
     assert overlap(w.depth_m[0], w.depth_m[0], w.K, T, behind) == 0.0
 
 
+@pytest.mark.slow
 def test_shards_hold_what_the_seeds_make(shards: RoomShards) -> None:
     assert len(shards) == 8
     made, stored = make_window(105, 5, HW), shards.window(5, [3, 0])

@@ -46,6 +46,8 @@ from mvdust3r_ros.model.config import NetworkConfig
 from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.model.weights import Checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 OFFICIAL = NetworkConfig(
     image_hw=(32, 48), patch_size=16, enc_dim=32, enc_depth=2, enc_heads=2, dec_dim=24,
     dec_depth=2, dec_heads=2, skip_dim=4, gs_mlp_dim=5, n_ref=2,

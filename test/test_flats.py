@@ -55,6 +55,7 @@ def test_frames_carry_drifting_odometry_and_the_truth() -> None:
     assert not np.allclose(frames[-1].T_odom_cam, frames[-1].T_world_cam)
 
 
+@pytest.mark.slow
 def test_a_drive_goes_through_the_rooms_asked_for() -> None:
     drive = flat_drive(9000, FlatOptions(path_m=8.0, min_rooms=2), Rig())
     assert rooms_visited(drive) >= 2
@@ -76,6 +77,7 @@ def test_a_spoiled_window_keeps_its_shape_and_the_good_one(kind: str) -> None:
     assert np.array_equal(good.points, before)
 
 
+@pytest.mark.slow
 def test_a_short_drive_with_spoiled_windows(tmp_path: Path) -> None:
     options = FlatOptions(path_m=5.0, min_rooms=1, hw=(64, 64), corrupt=0.7)
     (result,) = evaluate_flats(range(9000, 9001), CONFIG, options, tmp_path)

@@ -33,6 +33,8 @@ from mvdust3r_ros.stitching import WindowGeometry
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import odometry
 
+pytestmark = pytest.mark.slow
+
 SEED = 9010
 TOO_HIGH_M = 0.08
 

@@ -140,6 +140,7 @@ def test_interpolation_between_poses_and_beyond() -> None:
 
 
 @given(poses, poses, poses, st.floats(0, 1))
+@pytest.mark.slow
 def test_interpolation_does_not_depend_on_the_world(
     T_w: FloatArray, T_0: FloatArray, T_1: FloatArray, alpha: float
 ) -> None:
@@ -194,12 +195,14 @@ def test_similarity_by_hand() -> None:
 
 
 @given(sim3s, sim3s, vectors)
+@pytest.mark.slow
 def test_similarities_compose_like_functions(S: Sim3, S_2: Sim3, point: FloatArray) -> None:
     np.testing.assert_allclose((S @ S_2).apply(point), S.apply(S_2.apply(point)), atol=1e-9)
     np.testing.assert_allclose(S.inverse().apply(S.apply(point)), point, atol=1e-8)
 
 
 @given(sim3s, poses, vectors)
+@pytest.mark.slow
 def test_a_moved_camera_sees_the_same_scaled_scene(
     S: Sim3, T_b_cam: FloatArray, p: FloatArray
 ) -> None:
@@ -219,6 +222,7 @@ def test_points_keep_shape_and_precision() -> None:
 
 
 @given(sim3s, st.integers(3, 30), st.integers(0, 1000))
+@pytest.mark.slow
 def test_alignment_finds_the_similarity(S: Sim3, count: int, seed: int) -> None:
     src = cloud(count, seed)
     found = align_sim3(src, S.apply(src))
@@ -330,6 +334,7 @@ def test_a_negative_weight_is_refused() -> None:
 
 
 @given(sim3s, st.integers(0, 1000))
+@pytest.mark.slow
 def test_robust_alignment_ignores_a_third_of_wild_pairs(S: Sim3, seed: int) -> None:
     src = cloud(90, seed)
     dst = S.apply(src)
@@ -380,6 +385,7 @@ def test_robust_alignment_settles() -> None:
 
 
 @given(sim3s, st.integers(2, 8), st.integers(0, 1000))
+@pytest.mark.slow
 def test_cameras_on_a_line_determine_a_similarity(S: Sim3, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     R = Rotation.random(count, random_state=rng).as_matrix()

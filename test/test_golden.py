@@ -43,6 +43,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("case", MODEL_CASES)
 @pytest.mark.parametrize(("backend", "dtype"), [("torch", "fp32"), ("torch", "bf16")])
+@pytest.mark.slow
 def test_small_cases(case: Path, backend: str, dtype: str) -> None:
     for result in run_case(case, backend, dtype):
         assert result.error <= (0.3 if dtype == "fp32" else 1), result
@@ -115,6 +116,7 @@ def own_case(folder: Path, batch: int = 2, by_rule: bool = False) -> Path:
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
+@pytest.mark.slow
 def test_cases_of_other_sizes_run_from_their_own_description(tmp_path: Path, backend: str) -> None:
     results = run_case(own_case(tmp_path / "case"), backend)
     assert {r.output for r in results} == {"pts3d", "conf"}
@@ -125,6 +127,7 @@ def test_cases_whose_weights_are_a_rule(tmp_path: Path) -> None:
     assert all(r.error < 0.5 for r in run_case(own_case(tmp_path / "case", by_rule=True)))
 
 
+@pytest.mark.slow
 def test_command_says_the_error_and_fails_above_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

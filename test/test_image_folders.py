@@ -160,6 +160,7 @@ def check_all(recording: Recording, count: int = COUNT) -> list[Frame]:
         (tum, "scene", "TUM RGB-D"),
     ],
 )
+@pytest.mark.slow
 def test_a_recording_is_found_in_above_and_below_the_folder_named(
     tmp_path: Path, make: Callable[[Path], Path], named: str, kind: str
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_recording_is_found_in_above_and_below_the_folder_named(
     check_all(recording)
 
 
+@pytest.mark.slow
 def test_the_oracle_maps_the_layout_of_deep_video_mvs(tmp_path: Path) -> None:
     config = with_values(
         MapperConfig(),
@@ -271,6 +273,7 @@ NAMES: dict[str, tuple[Callable[[int], str], int]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_names_are_times_of_any_unit(tmp_path: Path, name: str) -> None:
     make, exact_ns = NAMES[name]
     image_folder(tmp_path, lambda k: make(STAMPS[k]))
@@ -292,6 +295,7 @@ def test_names_are_times_of_any_unit(tmp_path: Path, name: str) -> None:
         ["IMG_20231114_221320_{:02d}"],
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_numbers_of_frames_are_no_times(tmp_path: Path, names: list[str]) -> None:
     image_folder(tmp_path, lambda k: names[0].format(k + 1))
     recording = opened(tmp_path / "images", fps=5.0)

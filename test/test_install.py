@@ -85,6 +85,7 @@ def test_pip_is_understood_too(install: ModuleType) -> None:
     assert "unpacking" in str(progress)
 
 
+@pytest.mark.slow
 def test_an_installer_is_heard_and_its_failure_shown(
     install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -117,6 +117,7 @@ def run(engine: OracleEngine, frames: Sequence[Frame], config: Any = CONFIG) -> 
 
 @pytest.mark.parametrize("odometry", [True, False])
 @pytest.mark.parametrize("points", [0.0, 0.02, 0.1])
+@pytest.mark.slow
 def test_a_good_first_window_is_committed(
     frames: list[Frame], odometry: bool, points: float
 ) -> None:

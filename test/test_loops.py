@@ -84,6 +84,7 @@ def drive(frames: list[Frame], **values: Any) -> tuple[Mapper, float]:
     return mapper, absolute_errors(s.trajectory, truth, "none").rmse_m
 
 
+@pytest.mark.slow
 def test_closures_bring_the_second_round_onto_the_first(drifting: list[Frame]) -> None:
     plain, without = drive(drifting, loop__enabled=False)
     closed, with_loops = drive(drifting)
@@ -93,6 +94,7 @@ def test_closures_bring_the_second_round_onto_the_first(drifting: list[Frame]) -
     assert with_loops < 0.8 * without
 
 
+@pytest.mark.slow
 def test_the_map_moves_with_its_keyframes(drifting: list[Frame]) -> None:
     mapper, _ = drive(drifting)
     snapshot, state = mapper.snapshot(), mapper._state
@@ -111,6 +113,7 @@ def test_the_map_moves_with_its_keyframes(drifting: list[Frame]) -> None:
         np.testing.assert_allclose(T, poses[key], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_tries_are_limited(drifting: list[Frame]) -> None:
     engine = OracleEngine(HW)
     decode, calls = engine.decode, []

@@ -34,6 +34,7 @@ from stored_data import needs_more_data
 
 
 @needs_more_data
+@pytest.mark.slow
 def test_a_bag_becomes_a_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["map", str(BAG / "bag"), "--engine", "oracle", "--depth", str(BAG / "depth")]
     arguments += ["--truth", str(BAG / "poses.txt"), "--out", str(tmp_path / "out")]
@@ -49,6 +50,7 @@ def test_a_bag_becomes_a_map(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @needs_more_data
+@pytest.mark.slow
 def test_settings_come_from_the_file(tmp_path: Path) -> None:
     params = tmp_path / "p.yaml"
     params.write_text("engine: {engine: oracle}\nkeyframes: {window_size: 4, window_overlap: 1}\n")
@@ -88,6 +90,7 @@ def copy_with_broken_images(source: Path, target: Path, broken: set[int]) -> Non
 
 
 @needs_more_data
+@pytest.mark.slow
 def test_broken_images_are_counted_and_left_out(tmp_path: Path) -> None:
     copy_with_broken_images(BAG / "bag", tmp_path / "bag", {3, 60})
     arguments = ["map", str(tmp_path / "bag"), "--engine", "oracle", "--depth", str(BAG / "depth")]

@@ -141,6 +141,7 @@ def test_a_grid_whose_metres_are_unknown_is_not_written_and_an_older_one_goes(
     resolution=st.integers(1, 200),
     origin=st.tuples(*[st.integers(-99_999, 99_999)] * 2),
 )
+@pytest.mark.slow
 def test_saved_map_loads_as_it_was(
     cells: np.ndarray, resolution: int, origin: tuple[int, int]
 ) -> None:

@@ -124,6 +124,7 @@ def trajectory_error(
 # Error of pose and map on a known room
 
 
+@pytest.mark.slow
 def test_with_exact_pointmaps_the_map_is_exact(room: Any, frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine())
     updates = run(mapper, frames)
@@ -167,6 +168,7 @@ def test_colours_and_keyframes_belong_to_the_points(room: Any, frames: list[Fram
     assert np.isnan(update.residual_m)
 
 
+@pytest.mark.slow
 def test_noise_and_a_random_scale_of_each_window(room: Any, frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine(noise=OracleNoise(points=0.02, scale=0.5, seed=1)))
     assert verdicts(run(mapper, frames)) == [Verdict.COMMITTED] * 7
@@ -182,6 +184,7 @@ def test_noise_and_a_random_scale_of_each_window(room: Any, frames: list[Frame])
     assert np.percentile(off, 95) < 0.12
 
 
+@pytest.mark.slow
 def test_without_odometry_the_map_is_level_and_its_scale_open(
     room: Any, frames: list[Frame]
 ) -> None:
@@ -203,6 +206,7 @@ def test_without_odometry_the_map_is_level_and_its_scale_open(
     assert np.median(off) < 0.03
 
 
+@pytest.mark.slow
 def test_a_metric_engine_without_odometry_gives_metres(room: Any, frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine(room))
     run(mapper, [blind(f) for f in frames[:12]])
@@ -210,6 +214,7 @@ def test_a_metric_engine_without_odometry_gives_metres(room: Any, frames: list[F
     assert trajectory_error(mapper, frames, with_scale=True)[2].scale == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_points_of_a_coarse_network_count_as_uncertain_in_the_grid(frames: list[Frame]) -> None:
     class Coarse(Engine):
         def describe(self) -> EngineInfo:
@@ -238,6 +243,7 @@ def test_odometry_in_a_frame_of_its_own(frames: list[Frame]) -> None:
     assert snapshot.scale.source == ScaleSource.ODOMETRY
 
 
+@pytest.mark.slow
 def test_the_grid_shows_the_walls(frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine())
     run(mapper, frames)
@@ -254,6 +260,7 @@ def test_the_grid_shows_the_walls(frames: list[Frame]) -> None:
         assert along.any(1).sum() > 0.9 * 80
 
 
+@pytest.mark.slow
 def test_the_same_recording_gives_the_same_map_to_the_byte(frames: list[Frame]) -> None:
     noise = OracleNoise(points=0.02, scale=0.3, seed=4)
     maps = []
@@ -267,6 +274,7 @@ def test_the_same_recording_gives_the_same_map_to_the_byte(frames: list[Frame]) 
 # Settings
 
 
+@pytest.mark.slow
 def test_points_that_are_too_far_or_doubtful_are_left_out(frames: list[Frame]) -> None:
     near = with_values(CONFIG, {"map.max_depth_m": 2.0})
     (update,) = run(Mapper(near, Engine()), frames[:6])
@@ -391,6 +399,7 @@ def smaller(p: WindowPrediction) -> WindowPrediction:
         (smaller, Verdict.REJECTED_ENGINE_ERROR, "gave 48x36 points for a view of 96x72"),
     ],
 )
+@pytest.mark.slow
 def test_a_rejected_window_changes_nothing_and_the_next_one_fits(
     frames: list[Frame], change: Change, verdict: Verdict, message: str
 ) -> None:
@@ -473,6 +482,7 @@ def test_frames_that_an_engine_cannot_use_are_rejected_by_name(frames: list[Fram
     assert rejected.message == "the oracle engine needs depth with each image"
 
 
+@pytest.mark.slow
 def test_a_frame_that_an_engine_cannot_use_does_not_stop_the_mapping(frames: list[Frame]) -> None:
     damaged = list(frames)
     mapper = Mapper(CONFIG, Engine())
@@ -486,6 +496,7 @@ def test_a_frame_that_an_engine_cannot_use_does_not_stop_the_mapping(frames: lis
 
 
 @pytest.mark.parametrize("offset_m", [3_000.0, 1e6])
+@pytest.mark.slow
 def test_odometry_that_jumps_out_of_reach_is_rejected(
     frames: list[Frame], offset_m: float
 ) -> None:
@@ -528,6 +539,7 @@ def test_keyframes_without_a_pose_are_not_what_the_next_window_holds_on_to(
 # Time, epochs, reset
 
 
+@pytest.mark.slow
 def test_a_recording_played_again_starts_an_epoch(frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine())
     run(mapper, frames[:11])
@@ -569,6 +581,7 @@ def test_a_small_step_back_in_time_is_an_error_and_no_harm(frames: list[Frame]) 
     assert update.verdict == Verdict.COMMITTED
 
 
+@pytest.mark.slow
 def test_reset_forgets_the_map_and_old_windows(frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine())
     run(mapper, frames[:11])
@@ -628,6 +641,7 @@ def test_a_window_that_waited_holds_on_to_what_was_mapped_meanwhile(frames: list
     assert second.verdict == Verdict.COMMITTED
 
 
+@pytest.mark.slow
 def test_each_view_is_encoded_once_and_forgotten_later(frames: list[Frame]) -> None:
     engine = Engine()
     mapper = Mapper(CONFIG, engine)
@@ -636,6 +650,7 @@ def test_each_view_is_encoded_once_and_forgotten_later(frames: list[Frame]) -> N
     assert sorted(mapper._state.tokens) == list(range(18, 24))
 
 
+@pytest.mark.slow
 def test_references_are_no_more_than_views(frames: list[Frame]) -> None:
     for asked, given in [(0, 1), (4, 4), (9, 6)]:
         engine = Engine()
@@ -662,6 +677,7 @@ def test_nothing_comes_of_nothing() -> None:
     assert snapshot.floor_z_m == 0.0
 
 
+@pytest.mark.slow
 def test_a_snapshot_does_not_change_later(frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine())
     run(mapper, frames[:6])
@@ -689,6 +705,7 @@ def test_time_of_a_stage_adds_up() -> None:
 # Threads
 
 
+@pytest.mark.slow
 def test_three_threads_share_a_mapper(frames: list[Frame]) -> None:
     """One selects, one maps the newest window, one looks at the map; at the end all is well."""
     mapper = Mapper(CONFIG, Engine(noise=OracleNoise(points=0.01, scale=0.2)))
@@ -741,6 +758,7 @@ def test_three_threads_share_a_mapper(frames: list[Frame]) -> None:
     assert trajectory_error(mapper, frames, with_scale=False)[0] < 0.03
 
 
+@pytest.mark.slow
 def test_resets_from_another_thread_never_break_a_window(frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine())
     stop = threading.Event()
@@ -768,6 +786,7 @@ def test_resets_from_another_thread_never_break_a_window(frames: list[Frame]) ->
 
 
 @pytest.mark.parametrize(("sigma", "resized"), [(0.1, False), (0.02, True), (math.inf, True)])
+@pytest.mark.slow
 def test_corrections_that_are_small_against_what_the_scale_may_be_off_by_wait(
     frames: list[Frame], monkeypatch: pytest.MonkeyPatch, sigma: float, resized: bool
 ) -> None:

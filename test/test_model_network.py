@@ -66,6 +66,7 @@ def random_images(views: int, batch: int = 1, seed: int = 1) -> torch.Tensor:
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_exchanging_two_other_views_exchanges_their_maps_alone() -> None:
     network, images = random_network(PLUS), random_images(6)
     permuted = [0, 1, 2, 5, 4, 3]

@@ -99,6 +99,7 @@ def test_a_robot_that_stands_or_has_hardly_moved_says_nothing() -> None:
 
 @pytest.mark.parametrize("count", [16, 40])
 @pytest.mark.parametrize("turn", [0.1, 0.4])
+@pytest.mark.slow
 def test_the_error_is_within_what_is_said(count: int, turn: float) -> None:
     inside = []
     for seed in range(40):
@@ -130,6 +131,7 @@ def unmounted(frames: list[Frame]) -> list[Frame]:
     ]
 
 
+@pytest.mark.slow
 def test_the_mapper_finds_the_mounting_and_then_the_metres(room: Any) -> None:
     rules = {"keyframes.window_size": 6, "keyframes.min_sharpness": 0.0,
              "keyframes.max_interval_s": 0.1, "map.pixel_stride": 2}  # fmt: skip
@@ -156,6 +158,7 @@ def test_the_mapper_finds_the_mounting_and_then_the_metres(room: Any) -> None:
     assert mapper.snapshot().T_map_odom is not None
 
 
+@pytest.mark.slow
 def test_odometry_of_an_unmounted_robot_can_be_left_out(room: Any) -> None:
     rules = {"stitch.max_mounting_sigma_deg": 0.0, "keyframes.window_size": 6,
              "keyframes.min_sharpness": 0.0, "keyframes.max_interval_s": 0.1}  # fmt: skip

@@ -40,6 +40,7 @@ def naive() -> ModuleType:
 
 
 @pytest.mark.parametrize("case", MODEL_CASES)
+@pytest.mark.slow
 def test_baseline_equals_the_reference(naive: ModuleType, case: Path) -> None:
     config, arrays = load_case(case)
     network = case_network(case, config)

@@ -379,6 +379,7 @@ def test_the_grid_grows_and_keeps_what_it_knows() -> None:
 
 
 @given(st.integers(-200, 200), st.integers(-200, 200))
+@pytest.mark.slow
 def test_moving_the_world_by_cells_moves_the_grid(dx: int, dy: int) -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform((-2, -2, -1.5), (2, 2, 2.5), (200, 3))

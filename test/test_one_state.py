@@ -156,6 +156,7 @@ def stages(updates: list[MapUpdate | None]) -> set[str]:
     ],
     ids=["all", "forget"],
 )
+@pytest.mark.slow
 def test_closures_resizes_levelling_and_forgetting_are_seen_whole(
     drifting: list[Frame],
     values: dict[str, Any],
@@ -173,6 +174,7 @@ def test_closures_resizes_levelling_and_forgetting_are_seen_whole(
     assert witness.faults == []
 
 
+@pytest.mark.slow
 def test_a_rollback_is_seen_whole(room: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = room.frames(room.walk(24))
     engine = Engine()
@@ -195,6 +197,7 @@ def test_a_rollback_is_seen_whole(room: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert witness.faults == []
 
 
+@pytest.mark.slow
 def test_what_is_saved_together_is_of_one_moment(drifting: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine())
     faults, done = [], threading.Event()

@@ -68,6 +68,7 @@ def make_map(n_poses: int = 12) -> MapSnapshot:
     )
 
 
+@pytest.mark.slow
 def test_the_picture_shows_cloud_grid_and_path(tmp_path: Path) -> None:
     map_picture(make_map(), tmp_path / "deep" / "map.png", caption=Caption("room"))
     image = cv2.imread(str(tmp_path / "deep" / "map.png"))
@@ -80,6 +81,7 @@ def test_the_picture_shows_cloud_grid_and_path(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["map.png"]
 
 
+@pytest.mark.slow
 def test_truth_adds_a_panel_and_a_dashed_path(tmp_path: Path) -> None:
     made = make_map()
     truth = TrueMap(made.grid, made.trajectory)
@@ -90,6 +92,7 @@ def test_truth_adds_a_panel_and_a_dashed_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_poses", [0, 1])
+@pytest.mark.slow
 def test_small_maps_are_drawn_too(tmp_path: Path, n_poses: int) -> None:
     small = dataclasses.replace(
         make_map(n_poses),
@@ -103,6 +106,7 @@ def test_small_maps_are_drawn_too(tmp_path: Path, n_poses: int) -> None:
 
 
 @pytest.mark.parametrize("with_grid", [True, False])
+@pytest.mark.slow
 def test_a_map_without_metres_is_drawn_and_names_its_units(with_grid: bool) -> None:
     made = make_map()
     made = dataclasses.replace(made, grid=made.grid if with_grid else None)
@@ -120,6 +124,7 @@ def test_a_map_without_metres_is_drawn_and_names_its_units(with_grid: bool) -> N
     assert plans[-1].get_legend() is not None
 
 
+@pytest.mark.slow
 def test_errors_are_in_words(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="no window"):
         map_picture(dataclasses.replace(make_map(0), grid=None), tmp_path / "no.png")
@@ -147,6 +152,7 @@ def figure() -> Any:
     return drawn
 
 
+@pytest.mark.slow
 def test_the_picture_says_what_it_shows(figure: Any) -> None:
     text = "\n".join(t.get_text() for t in figure.findobj(matplotlib_text.Text))
     for words in (

@@ -177,6 +177,7 @@ def frames_of(recording: Recording) -> list[Frame]:
         (images, "images"), (video, "video"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_layout_is_found_out_and_its_map_has_no_error(
     write: Callable[..., Path], kind: str, drive: Sequence, shots: list[Any], tmp_path: Path
 ) -> None:

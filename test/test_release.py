@@ -33,6 +33,8 @@ from mvdust3r_ros.synthetic.release import release_run
 from mvdust3r_ros.synthetic.train import Trainer
 from mvdust3r_ros.synthetic.train_config import TrainConfig, TrainError
 
+pytestmark = pytest.mark.slow
+
 TINY = {"image_hw": [32, 32], "enc_dim": 32, "enc_depth": 1, "enc_heads": 2, "dec_dim": 32,
         "dec_depth": 2, "dec_heads": 2, "patch_size": 8}  # fmt: skip
 

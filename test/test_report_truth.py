@@ -207,6 +207,7 @@ def test_windows_that_left_the_map_do_not_count_as_mapped() -> None:
     assert any(n.startswith("2 windows left the map again") for n in made.notes)
 
 
+@pytest.mark.slow
 def test_page_and_terminal_say_of_what_they_speak(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     hint = "nothing gives metres: publish odometry"
@@ -233,6 +234,7 @@ def test_page_and_terminal_say_of_what_they_speak(tmp_path: Path) -> None:
     assert "odometry alone, on the same keyframes: ATE 0.085 m" in text
 
 
+@pytest.mark.slow
 def test_a_map_of_the_whole_drive_needs_no_yellow_line(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     evidence = one_of_four(trajectory=straight(range(LAST_S + 1)))
@@ -279,6 +281,7 @@ def test_nearly_all_of_a_drive_is_not_called_all() -> None:
     ("case", "with_truth"),
     [*((case, True) for case in EDGES), ("no window", False), ("one window", False)],
 )
+@pytest.mark.slow
 def test_any_map_gives_a_page_without_empty_charts(
     tmp_path: Path, case: str, *, with_truth: bool
 ) -> None:
@@ -302,6 +305,7 @@ def test_any_map_gives_a_page_without_empty_charts(
         assert not re.search(r"\bnan\b", said)
 
 
+@pytest.mark.slow
 def test_reports_of_different_parts_of_a_drive_are_told_apart(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     whole = one_of_four(trajectory=straight(range(LAST_S + 1)))

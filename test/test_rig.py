@@ -125,6 +125,7 @@ def test_keyframes_in_the_map_stay_where_they_are() -> None:
     np.testing.assert_allclose(fused[1][:3, 3], truth[1][:3, 3], atol=0.02)
 
 
+@pytest.mark.slow
 def test_two_cameras_give_metres_without_odometry(room: Any) -> None:
     """Each window comes in a scale of its own; the gate opens with the first one."""
     rules = {"keyframes.window_size": 8, "keyframes.min_sharpness": 0.0,

@@ -95,6 +95,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_environment_keeps_the_systems_numpy(system: Path) -> None:
     """pip alone would take the newest engine and NumPy 2 with it."""
     place = system / "environment"
@@ -131,6 +132,7 @@ def test_the_systems_python_finds_it_in_front_of_its_own_packages(tmp_path: Path
 
 
 @NEEDS_ROS
+@pytest.mark.slow
 def test_the_node_needs_what_apt_has_alone() -> None:
     found = python(
         "import mvdust3r_ros.ros.node",
@@ -140,6 +142,7 @@ def test_the_node_needs_what_apt_has_alone() -> None:
 
 
 @NEEDS_ROS
+@pytest.mark.slow
 def test_a_node_without_its_engine_says_in_one_line_what_to_do() -> None:
     code = """
 import rclpy
@@ -156,6 +159,7 @@ print(node.trigger_configure())
 
 
 @pytest.mark.parametrize("words", [["map", "bag"], ["synth", "bag", "--out", "bag"]])
+@pytest.mark.slow
 def test_a_tool_without_rosbags_says_in_one_line_what_to_do(words: list[str]) -> None:
     code = f"import sys\nfrom mvdust3r_ros.cli import main\nsys.exit(main({words}))"
     found = python(code, "rosbags")

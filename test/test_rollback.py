@@ -106,6 +106,7 @@ def error_m(mapper: Mapper, frames: list[Frame]) -> float:
 
 
 @pytest.mark.parametrize("kind", ["scale", "pose"])
+@pytest.mark.slow
 def test_a_bad_window_leaves_when_the_next_good_one_contradicts_it(
     frames: list[Frame], kind: str
 ) -> None:
@@ -151,6 +152,7 @@ def test_nothing_of_a_window_that_left_stays(frames: list[Frame]) -> None:
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
+@pytest.mark.slow
 def test_a_bad_window_never_takes_good_ones_out(frames: list[Frame], kind: str) -> None:
     mapper, engine = started(frames)
     kept = {k.id for k in mapper.mapped_keyframes()}

@@ -35,6 +35,8 @@ from mvdust3r_ros.evaluation.rooms import (
 )
 from mvdust3r_ros.synthetic.dataset import exact_views
 
+pytestmark = pytest.mark.slow
+
 HW = (64, 64)
 
 

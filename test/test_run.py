@@ -67,6 +67,7 @@ def true_path(drive: list[Frame]) -> Trajectory:
     return Trajectory(np.array([f.stamp_ns for f in drive]), poses)
 
 
+@pytest.mark.slow
 def test_every_frame_and_window_is_accounted_for(result: RunResult) -> None:
     assert result.frames == 24
     assert result.committed == len(result.windows) >= 2
@@ -107,6 +108,7 @@ def test_an_unusable_frame_is_counted_and_left_out(
     assert "8" in next(iter(summarize_run(got)["unusable_frames"]))
 
 
+@pytest.mark.slow
 def test_outputs_are_complete_and_agree_with_the_run(
     tmp_path: Path, result: RunResult, drive: list[Frame]
 ) -> None:
@@ -143,6 +145,7 @@ def test_areas_are_not_told_of_a_grid_whose_metres_are_unknown(result: RunResult
     assert numbers["free_m2"] is numbers["occupied_m2"] is None
 
 
+@pytest.mark.slow
 def test_sizes_of_a_map_without_metres_are_not_told(tmp_path: Path, result: RunResult) -> None:
     summary = write_outputs(result, tmp_path)
     summary["map"] |= {"scale_rel_sigma": None, "scale_source": "NONE"}

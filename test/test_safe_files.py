@@ -43,6 +43,8 @@ import numpy as np
 from mvdust3r_ros.datatypes import MapSnapshot, OccupancyGrid, ScaleEstimate, Trajectory
 from mvdust3r_ros.map_files import save_map
 
+pytestmark = pytest.mark.slow
+
 folder = Path(sys.argv[1])
 
 def save(n, cells=40):

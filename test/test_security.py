@@ -57,6 +57,7 @@ def faults(source: str) -> Iterator[str]:
                 yield f"line {node.lineno}: {ast.unparse(node)}"
 
 
+@pytest.mark.slow
 def test_no_source_can_run_what_it_reads() -> None:
     found = {str(p): list(faults(p.read_text())) for p in PACKAGE.rglob("*.py")}
     assert len(found) > 50
@@ -111,6 +112,7 @@ print("windows", windows)
 """
 
 
+@pytest.mark.slow
 def test_a_mapper_at_work_unpickles_nothing(tmp_path: Path) -> None:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

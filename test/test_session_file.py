@@ -86,6 +86,7 @@ def test_where_the_robot_has_driven_is_saved_and_loaded(room: Any, tmp_path: Pat
     assert after._state.dense.now.grid._driven.any()
 
 
+@pytest.mark.slow
 def test_a_map_saved_before_there_was_a_way_loads(
     saved: tuple[Path, Mapper], tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_the_loaded_map_is_the_saved_one(saved: tuple[Path, Mapper]) -> None:
     assert (new.grid.cells != old.grid.cells).mean() < 0.01
 
 
+@pytest.mark.slow
 def test_the_drive_goes_on_in_the_same_frame(saved: tuple[Path, Mapper], room: Any) -> None:
     path, _ = saved
     mapper = new_mapper(2)
@@ -166,6 +168,7 @@ def test_of_several_places_that_do_not_fit_the_likeliest_is_told_of(
     assert "(place 0)" in update.message
 
 
+@pytest.mark.slow
 def test_another_place_is_refused_in_words_and_nothing_is_added(
     saved: tuple[Path, Mapper], room: Any
 ) -> None:
@@ -190,6 +193,7 @@ def test_another_place_is_refused_in_words_and_nothing_is_added(
     np.testing.assert_array_equal(before.points_map, after.points_map)
 
 
+@pytest.mark.slow
 def test_the_same_shapes_in_other_colours_are_another_place(
     saved: tuple[Path, Mapper], room: Any
 ) -> None:

@@ -261,6 +261,7 @@ def test_a_first_window_against_odometry_is_refused(scene: Scene) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.2, 17.0])
 @pytest.mark.parametrize("odometry", [True, False])
+@pytest.mark.slow
 def test_shared_pixels_place_a_window_of_any_scale(
     scene: Scene, scale: float, odometry: bool
 ) -> None:

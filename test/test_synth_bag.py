@@ -57,6 +57,7 @@ def pose(p: object) -> np.ndarray:
     return se3_from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
 
 
+@pytest.mark.slow
 def test_topics_counts_and_frames(made: Path) -> None:
     found = messages(made / "bag")
     image = next(topic for topic in found if "image" in topic)

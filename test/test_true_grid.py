@@ -37,6 +37,8 @@ from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
 from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 
+pytestmark = pytest.mark.slow
+
 HW = (80, 80)
 RULE = MapSettings()
 SAME = Sim3(1.0, np.eye(3), np.zeros(3))

@@ -34,6 +34,8 @@ from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, odometry
 from stored_data import MORE_DATA, needs_more_data
 
+pytestmark = pytest.mark.slow
+
 HW = (112, 112)
 DEMO = SequenceConfig(seed=4, frames=90, rate_hz=6.0, step_m=0.16)
 """That of demo/README.md."""

@@ -75,13 +75,15 @@ def test_full_size_networks_have_exactly_the_published_keys(name: str, listed: s
     assert config_from_state(state, {}) == NAMED_CONFIGS[name]
 
 
+@pytest.mark.slow
 def test_a_published_file_with_the_full_key_list_loads(tmp_path: Path) -> None:
     assert set(network().state_dict()) == set(official_keys("MVDp"))
     path = published(tmp_path / "model.pth")
     loaded = load_network(path)
     assert loaded.config == TINY
+    state = loaded.state_dict()
     for key, value in network().state_dict().items():
-        assert torch.equal(loaded.state_dict()[key], value), key
+        assert torch.equal(state[key], value), key
     assert describe_checkpoint(read_checkpoint(path))["licence"] == "CC-BY-NC-4.0"
 
 
@@ -101,6 +103,7 @@ def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:
     torch.testing.assert_close(weight, network().decoder_embed.weight, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_converted_file_computes_the_same(tmp_path: Path) -> None:
     source = read_checkpoint(published(tmp_path / "model.pth"))
     save_checkpoint(tmp_path / "ours.safetensors", source)
@@ -135,6 +138,7 @@ def test_a_tampered_pickle_is_refused_and_nothing_in_it_runs(
 
 @pytest.mark.parametrize("share", [0.2, 0.9, 0.999])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.slow
 def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) -> None:
     path = tmp_path / f"cut{suffix}"
     if suffix == ".pth":

@@ -255,6 +255,7 @@ def other_report(room_bag: RoomBag, tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("other_report")
     (out / "params.yaml").write_text("keyframes: {window_size: 6, max_translation_m: 0.25}\n")
     words = ["--engine", "oracle", "--params", str(out / "params.yaml"), "--truth", "/odom"]
+    words += ["--max-frames", "28"]
     assert main(["evaluate", str(room_bag.bag), *words, "--out", str(out)]) == 0
     return out
 

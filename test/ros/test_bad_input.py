@@ -117,7 +117,7 @@ def test_a_bag_in_a_loop_is_a_new_epoch_each_time(
     stage.mapper(topics=topics, use_sim_time=True, ros__odom_source="tf", ros__use_depth=True,
                  ros__image_depth=100)  # fmt: skip
     stage.bring_up()
-    words = [str(made.bag), "--depth", str(made.depth), "--clock", "--rate", "1", "--loop"]
+    words = [str(made.bag), "--depth", str(made.depth), "--clock", "--rate", "2", "--loop"]
     stage.processes.start("player", "player", words)
     control = stage.control
 
