@@ -35,6 +35,8 @@ from mvdust3r_ros.safe_files import (
     write_together,
 )
 
+pytestmark = pytest.mark.slow
+
 # Each save n has n + 1 rows, points and poses, so that a mixture of two saves shows.
 SAVER = """
 import os, random, resource, signal, sys, time
@@ -42,8 +44,6 @@ from pathlib import Path
 import numpy as np
 from mvdust3r_ros.datatypes import MapSnapshot, OccupancyGrid, ScaleEstimate, Trajectory
 from mvdust3r_ros.map_files import save_map
-
-pytestmark = pytest.mark.slow
 
 folder = Path(sys.argv[1])
 
