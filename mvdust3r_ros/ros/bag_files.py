@@ -20,6 +20,7 @@ nothing is lost where it is missing, counts nothing, or was edited by hand.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -53,6 +54,7 @@ BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 ROS2_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")
 ZSTD_SUFFIXES = (".zstd", ".zst")
 METADATA = "metadata.yaml"
+FEW_IMAGES = 2
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LFS_MAGIC = b"version https://git-lfs"
 MAGICS = {b"SQLite format 3": ".db3", MCAP_MAGIC: ".mcap", b"#ROSBAG": ".bag"}
@@ -324,8 +326,16 @@ def _are_one_bag(files: Sequence[Path]) -> bool:
 
 
 def _bags_below(folder: Path) -> list[Path]:
-    """Folders right below one that are bags."""
-    return sorted(f for f in folder.iterdir() if f.is_dir() and _is_bag_folder(f))
+    """Folders right below one that are bags; none of a folder of images, which it stays.
+
+    A picture or two, as of a true map, make no folder of images.
+    """
+    inside = list(folder.iterdir())
+    if sum(map(is_image, inside)) > FEW_IMAGES:
+        return []
+    return sorted(
+        f for f in inside if f.is_dir() and os.access(f, os.R_OK | os.X_OK) and _is_bag_folder(f)
+    )
 
 
 def _begin(file: Path) -> bytes:

@@ -456,6 +456,9 @@ def test_a_folder_above_one_bag_is_that_bag(
     shutil.copytree(mcap_bag, tmp_path / "tuesday")
     with pytest.raises(BagError, match="several bags, name one of them: monday, tuesday"):
         next(read_frames(tmp_path))
+    for n in range(3):
+        (tmp_path / f"{n}.png").write_bytes(b"")
+    assert not is_bag(tmp_path), "it is a folder of images"
 
 
 @pytest.mark.parametrize("share", [0.4, 0.9])
