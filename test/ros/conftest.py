@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -236,28 +238,46 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def oracle_report(
+def room_reports(
     room_bag: RoomBag, params: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Folder of a report on the room bag with its true path in a file."""
-    out = tmp_path_factory.mktemp("oracle_report")
-    truth = out / "truth.tum"
+    """Folder of two reports on the room bag, which all workers of the suite share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "room_reports"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            make_reports(room_bag, params, folder)
+            (folder / "made").touch()
+    return folder
+
+
+def make_reports(room_bag: RoomBag, params: Path, folder: Path) -> None:
+    first, other = folder / "oracle_report", folder / "other_report"
+    for report in (first, other):
+        report.mkdir()
+    truth = first / "truth.tum"
     write_tum(truth, Trajectory(np.array(room_bag.stamps_ns), np.array(room_bag.poses)))
     words = ["--engine", "oracle", "--params", str(params), "--truth", str(truth)]
     words += ["--require", "ate_m<0.1,grid_iou>0.3"]
-    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(out)]) == 0
-    return out
+    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(first)]) == 0
+    (other / "params.yaml").write_text("keyframes: {window_size: 6, max_translation_m: 0.25}\n")
+    words = ["--engine", "oracle", "--params", str(other / "params.yaml"), "--truth", "/odom"]
+    words += ["--max-frames", "28"]
+    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(other)]) == 0
 
 
 @pytest.fixture(scope="session")
-def other_report(room_bag: RoomBag, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def oracle_report(room_reports: Path) -> Path:
+    """Folder of a report on the room bag with its true path in a file."""
+    return room_reports / "oracle_report"
+
+
+@pytest.fixture(scope="session")
+def other_report(room_reports: Path) -> Path:
     """Folder of a report on the same bag with other settings and the truth on a topic."""
-    out = tmp_path_factory.mktemp("other_report")
-    (out / "params.yaml").write_text("keyframes: {window_size: 6, max_translation_m: 0.25}\n")
-    words = ["--engine", "oracle", "--params", str(out / "params.yaml"), "--truth", "/odom"]
-    words += ["--max-frames", "28"]
-    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(out)]) == 0
-    return out
+    return room_reports / "other_report"
 
 
 # Where `demo` and `evaluate --mode live` do not go, and their ports are not for outgoing traffic.

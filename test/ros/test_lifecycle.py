@@ -66,7 +66,7 @@ def test_all_transitions_twice_and_a_clean_end(new_stage: Callable[[], Any], how
 def test_transitions_in_quick_succession_never_end_the_node(new_stage: Callable[[], Any]) -> None:
     stage = new_stage()
     stage.mapper()
-    for _ in range(150):
+    for _ in range(100):
         for step, _ in STEPS:
             assert stage.control.transition(step, LIMIT_S), stage.log()[-2000:]
     assert not stage.processes.ended("mapper")
