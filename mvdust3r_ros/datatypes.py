@@ -46,6 +46,27 @@ DISTORTION_COUNTS = {
     "equidistant": (4,),
 }
 """Distortion models and how many coefficients they may have; the first two are one formula."""
+DISTORTION_NAMES = {
+    "plumbbob": "plumb_bob",
+    "radtan": "plumb_bob",
+    "radial_tangential": "plumb_bob",
+    "pinhole_radial_tangential": "plumb_bob",
+    "brown": "plumb_bob",
+    "brown_conrady": "plumb_bob",
+    "opencv": "plumb_bob",
+    "rational": "rational_polynomial",
+    "full_opencv": "rational_polynomial",
+    "fisheye": "equidistant",
+    "equi": "equidistant",
+    "kannala_brandt": "equidistant",
+    "kannala_brandt4": "equidistant",
+    "kannalabrandt": "equidistant",
+    "kannalabrandt4": "equidistant",
+    "kannalabrandt8": "equidistant",
+    "kb4": "equidistant",
+    "opencv_fisheye": "equidistant",
+}
+"""Other names of these, in lower case: of Kalibr, ORB-SLAM, COLMAP, drivers."""
 MAX_FOCAL_RATIO = 8.0
 MIN_FOCAL, MAX_FOCAL = 0.05, 100.0
 """Of the focal length, in widths of the image."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import (
     DISTORTION_COUNTS,
+    DISTORTION_NAMES,
     MIN_FOCAL,
     CameraModel,
     FloatArray,
@@ -36,31 +37,13 @@ Size = tuple[int, int]
 Values = Mapping[str, Any]
 
 MODEL_NAMES = {
-    "plumb_bob": (
-        "plumb_bob",
-        "plumbbob",
-        "radtan",
-        "radial_tangential",
-        "brown_conrady",
-        "opencv",
-        "pinhole_radial_tangential",
-        "brown",
-        "modified_brown_conrady",
-    ),
-    "rational_polynomial": ("rational_polynomial", "rational", "full_opencv"),
-    "equidistant": (
-        "equidistant",
-        "fisheye",
-        "equi",
-        "kannala_brandt",
-        "kannala_brandt4",
-        "kannalabrandt8",
-        "opencv_fisheye",
-        "kb4",
-    ),
-    "": ("", "pinhole", "perspective"),
-    "none": ("none", "no_distortion", "undistorted", "simple_pinhole"),
+    **{name: name for name in DISTORTION_COUNTS},
+    **DISTORTION_NAMES,
+    "modified_brown_conrady": "plumb_bob",
+    **dict.fromkeys(("", "pinhole", "perspective"), ""),
+    **dict.fromkeys(("none", "no_distortion", "undistorted", "simple_pinhole"), "none"),
 }
+"""Every name of a model in a file -> ours, empty where it says nothing of distortion, or none."""
 WIDTHS = ("image_width", "width", "w", "cols")
 HEIGHTS = ("image_height", "height", "h", "rows")
 MATRICES = (
@@ -130,7 +113,7 @@ def camera_of(
     """
     _check_matrix(K, size_wh)
     name = re.sub(r"[^a-z0-9]+", "_", model.strip().lower()).strip("_")
-    known = next((own for own, names in MODEL_NAMES.items() if name in names), None)
+    known = MODEL_NAMES.get(name)
     values = tuple(float(c) for c in coefficients)
     if not any(values) and (known is not None or "brown" in name):
         return CameraModel(K, *size_wh)

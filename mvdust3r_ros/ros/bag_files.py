@@ -40,7 +40,7 @@ from rosbags.rosbag2 import Reader as Ros2Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from mvdust3r_ros.evaluation.layouts import is_image
-from mvdust3r_ros.ros.bag_messages import BagError
+from mvdust3r_ros.ros.bag_messages import RECOVER, BagError
 from mvdust3r_ros.ros.unfinished_mcap import MAGIC as MCAP_MAGIC
 from mvdust3r_ros.ros.unfinished_mcap import mended_mcap
 from mvdust3r_ros.ros.unfinished_ros1 import mended_ros1
@@ -66,7 +66,6 @@ SPLIT = re.compile(r"(_?\d{4}(?:-\d\d){5})?_(\d+)$")
 CUT_OFF = re.compile(
     "magic|malformed|truncated|unexpected record|missing tables|not a database|mismatch"
 )
-RECOVER = "`mcap recover` or sqlite3's `.recover` saves the rest"
 REINDEX = "`rosbag reindex` of ROS 1 may save the rest"
 NO_BAG = "neither SQLite, MCAP nor a bag of ROS 1"
 IDL_SEPARATOR = "=" * 80 + "\n"

@@ -137,14 +137,14 @@ class MapperControl(Node):
         client = self._client(ChangeState, service, timeout_s)
         asked, state, end = [client.call_async(request)], "", time.monotonic() + timeout_s
         answer: Callable[[], Any] = lambda: next((f for f in asked if f.done()), None)  # noqa: E731
-        while not answer():
+        while True:
             with suppress(ControlError):
                 self.wait(answer, ASK_AGAIN_S, f"answer of {service}")
             if not answer():
                 with suppress(ControlError):
                     state = self.state(ASK_AGAIN_S)
-            if answer():
-                break
+            if (found := answer()) is not None:
+                return bool(found.result().success)
             if state == REACHED.get(name, "finalized"):
                 return True
             if time.monotonic() > end:
@@ -152,7 +152,6 @@ class MapperControl(Node):
                 raise ControlError(f"answer of {service}: not within {timeout_s:g} s; {tells}")
             if state == BEGINS.get(name):
                 asked.append(client.call_async(request))
-        return bool(answer().result().success)
 
     def state(self, timeout_s: float = 60.0) -> str:
         """Lifecycle state of the node."""

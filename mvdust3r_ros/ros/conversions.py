@@ -28,6 +28,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import (
     DISTORTION_COUNTS,
+    DISTORTION_NAMES,
     CameraModel,
     FloatArray,
     Frame,
@@ -46,22 +47,6 @@ from mvdust3r_ros.ros.images import (
 )
 from mvdust3r_ros.tones import Tones
 
-MODEL_NAMES = {
-    "radtan": "plumb_bob",
-    "radial_tangential": "plumb_bob",
-    "brown_conrady": "plumb_bob",
-    "rational": "rational_polynomial",
-    "fisheye": "equidistant",
-    "equi": "equidistant",
-    "kannala_brandt": "equidistant",
-    "kannala_brandt4": "equidistant",
-    "kannalabrandt": "equidistant",
-    "kannalabrandt4": "equidistant",
-    "kannalabrandt8": "equidistant",
-    "kb4": "equidistant",
-    "opencv_fisheye": "equidistant",
-}
-"""Other names of the same formulas, in lower case: Kalibr's, ORB-SLAM's, drivers'."""
 DEFAULT_CAMERA_FRAME = "camera_optical"
 
 
@@ -170,7 +155,7 @@ def camera_from_info(info: Any, *, rectified: bool = False) -> CameraModel | Non
         K[:2, 2] = (K[0, 2] + 0.5) / bin_x - 0.5, (K[1, 2] + 0.5) / bin_y - 0.5
     name = info.distortion_model.strip() or "plumb_bob"
     plain = re.sub(r"[ -]", "_", name.lower())
-    model = MODEL_NAMES.get(plain, plain)
+    model = DISTORTION_NAMES.get(plain, plain)
     model = model if model in DISTORTION_COUNTS else name
     distortion = () if rectified else _distortion_of(info, model)
     try:
