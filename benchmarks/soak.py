@@ -65,7 +65,6 @@ STEP_M = 0.04
 SHOWN_TIMES = 2
 """Each rendering is sent twice, so that the camera moves at 0.6 m/s."""
 QUEUE = 200
-"""Without these Fast DDS keeps the memory of as many images as have once waited in the queue."""
 SAMPLE_S = 2.0
 MATCH_S = 1.0
 WARM_UP = 0.25
@@ -301,6 +300,7 @@ def settled(bench: Bench, pid: int) -> Held:
 def run(work: Callable[[Bench], list[str]], given: argparse.Namespace) -> int:
     """Start everything, do the work, end everything, report."""
     domain = int(os.environ.get("ROS_DOMAIN_ID", "64"))
+    # Without its profile Fast DDS keeps memory for as many images as once waited in the queue.
     os.environ.update(isolated_environment(domain), **fastdds_environment())
     with tempfile.TemporaryDirectory() as name, control_node(domain) as control:
         processes = Processes(Path(name), domain, {"PYTHONFAULTHANDLER": "1"})

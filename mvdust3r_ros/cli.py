@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mvdust3r_ros.cli_evaluate import add_compare, add_evaluate
+from mvdust3r_ros.cli_evaluate import DEFAULT_OUT, add_compare, add_evaluate
 from mvdust3r_ros.cli_network import add_engine, add_golden, add_weights
 from mvdust3r_ros.cli_setup import add_setup_python
 from mvdust3r_ros.cli_synthetic import SYNTHETIC, add_evaluate_flats, add_evaluate_rooms
@@ -305,7 +305,7 @@ def _check_out(args: argparse.Namespace) -> None:
 
     out: Path | None = getattr(args, "out", None)
     if out is None and args.command == "evaluate":
-        out = Path("evaluation")
+        out = DEFAULT_OUT
     if out is not None:
         require_writable(out.parent if args.command == "compare" else out)
 

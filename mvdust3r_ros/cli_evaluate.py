@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mvdust3r_ros.ros.evaluate import EvaluateJob
     from mvdust3r_ros.ros.evaluate_many import Outcome
 
+DEFAULT_OUT = Path("evaluation")
+
 EVALUATE_EXAMPLES = """\
 examples:
   mvdust3r_ros evaluate my_bag                      report in evaluation/my_bag/report.html
@@ -242,7 +244,7 @@ def _folders(args: argparse.Namespace) -> list[Path]:
     for source in args.recordings:
         name = recording_name(source)
         names.append(name if name not in names else f"{name}-{len(names) + 1}")
-    return [(args.out or Path("evaluation")) / name for name in names]
+    return [(args.out or DEFAULT_OUT) / name for name in names]
 
 
 def _replay(args: argparse.Namespace) -> int:
