@@ -26,6 +26,7 @@ from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
@@ -242,6 +243,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
     except (Stopped, KeyboardInterrupt, ExternalShutdownException):
         return 0
+    except rclpy_implementation.RCLError:
+        if rclpy.ok():
+            raise
+        return 0  # told to stop between two messages
     finally:
         rclpy.try_shutdown()
     sys.stderr.write(f"bag_player: {plural(images, 'image')} played\n")

@@ -561,6 +561,18 @@ def test_the_player_says_in_a_line_that_a_bag_is_damaged(
     assert "`mcap recover`" in last
 
 
+def test_a_player_that_is_stopped_just_before_a_message_ends_well(
+    mcap_bag: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rclpy
+
+    from mvdust3r_ros.ros.player import Player
+    from mvdust3r_ros.ros.player import main as play
+
+    monkeypatch.setattr(Player, "_wait_until", lambda *_: rclpy.try_shutdown())
+    assert play([str(mcap_bag), "--wait", "0"]) == 0
+
+
 def test_messages_of_other_encodings_have_a_remedy(mcap_bag: Path, tmp_path: Path) -> None:
     content = (mcap_bag / "bag.mcap").read_bytes()
     (tmp_path / "a.mcap").write_bytes(content.replace(b"ros2msg", b"protobf"))
