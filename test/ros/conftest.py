@@ -20,6 +20,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -284,9 +285,9 @@ def other_report(room_reports: Path) -> Path:
 DOMAINS = (*range(1, 20), *range(215, 233))
 
 
-@pytest.fixture(scope="module")
-def new_domain() -> Iterator[Callable[[], int]]:
-    """Gives ROS domains that nobody else's tests on this machine use while the module runs."""
+@contextmanager
+def reserved_domains() -> Iterator[Callable[[], int]]:
+    """Gives ROS domains that nobody else's tests on this machine use meanwhile."""
     held: list[socket.socket] = []
 
     def new() -> int:
@@ -304,6 +305,23 @@ def new_domain() -> Iterator[Callable[[], int]]:
     yield new
     for mark in held:
         mark.close()
+
+
+@pytest.fixture(scope="module")
+def new_domain() -> Iterator[Callable[[], int]]:
+    with reserved_domains() as new:
+        yield new
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _domain_of_the_worker() -> Iterator[None]:
+    """Nodes made without a domain meet neither those of other workers nor a robot nearby."""
+    from mvdust3r_ros.ros.processes import isolated_environment
+
+    with reserved_domains() as new, pytest.MonkeyPatch.context() as patch:
+        for name, value in isolated_environment(new()).items():
+            patch.setenv(name, value)
+        yield
 
 
 @dataclass

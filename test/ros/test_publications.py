@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,7 +31,7 @@ pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make
 
 import rclpy
 from nav_msgs.msg import OccupancyGrid as OccupancyGridMsg
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -75,10 +76,14 @@ class Rig:
         executor = SingleThreadedExecutor(context=self.context)
         for node in (self.node, self.other):
             executor.add_node(node)
-        self._thread = threading.Thread(target=executor.spin)
+        self._thread = threading.Thread(target=self._spin, args=(executor,))
         self._thread.start()
         self._pause = threading.Event()
         self.grid: OccupancyGrid | None = None
+
+    def _spin(self, executor: SingleThreadedExecutor) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            executor.spin()
 
     def sleep(self, seconds: float) -> None:
         self._pause.wait(seconds)

@@ -655,6 +655,7 @@ class Robot:
 
     def hear(self, items: list[Any]) -> None:
         """Publish everything and take it in."""
+        from rclpy.duration import Duration
         from rclpy.qos import QoSProfile
         from rclpy.serialization import deserialize_message
 
@@ -675,6 +676,8 @@ class Robot:
             kind = item.message.__msgtype__
             raw = bytes(store.serialize_cdr(item.message, kind))
             outputs[item.topic].publish(deserialize_message(raw, message_class(kind)))
+        for output in outputs.values():
+            assert output.wait_for_all_acked(Duration(seconds=30))
         self.spin_until(lambda: len(self.images) == count)
         end_s = time.monotonic() + 0.3
         while time.monotonic() < end_s:
