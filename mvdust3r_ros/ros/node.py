@@ -55,7 +55,7 @@ from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S
 from mvdust3r_ros.ros.session import Session
 from mvdust3r_ros.ros.settings import NodeConfig
-from mvdust3r_ros.ros.spinning import spin
+from mvdust3r_ros.ros.spinning import quiet_end, spin
 from mvdust3r_ros.srv import LoadMap, SaveMap
 from mvdust3r_ros.wording import plural
 
@@ -386,13 +386,18 @@ def load_engine(config: NodeConfig, fallback: bool) -> Engine:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to stop (`ros2 run mvdust3r_ros mapper_node`)."""
     sys.setswitchinterval(SWITCH_S)
+    node = None
     try:
         rclpy.init(args=args)
         executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
-        node = MapperNode()
+        with quiet_end():
+            node = MapperNode()
     except rclpy_implementation.RCLError as error:
         sys.stderr.write(f"mapper: ROS did not start the node: {error}\n{START_HINT}\n")
         return 1
+    if node is None:
+        rclpy.try_shutdown()
+        return 0
     executor.add_node(node)
     went_on = False
     try:

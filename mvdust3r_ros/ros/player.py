@@ -26,7 +26,6 @@ from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
@@ -45,16 +44,13 @@ from mvdust3r_ros.ros.frame_ids import is_static
 from mvdust3r_ros.ros.images import ConversionError
 from mvdust3r_ros.ros.message_types import MessageTypeError, message_class
 from mvdust3r_ros.ros.outputs import header_msg, time_msg
+from mvdust3r_ros.ros.spinning import quiet_end
 from mvdust3r_ros.wording import plural
 
 CLOCK_PERIOD_S = 0.01
 DRAIN_S = 0.5
 MATCH_S = 1.0
 DEPTH = 100
-
-
-class Stopped(Exception):  # noqa: N818 - no fault, the player was told to stop
-    """The player was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class Player(Node):
         """Play to the end, or for ever with `loop`; returns the number of images.
 
         Raises:
-            Stopped: the node was told to stop.
+            ExternalShutdownException: the node was told to stop.
         """
         self._wait_for_subscriber()
         images = self._play_once()
@@ -210,7 +206,7 @@ class Player(Node):
     def _tick(self, now_ns: int, left_s: float = CLOCK_PERIOD_S) -> None:
         """Publish the clock and sleep for at most one period of it."""
         if not rclpy.ok():
-            raise Stopped
+            raise ExternalShutdownException
         if self._clock is not None:
             self._clock.publish(Clock(clock=time_msg(max(0, now_ns))))
         if left_s > 0:
@@ -231,25 +227,21 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait", type=float, default=30.0, metavar="S", help="for a subscriber")
     given = parser.parse_args(remove_ros_args(words)[1:])
     rclpy.init(args=words)
+    images = None
     try:
         options = PlayOptions(
             given.rate, given.clock, given.loop, given.image_topic,
             given.depth, given.depth_topic, given.wait,
         )  # fmt: skip
-        with opened_bag(given.bag) as reader:
+        with quiet_end(), opened_bag(given.bag) as reader:
             images = Player(reader, options).play()
     except MvDust3rError as error:
         sys.stderr.write(f"bag_player: {error}\n")
         return 1
-    except (Stopped, KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    except rclpy_implementation.RCLError:
-        if rclpy.ok():
-            raise
-        return 0  # told to stop between two messages
     finally:
         rclpy.try_shutdown()
-    sys.stderr.write(f"bag_player: {plural(images, 'image')} played\n")
+    if images is not None:
+        sys.stderr.write(f"bag_player: {plural(images, 'image')} played\n")
     return 0
 
 

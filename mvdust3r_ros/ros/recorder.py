@@ -24,7 +24,6 @@ from typing import Any
 
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
@@ -33,6 +32,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.ros.bag_types import bag_qos, typestore_with
 from mvdust3r_ros.ros.message_types import message_class
+from mvdust3r_ros.ros.spinning import quiet_end
 from mvdust3r_ros.wording import plural
 
 LOOK_PERIOD_S = 0.1
@@ -122,21 +122,21 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="BAG", help="folder to make")
     options = parser.parse_args(remove_ros_args(words)[1:])
     rclpy.init(args=words)
+    recorder = None
     try:
-        recorder = Recorder(options.out, options.topics)
+        with quiet_end():
+            recorder = Recorder(options.out, options.topics)
+            rclpy.spin(recorder)
     except MvDust3rError as error:
         sys.stderr.write(f"recorder: {error}\n")
-        rclpy.try_shutdown()
         return 1
-    try:
-        rclpy.spin(recorder)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     finally:
-        recorder.close()
-        recorder.destroy_node()
+        if recorder is not None:
+            recorder.close()
+            recorder.destroy_node()
         rclpy.try_shutdown()
-    sys.stderr.write(f"recorder: {plural(recorder.count, 'message')} in {options.out}\n")
+    if recorder is not None:
+        sys.stderr.write(f"recorder: {plural(recorder.count, 'message')} in {options.out}\n")
     return 0
 
 

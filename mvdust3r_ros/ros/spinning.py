@@ -17,6 +17,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rclpy
@@ -33,6 +35,22 @@ GAP_S = 0.2
 STUCK_S = 0.5
 """A row of failures this long does not pass by itself."""
 GIVE_UP_S = 10.0
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """Leave the block without a word when ROS is told to stop in it (Ctrl-C, SIGTERM).
+
+    Once the context has ended, whatever is under way fails, each call with an error of its own.
+    ROS has to be started before the block.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    except Exception:
+        if rclpy.ok():
+            raise
 
 
 def spin(node: Node, executor: Executor) -> bool:

@@ -16,9 +16,11 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,3 +177,39 @@ def test_nothing_alive_is_taken_out(spun: Spun) -> None:
     spun.thread.start()
     assert drop_dead(spun.node) == []
     assert len(list(spun.node.subscriptions)) == count
+
+
+def end_first(made: Any) -> Callable[..., Any]:
+    def end(*words: Any) -> Any:
+        rclpy.shutdown()
+        return made(*words)
+
+    return end
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["the context ends", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("name", "part", "words"),
+    [
+        ("node", "MapperNode", []),
+        ("player", "Player", ["bag", "--wait", "0"]),
+        ("recorder", "Recorder", ["/image", "--out", "out"]),
+    ],
+)
+def test_a_program_that_is_told_to_stop_while_it_starts_ends_without_a_word(
+    name: str, part: str, words: list[str], how: str, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    module = importlib.import_module(f"mvdust3r_ros.ros.{name}")
+    if name == "player":
+        words = [str(request.getfixturevalue("room_bag").bag), *words[1:]]
+    monkeypatch.chdir(tmp_path)
+    start = interrupt if how == "Ctrl-C" else end_first(getattr(module, part))
+    monkeypatch.setattr(module, part, start)
+    assert module.main(words) == 0
+    assert capfd.readouterr().err == ""
+    assert not rclpy.ok()
