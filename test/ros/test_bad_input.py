@@ -83,14 +83,14 @@ def test_time_that_goes_back_starts_a_new_epoch_and_mapping_goes_on(camera: Any)
 
 def test_an_image_slightly_out_of_order_is_dropped(camera: Any) -> None:
     start_ns = next(times_ns)
-    camera.drive(start_ns, 3)
+    camera.drive(start_ns, 14)
     before = camera.settle()
     epoch = camera.control.windows[-1].epoch
-    camera.send(camera.message(start_ns + 100_000_000))
+    camera.send(camera.message(start_ns + 13 * 200_000_000 - 100_000_000))
     after = camera.settle()
     assert int(after["images dropped"]) == int(before["images dropped"]) + 1
     assert "not newer than" in camera.control.message("input")
-    camera.drive(start_ns + 2_000_000_000, 12)
+    camera.drive(start_ns + 10_000_000_000, 12)
     camera.settle()
     assert camera.control.windows[-1].epoch == epoch
 

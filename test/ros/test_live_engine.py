@@ -152,7 +152,7 @@ def test_a_network_that_fails_on_every_rung_ends_in_inactive_and_can_be_mended(
 
 def test_told_to_end_while_the_network_hangs_it_saves_the_map_and_ends(moody: MoodyNode) -> None:
     control = moody.control
-    moody.until(lambda: control.windows[-1].verdict == 0, "a map")
+    moody.until(lambda: control.windows and control.windows[-1].verdict == 0, "a map")
     moody.set("hang")
     moody.until(moody.maps.with_name("hangs").exists, "a window")
     assert moody.camera.stage.processes.stop("mapper", signal.SIGTERM) == 0
