@@ -285,6 +285,7 @@ def test_who_joins_late_has_the_newest_state_of_every_cell(rig: Rig, cells: Any)
     assert early.wholes == 1, "two updates, no whole grid"
     late = StaticLayer(rig)
     rig.wait(lambda: late.has(cells), "the newest grid for who comes late")
+    rig.wait(lambda: all(subscribed()[t] == 2 for t in topics), "the second subscriber")
     # One goes and one comes: as many as before.
     early.leave(rig)
     rig.wait(lambda: all(subscribed()[t] == 1 for t in topics), "one to leave")

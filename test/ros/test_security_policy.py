@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,16 @@ def test_the_policy_is_that_of_a_running_node(new_stage: Callable[[], Any]) -> N
     def used(question: Callable[..., Any]) -> set[str]:
         return {name for name, _ in question("mapper", "/")}
 
+    def knows(question: Callable[..., Any], needed: set[str]) -> bool:
+        return needed <= used(question)
+
     for question, allowed in (
         (control.get_publisher_names_and_types_by_node, granted("topic", "publish")),
         (control.get_subscriber_names_and_types_by_node, granted("topic", "subscribe")),
         (control.get_service_names_and_types_by_node, granted("service", "reply")),
     ):
         needed = allowed - OPTIONAL - DISTRIBUTION
-        control.wait(lambda: needed <= used(question), LIMIT_S, f"all of {sorted(needed)}")  # noqa: B023
+        control.wait(partial(knows, question, needed), LIMIT_S, f"all of {sorted(needed)}")
         control.spin_for(0.5)  # also for what is not granted
         assert used(question) - DISTRIBUTION <= allowed
     assert used(control.get_client_names_and_types_by_node) == set()
