@@ -6,9 +6,8 @@ ENGINE ?=
 DEPTH ?=
 OUT ?= out
 PYTEST_ARGS ?=
-# Processes of the test suite: one more than two cores, as tests of nodes wait. The tests of one
-# file share fixtures and stay together.
-JOBS ?= 3
+# Processes of the test suite. The tests of one file share fixtures and stay together.
+JOBS ?= 2
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -30,7 +29,7 @@ env-dev:  ## the same with what tests and linters need besides
 build: env  ## build the package and its messages into install/
 	@tools/build
 
-test: env-dev build  ## run all tests: [PYTEST_ARGS="-k name -x"] [JOBS=3]
+test: env-dev build  ## run all tests: [PYTEST_ARGS="-k name -x"] [JOBS=2]
 	@. ./env.sh && exec pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: env-dev build  ## run the quick tests, in about a minute
