@@ -102,6 +102,10 @@ def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu")
     raise SceneError(f"no window of {views} views found for seed {seed}")
 
 
+WindowMaker = Callable[[int, int, tuple[int, int]], RoomWindow]
+"""Makes the window of a seed with a number of views of a height and width."""
+
+
 def exact_views(seed: int, views: int, hw: tuple[int, int]) -> list[View]:
     """The window of a seed as views with exact depth, intrinsics and pose; see `make_window`."""
     w = make_window(seed, views, hw)
@@ -152,7 +156,13 @@ def overlap(
     return float(np.mean(seen & (np.abs(there - z) < 0.08 * np.maximum(z, 0.5) + 0.05)))
 
 
-def write_shard(folder: Path, first_seed: int, views: int, hw: tuple[int, int]) -> Path:
+def write_shard(
+    folder: Path,
+    first_seed: int,
+    views: int,
+    hw: tuple[int, int],
+    make: WindowMaker = make_window,
+) -> Path:
     """Render SHARD_ROOMS rooms into one shard, unless it is there already.
 
     Args:
@@ -160,6 +170,7 @@ def write_shard(folder: Path, first_seed: int, views: int, hw: tuple[int, int]) 
         first_seed: seed of the first room.
         views: views a room.
         hw: height and width in pixels.
+        make: makes the window of a seed.
 
     Returns:
         The shard's index file, written last.
@@ -169,7 +180,7 @@ def write_shard(folder: Path, first_seed: int, views: int, hw: tuple[int, int]) 
     if index.exists():
         return index
     seeds = range(first_seed, first_seed + SHARD_ROOMS)
-    windows = [make_window(s, views, hw) for s in seeds]
+    windows = [make(s, views, hw) for s in seeds]
     np.save(index.with_suffix(".rgb.npy"), np.stack([w.rgb for w in windows]))
     depth = np.stack([w.depth_m for w in windows]).astype(np.float16)
     np.save(index.with_suffix(".depth.npy"), depth)
@@ -191,6 +202,7 @@ def write_rooms(
     hw: tuple[int, int],
     jobs: int,
     report: Callable[[int, int], None],
+    make: WindowMaker = make_window,
 ) -> None:
     """Render rooms into shards, several at a time; shards already there are left alone.
 
@@ -201,6 +213,7 @@ def write_rooms(
         hw: height and width in pixels.
         jobs: processes.
         report: called with shards done and shards in all.
+        make: makes the window of a seed.
 
     Raises:
         DatasetError: the seeds do not make up whole shards.
@@ -209,7 +222,7 @@ def write_rooms(
         raise DatasetError(f"{len(seeds)} seeds are not whole shards of {SHARD_ROOMS} rooms")
     starts = seeds[::SHARD_ROOMS]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        tasks = [pool.submit(write_shard, folder, start, views, hw) for start in starts]
+        tasks = [pool.submit(write_shard, folder, start, views, hw, make) for start in starts]
         for done, task in enumerate(as_completed(tasks)):
             task.result()
             report(done + 1, len(starts))

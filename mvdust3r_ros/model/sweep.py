@@ -1,0 +1,397 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A network that reads a cost volume: inverse depth of a view from its neighbours, poses known.
+
+A plane sweep (features of the sources warped onto the view for each of `planes` inverse depths,
+compared by cosine) is read by a small 3-D hourglass that the image opens and closes channel by
+channel; a second, finer sweep around its answer gives half the size of the image. All that depends
+on scale is relative to the range of inverse depth that the caller names, so the network knows
+neither metres nor a camera: what it learns is geometry.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SOFTEST_SHARE = 0.1
+"""Planes are even in log(q + q0): q0 as a share of the largest inverse depth q."""
+LOCAL_PLANES = 2
+"""Planes on each side of the best one that its exact place is found from."""
+CONTRAST_PX = 9
+"""Side of the neighbourhood whose mean and contrast are taken out of the grey image."""
+BEHIND = 1e-4
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Sizes of the network.
+
+    Attributes:
+        planes: inverse depths of the sweep at a quarter of the size.
+        channels: channels of the features that are compared there.
+        groups: groups of them that are compared by themselves.
+        fine_channels: channels of the features at half the size.
+        fine_planes: inverse depths of the second sweep; odd.
+        fine_step: their distance, in planes of the first.
+        sources: source views a sweep takes.
+    """
+
+    planes: int = 32
+    channels: int = 16
+    groups: int = 4
+    fine_channels: int = 8
+    fine_planes: int = 7
+    fine_step: float = 0.4
+    sources: int = 4
+
+
+class Features(NamedTuple):
+    """What is kept of one view.
+
+    Attributes:
+        match: (B, C, H/4, W/4) unit vectors to compare.
+        fine: (B, F, H/2, W/2) unit vectors to compare.
+        guide: (B, 32, H/4, W/4) what the image says.
+        fine_guide: (B, 16, H/2, W/2) the same, finer.
+    """
+
+    match: Tensor
+    fine: Tensor
+    guide: Tensor
+    fine_guide: Tensor
+
+
+class Depth(NamedTuple):
+    """What the network says of one view; places count planes from the farthest, 0.
+
+    Attributes:
+        place: (B, H/2, W/2) place of the surface.
+        log_error: (B, H/2, W/2) logarithm of the expected error of its log depth.
+        coarse: (B, H/4, W/4) place by the first sweep alone.
+        logits: (B, D, H/4, W/4) of the planes of the first sweep.
+        fine_logits: (B, F, H/2, W/2) of the planes of the second.
+        fine_centre: (B, H/2, W/2) place around which it was made.
+    """
+
+    place: Tensor
+    log_error: Tensor
+    coarse: Tensor
+    logits: Tensor
+    fine_logits: Tensor
+    fine_centre: Tensor
+
+
+def _conv(i: int, o: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    layer = nn.Conv2d(i, o, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+
+
+def _conv3(i: int, o: int, stride: int = 1) -> nn.Sequential:
+    layer = nn.Conv3d(i, o, 3, stride, 1, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm3d(o), nn.ReLU(inplace=True))
+
+
+def cosine_waves(count: int, size: int = 8) -> Tensor:
+    """(count, 1, size, size) the lowest waves of a discrete cosine transform but the constant."""
+    n = torch.arange(size)
+    wave = torch.cos(math.pi / size * (n[None] + 0.5) * n[:, None]) * math.sqrt(2 / size)
+    wave[0] /= math.sqrt(2)
+    order = sorted(((i + j, abs(i - j), i, j) for i in range(size) for j in range(size)))[1:]
+    kernels = [torch.outer(wave[i], wave[j]) for _, _, i, j in order[:count]]
+    return torch.stack(kernels)[:, None]
+
+
+class Encoder(nn.Module):
+    """Features of one view, from its image alone."""
+
+    def __init__(self, config: SweepConfig) -> None:
+        super().__init__()
+        self.to_half = nn.Sequential(_conv(4, 16, 5, 2), _conv(16, 16))
+        self.to_quarter = nn.Sequential(_conv(16, 32, 3, 2), _conv(32, 32), _conv(32, 32))
+        self.to_eighth = nn.Sequential(_conv(32, 48, 3, 2), _conv(48, 48))
+        self.to_sixteenth = nn.Sequential(_conv(48, 64, 3, 2), _conv(64, 64), _conv(64, 64))
+        self.up8 = _conv(64 + 48, 48)
+        self.up4 = _conv(48 + 32, 32)
+        self.match = nn.Conv2d(64, config.channels, 3, 1, 1)
+        self.fine = nn.Conv2d(16, config.fine_channels, 3, 1, 1)
+        for head in (self.match, self.fine):
+            nn.init.normal_(head.weight, std=1e-3)
+            nn.init.zeros_(head.bias)
+        self.register_buffer("waves", cosine_waves(config.channels))
+        self.register_buffer("fine_waves", cosine_waves(config.fine_channels))
+
+    def forward(self, images: Tensor) -> Features:
+        """Encode (B, 3, H, W) images in [0, 1]."""
+        flat = _without_lighting(images.mean(1, keepdim=True))
+        half = self.to_half(torch.cat([images * 2 - 1, flat], 1))
+        quarter = self.to_quarter(half)
+        eighth = self.to_eighth(quarter)
+        deep = self.up8(torch.cat([_double(self.to_sixteenth(eighth)), eighth], 1))
+        guide = self.up4(torch.cat([_double(deep), quarter], 1))
+        waves = functional.conv2d(flat, self.waves, stride=4, padding=2)
+        fine_waves = functional.conv2d(flat, self.fine_waves, stride=2, padding=3)
+        match = waves + self.match(torch.cat([quarter, guide], 1))
+        fine = fine_waves + self.fine(half)
+        return Features(_unit(match), _unit(fine), guide, half)
+
+
+def _without_lighting(gray: Tensor) -> Tensor:
+    """The grey image with the mean and the contrast of each neighbourhood taken out."""
+    pad = CONTRAST_PX // 2
+    wide = functional.pad(gray, (pad,) * 4, mode="replicate")
+    mean = functional.avg_pool2d(wide, CONTRAST_PX, 1)
+    square = functional.avg_pool2d(wide * wide, CONTRAST_PX, 1)
+    contrast = (square - mean * mean).clamp_min(0).sqrt()
+    return (gray - mean) / (contrast + 0.03)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * torch.rsqrt((x * x).sum(1, keepdim=True) + 1e-3)
+
+
+def _double(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class Hourglass(nn.Module):
+    """3-D convolutions over (plane, row, column), down to an eighth of the volume and back."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.start = _conv3(inputs, 8)
+        self.down1 = nn.Sequential(_conv3(8, 16, 2), _conv3(16, 16))
+        self.down2 = nn.Sequential(_conv3(16, 24, 2), _conv3(24, 24))
+        self.down3 = nn.Sequential(_conv3(24, 32, 2), _conv3(32, 32), _conv3(32, 32))
+        self.up2 = _conv3(32 + 24, 24)
+        self.up1 = _conv3(24 + 16, 16)
+        self.lift0 = nn.Conv3d(16, 8, 1)
+        self.up0 = _conv3(8, 8)
+        self.answer = nn.Conv3d(8, 1, 3, 1, 1)
+        self.gate0 = nn.Conv2d(32, 8, 1)
+        self.context1 = _conv(32, 32, 3, 2)
+        self.gate1 = nn.Conv2d(32, 16, 1)
+        self.context2 = _conv(32, 48, 3, 2)
+        self.gate2 = nn.Conv2d(48, 24, 1)
+        self.context3 = _conv(48, 64, 3, 2)
+        self.gate3 = nn.Conv2d(64, 32, 1)
+        self.gate_up = nn.Conv2d(32, 8, 1)
+        nn.init.normal_(self.answer.weight, std=1e-3)
+
+    def forward(self, volume: Tensor, guide: Tensor) -> Tensor:
+        """Corrections (B, D, h, w) to the logits of the planes."""
+        c1 = self.context1(guide)
+        c2 = self.context2(c1)
+        c3 = self.context3(c2)
+        if self.training:  # twice as fast on a CPU
+            volume = volume.contiguous(memory_format=torch.channels_last_3d)
+        x0 = _opened(self.start(volume), self.gate0(guide))
+        x1 = _opened(self.down1(x0), self.gate1(c1))
+        x2 = _opened(self.down2(x1), self.gate2(c2))
+        x3 = _opened(self.down3(x2), self.gate3(c3))
+        x2 = self.up2(torch.cat([_double(x3), x2], 1))
+        x1 = self.up1(torch.cat([_double(x2), x1], 1))
+        x0 = self.up0(_double(self.lift0(x1)) + x0)
+        x0 = _opened(x0, self.gate_up(guide))
+        answer: Tensor = self.answer(x0)[:, 0]
+        return answer
+
+
+def _opened(volume: Tensor, gate: Tensor) -> Tensor:
+    return volume * (2 * torch.sigmoid(gate))[:, :, None]
+
+
+class Reader(nn.Module):
+    """Inverse depth of one view from its features and those of its sources."""
+
+    def __init__(self, config: SweepConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.hourglass = Hourglass(config.groups + 3)
+        self.gain = nn.Parameter(torch.tensor(10.0))
+        self.weights = nn.Sequential(_conv(32 + 4, 32), nn.Conv2d(32, 4 * 9, 1))
+        width = 2 * config.fine_planes + 16 + 3
+        self.refine = nn.Sequential(_conv(width, 32), _conv(32, 32), _conv(32, 32))
+        self.offsets = nn.Conv2d(32, config.fine_planes, 1)
+        self.error = nn.Conv2d(32, 1, 1)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.offsets.bias)
+        nn.init.zeros_(self.error.weight)
+        nn.init.constant_(self.error.bias, -2.5)
+        self.fine_gain = nn.Parameter(torch.tensor(10.0))
+
+    def forward(
+        self,
+        view: Features,
+        sources: tuple[Tensor, Tensor],
+        projection: Tensor,
+        weight: Tensor,
+        range_q: Tensor,
+    ) -> Depth:
+        """Sweep twice.
+
+        Args:
+            view: features of the view.
+            sources: match (B, S, C, h, w) and fine (B, S, F, 2h, 2w) features of the sources.
+            projection: (B, S, 3, 4) from (x, y, 1, q) of the view to homogeneous (x, y) of the
+                source, both in [-1, 1] over the image as `grid_sample` counts without corners.
+            weight: (B, S) 1 for a source, 0 for none.
+            range_q: (B, 2) least and largest inverse depth.
+        """
+        config = self.config
+        height, width = view.match.shape[-2:]
+        places = torch.arange(config.planes, device=view.match.device, dtype=view.match.dtype)
+        q = place_to_q(places[None, :, None, None], range_q[:, :, None, None, None], config.planes)
+        q = q.expand(-1, -1, height, width)
+        grouped, best, second, seen = self._compare(
+            view.match, sources[0], projection, weight, q, config.groups
+        )
+        matched = 0.5 * (best + second)
+        volume = torch.cat([grouped, torch.stack([best, second, seen], 1)], 1)
+        logits = self.gain * matched + self.hourglass(volume, view.guide)
+        coarse, sharp = _peak(logits, places)
+        stats = torch.stack([coarse / config.planes, sharp], 1)
+        stats = torch.cat([stats, matched.amax(1, True), seen.mean(1, True)], 1)
+        centre = self._finer(coarse, torch.cat([view.guide, stats], 1))
+        place, log_error, fine_logits = self._refined(
+            centre, view, sources[1], projection, weight, range_q, stats
+        )
+        return Depth(place, log_error, coarse, logits, fine_logits, centre)
+
+    def _compare(
+        self,
+        match: Tensor,
+        sources: Tensor,
+        projection: Tensor,
+        weight: Tensor,
+        q: Tensor,
+        groups: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Cosines of the features over all sources, at inverse depths q (B, D, h, w).
+
+        Returns:
+            (B, groups, D, h, w) mean of each group; (B, D, h, w) of all: the best source, the
+            second best, and the share of sources that have the point in their image.
+        """
+        b, channels, h, w = match.shape
+        planes = q.shape[1]
+        base = match.view(b, groups, channels // groups, 1, h, w)
+        xy = _normalised_grid(h, w, match)
+        total = match.new_zeros(b, groups, planes, h, w)
+        seen = match.new_zeros(b, planes, h, w)
+        best, second = seen - 1.0, seen - 1.0
+        for s in range(self.config.sources):
+            rotated = torch.einsum("bij,jhw->bihw", projection[:, s, :, :3], xy)
+            at = rotated[:, :, None] + projection[:, s, :, 3, None, None, None] * q[:, None]
+            z = at[:, 2]
+            grid = at[:, :2] / z.clamp_min(BEHIND)[:, None]
+            inside = (z > BEHIND) & (grid.abs().amax(1) < 1.0)
+            there = inside.to(q.dtype) * weight[:, s, None, None, None]
+            grid = grid.clamp(-2, 2).permute(0, 2, 3, 4, 1).reshape(b, planes * h, w, 2)
+            warped = functional.grid_sample(sources[:, s], grid, align_corners=False)
+            warped = warped.view(b, groups, channels // groups, planes, h, w)
+            cosine = (warped * base).sum(2) * there[:, None]
+            total = total + cosine
+            seen = seen + there
+            whole = cosine.sum(1) + (there - 1.0)
+            second = torch.maximum(second, torch.minimum(best, whole))
+            best = torch.maximum(best, whole)
+        mean = total / seen.clamp_min(1.0)[:, None]
+        second = torch.where(second > -0.999, second, best)
+        return mean * groups, best, second, seen / self.config.sources
+
+    def _finer(self, coarse: Tensor, guide: Tensor) -> Tensor:
+        """(B, 2h, 2w): each is a mix of the nine places around it, so that edges stay edges."""
+        b, h, w = coarse.shape
+        mix = self.weights(guide).view(b, 9, 4, h, w).softmax(1)
+        padded = functional.pad(coarse[:, None], (1, 1, 1, 1), mode="replicate")
+        near = torch.stack(
+            [padded[:, 0, i : i + h, j : j + w] for i in range(3) for j in range(3)], 1
+        )
+        return functional.pixel_shuffle((mix * near[:, :, None]).sum(1), 2)[:, 0]
+
+    def _refined(
+        self,
+        centre: Tensor,
+        view: Features,
+        sources: Tensor,
+        projection: Tensor,
+        weight: Tensor,
+        range_q: Tensor,
+        stats: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        config = self.config
+        steps = torch.arange(config.fine_planes, device=centre.device, dtype=centre.dtype)
+        steps = (steps - config.fine_planes // 2) * config.fine_step
+        places = centre.detach()[:, None] + steps[None, :, None, None]
+        q = place_to_q(places, range_q[:, :, None, None, None], config.planes).clamp_min(0)
+        grouped, best, second, _ = self._compare(view.fine, sources, projection, weight, q, 1)
+        matched = 0.5 * (best + second)
+        wide = _double(stats[:, 1:])
+        x = self.refine(torch.cat([grouped[:, 0], matched, view.fine_guide, wide], 1))
+        logits = self.fine_gain * matched + self.offsets(x)
+        weights = logits.softmax(1)
+        place = centre + (weights * steps[None, :, None, None]).sum(1)
+        return place, self.error(x)[:, 0], logits
+
+
+class SweepNetwork(nn.Module):
+    """Encoder and reader together."""
+
+    def __init__(self, config: SweepConfig | None = None) -> None:
+        """Random weights, but for the start that reads plain patches."""
+        super().__init__()
+        self.config = config or SweepConfig()
+        self.encoder = Encoder(self.config)
+        self.reader = Reader(self.config)
+
+
+def place_to_q(place: Tensor, range_q: Tensor, planes: int) -> Tensor:
+    """Inverse depth at a place among the planes; `range_q` (B, 2, ...) broadcasts with it."""
+    low, high = range_q[:, 0], range_q[:, 1]
+    soft = SOFTEST_SHARE * high
+    step = torch.log((high + soft) / (low + soft)) / (planes - 1)
+    return (low + soft) * torch.exp(step * place) - soft
+
+
+def q_to_place(q: Tensor, range_q: Tensor, planes: int) -> Tensor:
+    """The place among the planes of an inverse depth."""
+    low, high = range_q[:, 0], range_q[:, 1]
+    soft = SOFTEST_SHARE * high
+    step = torch.log((high + soft) / (low + soft)) / (planes - 1)
+    return torch.log((q + soft) / (low + soft)) / step
+
+
+def _normalised_grid(h: int, w: int, like: Tensor) -> Tensor:
+    """(3, h, w) homogeneous centres of the pixels, the image from -1 to 1."""
+    y = (2 * torch.arange(h, device=like.device, dtype=like.dtype) + 1) / h - 1
+    x = (2 * torch.arange(w, device=like.device, dtype=like.dtype) + 1) / w - 1
+    ones = like.new_ones(h, w)
+    return torch.stack([x[None].expand(h, w), y[:, None].expand(h, w), ones])
+
+
+def _peak(logits: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean place near the best plane, and the share of the probability that lies there."""
+    probability = logits.softmax(1)
+    top = probability.argmax(1, keepdim=True).to(logits.dtype)
+    near = (places[None, :, None, None] - top).abs() <= LOCAL_PLANES
+    local = probability * near.to(logits.dtype)
+    share = local.sum(1)
+    return (local * places[None, :, None, None]).sum(1) / share.clamp_min(1e-6), share

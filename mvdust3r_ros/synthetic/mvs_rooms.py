@@ -1,0 +1,149 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Windows of views to train the engine `mvs` on: rooms seen in short steps, with grain.
+
+What the network has to learn is to read a cost volume. For that the rooms get what a camera on a
+robot has and `make_window` has not: steps of all lengths, fine grain on some surfaces and none on
+others, and a lens between 50 and 100 degrees.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, ImageArray
+from mvdust3r_ros.geometry import interpolate_se3
+from mvdust3r_ros.synthetic.dataset import RoomWindow
+from mvdust3r_ros.synthetic.paths import Rig, window_poses
+from mvdust3r_ros.synthetic.render import Renderer, pinhole
+from mvdust3r_ros.synthetic.scenes import SceneError, sample_flat, sample_room
+from mvdust3r_ros.synthetic.textures import Rng
+
+LATTICE = 32
+"""Cells along a side of the block of random values that grain repeats in space."""
+COARSEST_M, OCTAVES = 0.32, 6
+"""Cell of the coarsest octave of grain; each next one is half as large."""
+PATCH_M = 1.3
+"""Cell of the noise that says where there is grain."""
+CHECK_PX = 32
+MIN_DEPTH_M, MIN_MEDIAN_M = 0.12, 0.5
+
+
+def make_mvs_window(seed: int, views: int, hw: tuple[int, int]) -> RoomWindow:
+    """The window of a seed: a furnished room or flat along a robot's way, with steps of all sizes.
+
+    Args:
+        seed: same seed, same window.
+        views: number of views.
+        hw: height and width in pixels.
+
+    Raises:
+        SceneError: 200 layouts of this seed gave no usable path.
+    """
+    for attempt in range(200):
+        rng = np.random.default_rng([seed, attempt, 11])
+        layout = seed if attempt < 4 else seed + 1_000_003 * attempt
+        scene = sample_flat(layout) if rng.random() < 1 / 3 else sample_room(layout)
+        rig = Rig.draw(rng)
+        between = int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2]))
+        try:
+            stops = window_poses(rng, scene, rig, -(-(views - 1) // between) + 1)
+        except SceneError:
+            continue
+        if stops is None:
+            continue
+        poses = _with_steps_between(stops, between)[:views]
+        renderer = Renderer(scene, "cpu")
+        K = pinhole(rig.fov_rad, (CHECK_PX, CHECK_PX))
+        checks = [renderer.depth(K, (CHECK_PX, CHECK_PX), T) for T in poses]
+        if any(d.min() < MIN_DEPTH_M or np.median(d) < MIN_MEDIAN_M for d in checks):
+            continue
+        K = pinhole(rig.fov_rad, hw)
+        shots = [renderer.render(K, hw, T) for T in poses]
+        grain = Grain(rng)
+        rgb = np.stack(
+            [grain.on(s.rgb, s.depth_m, K, T) for s, T in zip(shots, poses, strict=True)]
+        )
+        return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
+    raise SceneError(f"no window of {views} views found for seed {seed}")
+
+
+def _with_steps_between(stops: FloatArray, between: int) -> FloatArray:
+    """Poses with each step divided into `between` equal ones."""
+    if between == 1:
+        return stops
+    parts = [
+        interpolate_se3(a, b, k / between)
+        for a, b in zip(stops[:-1], stops[1:], strict=True)
+        for k in range(between)
+    ]
+    return np.stack([*parts, stops[-1]])
+
+
+class Grain:
+    """Noise fixed in space that darkens and lightens some surfaces and leaves others plain."""
+
+    def __init__(self, rng: Rng) -> None:
+        """Draw the noise, how strong it is and how much of the room it covers."""
+        self._values = rng.standard_normal((LATTICE,) * 3).astype(np.float32)
+        self._shift = rng.uniform(0, LATTICE, (OCTAVES + 1, 3))
+        self._strength = float(rng.uniform(0.0, 0.35))
+        self._bare = float(rng.normal(-0.1, 0.35))
+        decay = rng.uniform(0.6, 1.0)
+        self._weights = decay ** np.arange(OCTAVES)
+        self._weights /= math.sqrt(float((self._weights**2).sum()))
+
+    def on(
+        self, rgb: ImageArray, depth_m: FloatArray, K: FloatArray, T_world_cam: FloatArray
+    ) -> ImageArray:
+        """The image with grain.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+            depth_m: (H, W).
+            K: (3, 3) intrinsics.
+            T_world_cam: (4, 4).
+        """
+        height, width = depth_m.shape
+        v, u = np.mgrid[0:height, 0:width]
+        rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], -1)
+        points = (rays * depth_m[..., None]) @ T_world_cam[:3, :3].T + T_world_cam[:3, 3]
+        pixel_m = depth_m / K[0, 0]
+        where = np.clip(2 * (self._noise(points, PATCH_M, OCTAVES) - self._bare), 0, 1)
+        total = np.zeros(depth_m.shape, np.float32)
+        for octave, weight in enumerate(self._weights):
+            cell_m = COARSEST_M / 2**octave
+            seen = np.clip(1.5 - 2 * pixel_m / cell_m, 0, 1)
+            total += weight * seen * self._noise(points, cell_m, octave)
+        factor = np.exp(self._strength * where * total)[..., None]
+        return np.clip(rgb * factor, 0, 255).astype(np.uint8)
+
+    def _noise(self, points: FloatArray, cell_m: float, octave: int) -> FloatArray:
+        """Trilinear lookup, periodic."""
+        at = points / cell_m + self._shift[octave]
+        low = np.floor(at).astype(np.int64)
+        part = (at - low).astype(np.float32)
+        i0, i1 = low % LATTICE, (low + 1) % LATTICE
+        total = np.zeros(points.shape[:-1], np.float32)
+        for corner in range(8):
+            bits = [(corner >> axis) & 1 for axis in range(3)]
+            index = [(i1 if b else i0)[..., axis] for axis, b in enumerate(bits)]
+            weight = np.ones_like(total)
+            for axis, bit in enumerate(bits):
+                weight *= part[..., axis] if bit else 1 - part[..., axis]
+            total += weight * self._values[index[0], index[1], index[2]]
+        return total

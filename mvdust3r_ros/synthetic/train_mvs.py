@@ -1,0 +1,396 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Training of the network of the engine `mvs` on synthetic rooms.
+
+Everything that happens in a step follows from (seed, step). A run that is stopped and started
+again goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mvdust3r_ros.model.sweep import Depth, SweepConfig, SweepNetwork, q_to_place
+from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, collate
+from mvdust3r_ros.synthetic.textures import Rng
+
+LOG_EVERY, SAVE_EVERY, LOOK_EVERY = 25, 250, 100
+AVERAGE = 0.998
+"""Share of the averaged weights that a step leaves."""
+VIEWS = 6
+"""Neighbouring views of a room that are encoded together."""
+READ_VIEWS = 2
+"""Of these, how many are read in a step, from sources among the others."""
+
+
+@dataclass(frozen=True)
+class MvsTraining:
+    """Settings of a run.
+
+    Attributes:
+        rooms: folder of shards, `mvdust3r_ros synth rooms --for mvs`.
+        run: folder of checkpoints and the learning curve.
+        steps: length of the run.
+        batch: rooms a step.
+        lr: largest learning rate.
+        device: "cpu" or "cuda".
+        seed: of the weights and of every draw.
+    """
+
+    rooms: str
+    run: str
+    steps: int = 6000
+    batch: int = 2
+    lr: float = 1.5e-3
+    device: str = "cpu"
+    seed: int = 0
+
+    def learning_rate(self, step: int) -> float:
+        """A short rise, then half a cosine down to a fiftieth."""
+        rise = min(1.0, (step + 1) / 100)
+        share = min(1.0, step / self.steps)
+        return self.lr * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+class Sweeps(NamedTuple):
+    """One step's views with their sources.
+
+    Attributes:
+        images: (B, V, 3, H, W) in [0, 1], disturbed.
+        views: (B, N) which of the V are read.
+        sources: (B, N, S) from which others.
+        projection: (B, N, S, 3, 4), from disturbed poses.
+        weight: (B, N, S) 0 where there are fewer sources.
+        range_q: (B, 2).
+        depth_m: (B, V, H, W).
+    """
+
+    images: Tensor
+    views: Tensor
+    sources: Tensor
+    projection: Tensor
+    weight: Tensor
+    range_q: Tensor
+    depth_m: Tensor
+
+
+class MvsTrainer:
+    """A run."""
+
+    def __init__(self, config: MvsTraining) -> None:
+        """Start, or take up where the last checkpoint left."""
+        self.config = config
+        self.device = torch.device(config.device)
+        self.folder = Path(config.run)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.shards = RoomShards(Path(config.rooms))
+        torch.manual_seed(config.seed)
+        self.network = SweepNetwork().to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.lr, weight_decay=1e-3
+        )
+        self.step, self.seconds = 0, 0.0
+        self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
+        if self.checkpoint.exists():
+            self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that a run goes on from."""
+        return self.folder / "checkpoint.pt"
+
+    def run(self, until: int | None = None) -> None:
+        """Train to the end, or to a step."""
+        last = self.config.steps if until is None else until
+        losses: list[dict[str, float]] = []
+        while self.step < last:
+            begin = time.perf_counter()
+            if self.step % LOOK_EVERY == 0:
+                self.shards.refresh()
+            losses.append(self.train_step())
+            self.seconds += time.perf_counter() - begin
+            if self.step % LOG_EVERY == 0:
+                self._log(losses)
+                losses = []
+            if self.step % SAVE_EVERY == 0 or self.step == last:
+                self.save()
+
+    def train_step(self) -> dict[str, float]:
+        """One step down; returns its losses."""
+        rng = np.random.default_rng([self.config.seed, self.step, 5])
+        batch = draw_sweeps(rng, self.shards, self.config.batch)
+        batch = Sweeps(*(t.to(self.device) for t in batch))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate(self.step)
+        self.network.train()
+        losses = sweep_losses(self.network, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.step += 1
+        share = min(AVERAGE, self.step / (self.step + 10))
+        for key, value in self.network.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.average[key].lerp_(value, 1 - share)
+            else:
+                self.average[key].copy_(value)
+        return {k: float(v.detach()) for k, v in losses.items()}
+
+    def save(self) -> None:
+        """Write the checkpoint, all or nothing."""
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(
+            {
+                "network": self.network.state_dict(),
+                "average": self.average,
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "seconds": self.seconds,
+            },
+            partial,
+        )
+        partial.rename(self.checkpoint)
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average, self.step = state["average"], state["step"]
+        self.seconds = state["seconds"]
+
+    def _log(self, losses: list[dict[str, float]]) -> None:
+        mean = {k: float(np.mean([one[k] for one in losses])) for k in losses[0]}
+        line = {"step": self.step, "minutes": round(self.seconds / 60, 1), "rooms": len(self.shards)}
+        with (self.folder / "curve.jsonl").open("a") as file:
+            file.write(json.dumps(line | {k: round(v, 4) for k, v in mean.items()}) + "\n")
+
+
+def load_average(checkpoint: Path) -> SweepNetwork:
+    """The averaged network of a run, ready to read."""
+    state: Mapping[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    network = SweepNetwork()
+    network.load_state_dict(state["average"])
+    return network.eval()
+
+
+# ---------------------------------------------------------------------------- losses
+
+
+def sweep_losses(network: SweepNetwork, batch: Sweeps) -> dict[str, Tensor]:
+    """Losses of one step; "total" is what is minimised."""
+    planes = network.config.planes
+    b, n = batch.views.shape
+    depth = read_sweeps(network, batch)
+    truth_m = batch.depth_m[torch.arange(b)[:, None], batch.views].flatten(0, 1)
+    range_q = batch.range_q[:, None].expand(b, n, 2).flatten(0, 1)[:, :, None, None]
+    coarse_m, fine_m = truth_m[:, 1::4, 1::4], truth_m[:, ::2, ::2]
+    target = q_to_place(1 / coarse_m.clamp_min(1e-2), range_q, planes)
+    fine_target = q_to_place(1 / fine_m.clamp_min(1e-2), range_q, planes)
+    known = (coarse_m > 0) & (target > 0) & (target < planes - 1)
+    fine_known = (fine_m > 0) & (fine_target > 0) & (fine_target < planes - 1)
+    steps = network.reader.config.fine_planes // 2
+    step = network.config.fine_step
+    inner = (fine_target - depth.fine_centre.detach()) / step
+    near = fine_known & (inner.abs() < steps)
+    off = (depth.place - fine_target).abs()
+    log_off = (_log_depth(depth.place, range_q, planes) + torch.log(fine_m.clamp_min(1e-2))).abs()
+    clipped = log_off.detach().clamp_max(1.0)
+    parts = {
+        "planes": _two_hot(depth.logits, target)[known].mean(),
+        "coarse": functional.smooth_l1_loss(depth.coarse[known], target[known]),
+        "centre": functional.smooth_l1_loss(depth.fine_centre[fine_known], fine_target[fine_known]),
+        "fine_planes": _two_hot(depth.fine_logits, inner + steps)[near].mean(),
+        "place": functional.smooth_l1_loss(
+            depth.place[fine_known], fine_target[fine_known], beta=0.3
+        ),
+        "error": (clipped * torch.exp(-depth.log_error) + depth.log_error)[fine_known].mean(),
+    }
+    weights = {"planes": 0.3, "coarse": 0.1, "centre": 0.2, "fine_planes": 0.2, "place": 0.4}
+    total = sum((parts[k] * w for k, w in weights.items()), 0.1 * parts["error"])
+    with torch.no_grad():
+        parts["within_10"] = (log_off[fine_known] < 0.1).float().mean()
+        parts["log_off"] = log_off[fine_known].mean()
+        parts["off"] = off[fine_known].mean()
+    return parts | {"total": torch.as_tensor(total)}
+
+
+def read_sweeps(network: SweepNetwork, batch: Sweeps) -> Depth:
+    """Depth of all views that are read, (B*N, ...)."""
+    b, v = batch.images.shape[:2]
+    n, s = batch.sources.shape[1:]
+    features = network.encoder(batch.images.flatten(0, 1))
+    by_room = [f.unflatten(0, (b, v)) for f in features]
+    rooms = torch.arange(b, device=batch.images.device)
+    own = type(features)(*(f[rooms[:, None], batch.views].flatten(0, 1) for f in by_room))
+    match, fine = (f[rooms[:, None, None], batch.sources].flatten(0, 1) for f in by_room[:2])
+    range_q = batch.range_q[:, None].expand(b, n, 2).flatten(0, 1)
+    depth: Depth = network.reader(
+        own, (match, fine), batch.projection.flatten(0, 1), batch.weight.flatten(0, 1), range_q
+    )
+    return depth
+
+
+def _log_depth(place: Tensor, range_q: Tensor, planes: int) -> Tensor:
+    """Logarithm of the inverse depth, of a place that may lie a little outside."""
+    from mvdust3r_ros.model.sweep import place_to_q
+
+    return torch.log(place_to_q(place, range_q, planes).clamp_min(1e-3))
+
+
+def _two_hot(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy with a place between two planes, shared out to both."""
+    log_p = functional.log_softmax(logits, 1)
+    last = logits.shape[1] - 1
+    at = target.clamp(0, last)
+    low = at.floor().clamp(0, last - 1)
+    part = at - low
+    low_p = log_p.gather(1, low.long()[:, None])[:, 0]
+    high_p = log_p.gather(1, low.long()[:, None] + 1)[:, 0]
+    return -(low_p * (1 - part) + high_p * part)
+
+
+# ---------------------------------------------------------------------------- data
+
+
+def draw_sweeps(rng: Rng, shards: RoomShards, batch: int) -> Sweeps:
+    """Random views of random rooms with sources, disturbed as a camera and its poses are."""
+    windows = []
+    for _ in range(batch):
+        stride = 2 if rng.random() < 0.25 and 2 * VIEWS - 1 <= shards.views else 1
+        start = rng.integers(shards.views - stride * (VIEWS - 1))
+        order = (start + stride * np.arange(VIEWS)).tolist()
+        windows.append(shards.window(int(rng.integers(len(shards))), order))
+    made = collate(windows)
+    images = made.images.add_(1).mul_(0.5)
+    if rng.random() < 0.5:
+        _mirror(made)
+        images = made.images
+    disturb_images(rng, images)
+    return with_sources(rng, made, images)
+
+
+def _mirror(batch: Batch) -> None:
+    batch.images, batch.depth_m = batch.images.flip(-1), batch.depth_m.flip(-1)
+    sign = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    batch.T_world_cam = sign @ batch.T_world_cam @ sign
+    batch.K[:, 0, 2] = batch.images.shape[-1] - 1 - batch.K[:, 0, 2]
+
+
+def with_sources(rng: Rng, batch: Batch, images: Tensor, sources: int = 4) -> Sweeps:
+    """Choose views to read and their sources; poses get the errors that adjustment leaves."""
+    b, v = images.shape[:2]
+    views = np.stack([rng.permutation(v)[:READ_VIEWS] for _ in range(b)])
+    chosen = np.zeros((b, READ_VIEWS, sources), np.int64)
+    weight = np.ones((b, READ_VIEWS, sources), np.float32)
+    range_q = np.zeros((b, 2), np.float32)
+    projection = np.zeros((b, READ_VIEWS, sources, 3, 4), np.float32)
+    height, width = images.shape[-2:]
+    for i in range(b):
+        depth = batch.depth_m[i].numpy()[:, ::4, ::4]
+        far, near = np.percentile(depth[depth > 0], [98, 2])
+        range_q[i] = 1 / (far * rng.uniform(1.1, 2.0)), 1 / (near * rng.uniform(0.5, 0.9))
+        K = batch.K[i].numpy().astype(np.float64)
+        K[[0, 1], [0, 1]] *= 1 + rng.normal(0, 0.003)
+        noisy = _noisy(rng, batch.T_world_cam[i].numpy().astype(np.float64))
+        for k, view in enumerate(views[i]):
+            others = np.array([j for j in range(v) if j != view])
+            ranked = others[np.argsort(np.abs(others - view) + rng.uniform(0, 2.5, v - 1))]
+            chosen[i, k] = ranked[:sources]
+            weight[i, k, int(rng.integers(2, sources + 1)) :] = 0
+            for s, other in enumerate(chosen[i, k]):
+                T = np.linalg.inv(noisy[other]) @ noisy[view]
+                projection[i, k, s] = unit_projection(K, K, T, (height, width))
+    arrays = (views, chosen, projection, weight, range_q)
+    return Sweeps(images, *(torch.from_numpy(a) for a in arrays), batch.depth_m)
+
+
+def unit_projection(
+    K_view: Any, K_source: Any, T_source_view: Any, hw: tuple[int, int]
+) -> Any:
+    """(3, 4) from (x, y, 1, q) of a view to homogeneous (x, y) of a source, images from -1 to 1."""
+    height, width = hw
+    unit = np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
+    to_ray = np.linalg.inv(unit @ K_view)
+    from_ray = unit @ K_source
+    R, t = T_source_view[:3, :3], T_source_view[:3, 3:]
+    return np.concatenate([from_ray @ R @ to_ray, from_ray @ t], 1)
+
+
+def _noisy(rng: Rng, poses: Any) -> Any:
+    """Poses with up to a quarter of a degree and two percent of the typical step."""
+    from scipy.spatial.transform import Rotation
+
+    steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
+    size = rng.uniform(0, 1)
+    noisy = poses.copy()
+    turn = rng.normal(0, math.radians(0.12) * size, (len(poses), 3))
+    noisy[:, :3, :3] = noisy[:, :3, :3] @ Rotation.from_rotvec(turn).as_matrix()
+    noisy[:, :3, 3] += rng.normal(0, (0.01 * np.median(steps) + 0.001) * size, (len(poses), 3))
+    return noisy
+
+
+def disturb_images(rng: Rng, images: Tensor) -> None:
+    """In place: colours of the scene, exposure of each view, vignette, blur, noise."""
+    b, v = images.shape[:2]
+    height, width = images.shape[-2:]
+    f32 = lambda a: torch.from_numpy(np.asarray(a, np.float32))  # noqa: E731
+    for k in range(b):
+        if rng.random() < 0.3:
+            images[k] = images[k][:, torch.from_numpy(rng.permutation(3))]
+        saturation = rng.uniform(0.0, 1.0)
+        gray = images[k].mean(1, keepdim=True)
+        images[k] = gray + (images[k] - gray) * float(saturation)
+        contrast = rng.uniform(0.4, 1.1)
+        images[k] = 0.5 + (images[k] - 0.5) * float(contrast) + float(rng.normal(0, 0.1))
+    images.clamp_(0, 1)
+    spread = rng.uniform(0, 0.15)
+    gain = np.exp(rng.normal(0, 0.15, (b, 1, 1, 1, 1)) + rng.normal(0, spread, (b, v, 1, 1, 1)))
+    images.mul_(f32(gain))
+    gamma = np.exp(rng.normal(0, 0.05, (b, v, 1, 1, 1)))
+    images.clamp_(1e-4, 1).pow_(f32(gamma))
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    images.mul_(f32(1 - rng.uniform(0, 0.4) * (x**2 + y**2) / 2))
+    if rng.random() < 0.5:
+        _blur(rng, images)
+    sigma = rng.uniform(0, 0.025)
+    noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    images.add_(torch.randn(images.shape, generator=noise) * float(sigma))
+    images.mul_(255).round_().clamp_(0, 255).div_(255)
+
+
+def _blur(rng: Rng, images: Tensor) -> None:
+    """Some views out of focus or in motion, along the rows or the columns."""
+    b, v = images.shape[:2]
+    for i in range(b):
+        for j in range(v):
+            if rng.random() < 0.5:
+                continue
+            side = float(rng.uniform(0, 0.5))
+            axis = int(rng.integers(1, 3))
+            moved = torch.roll(images[i, j], 1, axis) + torch.roll(images[i, j], -1, axis)
+            images[i, j] = (1 - side) * images[i, j] + side / 2 * moved
