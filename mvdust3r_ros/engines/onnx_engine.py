@@ -60,8 +60,8 @@ class OnnxEngine(Engine):
         options = options or OnnxOptions()
         self._manifest = load_manifest(folder, reads=("encoder.onnx", "decoder.onnx"))
         providers = choose_providers(options.provider, onnxruntime.get_available_providers())
-        self._encoder = _session(folder / "encoder.onnx", providers, options.threads)
-        self._decoder = _session(folder / "decoder.onnx", providers, options.threads)
+        self._encoder = onnx_session(folder / "encoder.onnx", providers, options.threads)
+        self._decoder = onnx_session(folder / "decoder.onnx", providers, options.threads)
         self._info = self._manifest.engine_info(f"ONNX Runtime, {providers[0]}")
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
@@ -91,11 +91,11 @@ class OnnxEngine(Engine):
 
     def run_encoder(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Outputs of the encoder's graph by name."""
-        return _run(self._encoder, inputs)
+        return run_session(self._encoder, inputs)
 
     def run_decoder(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Outputs of the decoder's graph by name."""
-        return _run(self._decoder, inputs)
+        return run_session(self._decoder, inputs)
 
     def describe(self) -> EngineInfo:
         """Name with the execution provider."""
@@ -126,7 +126,7 @@ def choose_providers(wanted: str, available: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _session(path: Path, providers: list[str], threads: int) -> Any:
+def onnx_session(path: Path, providers: list[str], threads: int) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
@@ -136,7 +136,7 @@ def _session(path: Path, providers: list[str], threads: int) -> Any:
         raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from None
 
 
-def _run(session: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def run_session(session: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     try:
         values = session.run(None, inputs)
     except Exception as error:  # noqa: BLE001 ONNX Runtime's errors have no common base

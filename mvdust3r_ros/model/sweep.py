@@ -298,7 +298,7 @@ class Reader(nn.Module):
         seen = match.new_zeros(b, planes, h, w)
         best, second = seen - 1.0, seen - 1.0
         for s in range(self.config.sources):
-            rotated = torch.einsum("bij,jhw->bihw", projection[:, s, :, :3], xy)
+            rotated = (projection[:, s, :, :3] @ xy).view(b, 3, h, w)
             at = rotated[:, :, None] + projection[:, s, :, 3, None, None, None] * q[:, None]
             z = at[:, 2]
             grid = at[:, :2] / z.clamp_min(BEHIND)[:, None]
@@ -380,11 +380,11 @@ def q_to_place(q: Tensor, range_q: Tensor, planes: int) -> Tensor:
 
 
 def _normalised_grid(h: int, w: int, like: Tensor) -> Tensor:
-    """(3, h, w) homogeneous centres of the pixels, the image from -1 to 1."""
+    """(3, h * w) homogeneous centres of the pixels, the image from -1 to 1."""
     y = (2 * torch.arange(h, device=like.device, dtype=like.dtype) + 1) / h - 1
     x = (2 * torch.arange(w, device=like.device, dtype=like.dtype) + 1) / w - 1
     ones = like.new_ones(h, w)
-    return torch.stack([x[None].expand(h, w), y[:, None].expand(h, w), ones])
+    return torch.stack([x * ones, y[:, None] * ones, ones]).flatten(1)
 
 
 def _peak(logits: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,125 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The engine `mvs`: poses from images, then depth of each view from its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, View, ViewPose, ViewTokens, WindowPrediction
+from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
+from mvdust3r_ros.engines.manifest import load_manifest
+from mvdust3r_ros.engines.onnx_engine import OnnxOptions
+from mvdust3r_ros.geometry import backproject
+from mvdust3r_ros.mvs.agreement import agreement, on_edges
+from mvdust3r_ros.mvs.confidence import ConfidenceRule
+from mvdust3r_ros.mvs.depth_reader import GRAPHS, Arrays, DepthReader
+from mvdust3r_ros.mvs.sweep_inputs import half_intrinsics
+from mvdust3r_ros.sfm.window_poses import (
+    SfmError,
+    ViewFeatures,
+    WindowPoses,
+    view_features,
+    window_poses,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MvsFeatures:
+    """What is kept of a view: the network's features, and corners to find poses from."""
+
+    arrays: Arrays
+    corners: ViewFeatures
+
+
+class MvsEngine(Engine):
+    """Multi-view stereo with an engine folder of backend `mvs`."""
+
+    def __init__(self, folder: Path, options: OnnxOptions | None = None) -> None:
+        """Load the network.
+
+        Raises:
+            EngineError: the folder is incomplete or damaged, ONNX Runtime lacks the provider or
+                cannot load a graph.
+        """
+        manifest = load_manifest(folder, reads=GRAPHS)
+        self._rule = ConfidenceRule.from_manifest(manifest.network)
+        self._reader = DepthReader(folder, options)
+        self._info = manifest.engine_info(f"ONNX Runtime, {self._reader.provider}")
+
+    def encode(self, views: Sequence[View]) -> list[ViewTokens]:
+        """Features of each view, one by one."""
+        return [
+            ViewTokens(MvsFeatures(self._reader.encode(view), view_features(view)), view)
+            for view in views
+        ]
+
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+        """Poses, depth and confidence of a window; path 0 alone, in the frame of the first view.
+
+        Raises:
+            EngineError: the views do not show where they were taken from, and nothing else says
+                so.
+        """
+        del n_ref  # poses are adjusted all together: there is no choice of reference
+        views = [t.view for t in tokens]
+        features: list[MvsFeatures] = [t.features for t in tokens]
+        image_hw = views[0].image_rgb.shape[:2]
+        try:
+            poses = window_poses(views, [f.corners for f in features])
+        except SfmError as error:
+            raise EngineError(str(error)) from None
+        depth, log_error = self._reader.depth([f.arrays for f in features], poses, image_hw)
+        votes = agreement(depth, poses.T_ref_cam, half_intrinsics(poses.K))
+        conf = self._rule.confidence(log_error, votes, on_edges(depth) | (depth <= 0))
+        return WindowPrediction(
+            points=_points(depth, poses)[None],
+            conf=_doubled(conf)[None],
+            poses=tuple(
+                ViewPose(T, K, 1.0, 0.0) if placed else None
+                for T, K, placed in zip(poses.T_ref_cam, poses.K, poses.placed, strict=True)
+            ),
+            pose_covariance=poses.covariance,
+            metric=poses.metric,
+            used_odometry=poses.used_odometry,
+            note=poses.note,
+        )
+
+    def describe(self) -> EngineInfo:
+        """Name with the execution provider."""
+        return self._info
+
+    def close(self) -> None:
+        """Free the network."""
+        del self._reader
+
+
+def _doubled(half: FloatArray) -> FloatArray:
+    """(V, H, W) of (V, H/2, W/2), nothing mixed."""
+    return half.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def _points(depth: FloatArray, poses: WindowPoses) -> FloatArray:
+    """(V, H, W, 3) float32 points of all pixels in the frame of the first view."""
+    full = _doubled(depth)
+    out = np.empty((*full.shape, 3), np.float32)
+    for index, z in enumerate(full):
+        T = poses.T_ref_cam[index].astype(np.float32)
+        out[index] = backproject(z, poses.K[index]).astype(np.float32) @ T[:3, :3].T + T[:3, 3]
+    return out

@@ -1,0 +1,106 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the depth images of a window say of each other: who agrees with a point, who denies it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray
+from mvdust3r_ros.geometry import invert_se3
+
+SAME_SHARE = 0.05
+"""Two depths of one point agree when they differ by less than this share."""
+THROUGH_SHARE = 0.12
+"""A view whose depth lies beyond a point by more than this share of it looks through it."""
+JUMP_SHARE = 0.1
+"""Neighbouring pixels whose depths differ by more than this share lie on two surfaces."""
+
+
+class Agreement(NamedTuple):
+    """Votes on each pixel, (V, H, W) each.
+
+    Attributes:
+        same: other views that have the point at the same depth.
+        through: other views that look through it.
+        parallax: largest angle, in radians, to a view that agrees.
+    """
+
+    same: npt.NDArray[np.uint8]
+    through: npt.NDArray[np.uint8]
+    parallax: FloatArray
+
+
+def agreement(depth: FloatArray, T_ref_cam: FloatArray, K: FloatArray) -> Agreement:
+    """Compare the depth images of a window with each other.
+
+    Args:
+        depth: (V, H, W) along the optical axes; 0 where there is none.
+        T_ref_cam: (V, 4, 4) camera poses in one frame.
+        K: (V, 3, 3) intrinsics in pixels of the depth images.
+    """
+    views, height, width = depth.shape
+    v, u = np.mgrid[0:height, 0:width].astype(np.float32)
+    same = np.zeros(depth.shape, np.uint8)
+    through = np.zeros(depth.shape, np.uint8)
+    parallax = np.zeros(depth.shape, np.float32)
+    for i in range(views):
+        z_i = depth[i]
+        for j in range(views):
+            if i == j:
+                continue
+            T = invert_se3(T_ref_cam[j]) @ T_ref_cam[i]
+            A = (K[j] @ T[:3, :3] @ np.linalg.inv(K[i])).astype(np.float32)
+            b = (K[j] @ T[:3, 3]).astype(np.float32)
+            x, y, z = (z_i * (A[k, 0] * u + A[k, 1] * v + A[k, 2]) + b[k] for k in range(3))
+            seen, z_j = _looked_up(depth[j], x, y, z)
+            agrees = seen & (np.abs(z_j - z) < SAME_SHARE * z)
+            same[i] += agrees
+            through[i] += seen & (z_j > z * (1 + THROUGH_SHARE))
+            angle = np.linalg.norm(T[:3, 3]) / np.maximum(z_i, 1e-6)
+            parallax[i] = np.where(agrees, np.maximum(parallax[i], angle), parallax[i])
+    return Agreement(same, through, parallax)
+
+
+def _looked_up(
+    depth: FloatArray, x: FloatArray, y: FloatArray, z: FloatArray
+) -> tuple[BoolArray, FloatArray]:
+    """Whether points (x, y, z), pixels times depth, lie in a depth image, and its depth there."""
+    height, width = depth.shape
+    inverse = 1 / np.maximum(z, 1e-6)
+    col, row = x * inverse + 0.5, y * inverse + 0.5
+    inside = (z > 1e-6) & (col >= 0) & (col < width) & (row >= 0) & (row < height)
+    at = np.where(inside, row, 0).astype(np.int32) * width + np.where(inside, col, 0).astype(
+        np.int32
+    )
+    found = depth.ravel().take(at)
+    return inside & (found > 0), found
+
+
+def on_edges(depth: FloatArray) -> BoolArray:
+    """(V, H, W) pixels beside a jump of the depth, where it may lie between two surfaces."""
+    log_depth = np.log(np.maximum(depth, 1e-6))
+    edge = np.zeros(depth.shape, bool)
+    for axis in (1, 2):
+        jump = np.abs(np.diff(log_depth, axis=axis)) > JUMP_SHARE
+        first = [slice(None)] * 3
+        second = [slice(None)] * 3
+        first[axis], second[axis] = slice(None, -1), slice(1, None)
+        edge[tuple(first)] |= jump
+        edge[tuple(second)] |= jump
+    return edge

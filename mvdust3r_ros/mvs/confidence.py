@@ -1,0 +1,88 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How sure a depth is: from the network's own word and from the votes of the other views.
+
+A confidence c says: of points like this one, a share of 1 - 1/c lies within 10 % of its depth.
+The weights of the rule are fitted on rooms that the network was not trained on and stand in the
+engine's manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray
+from mvdust3r_ros.engines.base import EngineError
+from mvdust3r_ros.mvs.agreement import Agreement
+
+MOST_VOTES = 4
+MOST_CERTAIN = 0.99
+FEATURES = 5
+
+
+@dataclass(frozen=True)
+class ConfidenceRule:
+    """A logistic rule.
+
+    Attributes:
+        weights: of a constant, the log of the expected error, its square, the views that agree
+            (up to four), and the views that look through (up to four).
+    """
+
+    weights: tuple[float, ...]
+
+    @staticmethod
+    def from_manifest(network: Mapping[str, Any]) -> ConfidenceRule:
+        """The rule of an engine folder.
+
+        Raises:
+            EngineError: it is missing or malformed.
+        """
+        weights = network.get("confidence")
+        if not isinstance(weights, list) or len(weights) != FEATURES:
+            raise EngineError(f"network.confidence must be {FEATURES} numbers, not {weights!r}")
+        return ConfidenceRule(tuple(float(w) for w in weights))
+
+    def share_right(self, log_error: FloatArray, votes: Agreement) -> FloatArray:
+        """(V, H, W) share of such points that lie within 10 %."""
+        columns = rule_inputs(log_error, votes)
+        logit = sum((c * w for c, w in zip(columns, self.weights, strict=True)), np.float32(0))
+        return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
+
+    def confidence(
+        self, log_error: FloatArray, votes: Agreement, unsure: BoolArray
+    ) -> FloatArray:
+        """(V, H, W) float32 confidence; 1 where `unsure` or where no view agrees."""
+        share = np.minimum(self.share_right(log_error, votes), MOST_CERTAIN)
+        denied = votes.through > votes.same
+        out = 1 / (1 - share)
+        out[unsure | denied | (votes.same == 0)] = 1.0
+        return np.asarray(out, np.float32)
+
+
+def rule_inputs(log_error: FloatArray, votes: Agreement) -> tuple[FloatArray, ...]:
+    """What the rule weighs, each (V, H, W) float32."""
+    bounded = np.clip(log_error, -6, 1).astype(np.float32)
+    return (
+        np.ones_like(bounded),
+        bounded,
+        bounded * bounded,
+        np.minimum(votes.same, MOST_VOTES).astype(np.float32),
+        np.minimum(votes.through, MOST_VOTES).astype(np.float32),
+    )

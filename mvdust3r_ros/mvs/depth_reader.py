@@ -1,0 +1,111 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Depth of the views of a window whose poses are known: the network on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from mvdust3r_ros.datatypes import FloatArray, View
+from mvdust3r_ros.engines.onnx_engine import (
+    OnnxOptions,
+    choose_providers,
+    onnx_session,
+    run_session,
+)
+from mvdust3r_ros.mvs.sources import choose_sources
+from mvdust3r_ros.mvs.sweep_inputs import DepthRange, depth_range, unit_projection
+from mvdust3r_ros.sfm.window_poses import WindowPoses
+
+GRAPHS = ("encoder.onnx", "reader.onnx")
+SOURCES = 4
+"""Sources that the reader takes at once."""
+Arrays = Mapping[str, Any]
+"""A view's features by name, each (1, C, h, w) float32."""
+
+
+class DepthReader:
+    """`encoder.onnx` and `reader.onnx` of an engine folder."""
+
+    def __init__(self, folder: Path, options: OnnxOptions | None = None) -> None:
+        """Load both graphs.
+
+        Raises:
+            EngineError: ONNX Runtime lacks the provider or cannot load a graph.
+        """
+        options = options or OnnxOptions()
+        providers = choose_providers(options.provider, onnxruntime.get_available_providers())
+        self.provider = providers[0]
+        self._encoder, self._reader = (
+            onnx_session(folder / name, providers, options.threads) for name in GRAPHS
+        )
+
+    def encode(self, view: View) -> Arrays:
+        """Features of a view."""
+        return run_session(self._encoder, {"images": view.image_rgb[None]})
+
+    def depth(
+        self, features: Sequence[Arrays], poses: WindowPoses, image_hw: tuple[int, int]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Depth of every placed view that has sources.
+
+        Args:
+            features: of the V views.
+            poses: theirs.
+            image_hw: height and width of the views, in pixels.
+
+        Returns:
+            (V, H/2, W/2) float32 depth in the unit of the poses, 0 where there is none; and the
+            logarithm of the error that the network expects of the log depth.
+        """
+        half_hw = (image_hw[0] // 2, image_hw[1] // 2)
+        depth = np.zeros((len(features), *half_hw), np.float32)
+        log_error = np.zeros_like(depth)
+        placed = np.flatnonzero(poses.placed).tolist()
+        for view in placed:
+            reach = depth_range(poses, view)
+            sources = choose_sources(
+                view, poses.T_ref_cam, poses.K, image_hw, reach.typical, placed, SOURCES
+            )
+            if sources:
+                inputs = self._inputs(view, sources, features, poses, image_hw, reach)
+                outputs = run_session(self._reader, inputs)
+                depth[view], log_error[view] = 1 / outputs["q"][0], outputs["log_error"][0]
+        return depth, log_error
+
+    def _inputs(
+        self,
+        view: int,
+        sources: Sequence[int],
+        features: Sequence[Arrays],
+        poses: WindowPoses,
+        image_hw: tuple[int, int],
+        reach: DepthRange,
+    ) -> dict[str, Any]:
+        filled = (*sources, *([sources[0]] * SOURCES))[:SOURCES]
+        projections = [unit_projection(poses, view, s, image_hw) for s in filled]
+        return {
+            **features[view],
+            "source_match": np.stack([features[s]["match"] for s in filled], 1),
+            "source_fine": np.stack([features[s]["fine"] for s in filled], 1),
+            "projection": np.stack(projections)[None],
+            "weight": (np.arange(SOURCES) < len(sources)).astype(np.float32)[None],
+            "range_q": reach.range_q[None],
+        }

@@ -1,0 +1,91 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a sweep needs besides features: between which depths, and how a source sees the view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import invert_se3
+from mvdust3r_ros.sfm.window_poses import WindowPoses
+
+MIN_POINTS = 24
+"""Points in a view below which those of the whole window say how deep it is."""
+NEAR_SHARE, FAR_SHARE = 0.5, 2.0
+"""How far beyond the nearest and farthest points (2nd and 98th percentile) depth is looked for."""
+LEAST_SPAN = 6.0
+"""Least ratio of the farthest to the nearest depth."""
+METRIC_NEAR_M, METRIC_TYPICAL_M, METRIC_FAR_M = 0.35, 2.0, 12.0
+"""Where nothing has been seen, a room."""
+
+
+@dataclass(frozen=True)
+class DepthRange:
+    """Between which depths a view is swept, in the unit of the poses."""
+
+    near: float
+    typical: float
+    far: float
+
+    @property
+    def range_q(self) -> FloatArray:
+        """(2,) float32 least and largest inverse depth."""
+        return np.array([1 / self.far, 1 / self.near], np.float32)
+
+
+def depth_range(poses: WindowPoses, index: int) -> DepthRange:
+    """From the points that the view sees, or else those of all views, or else a room's."""
+    depths = _depths(poses, index)
+    if len(depths) < MIN_POINTS:
+        views = np.flatnonzero(poses.placed)
+        depths = np.concatenate([_depths(poses, int(k)) for k in views])
+    if len(depths) < MIN_POINTS:
+        return DepthRange(METRIC_NEAR_M, METRIC_TYPICAL_M, METRIC_FAR_M)
+    near, typical, far = np.percentile(depths, [2, 50, 98])
+    near, far = NEAR_SHARE * near, FAR_SHARE * far
+    lack = max(1.0, LEAST_SPAN / (far / near)) ** 0.5
+    return DepthRange(float(near / lack), float(typical), float(far * lack))
+
+
+def _depths(poses: WindowPoses, index: int) -> FloatArray:
+    points = poses.points_ref[poses.seen[:, index]]
+    T = invert_se3(poses.T_ref_cam[index])
+    z = points @ T[2, :3] + T[2, 3]
+    return np.asarray(z[z > 0])
+
+
+def unit_projection(
+    poses: WindowPoses, view: int, source: int, image_hw: tuple[int, int]
+) -> FloatArray:
+    """(3, 4) float32 from (x, y, 1, q) of a view to homogeneous (x, y) of a source.
+
+    x and y run from -1 to 1 over the image, q is the inverse depth.
+    """
+    height, width = image_hw
+    unit = np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
+    T = invert_se3(poses.T_ref_cam[source]) @ poses.T_ref_cam[view]
+    from_ray = unit @ poses.K[source]
+    rotated = from_ray @ T[:3, :3] @ np.linalg.inv(unit @ poses.K[view])
+    return np.concatenate([rotated, from_ray @ T[:3, 3:]], 1).astype(np.float32)
+
+
+def half_intrinsics(K: FloatArray) -> FloatArray:
+    """(V, 3, 3) intrinsics in pixels of images of half the size, integers at pixel centres."""
+    half = K * np.array([0.5, 0.5, 1.0])[:, None]
+    half[:, :2, 2] -= 0.25
+    return half
