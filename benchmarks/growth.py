@@ -70,6 +70,11 @@ class TimedEngine(Engine):
         """Wrap an engine."""
         self.engine, self.spent_s = engine, 0.0
 
+    def observe(self, frame: Frame) -> None:
+        """As the engine."""
+        with self.counted():
+            self.engine.observe(frame)
+
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """As the engine."""
         with self.counted():

@@ -48,6 +48,7 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     structural: bool = False,
+    auto: float | None = None,
 ) -> Any:
     """A dataclass field with its description and range.
 
@@ -58,6 +59,7 @@ def setting(
         high: largest allowed value.
         choices: allowed strings.
         structural: True when it cannot change while the node is configured.
+        auto: value outside the range that leaves the choice to the engine, see `filled_in`.
     """
     meta = {
         "description": description,
@@ -65,6 +67,7 @@ def setting(
         "high": high,
         "choices": choices,
         "structural": structural,
+        "auto": auto,
     }
     return field(default=default, metadata=meta)
 
@@ -91,6 +94,8 @@ def check_value(name: str, value: object, default: object, meta: Mapping[str, An
     low, high = meta["low"], meta["high"]
     if math.isnan(value):
         raise ConfigError(f"{name}: expected a number, got nan")
+    if meta.get("auto") is not None and value == meta["auto"]:
+        return
     if not (low is None or value >= low) or not (high is None or value <= high):
         raise ConfigError(f"{name}: {value} is outside [{low}, {high}]")
 
@@ -112,21 +117,25 @@ class KeyframeSettings(Section):
     """Which frames are kept and when a window is full."""
 
     window_size: int = setting(
-        8, "keyframes in a window; more than 12 is slow, more than 20 degrades", low=3, high=100
-    )
+        0, "keyframes in a window; a network is slow with more than 12, worse with more than 20; "
+        "0 for what the engine likes, mostly 8", low=3, high=100, auto=0,
+    )  # fmt: skip
     window_overlap: int = setting(
-        4, "keyframes shared with the window before", low=1, high=99, structural=False
-    )
+        0, "keyframes shared with the window before; 0 for what the engine likes, mostly 4",
+        low=1, high=99, auto=0,
+    )  # fmt: skip
     min_overlap: float = setting(
-        0.6, "a frame is kept when less than this share of the last keyframe stays in view",
-        low=0.05, high=0.99,
+        0.0, "a frame is kept when less than this share of the last keyframe stays in view; "
+        "0 for what the engine likes, mostly 0.6", low=0.05, high=0.99, auto=0.0,
     )  # fmt: skip
     max_translation_m: float = setting(
-        0.5, "a frame is kept after this much odometry motion (m)", low=0.01
-    )
+        0.0, "a frame is kept after this much odometry motion (m); 0 for what the engine likes, "
+        "mostly 0.5", low=0.01, auto=0.0,
+    )  # fmt: skip
     max_rotation_deg: float = setting(
-        20.0, "a frame is kept after this much odometry rotation (deg)", low=0.1, high=180.0
-    )
+        0.0, "a frame is kept after this much odometry rotation (deg); 0 for what the engine "
+        "likes, mostly 20", low=0.1, high=180.0, auto=0.0,
+    )  # fmt: skip
     max_interval_s: float = setting(
         0.0, "a frame is kept after this time even without motion (s); 0 for never", low=0.0
     )
@@ -137,6 +146,56 @@ class KeyframeSettings(Section):
         0.35, "a frame is skipped as blurred below this share of the recent median sharpness",
         low=0.0, high=1.0,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KeyframeDefaults:
+    """What an engine likes of the settings `keyframes.*` that are left to it.
+
+    Attributes:
+        window_size: keyframes in a window.
+        window_overlap: keyframes shared with the window before.
+        min_overlap: least share of the last keyframe that stays in view.
+        max_translation_m: odometry motion between keyframes (m).
+        max_rotation_deg: odometry rotation between keyframes (deg).
+
+    Raises:
+        ConfigError: on construction, a value outside the range of its setting.
+    """
+
+    window_size: int = 8
+    window_overlap: int = 4
+    min_overlap: float = 0.6
+    max_translation_m: float = 0.5
+    max_rotation_deg: float = 20.0
+
+    def __post_init__(self) -> None:
+        values = dataclasses.asdict(self)
+        MapperConfig(keyframes=KeyframeSettings(**values))
+        if left := [name for name, value in values.items() if value == 0]:
+            raise ConfigError(f"{left[0]}: 0 leaves it to the engine, which must say a number")
+
+
+def filled_in(given: KeyframeSettings, liked: KeyframeDefaults | None = None) -> KeyframeSettings:
+    """Settings with a number for each that is left to the engine.
+
+    What the user gave stays; window and overlap that do not go with it are adapted.
+
+    Args:
+        given: as configured.
+        liked: what the engine likes; None for the defaults of most engines.
+    """
+    liked = liked or KeyframeDefaults()
+    size = given.window_size or max(liked.window_size, given.window_overlap + 1)
+    in_proportion = round(liked.window_overlap * size / liked.window_size)
+    return dataclasses.replace(
+        given,
+        window_size=size,
+        window_overlap=given.window_overlap or max(1, min(in_proportion, size - 1)),
+        min_overlap=given.min_overlap or liked.min_overlap,
+        max_translation_m=given.max_translation_m or liked.max_translation_m,
+        max_rotation_deg=given.max_rotation_deg or liked.max_rotation_deg,
+    )
 
 
 @dataclass(frozen=True)
@@ -254,11 +313,12 @@ class MapSettings(Section):
         0.05, "side of a voxel (m)", low=0.005, high=2.0, structural=True
     )
     conf_quantile: float = setting(
-        0.3, "share of the least confident points of a window that is left out", low=0.0, high=0.95
-    )
+        -1.0, "share of the least confident points of a window that is left out; -1 for what the "
+        "engine likes, mostly 0.3", low=0.0, high=0.95, auto=-1.0,
+    )  # fmt: skip
     min_conf: float = setting(
-        1.0, "points at or below this confidence are left out; its level depends on the model",
-        low=1.0,
+        0.0, "points at or below this confidence are left out; its level depends on the engine; "
+        "0 for what it likes, mostly 1", low=1.0, auto=0.0,
     )  # fmt: skip
     pixel_stride: int = setting(
         2, "every n-th pixel of a pointmap goes into the map", low=1, high=16
@@ -325,10 +385,11 @@ class MapperConfig:
     map: MapSettings = field(default_factory=MapSettings)
 
     def __post_init__(self) -> None:
-        if self.keyframes.window_overlap >= self.keyframes.window_size:
+        size = self.keyframes.window_size or KeyframeDefaults.window_size
+        if self.keyframes.window_overlap >= size:
             raise ConfigError(
                 f"keyframes.window_overlap: {self.keyframes.window_overlap} must be smaller than "
-                f"keyframes.window_size {self.keyframes.window_size}"
+                f"keyframes.window_size {size}"
             )
         if self.map.obstacle_min_z_m >= self.map.obstacle_max_z_m:
             raise ConfigError("map.obstacle_min_z_m must be below map.obstacle_max_z_m")
@@ -347,6 +408,7 @@ class Setting:
         high: largest allowed value or None.
         choices: allowed strings, empty for any.
         structural: True when it cannot change while the node is configured.
+        auto: value outside the range that leaves the choice to the engine; None without one.
     """
 
     name: str
@@ -357,6 +419,7 @@ class Setting:
     high: float | None
     choices: tuple[str, ...]
     structural: bool
+    auto: float | None
 
 
 def flat_settings(config: object) -> Iterator[Setting]:
@@ -481,7 +544,8 @@ def _range_text(item: Setting) -> str:
     if item.low is not None or item.high is not None:
         low = "-inf" if item.low is None else f"{item.low:g}"
         high = "inf" if item.high is None else f"{item.high:g}"
-        parts.append(f"[{low}, {high}]")
+        also = "" if item.auto is None else f" or {item.auto:g}"
+        parts.append(f"[{low}, {high}]{also}")
     if item.structural:
         parts.append("read-only while configured")
     return f" ({'; '.join(parts)})" if parts else ""

@@ -263,49 +263,6 @@ class Window:
 
 
 @dataclass(frozen=True, eq=False)
-class WindowPrediction:
-    """Pointmaps of one window; view axis in the caller's order.
-
-    Attributes:
-        points: (R, V, H, W, 3) float32; path r is in the camera frame of view references[r],
-            in the engine's scale (metres when the engine is metric).
-        conf: (R, V, H, W) float32, above 1.
-        references: R view indices; path 0 is the one to use by default.
-    """
-
-    points: FloatArray
-    conf: FloatArray
-    references: tuple[int, ...] = (0,)
-
-    def __post_init__(self) -> None:
-        shape = np.shape(self.points)
-        if len(shape) != 5 or shape[4] != 3 or shape[0] != len(self.references):
-            raise FrameError(
-                f"points have shape {shape}, expected ({len(self.references)}, V, H, W, 3)"
-            )
-        if np.shape(self.conf) != shape[:4]:
-            raise FrameError(f"confidence {np.shape(self.conf)} does not match points {shape}")
-        if not self.references or not all(0 <= r < shape[1] for r in self.references):
-            raise FrameError(f"references {self.references} in a window of {shape[1]} views")
-
-    def in_caller_order(self, order: tuple[int, ...]) -> WindowPrediction:
-        """The same prediction when the engine was fed `order` (position k got view order[k]).
-
-        Raises:
-            FrameError: `order` is not a permutation of the views.
-        """
-        if sorted(order) != list(range(self.points.shape[1])):
-            raise FrameError(f"{self.points.shape[1]} pointmaps do not match the order {order}")
-        inverse = np.argsort(order)
-        return replace(
-            self,
-            points=self.points[:, inverse],
-            conf=self.conf[:, inverse],
-            references=tuple(order[r] for r in self.references),
-        )
-
-
-@dataclass(frozen=True, eq=False)
 class ViewPose:
     """Pose and intrinsics of one view.
 
@@ -320,6 +277,104 @@ class ViewPose:
     K: FloatArray
     inlier_ratio: float
     reprojection_px: float
+
+
+@dataclass(frozen=True, eq=False)
+class WindowPrediction:
+    """Pointmaps of one window; view axis in the caller's order.
+
+    Attributes:
+        points: (R, V, H, W, 3) float32; path r is in the camera frame of view references[r],
+            in the engine's scale (metres when the window is metric).
+        conf: (R, V, H, W) float32, above 1.
+        references: R view indices; path 0 is the one to use by default.
+        poses: V poses of the views in the camera frame of path 0's reference, which is the
+            identity, in the engine's scale; None for a view without one. None as a whole from an
+            engine that finds none: they are then recovered from the points.
+        pose_covariance: (V, 6, 6) covariance of `poses` relative to the reference: rotation (rad),
+            then translation (engine's unit), of small motions of the camera seen from the
+            reference; rows of views without a pose are not read. None when unknown.
+        metric: whether this window is in metres; None for as the engine says.
+        rel_error: typical error of a point of this window over its distance, 0 when unknown; None
+            for as the engine says.
+        used_odometry: whether odometry of the views went into `poses`: it is not weighed again.
+        note: words for log and diagnostics, for example why odometry stayed; empty for none.
+
+    Raises:
+        FrameError: on construction, shapes or values that do not fit together.
+    """
+
+    points: FloatArray
+    conf: FloatArray
+    references: tuple[int, ...] = (0,)
+    poses: tuple[ViewPose | None, ...] | None = None
+    pose_covariance: FloatArray | None = None
+    metric: bool | None = None
+    rel_error: float | None = None
+    used_odometry: bool = False
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.points)
+        if len(shape) != 5 or shape[4] != 3 or shape[0] != len(self.references):
+            raise FrameError(
+                f"points have shape {shape}, expected ({len(self.references)}, V, H, W, 3)"
+            )
+        if np.shape(self.conf) != shape[:4]:
+            raise FrameError(f"confidence {np.shape(self.conf)} does not match points {shape}")
+        if not self.references or not all(0 <= r < shape[1] for r in self.references):
+            raise FrameError(f"references {self.references} in a window of {shape[1]} views")
+        if self.rel_error is not None and not 0 <= self.rel_error < np.inf:
+            raise FrameError(f"rel_error {self.rel_error} of a window is no error")
+        self._check_poses(shape[1])
+
+    def _check_poses(self, count: int) -> None:
+        if self.poses is None:
+            if self.pose_covariance is not None or self.used_odometry:
+                raise FrameError("pose_covariance and used_odometry belong to poses: give those")
+            return
+        if len(self.poses) != count:
+            raise FrameError(f"{len(self.poses)} poses in a window of {count} views")
+        for pose in self.poses:
+            if pose is not None:
+                _check_pose("T_window_cam", pose.T_window_cam)
+                if np.shape(pose.K) != (3, 3) or pinhole_fault(pose.K, 0, 0):
+                    raise FrameError(f"K of a pose is no pinhole matrix: {np.ravel(pose.K)}")
+        first = self.poses[self.references[0]]
+        if first is not None and not np.allclose(first.T_window_cam, np.eye(4), atol=1e-4):
+            raise FrameError(
+                f"the pose of reference {self.references[0]} is not the identity: poses are in "
+                "the frame of path 0's reference"
+            )
+        if self.pose_covariance is None:
+            return
+        if np.shape(self.pose_covariance) != (count, 6, 6):
+            raise FrameError(
+                f"pose_covariance has shape {np.shape(self.pose_covariance)}, "
+                f"expected ({count}, 6, 6)"
+            )
+        known = self.pose_covariance[[pose is not None for pose in self.poses]]
+        if not np.isfinite(known).all() or (np.diagonal(known, axis1=1, axis2=2) < 0).any():
+            raise FrameError("pose_covariance of a view with a pose is no covariance")
+
+    def in_caller_order(self, order: tuple[int, ...]) -> WindowPrediction:
+        """The same prediction when the engine was fed `order` (position k got view order[k]).
+
+        Raises:
+            FrameError: `order` is not a permutation of the views.
+        """
+        if sorted(order) != list(range(self.points.shape[1])):
+            raise FrameError(f"{self.points.shape[1]} pointmaps do not match the order {order}")
+        inverse = np.argsort(order)
+        poses, covariance = self.poses, self.pose_covariance
+        return replace(
+            self,
+            points=self.points[:, inverse],
+            conf=self.conf[:, inverse],
+            references=tuple(order[r] for r in self.references),
+            poses=None if poses is None else tuple(poses[i] for i in inverse),
+            pose_covariance=None if covariance is None else covariance[inverse],
+        )
 
 
 class Verdict(IntEnum):
@@ -384,6 +439,7 @@ class MapUpdate:
         gate_hint: why not, in words; empty when open.
         loop_closures: loops closed so far; when it grows, keyframes of earlier windows have moved.
         rolled_back: windows that this one took out of the map again.
+        note: what the engine says of this window, in words; empty for nothing.
     """
 
     window: Window
@@ -402,6 +458,7 @@ class MapUpdate:
     gate_hint: str = ""
     loop_closures: int = 0
     rolled_back: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)

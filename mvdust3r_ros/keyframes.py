@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from mvdust3r_ros.config import KeyframeSettings
+from mvdust3r_ros.config import KeyframeSettings, filled_in
 from mvdust3r_ros.datatypes import (
     BoolArray,
     FloatArray,
@@ -166,8 +166,8 @@ class KeyframeWindow:
     """
 
     def __init__(self, settings: KeyframeSettings) -> None:
-        """Start empty."""
-        self.settings = settings
+        """Start empty; what the settings leave to the engine is as most engines like it."""
+        self.settings = filled_in(settings)
         self.epoch = 0
         self.keyframe_count = 0
         self.blurred_count = 0

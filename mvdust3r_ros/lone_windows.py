@@ -74,20 +74,23 @@ class Match(NamedTuple):
         return self.moved >= SURE_MATCH or (self.moved >= MIN_MATCH and self.gain >= MIN_GAIN)
 
 
-def check_lone_window(geometry: WindowGeometry, rel_error: float) -> None:
+def check_lone_window(geometry: WindowGeometry) -> None:
     """Refuse a window that odometry or the pictures contradict, and a coarse one without either.
+
+    Odometry that has gone into the window's poses agrees with them whatever the points are worth:
+    the pictures have to speak for those, where they have enough in common.
 
     Args:
         geometry: a window that shares no view with the map.
-        rel_error: typical error of a point of this network over its distance; 0 when unknown.
 
     Raises:
         StitchError: with figure and limit.
     """
-    if check_turns(geometry, MAX_OFF_DEG, "a window without a view of the map"):
+    agrees = check_turns(geometry, MAX_OFF_DEG, "a window without a view of the map")
+    if agrees and not geometry.used_odometry:
         return
     match = picture_match(geometry)
-    if match is None and rel_error >= COARSE_FROM:
+    if match is None and not agrees and geometry.rel_error >= COARSE_FROM:
         raise StitchError(
             Verdict.REJECTED_POSE,
             "nothing but a coarse network speaks for a window without a view of the map: its "

@@ -117,6 +117,12 @@ class _MapState:
     rolled_back: int = 0
     lost_in: Place | None = None
     """The loaded map in which the camera has not been found yet."""
+    view_hw: tuple[int, int] | None = None
+    """Height and width of all views; None before the first frame decides."""
+    rel_error: float = 0.0
+    """Of the coarsest window in the map."""
+    uses_odometry: bool = False
+    """Whether the engine takes odometry of the views into its poses."""
 
 
 class Mapper:
@@ -132,12 +138,14 @@ class Mapper:
             config: all settings.
             engine: the network; the mapper does not close it.
         """
-        self.config = config
+        self.config = engine.describe().filled_in(config)
+        """The settings, with what they leave to the engine as it likes it."""
         self.engine = engine
         self.path_camera = ""
         """Camera of a rig whose keyframes make the trajectory; empty for all."""
         self.mountings: dict[str, Mounting] = {}
         """Camera -> where it sits on the robot, found out where nothing says it."""
+        self._given = config
         self._lock = threading.Lock()
         self._state = self._new_state(epoch=0)
 
@@ -161,7 +169,7 @@ class Mapper:
             return self._state.keyframes.flush()
 
     def select(self, frame: Frame) -> Window | None:
-        """Keyframe rule alone, a few milliseconds.
+        """Keyframe rule alone, a few milliseconds; the engine may look at the frame as well.
 
         A window returned later replaces earlier ones that `map_window` has not been given.
 
@@ -169,12 +177,25 @@ class Mapper:
             MvDust3rError: the frame is unusable.
         """
         with self._lock:
-            self._state.keyframes.check(frame)
+            state = self._state
+            state.keyframes.check(frame)
         frame = self.mounted(frame)
-        view = view_from_frame(frame, self.engine.describe().image_hw)
+        view_hw = state.view_hw
+        if view_hw is None:
+            view_hw = self.engine.describe().view_hw(frame.image_rgb.shape[:2])
+        view = view_from_frame(frame, view_hw)
+        self.engine.observe(frame)
         with self._lock:
-            self._state.dense.track.add(frame)
-            return self._state.keyframes.add(frame, view)
+            if state is not self._state:
+                return None  # the map was reset meanwhile; views of the new one may differ
+            state.view_hw = view_hw
+            state.dense.track.add(frame)
+            return state.keyframes.add(frame, view)
+
+    @property
+    def view_hw(self) -> tuple[int, int]:
+        """Height and width of the views of the map; before its first frame the engine's own."""
+        return self._state.view_hw or self.engine.describe().image_hw
 
     def mounted(self, frame: Frame) -> Frame:
         """The frame with the camera's pose by odometry, once it is known how the camera sits."""
@@ -220,8 +241,8 @@ class Mapper:
                     # as configured: how the ends turn has a wider limit for a coarse network
                     check_turns(geometry, self.config.stitch.max_odom_rotation_deg, "a window")
                 else:
-                    check_lone_window(geometry, self._rel_error)
-                self._check_recent(state, window, placement)
+                    check_lone_window(geometry)
+                self._check_recent(state, geometry, placement)
                 if stored_count:
                     limit = self.config.loop.min_covisible
                     check_same_place(geometry, stored_count, limit)
@@ -229,7 +250,10 @@ class Mapper:
                 seen = self._keyframe_points(geometry, placement, points, conf)
                 check_reach(state.dense, seen)
         except StitchError as error:
-            update = MapUpdate(window, error.verdict, str(error), latency_ms=clock.stages_ms)
+            note = "" if geometry is None else geometry.note
+            update = MapUpdate(
+                window, error.verdict, str(error), latency_ms=clock.stages_ms, note=note
+            )
             if geometry is None or error.verdict not in CONTRADICTIONS:
                 return update
             return self._reconsider(state, geometry, update, clock)
@@ -284,13 +308,16 @@ class Mapper:
             if found is not None and found.sigma_deg <= self.config.stitch.max_mounting_sigma_deg:
                 self.mountings[camera] = found
 
-    def _check_recent(self, state: _MapState, window: Window, placement: Placement) -> None:
+    def _check_recent(
+        self, state: _MapState, geometry: WindowGeometry, placement: Placement
+    ) -> None:
         """Compare the way over the last commits and this window with odometry's."""
+        window, limits = geometry.window, attainable(self.config.stitch, geometry.rel_error)
         recent, known = _recent_ids(state), state.dense.keyframes
         mapped = [m.keyframe for key, m in known.items() if key in recent]
         new = [k for k in window.keyframes if k.id not in known]
         poses = {**placement.T_map_cam, **state.loops.poses}
-        check_recent_motion([*mapped, *new], poses, state.commits, state.stitcher.settings)
+        check_recent_motion([*mapped, *new], poses, state.commits, limits)
 
     def _reconsider(
         self, state: _MapState, geometry: WindowGeometry, rejected: MapUpdate, clock: StageClock
@@ -438,12 +465,13 @@ class Mapper:
         """
         info = self.engine.describe()
         size = stored.keyframes[0].keyframe.view.image_rgb.shape[:2]
-        if size != info.image_hw:
+        if not info.takes(size):
             raise ConfigError(
                 f"the map was made with views of {size[1]}x{size[0]}, the engine {info.name} "
-                f"takes {info.image_hw[1]}x{info.image_hw[0]}; use the engine that made it"
+                f"takes {info.size_words()}; use the engine that made it"
             )
         state = self._new_state(self._state.keyframes.epoch + 1)
+        state.view_hw, state.rel_error = size, info.rel_error
         state.keyframes.keyframe_count = max(stored.poses) + 1
         state.stitcher.scale.commit(stored.scale)
         state.window_of = dict.fromkeys(stored.poses, 0)
@@ -514,24 +542,28 @@ class Mapper:
             fixed = structural_changes(self.config, config)
             if fixed:
                 raise ConfigError(f"{', '.join(fixed)}: cannot change while there is a map")
-            self.config = config
+            self._given = config
+            self.config = config = self.engine.describe().filled_in(config)
             self._state.keyframes.settings = config.keyframes
-            self._state.stitcher.settings = attainable(config.stitch, self._rel_error)
+            self._state.stitcher.settings = config.stitch
             self._state.stitcher.camera_height_m = config.map.camera_height_m
             self._state.loops.settings = config.loop
             self._trim_commits(self._state)
-            self._state.dense.use(self._map_settings)
+            self._state.dense.use(self._map_settings(self._state.rel_error))
 
     def use_engine(self, engine: Engine) -> None:
         """Take another engine for views of the same size, between two windows.
 
-        The old one is not closed. What it encoded is forgotten.
+        The old one is not closed. What it encoded is forgotten, and what it liked of the settings.
         """
         with self._lock:
+            state = self._state
             self.engine = engine
-            self._state.tokens = {}
-            self._state.stitcher.settings = attainable(self.config.stitch, self._rel_error)
-            self._state.dense.use(self._map_settings)
+            self.config = engine.describe().filled_in(self._given)
+            state.keyframes.settings = self.config.keyframes
+            state.tokens, state.uses_odometry = {}, False
+            state.rel_error = max(state.rel_error, engine.describe().rel_error)
+            state.dense.use(self._map_settings(state.rel_error))
 
     @property
     def epoch(self) -> int:
@@ -565,15 +597,10 @@ class Mapper:
         with self._lock:
             return list(self._state.loops.refused)
 
-    @property
-    def _rel_error(self) -> float:
-        return self.engine.describe().rel_error
-
-    @property
-    def _map_settings(self) -> MapSettings:
+    def _map_settings(self, rel_error: float) -> MapSettings:
         """As configured; the points of a coarse network are taken for less certain than that."""
         rule = self.config.map
-        sigma = max(rule.point_rel_sigma, COARSE_POINT * self._rel_error)
+        sigma = max(rule.point_rel_sigma, COARSE_POINT * rel_error)
         return replace(rule, point_rel_sigma=sigma)
 
     def _new_state(self, epoch: int) -> _MapState:
@@ -582,19 +609,36 @@ class Mapper:
         rules = self.config
         return _MapState(
             keyframes,
-            Stitcher(attainable(rules.stitch, self._rel_error), rules.map.camera_height_m),
+            Stitcher(rules.stitch, rules.map.camera_height_m),
             LoopCloser(rules.loop, rules.stitch.odom_rel_sigma),
-            DenseMap(self._map_settings),
+            DenseMap(rules.map),
         )
 
     def _reconstruct(
-        self, state: _MapState, window: Window, clock: StageClock
+        self,
+        state: _MapState,
+        window: Window,
+        clock: StageClock,
+        without_odometry: Sequence[Keyframe] = (),
     ) -> tuple[WindowGeometry, FloatArray, FloatArray]:
-        """Network and poses: the window in its own frame, full pointmaps and confidence."""
+        """Network and poses: the window in its own frame, full pointmaps and confidence.
+
+        Args:
+            state: the map.
+            window: the window.
+            clock: takes the times.
+            without_odometry: keyframes whose odometry an engine that would use it does not get.
+        """
         views = [k.view for k in window.keyframes]
         try:
             with clock.stage("encode"):
                 tokens = self._tokens(state, window)
+                if state.uses_odometry:
+                    hidden = {k.id for k in without_odometry}
+                    tokens = [
+                        _without_odometry(t) if k.id in hidden else t
+                        for k, t in zip(window.keyframes, tokens, strict=True)
+                    ]
             with clock.stage("decode"):
                 info = self.engine.describe()
                 n_ref = min(self.config.engine.n_ref or info.n_ref, len(views))
@@ -610,6 +654,7 @@ class Mapper:
                 poses = recover_poses(prediction, views, self.config.pose)
             except MvDust3rError as error:
                 raise StitchError(Verdict.REJECTED_POSE, str(error)) from None
+        state.uses_odometry |= prediction.used_odometry
         placed = sum(p is not None for p in poses)
         if placed < max(2, MIN_POSED_SHARE * len(poses)):
             raise StitchError(
@@ -622,8 +667,12 @@ class Mapper:
             points[:, thin, thin],
             conf[:, thin, thin],
             poses,
-            info.metric,
+            info.metric if prediction.metric is None else prediction.metric,
             depth_images(views, thin) if self.config.stitch.use_depth else None,
+            info.rel_error if prediction.rel_error is None else prediction.rel_error,
+            prediction.used_odometry,
+            prediction.pose_covariance,
+            prediction.note,
         )
         return geometry, points, conf
 
@@ -649,6 +698,9 @@ class Mapper:
         with clock.stage("integrate"):
             new = [m for m in seen if m.keyframe.id not in state.dense.keyframes]
             self._remember(state, new)
+            if geometry.rel_error > state.rel_error:
+                state.rel_error = geometry.rel_error
+                state.dense.use(self._map_settings(state.rel_error))
             clouds = state.dense.add(new)
             state.stitcher.commit(geometry, placement)
             state.loops.commit(geometry, placement)
@@ -714,6 +766,7 @@ class Mapper:
             gate_open=gate_open,
             gate_hint=gate_hint,
             loop_closures=state.loops.closures,
+            note=geometry.note,
         )
 
     def _resize(self, state: _MapState, clock: StageClock) -> dict[int, float]:
@@ -744,7 +797,11 @@ class Mapper:
         return factors
 
     def _close_loop(self, state: _MapState, clock: StageClock) -> None:
-        """Look for known ground; a closure moves the keyframes."""
+        """Look for known ground; a closure moves the keyframes.
+
+        It measures what odometry has lost on the way between both ends: an engine that would use
+        odometry gets none of the older end's.
+        """
         count = self.config.keyframes.window_size // 2
         candidate = state.loops.candidate(count, state.descriptors)
         if candidate is None:
@@ -753,7 +810,7 @@ class Mapper:
         tokens = state.tokens
         with clock.stage("loop"):
             try:
-                geometry, _, _ = self._reconstruct(state, window, StageClock())
+                geometry, _, _ = self._reconstruct(state, window, StageClock(), candidate.old)
                 loops = state.loops.draft()
                 moved = loops.close(loops.measure(candidate, geometry))
             except MvDust3rError as error:
@@ -843,6 +900,10 @@ class StageClock:
         finally:
             spent_ms = (time.perf_counter() - begin) * 1e3
             self.stages_ms[name] = self.stages_ms.get(name, 0.0) + spent_ms
+
+
+def _without_odometry(tokens: ViewTokens) -> ViewTokens:
+    return replace(tokens, view=replace(tokens.view, T_odom_cam=None, T_odom_base=None))
 
 
 def depth_images(views: Sequence[View], thin: slice) -> FloatArray:

@@ -93,6 +93,7 @@ def fuse_poses(
     odom_rel_sigma: float,
     rig: Sequence[RigPair] = (),
     start: tuple[int, FloatArray] | None = None,
+    own: Mapping[int, PoseSigma] | None = None,
 ) -> FusedPoses:
     """Weigh the network's poses in its window against odometry's and the rig's relative ones.
 
@@ -100,6 +101,11 @@ def fuse_poses(
     the whole window, less what odometry's own drift explains; without odometry, with the rig. A
     precise network keeps its poses, a coarse one hands over. Where the window as a whole lies
     follows from its keyframes that are in the map: an error in that is one for all new keyframes.
+
+    Poses that odometry has gone into already (`own`) are not weighed against it again: it would
+    count twice, and agree with itself. The window stays as it is, as one rigid body, and lies
+    where its keyframes of the map say. Its points were triangulated from these very motions, so
+    the motions follow the window's scale as a whole.
 
     Args:
         T_map_cam: keyframe -> (4, 4) pose by the network, metres.
@@ -109,8 +115,10 @@ def fuse_poses(
         rig: pairs of keyframes whose cameras keep their places to each other.
         start: keyframe and (4, 4) pose where a new map begins. Without it and without keyframes
             of the map the window stays where it is.
+        own: keyframe -> sigma of its pose in a window that has used odometry, which then says
+            nothing here; None for one that has not.
     """
-    ids = list(T_odom_cam)
+    ids = list(T_odom_cam) if own is None else []
     rig = [pair for pair in rig if pair.a in T_map_cam and pair.b in T_map_cam]
     steps = [
         odometry_sigma(T_odom_cam[a], T_odom_cam[b], odom_rel_sigma) for a, b in pairwise(ids)
@@ -122,9 +130,12 @@ def fuse_poses(
         rms_m, rms_rad = rig_disagreement(T_map_cam, rig)
         # of three axes and two cameras
         network = PoseSigma.of(rms_m / math.sqrt(6), rms_rad / math.sqrt(6))
-    else:
+    elif own is None:
         return FusedPoses({**T_map_cam, **{k: mapped[k] for k in T_map_cam if k in mapped}})
-    edges = [PoseEdge(WINDOW, k, T, network.m, network.rad) for k, T in T_map_cam.items()]
+    else:
+        network = PoseSigma.of(0.0, 0.0)
+    sigmas = {**dict.fromkeys(T_map_cam, network), **({} if rig else own or {})}
+    edges = [PoseEdge(WINDOW, k, T, sigmas[k].m, sigmas[k].rad) for k, T in T_map_cam.items()]
     for (a, b), sigma in zip(pairwise(ids), steps, strict=True):
         edges.append(relative_edge(a, b, T_odom_cam[a], T_odom_cam[b], sigma.m, sigma.rad))
     edges += [PoseEdge(p.a, p.b, p.T_a_b, MIN_SIGMA_M, MIN_SIGMA_RAD) for p in rig]

@@ -47,6 +47,9 @@ def recover_poses(
 ) -> list[ViewPose | None]:
     """Pose of every view in the frame of the reference of path 0.
 
+    An engine that gives poses itself has found them from more than its points: they are taken as
+    they are. Otherwise they follow from the pointmaps.
+
     The reference is the identity by definition of the frame. A view that is the reference of
     another path was predicted in its own frame as well and is placed by `align_view`: the errors
     of the two maps are alike and cancel. For all others, and where that fails, perspective-n-point
@@ -64,6 +67,8 @@ def recover_poses(
     Raises:
         PoseError: no intrinsics are given and the reference pointmap gives none.
     """
+    if prediction.poses is not None:
+        return list(prediction.poses)
     points, conf = prediction.points[0], prediction.conf[0]
     reference = prediction.references[0]
     default_K = _intrinsics(points[reference], conf[reference], views[reference], settings)

@@ -28,11 +28,12 @@ ASPECT_TOLERANCE = 0.02
 
 
 def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
-    """Resize the short side to the network's input and crop the centre.
+    """Resize the short side to the engine's input and crop the centre; never stretch.
 
     Args:
         frame: a camera image of any size.
-        image_hw: height and width of the view in pixels.
+        image_hw: height and width of the view in pixels; `EngineInfo.view_hw` gives those of an
+            engine, also in the aspect of the camera.
 
     Returns:
         The view; its K belongs to its pixels and to an undistorted image.

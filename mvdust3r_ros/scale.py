@@ -173,8 +173,9 @@ def scale_gate(estimate: ScaleEstimate, limit: float) -> tuple[bool, str]:
         return True, ""
     if math.isinf(estimate.rel_sigma):
         return False, (
-            "nothing gives metres: publish odometry or TF, set map.camera_height_m, give a depth "
-            "topic (stitch.use_depth), or use a model that predicts metres"
+            "nothing gives metres: publish odometry or TF, set map.camera_height_m, give depth "
+            "images (ros.use_depth, stitch.use_depth) or several cameras whose places to each "
+            "other TF tells (ros.cameras), or use an engine that predicts metres"
         )
     return False, (
         f"the scale is known to {estimate.rel_sigma:.0%} from {estimate.source.name.lower()} "

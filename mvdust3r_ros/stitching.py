@@ -64,6 +64,8 @@ WINDOW_PATH_M, DRIFT_SIGMAS = 3.0, 3.0
 """A network's error does not grow with a way that is longer than its views see; drift does."""
 COARSE_RESIDUAL, COARSE_TRANSLATION, COARSE_ROTATION_DEG = 1.5, 5.0, 150.0
 """Limits over the error of a coarse network's points, see `attainable`."""
+SURE_SIGMA = 0.1
+"""Relative sigma below which evidence of the scale can refuse a window."""
 MIN_SHARED_POINTS = 100
 MIN_CHAIN_SIGMA = 0.001
 MIN_VIEW_POINTS = 20
@@ -121,6 +123,10 @@ class WindowGeometry:
         poses: pose of each view, None where it was not recovered.
         metric: whether the window's units are the engine's metres.
         depth_m: (V, h, w) measured depth of the same pixels, NaN where unknown; None without.
+        rel_error: typical error of a point over its distance; 0 when unknown.
+        used_odometry: whether odometry is in the poses already, see `Stitcher`.
+        pose_covariance: (V, 6, 6) of the poses, see `WindowPrediction`; None when unknown.
+        note: what the engine says of the window, in words.
     """
 
     window: Window
@@ -129,6 +135,10 @@ class WindowGeometry:
     poses: list[ViewPose | None]
     metric: bool
     depth_m: FloatArray | None = None
+    rel_error: float = 0.0
+    used_odometry: bool = False
+    pose_covariance: FloatArray | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,13 +172,22 @@ class _MapPart:
 
 
 class Stitcher:
-    """Joins windows to the map."""
+    """Joins windows to the map.
+
+    Odometry counts once. Where it is in a window's poses already (`used_odometry`), the motions
+    within the window stand, see `fuse_poses`. If it has made the window metric as well, its word
+    on the scale is that the window is in metres, as uncertain as odometry is: neither the motion
+    is measured against odometry again nor does the engine's claim count as that of a model. It
+    still says where in its own frame a first or lone window lies, and whatever contradicts it is
+    refused as ever.
+    """
 
     def __init__(self, settings: StitchSettings, camera_height_m: float = 0.0) -> None:
         """Start without a map.
 
         Args:
-            settings: limits and uncertainties.
+            settings: limits and uncertainties; for a coarse window the limits are `attainable`
+                ones.
             camera_height_m: height of the camera above the floor; 0 when unknown.
         """
         self.settings = settings
@@ -269,14 +288,15 @@ class Stitcher:
     def _fused(self, geometry: WindowGeometry, placement: Placement) -> FusedPoses:
         """Poses weighed against odometry and rig; keyframes already in the map keep theirs."""
         T_map_cam, T_odom_cam = self._on_odometry(geometry, placement)
-        fused = fuse_poses(
-            {**placement.T_map_cam, **T_map_cam},
-            T_odom_cam,
-            self._last.T_map_cam,
-            self.settings.odom_rel_sigma,
-            rig_pairs(geometry.window.keyframes),
-            self._start(geometry.window, T_map_cam, T_odom_cam),
-        )
+        rule, pairs = self.settings.odom_rel_sigma, rig_pairs(geometry.window.keyframes)
+        if geometry.used_odometry:
+            own = own_sigmas(geometry, placement.S_map_window.scale)
+            return fuse_poses(
+                placement.T_map_cam, T_odom_cam, self._last.T_map_cam, rule, pairs, own=own
+            )
+        start = self._start(geometry.window, T_map_cam, T_odom_cam)
+        every = {**placement.T_map_cam, **T_map_cam}
+        fused = fuse_poses(every, T_odom_cam, self._last.T_map_cam, rule, pairs, start)
         poses = {key: fused.T_map_cam[key] for key in placement.T_map_cam}
         return replace(fused, T_map_cam=poses)
 
@@ -317,17 +337,7 @@ class Stitcher:
         return T_map_cam, T_odom_cam
 
     def _evidence(self, geometry: WindowGeometry) -> list[ScaleEvidence]:
-        found: list[ScaleEvidence | None] = []
-        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
-        if len(T_odom_cam) >= 2:
-            item = odometry_evidence(
-                T_window_cam,
-                T_odom_cam,
-                self.settings.min_baseline_m,
-                self.settings.odom_rel_sigma,
-                self.settings.odom_bias_sigma,
-            )
-            found.append(item)
+        found: list[ScaleEvidence | None] = [self._odometry_evidence(geometry)]
         if pairs := rig_pairs(geometry.window.keyframes):
             poses = {
                 k.id: p.T_window_cam
@@ -335,13 +345,42 @@ class Stitcher:
                 if p is not None
             }
             found.append(rig_evidence(poses, pairs, self.settings.min_baseline_m))
-        if geometry.metric and self._looks_from_elsewhere(geometry):
+        by_model = geometry.metric and not geometry.used_odometry
+        if by_model and self._looks_from_elsewhere(geometry):
             found.append(model_evidence(self.settings.model_rel_sigma))
         if self.camera_height_m > 0:
             found.append(self._height_evidence(geometry))
         if self.settings.use_depth and geometry.depth_m is not None:
             found.append(depth_evidence(_predicted_depth(geometry), geometry.depth_m))
         return [item for item in found if item is not None]
+
+    def _odometry_evidence(self, geometry: WindowGeometry) -> ScaleEvidence | None:
+        """What odometry says of the scale; 1 where the window is in metres because of it.
+
+        Raises:
+            StitchError: such a window is of quite another size than odometry says.
+        """
+        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+        if len(T_odom_cam) < 2:
+            return None
+        rule = self.settings
+        item = odometry_evidence(
+            T_window_cam,
+            T_odom_cam,
+            rule.min_baseline_m,
+            rule.odom_rel_sigma,
+            rule.odom_bias_sigma,
+        )
+        if item is None or not (geometry.metric and geometry.used_odometry):
+            return item
+        limit = rule.max_scale_change
+        if item.rel_sigma < SURE_SIGMA and not 1 / limit < item.scale < limit:
+            raise StitchError(
+                Verdict.REJECTED_ODOMETRY,
+                f"the window is said to be in metres by odometry, which moved {item.scale:.2f} "
+                f"times as far (limit {limit:g})",
+            )
+        return replace(item, scale=1.0)
 
     def _looks_from_elsewhere(self, geometry: WindowGeometry) -> bool:
         """Whether a new view is taken from elsewhere than those that the window has of the map.
@@ -429,11 +468,12 @@ class Stitcher:
         except AlignmentError as error:
             raise StitchError(Verdict.REJECTED_DEGENERATE, str(error)) from None
         relative = float(np.median(residual / depth))
-        if relative > self.settings.max_residual:
+        max_residual = attainable(self.settings, geometry.rel_error).max_residual
+        if relative > max_residual:
             raise StitchError(
                 Verdict.REJECTED_RESIDUAL,
                 f"shared pixels disagree by {relative:.1%} of their depth "
-                f"(limit {self.settings.max_residual:.1%})",
+                f"(limit {max_residual:.1%})",
             )
         sigma = self._chain_sigma(geometry, shared, relative)
         scale, estimate = self.scale.fuse((S.scale, sigma), evidence)
@@ -510,12 +550,13 @@ class Stitcher:
                 "go back to known ground, give odometry, or reset the map",
             )
         scale, estimate = self.scale.fuse(None, evidence)
-        if estimate.rel_sigma > self.settings.max_lone_sigma:
+        max_sigma = attainable(self.settings, geometry.rel_error).max_lone_sigma
+        if estimate.rel_sigma > max_sigma:
             raise StitchError(
                 Verdict.REJECTED_ODOMETRY,
                 "the window shares no keyframe with the map, and its motion is so unlike "
                 f"odometry's that its scale is known to {estimate.rel_sigma:.0%} only "
-                f"(limit {self.settings.max_lone_sigma:.0%})",
+                f"(limit {max_sigma:.0%})",
             )
         T_map_cam = self.T_map_odom @ T_odom_cam
         S, _ = align_cameras_sim3(T_window_cam, T_map_cam, with_scale=False)
@@ -526,7 +567,7 @@ class Stitcher:
         limit = self.settings.max_scale_change
         for item in evidence:
             ratio = scale / item.scale
-            if item.rel_sigma < 0.1 and not 1 / limit < ratio < limit:
+            if item.rel_sigma < SURE_SIGMA and not 1 / limit < ratio < limit:
                 raise StitchError(
                     Verdict.REJECTED_RESIDUAL,
                     f"the joint with the map gives a scale {ratio:.2f} times that of "
@@ -539,7 +580,8 @@ class Stitcher:
             np.array(list(d.values())) for d in self._on_odometry(geometry, placement)
         )
         if len(T_map_cam) >= 2:
-            check_motion(T_map_cam, T_odom_cam, self.settings, "the window's motion")
+            limits = attainable(self.settings, geometry.rel_error)
+            check_motion(T_map_cam, T_odom_cam, limits, "the window's motion")
 
 
 def _apart(T_a: FloatArray, T_b: FloatArray) -> bool:
@@ -587,6 +629,24 @@ def agrees_with_odometry(geometry: WindowGeometry) -> bool:
     path_m = float(np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1).sum())
     same_way = rms_m < SHAPE_SHARE * path_m + SHAPE_M
     return same_way and float(rotation_angle_deg(turned).max()) < SHAPE_DEG
+
+
+def own_sigmas(geometry: WindowGeometry, scale: float) -> dict[int, PoseSigma]:
+    """Keyframe -> one-sigma of its pose by the engine; empty when it says nothing of that.
+
+    Args:
+        geometry: the window.
+        scale: metres of its unit.
+    """
+    if geometry.pose_covariance is None:
+        return {}
+    found = {}
+    for index, keyframe in enumerate(geometry.window.keyframes):
+        if geometry.poses[index] is not None:
+            variance = np.diagonal(geometry.pose_covariance[index])
+            rad, unit = (math.sqrt(float(v.mean())) for v in (variance[:3], variance[3:]))
+            found[keyframe.id] = PoseSigma.of(scale * unit, rad)
+    return found
 
 
 def _paired_poses(geometry: WindowGeometry) -> tuple[FloatArray, FloatArray, list[int]]:

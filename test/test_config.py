@@ -30,6 +30,7 @@ from mvdust3r_ros.config import (
     MapSettings,
     Section,
     config_to_yaml,
+    filled_in,
     flat_settings,
     load_config,
     setting,
@@ -64,7 +65,8 @@ def test_every_default_is_valid_and_described() -> None:
 
 def test_defaults_follow_the_best_practice_of_the_model() -> None:
     config = MapperConfig()
-    assert (config.keyframes.window_size, config.keyframes.window_overlap) == (8, 4)
+    rule = filled_in(config.keyframes)
+    assert (rule.window_size, rule.window_overlap) == (8, 4)
     assert (config.map.voxel_size_m, config.map.grid_resolution_m) == (0.05, 0.05)
 
 

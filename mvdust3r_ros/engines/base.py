@@ -18,9 +18,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mvdust3r_ros.datatypes import MvDust3rError, View, ViewTokens, WindowPrediction
+from mvdust3r_ros.config import AnyConfig, ConfigError, KeyframeDefaults, MapperConfig, filled_in
+from mvdust3r_ros.datatypes import Frame, MvDust3rError, View, ViewTokens, WindowPrediction
+
+SIDE_MULTIPLE = 32
+"""Pixels that both sides of views in the camera's aspect are multiples of."""
+MIN_CONF, CONF_QUANTILE = 1.0, 0.3
+"""What most engines like of `map.min_conf` and `map.conf_quantile`."""
 
 
 class EngineError(MvDust3rError):
@@ -33,14 +39,26 @@ class EngineInfo:
 
     Attributes:
         name: shown to people, for example "room (ONNX Runtime, CPUExecutionProvider)".
-        backend: "oracle", "onnx", "torch" or "tensorrt".
-        image_hw: height and width of the views it takes, in pixels.
+        backend: "oracle", "onnx", "torch", "tensorrt" or "mvs".
+        image_hw: height and width of the views it takes, in pixels; with `long_side` one of the
+            sizes that it takes.
         n_ref: number of reference paths it runs by default.
         max_views: most views it can decode together; 0 for no limit of its own.
-        metric: whether its pointmaps are in metres.
+        metric: whether its pointmaps are in metres; a window may say otherwise.
         rel_error: typical error of a point over its distance; 0 when unknown. Windows of a coarse
-            network are held to what it can give.
+            network are held to what it can give. A window may say otherwise.
         licence: licence of the weights, SPDX identifier; empty when there are none.
+        long_side: longer side in pixels of views that keep the aspect of the camera, whose whole
+            field of view they show up to the rounding to `side_multiple`; 0 for views of
+            `image_hw`. All views of a map have the size that its first camera gives.
+        side_multiple: with `long_side`, both sides are multiples of this.
+        keyframes: what it likes of the settings that are left to it; None for the defaults.
+        min_conf: what it likes of `map.min_conf`; None for `MIN_CONF`.
+        conf_quantile: what it likes of `map.conf_quantile`; None for `CONF_QUANTILE`.
+
+    Raises:
+        EngineError: on construction, `long_side` is no multiple of `side_multiple`, `image_hw` is
+            not of that side, or a setting is out of range.
     """
 
     name: str
@@ -51,17 +69,112 @@ class EngineInfo:
     metric: bool = False
     rel_error: float = 0.0
     licence: str = ""
+    long_side: int = 0
+    side_multiple: int = SIDE_MULTIPLE
+    keyframes: KeyframeDefaults | None = None
+    min_conf: float | None = None
+    conf_quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        wrong = self.long_side < 0 or self.side_multiple < 1
+        if wrong or self.long_side % self.side_multiple:
+            raise EngineError(
+                f"long_side {self.long_side} of {self.name} is no multiple of side_multiple "
+                f"{self.side_multiple}"
+            )
+        if not self.takes(self.image_hw):
+            raise EngineError(
+                f"image_hw {self.image_hw} of {self.name} is not of long_side {self.long_side} "
+                f"and multiples of {self.side_multiple}"
+            )
+        try:
+            self.filled_in(MapperConfig())
+        except ConfigError as error:
+            raise EngineError(f"{self.name}: {error}") from None
+
+    def takes(self, view_hw: tuple[int, int]) -> bool:
+        """Whether views of this height and width (pixels) suit it."""
+        if not self.long_side:
+            return tuple(view_hw) == tuple(self.image_hw)
+        fits = all(side > 0 and side % self.side_multiple == 0 for side in view_hw)
+        return fits and max(view_hw) == self.long_side
+
+    def view_hw(self, camera_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the views of a map whose first camera has images of this size."""
+        if not self.long_side:
+            return self.image_hw
+        return aspect_size(camera_hw, self.long_side, self.side_multiple)
+
+    def size_words(self) -> str:
+        """The views it takes, in words."""
+        if not self.long_side:
+            return f"{self.image_hw[1]}x{self.image_hw[0]}"
+        return f"{self.long_side} pixels on the longer side, multiples of {self.side_multiple}"
+
+    def filled_in(self, config: AnyConfig) -> AnyConfig:
+        """The settings with what this engine likes where they are left to it."""
+        min_conf, quantile = config.map.min_conf, config.map.conf_quantile
+        if min_conf == 0:
+            min_conf = MIN_CONF if self.min_conf is None else self.min_conf
+        if quantile < 0:
+            quantile = CONF_QUANTILE if self.conf_quantile is None else self.conf_quantile
+        return replace(
+            config,
+            keyframes=filled_in(config.keyframes, self.keyframes),
+            map=replace(config.map, min_conf=min_conf, conf_quantile=quantile),
+        )
+
+
+def aspect_size(camera_hw: tuple[int, int], long_side: int, side_multiple: int) -> tuple[int, int]:
+    """Size of views in the aspect of a camera, as near as multiples of a number of pixels allow.
+
+    `preprocess.view_from_frame` crops what the rounding costs: of 1280x720, at 384, become 384x224,
+    and 14 of 398 columns are lost.
+
+    Args:
+        camera_hw: height and width of the images in pixels.
+        long_side: longer side of the views in pixels, a multiple of `side_multiple`.
+        side_multiple: both sides are multiples of it.
+
+    Returns:
+        Height and width of the views.
+    """
+    height, width = camera_hw
+    exact = long_side * min(height, width) / max(height, width)
+    below = max(side_multiple, int(exact) // side_multiple * side_multiple)
+    above = min(below + side_multiple, long_side)
+    # the one that shows more of the image
+    short = below if below / exact > exact / above else above
+    return (short, long_side) if height < width else (long_side, short)
 
 
 class Engine(ABC):
-    """One network on one backend. Not thread-safe: one worker thread owns it."""
+    """One network on one backend, or another way from views to pointmaps.
+
+    Not thread-safe: one worker thread owns it. Only `describe` and `observe` are also called from
+    another one, beside `encode` and `decode`.
+    """
+
+    def observe(self, frame: Frame) -> None:  # noqa: B027 - most engines need no more than views
+        """Look at a frame, also at those between keyframes; does nothing by default.
+
+        The mapper calls it for each frame that passes its checks, in the order of their stamps for
+        each camera, before the frame can become a keyframe; after a jump back in time or a reset
+        stamps begin anew. It runs in the thread of `Mapper.select`, beside `encode` and `decode`
+        of the worker thread, and once more or less around `close`: what both share needs a lock
+        of the engine's own. It has to be cheap (a few milliseconds: the camera does not wait) and
+        must not raise, a frame that is of no use is passed over.
+
+        Args:
+            frame: as it came, before it is resized, with `T_odom_cam` where that is known.
+        """
 
     @abstractmethod
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """Encode views one by one; the results can be kept and decoded again and again.
 
         Args:
-            views: views of `describe().image_hw` pixels.
+            views: views of a size that `describe()` takes, all of one.
 
         Returns:
             One entry per view.

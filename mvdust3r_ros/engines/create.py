@@ -72,7 +72,8 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
             f"{path} holds TensorRT plans, which can carry code: they are loaded only from a "
             "folder that is named in engine.engine"
         )
-    return {"onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt}[backend](path, options)
+    makers = {"onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt, "mvs": _mvs}
+    return makers[backend](path, options)
 
 
 def default_engine_folder() -> Path:
@@ -117,3 +118,12 @@ def _tensorrt(path: Path, options: EngineOptions) -> Engine:
 
     del options
     return TensorRtEngine(path)
+
+
+def _mvs(path: Path, options: EngineOptions) -> Engine:
+    from mvdust3r_ros.engines.mvs_engine import (  # type: ignore[import-not-found,unused-ignore]
+        MvsEngine,
+    )
+
+    engine: Engine = MvsEngine(path, options)
+    return engine

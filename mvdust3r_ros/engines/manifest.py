@@ -26,12 +26,15 @@ from typing import Any
 
 import yaml
 
-from mvdust3r_ros.engines.base import EngineError, EngineInfo
+from mvdust3r_ros.config import ConfigError, KeyframeDefaults
+from mvdust3r_ros.engines.base import SIDE_MULTIPLE, EngineError, EngineInfo
 from mvdust3r_ros.safe_files import FileError, read_yaml
 
 MANIFEST_NAME = "manifest.yaml"
 MANIFEST_VERSION = 1
-BACKENDS = ("onnx", "torch", "tensorrt")
+BACKENDS = ("onnx", "torch", "tensorrt", "mvs")
+
+CONFIDENCE_NAMES = ("min_conf", "conf_quantile")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class EngineManifest:
     Attributes:
         name: of the model, shown to people.
         backend: one of `BACKENDS`.
-        image_hw: height and width of the views, in pixels.
+        image_hw: height and width of the views, in pixels, as in `EngineInfo`.
         n_ref: reference paths to run when the caller names no number.
         paths: paths whose pointmaps are returned; 0 for all.
         intrinsics: True when the encoder takes intrinsics.
@@ -52,6 +55,11 @@ class EngineManifest:
         precision: "fp32", "fp16" or "bf16", of the matrix products.
         min_views: fewest views of a window.
         max_views: most views of a window; 0 for no limit.
+        long_side: longer side of views in the camera's aspect, see `EngineInfo`; 0 for none.
+        side_multiple: with `long_side`, both sides are multiples of this.
+        keyframes: what the engine likes of the settings `keyframes.*`, by the names of
+            `KeyframeDefaults`; what is missing is as with most engines.
+        confidence: the same for `map.min_conf` and `map.conf_quantile`, by these names.
         files: file name -> SHA-256 of every file the engine reads.
         network: the network's configuration, as plain values.
         info: where the model comes from: training, metrics, versions.
@@ -71,13 +79,25 @@ class EngineManifest:
     precision: str = "fp32"
     min_views: int = 2
     max_views: int = 0
+    long_side: int = 0
+    side_multiple: int = SIDE_MULTIPLE
+    keyframes: dict[str, Any] = field(default_factory=dict)
+    confidence: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     build: dict[str, Any] = field(default_factory=dict)
 
     def engine_info(self, detail: str) -> EngineInfo:
-        """Description for the callers of an engine; `detail` says where it runs."""
+        """Description for the callers of an engine; `detail` says where it runs.
+
+        Raises:
+            EngineError: what the engine likes does not suit its setting, or its sizes do not fit.
+        """
+        try:
+            liked = KeyframeDefaults(**self.keyframes) if self.keyframes else None
+        except (ConfigError, TypeError) as error:
+            raise EngineError(f"keyframes of {self.name}: {error}") from None
         return EngineInfo(
             name=f"{self.name} ({detail})",
             backend=self.backend,
@@ -87,6 +107,11 @@ class EngineManifest:
             metric=self.metric,
             rel_error=self.rel_error,
             licence=self.licence,
+            long_side=self.long_side,
+            side_multiple=self.side_multiple,
+            keyframes=liked,
+            min_conf=self.confidence.get("min_conf"),
+            conf_quantile=self.confidence.get("conf_quantile"),
         )
 
 
@@ -182,6 +207,12 @@ def _manifest_from(values: object, path: Path) -> EngineManifest:
         raise EngineError(f"{path}: incomplete or malformed: {error}") from None
     if manifest.backend not in BACKENDS:
         raise EngineError(f"{path}: backend {manifest.backend!r} is not one of {BACKENDS}")
+    if more := sorted(set(manifest.confidence) - set(CONFIDENCE_NAMES)):
+        raise EngineError(f"{path}: confidence.{more[0]}; known: {', '.join(CONFIDENCE_NAMES)}")
+    try:
+        manifest.engine_info("")
+    except EngineError as error:
+        raise EngineError(f"{path}: {error}") from None
     return manifest
 
 
@@ -191,6 +222,8 @@ def _suits(value: object, annotation: str) -> bool:
         return isinstance(value, list)
     if annotation == "dict[str, str]":
         return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+    if annotation == "dict[str, float]":
+        return isinstance(value, dict) and all(_suits(v, "float") for v in value.values())
     if annotation == "float":
         return isinstance(value, float) and math.isfinite(value)
     kinds = {"str": str, "int": int, "bool": bool}

@@ -247,12 +247,12 @@ def replay_capsule(capsule: Capsule, engine: Engine, config: MapperConfig | None
     Raises:
         CapsuleError: the engine takes views of another size.
     """
-    image_hw = engine.describe().image_hw
+    info = engine.describe()
     stored_hw = capsule.windows[-1].keyframes[0].view.image_rgb.shape[:2]
-    if stored_hw != image_hw:
+    if not info.takes(stored_hw):
         raise CapsuleError(
             f"the capsule holds views of {stored_hw[1]}x{stored_hw[0]} pixels, the engine takes "
-            f"{image_hw[1]}x{image_hw[0]}"
+            f"{info.size_words()}"
         )
     watched = WatchedEngine(engine)
     config = config or capsule.config

@@ -87,6 +87,10 @@ class SpoiledEngine(Engine):
         self._inner, self._share, self._seed = inner, share, seed
         self.spoiled: list[bool] = []
 
+    def observe(self, frame: Frame) -> None:
+        """As the inner engine."""
+        self._inner.observe(frame)
+
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """As the inner engine."""
         return self._inner.encode(views)

@@ -120,7 +120,7 @@ def run_lockstep(
     """
     watched = WatchedEngine(engine)
     log = WindowLog(watched, config.pose)
-    true_map = TrueMapBuilder(config.map, engine.describe().image_hw)
+    true_map = TrueMapBuilder(config.map, engine.describe())
 
     def observe(update: MapUpdate) -> None:
         prediction = log.observe(update)

@@ -223,6 +223,9 @@ def _case(
         points=prediction.points[path : path + 1],
         conf=prediction.conf[path : path + 1],
         references=(reference,),
+        poses=None if path else prediction.poses,  # they are in the frame of path 0
+        pose_covariance=None,
+        used_odometry=prediction.used_odometry and not path,
     )
     rotations, translations = _pose_errors(chosen, views, truth)
     distance = np.linalg.norm(points - truth.points_world, axis=-1)[valid].mean()

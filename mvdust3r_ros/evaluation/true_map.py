@@ -22,6 +22,7 @@ import numpy as np
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, Frame, MvDust3rError, OccupancyGrid
+from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.evaluation.true_floor import TrueFloor, find_true_floor
 from mvdust3r_ros.evaluation.true_grid import true_grid
 from mvdust3r_ros.geometry import Sim3, backproject, invert_se3
@@ -54,15 +55,16 @@ class TrueMapBuilder:
             sits on one.
     """
 
-    def __init__(self, settings: MapSettings, image_hw: tuple[int, int]) -> None:
+    def __init__(self, settings: MapSettings, engine: EngineInfo) -> None:
         """Nothing yet.
 
         Args:
             settings: cells and height band of the grid, and how far points are used.
-            image_hw: size of the views, as the engine takes them.
+            engine: says with the first frame how large the views are.
         """
         self._settings = settings
-        self._image_hw = image_hw
+        self._engine = engine
+        self._view_hw: tuple[int, int] | None = None
         self._stride = 1
         self._seen = 0
         self.views: list[TrueView] = []
@@ -73,11 +75,12 @@ class TrueMapBuilder:
         self._add_base(frame)
         if frame.depth_m is None or frame.T_world_cam is None or frame.camera is None:
             return
+        self._view_hw = self._view_hw or self._engine.view_hw(frame.image_rgb.shape[:2])
         self._seen += 1
         if (self._seen - 1) % self._stride:
             return
         try:
-            view = view_from_frame(frame, self._image_hw)
+            view = view_from_frame(frame, self._view_hw)
         except MvDust3rError:
             return
         assert view.depth_m is not None and view.K is not None

@@ -25,6 +25,7 @@ import numpy as np
 from mvdust3r_ros.config import PoseSettings
 from mvdust3r_ros.datatypes import (
     FloatArray,
+    Frame,
     ImageArray,
     Keyframe,
     MapUpdate,
@@ -65,17 +66,11 @@ class Decoded:
 
     def of(self, keyframes: Sequence[Keyframe]) -> WindowPrediction | None:
         """The prediction in the order of these keyframes; None when it is of other views."""
-        places = {id(view): k for k, view in enumerate(self.views)}
-        order = [places.get(id(k.view)) for k in keyframes]
-        if len(order) != len(self.views) or any(k is None for k in order):
+        places = {id(k.view): place for place, k in enumerate(keyframes)}
+        order = [places.get(id(view)) for view in self.views]
+        if len(order) != len(keyframes) or any(place is None for place in order):
             return None
-        chosen = [k for k in order if k is not None]
-        inverse = {fed: k for k, fed in enumerate(chosen)}
-        return WindowPrediction(
-            self.prediction.points[:, chosen],
-            self.prediction.conf[:, chosen],
-            tuple(inverse[r] for r in self.prediction.references),
-        )
+        return self.prediction.in_caller_order(tuple(p for p in order if p is not None))
 
 
 class WatchedEngine(Engine):
@@ -85,6 +80,10 @@ class WatchedEngine(Engine):
         """Watch `inner`."""
         self._inner = inner
         self._decoded: list[Decoded] = []
+
+    def observe(self, frame: Frame) -> None:
+        """As the engine does."""
+        self._inner.observe(frame)
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """As the engine does."""
@@ -178,7 +177,8 @@ class WindowLog:
         order = list(slot_order(len(views), reference))
         points, conf = prediction.points[0][order], prediction.conf[0][order]
         true = truth.in_slots(reference)
-        if self.engine.describe().metric:
+        metric = prediction.metric
+        if self.engine.describe().metric if metric is None else metric:
             self.metric_error[index] = scale_error(points, true.points_world, true.valid)
         aligned, moved = align_pointmaps(points, true.points_world, true.valid)
         error = np.linalg.norm(aligned - moved, axis=-1)[true.valid]

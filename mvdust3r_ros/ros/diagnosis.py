@@ -198,6 +198,7 @@ def _engine_status(health: Health, name: str) -> DiagnosticStatus:
         ("ladder", health.ladder or "as configured"),
     ]
     if last is not None:
+        values += [("note on the last window", last.note)] if last.note else []
         values += [(f"latency of {s} (ms)", f"{v:.1f}") for s, v in last.latency_ms.items()]
     return status_msg(level, name, message, values)
 
@@ -234,12 +235,13 @@ def _looking(health: Health) -> str:
 def metres_hint(update: MapUpdate) -> str:
     """Why a committed window's map has no metres that one can navigate by, and what to do."""
     views = [keyframe.view for keyframe in update.window.keyframes]
+    said = f" (the engine says: {update.note})" if update.note else ""
     if all(view.T_odom_cam is None for view in views):
-        return update.gate_hint
+        return update.gate_hint + said
     remedy = "drive 1 to 2 m, or set map.camera_height_m"
     if math.isinf(update.scale.rel_sigma):
-        return f"the robot has not moved enough for metres from its odometry: {remedy}"
-    return f"{remedy}: {update.gate_hint}"
+        return f"the robot has not moved enough for metres from its odometry: {remedy}{said}"
+    return f"{remedy}: {update.gate_hint}{said}"
 
 
 def _scale_status(health: Health, name: str) -> DiagnosticStatus:

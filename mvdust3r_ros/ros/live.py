@@ -118,8 +118,8 @@ def _what_was_played(
         info = engine.describe()
     finally:
         engine.close()
-    result = RunResult(config, info, snapshot=empty_snapshot())
-    true_map = TrueMapBuilder(config.map, info.image_hw)
+    result = RunResult(info.filled_in(config), info, snapshot=empty_snapshot())
+    true_map = TrueMapBuilder(config.map, info)
     odometry = {}
     for frame in recording.frames(lambda error: result.faults.update([str(error)])):
         if result.first_stamp_ns is None:

@@ -114,7 +114,9 @@ class NodeParameters:
 
 def check_setting(item: Setting, value: object) -> None:
     """Raise ConfigError, naming the setting, when a value does not suit it."""
-    meta = {"choices": item.choices, "low": item.low, "high": item.high}
+    meta = {
+        "choices": item.choices, "low": item.low, "high": item.high, "auto": item.auto
+    }  # fmt: skip
     check_value(item.name, value, item.default, meta)
 
 
@@ -123,6 +125,8 @@ def describe_parameter(item: Setting) -> ParameterDescriptor:
     limits: dict[str, Any] = {}
     if item.low is not None and item.high is not None and type(item.default) in (int, float):
         low, high = item.low, item.high
+        if item.auto is not None:
+            low, high = min(low, item.auto), max(high, item.auto)
         if isinstance(item.default, int):
             limits["integer_range"] = [IntegerRange(from_value=int(low), to_value=int(high))]
         else:
@@ -135,6 +139,8 @@ def describe_parameter(item: Setting) -> ParameterDescriptor:
         notes.append(f"at least {item.low:g}")
     if not limits and item.high is not None:
         notes.append(f"at most {item.high:g}")
+    if item.auto is not None:
+        notes.append(f"{item.auto:g} leaves it to the engine")
     if item.structural:
         notes.append("can only change while the node is unconfigured")
     return ParameterDescriptor(

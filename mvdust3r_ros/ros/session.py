@@ -294,6 +294,8 @@ class Session:
         self.rejected_in_a_row = 0 if committed else self.rejected_in_a_row + 1
         self.supervisor.after(update)
         self._tell_mountings()
+        if update.note:
+            self._hints.report("engine", f"the engine on the last window: {update.note}")
         if committed and not update.gate_open:
             self._hints.report(
                 "metres", f"no grid and no obstacle clouds yet: {metres_hint(update)}"

@@ -20,7 +20,7 @@ import re
 import threading
 from collections.abc import Callable
 
-from mvdust3r_ros.config import with_values
+from mvdust3r_ros.config import KeyframeSettings, with_values
 from mvdust3r_ros.datatypes import MapUpdate, Verdict
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.mapper import Mapper
@@ -140,13 +140,18 @@ class Supervisor:
 
     def _new_ladder(self) -> Ladder:
         rungs = []
-        if self._config.keyframes.window_size > MIN_VIEWS:
+        if self._keyframes.window_size > MIN_VIEWS:
             rungs.append(Rung.FEWER_VIEWS)
         if (self._config.engine.n_ref or self._mapper.engine.describe().n_ref) > 1:
             rungs.append(Rung.ONE_REFERENCE)
         if self._config.ladder.fallback_engine:
             rungs.append(Rung.FALLBACK_ENGINE)
         return Ladder(self._rule(), rungs)
+
+    @property
+    def _keyframes(self) -> KeyframeSettings:
+        """As configured, and as the engine likes what is left to it."""
+        return self._mapper.engine.describe().filled_in(self._config).keyframes
 
     def _rule(self) -> LadderRule:
         rule = self._config.ladder
@@ -156,8 +161,8 @@ class Supervisor:
         """The settings as the present rung allows them."""
         values: dict[str, object] = {}
         if self.rung >= Rung.FEWER_VIEWS:
-            views = max(MIN_VIEWS, self._config.keyframes.window_size // 2)
-            overlap = min(self._config.keyframes.window_overlap, max(1, views // 2))
+            views = max(MIN_VIEWS, self._keyframes.window_size // 2)
+            overlap = min(self._keyframes.window_overlap, max(1, views // 2))
             values["keyframes.window_size"] = views
             values["keyframes.window_overlap"] = overlap
         if self.rung >= Rung.ONE_REFERENCE:
@@ -184,10 +189,13 @@ class Supervisor:
         if fallback:
             self.close()
         engine = self._make_engine(self._config, fallback)
-        size, wanted = engine.describe().image_hw, self._mapper.engine.describe().image_hw
-        if size != wanted:
+        info, (height, width) = engine.describe(), self._mapper.view_hw
+        if not info.takes((height, width)):
             engine.close()
-            raise EngineError(f"the engine takes {size} pixels, the map is made of {wanted}")
+            raise EngineError(
+                f"the engine takes views of {info.size_words()}, the map is made of "
+                f"{width}x{height}"
+            )
         self.close()
         self._mapper.use_engine(engine)
         self._is_open, self._on_fallback = True, fallback

@@ -273,7 +273,10 @@ def test_a_map_is_never_saved_outside_its_folder(played: Played, name: str) -> N
         ("map.min_conf", 2.5, ""),
         ("map.min_conf", 2, ""),
         ("map.min_conf", 0.5, "outside [1.0"),
-        ("keyframes.window_size", 2, "range"),
+        ("keyframes.window_size", 0, ""),
+        ("keyframes.window_size", 4, ""),
+        ("keyframes.window_size", 2, "outside [3"),
+        ("keyframes.window_size", -1, "range"),
         ("keyframes.window_overlap", 4, "must be smaller than"),
         ("keyframes.window_size", "eight", "type"),
         ("ros.points_frame", "base", "not one of map, camera"),
@@ -303,9 +306,9 @@ def test_parameters_have_descriptions_and_ranges(played: Played) -> None:
     assert set(described) == {s.name for s in settings}
     assert all(described[s.name].description == s.description for s in settings)
     size = described["keyframes.window_size"].integer_range[0]
-    assert (size.from_value, size.to_value) == (3, 100)
+    assert (size.from_value, size.to_value) == (0, 100)  # 0 as the engine likes
     share = described["keyframes.min_overlap"].floating_point_range[0]
-    assert (share.from_value, share.to_value) == (0.05, 0.99)
+    assert (share.from_value, share.to_value) == (0.0, 0.99)
 
 
 def test_pause_and_reset(played: Played) -> None:
