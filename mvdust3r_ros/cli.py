@@ -146,6 +146,32 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_train_mvs(commands: Commands) -> None:
+    train = add_command(
+        commands, "train-mvs", "train the network of the engine mvs: rooms, training, export",
+        "mvdust3r_ros train-mvs --run runs/mvs --export models/mvs",
+    )  # fmt: skip
+    train.add_argument("--run", type=Path, required=True, metavar="DIR", dest="folder",
+                       help="folder of the run; goes on from its last checkpoint")  # fmt: skip
+    train.add_argument("--steps", type=int, default=6000, help="steps (default %(default)s)")
+    train.add_argument("--rooms", type=int, default=1200, help="rooms (default %(default)s)")
+    train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    train.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: never")
+    train.add_argument("--export", type=Path, metavar="DIR", help="engine folder to make of it")
+    train.set_defaults(run=_train_mvs)
+
+
+def _train_mvs(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.synthetic.release_mvs import release_mvs
+    from mvdust3r_ros.synthetic.train_mvs import MvsTraining, train_mvs
+
+    config = MvsTraining(str(args.folder), steps=args.steps, rooms=args.rooms, device=args.device)
+    train_mvs(config, args.minutes)
+    if args.export is not None:
+        print(release_mvs(args.folder, args.export))
+    return 0
+
+
 def _size(text: str) -> tuple[int, int]:
     """WxH -> (height, width)."""
     try:
@@ -251,6 +277,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_map,
     _add_synth,
     _add_train,
+    _add_train_mvs,
     add_evaluate,
     add_compare,
     add_evaluate_rooms,

@@ -121,9 +121,11 @@ def _tensorrt(path: Path, options: EngineOptions) -> Engine:
 
 
 def _mvs(path: Path, options: EngineOptions) -> Engine:
-    from mvdust3r_ros.engines.mvs_engine import (  # type: ignore[import-not-found,unused-ignore]
-        MvsEngine,
-    )
-
-    engine: Engine = MvsEngine(path, options)
-    return engine
+    try:
+        from mvdust3r_ros.engines.mvs_engine import MvsEngine
+        from mvdust3r_ros.engines.onnx_engine import OnnxOptions
+    except ImportError as error:
+        raise EngineError(
+            f"{path} needs onnxruntime: {REMEDY.format('onnxruntime')} ({error})"
+        ) from None
+    return MvsEngine(path, OnnxOptions(options.threads, options.provider))

@@ -94,7 +94,10 @@ def export_graphs(network: SweepNetwork, folder: Path) -> None:
     size = {2: "rows", 3: "cols"}
     wide = {2: "half_rows", 3: "half_cols"}
     axes = {"match": size, "fine": wide, "guide": size, "fine_guide": wide}
-    axes |= {"source_match": {3: "rows", 4: "cols"}, "source_fine": {3: "half_rows", 4: "half_cols"}}
+    axes |= {
+        "source_match": {3: "rows", 4: "cols"},
+        "source_fine": {3: "half_rows", 4: "half_cols"},
+    }
     _export(
         _Read(network),
         (*own, match, fine, projection, weight, range_q),

@@ -127,6 +127,11 @@ def choose_providers(wanted: str, available: Sequence[str]) -> list[str]:
 
 
 def onnx_session(path: Path, providers: list[str], threads: int) -> Any:
+    """A graph, ready to run.
+
+    Raises:
+        EngineError: ONNX Runtime cannot load it.
+    """
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
@@ -137,6 +142,11 @@ def onnx_session(path: Path, providers: list[str], threads: int) -> Any:
 
 
 def run_session(session: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Outputs of a graph by name.
+
+    Raises:
+        EngineError: ONNX Runtime failed.
+    """
     try:
         values = session.run(None, inputs)
     except Exception as error:  # noqa: BLE001 ONNX Runtime's errors have no common base

@@ -114,13 +114,16 @@ def cosine_waves(count: int, size: int = 8) -> Tensor:
     n = torch.arange(size)
     wave = torch.cos(math.pi / size * (n[None] + 0.5) * n[:, None]) * math.sqrt(2 / size)
     wave[0] /= math.sqrt(2)
-    order = sorted(((i + j, abs(i - j), i, j) for i in range(size) for j in range(size)))[1:]
+    order = sorted((i + j, abs(i - j), i, j) for i in range(size) for j in range(size))[1:]
     kernels = [torch.outer(wave[i], wave[j]) for _, _, i, j in order[:count]]
     return torch.stack(kernels)[:, None]
 
 
 class Encoder(nn.Module):
     """Features of one view, from its image alone."""
+
+    waves: Tensor
+    fine_waves: Tensor
 
     def __init__(self, config: SweepConfig) -> None:
         super().__init__()
@@ -134,7 +137,7 @@ class Encoder(nn.Module):
         self.fine = nn.Conv2d(16, config.fine_channels, 3, 1, 1)
         for head in (self.match, self.fine):
             nn.init.normal_(head.weight, std=1e-3)
-            nn.init.zeros_(head.bias)
+            _fill(head.bias, 0.0)
         self.register_buffer("waves", cosine_waves(config.channels))
         self.register_buffer("fine_waves", cosine_waves(config.fine_channels))
 
@@ -151,6 +154,11 @@ class Encoder(nn.Module):
         match = waves + self.match(torch.cat([quarter, guide], 1))
         fine = fine_waves + self.fine(half)
         return Features(_unit(match), _unit(fine), guide, half)
+
+
+def _fill(bias: Tensor | None, value: float) -> None:
+    assert bias is not None
+    nn.init.constant_(bias, value)
 
 
 def _without_lighting(gray: Tensor) -> Tensor:
@@ -232,9 +240,9 @@ class Reader(nn.Module):
         self.offsets = nn.Conv2d(32, config.fine_planes, 1)
         self.error = nn.Conv2d(32, 1, 1)
         nn.init.zeros_(self.offsets.weight)
-        nn.init.zeros_(self.offsets.bias)
+        _fill(self.offsets.bias, 0.0)
         nn.init.zeros_(self.error.weight)
-        nn.init.constant_(self.error.bias, -2.5)
+        _fill(self.error.bias, -2.5)
         self.fine_gain = nn.Parameter(torch.tensor(10.0))
 
     def forward(

@@ -21,7 +21,7 @@ engine's manifest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from mvdust3r_ros.mvs.agreement import Agreement
 MOST_VOTES = 4
 MOST_CERTAIN = 0.99
 FEATURES = 5
+NEWTON_STEPS, RIDGE = 25, 1.0
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,14 @@ class ConfidenceRule:
 
     def share_right(self, log_error: FloatArray, votes: Agreement) -> FloatArray:
         """(V, H, W) share of such points that lie within 10 %."""
-        columns = rule_inputs(log_error, votes)
-        logit = sum((c * w for c, w in zip(columns, self.weights, strict=True)), np.float32(0))
-        return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
+        return self.share_from_inputs(rule_inputs(log_error, votes))
 
-    def confidence(
-        self, log_error: FloatArray, votes: Agreement, unsure: BoolArray
-    ) -> FloatArray:
+    def share_from_inputs(self, columns: Iterable[FloatArray]) -> FloatArray:
+        """The same from what `rule_inputs` gives."""
+        parts = [c * np.float32(w) for c, w in zip(columns, self.weights, strict=True)]
+        return np.asarray(1 / (1 + np.exp(-np.sum(parts, 0))), np.float32)
+
+    def confidence(self, log_error: FloatArray, votes: Agreement, unsure: BoolArray) -> FloatArray:
         """(V, H, W) float32 confidence; 1 where `unsure` or where no view agrees."""
         share = np.minimum(self.share_right(log_error, votes), MOST_CERTAIN)
         denied = votes.through > votes.same
@@ -86,3 +88,20 @@ def rule_inputs(log_error: FloatArray, votes: Agreement) -> tuple[FloatArray, ..
         np.minimum(votes.same, MOST_VOTES).astype(np.float32),
         np.minimum(votes.through, MOST_VOTES).astype(np.float32),
     )
+
+
+def fit_rule(inputs: FloatArray, right: BoolArray) -> ConfidenceRule:
+    """Logistic regression by Newton's method.
+
+    Args:
+        inputs: (N, F) what `rule_inputs` gives.
+        right: (N,) whether the depth was within 10 %.
+    """
+    x = inputs.astype(np.float64)
+    weights = np.zeros(x.shape[1])
+    for _ in range(NEWTON_STEPS):
+        share = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        slope = x.T @ (right - share) - RIDGE * weights
+        curve = (x * (share * (1 - share))[:, None]).T @ x + RIDGE * np.eye(x.shape[1])
+        weights = weights + np.linalg.solve(curve, slope)
+    return ConfidenceRule(tuple(weights.tolist()))

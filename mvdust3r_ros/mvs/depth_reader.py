@@ -30,6 +30,7 @@ from mvdust3r_ros.engines.onnx_engine import (
     onnx_session,
     run_session,
 )
+from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mvs.sources import choose_sources
 from mvdust3r_ros.mvs.sweep_inputs import DepthRange, depth_range, unit_projection
 from mvdust3r_ros.sfm.window_poses import WindowPoses
@@ -100,7 +101,10 @@ class DepthReader:
         reach: DepthRange,
     ) -> dict[str, Any]:
         filled = (*sources, *([sources[0]] * SOURCES))[:SOURCES]
-        projections = [unit_projection(poses, view, s, image_hw) for s in filled]
+        T, K = poses.T_ref_cam, poses.K
+        projections = [
+            unit_projection(K[view], K[s], invert_se3(T[s]) @ T[view], image_hw) for s in filled
+        ]
         return {
             **features[view],
             "source_match": np.stack([features[s]["match"] for s in filled], 1),

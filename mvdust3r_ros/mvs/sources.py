@@ -85,4 +85,4 @@ def _worth(points: FloatArray, centre: FloatArray) -> FloatArray:
     )
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
     fading = (TOO_WIDE_DEG - angle) / (TOO_WIDE_DEG - WIDE_DEG)
-    return np.minimum(angle / BEST_DEG, np.clip(fading, 0, 1)).clip(0, 1)
+    return np.asarray(np.minimum(angle / BEST_DEG, np.clip(fading, 0, 1)).clip(0, 1))

@@ -70,7 +70,7 @@ def _depths(poses: WindowPoses, index: int) -> FloatArray:
 
 
 def unit_projection(
-    poses: WindowPoses, view: int, source: int, image_hw: tuple[int, int]
+    K_view: FloatArray, K_source: FloatArray, T_source_view: FloatArray, image_hw: tuple[int, int]
 ) -> FloatArray:
     """(3, 4) float32 from (x, y, 1, q) of a view to homogeneous (x, y) of a source.
 
@@ -78,14 +78,14 @@ def unit_projection(
     """
     height, width = image_hw
     unit = np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
-    T = invert_se3(poses.T_ref_cam[source]) @ poses.T_ref_cam[view]
-    from_ray = unit @ poses.K[source]
-    rotated = from_ray @ T[:3, :3] @ np.linalg.inv(unit @ poses.K[view])
-    return np.concatenate([rotated, from_ray @ T[:3, 3:]], 1).astype(np.float32)
+    from_ray = unit @ K_source
+    R, t = T_source_view[:3, :3], T_source_view[:3, 3:]
+    rotated = from_ray @ R @ np.linalg.inv(unit @ K_view)
+    return np.asarray(np.concatenate([rotated, from_ray @ t], 1), np.float32)
 
 
 def half_intrinsics(K: FloatArray) -> FloatArray:
     """(V, 3, 3) intrinsics in pixels of images of half the size, integers at pixel centres."""
-    half = K * np.array([0.5, 0.5, 1.0])[:, None]
+    half = np.array(K * np.array([0.5, 0.5, 1.0])[:, None])
     half[:, :2, 2] -= 0.25
     return half

@@ -22,6 +22,7 @@ others, and a lens between 50 and 100 degrees.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -87,9 +88,7 @@ def _with_steps_between(stops: FloatArray, between: int) -> FloatArray:
     if between == 1:
         return stops
     parts = [
-        interpolate_se3(a, b, k / between)
-        for a, b in zip(stops[:-1], stops[1:], strict=True)
-        for k in range(between)
+        interpolate_se3(a, b, k / between) for a, b in pairwise(stops) for k in range(between)
     ]
     return np.stack([*parts, stops[-1]])
 
@@ -130,7 +129,7 @@ class Grain:
             seen = np.clip(1.5 - 2 * pixel_m / cell_m, 0, 1)
             total += weight * seen * self._noise(points, cell_m, octave)
         factor = np.exp(self._strength * where * total)[..., None]
-        return np.clip(rgb * factor, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(rgb * factor, 0, 255), np.uint8)
 
     def _noise(self, points: FloatArray, cell_m: float, octave: int) -> FloatArray:
         """Trilinear lookup, periodic."""

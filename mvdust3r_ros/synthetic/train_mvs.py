@@ -25,19 +25,26 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
-from mvdust3r_ros.model.sweep import Depth, SweepConfig, SweepNetwork, q_to_place
-from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, collate
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.model.sweep import Depth, SweepNetwork, place_to_q, q_to_place
+from mvdust3r_ros.mvs.sweep_inputs import unit_projection
+from mvdust3r_ros.synthetic.dataset import SHARD_ROOMS, Batch, RoomShards, collate, write_rooms
+from mvdust3r_ros.synthetic.mvs_rooms import make_mvs_window
 from mvdust3r_ros.synthetic.textures import Rng
 
 LOG_EVERY, SAVE_EVERY, LOOK_EVERY = 25, 250, 100
+FIRST_SEED, ROOM_VIEWS, ROOM_HW = 700_000, 12, (192, 256)
+"""Rooms to train on."""
 AVERAGE = 0.998
 """Share of the averaged weights that a step leaves."""
 VIEWS = 6
@@ -51,18 +58,18 @@ class MvsTraining:
     """Settings of a run.
 
     Attributes:
-        rooms: folder of shards, `mvdust3r_ros synth rooms --for mvs`.
-        run: folder of checkpoints and the learning curve.
+        run: folder of the rooms, the checkpoint and the learning curve.
         steps: length of the run.
+        rooms: rooms to train on, made while the run begins; whole shards of SHARD_ROOMS.
         batch: rooms a step.
         lr: largest learning rate.
         device: "cpu" or "cuda".
         seed: of the weights and of every draw.
     """
 
-    rooms: str
     run: str
     steps: int = 6000
+    rooms: int = 1200
     batch: int = 2
     lr: float = 1.5e-3
     device: str = "cpu"
@@ -105,8 +112,7 @@ class MvsTrainer:
         self.config = config
         self.device = torch.device(config.device)
         self.folder = Path(config.run)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.shards = RoomShards(Path(config.rooms))
+        self.shards = RoomShards(self.folder / "rooms")
         torch.manual_seed(config.seed)
         self.network = SweepNetwork().to(self.device)
         self.optimizer = torch.optim.AdamW(
@@ -122,11 +128,11 @@ class MvsTrainer:
         """The file that a run goes on from."""
         return self.folder / "checkpoint.pt"
 
-    def run(self, until: int | None = None) -> None:
-        """Train to the end, or to a step."""
-        last = self.config.steps if until is None else until
+    def run(self, minutes: float = 0.0) -> None:
+        """Train to the end, or for so long."""
+        last, until = self.config.steps, time.monotonic() + 60 * minutes
         losses: list[dict[str, float]] = []
-        while self.step < last:
+        while self.step < last and not (minutes and time.monotonic() > until):
             begin = time.perf_counter()
             if self.step % LOOK_EVERY == 0:
                 self.shards.refresh()
@@ -135,8 +141,9 @@ class MvsTrainer:
             if self.step % LOG_EVERY == 0:
                 self._log(losses)
                 losses = []
-            if self.step % SAVE_EVERY == 0 or self.step == last:
+            if self.step % SAVE_EVERY == 0:
                 self.save()
+        self.save()
 
     def train_step(self) -> dict[str, float]:
         """One step down; returns its losses."""
@@ -148,7 +155,7 @@ class MvsTrainer:
         self.network.train()
         losses = sweep_losses(self.network, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
+        losses["total"].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
@@ -185,9 +192,38 @@ class MvsTrainer:
 
     def _log(self, losses: list[dict[str, float]]) -> None:
         mean = {k: float(np.mean([one[k] for one in losses])) for k in losses[0]}
-        line = {"step": self.step, "minutes": round(self.seconds / 60, 1), "rooms": len(self.shards)}
+        line = {
+            "step": self.step,
+            "minutes": round(self.seconds / 60, 1),
+            "rooms": len(self.shards),
+        }
         with (self.folder / "curve.jsonl").open("a") as file:
             file.write(json.dumps(line | {k: round(v, 4) for k, v in mean.items()}) + "\n")
+
+
+def train_mvs(config: MvsTraining, minutes: float = 0.0) -> None:
+    """Make rooms and train on those that are ready, to the end of the run or for so long.
+
+    Raises:
+        DatasetError: the number of rooms is no whole number of shards.
+    """
+    folder = Path(config.run) / "rooms"
+    seeds = range(FIRST_SEED, FIRST_SEED + config.rooms)
+    write_rooms(folder, seeds[:SHARD_ROOMS], ROOM_VIEWS, ROOM_HW, 1, _say_nothing, make_mvs_window)
+    maker = get_context("spawn").Process(
+        target=write_rooms,
+        args=(folder, seeds, ROOM_VIEWS, ROOM_HW, 1, _say_nothing, make_mvs_window),
+    )
+    maker.start()
+    try:
+        MvsTrainer(config).run(minutes)
+    finally:
+        maker.terminate()
+        maker.join()
+
+
+def _say_nothing(done: int, total: int) -> None:
+    del done, total
 
 
 def load_average(checkpoint: Path) -> SweepNetwork:
@@ -223,7 +259,9 @@ def sweep_losses(network: SweepNetwork, batch: Sweeps) -> dict[str, Tensor]:
     parts = {
         "planes": _two_hot(depth.logits, target)[known].mean(),
         "coarse": functional.smooth_l1_loss(depth.coarse[known], target[known]),
-        "centre": functional.smooth_l1_loss(depth.fine_centre[fine_known], fine_target[fine_known]),
+        "centre": functional.smooth_l1_loss(
+            depth.fine_centre[fine_known], fine_target[fine_known]
+        ),
         "fine_planes": _two_hot(depth.fine_logits, inner + steps)[near].mean(),
         "place": functional.smooth_l1_loss(
             depth.place[fine_known], fine_target[fine_known], beta=0.3
@@ -242,7 +280,7 @@ def sweep_losses(network: SweepNetwork, batch: Sweeps) -> dict[str, Tensor]:
 def read_sweeps(network: SweepNetwork, batch: Sweeps) -> Depth:
     """Depth of all views that are read, (B*N, ...)."""
     b, v = batch.images.shape[:2]
-    n, s = batch.sources.shape[1:]
+    n = batch.sources.shape[1]
     features = network.encoder(batch.images.flatten(0, 1))
     by_room = [f.unflatten(0, (b, v)) for f in features]
     rooms = torch.arange(b, device=batch.images.device)
@@ -257,8 +295,6 @@ def read_sweeps(network: SweepNetwork, batch: Sweeps) -> Depth:
 
 def _log_depth(place: Tensor, range_q: Tensor, planes: int) -> Tensor:
     """Logarithm of the inverse depth, of a place that may lie a little outside."""
-    from mvdust3r_ros.model.sweep import place_to_q
-
     return torch.log(place_to_q(place, range_q, planes).clamp_min(1e-3))
 
 
@@ -281,7 +317,7 @@ def draw_sweeps(rng: Rng, shards: RoomShards, batch: int) -> Sweeps:
     """Random views of random rooms with sources, disturbed as a camera and its poses are."""
     windows = []
     for _ in range(batch):
-        stride = 2 if rng.random() < 0.25 and 2 * VIEWS - 1 <= shards.views else 1
+        stride = 2 if rng.random() < 0.25 and shards.views >= 2 * VIEWS - 1 else 1
         start = rng.integers(shards.views - stride * (VIEWS - 1))
         order = (start + stride * np.arange(VIEWS)).tolist()
         windows.append(shards.window(int(rng.integers(len(shards))), order))
@@ -316,7 +352,7 @@ def with_sources(rng: Rng, batch: Batch, images: Tensor, sources: int = 4) -> Sw
         range_q[i] = 1 / (far * rng.uniform(1.1, 2.0)), 1 / (near * rng.uniform(0.5, 0.9))
         K = batch.K[i].numpy().astype(np.float64)
         K[[0, 1], [0, 1]] *= 1 + rng.normal(0, 0.003)
-        noisy = _noisy(rng, batch.T_world_cam[i].numpy().astype(np.float64))
+        noisy = noisy_poses(rng, batch.T_world_cam[i].numpy().astype(np.float64))
         for k, view in enumerate(views[i]):
             others = np.array([j for j in range(v) if j != view])
             ranked = others[np.argsort(np.abs(others - view) + rng.uniform(0, 2.5, v - 1))]
@@ -325,26 +361,19 @@ def with_sources(rng: Rng, batch: Batch, images: Tensor, sources: int = 4) -> Sw
             for s, other in enumerate(chosen[i, k]):
                 T = np.linalg.inv(noisy[other]) @ noisy[view]
                 projection[i, k, s] = unit_projection(K, K, T, (height, width))
-    arrays = (views, chosen, projection, weight, range_q)
-    return Sweeps(images, *(torch.from_numpy(a) for a in arrays), batch.depth_m)
+    return Sweeps(
+        images,
+        torch.from_numpy(views),
+        torch.from_numpy(chosen),
+        torch.from_numpy(projection),
+        torch.from_numpy(weight),
+        torch.from_numpy(range_q),
+        batch.depth_m,
+    )
 
 
-def unit_projection(
-    K_view: Any, K_source: Any, T_source_view: Any, hw: tuple[int, int]
-) -> Any:
-    """(3, 4) from (x, y, 1, q) of a view to homogeneous (x, y) of a source, images from -1 to 1."""
-    height, width = hw
-    unit = np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
-    to_ray = np.linalg.inv(unit @ K_view)
-    from_ray = unit @ K_source
-    R, t = T_source_view[:3, :3], T_source_view[:3, 3:]
-    return np.concatenate([from_ray @ R @ to_ray, from_ray @ t], 1)
-
-
-def _noisy(rng: Rng, poses: Any) -> Any:
-    """Poses with up to a quarter of a degree and two percent of the typical step."""
-    from scipy.spatial.transform import Rotation
-
+def noisy_poses(rng: Rng, poses: FloatArray) -> FloatArray:
+    """(V, 4, 4) poses with errors of up to an eighth of a degree and 1 % of the typical step."""
     steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
     size = rng.uniform(0, 1)
     noisy = poses.copy()
@@ -358,7 +387,6 @@ def disturb_images(rng: Rng, images: Tensor) -> None:
     """In place: colours of the scene, exposure of each view, vignette, blur, noise."""
     b, v = images.shape[:2]
     height, width = images.shape[-2:]
-    f32 = lambda a: torch.from_numpy(np.asarray(a, np.float32))  # noqa: E731
     for k in range(b):
         if rng.random() < 0.3:
             images[k] = images[k][:, torch.from_numpy(rng.permutation(3))]
@@ -370,17 +398,21 @@ def disturb_images(rng: Rng, images: Tensor) -> None:
     images.clamp_(0, 1)
     spread = rng.uniform(0, 0.15)
     gain = np.exp(rng.normal(0, 0.15, (b, 1, 1, 1, 1)) + rng.normal(0, spread, (b, v, 1, 1, 1)))
-    images.mul_(f32(gain))
+    images.mul_(_f32(gain))
     gamma = np.exp(rng.normal(0, 0.05, (b, v, 1, 1, 1)))
-    images.clamp_(1e-4, 1).pow_(f32(gamma))
+    images.clamp_(1e-4, 1).pow_(_f32(gamma))
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    images.mul_(f32(1 - rng.uniform(0, 0.4) * (x**2 + y**2) / 2))
+    images.mul_(_f32(1 - rng.uniform(0, 0.4) * (x**2 + y**2) / 2))
     if rng.random() < 0.5:
         _blur(rng, images)
     sigma = rng.uniform(0, 0.025)
     noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
     images.add_(torch.randn(images.shape, generator=noise) * float(sigma))
     images.mul_(255).round_().clamp_(0, 255).div_(255)
+
+
+def _f32(values: FloatArray) -> Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32))
 
 
 def _blur(rng: Rng, images: Tensor) -> None:
