@@ -46,6 +46,7 @@ ROWS = [
         "pose_recovery",
         "preprocess",
         "reference_views",
+        "sfm",
         "stitching",
         "voxel_map",
     },

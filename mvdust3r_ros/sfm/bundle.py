@@ -1,0 +1,482 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Bundle adjustment of a window: analytic derivatives, Schur complement, robust, with priors.
+
+Poses are T_ref_cam, changed on the right: R exp(w), t + R v, so (w, v) is a step in the camera's
+own axes. The first view is fixed. Dense in views, of which there are few; points are eliminated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+from mvdust3r_ros.datatypes import FloatArray, MvDust3rError
+from mvdust3r_ros.geometry import invert_se3
+
+IndexArray = npt.NDArray[np.intp]
+
+ROBUST_SIGMAS = 2.5
+"""Width of the Cauchy kernel of the pixels in sigmas: what is farther off loses its weight."""
+PRIOR_SIGMAS = 3.0
+"""The same of the measured motions; rotation and translation each by itself."""
+SCALE_GAUGE_SIGMA = 1e-3
+"""Relative, of the distance that fixes the unit where nothing measures it."""
+MIN_DEPTH_SHARE = 1e-3
+"""Of the median depth; what lies nearer than that or behind a camera projects from there."""
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-9, 1e4
+CONVERGED = 1e-5
+"""Relative fall of the cost in a step that ends the iteration."""
+
+
+class BundleError(MvDust3rError):
+    """The observations do not determine the poses."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Where points are seen.
+
+    Attributes:
+        view: (N,) view of each observation.
+        point: (N,) point of each observation; a point is in a view once at most.
+        uv: (N, 2) pixels.
+    """
+
+    view: IndexArray
+    point: IndexArray
+    uv: FloatArray
+
+    def __len__(self) -> int:
+        """Number of observations."""
+        return len(self.view)
+
+    def chosen(self, keep: npt.NDArray[np.bool_]) -> Observations:
+        """Those where (N,) `keep` is true."""
+        return Observations(self.view[keep], self.point[keep], self.uv[keep])
+
+
+@dataclass(frozen=True, eq=False)
+class MotionPrior:
+    """A measured pose of view `b` in the frame of view `a`.
+
+    Attributes:
+        a: view.
+        b: view.
+        T_a_b: (4, 4) measured pose.
+        sigma_rad: one-sigma of the rotation, each axis.
+        sigma_t: one-sigma of the translation, each axis, in the unit of the poses.
+    """
+
+    a: int
+    b: int
+    T_a_b: FloatArray
+    sigma_rad: float
+    sigma_t: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Cameras and points that are adjusted together.
+
+    Attributes:
+        T: (V, 4, 4) T_ref_cam.
+        K: (V, 3, 3) intrinsics.
+        points: (P, 3) in the frame ref.
+    """
+
+    T: FloatArray
+    K: FloatArray
+    points: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is held and measured.
+
+    Attributes:
+        observations: of the points.
+        priors: measured motions.
+        sigma_px: one-sigma of an observation, each axis.
+        trust: weight of the observations beside the priors; below 1 where their errors are alike.
+        free: (V,) the views that move; the first view never does.
+        focal_of: (V,) group of views that share a focal length; -1 where K is exact.
+        focal_prior: (G, 2) log of each group's fx as measured, and its sigma, inf for unknown.
+        kept_distance: a view and its distance from the first one, which fixes the unit; None where
+            priors do.
+    """
+
+    observations: Observations
+    priors: Sequence[MotionPrior]
+    sigma_px: float
+    free: npt.NDArray[np.bool_]
+    focal_of: IndexArray
+    focal_prior: FloatArray
+    kept_distance: tuple[int, float] | None = None
+    trust: float = 1.0
+
+    @property
+    def focal_count(self) -> int:
+        """Number of groups of views that share a focal length."""
+        return len(self.focal_prior)
+
+    @property
+    def size(self) -> int:
+        """Number of unknowns beside the points: six of each view, then the log focal lengths."""
+        return 6 * len(self.free) + self.focal_count
+
+    @property
+    def unknown(self) -> npt.NDArray[np.bool_]:
+        """(size,) which of them change."""
+        moving = self.free.copy()
+        moving[0] = False
+        return np.concatenate([np.repeat(moving, 6), np.ones(self.focal_count, bool)])
+
+
+@dataclass(frozen=True, eq=False)
+class Adjusted:
+    """Outcome of a bundle adjustment.
+
+    Attributes:
+        scene: the adjusted cameras and points.
+        cost: robust sum of squares, halved.
+        information: (size, size) of the unknowns with the points eliminated, at the outcome.
+    """
+
+    scene: Scene
+    cost: float
+    information: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Normal:
+    """Normal equations: cameras (D, D), (D,); points (P, 3, 3), (P, 3); between (P, D, 3)."""
+
+    cameras: FloatArray
+    g_cameras: FloatArray
+    points: FloatArray
+    g_points: FloatArray
+    cross: FloatArray
+
+
+def adjust(scene: Scene, problem: Problem, iterations: int = 10) -> Adjusted:
+    """Levenberg-Marquardt from a start near the outcome.
+
+    Args:
+        scene: start.
+        problem: what is measured.
+        iterations: most steps.
+
+    Raises:
+        BundleError: the equations have no finite solution.
+    """
+    damping, now = FIRST_DAMPING, cost(scene, problem)
+    for _ in range(iterations):
+        normal = _normal_equations(scene, problem)
+        fallen = 0.0
+        while damping <= MOST_DAMPING:
+            tried = _moved(scene, problem, *_step(normal, problem, damping))
+            then = cost(tried, problem)
+            if then < now:
+                fallen, scene, now = now - then, tried, then
+                damping = max(damping / 10, LEAST_DAMPING)
+                break
+            damping *= 10
+        if fallen <= CONVERGED * now:
+            break
+    S, _, _ = _reduced(_normal_equations(scene, problem), 0.0)
+    return Adjusted(scene, now, S)
+
+
+def covariance(adjusted: Adjusted, problem: Problem) -> FloatArray:
+    """(size, size) covariance of the unknowns; zero where nothing moves.
+
+    Raises:
+        BundleError: the observations leave something undetermined.
+    """
+    free = problem.unknown
+    full = np.zeros((problem.size, problem.size))
+    try:
+        inverse = np.linalg.inv(adjusted.information[np.ix_(free, free)])
+    except np.linalg.LinAlgError:
+        raise BundleError("the observations leave some pose undetermined") from None
+    if not np.isfinite(inverse).all() or (np.diag(inverse) <= 0).any():
+        raise BundleError("the observations leave some pose undetermined")
+    full[np.ix_(free, free)] = inverse
+    return full
+
+
+def residuals(scene: Scene, observations: Observations) -> tuple[FloatArray, FloatArray]:
+    """(N, 2) pixels from where a point is seen to where it should be, and (N,) its depth."""
+    cam, z = _in_cameras(scene, observations)
+    return _projected(scene, observations, cam, z) - observations.uv, cam[:, 2]
+
+
+def cost(scene: Scene, problem: Problem) -> float:
+    """Half the robust sum of squares of pixels and priors."""
+    error, _ = residuals(scene, problem.observations)
+    square = (error**2).sum(1) / problem.sigma_px**2
+    total = problem.trust * _cauchy(square, ROBUST_SIGMAS).sum()
+    for prior in problem.priors:
+        turn, shift = _prior_residual(scene, prior)
+        total += _cauchy(np.array([turn @ turn, shift @ shift]), PRIOR_SIGMAS).sum()
+    total += (_focal_residual(scene, problem) ** 2).sum()
+    if problem.kept_distance is not None:
+        total += _distance_residual(scene, *problem.kept_distance)[1] ** 2
+    return 0.5 * float(total)
+
+
+def _cauchy(square: FloatArray, width: float) -> FloatArray:
+    return np.asarray(width**2 * np.log1p(square / width**2))
+
+
+def _cauchy_weight(square: FloatArray, width: float) -> FloatArray:
+    return 1.0 / (1.0 + square / width**2)
+
+
+def _in_cameras(scene: Scene, seen: Observations) -> tuple[FloatArray, FloatArray]:
+    """(N, 3) points in the frames of their cameras, and (N,) depths held away from zero."""
+    R, t = scene.T[:, :3, :3], scene.T[:, :3, 3]
+    cam = np.einsum("nji,nj->ni", R[seen.view], scene.points[seen.point] - t[seen.view])
+    near = MIN_DEPTH_SHARE * float(np.median(np.abs(cam[:, 2]))) if len(cam) else 0.0
+    return cam, np.maximum(cam[:, 2], max(near, 1e-12))
+
+
+def _projected(scene: Scene, seen: Observations, cam: FloatArray, z: FloatArray) -> FloatArray:
+    K = scene.K[seen.view]
+    xy = cam[:, :2] / z[:, None]
+    return np.stack([K[:, 0, 0], K[:, 1, 1]], 1) * xy + K[:, :2, 2]
+
+
+def _normal_equations(scene: Scene, problem: Problem) -> _Normal:
+    seen = problem.observations
+    J_cam, J_focal, J_point, error = derivatives(scene, seen)
+    square = (error**2).sum(1) / problem.sigma_px**2
+    root = np.sqrt(problem.trust * _cauchy_weight(square, ROBUST_SIGMAS)) / problem.sigma_px
+    J_cam, J_point = J_cam * root[:, None, None], J_point * root[:, None, None]
+    J_focal, error = J_focal * root[:, None], error * root[:, None]
+    views, count = len(scene.T), len(scene.points)
+    cross = np.zeros((count, problem.size, 3))
+    by_view = cross[:, : 6 * views].reshape(count, views, 6, 3)
+    by_view[seen.point, seen.view] = np.swapaxes(J_cam, 1, 2) @ J_point
+    cross[:, : 6 * views] = by_view.reshape(count, 6 * views, 3)
+    H, g = np.zeros((problem.size, problem.size)), np.zeros(problem.size)
+    order = np.argsort(seen.view, kind="stable")
+    bounds = np.searchsorted(seen.view[order], np.arange(views + 1))
+    for v in range(views):
+        own = order[bounds[v] : bounds[v + 1]]
+        _add_view(H, g, cross, v, problem, own, J_cam, J_focal, J_point, error)
+    points = np.zeros((count, views, 3, 3))
+    points[seen.point, seen.view] = np.swapaxes(J_point, 1, 2) @ J_point
+    g_points = np.zeros((count, views, 3))
+    g_points[seen.point, seen.view] = np.einsum("nki,nk->ni", J_point, error)
+    for prior in problem.priors:
+        _add_prior(H, g, scene, prior)
+    own, sigma = np.arange(6 * views, problem.size), problem.focal_prior[:, 1]
+    H[own, own] += 1 / sigma**2
+    g[own] += _focal_residual(scene, problem) / sigma
+    if problem.kept_distance is not None:
+        _add_distance(H, g, scene, *problem.kept_distance)
+    return _Normal(H, g, points.sum(1), g_points.sum(1), cross)
+
+
+def _add_view(
+    H: FloatArray,
+    g: FloatArray,
+    cross: FloatArray,
+    view: int,
+    problem: Problem,
+    own: IndexArray,
+    J_cam: FloatArray,
+    J_focal: FloatArray,
+    J_point: FloatArray,
+    error: FloatArray,
+) -> None:
+    """Add what one view's observations say of its pose and focal length."""
+    J, e = J_cam[own].reshape(-1, 6), error[own].ravel()
+    pose = slice(6 * view, 6 * view + 6)
+    H[pose, pose] += J.T @ J
+    g[pose] += J.T @ e
+    group = int(problem.focal_of[view])
+    if group < 0:
+        return
+    f, at = J_focal[own].ravel(), 6 * len(problem.free) + group
+    H[at, at] += f @ f
+    H[pose, at] += J.T @ f
+    H[at, pose] += J.T @ f
+    g[at] += f @ e
+    cross[problem.observations.point[own], at] += np.einsum(
+        "nk,nki->ni", J_focal[own], J_point[own]
+    )
+
+
+def derivatives(
+    scene: Scene, seen: Observations
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Of the pixels by pose (N, 2, 6), log focal length (N, 2), point (N, 2, 3); and residuals."""
+    cam, z = _in_cameras(scene, seen)
+    where = _projected(scene, seen, cam, z)
+    K = scene.K[seen.view]
+    fx, fy = K[:, 0, 0] / z, K[:, 1, 1] / z
+    J = np.zeros((len(seen), 2, 3))
+    J[:, 0, 0], J[:, 0, 2] = fx, -fx * cam[:, 0] / z
+    J[:, 1, 1], J[:, 1, 2] = fy, -fy * cam[:, 1] / z
+    J_cam = np.concatenate([np.cross(J, cam[:, None, :]), -J], 2)  # a row times [cam]x
+    J_point = J @ np.swapaxes(scene.T[:, :3, :3], 1, 2)[seen.view]
+    return J_cam, where - K[:, :2, 2], J_point, where - seen.uv
+
+
+def _prior_residual(scene: Scene, prior: MotionPrior) -> tuple[FloatArray, FloatArray]:
+    """(3,) rotation and (3,) translation between measured and present motion, in sigmas."""
+    T = invert_se3(scene.T[prior.a]) @ scene.T[prior.b]
+    turn = _log_rotation(prior.T_a_b[:3, :3].T @ T[:3, :3])
+    return turn / prior.sigma_rad, (T[:3, 3] - prior.T_a_b[:3, 3]) / prior.sigma_t
+
+
+def prior_information(priors: Sequence[MotionPrior], T: FloatArray) -> FloatArray:
+    """(6V, 6V) information of the priors alone at (V, 4, 4) poses, without robust weights."""
+    H = np.zeros((6 * len(T), 6 * len(T)))
+    for prior in priors:
+        J, _ = prior_derivatives(Scene(T, np.zeros((0, 3, 3)), np.zeros((0, 3))), prior)
+        at = np.r_[6 * prior.a : 6 * prior.a + 6, 6 * prior.b : 6 * prior.b + 6]
+        H[np.ix_(at, at)] += J.T @ J
+    return H
+
+
+def prior_strain(priors: Sequence[MotionPrior], T: FloatArray) -> FloatArray:
+    """(N, 2) by how many sigmas poses contradict each prior: rotation, translation."""
+    scene = Scene(T, np.zeros((0, 3, 3)), np.zeros((0, 3)))
+    pairs = [_prior_residual(scene, prior) for prior in priors]
+    return np.array([[np.linalg.norm(r) / math.sqrt(3) for r in pair] for pair in pairs])
+
+
+def prior_derivatives(scene: Scene, prior: MotionPrior) -> tuple[FloatArray, FloatArray]:
+    """(6, 12) of the residual in sigmas by the poses of both views, and the (6,) residual."""
+    turn, shift = _prior_residual(scene, prior)
+    T = invert_se3(scene.T[prior.a]) @ scene.T[prior.b]
+    by_turn = _inverse_right_jacobian(turn * prior.sigma_rad)
+    J = np.zeros((6, 12))
+    J[:3, :3] = -by_turn @ T[:3, :3].T / prior.sigma_rad
+    J[:3, 6:9] = by_turn / prior.sigma_rad
+    J[3:, :3] = _skew(T[:3, 3]) / prior.sigma_t
+    J[3:, 3:6] = -np.eye(3) / prior.sigma_t
+    J[3:, 9:] = T[:3, :3] / prior.sigma_t
+    return J, np.concatenate([turn, shift])
+
+
+def _add_prior(H: FloatArray, g: FloatArray, scene: Scene, prior: MotionPrior) -> None:
+    J, r = prior_derivatives(scene, prior)
+    square = np.array([r[:3] @ r[:3], r[3:] @ r[3:]])
+    w = np.repeat(_cauchy_weight(square, PRIOR_SIGMAS), 3)
+    at = np.r_[6 * prior.a : 6 * prior.a + 6, 6 * prior.b : 6 * prior.b + 6]
+    H[np.ix_(at, at)] += J.T @ (w[:, None] * J)
+    g[at] += J.T @ (w * r)
+
+
+def _focal_residual(scene: Scene, problem: Problem) -> FloatArray:
+    """(G,) how far the log focal lengths are from the measured ones, in sigmas."""
+    first = [int(np.argmax(problem.focal_of == g)) for g in range(problem.focal_count)]
+    measured, sigma = problem.focal_prior.T
+    return np.asarray((np.log(scene.K[first, 0, 0]) - measured) / sigma)
+
+
+def _distance_residual(scene: Scene, view: int, distance: float) -> tuple[FloatArray, float]:
+    """(3,) its derivative by the view's step, and how far the kept distance is off, in sigmas."""
+    t, sigma = scene.T[view, :3, 3], SCALE_GAUGE_SIGMA * distance
+    length = max(float(np.linalg.norm(t)), 1e-12)
+    return scene.T[view, :3, :3].T @ t / (length * sigma), (length - distance) / sigma
+
+
+def _add_distance(H: FloatArray, g: FloatArray, scene: Scene, view: int, distance: float) -> None:
+    J, r = _distance_residual(scene, view, distance)
+    at = slice(6 * view + 3, 6 * view + 6)
+    H[at, at] += np.outer(J, J)
+    g[at] += J * r
+
+
+def _log_rotation(R: FloatArray) -> FloatArray:
+    """(3,) rotation vector; SciPy's checks of its input would take most of the time."""
+    axis = np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]]) / 2
+    sine, cosine = math.sqrt(float(axis @ axis)), (float(R[0, 0] + R[1, 1] + R[2, 2]) - 1) / 2
+    if sine < 1e-7 and cosine > 0:
+        return np.asarray(axis)
+    if sine < 1e-4:
+        return np.asarray(Rotation.from_matrix(R).as_rotvec())
+    return np.asarray(axis * (math.atan2(sine, cosine) / sine))
+
+
+def _skew(v: FloatArray) -> FloatArray:
+    return np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0.0]])
+
+
+def _inverse_right_jacobian(turn: FloatArray) -> FloatArray:
+    """(3, 3) change of log(R exp(w)) by w at R = exp(turn)."""
+    angle, W = float(np.linalg.norm(turn)), _skew(turn)
+    if angle < 1e-4:
+        return np.eye(3) + W / 2 + W @ W / 12
+    share = 1 / angle**2 - (1 + np.cos(angle)) / (2 * angle * np.sin(angle))
+    return np.asarray(np.eye(3) + W / 2 + share * W @ W)
+
+
+def _reduced(normal: _Normal, damping: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Schur complement: (D, D) and (D,) of the cameras, and (P, 3, 3) inverses of the points."""
+    own = np.einsum("pii->pi", normal.points)
+    damped = normal.points.copy()
+    np.einsum("pii->pi", damped)[:] += damping * own + 1e-12 * own.max(1, keepdims=True) + 1e-12
+    inverse = np.linalg.inv(damped)
+    D = normal.cross.shape[1]
+    left = np.swapaxes(normal.cross @ inverse, 0, 1).reshape(D, -1)
+    right = np.swapaxes(normal.cross, 0, 1).reshape(D, -1)
+    S = normal.cameras - left @ right.T
+    S = (S + S.T) / 2
+    g = normal.g_cameras - left @ normal.g_points.ravel()
+    np.einsum("ii->i", S)[:] += damping * np.diag(normal.cameras)
+    return S, g, inverse
+
+
+def _step(normal: _Normal, problem: Problem, damping: float) -> tuple[FloatArray, FloatArray]:
+    """(D,) change of the cameras and (P, 3) of the points."""
+    S, g, inverse = _reduced(normal, damping)
+    free = problem.unknown
+    step = np.zeros(problem.size)
+    held = S[np.ix_(free, free)]
+    held[np.diag_indices_from(held)] += 1e-12 * max(float(np.trace(held)), 1e-12)
+    try:
+        step[free] = -np.linalg.solve(held, g[free])
+    except np.linalg.LinAlgError:
+        raise BundleError("the observations leave some pose undetermined") from None
+    rest = normal.g_points + np.einsum("pdi,d->pi", normal.cross, step)
+    return step, -np.einsum("pij,pj->pi", inverse, rest)
+
+
+def _moved(scene: Scene, problem: Problem, step: FloatArray, shift: FloatArray) -> Scene:
+    """The scene after a step."""
+    views = len(scene.T)
+    poses = step[: 6 * views].reshape(views, 6)
+    T = scene.T.copy()
+    T[:, :3, :3] = scene.T[:, :3, :3] @ Rotation.from_rotvec(poses[:, :3]).as_matrix()
+    T[:, :3, 3] += np.einsum("vij,vj->vi", scene.T[:, :3, :3], poses[:, 3:])
+    K = scene.K
+    if problem.focal_count:
+        K = K.copy()
+        grown = np.append(np.exp(step[6 * views :]), 1.0)[problem.focal_of]
+        K[:, 0, 0] *= grown
+        K[:, 1, 1] *= grown
+    return replace(scene, T=T, K=K, points=scene.points + shift)

@@ -1,0 +1,102 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What can be recognised in a view, and which of it two views share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, View
+
+IndexArray = npt.NDArray[np.intp]
+
+MAX_FEATURES = 1200
+"""Strongest features kept of a view."""
+CONTRAST = 0.01
+"""SIFT's least contrast; low, as walls show little: what is noise finds no partner."""
+SIFT_SHIFT_PX = 0.0
+"""How far SIFT's keypoints lie from the pixels they were found at, in x and y."""
+RATIO, FAINT_RATIO = 0.8, 0.9
+"""A match is clear when it is nearer than this share of the distance of the second best; up to the
+second share it is kept for where poses are known."""
+
+
+@dataclass(frozen=True, eq=False)
+class ViewFeatures:
+    """Features of one view.
+
+    Attributes:
+        uv: (N, 2) pixels, integers at pixel centres; no two alike.
+        size_px: (N,) diameter of the patch that each describes.
+        descriptors: (N, 128) float32 of unit length (RootSIFT).
+        size_wh: width and height of the view in pixels.
+    """
+
+    uv: FloatArray
+    size_px: FloatArray
+    descriptors: FloatArray
+    size_wh: tuple[int, int]
+
+    def __len__(self) -> int:
+        """Number of features."""
+        return len(self.uv)
+
+
+def view_features(view: View) -> ViewFeatures:
+    """SIFT features (Lowe 2004) of a view with RootSIFT descriptors (Arandjelovic 2012)."""
+    gray = cv2.cvtColor(view.image_rgb, cv2.COLOR_RGB2GRAY)
+    sift = cv2.SIFT.create(nfeatures=MAX_FEATURES, contrastThreshold=CONTRAST)
+    keypoints, raw = sift.detectAndCompute(gray, None)
+    size_wh = (gray.shape[1], gray.shape[0])
+    if raw is None:
+        nothing = np.zeros((0, 128), np.float32)
+        return ViewFeatures(np.zeros((0, 2)), np.zeros(0), nothing, size_wh)
+    uv = np.array([k.pt for k in keypoints]) - SIFT_SHIFT_PX
+    size_px = np.array([k.size for k in keypoints])
+    # a keypoint with two orientations comes twice: the first, stronger one stays
+    first = np.sort(np.unique(uv, axis=0, return_index=True)[1])
+    share = raw[first] / np.maximum(raw[first].sum(1, keepdims=True), 1e-9)
+    return ViewFeatures(uv[first], size_px[first], np.sqrt(share).astype(np.float32), size_wh)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Mutual nearest neighbours of two views.
+
+    Attributes:
+        index: (M, 2) features of both.
+        clear: (M,) those that are clearly nearer than the second best.
+    """
+
+    index: IndexArray
+    clear: BoolArray
+
+
+def match_features(a: ViewFeatures, b: ViewFeatures) -> Matches:
+    """Mutual nearest neighbours that stand out from the second best."""
+    if len(a) < 2 or len(b) < 2:
+        return Matches(np.zeros((0, 2), np.intp), np.zeros(0, bool))
+    cosine = a.descriptors @ b.descriptors.T
+    rows = np.arange(len(a))
+    best, best_back = cosine.argmax(1), cosine.argmax(0)
+    first = cosine[rows, best]
+    cosine[rows, best] = -1.0
+    near, next_near = (np.sqrt(np.maximum(2 - 2 * c, 0)) for c in (first, cosine.max(1)))
+    keep = (best_back[best] == rows) & (near < FAINT_RATIO * next_near)
+    return Matches(np.stack([rows[keep], best[keep]], 1), (near < RATIO * next_near)[keep])

@@ -1,0 +1,96 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Whether poses from images hold: enough points, spread, in agreement, not on one plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray
+from mvdust3r_ros.sfm.matching import AGREE_PX, Matcher, Pair, Verified
+from mvdust3r_ros.sfm.solve import Solution
+from mvdust3r_ros.sfm.two_view import epipolar_distance, fundamental_of
+
+MIN_VIEW_POINTS = 30
+"""Least points of a view whose pose images say."""
+GRID, MIN_CELLS = 4, 5
+"""Least cells, of a grid of so many rows and columns, that they lie in."""
+PLANE_REL = 0.02
+"""Distance from a plane, share of the point's distance, below which a point lies on it."""
+PLANE_ROUNDS = 200
+SEED = 3
+
+
+def strong_views(good: BoolArray, pixels: FloatArray, size_wh: FloatArray) -> BoolArray:
+    """(V,) views that see enough points, spread over the image.
+
+    Args:
+        good: (P, V) observations that agree; of fewer tracks than `pixels`, all of those count.
+        pixels: (P, V, 2), NaN where not seen.
+        size_wh: (V, 2) of the views in pixels.
+    """
+    seen = ~np.isnan(pixels[..., 0])
+    if len(good) == len(pixels):
+        seen &= good
+    cell = np.nan_to_num(pixels / size_wh * GRID).astype(int).clip(0, GRID - 1)
+    number = cell[..., 0] + GRID * cell[..., 1]
+    cells = [len(np.unique(number[seen[:, v], v])) for v in range(len(size_wh))]
+    return np.asarray((seen.sum(0) >= MIN_VIEW_POINTS) & (np.array(cells) >= MIN_CELLS))
+
+
+def explained_share(
+    matcher: Matcher,
+    verified: Mapping[Pair, Verified],
+    T: FloatArray,
+    K: FloatArray,
+    views: Sequence[int] | None = None,
+) -> float:
+    """Share of the matches on which single pairs agree that poses of all of them explain.
+
+    Args:
+        matcher: of the window.
+        verified: matches of pairs.
+        T: (V, 4, 4) poses of `views`.
+        K: (V, 3, 3).
+        views: None for all.
+    """
+    place = {v: i for i, v in enumerate(range(len(T)) if views is None else views)}
+    explained = total = 0
+    for (a, b), matches in verified.items():
+        if a not in place or b not in place:
+            continue
+        i, j = place[a], place[b]
+        F = fundamental_of(T[i], T[j], K[i], K[j])
+        distance = epipolar_distance(F, *matcher.pixels_of((a, b), matches.index))
+        explained += int((distance < AGREE_PX).sum())
+        total += len(distance)
+    return explained / total if total else 0.0
+
+
+def plane_share(solution: Solution) -> float:
+    """Largest share of the points that lie on one plane, by random samples, seeded."""
+    points = solution.points[solution.good.any(1)]
+    near = PLANE_REL * np.linalg.norm(points, axis=1)
+    rng = np.random.default_rng(SEED)
+    corners = points[rng.integers(len(points), size=(PLANE_ROUNDS, 3))]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    normal = normal / np.maximum(length, 1e-12)
+    offset = (normal * corners[:, 0]).sum(1)
+    distance = np.abs(points @ normal.T - offset)
+    distance[:, length[:, 0] < 1e-12] = np.inf
+    return float((distance < near[:, None]).mean(0).max())

@@ -1,0 +1,161 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Poses from images alone: a good pair, then view by view (Snavely 2006, Schonberger 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import invert_se3, make_se3
+from mvdust3r_ros.sfm.matching import Matcher, Pair, Verified
+from mvdust3r_ros.sfm.solve import Focals, Solution, solve
+from mvdust3r_ros.sfm.two_view import TwoViews, verify_pair
+
+IndexArray = npt.NDArray[np.intp]
+
+MIN_PARALLAX_PX = 2.5
+"""Least median parallax of the pair to begin with."""
+ENOUGH_PARALLAX_PX = 20.0
+"""More than this makes a pair no better."""
+MIN_PAIR_POINTS = 20
+UNSURE_PX = 4.0
+"""Largest distance from the epipolar line where the focal length is a guess."""
+MIN_PNP_POINTS = 15
+"""Least points of the model that a view must see to be placed."""
+PNP_PX = 4.0
+PNP_ROUNDS = 300
+STARTS = 3
+"""Pairs that are tried to begin with."""
+
+
+def start_pairs(
+    matcher: Matcher, seen: Mapping[Pair, Verified], K: FloatArray
+) -> list[tuple[Pair, TwoViews]]:
+    """Pairs of views to begin with, best first: many matches and parallax.
+
+    Args:
+        matcher: of the window.
+        seen: matches that agree.
+        K: (V, 3, 3) intrinsics, or a start for them.
+    """
+    score, geometry = {}, {}
+    for pair, verified in seen.items():
+        two = verified.geometry
+        if two.T_b_a is None and len(verified.index) >= MIN_PAIR_POINTS:
+            uv = matcher.pixels_of(pair, verified.index)
+            two = verify_pair(*uv, K[pair[0]], K[pair[1]], UNSURE_PX) or two
+        count = int(two.inliers.sum())
+        if two.parallax_px >= MIN_PARALLAX_PX and count >= MIN_PAIR_POINTS:
+            score[pair] = count * min(two.parallax_px, ENOUGH_PARALLAX_PX)
+            geometry[pair] = two
+    return [(pair, geometry[pair]) for pair in sorted(score, key=lambda p: -score[p])]
+
+
+def grow(
+    pair: Pair, two: TwoViews, K: FloatArray, pixels: FloatArray, focals: Focals
+) -> tuple[list[int], Solution] | None:
+    """All views that can be placed from a pair on.
+
+    Args:
+        pair: the views to begin with.
+        two: their relative pose.
+        K: (V, 3, 3) intrinsics, or a start for them.
+        pixels: (P, V, 2) tracks, NaN where not seen.
+        focals: which focal lengths are free.
+
+    Returns:
+        The placed views in ascending order and their poses in the frame of the first of them; or
+        None where the pair does not hold.
+    """
+    if two.T_b_a is None:
+        return None
+    views = list(pair)
+    T = np.stack([np.eye(4), invert_se3(two.T_b_a)])
+    now = _adjusted(views, T, K, pixels, focals)
+    failed: set[int] = set()
+    while now is not None:
+        views, solution = now
+        view = _next_view(views, solution, pixels, failed)
+        if view is None:
+            return now
+        pose = _pose_of(view, solution, _current(K, views, solution), pixels)
+        grown = None
+        if pose is not None:
+            T = np.concatenate([solution.T, pose[None]])
+            grown = _adjusted([*views, view], T, _current(K, views, solution), pixels, focals)
+        if grown is None:
+            failed.add(view)
+        else:
+            now, failed = grown, set()
+    return None
+
+
+def _adjusted(
+    views: Sequence[int], T: FloatArray, K: FloatArray, pixels: FloatArray, focals: Focals
+) -> tuple[list[int], Solution] | None:
+    """Views in ascending order, in the frame of the first, adjusted with their points."""
+    order = np.argsort(views)
+    chosen = [views[i] for i in order]
+    T = T[order]
+    T = invert_se3(T[0]) @ T
+    solution = solve(T, K[chosen], pixels[:, chosen], focals=focals.of(chosen), iterations=5)
+    if solution is None or (solution.view_points < MIN_PNP_POINTS).any():
+        return None
+    return chosen, solution
+
+
+def _current(K: FloatArray, views: Sequence[int], solution: Solution) -> FloatArray:
+    """(V, 3, 3) intrinsics; of views not yet placed as of the placed ones of the same camera."""
+    factor = solution.K[:, 0, 0] / K[list(views), 0, 0]
+    current = K.copy()
+    current[:, 0, 0] *= np.median(factor)
+    current[:, 1, 1] *= np.median(factor)
+    current[list(views)] = solution.K
+    return current
+
+
+def _next_view(
+    views: Sequence[int], solution: Solution, pixels: FloatArray, failed: set[int]
+) -> int | None:
+    """The view that sees most of the points."""
+    sees = ~np.isnan(pixels[solution.good.any(1)][..., 0])
+    count = sees.sum(0)
+    count[[*views, *failed]] = 0
+    return int(count.argmax()) if count.max() >= MIN_PNP_POINTS else None
+
+
+def _pose_of(
+    view: int, solution: Solution, K: FloatArray, pixels: FloatArray
+) -> FloatArray | None:
+    """(4, 4) pose of a view from the points it sees."""
+    use = solution.good.any(1) & ~np.isnan(pixels[:, view, 0])
+    points, uv = solution.points[use], pixels[use, view]
+    unit = float(np.median(np.linalg.norm(points, axis=1)))
+    try:
+        found, turn, t, inliers = cv2.solvePnPRansac(
+            points / unit, uv, K[view], np.zeros(0), iterationsCount=PNP_ROUNDS,
+            reprojectionError=PNP_PX, confidence=0.999, flags=cv2.SOLVEPNP_SQPNP,
+        )  # fmt: skip
+    except cv2.error:
+        return None
+    if not found or inliers is None or len(inliers) < MIN_PNP_POINTS:
+        return None
+    R = np.asarray(cv2.Rodrigues(turn)[0], float)
+    return np.asarray(invert_se3(make_se3(R, np.ravel(t) * unit)))

@@ -1,0 +1,131 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What odometry and the rig say of the motion between views, and how well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, View
+from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
+from mvdust3r_ros.sfm.bundle import MotionPrior
+
+ODOM_REL_SIGMA = 0.02
+"""Error of a step of odometry, share of its length; as `stitch.odom_rel_sigma` assumes."""
+ODOM_SIGMA_M = 0.003
+"""The same, whatever the length."""
+ODOM_SIGMA_RAD = math.radians(0.3)
+"""Error of a turn of odometry, whatever its angle: time stamps, the shake of a mast."""
+ODOM_TURN_SHARE = 0.01
+"""The same, share of the angle."""
+RIG_SIGMA_RAD = math.radians(0.15)
+"""Error of the calibration of a rig."""
+RIG_SIGMA_M = 0.002
+RIG_REL_SIGMA = 0.01
+"""Share of the distance of two cameras."""
+SAME_TIME_NS = 10_000_000
+STILL = 1e-6
+"""Motion of the rig by odometry (m and rad) below which two views were taken at one time."""
+
+
+def motion_priors(views: Sequence[View], stamps_ns: Sequence[int] | None) -> list[MotionPrior]:
+    """Measured motions between the views of a window.
+
+    Odometry links each view that has it with the next one that has; the rig links views of
+    different cameras of the same time.
+
+    Args:
+        views: oldest first.
+        stamps_ns: their times; None when not known, then odometry says which are of one time.
+    """
+    times = [None] * len(views) if stamps_ns is None else stamps_ns
+    sights = [_Sight(v.T_odom_cam, v.T_rig_cam, t) for v, t in zip(views, times, strict=True)]
+    moved = [i for i, s in enumerate(sights) if s.T_odom_cam is not None]
+    priors = [_odometry_prior(sights, a, b) for a, b in pairwise(moved)]
+    linked = {(p.a, p.b) for p in priors}
+    for a, b in combinations(range(len(views)), 2):
+        T_a_b = _by_rig(sights[a], sights[b])
+        if T_a_b is not None and (a, b) not in linked:
+            priors.append(_rig_prior(a, b, T_a_b))
+    return priors
+
+
+def odometry_poses(views: Sequence[View]) -> FloatArray | None:
+    """(V, 4, 4) poses by odometry in the frame of view 0; None where a view has none."""
+    known = [v.T_odom_cam for v in views if v.T_odom_cam is not None]
+    if len(known) < len(views):
+        return None
+    T = np.stack(known).astype(float)
+    return np.asarray(invert_se3(T[0]) @ T)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """What is known of the place and time of a view; see `View`."""
+
+    T_odom_cam: FloatArray | None
+    T_rig_cam: FloatArray | None
+    stamp_ns: int | None
+
+    @property
+    def T_odom_rig(self) -> FloatArray | None:  # noqa: N802
+        """(4, 4) the rig by odometry, else the camera."""
+        if self.T_odom_cam is None or self.T_rig_cam is None:
+            return self.T_odom_cam
+        return np.asarray(self.T_odom_cam @ invert_se3(self.T_rig_cam))
+
+
+def _odometry_prior(sights: Sequence[_Sight], a: int, b: int) -> MotionPrior:
+    A, B = sights[a], sights[b]
+    T_a_b = _between(A.T_odom_cam, B.T_odom_cam)
+    moved = _between(A.T_odom_rig, B.T_odom_rig)
+    assert T_a_b is not None and moved is not None
+    if _by_rig(A, B) is not None:
+        return _rig_prior(a, b, T_a_b)
+    length = float(np.linalg.norm(moved[:3, 3]))
+    turn = math.radians(float(rotation_angle_deg(moved[:3, :3])))
+    sigma_rad = math.hypot(ODOM_SIGMA_RAD, ODOM_TURN_SHARE * turn)
+    sigma_m = math.hypot(ODOM_SIGMA_M, ODOM_REL_SIGMA * length)
+    apart = _between(A.T_rig_cam, B.T_rig_cam)
+    arm = 0.0 if apart is None else float(np.linalg.norm(apart[:3, 3]))
+    if arm > 0:
+        sigma_rad = math.hypot(sigma_rad, RIG_SIGMA_RAD)
+    return MotionPrior(a, b, T_a_b, sigma_rad, math.hypot(sigma_m, arm * sigma_rad))
+
+
+def _rig_prior(a: int, b: int, T_a_b: FloatArray) -> MotionPrior:
+    distance = float(np.linalg.norm(T_a_b[:3, 3]))
+    sigma_m = math.hypot(RIG_SIGMA_M, RIG_REL_SIGMA * distance)
+    return MotionPrior(a, b, T_a_b, RIG_SIGMA_RAD, sigma_m)
+
+
+def _between(T_a: FloatArray | None, T_b: FloatArray | None) -> FloatArray | None:
+    return None if T_a is None or T_b is None else np.asarray(invert_se3(T_a) @ T_b)
+
+
+def _by_rig(A: _Sight, B: _Sight) -> FloatArray | None:
+    """(4, 4) pose of B's camera in A's, where the rig alone says it: other cameras at one time."""
+    T_a_b = _between(A.T_rig_cam, B.T_rig_cam)
+    if T_a_b is None or np.allclose(T_a_b, np.eye(4)):
+        return None
+    if A.stamp_ns is not None and B.stamp_ns is not None:
+        return T_a_b if abs(A.stamp_ns - B.stamp_ns) <= SAME_TIME_NS else None
+    moved = _between(A.T_odom_rig, B.T_odom_rig)
+    return T_a_b if moved is not None and np.abs(moved - np.eye(4)).max() < STILL else None

@@ -1,0 +1,168 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What two views alone say: which matches agree, how they turned, whether there is parallax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray
+from mvdust3r_ros.geometry import invert_se3, make_se3
+
+EPIPOLAR_PX = 1.5
+"""Largest distance from the epipolar line, in an image of `REFERENCE_SIDE_PX`."""
+MIN_MATCHES = 15
+SEED = 1
+RANSAC_ROUNDS = 1000
+ROTATION_ROUNDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class TwoViews:
+    """Relative geometry of views a and b.
+
+    Attributes:
+        inliers: (M,) matches that agree with one epipolar geometry.
+        F: (3, 3) fundamental matrix, x_b^T F x_a = 0.
+        T_b_a: (4, 4) pose with a translation of length 1; None where K is unknown.
+        parallax_px: median displacement of inliers that no turn of the camera explains.
+    """
+
+    inliers: BoolArray
+    F: FloatArray
+    T_b_a: FloatArray | None = None
+    parallax_px: float = 0.0
+
+
+def verify_pair(
+    uv_a: FloatArray,
+    uv_b: FloatArray,
+    K_a: FloatArray | None,
+    K_b: FloatArray | None,
+    threshold_px: float = EPIPOLAR_PX,
+    min_matches: int = MIN_MATCHES,
+) -> TwoViews | None:
+    """Robust epipolar geometry (MAGSAC++, Barath et al. 2020) of matched pixels, seeded.
+
+    Args:
+        uv_a: (M, 2) pixels of view a.
+        uv_b: (M, 2) the same points in view b.
+        K_a: (3, 3) or None.
+        K_b: (3, 3) or None.
+        threshold_px: largest distance from the epipolar line.
+        min_matches: fewer inliers than this are none.
+
+    Returns:
+        The geometry, or None when too few matches agree on one.
+    """
+    if len(uv_a) < max(min_matches, 8):
+        return None
+    try:
+        found = (
+            _essential(uv_a, uv_b, K_a, K_b, threshold_px)
+            if K_a is not None and K_b is not None
+            else _fundamental(uv_a, uv_b, threshold_px)
+        )
+    except cv2.error:
+        return None
+    return found if found is not None and found.inliers.sum() >= min_matches else None
+
+
+def _usac(threshold: float) -> cv2.UsacParams:
+    params = cv2.UsacParams()
+    params.randomGeneratorState = SEED
+    params.confidence = 0.999
+    params.maxIterations = RANSAC_ROUNDS
+    params.score = cv2.SCORE_METHOD_MAGSAC
+    params.sampler = cv2.SAMPLING_UNIFORM
+    params.loMethod = cv2.LOCAL_OPTIM_SIGMA
+    params.loIterations = 5
+    params.loSampleSize = 14
+    params.threshold = threshold
+    params.isParallel = False
+    return params
+
+
+def _essential(
+    uv_a: FloatArray, uv_b: FloatArray, K_a: FloatArray, K_b: FloatArray, threshold_px: float
+) -> TwoViews | None:
+    none = np.zeros(0)
+    E, mask = cv2.findEssentialMat(uv_a, uv_b, K_a, K_b, none, none, _usac(threshold_px))
+    if E is None or E.shape != (3, 3) or mask is None:
+        return None
+    F = np.linalg.inv(K_b).T @ E @ np.linalg.inv(K_a)
+    inliers = mask.ravel().astype(bool)
+    x_a, x_b = (_normalised(uv, K)[inliers] for uv, K in ((uv_a, K_a), (uv_b, K_b)))
+    if len(x_a) < 8:
+        return None
+    _, R, t, _ = cv2.recoverPose(E, x_a, x_b, np.eye(3))
+    parallax = parallax_px(x_a, x_b, float(K_b[0, 0]))
+    return TwoViews(
+        inliers, F, make_se3(np.asarray(R, float), np.asarray(t, float)[:, 0]), parallax
+    )
+
+
+def _fundamental(uv_a: FloatArray, uv_b: FloatArray, threshold_px: float) -> TwoViews | None:
+    F, mask = cv2.findFundamentalMat(uv_a, uv_b, _usac(threshold_px))
+    if F is None or F.shape != (3, 3) or mask is None:
+        return None
+    return TwoViews(mask.ravel().astype(bool), np.asarray(F, float))
+
+
+def _normalised(uv: FloatArray, K: FloatArray) -> FloatArray:
+    return np.asarray((uv - K[:2, 2]) / (K[0, 0], K[1, 1]))
+
+
+def parallax_px(x_a: FloatArray, x_b: FloatArray, focal_px: float) -> float:
+    """Median displacement that is left after the turn that explains most of it.
+
+    Args:
+        x_a: (M, 2) points on the plane z = 1 of view a.
+        x_b: (M, 2) the same of view b.
+        focal_px: of view b.
+    """
+    a, b = (np.concatenate([x, np.ones((len(x), 1))], 1) for x in (x_a, x_b))
+    a /= np.linalg.norm(a, axis=1, keepdims=True)
+    b /= np.linalg.norm(b, axis=1, keepdims=True)
+    weight = np.ones(len(a))
+    off = weight
+    for _ in range(ROTATION_ROUNDS):
+        U, _, Vt = np.linalg.svd((weight[:, None] * b).T @ a)
+        R = U @ np.diag([1, 1, np.linalg.det(U @ Vt)]) @ Vt
+        off = np.linalg.norm(b - a @ R.T, axis=1)
+        weight = 1.0 / np.maximum(off, 0.1 / focal_px)
+    return float(np.median(off)) * focal_px
+
+
+def epipolar_distance(F: FloatArray, uv_a: FloatArray, uv_b: FloatArray) -> FloatArray:
+    """(M,) pixels from matches in view b to the epipolar lines of a, or back: the larger."""
+    a, b = (np.concatenate([x, np.ones((len(x), 1))], 1) for x in (uv_a, uv_b))
+    in_b, in_a = a @ F.T, b @ F
+    value = np.abs((in_b * b).sum(1))
+    lengths = np.minimum(np.linalg.norm(in_b[:, :2], axis=1), np.linalg.norm(in_a[:, :2], axis=1))
+    return np.asarray(value / np.maximum(lengths, 1e-12))
+
+
+def fundamental_of(
+    T_a: FloatArray, T_b: FloatArray, K_a: FloatArray, K_b: FloatArray
+) -> FloatArray:
+    """(3, 3) fundamental matrix of two posed views; zero where they share their place."""
+    T = invert_se3(T_b) @ T_a
+    x, y, z = T[:3, 3]
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0.0]])
+    return np.asarray(np.linalg.inv(K_b).T @ cross @ T[:3, :3] @ np.linalg.inv(K_a))

@@ -1,0 +1,554 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Camera poses of a window from its images, with odometry and rig as priors, and when not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError, View
+from mvdust3r_ros.geometry import invert_se3
+from mvdust3r_ros.sfm.bundle import MotionPrior, prior_information, prior_strain
+from mvdust3r_ros.sfm.features import ViewFeatures
+from mvdust3r_ros.sfm.gates import explained_share, plane_share, strong_views
+from mvdust3r_ros.sfm.incremental import STARTS, grow, start_pairs
+from mvdust3r_ros.sfm.matching import Matcher, Pair, Verified
+from mvdust3r_ros.sfm.priors import motion_priors, odometry_poses
+from mvdust3r_ros.sfm.solve import GOOD_PX, ROUGH_PX, Focals, Solution, solve
+from mvdust3r_ros.sfm.tracks import KeyframeTracks
+from mvdust3r_ros.wording import plural
+
+IndexArray = npt.NDArray[np.intp]
+
+MIN_GOOD_VIEWS = 3
+"""Fewer views that images place are none."""
+MIN_EXPLAINED, MIN_EXPLAINED_ALONE = 0.6, 0.9
+"""Least share of the matches of single pairs that the poses of the window explain: with odometry,
+and by images alone, where repeated patterns can agree on something wrong."""
+MIN_RIVAL_SHARE, MAX_RIVAL_PX, RIVAL_FOCAL = 0.7, 1.1, 0.04
+"""Two focal lengths that differ by more than the last share are both possible when one explains
+this share of what the other one does, with residuals larger by no more than this factor."""
+MAX_STRAIN = 3.0
+"""Root mean square of the sigmas by which images may contradict odometry."""
+MAX_TURN_SIGMA_RAD = math.radians(1.5)
+MAX_SHIFT_SIGMA = 0.08
+"""In median depths; a view placed worse than this by images alone is not placed."""
+MAX_PLANE_SHARE = 0.9
+"""More points than this share on one plane leave two ways to see them."""
+CALIBRATION_SIGMA = 0.01
+"""Relative error of a calibrated focal length."""
+FOCAL_STARTS = (0.6, 0.8, 1.1, 1.6)
+"""Of an unknown focal length, in long sides of the view."""
+MAX_FOCAL_SIGMA = 0.03
+"""Largest relative uncertainty of a focal length that images say."""
+MIN_FOCAL, MAX_FOCAL = 0.35, 4.0
+"""Range of a focal length that images may say, in long sides of the view."""
+LEAST_MEDIAN_PX = 0.05
+"""Smaller residuals make a solution no more likely."""
+MIN_WAY_M = 0.03
+"""Way by odometry or distance by the rig that is needed for metres."""
+
+
+class SfmError(MvDust3rError):
+    """Neither images nor odometry say where the views are."""
+
+
+class FocalError(SfmError):
+    """The focal length is not given, and the images do not show it."""
+
+
+class ContradictionError(SfmError):
+    """Images and odometry do not go together."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowPoses:
+    """Poses of the views of a window.
+
+    Attributes:
+        T_ref_cam: (V, 4, 4) camera poses in the frame of view `reference`; in metres where
+            `metric`, else in units of the median depth of the points.
+        placed: (V,) views whose pose is known; the pose of others is the identity.
+        K: (V, 3, 3) intrinsics in pixels of the views, calibrated ones corrected within their
+            uncertainty as the images say.
+        covariance: (V, 6, 6) of rotation (rad) and translation of each view in the axes of view
+            `reference`, which has none.
+        metric: whether odometry or the rig gave the unit.
+        used_odometry: whether odometry was a prior or is the pose itself.
+        source: "images", "images and odometry" or "odometry".
+        points_ref: (P, 3) triangulated points, frame of view `reference`.
+        seen: (P, V) which view sees which point.
+        note: in words, what kept images from saying more; empty when all is well.
+        focal_rel_sigma: relative uncertainty of the focal length; 0 where K was given.
+        reference: the view in whose frame all is: the first one that is placed.
+        median_px: median distance of points from where views see them; NaN without points.
+    """
+
+    T_ref_cam: FloatArray
+    placed: BoolArray
+    K: FloatArray
+    covariance: FloatArray
+    metric: bool
+    used_odometry: bool
+    source: str
+    points_ref: FloatArray
+    seen: BoolArray
+    note: str = ""
+    focal_rel_sigma: float = 0.0
+    reference: int = 0
+    median_px: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """What is given of a window.
+
+    Attributes:
+        views: its views.
+        matcher: their matches.
+        K: (V, 3, 3) intrinsics, or a start for them.
+        focals: which of the focal lengths are known.
+        priors: measured motions.
+        T_odom: (V, 4, 4) poses by odometry in the frame of view 0, or None.
+    """
+
+    views: Sequence[View]
+    matcher: Matcher
+    K: FloatArray
+    focals: Focals
+    priors: list[MotionPrior]
+    T_odom: FloatArray | None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether all K are given."""
+        return all(v.K is not None for v in self.views)
+
+    @property
+    def K_given(self) -> list[FloatArray | None]:  # noqa: N802
+        """Of each view, (3, 3) or None."""
+        return [v.K for v in self.views]
+
+    @property
+    def size_wh(self) -> FloatArray:
+        """(V, 2) width and height of the views in pixels."""
+        return np.array([view.image_rgb.shape[1::-1] for view in self.views], float)
+
+    def starts(self) -> Iterator[_Window]:
+        """The window with each start of unknown focal lengths; once where all are known."""
+        if self.calibrated:
+            yield self
+        else:
+            yield from map(self._with_focal, FOCAL_STARTS)
+
+    def _with_focal(self, long_sides: float) -> _Window:
+        K = self.K.copy()
+        for view, own in zip(self.views, K, strict=True):
+            if view.K is None:
+                own[0, 0] = own[1, 1] = long_sides * max(view.image_rgb.shape[:2])
+        return replace(self, K=K)
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What one start led to.
+
+    Attributes:
+        views: that are placed.
+        solution: of these.
+        verified: matches of pairs of all views.
+    """
+
+    views: list[int]
+    solution: Solution
+    verified: Mapping[Pair, Verified]
+
+
+def window_poses(
+    views: Sequence[View],
+    features: Sequence[ViewFeatures],
+    tracks: KeyframeTracks | None = None,
+    stamps_ns: Sequence[int] | None = None,
+) -> WindowPoses:
+    """Poses of all views that images or odometry can place.
+
+    Images decide where enough points hold, spread over each view; odometry and the rig are
+    measurements with errors of their own beside them. Else odometry stays as it is.
+
+    Args:
+        views: oldest first.
+        features: of each view, from `view_features`.
+        tracks: what was followed through the frames between the views; None for nothing.
+        stamps_ns: times of the views; without them the cameras of a rig are tied to each other
+            only where odometry says that they did not move in between.
+
+    Raises:
+        SfmError: no odometry, and the images do not say: no texture, no parallax, one plane, or
+            no motion that shows an unknown focal length.
+    """
+    window = _given(views, features, tracks, stamps_ns)
+    if window.T_odom is None:
+        return _from_images(window, window.priors)
+    try:
+        return _with_odometry(window, window.T_odom)
+    except FocalError:
+        raise
+    except ContradictionError as error:
+        return _decided(window, window.T_odom, str(error))
+    except SfmError as error:
+        return _odometry_stays(window, window.T_odom, str(error))
+
+
+def _given(
+    views: Sequence[View],
+    features: Sequence[ViewFeatures],
+    tracks: KeyframeTracks | None,
+    stamps_ns: Sequence[int] | None,
+) -> _Window:
+    K, known = np.zeros((len(views), 3, 3)), []
+    numbers: dict[tuple[float, ...], int] = {}
+    group = []
+    for view, own in zip(views, K, strict=True):
+        height, width = view.image_rgb.shape[:2]
+        guess = FOCAL_STARTS[1] * max(height, width)
+        central = [[guess, 0, (width - 1) / 2], [0, guess, (height - 1) / 2], [0, 0, 1]]
+        own[:] = central if view.K is None else view.K
+        rig = np.zeros(0) if view.T_rig_cam is None else view.T_rig_cam
+        key = (float(view.K is None), *np.ravel(own), *np.ravel(rig))
+        if key not in numbers:
+            numbers[key] = len(numbers)
+            known.append((math.log(own[0, 0]), math.inf if view.K is None else CALIBRATION_SIGMA))
+        group.append(numbers[key])
+    matcher = Matcher(features, None if tracks is None else tracks.uv)
+    focals = Focals(np.array(group), np.array(known))
+    priors = motion_priors(views, stamps_ns)
+    return _Window(views, matcher, K, focals, priors, odometry_poses(views))
+
+
+def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
+    """Bundle adjustment from odometry on, with odometry as prior.
+
+    Raises:
+        ContradictionError: images say something else.
+        FocalError: the focal length is not known and stays unknown.
+        SfmError: images say too little.
+    """
+    everything = list(range(len(window.views)))
+    found = []
+    for start in window.starts():
+        guides = T_odom if window.calibrated else None
+        verified = window.matcher.verified(start.K_given, guides)
+        pixels = window.matcher.tracks({p: v.index for p, v in verified.items()}, everything)
+        rough = solve(
+            T_odom, start.K, pixels, window.priors, window.focals, ROUGH_PX, iterations=3
+        )
+        if rough is not None:
+            found.append(_Start(everything, rough, verified))
+    if not found:
+        raise SfmError("too few matches between the views for poses from images")
+    best = _best_start(found)
+    rough = best.solution
+    pixels = window.matcher.agreeing(rough.T, rough.K, everything)
+    weak = ~strong_views(rough.good, pixels, window.size_wh)
+    if len(weak) - weak.sum() < MIN_GOOD_VIEWS:
+        raise SfmError(f"only {plural(len(weak) - weak.sum(), 'view')} with enough points")
+    pixels[:, weak] = np.nan
+    solution = solve(rough.T, rough.K, pixels, window.priors, window.focals, GOOD_PX[-1:])
+    if solution is None:
+        raise SfmError("the matches fit no poses")
+    _check_odometry(window, solution, best.verified)
+    note = _weak_words(weak)
+    return _result(window, everything, solution, "images and odometry", note)
+
+
+def _check_odometry(
+    window: _Window, solution: Solution, verified: Mapping[Pair, Verified]
+) -> None:
+    """Raise where images and odometry do not go together, or the focal length stays unknown."""
+    strain = prior_strain(window.priors, solution.T)
+    rms = np.sqrt((strain**2).mean(0))
+    share = explained_share(window.matcher, verified, solution.T, solution.K)
+    if share < MIN_EXPLAINED or rms.max() > MAX_STRAIN:
+        raise ContradictionError(
+            f"images contradict odometry: by {rms[0]:.1f} sigmas in rotation, {rms[1]:.1f} in "
+            f"translation, {share:.0%} of the matches explained"
+        )
+    _check_focal(window, range(len(window.views)), solution)
+
+
+def _decided(window: _Window, T_odom: FloatArray, contradiction: str) -> WindowPoses:
+    """Images alone where they place all views, else odometry."""
+    try:
+        alone = _from_images(window, [])
+    except FocalError:
+        raise
+    except SfmError as error:
+        return _odometry_stays(window, T_odom, f"{contradiction}; {error}")
+    if not alone.placed.all():
+        return _odometry_stays(window, T_odom, contradiction)
+    return replace(alone, note=contradiction)
+
+
+def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
+    """Poses without poses of odometry; priors that link some views give the unit.
+
+    Raises:
+        SfmError: the images do not say.
+    """
+    found = []
+    for start in window.starts():
+        verified = window.matcher.verified(start.K_given, None)
+        grown = _grown(start, verified)
+        if grown is not None:
+            found.append(_Start(*grown, verified))
+    if not found:
+        raise SfmError(_nothing_words(window))
+    best = _best_start(found)
+    views, solution = _refined(window, best.views, best.solution)
+    share = explained_share(window.matcher, best.verified, solution.T, solution.K, views)
+    if share < MIN_EXPLAINED_ALONE:
+        raise SfmError(f"the images contradict each other: {share:.0%} of the matches explained")
+    flat = plane_share(solution)
+    if flat > MAX_PLANE_SHARE:
+        raise SfmError(
+            f"{flat:.0%} of the points lie on one plane, which leaves two ways to see them: "
+            "give odometry, or let the camera see more than one surface"
+        )
+    _check_focal(window, views, solution)
+    return _with_unit(window, views, solution, priors)
+
+
+def _grown(
+    window: _Window, verified: Mapping[Pair, Verified]
+) -> tuple[list[int], Solution] | None:
+    """The most views that one of the best pairs leads to."""
+    everything = range(len(window.views))
+    pixels = window.matcher.tracks({p: v.index for p, v in verified.items()}, everything)
+    best: tuple[list[int], Solution] | None = None
+    for pair, two in start_pairs(window.matcher, verified, window.K)[:STARTS]:
+        found = grow(pair, two, window.K, pixels, window.focals)
+        if found is not None and (best is None or _rank(*found) > _rank(*best)):
+            best = found
+        if best is not None and len(best[0]) == len(everything):
+            break
+    return best
+
+
+def _best_start(found: Sequence[_Start]) -> _Start:
+    """Of what several starts led to, that with the least residuals among those that explain most.
+
+    A wrong focal length lets more matches agree, but worse.
+
+    Raises:
+        FocalError: another focal length is as good.
+    """
+    most = max(len(s.views) for s in found)
+    count = max(int(s.solution.good.sum()) for s in found if len(s.views) == most)
+    able = [
+        s for s in found
+        if len(s.views) == most and s.solution.good.sum() > MIN_RIVAL_SHARE * count
+    ]  # fmt: skip
+    best = min(able, key=lambda s: s.solution.median_px)
+    for other in able:
+        if other.views != best.views:
+            continue
+        factor = other.solution.K[:, 0, 0] / best.solution.K[:, 0, 0]
+        alike = other.solution.median_px < MAX_RIVAL_PX * best.solution.median_px
+        if alike and np.abs(np.log(factor)).max() > RIVAL_FOCAL:
+            raise FocalError(
+                "the motion does not show the focal length: two that differ by "
+                f"{np.abs(factor - 1).max():.0%} explain the images; give camera_info"
+            )
+    return best
+
+
+def _rank(views: Sequence[int], solution: Solution) -> tuple[int, float]:
+    """Larger is better: views placed, then how likely the observations that agree are."""
+    spread = max(solution.median_px, LEAST_MEDIAN_PX) / GOOD_PX[-1]
+    return len(views), -math.log(spread) * float(solution.good.sum())
+
+
+def _refined(window: _Window, views: list[int], solution: Solution) -> tuple[list[int], Solution]:
+    """All matches that agree; views that they do not place well are left out.
+
+    Raises:
+        SfmError: too few views are left.
+    """
+    for _ in range(len(views)):
+        pixels = window.matcher.agreeing(solution.T, solution.K, views)
+        better = solve(solution.T, solution.K, pixels, (), window.focals.of(views), GOOD_PX[-1:])
+        if better is None:
+            break
+        solution = better
+        size_wh = window.size_wh[views]
+        strong = strong_views(solution.good, pixels, size_wh) & _well_placed(solution)
+        if strong.all():
+            return views, solution
+        views = [v for v, keep in zip(views, strong, strict=True) if keep]
+        if len(views) < MIN_GOOD_VIEWS:
+            break
+        T = solution.T[strong]
+        solution = replace(solution, T=invert_se3(T[0]) @ T, K=solution.K[strong])
+    raise SfmError(_nothing_words(window))
+
+
+def _well_placed(solution: Solution) -> BoolArray:
+    """(V,) views whose pose the points determine."""
+    sigma = np.sqrt(np.diag(solution.covariance))[: 6 * len(solution.T)].reshape(-1, 6)
+    shift = np.linalg.norm(sigma[:, 3:], axis=1) / _median_depth(solution)
+    turn = np.linalg.norm(sigma[:, :3], axis=1)
+    return np.asarray((turn < MAX_TURN_SIGMA_RAD) & (shift < MAX_SHIFT_SIGMA))
+
+
+def _median_depth(solution: Solution) -> float:
+    """Median depth of the points in the views that see them."""
+    point, view = np.nonzero(solution.good)
+    offset = solution.points[point] - solution.T[view, :3, 3]
+    return float(np.median((offset * solution.T[view, :3, 2]).sum(1)))
+
+
+def _with_unit(
+    window: _Window, views: list[int], solution: Solution, priors: Sequence[MotionPrior]
+) -> WindowPoses:
+    """The result in metres where priors say them, else in median depths."""
+    place = {v: i for i, v in enumerate(views)}
+    held = [
+        replace(p, a=place[p.a], b=place[p.b]) for p in priors if p.a in place and p.b in place
+    ]
+    seen = [(invert_se3(solution.T[p.a]) @ solution.T[p.b])[:3, 3] for p in held]
+    said = [p.T_a_b[:3, 3] for p in held]
+    power = sum(float(s @ s) for s in seen)
+    way = max((float(np.linalg.norm(t)) for t in said), default=0.0)
+    if way < MIN_WAY_M or power <= 0:
+        return _result(window, views, _scaled(solution, 1 / _median_depth(solution)), "images")
+    factor = sum(float(s @ t) for s, t in zip(seen, said, strict=True)) / power
+    if factor <= 0:
+        raise SfmError("images and odometry contradict each other in the direction of motion")
+    metric = _scaled(solution, factor)
+    pixels = window.matcher.agreeing(metric.T, metric.K, views)
+    better = solve(metric.T, metric.K, pixels, held, window.focals.of(views), GOOD_PX[-1:])
+    if better is None or np.sqrt((prior_strain(held, better.T) ** 2).mean()) > MAX_STRAIN:
+        return _result(
+            window, views, _scaled(solution, 1 / _median_depth(solution)), "images",
+            "images contradict what odometry or the rig say of some views",
+        )  # fmt: skip
+    return _result(window, views, better, "images and odometry")
+
+
+def _scaled(solution: Solution, factor: float) -> Solution:
+    """The same in another unit."""
+    T = solution.T.copy()
+    T[:, :3, 3] *= factor
+    unit = np.ones(len(solution.covariance))
+    unit[: 6 * len(T)].reshape(-1, 6)[:, 3:] = factor
+    spread = solution.covariance * np.outer(unit, unit)
+    return replace(solution, T=T, points=solution.points * factor, covariance=spread)
+
+
+def _check_focal(window: _Window, views: Sequence[int], solution: Solution) -> None:
+    """Raise FocalError where an unknown focal length is not shown by the motion."""
+    sigma = _focal_sigma(window, views, solution)
+    if sigma > MAX_FOCAL_SIGMA:
+        raise FocalError(
+            f"the motion does not show the focal length (uncertain by {sigma:.0%}): "
+            "give camera_info, or turn the camera"
+        )
+    for view, K in zip(views, solution.K, strict=True):
+        if window.views[view].K is not None:
+            continue
+        side = K[0, 0] / max(window.views[view].image_rgb.shape[:2])
+        if not MIN_FOCAL < side < MAX_FOCAL:
+            raise FocalError(
+                f"a focal length of {side:.2f} long sides of the image is none of a pinhole "
+                "camera: give camera_info"
+            )
+
+
+def _focal_sigma(window: _Window, views: Sequence[int], solution: Solution) -> float:
+    """Relative, the largest of the unknown ones; 0 where all are given."""
+    focals = window.focals.of(views)
+    sigma = np.sqrt(np.diag(solution.covariance)[6 * len(views) :])
+    return float(sigma[np.isinf(focals.prior[:, 1])].max(initial=0.0))
+
+
+def _result(
+    window: _Window, views: Sequence[int], solution: Solution, source: str, note: str = ""
+) -> WindowPoses:
+    """The result for all views of the window."""
+    count = len(window.views)
+    T, K, spread = np.tile(np.eye(4), (count, 1, 1)), window.K.copy(), np.zeros((count, 6, 6))
+    placed, at = np.zeros(count, bool), list(views)
+    T[at], K[at], placed[at] = solution.T, solution.K, True
+    spread[at] = _in_reference_axes(solution.T, solution.covariance)
+    kept = solution.good.any(1)
+    seen = np.zeros((int(kept.sum()), count), bool)
+    seen[:, at] = solution.good[kept]
+    if not placed.all():
+        left = np.flatnonzero(~placed).tolist()
+        note = f"not placed: {plural(len(left), 'view')} ({', '.join(map(str, left))})"
+    return WindowPoses(
+        T, placed, K, spread, source != "images", source != "images", source,
+        solution.points[kept], seen, note, _focal_sigma(window, views, solution), at[0],
+        solution.median_px,
+    )  # fmt: skip
+
+
+def _in_reference_axes(T: FloatArray, spread: FloatArray) -> FloatArray:
+    """(V, 6, 6) covariance of each view in the axes of the reference, from that of the steps."""
+    blocks = []
+    for v, R in enumerate(T[:, :3, :3]):
+        turn = np.kron(np.eye(2), R)
+        own = slice(6 * v, 6 * v + 6)
+        blocks.append(turn @ spread[own, own] @ turn.T)
+    return np.stack(blocks)
+
+
+def _odometry_stays(window: _Window, T_odom: FloatArray, why: str) -> WindowPoses:
+    """Odometry as it is.
+
+    Raises:
+        FocalError: the focal length is not known.
+    """
+    if not window.calibrated:
+        raise FocalError(f"no camera_info, and images do not show the focal length: {why}")
+    count = len(window.views)
+    spread = np.zeros((6 * count, 6 * count))
+    if count > 1:
+        spread[6:, 6:] = np.linalg.inv(prior_information(window.priors, T_odom)[6:, 6:])
+    return WindowPoses(
+        T_odom, np.ones(count, bool), window.K, _in_reference_axes(T_odom, spread), True, True,
+        "odometry", np.zeros((0, 3)), np.zeros((0, count), bool), f"odometry stays: {why}",
+    )  # fmt: skip
+
+
+def _weak_words(weak: BoolArray) -> str:
+    views = np.flatnonzero(weak).tolist()
+    if not views:
+        return ""
+    return f"by odometry alone: {plural(len(views), 'view')} ({', '.join(map(str, views))})"
+
+
+def _nothing_words(window: _Window) -> str:
+    if any(len(uv) < 2 * MIN_GOOD_VIEWS for uv in window.matcher.uv):
+        return "the images show no texture to find poses from"
+    return (
+        "the images do not say where the cameras are: too few matches, or no parallax (a turn on "
+        "the spot); give odometry, or move the camera sideways"
+    )
