@@ -31,13 +31,8 @@ from mvdust3r_ros.mvs.agreement import agreement, on_edges
 from mvdust3r_ros.mvs.confidence import ConfidenceRule
 from mvdust3r_ros.mvs.depth_reader import GRAPHS, Arrays, DepthReader
 from mvdust3r_ros.mvs.sweep_inputs import half_intrinsics
-from mvdust3r_ros.sfm.window_poses import (
-    SfmError,
-    ViewFeatures,
-    WindowPoses,
-    view_features,
-    window_poses,
-)
+from mvdust3r_ros.sfm.features import ViewFeatures, view_features
+from mvdust3r_ros.sfm.window_poses import SfmError, WindowPoses, window_poses
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +66,8 @@ class MvsEngine(Engine):
         ]
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """Poses, depth and confidence of a window; path 0 alone, in the frame of the first view.
+        """Poses, depth and confidence of a window; path 0 alone, in the frame of a view that
+        has a pose, the first as a rule.
 
         Raises:
             EngineError: the views do not show where they were taken from, and nothing else says
@@ -91,6 +87,7 @@ class MvsEngine(Engine):
         return WindowPrediction(
             points=_points(depth, poses)[None],
             conf=_doubled(conf)[None],
+            references=(poses.reference,),
             poses=tuple(
                 ViewPose(T, K, 1.0, 0.0) if placed else None
                 for T, K, placed in zip(poses.T_ref_cam, poses.K, poses.placed, strict=True)
@@ -116,7 +113,7 @@ def _doubled(half: FloatArray) -> FloatArray:
 
 
 def _points(depth: FloatArray, poses: WindowPoses) -> FloatArray:
-    """(V, H, W, 3) float32 points of all pixels in the frame of the first view."""
+    """(V, H, W, 3) float32 points of all pixels in the frame of the reference."""
     full = _doubled(depth)
     out = np.empty((*full.shape, 3), np.float32)
     for index, z in enumerate(full):
