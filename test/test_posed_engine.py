@@ -44,6 +44,7 @@ from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.geometry import align_sim3, backproject, invert_se3, make_se3
 from mvdust3r_ros.keyframes import KeyframeError
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.relocalisation import describe_image, describe_view
 
 HW = (72, 96)
 CONFIG = with_values(
@@ -443,3 +444,12 @@ def test_a_saved_map_of_aspect_views_goes_on(frames: list[Frame]) -> None:
     assert updates[0].verdict == Verdict.COMMITTED
     with pytest.raises(ConfigError, match=r"views of 64x48, the engine .* takes 96x72"):
         Mapper(CONFIG, PosedEngine()).restore(stored)
+
+
+def test_a_view_without_a_feature_is_described_by_its_picture(frames: list[Frame]) -> None:
+    view = View(frames[0].image_rgb)
+    plain = describe_image(view)
+    for features in (np.zeros((0, 128), np.float32), None, (np.ones((2, 2)),)):
+        assert np.array_equal(describe_view(ViewTokens(features, view)), plain)
+    pooled = describe_view(ViewTokens(np.array([[1.0, 2.0], [3.0, 6.0]]), view))
+    assert pooled.tolist() == [2.0, 4.0]
