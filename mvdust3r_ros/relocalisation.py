@@ -45,7 +45,7 @@ class RelocalisationError(MvDust3rError):
 def describe_view(tokens: ViewTokens) -> FloatArray:
     """(D,) float32 what a view looks like: its pooled tokens, or a thumbnail without any."""
     features = tokens.features
-    if isinstance(features, np.ndarray) and features.ndim >= 2:
+    if isinstance(features, np.ndarray) and features.ndim >= 2 and features.size:
         pooled = features.reshape(-1, features.shape[-1]).mean(0, dtype=np.float64)
         return np.asarray(pooled, np.float32)
     return describe_image(tokens.view)

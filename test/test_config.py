@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from mvdust3r_ros.config import (
     ConfigError,
     EngineSettings,
+    KeyframeDefaults,
     KeyframeSettings,
     MapperConfig,
     MapSettings,
@@ -118,6 +119,57 @@ def test_an_empty_obstacle_band_is_refused() -> None:
         MapperConfig(map=MapSettings(obstacle_min_z_m=1.0, obstacle_max_z_m=1.0))
     with pytest.raises(ConfigError, match="got nan"):
         MapSettings(obstacle_min_z_m=float("nan"))
+
+
+def test_what_is_left_to_the_engine_is_filled_in_and_the_rest_stays() -> None:
+    liked = KeyframeDefaults(6, 4, 0.8, 0.2, 12.0)
+    rule = filled_in(KeyframeSettings(), liked)
+    assert dataclasses.astuple(rule)[:5] == (6, 4, 0.8, 0.2, 12.0)
+    assert filled_in(rule, KeyframeDefaults()) == rule
+    own = KeyframeSettings(min_overlap=0.5, max_rotation_deg=3.0, min_sharpness=0.0)
+    rule = filled_in(own, liked)
+    assert (rule.min_overlap, rule.max_rotation_deg, rule.max_translation_m) == (0.5, 3.0, 0.2)
+    assert rule.min_sharpness == 0.0
+
+
+@pytest.mark.parametrize(
+    ("given", "liked", "expected"),
+    [
+        ((0, 0), (8, 4), (8, 4)),
+        ((0, 0), (6, 5), (6, 5)),
+        ((4, 0), (8, 4), (4, 2)),
+        ((3, 0), (12, 11), (3, 2)),
+        ((100, 0), (8, 4), (100, 50)),
+        ((3, 0), (12, 1), (3, 1)),
+        ((0, 7), (6, 3), (8, 7)),
+        ((0, 2), (6, 3), (6, 2)),
+        ((9, 8), (6, 3), (9, 8)),
+    ],
+)
+def test_window_and_overlap_go_together_whoever_says_them(
+    given: tuple[int, int], liked: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    rule = filled_in(KeyframeSettings(*given), KeyframeDefaults(*liked))
+    assert (rule.window_size, rule.window_overlap) == expected
+    MapperConfig(keyframes=rule)
+
+
+def test_an_engine_must_like_what_its_settings_allow() -> None:
+    with pytest.raises(ConfigError, match=r"min_overlap: 1.5 is outside \[0.05, 0.99\]"):
+        KeyframeDefaults(min_overlap=1.5)
+    with pytest.raises(ConfigError, match="window_overlap: 8 must be smaller"):
+        KeyframeDefaults(window_overlap=8)
+    with pytest.raises(ConfigError, match="max_translation_m: 0 leaves it to the engine"):
+        KeyframeDefaults(max_translation_m=0.0)
+
+
+def test_the_value_that_leaves_it_to_the_engine_is_the_only_one_out_of_range() -> None:
+    assert MapSettings(min_conf=0.0, conf_quantile=-1.0) == MapSettings()
+    for name, value in {"min_conf": 0.5, "conf_quantile": -0.5}.items():
+        with pytest.raises(ConfigError, match=f"{name}: {value} is outside"):
+            MapSettings(**{name: value})
+    with pytest.raises(ConfigError, match=r"window_size: 2 is outside \[3, 100\]"):
+        KeyframeSettings(window_size=2)
 
 
 # Changing values

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from mvdust3r_ros.datatypes import (
     ScaleSource,
     Trajectory,
     Verdict,
+    ViewPose,
     Window,
     WindowPrediction,
 )
@@ -132,6 +134,65 @@ def test_a_prediction_comes_back_in_the_order_of_the_caller() -> None:
     assert back.conf[1, :, 0, 0].tolist() == [11, 13, 10, 12]
     assert back.points[:, 0, 0, 0, 1].tolist() == [0, 1]
     assert back.references == (2, 0)
+
+
+def posed(views: int = 4, reference: int = 1, **more: Any) -> WindowPrediction:
+    """A prediction with poses: view v is v - reference metres ahead; the last one has none."""
+    poses = []
+    for v in range(views - 1):
+        T = np.eye(4)
+        T[2, 3] = v - reference
+        poses.append(ViewPose(T, K, 1.0, 0.1 * v))
+    covariance = np.arange(views)[:, None, None] * np.eye(6)
+    given = {"poses": (*poses, None), "pose_covariance": covariance, **more}
+    return replace(prediction(views, (reference, 0)), **given)
+
+
+def test_everything_that_a_window_says_comes_back_in_order() -> None:
+    fed = posed(metric=True, rel_error=0.03, used_odometry=True, note="as it was")
+    back = fed.in_caller_order((2, 0, 3, 1))
+    assert back.references == (0, 2)
+    assert back.poses is not None
+    assert [None if p is None else p.T_window_cam[2, 3] for p in back.poses] == [0, None, -1, 1]
+    assert back.pose_covariance[:, 0, 0].tolist() == [1, 3, 0, 2]
+    assert (back.metric, back.rel_error, back.used_odometry, back.note) == (
+        True, 0.03, True, "as it was",
+    )  # fmt: skip
+    plain = prediction().in_caller_order((2, 0, 3, 1))
+    assert (plain.poses, plain.pose_covariance, plain.metric, plain.rel_error) == (None,) * 4
+
+
+def test_poses_that_do_not_belong_to_the_window_are_refused() -> None:
+    good = posed()
+    assert good.poses is not None
+    twice = replace(good.poses[0], T_window_cam=altered(0, 0, 2.0))
+    for poses, message in [
+        (good.poses[:3], "3 poses in a window of 4 views"),
+        ((None, *good.poses[1:3], None), ""),
+        ((good.poses[1], good.poses[0], None, None), "reference 1 is not the identity"),
+        ((twice, *good.poses[1:]), "not a rigid"),
+        ((replace(good.poses[0], K=-K), *good.poses[1:]), "no pinhole matrix"),
+    ]:  # fmt: skip
+        if not message:
+            replace(good, poses=poses)
+            continue
+        with pytest.raises(FrameError, match=message):
+            replace(good, poses=poses)
+    with pytest.raises(FrameError, match=r"shape \(3, 6, 6\), expected \(4, 6, 6\)"):
+        replace(good, pose_covariance=good.pose_covariance[:3])
+    bad = good.pose_covariance.copy()
+    bad[3] = np.nan  # the view without a pose
+    replace(good, pose_covariance=bad)
+    for value in (np.nan, -1.0):
+        bad[2, 0, 0] = value
+        with pytest.raises(FrameError, match="no covariance"):
+            replace(good, pose_covariance=bad)
+    for value in (-0.1, np.inf, np.nan):
+        with pytest.raises(FrameError, match="is no error"):
+            replace(good, rel_error=value)
+    for alone in ({"used_odometry": True}, {"pose_covariance": np.zeros((4, 6, 6))}):
+        with pytest.raises(FrameError, match="belong to poses"):
+            replace(prediction(), **alone)
 
 
 @given(st.permutations(range(6)))

@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3, rotation_angle_deg
 from mvdust3r_ros.pose_fusion import (
+    ALL_OF_IT,
     MIN_SIGMA_M,
     PoseSigma,
     fuse_poses,
@@ -171,3 +172,34 @@ def test_a_map_begins_exactly_where_it_is_told() -> None:
     fused = fuse_poses(coarse, truth, {}, 0.001, start=(0, truth[0])).T_map_cam
     np.testing.assert_array_equal(fused[0], truth[0])
     assert max(np.linalg.norm(fused[i][:3, 3] - T[:3, 3]) for i, T in truth.items()) < 0.1
+
+
+def test_a_window_that_odometry_is_in_moves_as_one_body() -> None:
+    truth = drive()
+    network, odometry = jolted(truth, 1, 0.01), jolted(truth, 2, 0.2)
+    alone = fuse_poses(network, odometry, {}, 0.02, own={})
+    for i, T in network.items():
+        np.testing.assert_allclose(alone.T_map_cam[i], T, atol=1e-9)
+    assert (alone.network_share, alone.sigma_left) == (1.0, ALL_OF_IT)
+    # the map knows the first four keyframes elsewhere: the others follow them
+    T_map_window = make_se3(Rotation.from_euler("z", 0.3).as_matrix(), np.array([5.0, -2.0, 0.4]))
+    mapped = {i: T_map_window @ network[i] for i in range(4)}
+    joined = fuse_poses(network, odometry, mapped, 0.02, own={}).T_map_cam
+    for i, T in network.items():
+        np.testing.assert_allclose(joined[i], T_map_window @ T, atol=1e-6)
+    weighed = fuse_poses(network, odometry, mapped, 0.02).T_map_cam
+    assert error_m(weighed, network) > 0.005
+
+
+def test_keyframes_of_the_map_pull_by_what_the_engine_knows_of_them() -> None:
+    network = drive()
+    off = make_se3(np.eye(3), np.array([0.0, 0.1, 0.0]))
+    mapped = {**{i: network[i] for i in range(3)}, 3: off @ network[3]}
+    sure = PoseSigma.of(0.0, 0.0)
+    moved_m = []
+    for sigma in (sure, PoseSigma(1.0, 1.0)):
+        own = {**dict.fromkeys(network, sure), 3: sigma}
+        found = fuse_poses(network, {}, mapped, 0.02, own=own).T_map_cam
+        assert all(np.array_equal(found[i], T) for i, T in mapped.items())
+        moved_m.append(float(np.linalg.norm(found[7][:3, 3] - network[7][:3, 3])))
+    assert moved_m[1] < 1e-4 < 0.02 < moved_m[0]

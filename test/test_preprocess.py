@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, FrameError
+from mvdust3r_ros.engines.base import EngineInfo, aspect_size
 from mvdust3r_ros.geometry import backproject, project
 from mvdust3r_ros.preprocess import (
     crop_geometry,
@@ -59,6 +60,66 @@ def test_crop_lies_inside_and_touches_two_borders(h: int, w: int, th: int, tw: i
     assert abs(2 * x - (sw - tw)) <= 1
     assert abs(2 * y - (sh - th)) <= 1
     assert abs(sw / w - sh / h) * min(h, w) <= 1  # aspect kept to the pixel
+
+
+@pytest.mark.parametrize(
+    ("camera_hw", "view_hw"),
+    [
+        ((720, 1280), (224, 384)),
+        ((1080, 1920), (224, 384)),
+        ((480, 640), (288, 384)),
+        ((640, 480), (384, 288)),
+        ((1280, 720), (384, 224)),
+        ((512, 512), (384, 384)),
+        ((428, 760), (224, 384)),
+        ((240, 320), (288, 384)),
+        ((20, 1280), (32, 384)),
+        ((1024, 1280), (320, 384)),
+        ((1279, 1280), (384, 384)),
+    ],
+)
+def test_sizes_in_the_aspect_of_the_camera(
+    camera_hw: tuple[int, int], view_hw: tuple[int, int]
+) -> None:
+    assert aspect_size(camera_hw, 384, 32) == view_hw
+
+
+@given(sides, sides, st.integers(1, 16), st.sampled_from([8, 14, 32]))
+def test_views_in_the_aspect_show_all_but_the_rounding(
+    h: int, w: int, count: int, multiple: int
+) -> None:
+    view_hw = aspect_size((h, w), count * multiple, multiple)
+    info = EngineInfo("a", "mvs", view_hw, long_side=count * multiple, side_multiple=multiple)
+    assert info.takes(view_hw)
+    assert info.view_hw((h, w)) == view_hw
+    exact = count * multiple * min(h, w) / max(h, w)
+    if exact < multiple:
+        return  # narrower than one step
+    (sw, sh), _ = crop_geometry((h, w), view_hw)
+    shown = view_hw[0] * view_hw[1] / (sw * sh)
+    assert shown > exact / (exact + multiple) - 0.02
+
+
+@pytest.mark.parametrize("wh", [(1280, 720), (720, 1280)])
+def test_a_view_in_the_aspect_is_cropped_not_stretched(wh: tuple[int, int]) -> None:
+    """Red and green grow evenly over the image: each pixel tells where it is from."""
+    width, height = wh
+    v, u = np.mgrid[0:height, 0:width]
+    image = np.stack([255 * u / width, 255 * v / height, 0 * u], -1).round().astype(np.uint8)
+    K = intrinsics(900.0, width, height)
+    depth = np.linspace(1, 2, width * height, dtype=np.float32).reshape(height, width)
+    frame = Frame(0, image, CameraModel(K, width, height), depth_m=depth)
+    view = view_from_frame(frame, aspect_size((height, width), 384, 32))
+    rows, cols = view.image_rgb.shape[:2]
+    assert {rows, cols} == {224, 384}
+    assert view.depth_m is not None and view.depth_m.shape == (rows, cols)
+    assert view.K is not None
+    assert view.K[0, 0] == pytest.approx(view.K[1, 1], rel=0.001)
+    uv = np.array([[0.0, 0.0], [cols - 1, rows - 1], [cols / 2, rows / 2]])
+    back = project(backproject(np.ones(3), view.K, uv), K)
+    shown = view.image_rgb[uv[:, 1].astype(int), uv[:, 0].astype(int), :2]
+    np.testing.assert_allclose(shown / 255 * (width, height), back, atol=5.0)
+    assert view.depth_m[rows // 2, cols // 2] == pytest.approx(1.5, abs=0.01)
 
 
 def test_intrinsics_by_hand() -> None:

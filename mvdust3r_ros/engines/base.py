@@ -128,7 +128,11 @@ class EngineInfo:
 def aspect_size(camera_hw: tuple[int, int], long_side: int, side_multiple: int) -> tuple[int, int]:
     """Size of views in the aspect of a camera, as near as multiples of a number of pixels allow.
 
+<<<<<<< HEAD
     `preprocess.view_from_frame` crops what the rounding costs: 1280x720, at 384, becomes 384x224,
+=======
+    `preprocess.view_from_frame` crops what the rounding costs: 1280x720 at 384 becomes 384x224,
+>>>>>>> house
     and 14 of 398 columns are lost.
 
     Args:
@@ -161,8 +165,8 @@ class Engine(ABC):
         The mapper calls it for each frame that passes its checks, in the order of their stamps for
         each camera, before the frame can become a keyframe; after a jump back in time or a reset
         stamps begin anew. It runs in the thread of `Mapper.select`, beside `encode` and `decode`
-        of the worker thread, and once more or less around `close`: what both share needs a lock
-        of the engine's own. It has to be cheap (a few milliseconds: the camera does not wait) and
+        of the worker thread, and may come once more after `close`: what both share needs a lock of
+        the engine's own. It has to be cheap (a few milliseconds: the camera does not wait) and
         must not raise, a frame that is of no use is passed over.
 
         Args:

@@ -210,7 +210,7 @@ def _manifest_from(values: object, path: Path) -> EngineManifest:
     if more := sorted(set(manifest.confidence) - set(CONFIDENCE_NAMES)):
         raise EngineError(f"{path}: confidence.{more[0]}; known: {', '.join(CONFIDENCE_NAMES)}")
     try:
-        manifest.engine_info("")
+        manifest.engine_info(manifest.backend)
     except EngineError as error:
         raise EngineError(f"{path}: {error}") from None
     return manifest

@@ -73,9 +73,9 @@ class TrueMapBuilder:
     def add(self, frame: Frame) -> None:
         """Take in a frame; one without depth, true pose or intrinsics is passed over."""
         self._add_base(frame)
+        self._view_hw = self._view_hw or self._engine.view_hw(frame.image_rgb.shape[:2])
         if frame.depth_m is None or frame.T_world_cam is None or frame.camera is None:
             return
-        self._view_hw = self._view_hw or self._engine.view_hw(frame.image_rgb.shape[:2])
         self._seen += 1
         if (self._seen - 1) % self._stride:
             return

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,23 @@ def test_a_robot_that_stands_is_told_to_drive_and_one_without_odometry_is_not(
             assert level == WARN
             assert ("drive 1 to 2 m, or set map.camera_height_m" in words) == told
             assert ("nothing gives metres" in words) == (not told or sigma < 1)
+
+
+def test_what_the_engine_says_of_a_window_is_passed_on() -> None:
+    view = View(np.zeros((4, 4, 3), np.uint8))
+    last = MapUpdate(
+        Window(0, (Keyframe(0, 1, view, "camera"),)), Verdict.COMMITTED,
+        gate_hint="nothing gives metres", note="odometry stayed: 12 tracks",
+    )  # fmt: skip
+    for part in ("scale", "map"):
+        assert levels(last=last)[part][1].endswith(
+            "nothing gives metres (the engine says: odometry stayed: 12 tracks)"
+        )
+    for update, shown in ((last, True), (replace(last, note=""), False)):
+        statuses = diagnose(Health("active", last=update), "mapper")
+        (engine,) = (s for s in statuses if s.name == "mapper: engine")
+        values = {v.key: v.value for v in engine.values}
+        assert values.get("note on the last window") == (last.note if shown else None)
 
 
 def test_figures_of_the_outputs_are_shown() -> None:

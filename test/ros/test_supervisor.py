@@ -224,3 +224,30 @@ def test_new_settings_are_used_within_what_the_rung_allows(room: Any) -> None:
     rig.supervisor.reconfigure(changed)
     assert rig.mapper.config.keyframes.window_size == 6
     assert rig.mapper.config.map.min_conf == 2.0
+
+
+def test_what_the_engine_likes_is_halved_where_nobody_set_it(room: Any) -> None:
+    rig = Rig(room, **{"keyframes.window_size": 0, "keyframes.window_overlap": 0})
+    rig.engine.fault = MemoryError()
+    rig.windows(1)
+    rule = rig.mapper.config.keyframes
+    assert (rig.supervisor.rung, rule.window_size, rule.window_overlap) == (
+        Rung.FEWER_VIEWS, 4, 2,
+    )  # fmt: skip
+
+
+def test_a_fallback_for_views_of_another_size_is_refused(room: Any) -> None:
+    rig = Rig(room, **{"keyframes.window_size": 3, "keyframes.window_overlap": 2,
+                       "ladder.fallback_engine": "spare"})  # fmt: skip
+    rig.windows(1)
+    spare = MoodyOracle()
+    spare._image_hw = (48, 48)
+    rig.make = lambda _config, _fallback: spare  # type: ignore[method-assign]
+    rig.supervisor._make_engine = rig.make
+    rig.engine.fault = EngineError("broken")
+    rig.windows(3)
+    assert rig.supervisor.rung == Rung.STOPPED
+    size = rig.mapper.view_hw
+    words = f"the engine takes views of 48x48, the map is made of {size[1]}x{size[0]}"
+    assert words in rig.supervisor.gave_up
+    assert spare.closed == 1
