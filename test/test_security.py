@@ -129,7 +129,7 @@ def test_plans_are_loaded_from_a_named_folder_alone(
     default = create.default_engine_folder()
     shutil.copy(default / "manifest.yaml", tmp_path)
     manifest = tmp_path / "manifest.yaml"
-    manifest.write_text(manifest.read_text().replace("backend: onnx", "backend: tensorrt"))
+    manifest.write_text(manifest.read_text().replace("backend: mvs", "backend: tensorrt"))
     monkeypatch.setattr(create, "default_engine_folder", lambda: tmp_path)
     with pytest.raises(EngineError, match="can carry code: they are loaded only from a folder"):
         create.create_engine()

@@ -128,11 +128,7 @@ class EngineInfo:
 def aspect_size(camera_hw: tuple[int, int], long_side: int, side_multiple: int) -> tuple[int, int]:
     """Size of views in the aspect of a camera, as near as multiples of a number of pixels allow.
 
-<<<<<<< HEAD
-    `preprocess.view_from_frame` crops what the rounding costs: 1280x720, at 384, becomes 384x224,
-=======
     `preprocess.view_from_frame` crops what the rounding costs: 1280x720 at 384 becomes 384x224,
->>>>>>> house
     and 14 of 398 columns are lost.
 
     Args:

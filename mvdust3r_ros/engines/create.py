@@ -24,7 +24,7 @@ from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
 from mvdust3r_ros.installed import installed
 from mvdust3r_ros.robot_python import REMEDY
 
-DEFAULT_MODEL = Path("models") / "room"
+DEFAULT_MODEL = Path("models") / "mvs"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 

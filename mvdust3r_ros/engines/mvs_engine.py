@@ -66,8 +66,7 @@ class MvsEngine(Engine):
         ]
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """Poses, depth and confidence of a window; path 0 alone, in the frame of a view that
-        has a pose, the first as a rule.
+        """Poses, depth and confidence of a window, in the frame of its first view with a pose.
 
         Raises:
             EngineError: the views do not show where they were taken from, and nothing else says
