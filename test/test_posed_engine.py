@@ -41,6 +41,7 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.engines.base import EngineError, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
+from mvdust3r_ros.evaluation.true_map import TrueMapBuilder, TrueView
 from mvdust3r_ros.geometry import align_sim3, backproject, invert_se3, make_se3
 from mvdust3r_ros.keyframes import KeyframeError
 from mvdust3r_ros.mapper import Mapper
@@ -453,3 +454,23 @@ def test_a_view_without_a_feature_is_described_by_its_picture(frames: list[Frame
         assert np.array_equal(describe_view(ViewTokens(features, view)), plain)
     pooled = describe_view(ViewTokens(np.array([[1.0, 2.0], [3.0, 6.0]]), view))
     assert pooled.tolist() == [2.0, 4.0]
+
+
+def test_the_truth_shows_what_views_in_the_cameras_aspect_show(room: Any) -> None:
+    engine = PosedEngine()
+    engine.info = ASPECT
+    (frame,) = drifted(room.frames(room.walk(24)[:1]))
+    square = TrueMapBuilder(CONFIG.map, OracleEngine((48, 48)).describe())
+    builder = TrueMapBuilder(CONFIG.map, engine.describe())
+    for each in (square, builder):
+        each.add(frame)
+    across = [np.ptp(bearings_of(b.views[0], frame)[:, 0]) for b in (square, builder)]
+    assert across[1] > 1.2 * across[0]  # 64 columns of the same camera, not 48
+
+
+def bearings_of(view: TrueView, frame: Frame) -> FloatArray:
+    """Bearings of the true points, x and y at depth 1, in the camera."""
+    T = invert_se3(frame.T_world_cam)
+    cam = view.points_world @ T[:3, :3].T + T[:3, 3]
+    bearings: FloatArray = cam[:, :2] / cam[:, 2:]
+    return bearings

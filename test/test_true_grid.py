@@ -56,7 +56,7 @@ def frames(drive: Drive) -> list[Frame]:
 
 
 def built(frames: Sequence[Frame], S_map_world: Sim3 = SAME) -> OccupancyGrid:
-    builder = TrueMapBuilder(RULE, HW)
+    builder = TrueMapBuilder(RULE, OracleEngine(HW).describe())
     for frame in frames:
         builder.add(frame)
     grid = builder.grid(S_map_world, 0.0)
