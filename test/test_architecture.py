@@ -85,7 +85,12 @@ ROS = {
 }
 OWN_MESSAGES = {"mvdust3r_ros.msg", "mvdust3r_ros.srv", "mvdust3r_ros.action"}
 TORCH_UNITS = {"model", "synthetic"}
-TORCH_FILES = {"engines/torch_engine.py", "engines/export.py", "evaluation/golden.py"}
+TORCH_FILES = {
+    "engines/torch_engine.py",
+    "engines/export.py",
+    "engines/mvs/export.py",
+    "evaluation/golden.py",
+}
 FORBIDDEN_NAMES = {"msg", "srv", "action", "utils", "helpers", "manager"} | sys.stdlib_module_names
 
 

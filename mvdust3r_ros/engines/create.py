@@ -122,7 +122,7 @@ def _tensorrt(path: Path, options: EngineOptions) -> Engine:
 
 def _mvs(path: Path, options: EngineOptions) -> Engine:
     try:
-        from mvdust3r_ros.engines.mvs_engine import MvsEngine
+        from mvdust3r_ros.engines.mvs.engine import MvsEngine
         from mvdust3r_ros.engines.onnx_engine import OnnxOptions
     except ImportError as error:
         raise EngineError(

@@ -26,13 +26,13 @@ import torch
 
 from mvdust3r_ros.datatypes import FloatArray, View
 from mvdust3r_ros.engines.manifest import EngineManifest, save_manifest
-from mvdust3r_ros.engines.mvs_export import export_graphs
+from mvdust3r_ros.engines.mvs.agreement import agreement, on_edges
+from mvdust3r_ros.engines.mvs.confidence import ConfidenceRule, fit_rule, rule_inputs
+from mvdust3r_ros.engines.mvs.depth_reader import GRAPHS, DepthReader
+from mvdust3r_ros.engines.mvs.export import export_graphs
+from mvdust3r_ros.engines.mvs.sweep_inputs import half_intrinsics
 from mvdust3r_ros.engines.onnx_engine import OnnxOptions
 from mvdust3r_ros.geometry import invert_se3
-from mvdust3r_ros.mvs.agreement import agreement, on_edges
-from mvdust3r_ros.mvs.confidence import ConfidenceRule, fit_rule, rule_inputs
-from mvdust3r_ros.mvs.depth_reader import GRAPHS, DepthReader
-from mvdust3r_ros.mvs.sweep_inputs import half_intrinsics
 from mvdust3r_ros.sfm.window_poses import WindowPoses
 from mvdust3r_ros.synthetic.mvs_rooms import make_mvs_window
 from mvdust3r_ros.synthetic.train_config import TrainError

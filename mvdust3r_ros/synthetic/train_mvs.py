@@ -36,8 +36,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.engines.mvs.sweep_inputs import unit_projection
 from mvdust3r_ros.model.sweep import Depth, SweepNetwork, place_to_q, q_to_place
-from mvdust3r_ros.mvs.sweep_inputs import unit_projection
 from mvdust3r_ros.synthetic.dataset import SHARD_ROOMS, Batch, RoomShards, collate, write_rooms
 from mvdust3r_ros.synthetic.mvs_rooms import make_mvs_window
 from mvdust3r_ros.synthetic.textures import Rng

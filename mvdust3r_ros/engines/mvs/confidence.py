@@ -29,7 +29,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.mvs.agreement import Agreement
+from mvdust3r_ros.engines.mvs.agreement import Agreement
 
 MOST_VOTES = 4
 MOST_CERTAIN = 0.99

@@ -25,12 +25,12 @@ import numpy as np
 from mvdust3r_ros.datatypes import FloatArray, View, ViewPose, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import load_manifest
+from mvdust3r_ros.engines.mvs.agreement import agreement, on_edges
+from mvdust3r_ros.engines.mvs.confidence import ConfidenceRule
+from mvdust3r_ros.engines.mvs.depth_reader import GRAPHS, Arrays, DepthReader
+from mvdust3r_ros.engines.mvs.sweep_inputs import half_intrinsics
 from mvdust3r_ros.engines.onnx_engine import OnnxOptions
 from mvdust3r_ros.geometry import backproject
-from mvdust3r_ros.mvs.agreement import agreement, on_edges
-from mvdust3r_ros.mvs.confidence import ConfidenceRule
-from mvdust3r_ros.mvs.depth_reader import GRAPHS, Arrays, DepthReader
-from mvdust3r_ros.mvs.sweep_inputs import half_intrinsics
 from mvdust3r_ros.sfm.features import ViewFeatures, view_features
 from mvdust3r_ros.sfm.window_poses import SfmError, WindowPoses, window_poses
 

@@ -24,6 +24,8 @@ import numpy as np
 import onnxruntime
 
 from mvdust3r_ros.datatypes import FloatArray, View
+from mvdust3r_ros.engines.mvs.sources import choose_sources
+from mvdust3r_ros.engines.mvs.sweep_inputs import DepthRange, depth_range, unit_projection
 from mvdust3r_ros.engines.onnx_engine import (
     OnnxOptions,
     choose_providers,
@@ -31,8 +33,6 @@ from mvdust3r_ros.engines.onnx_engine import (
     run_session,
 )
 from mvdust3r_ros.geometry import invert_se3
-from mvdust3r_ros.mvs.sources import choose_sources
-from mvdust3r_ros.mvs.sweep_inputs import DepthRange, depth_range, unit_projection
 from mvdust3r_ros.sfm.window_poses import WindowPoses
 
 GRAPHS = ("encoder.onnx", "reader.onnx")
