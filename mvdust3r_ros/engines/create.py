@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +73,7 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
             f"{path} holds TensorRT plans, which can carry code: they are loaded only from a "
             "folder that is named in engine.engine"
         )
-    makers = {"onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt, "mvs": _mvs}
-    return makers[backend](path, options)
+    return MAKERS[backend](path, options)
 
 
 def default_engine_folder() -> Path:
@@ -129,3 +129,9 @@ def _mvs(path: Path, options: EngineOptions) -> Engine:
             f"{path} needs onnxruntime: {REMEDY.format('onnxruntime')} ({error})"
         ) from None
     return MvsEngine(path, OnnxOptions(options.threads, options.provider))
+
+
+MAKERS: dict[str, Callable[[Path, EngineOptions], Engine]] = {
+    "onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt, "mvs": _mvs
+}  # fmt: skip
+"""Backend of a manifest -> what loads such an engine folder."""
