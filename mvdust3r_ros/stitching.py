@@ -712,7 +712,7 @@ def depth_product(
     """
     pose = geometry.poses[index]
     depth_map = np.maximum(depth_map, 1e-6)
-    if pose is None:
+    if pose is None or not depth_map.size:
         return depth_map**2
     window = np.linalg.norm(geometry.points[index][use] - pose.T_window_cam[:3, 3], axis=1)
     scale = float(np.median(depth_map) / max(float(np.median(window)), 1e-9))

@@ -445,6 +445,7 @@ def test_too_few_confident_pixels_are_refused(scene: Scene) -> None:
             assert stitcher.place(geometry).residual_m < 1e-4
 
 
+@pytest.mark.filterwarnings("error")
 def test_pixels_the_map_doubts_do_not_count(scene: Scene) -> None:
     stitcher = Stitcher(StitchSettings())
     first = scene.window(range(6))
