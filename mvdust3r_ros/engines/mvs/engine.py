@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,9 @@ from mvdust3r_ros.engines.onnx_engine import OnnxOptions
 from mvdust3r_ros.geometry import backproject
 from mvdust3r_ros.sfm.features import ViewFeatures, view_features
 from mvdust3r_ros.sfm.window_poses import SfmError, WindowPoses, window_poses
+
+LEAST_FEATURES = 8
+"""A view with fewer features shows nothing that has a depth: the dark, a covered lens, a wall."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,8 @@ class MvsEngine(Engine):
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
         """Poses, depth and confidence of a window, in the frame of its first view with a pose.
 
+        A view without texture has a pose where odometry says one, but no confident point.
+
         Raises:
             EngineError: the views do not show where they were taken from, and nothing else says
                 so.
@@ -80,7 +85,9 @@ class MvsEngine(Engine):
             poses = window_poses(views, [f.corners for f in features])
         except SfmError as error:
             raise EngineError(str(error)) from None
-        depth, log_error = self._reader.depth([f.arrays for f in features], poses, image_hw)
+        shows = np.array([len(f.corners) >= LEAST_FEATURES for f in features])
+        read = replace(poses, placed=poses.placed & shows)
+        depth, log_error = self._reader.depth([f.arrays for f in features], read, image_hw)
         votes = agreement(depth, poses.T_ref_cam, half_intrinsics(poses.K))
         conf = self._rule.confidence(log_error, votes, on_edges(depth) | (depth <= 0))
         return WindowPrediction(
