@@ -32,7 +32,7 @@ MAX_FRAMES = 150
 """Frames of a camera that are remembered, some 15 MB of 384 x 288 pixels."""
 MAX_KEYFRAMES = 64
 """Keyframes of a camera whose points are remembered."""
-MAX_CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 500, 0.002, 7
+MAX_CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 500, 0.01, 7
 """Corners that are followed from a keyframe on (`cv2.goodFeaturesToTrack`)."""
 PATCH_PX, LEVELS = 13, 3
 BACK_PX = 0.5
@@ -163,7 +163,7 @@ def _flow(a: ImageArray, b: ImageArray, uv: FloatArray) -> tuple[FloatArray, Boo
         a, b, uv[:, None], np.zeros_like(uv[:, None]), winSize=(PATCH_PX, PATCH_PX),
         maxLevel=LEVELS,
     )  # fmt: skip
-    return np.asarray(moved, np.float32)[:, 0], found[:, 0] == 1
+    return np.asarray(moved, np.float32)[:, 0], np.asarray(found[:, 0] == 1)
 
 
 def _corners(gray: ImageArray, known: FloatArray) -> FloatArray:
@@ -177,4 +177,4 @@ def _corners(gray: ImageArray, known: FloatArray) -> FloatArray:
     found = cv2.goodFeaturesToTrack(
         gray, count, CORNER_QUALITY, CORNER_DISTANCE_PX, mask=mask, blockSize=5
     )
-    return np.zeros((0, 2), np.float32) if found is None else np.asarray(found)[:, 0]
+    return np.zeros((0, 2), np.float32) if found is None else np.asarray(found, np.float32)[:, 0]
