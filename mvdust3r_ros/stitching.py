@@ -68,6 +68,9 @@ SURE_SIGMA = 0.1
 """Relative sigma below which evidence of the scale can refuse a window."""
 MIN_SHARED_POINTS = 100
 MIN_CHAIN_SIGMA = 0.001
+DEPTH_BIAS = 2.0
+"""How much depth may err alike in all views of a window, over its typical error: as much the scale
+of a joint is off, while the distances that odometry gave are not."""
 MIN_VIEW_POINTS = 20
 MIN_CONFLICT_SHARE = 0.2
 IN_FRONT = 0.75
@@ -476,6 +479,8 @@ class Stitcher:
                 f"(limit {max_residual:.1%})",
             )
         sigma = self._chain_sigma(geometry, shared, relative)
+        if geometry.used_odometry:
+            sigma = max(sigma, DEPTH_BIAS * geometry.rel_error)
         scale, estimate = self.scale.fuse((S.scale, sigma), evidence)
         self._check_scale(S.scale, evidence)
         # a corrected scale grows the window about the points it shares with the map

@@ -45,7 +45,7 @@ MIN_ANGLE_RAD = math.radians(1.0)
 """Least angle between the rays of a point."""
 MIN_POINTS = 12
 """Fewer points than this say nothing of poses."""
-INDEPENDENT = 60
+INDEPENDENT = 20
 """Observations of a view beyond this number add no more knowledge: their errors are alike, as from
 the lens, the calibration and a rolling shutter."""
 LEAST_SIGMA_PX, START_SIGMA_PX = 0.5, 1.0

@@ -12,13 +12,31 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Points followed through the frames between keyframes."""
+"""Points followed through the frames between keyframes, by pyramidal Lucas-Kanade."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
-from mvdust3r_ros.datatypes import FloatArray
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, ImageArray
+
+MAX_FRAMES = 150
+"""Frames of a camera that are remembered, some 15 MB of 384 x 288 pixels."""
+MAX_KEYFRAMES = 64
+"""Keyframes of a camera whose points are remembered."""
+MAX_CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 500, 0.01, 7
+"""Corners that are followed from a keyframe on (`cv2.goodFeaturesToTrack`)."""
+PATCH_PX, LEVELS = 13, 3
+BACK_PX = 0.5
+"""A point is lost when it is not found again this near to where it was, there and back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,3 +48,133 @@ class KeyframeTracks:
     """
 
     uv: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Points of a keyframe: (N,) numbers, counted up and never used again, (N, 2) pixels."""
+
+    number: npt.NDArray[np.intp]
+    uv: FloatArray
+
+
+@dataclass
+class _Camera:
+    """What is remembered of one camera."""
+
+    frames: deque[tuple[int, ImageArray]] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
+    keyframes: dict[int, tuple[_Seen, ImageArray]] = field(default_factory=dict)
+    count: int = 0
+
+
+class FrameTracks:
+    """Remembers frames cheaply, and follows points through them when a window is mapped.
+
+    `observe` may run in one thread and `between` in another.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._cameras: dict[str, _Camera] = {}
+        self._lock = threading.Lock()
+
+    def observe(self, stamp_ns: int, camera_name: str, gray: ImageArray) -> None:
+        """Remember a frame, no work.
+
+        Args:
+            stamp_ns: its time; a jump back forgets what was before.
+            camera_name: which camera.
+            gray: (H, W) uint8 at the size of the views.
+        """
+        with self._lock:
+            camera = self._cameras.setdefault(camera_name, _Camera())
+            if camera.frames and stamp_ns <= camera.frames[-1][0]:
+                camera = self._cameras[camera_name] = _Camera()
+            camera.frames.append((stamp_ns, gray))
+
+    def between(self, keyframes: Sequence[tuple[int, str]]) -> KeyframeTracks:
+        """Points that two or more of the keyframes see.
+
+        Args:
+            keyframes: stamp and camera of the views of a window; those that were observed count.
+        """
+        for camera_name in sorted({name for _, name in keyframes}):
+            stamps = sorted(stamp for stamp, name in keyframes if name == camera_name)
+            self._follow(camera_name, stamps)
+        offset, numbers = 0, {}
+        for name, camera in self._cameras.items():
+            numbers[name] = offset
+            offset += camera.count
+        table = np.full((len(keyframes), offset, 2), np.nan)
+        for row, (stamp, name) in zip(table, keyframes, strict=True):
+            known = self._cameras.get(name, _Camera()).keyframes.get(stamp)
+            if known is not None:
+                row[known[0].number + numbers[name]] = known[0].uv
+        seen = (~np.isnan(table[..., 0])).sum(0) >= 2
+        return KeyframeTracks(np.swapaxes(table[:, seen], 0, 1))
+
+    def _follow(self, camera_name: str, stamps: Sequence[int]) -> None:
+        """Bring the points of the last known keyframe to those that are new."""
+        with self._lock:
+            camera = self._cameras.get(camera_name)
+            frames = [] if camera is None else list(camera.frames)
+        if camera is None:
+            return
+        images = dict(frames)
+        newest = max(camera.keyframes, default=-1)
+        for stamp in stamps:
+            if stamp <= newest or stamp not in images:
+                continue
+            before = camera.keyframes.get(newest)
+            way = [image for at, image in frames if newest < at <= stamp]
+            uv = np.zeros((0, 2), np.float32)
+            number = np.zeros(0, np.intp)
+            if before is not None:
+                uv, kept = _through([before[1], *way], before[0].uv)
+                number = before[0].number[kept]
+            more = _corners(images[stamp], uv)
+            number = np.concatenate([number, camera.count + np.arange(len(more))])
+            camera.count += len(more)
+            seen = _Seen(number, np.concatenate([uv, more]))
+            camera.keyframes[stamp] = (seen, images[stamp])
+            newest = stamp
+        for old in sorted(camera.keyframes)[:-MAX_KEYFRAMES]:
+            del camera.keyframes[old]
+
+
+def _through(images: Sequence[ImageArray], uv: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """Points at the last image, and (N,) which of the first they are."""
+    alive = np.ones(len(uv), bool)
+    now = np.asarray(uv, np.float32)
+    for a, b in pairwise(images):
+        if not len(now):
+            break
+        there, found = _flow(a, b, now)
+        back, found_back = _flow(b, a, there)
+        inside = np.all((there >= 0) & (there <= np.array(b.shape[::-1]) - 1), axis=1)
+        same = found & found_back & inside & (np.linalg.norm(back - now, axis=1) < BACK_PX)
+        alive[np.flatnonzero(alive)[~same]] = False
+        now = there[same]
+    return now, alive
+
+
+def _flow(a: ImageArray, b: ImageArray, uv: FloatArray) -> tuple[FloatArray, BoolArray]:
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(
+        a, b, uv[:, None], np.zeros_like(uv[:, None]), winSize=(PATCH_PX, PATCH_PX),
+        maxLevel=LEVELS,
+    )  # fmt: skip
+    return np.asarray(moved, np.float32)[:, 0], np.asarray(found[:, 0] == 1)
+
+
+def _corners(gray: ImageArray, known: FloatArray) -> FloatArray:
+    """(N, 2) new corners away from those that are followed already."""
+    mask = np.full(gray.shape, 255, np.uint8)
+    for u, v in np.rint(known).astype(int).tolist():
+        cv2.circle(mask, (u, v), CORNER_DISTANCE_PX, 0, -1)
+    count = MAX_CORNERS - len(known)
+    if count <= 0:
+        return np.zeros((0, 2), np.float32)
+    found = cv2.goodFeaturesToTrack(
+        gray, count, CORNER_QUALITY, CORNER_DISTANCE_PX, mask=mask, blockSize=5
+    )
+    return np.zeros((0, 2), np.float32) if found is None else np.asarray(found, np.float32)[:, 0]

@@ -60,6 +60,8 @@ MAX_FOCAL_SIGMA = 0.03
 """Largest relative uncertainty of a focal length that images say."""
 MIN_FOCAL, MAX_FOCAL = 0.35, 4.0
 """Range of a focal length that images may say, in long sides of the view."""
+TEXTURE, MATCHED = 30, 30
+"""Features of a view, and matches of neighbours, below which their number is to blame."""
 LEAST_MEDIAN_PX = 0.05
 """Smaller residuals make a solution no more likely."""
 MIN_WAY_M = 0.03
@@ -99,6 +101,7 @@ class WindowPoses:
         focal_rel_sigma: relative uncertainty of the focal length; 0 where K was given.
         reference: the view in whose frame all is: the first one that is placed.
         median_px: median distance of points from where views see them; NaN without points.
+        by_images: (V,) views whose pose images say, alone or beside odometry.
     """
 
     T_ref_cam: FloatArray
@@ -110,6 +113,7 @@ class WindowPoses:
     source: str
     points_ref: FloatArray
     seen: BoolArray
+    by_images: BoolArray
     note: str = ""
     focal_rel_sigma: float = 0.0
     reference: int = 0
@@ -126,7 +130,6 @@ class _Window:
         K: (V, 3, 3) intrinsics, or a start for them.
         focals: which of the focal lengths are known.
         priors: measured motions.
-        T_odom: (V, 4, 4) poses by odometry in the frame of view 0, or None.
     """
 
     views: Sequence[View]
@@ -134,7 +137,6 @@ class _Window:
     K: FloatArray
     focals: Focals
     priors: list[MotionPrior]
-    T_odom: FloatArray | None
 
     @property
     def calibrated(self) -> bool:
@@ -195,7 +197,8 @@ def window_poses(
     Args:
         views: oldest first.
         features: of each view, from `view_features`.
-        tracks: what was followed through the frames between the views; None for nothing.
+        tracks: what was followed through the frames between the views; None for nothing. Less
+            exact than features: beside odometry they are used where features are too few.
         stamps_ns: times of the views; without them the cameras of a rig are tied to each other
             only where odometry says that they did not move in between.
 
@@ -203,17 +206,31 @@ def window_poses(
         SfmError: no odometry, and the images do not say: no texture, no parallax, one plane, or
             no motion that shows an unknown focal length.
     """
-    window = _given(views, features, tracks, stamps_ns)
-    if window.T_odom is None:
+    T_odom = odometry_poses(views)
+    if T_odom is None:
+        window = _given(views, features, tracks, stamps_ns)
         return _from_images(window, window.priors)
+    found = _beside_odometry(_given(views, features, None, stamps_ns), T_odom)
+    if tracks is None or found.by_images.all():
+        return found
+    more = _beside_odometry(_given(views, features, tracks, stamps_ns), T_odom)
+    return more if more.by_images.sum() > found.by_images.sum() else found
+
+
+def _beside_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
+    """Images with odometry as prior where they go together; else what is to be believed.
+
+    Raises:
+        FocalError: the focal length is not known and stays unknown.
+    """
     try:
-        return _with_odometry(window, window.T_odom)
+        return _with_odometry(window, T_odom)
     except FocalError:
         raise
     except ContradictionError as error:
-        return _decided(window, window.T_odom, str(error))
+        return _decided(window, T_odom, str(error))
     except SfmError as error:
-        return _odometry_stays(window, window.T_odom, str(error))
+        return _odometry_stays(window, T_odom, str(error))
 
 
 def _given(
@@ -239,7 +256,7 @@ def _given(
     matcher = Matcher(features, None if tracks is None else tracks.uv)
     focals = Focals(np.array(group), np.array(known))
     priors = motion_priors(views, stamps_ns)
-    return _Window(views, matcher, K, focals, priors, odometry_poses(views))
+    return _Window(views, matcher, K, focals, priors)
 
 
 def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
@@ -262,7 +279,7 @@ def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
         if rough is not None:
             found.append(_Start(everything, rough, verified))
     if not found:
-        raise SfmError("too few matches between the views for poses from images")
+        raise SfmError(_nothing_words(window))
     best = _best_start(found)
     rough = best.solution
     pixels = window.matcher.agreeing(rough.T, rough.K, everything)
@@ -274,8 +291,8 @@ def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
     if solution is None:
         raise SfmError("the matches fit no poses")
     _check_odometry(window, solution, best.verified)
-    note = _weak_words(weak)
-    return _result(window, everything, solution, "images and odometry", note)
+    result = _result(window, everything, solution, "images and odometry", _weak_words(weak))
+    return replace(result, by_images=~weak)
 
 
 def _check_odometry(
@@ -505,7 +522,7 @@ def _result(
         note = f"not placed: {plural(len(left), 'view')} ({', '.join(map(str, left))})"
     return WindowPoses(
         T, placed, K, spread, source != "images", source != "images", source,
-        solution.points[kept], seen, note, _focal_sigma(window, views, solution), at[0],
+        solution.points[kept], seen, placed, note, _focal_sigma(window, views, solution), at[0],
         solution.median_px,
     )  # fmt: skip
 
@@ -534,7 +551,8 @@ def _odometry_stays(window: _Window, T_odom: FloatArray, why: str) -> WindowPose
         spread[6:, 6:] = np.linalg.inv(prior_information(window.priors, T_odom)[6:, 6:])
     return WindowPoses(
         T_odom, np.ones(count, bool), window.K, _in_reference_axes(T_odom, spread), True, True,
-        "odometry", np.zeros((0, 3)), np.zeros((0, count), bool), f"odometry stays: {why}",
+        "odometry", np.zeros((0, 3)), np.zeros((0, count), bool), np.zeros(count, bool),
+        f"odometry stays: {why}",
     )  # fmt: skip
 
 
@@ -546,9 +564,18 @@ def _weak_words(weak: BoolArray) -> str:
 
 
 def _nothing_words(window: _Window) -> str:
-    if any(len(uv) < 2 * MIN_GOOD_VIEWS for uv in window.matcher.uv):
-        return "the images show no texture to find poses from"
+    """Why images say nothing."""
+    counts = [len(uv) for uv in window.matcher.uv]
+    if min(counts) < TEXTURE:
+        return f"the images show too little texture: {min(counts)} features in one of them"
+    matched = [
+        int(window.matcher.matches[v, v + 1].clear.sum()) for v in range(len(window.views) - 1)
+    ]
+    if min(matched, default=0) < MATCHED:
+        return (
+            f"too few matches between neighbouring views, {min(matched, default=0)} of some: "
+            "take keyframes closer to each other (keyframes.min_overlap)"
+        )
     return (
-        "the images do not say where the cameras are: too few matches, or no parallax (a turn on "
-        "the spot); give odometry, or move the camera sideways"
+        "the images show no parallax to find poses from: the camera stands, or turns on the spot"
     )

@@ -175,6 +175,7 @@ def _known_poses(
         source="images",
         points_ref=np.concatenate(points),
         seen=np.concatenate(seen),
+        by_images=np.ones(views, bool),
         note="",
         focal_rel_sigma=0.0,
     )

@@ -373,13 +373,13 @@ def with_sources(rng: Rng, batch: Batch, images: Tensor, sources: int = 4) -> Sw
 
 
 def noisy_poses(rng: Rng, poses: FloatArray) -> FloatArray:
-    """(V, 4, 4) poses with errors of up to an eighth of a degree and 1 % of the typical step."""
+    """(V, 4, 4) poses with errors of up to a quarter of a degree and 2 % of the typical step."""
     steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
     size = rng.uniform(0, 1)
     noisy = poses.copy()
-    turn = rng.normal(0, math.radians(0.12) * size, (len(poses), 3))
+    turn = rng.normal(0, math.radians(0.25) * size, (len(poses), 3))
     noisy[:, :3, :3] = noisy[:, :3, :3] @ Rotation.from_rotvec(turn).as_matrix()
-    noisy[:, :3, 3] += rng.normal(0, (0.01 * np.median(steps) + 0.001) * size, (len(poses), 3))
+    noisy[:, :3, 3] += rng.normal(0, (0.02 * np.median(steps) + 0.002) * size, (len(poses), 3))
     return noisy
 
 
