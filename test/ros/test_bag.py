@@ -199,9 +199,11 @@ def test_without_the_cameras_place_mapping_says_what_to_record(
     fits: bool,
 ) -> None:
     made = make_bag(bag_kind(odometry="unmounted", frames=20))
-    if fits:  # the network is no good in this room, and without odometry its pictures show it
+    if fits:  # the room model is no good in this room, and without odometry its pictures show it
         monkeypatch.setattr("mvdust3r_ros.mapper.check_lone_window", lambda *_: None)
-    assert main(["map", str(made.bag), "--out", str(tmp_path)]) == (0 if fits else 1)
+    engine = str(Path(__file__).parents[2] / "models" / "room")
+    words = ["map", str(made.bag), "--engine", engine, "--out", str(tmp_path)]
+    assert main(words) == (0 if fits else 1)
     out, err = capsys.readouterr()
     printed = out if fits else err
     assert ("no map: " in err) != fits
