@@ -36,6 +36,7 @@ from sfm_world import (
     odometry,
     pose,
     poster,
+    project,
     relative,
     scale_of,
     views,
@@ -75,6 +76,7 @@ def test_images_alone_give_poses_up_to_a_unit() -> None:
     assert np.median(depth.sum(2)[found.seen]) == pytest.approx(1, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_same_window_gives_the_same_poses() -> None:
     first, second = (from_images(ROOM, WAY) for _ in range(2))
     np.testing.assert_array_equal(first.T_ref_cam, second.T_ref_cam)
@@ -105,6 +107,7 @@ def test_images_mend_the_turns_of_odometry() -> None:
     assert np.mean(mended, axis=0)[0] < 0.4 * np.mean(errors, axis=0)[0]
 
 
+@pytest.mark.slow
 def test_a_weak_view_rides_on_odometry() -> None:
     seen = look(ROOM, WAY, SIGHT)
     blind = seen[5]
@@ -126,18 +129,10 @@ def test_tracks_between_keyframes_help_a_weak_view() -> None:
     seen[5] = replace(
         blind, uv=blind.uv[:12], size_px=blind.size_px[:12], descriptors=blind.descriptors[:12]
     )
-    more = look(box(300, seed=9), WAY, Sight(wrong=0.0, seed=3))
-    names = [f.descriptors.argmax(1) for f in more]
-    assert len(names) == len(seen)
-    uv = np.stack([_pixels(box(300, seed=9), T) for T in WAY], 1)
+    followed = box(300, seed=9)
+    uv = np.stack([project(followed, T, K) for T in WAY], 1)
     found = window_poses(views(K, relative(WAY)), seen, KeyframeTracks(uv))
     assert found.by_images.all()
-
-
-def _pixels(points: FloatArray, T: FloatArray) -> FloatArray:
-    from sfm_world import project
-
-    return project(points, T, K)
 
 
 def test_a_turn_on_the_spot_is_no_pose() -> None:
@@ -150,11 +145,13 @@ def test_a_turn_on_the_spot_is_no_pose() -> None:
     np.testing.assert_allclose(found.T_ref_cam, said, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_turn_on_the_spot_without_camera_info_is_no_pose() -> None:
     with pytest.raises(SfmError):
         window_poses(views(None), look(ROOM, SPIN, SIGHT))
 
 
+@pytest.mark.slow
 def test_one_plane_is_no_pose_without_odometry() -> None:
     way = drive(turn_deg=1.0)
     for noise_px in (0.3, 1.0):
@@ -175,6 +172,7 @@ def test_nothing_to_see_is_no_pose_without_odometry() -> None:
     np.testing.assert_allclose(found.T_ref_cam, relative(WAY), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [0.3, 0.5])
 def test_many_wrong_matches_do_no_harm(wrong: float) -> None:
     sight = Sight(wrong=wrong)
@@ -218,6 +216,7 @@ def test_odometry_of_another_drive_is_contradicted() -> None:
     assert worst(found.T_ref_cam, WAY, any_scale=True)[0] < 0.5
 
 
+@pytest.mark.slow
 def test_turns_show_the_focal_length() -> None:
     bend = drive(turn_deg=10.0)
     sight = Sight(focal_px=340.0)
@@ -229,6 +228,7 @@ def test_turns_show_the_focal_length() -> None:
     assert found.K[0, 0, 0] == pytest.approx(340, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_straight_drive_does_not_show_the_focal_length() -> None:
     straight = np.stack([pose((0, 0, 0), (0.05 * i, 0, 0.12 * i)) for i in range(8)])
     with pytest.raises(FocalError, match="focal length"):
@@ -242,6 +242,7 @@ def test_a_calibration_that_is_a_little_off_is_corrected() -> None:
     assert found.focal_rel_sigma == 0
 
 
+@pytest.mark.slow
 def test_a_rig_gives_metres_without_odometry() -> None:
     T_rig_right = pose((0, 4, 0), (0.25, 0, 0))
     way = np.stack([T @ side for T in drive(4) for side in (np.eye(4), T_rig_right)])
