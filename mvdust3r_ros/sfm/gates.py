@@ -22,17 +22,21 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 from mvdust3r_ros.sfm.matching import AGREE_PX, Matcher, Pair, Verified
-from mvdust3r_ros.sfm.solve import Solution
-from mvdust3r_ros.sfm.two_view import epipolar_distance, fundamental_of
+from mvdust3r_ros.sfm.two_view import (
+    epipolar_distance,
+    fundamental_of,
+    normalised,
+    one_plane,
+    parallax_px,
+)
 
 MIN_VIEW_POINTS = 30
 """Least points of a view whose pose images say."""
 GRID, MIN_CELLS = 4, 5
 """Least cells, of a grid of so many rows and columns, that they lie in."""
-PLANE_REL = 0.02
-"""Distance from a plane, share of the point's distance, below which a point lies on it."""
-PLANE_ROUNDS = 200
-SEED = 3
+PLANE_PARALLAX_PX, PLANE_SIGMAS = 3.0, 4.0
+"""Pairs of views with less parallax do not tell a plane from a room; a match lies on a plane when
+it is off by no more than so many sigmas."""
 
 
 def strong_views(good: BoolArray, pixels: FloatArray, size_wh: FloatArray) -> BoolArray:
@@ -81,16 +85,35 @@ def explained_share(
     return explained / total if total else 0.0
 
 
-def plane_share(solution: Solution) -> float:
-    """Largest share of the points that lie on one plane, by random samples, seeded."""
-    points = solution.points[solution.good.any(1)]
-    near = PLANE_REL * np.linalg.norm(points, axis=1)
-    rng = np.random.default_rng(SEED)
-    corners = points[rng.integers(len(points), size=(PLANE_ROUNDS, 3))]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    length = np.linalg.norm(normal, axis=1, keepdims=True)
-    normal = normal / np.maximum(length, 1e-12)
-    offset = (normal * corners[:, 0]).sum(1)
-    distance = np.abs(points @ normal.T - offset)
-    distance[:, length[:, 0] < 1e-12] = np.inf
-    return float((distance < near[:, None]).mean(0).max())
+def plane_share(
+    matcher: Matcher,
+    verified: Mapping[Pair, Verified],
+    K: FloatArray,
+    sigma_px: float,
+    views: Sequence[int],
+) -> float:
+    """Share of the matches of pairs with parallax that one plane for each pair explains.
+
+    Args:
+        matcher: of the window.
+        verified: matches of pairs.
+        K: (V, 3, 3) of `views`.
+        sigma_px: error of an observation.
+        views: those that are placed.
+
+    Returns:
+        0 to 1; 1 where no pair shows parallax.
+    """
+    place = {v: i for i, v in enumerate(views)}
+    explained = total = 0
+    for (a, b), matches in verified.items():
+        if a not in place or b not in place:
+            continue
+        uv_a, uv_b = matcher.pixels_of((a, b), matches.index)
+        K_a, K_b = K[place[a]], K[place[b]]
+        shift = parallax_px(normalised(uv_a, K_a), normalised(uv_b, K_b), float(K_b[0, 0]))
+        if shift < PLANE_PARALLAX_PX:
+            continue
+        explained += one_plane(uv_a, uv_b, PLANE_SIGMAS * sigma_px)
+        total += len(uv_a)
+    return explained / total if total else 1.0

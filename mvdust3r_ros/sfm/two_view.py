@@ -107,7 +107,7 @@ def _essential(
         return None
     F = np.linalg.inv(K_b).T @ E @ np.linalg.inv(K_a)
     inliers = mask.ravel().astype(bool)
-    x_a, x_b = (_normalised(uv, K)[inliers] for uv, K in ((uv_a, K_a), (uv_b, K_b)))
+    x_a, x_b = (normalised(uv, K)[inliers] for uv, K in ((uv_a, K_a), (uv_b, K_b)))
     if len(x_a) < 8:
         return None
     _, R, t, _ = cv2.recoverPose(E, x_a, x_b, np.eye(3))
@@ -124,8 +124,20 @@ def _fundamental(uv_a: FloatArray, uv_b: FloatArray, threshold_px: float) -> Two
     return TwoViews(mask.ravel().astype(bool), np.asarray(F, float))
 
 
-def _normalised(uv: FloatArray, K: FloatArray) -> FloatArray:
+def normalised(uv: FloatArray, K: FloatArray) -> FloatArray:
+    """(M, 2) points on the plane z = 1 of pixels."""
     return np.asarray((uv - K[:2, 2]) / (K[0, 0], K[1, 1]))
+
+
+def one_plane(uv_a: FloatArray, uv_b: FloatArray, threshold_px: float) -> int:
+    """Number of matches that the best single plane explains; fewer than 4 are on one."""
+    if len(uv_a) < 4:
+        return len(uv_a)
+    try:
+        _, mask = cv2.findHomography(uv_a, uv_b, _usac(threshold_px))
+    except cv2.error:
+        return 0
+    return 0 if mask is None else int(np.count_nonzero(mask))
 
 
 def parallax_px(x_a: FloatArray, x_b: FloatArray, focal_px: float) -> float:

@@ -45,13 +45,14 @@ and by images alone, where repeated patterns can agree on something wrong."""
 MIN_RIVAL_SHARE, MAX_RIVAL_PX, RIVAL_FOCAL = 0.7, 1.1, 0.04
 """Two focal lengths that differ by more than the last share are both possible when one explains
 this share of what the other one does, with residuals larger by no more than this factor."""
-MAX_STRAIN = 3.0
-"""Root mean square of the sigmas by which images may contradict odometry."""
+MAX_STRAIN, MAX_TORN = 4.0, 0.3
+"""By more sigmas than this images contradict a step of odometry; more steps than this share, and
+they contradict odometry as a whole."""
 MAX_TURN_SIGMA_RAD = math.radians(1.5)
 MAX_SHIFT_SIGMA = 0.08
 """In median depths; a view placed worse than this by images alone is not placed."""
 MAX_PLANE_SHARE = 0.9
-"""More points than this share on one plane leave two ways to see them."""
+"""More matches than this share on one plane leave two ways to see them, or nearly so."""
 CALIBRATION_SIGMA = 0.01
 """Relative error of a calibrated focal length."""
 FOCAL_STARTS = (0.6, 0.8, 1.1, 1.6)
@@ -290,8 +291,11 @@ def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
     solution = solve(rough.T, rough.K, pixels, window.priors, window.focals, GOOD_PX[-1:])
     if solution is None:
         raise SfmError("the matches fit no poses")
+    _check_same_focal(window, best, everything, solution)
     _check_odometry(window, solution, best.verified)
-    result = _result(window, everything, solution, "images and odometry", _weak_words(weak))
+    notes = [_torn_words(_torn(window.priors, solution.T)), _weak_words(weak)]
+    note = "; ".join(filter(None, notes))
+    result = _result(window, everything, solution, "images and odometry", note)
     return replace(result, by_images=~weak)
 
 
@@ -299,15 +303,25 @@ def _check_odometry(
     window: _Window, solution: Solution, verified: Mapping[Pair, Verified]
 ) -> None:
     """Raise where images and odometry do not go together, or the focal length stays unknown."""
-    strain = prior_strain(window.priors, solution.T)
-    rms = np.sqrt((strain**2).mean(0))
+    torn = _torn(window.priors, solution.T)
     share = explained_share(window.matcher, verified, solution.T, solution.K)
-    if share < MIN_EXPLAINED or rms.max() > MAX_STRAIN:
+    if share < MIN_EXPLAINED or len(torn) > MAX_TORN * len(window.priors):
         raise ContradictionError(
-            f"images contradict odometry: by {rms[0]:.1f} sigmas in rotation, {rms[1]:.1f} in "
-            f"translation, {share:.0%} of the matches explained"
+            f"images contradict odometry: in {len(torn)} of {len(window.priors)} steps, with "
+            f"{share:.0%} of the matches explained"
         )
     _check_focal(window, range(len(window.views)), solution)
+
+
+def _torn(priors: Sequence[MotionPrior], T: FloatArray) -> list[MotionPrior]:
+    """Measured motions that poses contradict."""
+    strain = prior_strain(priors, T).max(1)
+    return [prior for prior, s in zip(priors, strain, strict=True) if s > MAX_STRAIN]
+
+
+def _torn_words(torn: Sequence[MotionPrior]) -> str:
+    steps = ", ".join(f"{p.a} to {p.b}" for p in torn)
+    return f"images overrule odometry from view {steps}" if torn else ""
 
 
 def _decided(window: _Window, T_odom: FloatArray, contradiction: str) -> WindowPoses:
@@ -339,14 +353,15 @@ def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
         raise SfmError(_nothing_words(window))
     best = _best_start(found)
     views, solution = _refined(window, best.views, best.solution)
+    _check_same_focal(window, best, views, solution)
     share = explained_share(window.matcher, best.verified, solution.T, solution.K, views)
     if share < MIN_EXPLAINED_ALONE:
         raise SfmError(f"the images contradict each other: {share:.0%} of the matches explained")
-    flat = plane_share(solution)
+    flat = plane_share(window.matcher, best.verified, solution.K, solution.sigma_px, views)
     if flat > MAX_PLANE_SHARE:
         raise SfmError(
-            f"{flat:.0%} of the points lie on one plane, which leaves two ways to see them: "
-            "give odometry, or let the camera see more than one surface"
+            f"the views show hardly more than one plane ({flat:.0%} of the matches), of which "
+            "poses do not follow surely: give odometry, or let the camera see more"
         )
     _check_focal(window, views, solution)
     return _with_unit(window, views, solution, priors)
@@ -461,7 +476,7 @@ def _with_unit(
     metric = _scaled(solution, factor)
     pixels = window.matcher.agreeing(metric.T, metric.K, views)
     better = solve(metric.T, metric.K, pixels, held, window.focals.of(views), GOOD_PX[-1:])
-    if better is None or np.sqrt((prior_strain(held, better.T) ** 2).mean()) > MAX_STRAIN:
+    if better is None or len(_torn(held, better.T)) > MAX_TORN * len(held):
         return _result(
             window, views, _scaled(solution, 1 / _median_depth(solution)), "images",
             "images contradict what odometry or the rig say of some views",
@@ -496,6 +511,19 @@ def _check_focal(window: _Window, views: Sequence[int], solution: Solution) -> N
                 f"a focal length of {side:.2f} long sides of the image is none of a pinhole "
                 "camera: give camera_info"
             )
+
+
+def _check_same_focal(
+    window: _Window, start: _Start, views: Sequence[int], solution: Solution
+) -> None:
+    """Raise FocalError where more matches have led to another focal length."""
+    at = [start.views.index(v) for v in views]
+    factor = solution.K[:, 0, 0] / start.solution.K[at, 0, 0]
+    if not window.calibrated and np.abs(np.log(factor)).max() > RIVAL_FOCAL:
+        raise FocalError(
+            "the motion does not show the focal length: it depends on which matches are used, by "
+            f"{np.abs(factor - 1).max():.0%}; give camera_info"
+        )
 
 
 def _focal_sigma(window: _Window, views: Sequence[int], solution: Solution) -> float:
