@@ -31,7 +31,7 @@ ODOM_REL_SIGMA = 0.02
 """Error of a step of odometry, share of its length; as `stitch.odom_rel_sigma` assumes."""
 ODOM_SIGMA_M = 0.003
 """The same, whatever the length."""
-ODOM_SIGMA_RAD = math.radians(0.3)
+ODOM_SIGMA_RAD = math.radians(0.15)
 """Error of a turn of odometry, whatever its angle: time stamps, the shake of a mast."""
 ODOM_TURN_SHARE = 0.01
 """The same, share of the angle."""
