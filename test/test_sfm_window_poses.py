@@ -24,7 +24,9 @@ import pytest
 
 from mvdust3r_ros.datatypes import FloatArray, View
 from mvdust3r_ros.geometry import invert_se3
-from mvdust3r_ros.sfm.features import ViewFeatures
+from mvdust3r_ros.preprocess import view_from_frame
+from mvdust3r_ros.ros.bag import BagOptions, read_frames
+from mvdust3r_ros.sfm.features import ViewFeatures, view_features
 from mvdust3r_ros.sfm.priors import motion_priors
 from mvdust3r_ros.sfm.tracks import KeyframeTracks
 from mvdust3r_ros.sfm.window_poses import FocalError, SfmError, WindowPoses, window_poses
@@ -42,6 +44,7 @@ from sfm_world import (
     views,
     worst,
 )
+from stored_data import OFFICE, needs_more_data
 
 SIGHT = Sight()
 K = SIGHT.K
@@ -254,7 +257,7 @@ def test_a_rig_gives_metres_without_odometry() -> None:
     stamps = [10**9 * (i // 2) for i in range(8)]
     seen = look(ROOM, way, SIGHT)
     found = window_poses(rig, seen, stamps_ns=stamps)
-    assert found.metric
+    assert (found.metric, found.used_odometry, found.source) == (True, False, "images")
     assert worst(found.T_ref_cam, way)[1] < 0.02
     assert not window_poses(rig, seen).metric
     apart = [10**9 * i for i in range(8)]
@@ -297,3 +300,28 @@ def test_errors_are_as_large_as_the_covariance_says() -> None:
         off = found.T_ref_cam[-1, :3, 3] - truth[-1, :3, 3]
         errors.append(off / np.sqrt(np.diag(found.covariance[-1])[3:]))
     assert 0.3 < np.sqrt(np.mean(np.square(errors))) < 1.3
+
+
+@pytest.mark.slow
+@needs_more_data
+def test_a_real_room_with_true_odometry_keeps_its_size() -> None:
+    frames = list(read_frames(OFFICE / "bag", BagOptions(max_frames=40)))[8::4]
+    real = [view_from_frame(frame, (256, 384)) for frame in frames]
+    truth = np.stack([np.asarray(v.T_odom_cam) for v in real])
+    found = window_poses(real, [view_features(v) for v in real])
+    assert found.by_images.all()
+    assert scale_of(found.T_ref_cam, truth) == pytest.approx(1, abs=0.007)
+    assert worst(found.T_ref_cam, truth)[0] < 1.0
+    alone = [replace(v, T_odom_cam=None) for v in real]
+    found = window_poses(alone, [view_features(v) for v in alone])
+    assert found.placed.all()
+    assert worst(found.T_ref_cam, truth, any_scale=True)[0] < 1.5
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_window_of_hardly_any_views_is_odometry(count: int) -> None:
+    seen = look(ROOM, WAY[:count], SIGHT)
+    found = window_poses(views(K, relative(WAY[:count])), seen)
+    assert found.source == "odometry"
+    with pytest.raises(SfmError):
+        window_poses(views(K, count=count), seen)

@@ -481,7 +481,10 @@ def _with_unit(
             window, views, _scaled(solution, 1 / _median_depth(solution)), "images",
             "images contradict what odometry or the rig say of some views",
         )  # fmt: skip
-    return _result(window, views, better, "images and odometry")
+    found = _result(window, views, better, "images and odometry")
+    if all(view.T_odom_cam is None for view in window.views):
+        return replace(found, source="images", used_odometry=False)  # metres of the rig
+    return found
 
 
 def _scaled(solution: Solution, factor: float) -> Solution:
