@@ -70,10 +70,10 @@ class TimedEngine(Engine):
         """Wrap an engine."""
         self.engine, self.spent_s = engine, 0.0
 
-    def observe(self, frame: Frame) -> None:
+    def observe(self, view: View) -> None:
         """As the engine."""
         with self.counted():
-            self.engine.observe(frame)
+            self.engine.observe(view)
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """As the engine."""

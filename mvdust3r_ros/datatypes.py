@@ -206,6 +206,8 @@ class View:
         T_world_cam: as in `Frame`.
         T_rig_cam: as in `Frame`.
         T_odom_base: as in `Frame`.
+        stamp_ns: as in `Frame`; 0 where it does not matter.
+        camera_name: as in `Frame`; empty where it does not matter.
     """
 
     image_rgb: ImageArray
@@ -215,6 +217,8 @@ class View:
     T_world_cam: FloatArray | None = None
     T_rig_cam: FloatArray | None = None
     T_odom_base: FloatArray | None = None
+    stamp_ns: int = 0
+    camera_name: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -184,7 +184,7 @@ class Mapper:
         if view_hw is None:
             view_hw = self.engine.describe().view_hw(frame.image_rgb.shape[:2])
         view = view_from_frame(frame, view_hw)
-        self.engine.observe(frame)
+        self.engine.observe(view)
         with self._lock:
             if state is not self._state:
                 return None  # the map was reset meanwhile; views of the new one may differ

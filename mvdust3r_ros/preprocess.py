@@ -63,6 +63,8 @@ def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
         T_world_cam=frame.T_world_cam,
         T_rig_cam=frame.T_rig_cam,
         T_odom_base=frame.T_odom_base,
+        stamp_ns=frame.stamp_ns,
+        camera_name=frame.camera_name,
     )
 
 

@@ -73,8 +73,8 @@ class PosedEngine(OracleEngine):
     def describe(self) -> EngineInfo:
         return replace(super().describe(), metric=False, **self.info)
 
-    def observe(self, frame: Frame) -> None:
-        self.seen.append(frame)
+    def observe(self, view: View) -> None:
+        self.seen.append(view)
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """A view of any size that it takes."""

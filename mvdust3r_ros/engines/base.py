@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mvdust3r_ros.config import AnyConfig, ConfigError, KeyframeDefaults, MapperConfig, filled_in
-from mvdust3r_ros.datatypes import Frame, MvDust3rError, View, ViewTokens, WindowPrediction
+from mvdust3r_ros.datatypes import MvDust3rError, View, ViewTokens, WindowPrediction
 
 SIDE_MULTIPLE = 32
 """Pixels that both sides of views in the camera's aspect are multiples of."""
@@ -155,7 +155,7 @@ class Engine(ABC):
     another one, beside `encode` and `decode`.
     """
 
-    def observe(self, frame: Frame) -> None:  # noqa: B027 - most engines need no more than views
+    def observe(self, view: View) -> None:  # noqa: B027 - most engines need no more than views
         """Look at a frame, also at those between keyframes; does nothing by default.
 
         The mapper calls it for each frame that passes its checks, in the order of their stamps for
@@ -166,7 +166,7 @@ class Engine(ABC):
         must not raise, a frame that is of no use is passed over.
 
         Args:
-            frame: as it came, before it is resized, with `T_odom_cam` where that is known.
+            view: of the frame, with its stamp, camera, and `T_odom_cam` where that is known.
         """
 
     @abstractmethod

@@ -87,9 +87,9 @@ class SpoiledEngine(Engine):
         self._inner, self._share, self._seed = inner, share, seed
         self.spoiled: list[bool] = []
 
-    def observe(self, frame: Frame) -> None:
+    def observe(self, view: View) -> None:
         """As the inner engine."""
-        self._inner.observe(frame)
+        self._inner.observe(view)
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """As the inner engine."""

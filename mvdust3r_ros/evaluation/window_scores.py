@@ -25,7 +25,6 @@ import numpy as np
 from mvdust3r_ros.config import PoseSettings
 from mvdust3r_ros.datatypes import (
     FloatArray,
-    Frame,
     ImageArray,
     Keyframe,
     MapUpdate,
@@ -81,9 +80,9 @@ class WatchedEngine(Engine):
         self._inner = inner
         self._decoded: list[Decoded] = []
 
-    def observe(self, frame: Frame) -> None:
+    def observe(self, view: View) -> None:
         """As the engine does."""
-        self._inner.observe(frame)
+        self._inner.observe(view)
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """As the engine does."""

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -187,7 +187,7 @@ class _Start:
 def window_poses(
     views: Sequence[View],
     features: Sequence[ViewFeatures],
-    tracks: KeyframeTracks | None = None,
+    tracks: Callable[[], KeyframeTracks] | None = None,
     stamps_ns: Sequence[int] | None = None,
 ) -> WindowPoses:
     """Poses of all views that images or odometry can place.
@@ -198,8 +198,8 @@ def window_poses(
     Args:
         views: oldest first.
         features: of each view, from `view_features`.
-        tracks: what was followed through the frames between the views; None for nothing. Less
-            exact than features: beside odometry they are used where features are too few.
+        tracks: follows points through the frames between the views; None for nothing. Less
+            exact than features: beside odometry they are asked for where features are too few.
         stamps_ns: times of the views; without them the cameras of a rig are tied to each other
             only where odometry says that they did not move in between.
 
@@ -209,12 +209,12 @@ def window_poses(
     """
     T_odom = odometry_poses(views)
     if T_odom is None:
-        window = _given(views, features, tracks, stamps_ns)
+        window = _given(views, features, None if tracks is None else tracks(), stamps_ns)
         return _from_images(window, window.priors)
     found = _beside_odometry(_given(views, features, None, stamps_ns), T_odom)
     if tracks is None or found.by_images.all():
         return found
-    more = _beside_odometry(_given(views, features, tracks, stamps_ns), T_odom)
+    more = _beside_odometry(_given(views, features, tracks(), stamps_ns), T_odom)
     return more if more.by_images.sum() > found.by_images.sum() else found
 
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, View, ViewPose, ViewTokens, WindowPrediction
@@ -32,6 +33,7 @@ from mvdust3r_ros.engines.mvs.sweep_inputs import half_intrinsics
 from mvdust3r_ros.engines.onnx_engine import OnnxOptions
 from mvdust3r_ros.geometry import backproject
 from mvdust3r_ros.sfm.features import ViewFeatures, view_features
+from mvdust3r_ros.sfm.tracks import FrameTracks
 from mvdust3r_ros.sfm.window_poses import SfmError, WindowPoses, window_poses
 
 LEAST_FEATURES = 8
@@ -59,6 +61,7 @@ class MvsEngine(Engine):
         manifest = load_manifest(folder, reads=GRAPHS)
         self._rule = ConfidenceRule.from_manifest(manifest.network)
         self._reader = DepthReader(folder, options)
+        self._tracks = FrameTracks()
         self._info = manifest.engine_info(f"ONNX Runtime, {self._reader.provider}")
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
@@ -78,11 +81,22 @@ class MvsEngine(Engine):
                 so.
         """
         del n_ref  # poses are adjusted all together: there is no choice of reference
+        order = sorted(range(len(tokens)), key=lambda k: tokens[k].view.stamp_ns)
+        return self._decoded([tokens[k] for k in order]).in_caller_order(tuple(order))
+
+    def _decoded(self, tokens: Sequence[ViewTokens]) -> WindowPrediction:
+        """The prediction of views in the order of their times."""
         views = [t.view for t in tokens]
         features: list[MvsFeatures] = [t.features for t in tokens]
         image_hw = views[0].image_rgb.shape[:2]
+        times = [(view.stamp_ns, view.camera_name) for view in views]
         try:
-            poses = window_poses(views, [f.corners for f in features])
+            poses = window_poses(
+                views,
+                [f.corners for f in features],
+                lambda: self._tracks.between(times),
+                [view.stamp_ns for view in views] if views[-1].stamp_ns else None,
+            )
         except SfmError as error:
             raise EngineError(str(error)) from None
         shows = np.array([len(f.corners) >= LEAST_FEATURES for f in features])
@@ -103,6 +117,11 @@ class MvsEngine(Engine):
             used_odometry=poses.used_odometry,
             note=poses.note,
         )
+
+    def observe(self, view: View) -> None:
+        """Remember the picture: points are followed through it where features are too few."""
+        gray = cv2.cvtColor(view.image_rgb, cv2.COLOR_RGB2GRAY)
+        self._tracks.observe(view.stamp_ns, view.camera_name, np.asarray(gray, np.uint8))
 
     def describe(self) -> EngineInfo:
         """Name with the execution provider."""
