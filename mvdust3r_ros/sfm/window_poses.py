@@ -53,7 +53,7 @@ MAX_SHIFT_SIGMA = 0.08
 """In median depths; a view placed worse than this by images alone is not placed."""
 MAX_PLANE_SHARE = 0.9
 """More matches than this share on one plane leave two ways to see them, or nearly so."""
-CALIBRATION_SIGMA = 0.006
+CALIBRATION_SIGMA = 0.01
 """Relative error of a calibrated focal length."""
 FOCAL_STARTS = (0.6, 0.8, 1.1, 1.6)
 """Of an unknown focal length, in long sides of the view."""
