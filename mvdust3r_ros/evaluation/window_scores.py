@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -46,6 +46,8 @@ from mvdust3r_ros.evaluation.metrics import (
 from mvdust3r_ros.geometry import backproject, invert_se3
 from mvdust3r_ros.pose_recovery import recover_poses
 
+MOST_COLUMNS = 224
+"""Wider views are scored on every n-th of their pixels."""
 CONFIDENCE_SAMPLES = 400
 THUMBNAIL_PX = 168
 FAR_PERCENTILE = 97
@@ -171,6 +173,15 @@ class WindowLog:
 
     def _score(self, index: int, views: list[View], prediction: WindowPrediction) -> None:
         truth = window_truth(views)
+        thin = slice(None, None, -(-truth.valid.shape[2] // MOST_COLUMNS))
+        truth = replace(
+            truth, points_world=truth.points_world[:, thin, thin], valid=truth.valid[:, thin, thin]
+        )
+        prediction = replace(
+            prediction,
+            points=prediction.points[:, :, thin, thin],
+            conf=prediction.conf[:, :, thin, thin],
+        )
         self.scores[index] = score_window(prediction, truth)
         reference = prediction.references[0]
         order = list(slot_order(len(views), reference))
