@@ -55,6 +55,7 @@ class EngineInfo:
         keyframes: what it likes of the settings that are left to it; None for the defaults.
         min_conf: what it likes of `map.min_conf`; None for `MIN_CONF`.
         conf_quantile: what it likes of `map.conf_quantile`; None for `CONF_QUANTILE`.
+        point_rel_sigma: least that `map.point_rel_sigma` has to be for its points; 0 for any.
 
     Raises:
         EngineError: on construction, `long_side` is no multiple of `side_multiple`, `image_hw` is
@@ -74,6 +75,7 @@ class EngineInfo:
     keyframes: KeyframeDefaults | None = None
     min_conf: float | None = None
     conf_quantile: float | None = None
+    point_rel_sigma: float = 0.0
 
     def __post_init__(self) -> None:
         wrong = self.long_side < 0 or self.side_multiple < 1
@@ -121,7 +123,12 @@ class EngineInfo:
         return replace(
             config,
             keyframes=filled_in(config.keyframes, self.keyframes),
-            map=replace(config.map, min_conf=min_conf, conf_quantile=quantile),
+            map=replace(
+                config.map,
+                min_conf=min_conf,
+                conf_quantile=quantile,
+                point_rel_sigma=max(config.map.point_rel_sigma, self.point_rel_sigma),
+            ),
         )
 
 

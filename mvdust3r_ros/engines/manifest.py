@@ -34,7 +34,7 @@ MANIFEST_NAME = "manifest.yaml"
 MANIFEST_VERSION = 1
 BACKENDS = ("onnx", "torch", "tensorrt", "mvs")
 
-CONFIDENCE_NAMES = ("min_conf", "conf_quantile")
+CONFIDENCE_NAMES = ("min_conf", "conf_quantile", "point_rel_sigma")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class EngineManifest:
         side_multiple: with `long_side`, both sides are multiples of this.
         keyframes: what the engine likes of the settings `keyframes.*`, by the names of
             `KeyframeDefaults`; what is missing is as with most engines.
-        confidence: the same for `map.min_conf` and `map.conf_quantile`, by these names.
+        confidence: the same for `map.min_conf`, `map.conf_quantile` and, as the least value,
+            `map.point_rel_sigma`, by these names.
         files: file name -> SHA-256 of every file the engine reads.
         network: the network's configuration, as plain values.
         info: where the model comes from: training, metrics, versions.
@@ -112,6 +113,7 @@ class EngineManifest:
             keyframes=liked,
             min_conf=self.confidence.get("min_conf"),
             conf_quantile=self.confidence.get("conf_quantile"),
+            point_rel_sigma=self.confidence.get("point_rel_sigma", 0.0),
         )
 
 

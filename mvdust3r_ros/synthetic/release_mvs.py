@@ -47,6 +47,8 @@ FIT_ROOMS, CHECK_ROOMS, VIEWS = 24, 12, 8
 RIGHT_SHARE = 0.1
 REAL_REL_ERROR = 0.045
 """Median error on recordings of a real office, poses found by the engine; rooms give half of it."""
+POINT_SIGMA = 0.06
+"""For the grid: what two views say outweighs what one says alone from two metres on."""
 POINTS_A_VIEW = 40
 """Random points that stand for those that poses are found with."""
 
@@ -102,7 +104,7 @@ def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
         licence=LICENCE,
         long_side=LONG_SIDE,
         keyframes=vars(KeyframeLikes()),
-        confidence={"min_conf": 4.0, "conf_quantile": 0.0},
+        confidence={"min_conf": 10.0, "conf_quantile": 0.0, "point_rel_sigma": POINT_SIGMA},
         files=dict.fromkeys(GRAPHS, ""),
         network={"confidence": [round(w, 4) for w in rule.weights]},
         info={
