@@ -46,7 +46,7 @@ HELD_OUT_SEED = 9_500_000
 FIT_ROOMS, CHECK_ROOMS, VIEWS = 24, 12, 8
 RIGHT_SHARE = 0.1
 REAL_REL_ERROR = 0.045
-"""Median error on recordings of a real office, poses found by the engine; rooms give half of it."""
+"""Median error on recordings of a real office, poses by the engine; rooms give half of it."""
 POINT_SIGMA = 0.06
 """For the grid: what two views say outweighs what one says alone from two metres on."""
 POINTS_A_VIEW = 40

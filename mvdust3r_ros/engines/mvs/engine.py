@@ -39,6 +39,9 @@ from mvdust3r_ros.sfm.window_poses import SfmError, WindowPoses, window_poses
 LEAST_FEATURES = 8
 """A view with fewer features shows nothing that has a depth: the dark, a covered lens, a wall."""
 
+TYPICAL_DEPTH = 2.0
+"""Median depth of a window that has no metres."""
+
 
 @dataclass(frozen=True, eq=False)
 class MvsFeatures:
@@ -99,6 +102,8 @@ class MvsEngine(Engine):
             )
         except SfmError as error:
             raise EngineError(str(error)) from None
+        if not poses.metric:
+            poses = _as_large_as_a_room(poses)
         shows = np.array([len(f.corners) >= LEAST_FEATURES for f in features])
         read = replace(poses, placed=poses.placed & shows)
         depth, log_error = self._reader.depth([f.arrays for f in features], read, image_hw)
@@ -130,6 +135,19 @@ class MvsEngine(Engine):
     def close(self) -> None:
         """Free the network."""
         del self._reader
+
+
+def _as_large_as_a_room(poses: WindowPoses) -> WindowPoses:
+    """Poses without metres in a unit that makes voxels and cells about as fine as in metres."""
+    size = np.array([1.0, 1.0, 1.0, TYPICAL_DEPTH, TYPICAL_DEPTH, TYPICAL_DEPTH])
+    T = poses.T_ref_cam.copy()
+    T[:, :3, 3] *= TYPICAL_DEPTH
+    return replace(
+        poses,
+        T_ref_cam=T,
+        points_ref=poses.points_ref * TYPICAL_DEPTH,
+        covariance=poses.covariance * size * size[:, None],
+    )
 
 
 def _doubled(half: FloatArray) -> FloatArray:
