@@ -157,6 +157,8 @@ def _add_train_mvs(commands: Commands) -> None:
     train.add_argument("--rooms", type=int, default=1200, help="rooms (default %(default)s)")
     train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     train.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: never")
+    train.add_argument("--init", default="", metavar="DIR",
+                       help="engine folder whose weights a new run begins with")  # fmt: skip
     train.add_argument("--export", type=Path, metavar="DIR", help="engine folder to make of it")
     train.set_defaults(run=_train_mvs)
 
@@ -165,7 +167,9 @@ def _train_mvs(args: argparse.Namespace) -> int:
     from mvdust3r_ros.synthetic.release_mvs import release_mvs
     from mvdust3r_ros.synthetic.train_mvs import MvsTraining, train_mvs
 
-    config = MvsTraining(str(args.folder), steps=args.steps, rooms=args.rooms, device=args.device)
+    config = MvsTraining(
+        str(args.folder), steps=args.steps, rooms=args.rooms, device=args.device, init=args.init
+    )
     train_mvs(config, args.minutes)
     if args.export is not None:
         print(release_mvs(args.folder, args.export))

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from mvdust3r_ros.datatypes import FloatArray, View
 from mvdust3r_ros.engines.manifest import EngineManifest, save_manifest
@@ -36,7 +37,12 @@ from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.sfm.window_poses import WindowPoses
 from mvdust3r_ros.synthetic.mvs_rooms import make_mvs_window
 from mvdust3r_ros.synthetic.train_config import TrainError
-from mvdust3r_ros.synthetic.train_mvs import disturb_images, load_average, noisy_poses
+from mvdust3r_ros.synthetic.train_mvs import (
+    WEIGHTS,
+    disturb_images,
+    load_average,
+    noisy_poses,
+)
 
 LICENCE = "Apache-2.0"
 LONG_SIDE = 384
@@ -90,6 +96,7 @@ def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
     network = load_average(checkpoint)
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     export_graphs(network, out)
+    save_file(network.state_dict(), out / WEIGHTS)
     reader = DepthReader(out, OnnxOptions())
     seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + rooms)
     judged = _joined(judge_room(reader, seed) for seed in seeds)
@@ -105,7 +112,7 @@ def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
         long_side=LONG_SIDE,
         keyframes=vars(KeyframeLikes()),
         confidence={"min_conf": 10.0, "conf_quantile": 0.0, "point_rel_sigma": POINT_SIGMA},
-        files=dict.fromkeys(GRAPHS, ""),
+        files=dict.fromkeys((*GRAPHS, WEIGHTS), ""),
         network={"confidence": [round(w, 4) for w in rule.weights]},
         info={
             "data": "synthetic rooms of this package, no other data",

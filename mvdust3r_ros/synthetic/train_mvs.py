@@ -14,8 +14,8 @@
 
 """Training of the network of the engine `mvs` on synthetic rooms.
 
-Everything that happens in a step follows from (seed, step). A run that is stopped and started
-again goes on from its last checkpoint.
+Everything that happens in a step follows from (seed, step) and the rooms that are ready. A run
+that is stopped and started again goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
@@ -41,10 +42,13 @@ from mvdust3r_ros.model.sweep import Depth, SweepNetwork, place_to_q, q_to_place
 from mvdust3r_ros.synthetic.dataset import SHARD_ROOMS, Batch, RoomShards, collate, write_rooms
 from mvdust3r_ros.synthetic.mvs_rooms import make_mvs_window
 from mvdust3r_ros.synthetic.textures import Rng
+from mvdust3r_ros.synthetic.train_config import TrainError
 
 LOG_EVERY, SAVE_EVERY, LOOK_EVERY = 25, 250, 100
 FIRST_SEED, ROOM_VIEWS, ROOM_HW = 700_000, 12, (192, 256)
 """Rooms to train on."""
+WEIGHTS = "weights.safetensors"
+"""The averaged weights beside the graphs of an engine folder, to go on training from."""
 AVERAGE = 0.998
 """Share of the averaged weights that a step leaves."""
 VIEWS = 6
@@ -65,6 +69,7 @@ class MvsTraining:
         lr: largest learning rate.
         device: "cpu" or "cuda".
         seed: of the weights and of every draw.
+        init: engine folder whose weights a new run begins with; empty for random ones.
     """
 
     run: str
@@ -74,6 +79,7 @@ class MvsTraining:
     lr: float = 1.5e-3
     device: str = "cpu"
     seed: int = 0
+    init: str = ""
 
     def learning_rate(self, step: int) -> float:
         """A short rise, then half a cosine down to a fiftieth."""
@@ -114,7 +120,10 @@ class MvsTrainer:
         self.folder = Path(config.run)
         self.shards = RoomShards(self.folder / "rooms")
         torch.manual_seed(config.seed)
-        self.network = SweepNetwork().to(self.device)
+        self.network = SweepNetwork()
+        if config.init:
+            self.network.load_state_dict(read_weights(Path(config.init)))
+        self.network.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=1e-3
         )
@@ -224,6 +233,19 @@ def train_mvs(config: MvsTraining, minutes: float = 0.0) -> None:
 
 def _say_nothing(done: int, total: int) -> None:
     del done, total
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Weights of an engine folder, by the names of `SweepNetwork`.
+
+    Raises:
+        TrainError: it has none.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise TrainError(f"no {path}: an engine folder made by `train-mvs --export` has it")
+    weights: dict[str, Tensor] = load_file(path)
+    return weights
 
 
 def load_average(checkpoint: Path) -> SweepNetwork:
