@@ -16,7 +16,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +56,10 @@ class DepthReader:
         options = options or OnnxOptions()
         providers = choose_providers(options.provider, onnxruntime.get_available_providers())
         self.provider = providers[0]
+        # whole views side by side: their operators are too small to share out
+        self.threads = options.threads or os.cpu_count() or 1
         self._encoder, self._reader = (
-            onnx_session(folder / name, providers, options.threads) for name in GRAPHS
+            onnx_session(folder / name, providers, 1) for name in GRAPHS
         )
 
     def encode(self, view: View) -> Arrays:
@@ -80,7 +84,8 @@ class DepthReader:
         depth = np.zeros((len(features), *half_hw), np.float32)
         log_error = np.zeros_like(depth)
         placed = np.flatnonzero(poses.placed).tolist()
-        for view in placed:
+
+        def read(view: int) -> None:
             reach = depth_range(poses, view)
             sources = choose_sources(
                 view, poses.T_ref_cam, poses.K, image_hw, reach.typical, placed, SOURCES
@@ -89,6 +94,9 @@ class DepthReader:
                 inputs = self._inputs(view, sources, features, poses, image_hw, reach)
                 outputs = run_session(self._reader, inputs)
                 depth[view], log_error[view] = 1 / outputs["q"][0], outputs["log_error"][0]
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(read, placed))
         return depth, log_error
 
     def _inputs(

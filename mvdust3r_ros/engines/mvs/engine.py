@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,11 +69,13 @@ class MvsEngine(Engine):
         self._info = manifest.engine_info(f"ONNX Runtime, {self._reader.provider}")
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """Features of each view, one by one."""
-        return [
-            ViewTokens(MvsFeatures(self._reader.encode(view), view_features(view)), view)
-            for view in views
-        ]
+        """Features of each view, each by itself."""
+
+        def encoded(view: View) -> ViewTokens:
+            return ViewTokens(MvsFeatures(self._reader.encode(view), view_features(view)), view)
+
+        with ThreadPoolExecutor(self._reader.threads) as pool:
+            return list(pool.map(encoded, views))
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
         """Poses, depth and confidence of a window, in the frame of its first view with a pose.
