@@ -250,3 +250,10 @@ def test_the_graphs_say_what_the_network_says(tmp_path: Path) -> None:
     np.testing.assert_allclose(1 / depth[0], torch.maximum(q, 0.7 * reach[:, :1, None])[0],
                                rtol=1e-3)  # fmt: skip
     np.testing.assert_allclose(log_error[0], read.log_error[0], atol=1e-3)
+
+
+def test_a_view_of_a_size_that_it_does_not_take_is_refused() -> None:
+    engine = create_engine()
+    with pytest.raises(EngineError, match=r"a view of 200x100 pixels; mvs .* multiples of 32"):
+        engine.encode([View(np.zeros((100, 200, 3), np.uint8))])
+    engine.close()

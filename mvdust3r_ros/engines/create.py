@@ -16,7 +16,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,13 +93,26 @@ def default_engine_folder() -> Path:
 
 
 def _onnx(path: Path, options: EngineOptions) -> Engine:
-    try:
+    with _needing_onnxruntime(path):
         from mvdust3r_ros.engines.onnx_engine import OnnxEngine, OnnxOptions
+    return OnnxEngine(path, OnnxOptions(options.threads, options.provider))
+
+
+def _mvs(path: Path, options: EngineOptions) -> Engine:
+    with _needing_onnxruntime(path):
+        from mvdust3r_ros.engines.mvs.engine import MvsEngine
+        from mvdust3r_ros.engines.onnx_engine import OnnxOptions
+    return MvsEngine(path, OnnxOptions(options.threads, options.provider))
+
+
+@contextmanager
+def _needing_onnxruntime(path: Path) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise EngineError(
             f"{path} needs onnxruntime: {REMEDY.format('onnxruntime')} ({error})"
         ) from None
-    return OnnxEngine(path, OnnxOptions(options.threads, options.provider))
 
 
 def _torch(path: Path, options: EngineOptions) -> Engine:
@@ -118,17 +132,6 @@ def _tensorrt(path: Path, options: EngineOptions) -> Engine:
 
     del options
     return TensorRtEngine(path)
-
-
-def _mvs(path: Path, options: EngineOptions) -> Engine:
-    try:
-        from mvdust3r_ros.engines.mvs.engine import MvsEngine
-        from mvdust3r_ros.engines.onnx_engine import OnnxOptions
-    except ImportError as error:
-        raise EngineError(
-            f"{path} needs onnxruntime: {REMEDY.format('onnxruntime')} ({error})"
-        ) from None
-    return MvsEngine(path, OnnxOptions(options.threads, options.provider))
 
 
 MAKERS: dict[str, Callable[[Path, EngineOptions], Engine]] = {

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -81,11 +81,7 @@ def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu")
     Raises:
         SceneError: 200 layouts of this seed gave no usable path.
     """
-    for attempt in range(200):
-        rng = np.random.default_rng([seed, attempt, 4])
-        layout = seed if attempt < 4 else seed + 1_000_003 * attempt
-        scene = sample_flat(layout) if rng.random() < 1 / 3 else sample_room(layout)
-        rig = Rig.draw(rng)
+    for rng, scene, rig in drawn_scenes(seed, 4):
         try:
             poses = window_poses(rng, scene, rig, views)
         except SceneError:
@@ -100,6 +96,20 @@ def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu")
             continue  # a view of nothing but a plain wall
         return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
     raise SceneError(f"no window of {views} views found for seed {seed}")
+
+
+def drawn_scenes(seed: int, stream: int) -> Iterator[tuple[Rng, Scene, Rig]]:
+    """Up to 200 tries of a seed: a source of randomness, a room or (one in three) a flat, a rig.
+
+    Args:
+        seed: same seed and stream, same scenes.
+        stream: sets what different kinds of windows draw apart.
+    """
+    for attempt in range(200):
+        rng = np.random.default_rng([seed, attempt, stream])
+        layout = seed if attempt < 4 else seed + 1_000_003 * attempt
+        scene = sample_flat(layout) if rng.random() < 1 / 3 else sample_room(layout)
+        yield rng, scene, Rig.draw(rng)
 
 
 WindowMaker = Callable[[int, int, tuple[int, int]], RoomWindow]
@@ -349,12 +359,12 @@ def draw_batch(
         windows.append(shards.window(int(rng.integers(rooms)), order.tolist()))
     made = collate(windows)
     if rng.random() < 0.5:
-        _mirror(made)
+        mirror(made)
     _disturb_colors(rng, made.images)
     return made
 
 
-def _mirror(batch: Batch) -> None:
+def mirror(batch: Batch) -> None:
     """The mirror image of the scene along the camera's x axis."""
     batch.images, batch.depth_m = batch.images.flip(-1), batch.depth_m.flip(-1)
     sign = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))

@@ -28,10 +28,10 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray
 from mvdust3r_ros.geometry import interpolate_se3
-from mvdust3r_ros.synthetic.dataset import RoomWindow
-from mvdust3r_ros.synthetic.paths import Rig, window_poses
+from mvdust3r_ros.synthetic.dataset import RoomWindow, drawn_scenes
+from mvdust3r_ros.synthetic.paths import window_poses
 from mvdust3r_ros.synthetic.render import Renderer, pinhole
-from mvdust3r_ros.synthetic.scenes import SceneError, sample_flat, sample_room
+from mvdust3r_ros.synthetic.scenes import SceneError
 from mvdust3r_ros.synthetic.textures import Rng
 
 LATTICE = 32
@@ -55,11 +55,7 @@ def make_mvs_window(seed: int, views: int, hw: tuple[int, int]) -> RoomWindow:
     Raises:
         SceneError: 200 layouts of this seed gave no usable path.
     """
-    for attempt in range(200):
-        rng = np.random.default_rng([seed, attempt, 11])
-        layout = seed if attempt < 4 else seed + 1_000_003 * attempt
-        scene = sample_flat(layout) if rng.random() < 1 / 3 else sample_room(layout)
-        rig = Rig.draw(rng)
+    for rng, scene, rig in drawn_scenes(seed, 11):
         between = int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2]))
         try:
             stops = window_poses(rng, scene, rig, -(-(views - 1) // between) + 1)

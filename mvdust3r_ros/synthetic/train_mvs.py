@@ -39,7 +39,14 @@ from torch.nn import functional
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.engines.mvs.sweep_inputs import unit_projection
 from mvdust3r_ros.model.sweep import Depth, SweepNetwork, place_to_q, q_to_place
-from mvdust3r_ros.synthetic.dataset import SHARD_ROOMS, Batch, RoomShards, collate, write_rooms
+from mvdust3r_ros.synthetic.dataset import (
+    SHARD_ROOMS,
+    Batch,
+    RoomShards,
+    collate,
+    mirror,
+    write_rooms,
+)
 from mvdust3r_ros.synthetic.mvs_rooms import make_mvs_window
 from mvdust3r_ros.synthetic.textures import Rng
 from mvdust3r_ros.synthetic.train_config import TrainError
@@ -346,17 +353,10 @@ def draw_sweeps(rng: Rng, shards: RoomShards, batch: int) -> Sweeps:
     made = collate(windows)
     images = made.images.add_(1).mul_(0.5)
     if rng.random() < 0.5:
-        _mirror(made)
+        mirror(made)
         images = made.images
     disturb_images(rng, images)
     return with_sources(rng, made, images)
-
-
-def _mirror(batch: Batch) -> None:
-    batch.images, batch.depth_m = batch.images.flip(-1), batch.depth_m.flip(-1)
-    sign = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
-    batch.T_world_cam = sign @ batch.T_world_cam @ sign
-    batch.K[:, 0, 2] = batch.images.shape[-1] - 1 - batch.K[:, 0, 2]
 
 
 def with_sources(rng: Rng, batch: Batch, images: Tensor, sources: int = 4) -> Sweeps:

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, View, ViewPose, ViewTokens, WindowPrediction
-from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
+from mvdust3r_ros.engines.base import SIDE_MULTIPLE, Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import load_manifest
 from mvdust3r_ros.engines.mvs.agreement import agreement, on_edges
 from mvdust3r_ros.engines.mvs.confidence import ConfidenceRule
@@ -69,7 +69,18 @@ class MvsEngine(Engine):
         self._info = manifest.engine_info(f"ONNX Runtime, {self._reader.provider}")
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """Features of each view, each by itself."""
+        """Features of each view, each by itself.
+
+        Raises:
+            EngineError: a view has a size that the engine does not take.
+        """
+        for view in views:
+            height, width = view.image_rgb.shape[:2]
+            if height % SIDE_MULTIPLE or width % SIDE_MULTIPLE:
+                raise EngineError(
+                    f"a view of {width}x{height} pixels; {self._info.name} takes sides that are "
+                    f"multiples of {SIDE_MULTIPLE}"
+                )
 
         def encoded(view: View) -> ViewTokens:
             return ViewTokens(MvsFeatures(self._reader.encode(view), view_features(view)), view)
