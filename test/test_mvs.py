@@ -117,15 +117,27 @@ def test_views_agree_on_a_wall_and_look_through_what_is_not_there() -> None:
     views_K = np.repeat(K[None], 3, 0)
     depth = np.stack([plane_depth(pose, 2.0, K, HW) for pose in T])
     depth[0, 40:60, 50:80] = 1.0  # a thing that only view 0 claims to see
-    votes = agreement(depth, T, views_K)
+    votes = agreement(depth, np.zeros_like(depth), T, views_K)
     middle = (slice(10, 30), slice(50, 80))
     assert (votes.same[0][middle] == 2).all()
     assert (votes.through[0][middle] == 0).all()
     ghost = (slice(45, 55), slice(58, 70))
     assert (votes.same[0][ghost] == 0).all()
     assert (votes.through[0][ghost] == 2).all()
-    assert votes.parallax[0][middle].min() > 0.1
-    assert not votes.same[0][votes.parallax[0] == 0].any()
+    np.testing.assert_allclose(votes.depth[0][middle], 2.0, rtol=1e-3)
+    np.testing.assert_allclose(votes.depth[0][ghost], 1.0)
+
+
+def test_depth_of_views_that_agree_is_their_mean_by_expected_error() -> None:
+    T = np.stack([np.eye(4), turned(5, (0.3, 0, 0)), turned(-5, (-0.3, 0, 0.1))])
+    depth = np.stack([plane_depth(pose, 2.0, K, HW) for pose in T])
+    depth[0] *= 1.06  # by so much view 0 is wrong, and unsure of it
+    log_error = np.log(np.array([0.2, 0.02, 0.02]))[:, None, None] * np.ones_like(depth)
+    middle = (slice(10, 30), slice(50, 80))
+    fused = agreement(depth, log_error, T, np.repeat(K[None], 3, 0)).depth
+    assert np.abs(fused[0][middle] / 2.0 - 1).max() < 0.005
+    # those that are sure stay, though view 0 contradicts them
+    assert np.abs(fused[1:, 10:30, 50:80] / depth[1:, 10:30, 50:80] - 1).max() < 0.005
 
 
 def test_edges_are_where_depth_jumps_and_nowhere_else() -> None:

@@ -26,7 +26,9 @@ torch = pytest.importorskip("torch")
 from mvdust3r_ros.engines.mvs.depth_reader import GRAPHS  # noqa: E402
 from mvdust3r_ros.model.sweep import SweepNetwork, place_to_q, q_to_place  # noqa: E402
 from mvdust3r_ros.synthetic import dataset, train_mvs  # noqa: E402
-from mvdust3r_ros.synthetic.mvs_rooms import Grain, make_mvs_window  # noqa: E402
+from mvdust3r_ros.synthetic.mvs_rooms import Gloss, Grain, make_mvs_window  # noqa: E402
+from mvdust3r_ros.synthetic.render import Renderer, pinhole  # noqa: E402
+from mvdust3r_ros.synthetic.scenes import sample_room  # noqa: E402
 from mvdust3r_ros.synthetic.train_config import TrainError  # noqa: E402
 from mvdust3r_ros.synthetic.train_mvs import (  # noqa: E402
     MvsTrainer,
@@ -120,6 +122,28 @@ def test_grain_is_fixed_in_space() -> None:
     b = grain.on(plain, wall, K, T).astype(float)
     assert a.std() > 1
     np.testing.assert_allclose(a[:, 5:], b[:, :-5], atol=1.01)
+
+
+def test_a_floor_that_shines_shows_what_stands_on_it_upside_down() -> None:
+    scene = sample_room(3)
+    K = pinhole(1.2, (60, 80))
+    room = scene.rooms[0]
+    T = np.eye(4)
+    T[:3, :3] = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]).astype(float)  # looks along x
+    T[:3, 3] = [room.x0 + 0.4, room.center[1], 0.7]
+    shot = Renderer(scene, "cpu").render(K, (60, 80), T)
+    shining, dull = 0, 0
+    for seed in range(20):
+        gloss = Gloss(np.random.default_rng(seed), scene)
+        seen = gloss.on(shot.rgb, shot.depth_m, K, T).astype(int) - shot.rgb
+        v, _ = np.nonzero(np.abs(seen).max(-1) > 3)
+        if len(v) == 0:
+            dull += 1
+            continue
+        shining += 1
+        assert v.min() > 30, "what is above the horizon does not change"
+    assert shining > 2
+    assert dull > 5
 
 
 def test_an_engine_folder_has_both_graphs() -> None:

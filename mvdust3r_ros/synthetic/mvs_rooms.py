@@ -16,22 +16,24 @@
 
 What the network has to learn is to read a cost volume. For that the rooms get what a camera on a
 robot has and `make_window` has not: steps of all lengths, fine grain on some surfaces and none on
-others, and a lens between 50 and 100 degrees.
+others, floors that shine, and a lens between 50 and 100 degrees.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
+import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray
-from mvdust3r_ros.geometry import interpolate_se3
+from mvdust3r_ros.geometry import backproject, interpolate_se3
 from mvdust3r_ros.synthetic.dataset import RoomWindow, drawn_scenes
 from mvdust3r_ros.synthetic.paths import window_poses
 from mvdust3r_ros.synthetic.render import Renderer, pinhole
-from mvdust3r_ros.synthetic.scenes import SceneError
+from mvdust3r_ros.synthetic.scenes import Scene, SceneError
 from mvdust3r_ros.synthetic.textures import Rng
 
 LATTICE = 32
@@ -40,6 +42,11 @@ COARSEST_M, OCTAVES = 0.32, 6
 """Cell of the coarsest octave of grain; each next one is half as large."""
 PATCH_M = 1.3
 """Cell of the noise that says where there is grain."""
+SHINY_SHARE = 0.35
+"""Share of the rooms whose floor reflects."""
+LEAST_REFLECTED = (0.02, 0.3)
+"""What a floor that shines reflects of light from straight above."""
+FLOOR_M = 2e-3
 CHECK_PX = 32
 MIN_DEPTH_M, MIN_MEDIAN_M = 0.12, 0.5
 
@@ -72,8 +79,12 @@ def make_mvs_window(seed: int, views: int, hw: tuple[int, int]) -> RoomWindow:
         K = pinhole(rig.fov_rad, hw)
         shots = [renderer.render(K, hw, T) for T in poses]
         grain = Grain(rng)
+        gloss = Gloss(rng, scene)
         rgb = np.stack(
-            [grain.on(s.rgb, s.depth_m, K, T) for s, T in zip(shots, poses, strict=True)]
+            [
+                gloss.on(grain.on(s.rgb, s.depth_m, K, T), s.depth_m, K, T)
+                for s, T in zip(shots, poses, strict=True)
+            ]
         )
         return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
     raise SceneError(f"no window of {views} views found for seed {seed}")
@@ -87,6 +98,42 @@ def _with_steps_between(stops: FloatArray, between: int) -> FloatArray:
         interpolate_se3(a, b, k / between) for a, b in pairwise(stops) for k in range(between)
     ]
     return np.stack([*parts, stops[-1]])
+
+
+def _points_world(depth_m: FloatArray, K: FloatArray, T_world_cam: FloatArray) -> FloatArray:
+    """(H, W, 3) points of a depth image."""
+    points = backproject(depth_m, K) @ T_world_cam[:3, :3].T + T_world_cam[:3, 3]
+    return np.asarray(points)
+
+
+class Gloss:
+    """A floor that shows, upside down, what stands on it; or one that does not."""
+
+    def __init__(self, rng: Rng, scene: Scene) -> None:
+        """Draw whether the floor shines, how much, and how clearly."""
+        shiny = rng.random() < SHINY_SHARE
+        self._least = float(rng.uniform(*LEAST_REFLECTED))
+        self._blur_px = int(rng.choice([1, 3, 5]))
+        # a room's floor comes first, then its ceiling
+        above = scene.parts[1 : 2 * len(scene.rooms) : 2] + scene.parts[2 * len(scene.rooms) :]
+        self._above = Renderer(replace(scene, parts=above), "cpu") if shiny else None
+
+    def on(
+        self, rgb: ImageArray, depth_m: FloatArray, K: FloatArray, T_world_cam: FloatArray
+    ) -> ImageArray:
+        """The image with reflections, by Schlick's law; shapes as for `Grain.on`."""
+        if self._above is None:
+            return rgb
+        points = _points_world(depth_m, K, T_world_cam)
+        floor = (np.abs(points[..., 2]) < FLOOR_M) & (depth_m > 0)
+        upside_down = np.diag([1.0, 1.0, -1.0, 1.0]) @ T_world_cam
+        mirrored = self._above.render(K, depth_m.shape, upside_down, supersample=1).rgb
+        mirrored = cv2.blur(mirrored, (self._blur_px, self._blur_px))
+        away = points - T_world_cam[:3, 3]
+        steep = np.abs(away[..., 2]) / np.linalg.norm(away, axis=-1).clip(1e-6)
+        share = (self._least + (1 - self._least) * (1 - steep) ** 5) * floor
+        mixed = rgb + share[..., None] * (mirrored.astype(np.float64) - rgb)
+        return np.asarray(mixed, np.uint8)
 
 
 class Grain:
@@ -113,10 +160,7 @@ class Grain:
             K: (3, 3) intrinsics.
             T_world_cam: (4, 4).
         """
-        height, width = depth_m.shape
-        v, u = np.mgrid[0:height, 0:width]
-        rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], -1)
-        points = (rays * depth_m[..., None]) @ T_world_cam[:3, :3].T + T_world_cam[:3, 3]
+        points = _points_world(depth_m, K, T_world_cam)
         pixel_m = depth_m / K[0, 0]
         where = np.clip(2 * (self._noise(points, PATCH_M, OCTAVES) - self._bare), 0, 1)
         total = np.zeros(depth_m.shape, np.float32)

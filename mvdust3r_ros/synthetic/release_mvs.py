@@ -155,11 +155,11 @@ def judge_room(reader: DepthReader, seed: int) -> _Judged:
     T_world_cam = noisy_poses(rng, window.T_world_cam)
     poses = _known_poses(rng, invert_se3(T_world_cam[0]) @ T_world_cam, window.K, window.depth_m)
     depth, log_error = reader.depth([reader.encode(v) for v in views], poses, EXAMPLE_HW)
-    votes = agreement(depth, poses.T_ref_cam, half_intrinsics(poses.K))
+    votes = agreement(depth, log_error, poses.T_ref_cam, half_intrinsics(poses.K))
     truth = window.depth_m[:, ::2, ::2]
     use = (truth > 0) & (depth > 0) & ~on_edges(depth) & (votes.through <= votes.same)
     inputs = np.stack([column[use] for column in rule_inputs(log_error, votes)], 1)
-    rel_error = np.abs(depth[use] / truth[use] - 1)
+    rel_error = np.abs(votes.depth[use] / truth[use] - 1)
     thin = slice(None, None, 7)
     return _Judged(inputs[thin], votes.same[use][thin].astype(np.float32), rel_error[thin])
 

@@ -37,6 +37,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.engines.mvs.sources import choose_sources
 from mvdust3r_ros.engines.mvs.sweep_inputs import unit_projection
 from mvdust3r_ros.model.sweep import Depth, SweepNetwork, place_to_q, q_to_place
 from mvdust3r_ros.synthetic.dataset import (
@@ -60,6 +61,8 @@ AVERAGE = 0.998
 """Share of the averaged weights that a step leaves."""
 VIEWS = 6
 """Neighbouring views of a room that are encoded together."""
+AS_ENGINE_SHARE = 0.6
+"""Share of the rooms whose sources are those that the engine would choose; others are neighbours."""
 READ_VIEWS = 2
 """Of these, how many are read in a step, from sources among the others."""
 
@@ -375,10 +378,16 @@ def with_sources(rng: Rng, batch: Batch, images: Tensor, sources: int = 4) -> Sw
         K = batch.K[i].numpy().astype(np.float64)
         K[[0, 1], [0, 1]] *= 1 + rng.normal(0, 0.003)
         noisy = noisy_poses(rng, batch.T_world_cam[i].numpy().astype(np.float64))
+        as_engine = rng.random() < AS_ENGINE_SHARE
         for k, view in enumerate(views[i]):
             others = np.array([j for j in range(v) if j != view])
             ranked = others[np.argsort(np.abs(others - view) + rng.uniform(0, 2.5, v - 1))]
-            chosen[i, k] = ranked[:sources]
+            best = _engine_sources(int(view), noisy, K, batch.depth_m[i, view].numpy(), sources)
+            if as_engine and best:
+                chosen[i, k] = (*best, *([best[0]] * sources))[:sources]
+                weight[i, k, len(best) :] = 0
+            else:
+                chosen[i, k] = ranked[:sources]
             weight[i, k, int(rng.integers(2, sources + 1)) :] = 0
             for s, other in enumerate(chosen[i, k]):
                 T = np.linalg.inv(noisy[other]) @ noisy[view]
@@ -392,6 +401,16 @@ def with_sources(rng: Rng, batch: Batch, images: Tensor, sources: int = 4) -> Sw
         torch.from_numpy(range_q),
         batch.depth_m,
     )
+
+
+def _engine_sources(
+    view: int, T_world_cam: FloatArray, K: FloatArray, depth_m: FloatArray, count: int
+) -> list[int]:
+    typical = float(np.median(depth_m[depth_m > 0]))
+    views = len(T_world_cam)
+    Ks = np.repeat(K[None], views, 0)
+    height, width = depth_m.shape
+    return choose_sources(view, T_world_cam, Ks, (height, width), typical, range(views), count)
 
 
 def noisy_poses(rng: Rng, poses: FloatArray) -> FloatArray:

@@ -26,10 +26,14 @@ from mvdust3r_ros.geometry import invert_se3
 
 SAME_SHARE = 0.05
 """Two depths of one point agree when they differ by less than this share."""
+FUSED_SHARE = 0.1
+"""Two that differ by less than this share are of one surface, and their mean is better."""
 THROUGH_SHARE = 0.12
 """A view whose depth lies beyond a point by more than this share of it looks through it."""
 JUMP_SHARE = 0.1
 """Neighbouring pixels whose depths differ by more than this share lie on two surfaces."""
+LOG_ERRORS = (-6.0, 1.0)
+"""Expected errors outside this range are not believed."""
 
 
 class Agreement(NamedTuple):
@@ -38,19 +42,22 @@ class Agreement(NamedTuple):
     Attributes:
         same: other views that have the point at the same depth.
         through: other views that look through it.
-        parallax: largest angle, in radians, to a view that agrees.
+        depth: mean of its depths in all views that see the surface, by their expected errors.
     """
 
     same: npt.NDArray[np.uint8]
     through: npt.NDArray[np.uint8]
-    parallax: FloatArray
+    depth: FloatArray
 
 
-def agreement(depth: FloatArray, T_ref_cam: FloatArray, K: FloatArray) -> Agreement:
+def agreement(
+    depth: FloatArray, log_error: FloatArray, T_ref_cam: FloatArray, K: FloatArray
+) -> Agreement:
     """Compare the depth images of a window with each other.
 
     Args:
         depth: (V, H, W) along the optical axes; 0 where there is none.
+        log_error: (V, H, W) logarithm of the expected error of its logarithm.
         T_ref_cam: (V, 4, 4) camera poses in one frame.
         K: (V, 3, 3) intrinsics in pixels of the depth images.
     """
@@ -58,9 +65,11 @@ def agreement(depth: FloatArray, T_ref_cam: FloatArray, K: FloatArray) -> Agreem
     v, u = np.mgrid[0:height, 0:width].astype(np.float32)
     same = np.zeros(depth.shape, np.uint8)
     through = np.zeros(depth.shape, np.uint8)
-    parallax = np.zeros(depth.shape, np.float32)
+    fused = np.zeros(depth.shape, np.float32)
+    weights = np.exp(-2 * np.clip(log_error, *LOG_ERRORS)).astype(np.float32)
     for i in range(views):
-        z_i = depth[i]
+        z_i, total = depth[i], weights[i].copy()
+        farther = np.zeros_like(total)
         for j in range(views):
             if i == j:
                 continue
@@ -68,28 +77,30 @@ def agreement(depth: FloatArray, T_ref_cam: FloatArray, K: FloatArray) -> Agreem
             A = (K[j] @ T[:3, :3] @ np.linalg.inv(K[i])).astype(np.float32)
             b = (K[j] @ T[:3, 3]).astype(np.float32)
             x, y, z = (z_i * (A[k, 0] * u + A[k, 1] * v + A[k, 2]) + b[k] for k in range(3))
-            seen, z_j = _looked_up(depth[j], x, y, z)
-            agrees = seen & (np.abs(z_j - z) < SAME_SHARE * z)
-            same[i] += agrees
-            through[i] += seen & (z_j > z * (1 + THROUGH_SHARE))
-            angle = np.linalg.norm(T[:3, 3]) / np.maximum(z_i, 1e-6)
-            parallax[i] = np.where(agrees, np.maximum(parallax[i], angle), parallax[i])
-    return Agreement(same, through, parallax)
+            inside, at = _pixels(x, y, z)
+            z_j = depth[j].ravel().take(at)
+            seen = inside & (z_j > 0)
+            ratio = np.where(seen, z_j / np.maximum(z, 1e-6), 1.0)
+            off = np.abs(ratio - 1)
+            same[i] += seen & (off < SAME_SHARE)
+            through[i] += ratio > 1 + THROUGH_SHARE
+            weight = weights[j].ravel().take(at) * (seen & (off < FUSED_SHARE))
+            farther += weight * (ratio - 1)
+            total += weight
+        fused[i] = z_i * (1 + farther / total)
+    return Agreement(same, through, fused)
 
 
-def _looked_up(
-    depth: FloatArray, x: FloatArray, y: FloatArray, z: FloatArray
-) -> tuple[BoolArray, FloatArray]:
-    """Whether points (x, y, z), pixels times depth, lie in a depth image, and its depth there."""
-    height, width = depth.shape
+def _pixels(
+    x: FloatArray, y: FloatArray, z: FloatArray
+) -> tuple[BoolArray, npt.NDArray[np.int32]]:
+    """Whether points (x, y, z), pixels times depth, lie in an image like theirs, and where."""
+    height, width = z.shape
     inverse = 1 / np.maximum(z, 1e-6)
     col, row = x * inverse + 0.5, y * inverse + 0.5
     inside = (z > 1e-6) & (col >= 0) & (col < width) & (row >= 0) & (row < height)
-    at = np.where(inside, row, 0).astype(np.int32) * width + np.where(inside, col, 0).astype(
-        np.int32
-    )
-    found = depth.ravel().take(at)
-    return inside & (found > 0), found
+    col, row = (np.where(inside, at, 0).astype(np.int32) for at in (col, row))
+    return inside, row * np.int32(width) + col
 
 
 def on_edges(depth: FloatArray) -> BoolArray:

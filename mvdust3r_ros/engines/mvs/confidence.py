@@ -29,7 +29,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.engines.mvs.agreement import Agreement
+from mvdust3r_ros.engines.mvs.agreement import LOG_ERRORS, Agreement
 
 MOST_VOTES = 4
 MOST_CERTAIN = 0.99
@@ -80,7 +80,7 @@ class ConfidenceRule:
 
 def rule_inputs(log_error: FloatArray, votes: Agreement) -> tuple[FloatArray, ...]:
     """What the rule weighs, each (V, H, W) float32."""
-    bounded = np.clip(log_error, -6, 1).astype(np.float32)
+    bounded = np.clip(log_error, *LOG_ERRORS).astype(np.float32)
     return (
         np.ones_like(bounded),
         bounded,

@@ -121,10 +121,10 @@ class MvsEngine(Engine):
         shows = np.array([len(f.corners) >= LEAST_FEATURES for f in features])
         read = replace(poses, placed=poses.placed & shows)
         depth, log_error = self._reader.depth([f.arrays for f in features], read, image_hw)
-        votes = agreement(depth, poses.T_ref_cam, half_intrinsics(poses.K))
+        votes = agreement(depth, log_error, poses.T_ref_cam, half_intrinsics(poses.K))
         conf = self._rule.confidence(log_error, votes, on_edges(depth) | (depth <= 0))
         return WindowPrediction(
-            points=_points(depth, poses)[None],
+            points=_points(votes.depth, poses)[None],
             conf=_doubled(conf)[None],
             references=(poses.reference,),
             poses=tuple(
