@@ -22,41 +22,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.depth_levels import levels_of
 from mvdust3r_ros.driven_way import DrivenWay, Host, OdometryTrack
 from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.geometry import lifted, rotation_angle_deg
+from mvdust3r_ros.mapped_keyframe import MappedKeyframe
 from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.voxel_map import VoxelMap
 
 FLOOR_TILT_DEG = 10.0
 MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
 PLACE_M, PLACE_DEG = 0.3, 20.0
-
-
-@dataclass(frozen=True)
-class MappedKeyframe:
-    """What the map remembers of a committed keyframe; the map can be drawn again from these.
-
-    Attributes:
-        keyframe: the keyframe.
-        T_map_cam: (4, 4) pose.
-        points_cam: (N, 3) float32 points in the camera frame, metres.
-        colors_rgb: (N, 3) uint8.
-        conf: (N,) float32.
-    """
-
-    keyframe: Keyframe
-    T_map_cam: FloatArray
-    points_cam: FloatArray
-    colors_rgb: ImageArray
-    conf: FloatArray
-
-    def points_map(self) -> FloatArray:
-        """(N, 3) float32 points in the map frame."""
-        R, t = self.T_map_cam[:3, :3], self.T_map_cam[:3, 3]
-        moved: FloatArray = self.points_cam @ R.T.astype(np.float32) + t.astype(np.float32)
-        return moved
 
 
 @dataclass(frozen=True)
@@ -69,6 +46,7 @@ class Drawing:
         grid: the grid; None before the first keyframe.
         drawn_at: keyframe -> (4, 4) pose at which its points went into both.
         way: where the robot has driven between them.
+        pending: keyframes that voxels and grid show as they were before they became better.
     """
 
     keyframes: dict[int, MappedKeyframe]
@@ -76,6 +54,7 @@ class Drawing:
     grid: OccupancyMap | None
     drawn_at: dict[int, FloatArray]
     way: DrivenWay = field(default_factory=DrivenWay)
+    pending: set[int] = field(default_factory=set)
 
 
 class DenseMap:
@@ -124,6 +103,35 @@ class DenseMap:
         self.now.voxels.check_reach(extent)
         if self.now.grid is not None:
             self.now.grid.check_reach(cameras[0], extent)
+
+    def levelled(self, seen: Sequence[MappedKeyframe]) -> list[MappedKeyframe]:
+        """The keyframes of a new window, its depth levelled to that of the windows before."""
+        window = max((m.window for m in self.keyframes.values()), default=0) + 1
+        seen = [replace(item, window=window) for item in seen]
+        others = {k: m for k, m in self.keyframes.items() if m.window != window}
+        known = {m.window for m in others.values()}
+        level = levels_of({**others, **{m.keyframe.id: m for m in seen}}, fixed=known)[window]
+        return [item.levelled(level) for item in seen]
+
+    def better(self, seen: Sequence[MappedKeyframe]) -> list[MappedKeyframe]:
+        """Of the keyframes of a window those known ones of which it sees more than is drawn."""
+        return [
+            replace(item, T_map_cam=known.T_map_cam)
+            for item in seen
+            if (known := self.keyframes.get(item.keyframe.id)) is not None
+            and len(item.points_cam) > len(known.points_cam)
+        ]
+
+    def improve(self, better: Sequence[MappedKeyframe]) -> None:
+        """Remember what `better` gave; it is drawn when the map is drawn again."""
+        for item in better:
+            self.now.keyframes[item.keyframe.id] = item
+            self.now.pending.add(item.keyframe.id)
+
+    def settled(self) -> Drawing:
+        """The map with everything that has become better, all windows levelled to each other."""
+        levels = levels_of(self.keyframes)
+        return self._drawn({k: m.levelled(levels[m.window]) for k, m in self.keyframes.items()})
 
     def add(self, new: Sequence[MappedKeyframe]) -> list[FloatArray]:
         """Take in keyframes and their voxels; their points in the map frame, for `draw_grid`."""
@@ -236,18 +244,27 @@ class DenseMap:
         if factors is None and self._still_in_place(T_map_cam):
             return replace(self.now, keyframes=keyframes)
         if factors is not None:
-            keyframes = {
-                key: replace(item, points_cam=item.points_cam * np.float32(factors[key]))
-                for key, item in keyframes.items()
-            }
+            keyframes = {key: item.farther(factors[key]) for key, item in keyframes.items()}
         return self._drawn(keyframes)
 
-    def without(self, ids: Collection[int], T_map_cam: Mapping[int, FloatArray]) -> Drawing:
-        """The map as if some keyframes had never been, the others at their poses without them."""
+    def without(
+        self,
+        ids: Collection[int],
+        T_map_cam: Mapping[int, FloatArray],
+        before: Iterable[MappedKeyframe] = (),
+    ) -> Drawing:
+        """The map as if some keyframes had never been, the others at their poses without them.
+
+        Args:
+            ids: they leave.
+            T_map_cam: keyframe -> (4, 4) pose of those that stay.
+            before: others as they were before these made them better.
+        """
+        keyframes = {**self.now.keyframes, **{m.keyframe.id: m for m in before}}
         return self._drawn(
             {
-                key: replace(item, T_map_cam=T_map_cam[key])
-                for key, item in self.now.keyframes.items()
+                key: replace(keyframes[key], T_map_cam=T_map_cam[key])
+                for key in self.now.keyframes
                 if key not in ids
             },
             way=self.now.way.without(ids),
@@ -351,6 +368,7 @@ class DenseMap:
             self.now = replace(self.now, way=way)
         for key in ids:
             del self.now.keyframes[key], self.now.drawn_at[key]
+            self.now.pending.discard(key)
             self.floor_heights_m.pop(key, None)
 
 

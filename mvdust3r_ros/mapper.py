@@ -43,11 +43,12 @@ from mvdust3r_ros.datatypes import (
     Window,
     WindowPrediction,
 )
-from mvdust3r_ros.dense_map import DenseMap, Drawing, MappedKeyframe
+from mvdust3r_ros.dense_map import DenseMap, Drawing
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.keyframes import KeyframeWindow
 from mvdust3r_ros.lone_windows import check_lone_window, check_turns
 from mvdust3r_ros.loops import LoopCloser
+from mvdust3r_ros.mapped_keyframe import MappedKeyframe
 from mvdust3r_ros.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.pose_recovery import recover_poses
 from mvdust3r_ros.preprocess import view_from_frame
@@ -91,6 +92,9 @@ COARSE_POINT = 0.45
 MIN_POSED_SHARE = 0.5
 MOUNTING_POSES = 60
 """Newest keyframes to find a mounting from, so that a drive that never shows it costs no more."""
+SETTLE_SHARE = 0.5
+"""The map is drawn again when of so many of its keyframes it shows an older view: rarely enough
+that the time a keyframe takes does not grow with the map."""
 RESIZE_SHARE, RESIZE_SIGMAS = 0.003, 0.2
 """Root mean square of the corrections of all windows' sizes that is worth a new map, by itself and
 as a share of what the scale may be off by."""
@@ -161,7 +165,10 @@ class Mapper:
     def finish(self) -> MapUpdate | None:
         """Map the keyframes that have not filled a window, at the end of a recording."""
         window = self.unfilled()
-        return None if window is None else self.map_window(window)
+        update = None if window is None else self.map_window(window)
+        if self._state.dense.now.pending:
+            self._settle(self._state, StageClock())
+        return update
 
     def unfilled(self) -> Window | None:
         """A window of the keyframes that have not filled one yet; None without any."""
@@ -248,6 +255,7 @@ class Mapper:
                     check_same_place(geometry, stored_count, limit)
             with clock.stage("integrate"):
                 seen = self._keyframe_points(geometry, placement, points, conf)
+                seen = state.dense.levelled(seen)
                 check_reach(state.dense, seen)
         except StitchError as error:
             note = "" if geometry is None else geometry.note
@@ -279,6 +287,8 @@ class Mapper:
         factors = self._resize(state, clock)
         self._close_loop(state, clock)
         self._set_on_floor(state, clock)
+        if len(state.dense.now.pending) > SETTLE_SHARE * len(state.dense.keyframes):
+            self._settle(state, clock)
         self._find_mountings(state, window, clock)
         poses = state.loops.poses
         seen = [
@@ -290,6 +300,11 @@ class Mapper:
             for m in seen
         ]
         return self._committed(state, geometry, placement, seen, clock)
+
+    def _settle(self, state: _MapState, clock: StageClock) -> None:
+        """Draw what has become better since it was drawn."""
+        with clock.stage("settle"), self._swap(state, state.loops, state.dense.settled()):
+            pass
 
     def _find_mountings(self, state: _MapState, window: Window, clock: StageClock) -> None:
         """Compare the motion of each camera with the robot's where nothing says how it sits."""
@@ -348,6 +363,7 @@ class Mapper:
                 break  # they are right, the window is not
             with clock.stage("rollback"):
                 self._roll_back(state, undone, stitcher)
+            seen = state.dense.levelled(seen)
             update = self._take_in(state, fit, placement, seen, clock)
             message = f"{plural(count, 'window')} left the map: {rejected.message}"
             return replace(update, message=message, rolled_back=count)
@@ -374,7 +390,8 @@ class Mapper:
         """Take the last commits out of the map; nothing of them stays."""
         ids = {key for commit in undone for key in commit.ids}
         loops = state.loops.draft()
-        drawing = state.dense.without(ids, loops.remove(ids))
+        before = {m.keyframe.id: m for commit in reversed(undone) for m in commit.improved}
+        drawing = state.dense.without(ids, loops.remove(ids), before.values())
         with self._swap(state, loops, drawing):
             stitcher.settings = state.stitcher.settings
             stitcher.camera_height_m = state.stitcher.camera_height_m
@@ -697,7 +714,9 @@ class Mapper:
         """Write a checked window into the map."""
         with clock.stage("integrate"):
             new = [m for m in seen if m.keyframe.id not in state.dense.keyframes]
-            self._remember(state, new)
+            better = state.dense.better(seen)
+            self._remember(state, new, better)
+            state.dense.improve(better)
             if geometry.rel_error > state.rel_error:
                 state.rel_error = geometry.rel_error
                 state.dense.use(self._map_settings(state.rel_error))
@@ -722,13 +741,19 @@ class Mapper:
                 state.descriptors.pop(key, None)
                 state.window_of.pop(key, None)
 
-    def _remember(self, state: _MapState, new: Sequence[MappedKeyframe]) -> None:
+    def _remember(
+        self,
+        state: _MapState,
+        new: Sequence[MappedKeyframe],
+        better: Sequence[MappedKeyframe],
+    ) -> None:
         """Keep what undoing this commit would need; the first window defines the map and stays."""
         anchors = state.keyframes.anchors
         if not anchors:
             state.commits = ()
             return
-        state.commits += (Commit(tuple(m.keyframe.id for m in new), anchors),)
+        improved = tuple(state.dense.keyframes[m.keyframe.id] for m in better)
+        state.commits += (Commit(tuple(m.keyframe.id for m in new), anchors, improved),)
         self._trim_commits(state)
 
     def _trim_commits(self, state: _MapState) -> None:

@@ -70,14 +70,27 @@ class RangeImage:
             places_map: (M, 3) places in the frame of the camera's centre.
             margin_m: how much farther than the place the rays must end.
         """
+        seen_m, ranges = self.ranges_to(places_map)
+        past: BoolArray = seen_m > ranges + margin_m
+        return past
+
+    def ranges_to(self, places_map: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """How far the view saw in the directions of places, and how far these are.
+
+        Args:
+            places_map: (M, 3) places in the frame of the camera's centre.
+
+        Returns:
+            (M,) range of the nearest of the rays around, 0 where there is none; and (M,) range of
+            the place.
+        """
         if self._empty or len(places_map) == 0:
-            return np.zeros(len(places_map), bool)
+            return np.zeros(len(places_map), np.float32), np.zeros(len(places_map), np.float32)
         angles, ranges = self._directions(places_map)
         rows, cols = self._bins(angles)
         inside = (rows >= 0) & (rows < self._shape[0]) & (cols >= 0) & (cols < self._shape[1])
         seen_m = self._nearest[np.where(inside, rows, 0), np.where(inside, cols, 0)]
-        past: BoolArray = inside & (seen_m > ranges + margin_m)
-        return past
+        return np.where(inside, seen_m, np.float32(0)), ranges
 
     def _directions(self, places_map: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Azimuth from the heading, in (-pi, pi], and elevation (2, N), and range (N,)."""

@@ -31,6 +31,7 @@ from mvdust3r_ros.config import StitchSettings
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, Verdict
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.keyframes import thin_evenly
+from mvdust3r_ros.mapped_keyframe import MappedKeyframe
 from mvdust3r_ros.stitching import Placement, WindowGeometry, check_motion
 
 CONTRADICTIONS = (Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_ODOMETRY)
@@ -44,10 +45,12 @@ class Commit:
     Attributes:
         ids: keyframes that it brought into the map.
         anchors: keyframes at the end of the map before it, oldest first.
+        improved: older keyframes that it saw better, as they were before.
     """
 
     ids: tuple[int, ...]
     anchors: tuple[Keyframe, ...]
+    improved: tuple[MappedKeyframe, ...] = ()
 
 
 def joint_keyframes(

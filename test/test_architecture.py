@@ -35,8 +35,8 @@ ROWS = [
     {"image_size", "installed", "safe_files", "tones"},
     {"config", "encoded_image", "geometry"},
     {"driven_way", "floor", "mounting", "past_path", "pose_graph", "range_image"},
-    {"scale"},
-    {"rig"},
+    {"mapped_keyframe", "scale"},
+    {"depth_levels", "rig"},
     {"pose_fusion"},
     {
         "keyframes",

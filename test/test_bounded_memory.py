@@ -22,9 +22,10 @@ import pytest
 
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Keyframe, ScaleSource, View
-from mvdust3r_ros.dense_map import DenseMap, MappedKeyframe
+from mvdust3r_ros.dense_map import DenseMap
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.mapped_keyframe import MappedKeyframe
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.voxel_map import VoxelMap

@@ -24,9 +24,10 @@ from scipy.spatial.transform import Rotation
 from mvdust3r_ros import driven_way
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, Keyframe, View
-from mvdust3r_ros.dense_map import DenseMap, MappedKeyframe
+from mvdust3r_ros.dense_map import DenseMap
 from mvdust3r_ros.driven_way import MAX_PLACES, DrivenWay, Host, OdometryTrack
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3
+from mvdust3r_ros.mapped_keyframe import MappedKeyframe
 
 
 def rotation_z(yaw: float) -> FloatArray:

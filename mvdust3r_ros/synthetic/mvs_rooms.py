@@ -127,8 +127,9 @@ class Gloss:
         points = _points_world(depth_m, K, T_world_cam)
         floor = (np.abs(points[..., 2]) < FLOOR_M) & (depth_m > 0)
         upside_down = np.diag([1.0, 1.0, -1.0, 1.0]) @ T_world_cam
-        mirrored = self._above.render(K, depth_m.shape, upside_down, supersample=1).rgb
-        mirrored = cv2.blur(mirrored, (self._blur_px, self._blur_px))
+        height, width = depth_m.shape
+        shown = self._above.render(K, (height, width), upside_down, supersample=1).rgb
+        mirrored = cv2.blur(shown, (self._blur_px, self._blur_px))
         away = points - T_world_cam[:3, 3]
         steep = np.abs(away[..., 2]) / np.linalg.norm(away, axis=-1).clip(1e-6)
         share = (self._least + (1 - self._least) * (1 - steep) ** 5) * floor

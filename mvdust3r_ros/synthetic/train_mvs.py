@@ -62,7 +62,7 @@ AVERAGE = 0.998
 VIEWS = 6
 """Neighbouring views of a room that are encoded together."""
 AS_ENGINE_SHARE = 0.6
-"""Share of the rooms whose sources are those that the engine would choose; others are neighbours."""
+"""Share of the rooms whose sources are those that the engine would choose, not just neighbours."""
 READ_VIEWS = 2
 """Of these, how many are read in a step, from sources among the others."""
 

@@ -99,8 +99,8 @@ def _pixels(
     inverse = 1 / np.maximum(z, 1e-6)
     col, row = x * inverse + 0.5, y * inverse + 0.5
     inside = (z > 1e-6) & (col >= 0) & (col < width) & (row >= 0) & (row < height)
-    col, row = (np.where(inside, at, 0).astype(np.int32) for at in (col, row))
-    return inside, row * np.int32(width) + col
+    whole = [np.where(inside, at, 0).astype(np.int32) for at in (row, col)]
+    return inside, whole[0] * np.int32(width) + whole[1]
 
 
 def on_edges(depth: FloatArray) -> BoolArray:

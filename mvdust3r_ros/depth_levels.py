@@ -1,0 +1,165 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Windows see a surface a few per cent nearer or farther: factors that let them agree.
+
+The depth of a window is as long as its baselines are, and these are known to a per cent or two;
+low parallax adds more. All its views are off by about one factor, so that what two windows say of
+a wall lies apart by a hand's breadth. Where views of several windows look at the same surface, the
+ratio of their ranges says by how much they differ. Their mean is better than each of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import coo_array, diags_array
+from scipy.sparse.linalg import spsolve
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.mapped_keyframe import MappedKeyframe
+
+LEVEL_SIGMA = 0.04
+"""By how much the depth of a window is off, relative."""
+LINK_SIGMA = 0.04
+"""Of the ratio that two views of different windows have; those of one window are off alike."""
+HUBER_SIGMAS = 1.0
+MAX_LOG_RATIO = 0.2
+"""Views that differ by more do not look at the same surface."""
+NEAR_LOG_RATIO, NEAR_SHARE, MIN_NEAR = 0.06, 0.4, 40
+"""Points whose ratio is no farther than this from the median are of one surface; with fewer of
+them, by share or number, two views do not look at the same surfaces."""
+POINTS = 600
+"""Points of a view that are compared."""
+MAX_APART_M, MAX_TURN_DEG, MAX_RAY_DEG = 3.0, 35.0, 25.0
+"""Views farther apart, or turned more, do not look the same way; neither do rays to a point."""
+NEIGHBOURS = 8
+"""Views that a view is compared with: the nearest, of several windows."""
+A_WINDOW = 2
+"""Of these, how many of one window."""
+WORTH = 0.005
+"""Smaller corrections are noise."""
+ROUNDS = 5
+
+Levels = dict[int, float]
+"""Window -> factor."""
+
+
+class Link(NamedTuple):
+    """What two views say: the ranges of `b` over those of `a`, logarithm."""
+
+    a: int
+    b: int
+    log_ratio: float
+
+
+def levels_of(keyframes: Mapping[int, MappedKeyframe], fixed: Collection[int] = ()) -> Levels:
+    """Levels of the windows of keyframes at which they agree best.
+
+    Args:
+        keyframes: key -> keyframe in the map.
+        fixed: windows that keep their level; what they share is not looked at.
+
+    Returns:
+        Window -> level, of all that are not fixed.
+    """
+    views = [m for m in keyframes.values() if len(m.points_cam) >= MIN_NEAR]
+    free = [m for m in views if m.window not in fixed]
+    links = [
+        link for a in free for b in _neighbours(a, views) for link in _links(a, b)
+    ]  # fmt: skip
+    level_of = {m.window: m.level for m in keyframes.values()}
+    wanted = [w for w in level_of if w not in fixed]
+    found = _solved(links, level_of, wanted)
+    return {
+        w: level if abs(math.log(level / level_of[w])) > WORTH else level_of[w]
+        for w, level in zip(wanted, found, strict=True)
+    }
+
+
+def _neighbours(a: MappedKeyframe, views: list[MappedKeyframe]) -> list[MappedKeyframe]:
+    """Views of other windows that look the same way from near by, nearest first."""
+    T = np.stack([b.T_map_cam for b in views])
+    off_m = np.linalg.norm(T[:, :3, 3] - a.T_map_cam[:3, 3], axis=1)
+    turn_deg = np.degrees(np.arccos(np.clip(T[:, :3, 2] @ a.T_map_cam[:3, 2], -1, 1)))
+    cost = off_m / MAX_APART_M + turn_deg / MAX_TURN_DEG
+    chosen: list[MappedKeyframe] = []
+    for index in np.argsort(cost, kind="stable").tolist():
+        b = views[index]
+        if off_m[index] > MAX_APART_M or turn_deg[index] > MAX_TURN_DEG or b.window == a.window:
+            continue
+        if sum(c.window == b.window for c in chosen) < A_WINDOW:
+            chosen.append(b)
+        if len(chosen) == NEIGHBOURS:
+            break
+    return chosen
+
+
+def _links(a: MappedKeyframe, b: MappedKeyframe) -> list[Link]:
+    """Both ways, if both say something: the nearest ray counts, which makes either too near."""
+    there, back = _log_ratio(a, b), _log_ratio(b, a)
+    if there is None or back is None:
+        return []
+    return [Link(a.window, b.window, (there - back) / 2)]
+
+
+def _log_ratio(a: MappedKeyframe, b: MappedKeyframe) -> float | None:
+    """How much farther `b` saw the points of `a` than `a`; None where they see other things."""
+    thin = a.points_cam[:: max(1, len(a.points_cam) // POINTS)]
+    places = thin @ a.T_map_cam[:3, :3].T + a.T_map_cam[:3, 3]
+    seen_m, range_m = b.ranges_to(places)
+    rays = places - a.T_map_cam[:3, 3], places - b.T_map_cam[:3, 3]
+    cosine = (rays[0] * rays[1]).sum(1) / (
+        np.linalg.norm(rays[0], axis=1) * np.maximum(range_m, 1e-6)
+    )
+    use = (seen_m > 0) & (cosine > math.cos(math.radians(MAX_RAY_DEG)))
+    if use.sum() < MIN_NEAR:
+        return None
+    logs = np.log(seen_m[use] / range_m[use])
+    middle = float(np.median(logs))
+    for _ in range(ROUNDS):
+        near = np.abs(logs - middle) < NEAR_LOG_RATIO
+        if near.sum() < max(MIN_NEAR, NEAR_SHARE * len(logs)):
+            return None
+        middle = float(np.median(logs[near]))
+    return middle if abs(middle) < MAX_LOG_RATIO else None
+
+
+def _solved(links: list[Link], level_of: Levels, wanted: list[int]) -> FloatArray:
+    """Levels (N,) of the wanted windows, the others given; least squares, robust."""
+    number = {w: i for i, w in enumerate(wanted)}
+    logs = {w: math.log(level) for w, level in level_of.items()}
+    x = np.array([logs[w] for w in wanted])
+    if not links:
+        return np.asarray(np.exp(x))
+    # in levels: x_b - x_a should be what makes the ratio of the ranges 1
+    goal = np.array([logs[k.b] - logs[k.a] - k.log_ratio for k in links])
+    sides = [(np.array([number.get(w, -1) for w in end]), np.array([logs[w] for w in end]))
+             for end in zip(*((k.a, k.b) for k in links), strict=True)]  # fmt: skip
+    rows = np.arange(len(links))
+    A, known = coo_array((len(links), len(wanted))).tocsr(), np.zeros(len(links))
+    for (index, given), sign in zip(sides, (-1.0, 1.0), strict=True):
+        free = index >= 0
+        ones = np.full(int(free.sum()), sign)
+        A = A + coo_array((ones, (rows[free], index[free])), A.shape).tocsr()
+        known += np.where(free, 0.0, sign * given)
+    for _ in range(ROUNDS):
+        strain = np.abs(A @ x + known - goal) / LINK_SIGMA
+        weight = np.minimum(1.0, HUBER_SIGMAS / np.maximum(strain, 1e-9)) / LINK_SIGMA**2
+        normal = A.T @ (A * weight[:, None]) + diags_array(np.full(len(x), LEVEL_SIGMA**-2))
+        x = np.atleast_1d(spsolve(normal.tocsc(), A.T @ (weight * (goal - known))))
+    return np.asarray(np.exp(x))
