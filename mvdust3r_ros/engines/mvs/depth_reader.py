@@ -67,7 +67,11 @@ class DepthReader:
         return run_session(self._encoder, {"images": view.image_rgb[None]})
 
     def depth(
-        self, features: Sequence[Arrays], poses: WindowPoses, image_hw: tuple[int, int]
+        self,
+        features: Sequence[Arrays],
+        poses: WindowPoses,
+        image_hw: tuple[int, int],
+        known: Mapping[int, tuple[FloatArray, FloatArray]] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Depth of every placed view that has sources.
 
@@ -75,6 +79,7 @@ class DepthReader:
             features: of the V views.
             poses: theirs.
             image_hw: height and width of the views, in pixels.
+            known: views whose depth and logarithm of its error need not be read.
 
         Returns:
             (V, H/2, W/2) float32 depth in the unit of the poses, 0 where there is none; and the
@@ -83,6 +88,8 @@ class DepthReader:
         half_hw = (image_hw[0] // 2, image_hw[1] // 2)
         depth = np.zeros((len(features), *half_hw), np.float32)
         log_error = np.zeros_like(depth)
+        for view, (known_depth, known_error) in (known or {}).items():
+            depth[view], log_error[view] = known_depth, known_error
         placed = np.flatnonzero(poses.placed).tolist()
 
         def read(view: int) -> None:
@@ -96,7 +103,7 @@ class DepthReader:
                 depth[view], log_error[view] = 1 / outputs["q"][0], outputs["log_error"][0]
 
         with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(read, placed))
+            list(pool.map(read, [view for view in placed if view not in (known or {})]))
         return depth, log_error
 
     def _inputs(

@@ -30,6 +30,7 @@ from mvdust3r_ros.engines.manifest import load_manifest
 from mvdust3r_ros.engines.mvs.agreement import agreement, on_edges
 from mvdust3r_ros.engines.mvs.confidence import ConfidenceRule
 from mvdust3r_ros.engines.mvs.depth_reader import GRAPHS, Arrays, DepthReader
+from mvdust3r_ros.engines.mvs.readings import Readings
 from mvdust3r_ros.engines.mvs.sweep_inputs import half_intrinsics
 from mvdust3r_ros.engines.onnx_engine import OnnxOptions
 from mvdust3r_ros.geometry import backproject
@@ -66,6 +67,7 @@ class MvsEngine(Engine):
         self._rule = ConfidenceRule.from_manifest(manifest.network)
         self._reader = DepthReader(folder, options)
         self._tracks = FrameTracks()
+        self._readings = Readings()
         self._info = manifest.engine_info(f"ONNX Runtime, {self._reader.provider}")
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
@@ -119,8 +121,10 @@ class MvsEngine(Engine):
         if not poses.metric:
             poses = _as_large_as_a_room(poses)
         shows = np.array([len(f.corners) >= LEAST_FEATURES for f in features])
-        read = replace(poses, placed=poses.placed & shows)
-        depth, log_error = self._reader.depth([f.arrays for f in features], read, image_hw)
+        read = replace(poses, placed=poses.placed & shows, by_images=poses.by_images & shows)
+        known = self._readings.kept(features, read)
+        depth, log_error = self._reader.depth([f.arrays for f in features], read, image_hw, known)
+        self._readings.remember(features, read, depth, log_error)
         votes = agreement(depth, log_error, poses.T_ref_cam, half_intrinsics(poses.K))
         conf = self._rule.confidence(log_error, votes, on_edges(depth) | (depth <= 0))
         return WindowPrediction(

@@ -1,0 +1,136 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Depth that was read in the window before, and that the next one keeps.
+
+Neighbouring windows share views. Most of these have been read with sources on both sides already:
+another reading would cost a fifth of a second and hardly say more. The newest ones are read again,
+now that there are views beyond them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.geometry import rotation_angle_deg
+from mvdust3r_ros.sfm.window_poses import WindowPoses
+
+FOLLOWING = 2
+"""Later views of the window from which on a view has sources on both sides."""
+MIN_SPAN = 0.05
+"""Distance of two shared views, in median depths, that shows the ratio of the units."""
+MAX_OFF, MAX_TURNED_DEG = 0.05, 0.5
+"""Views whose distances, relative, or rotations have changed by more are read again."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """Depth of a view, in the unit of its window, with its pose there.
+
+    Attributes:
+        window: number of the window.
+        following: views of the window that are later.
+        T_ref_cam: (4, 4) pose.
+        depth: (H/2, W/2), 0 where there is none.
+        log_error: (H/2, W/2) logarithm of the error that is expected of the log depth.
+    """
+
+    window: int
+    following: int
+    T_ref_cam: FloatArray
+    depth: FloatArray
+    log_error: FloatArray
+
+
+class Readings:
+    """What the last window read, by the features of its views."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._of: WeakKeyDictionary[object, _Reading] = WeakKeyDictionary()
+        self._window = 0
+
+    def kept(
+        self, features: Sequence[object], poses: WindowPoses
+    ) -> dict[int, tuple[FloatArray, FloatArray]]:
+        """What need not be read again.
+
+        Args:
+            features: of the views of a window, the same objects as in the window before.
+            poses: theirs.
+
+        Returns:
+            View -> its depth in the unit of `poses` and the logarithm of its expected error; empty
+            where the poses of shared views do not agree with those of the window before.
+        """
+        known = {
+            index: reading
+            for index, one in enumerate(features)
+            if poses.by_images[index]
+            and (reading := self._of.get(one)) is not None
+            and reading.window == self._window
+        }
+        factor = _unit_factor(known, poses)
+        if factor is None:
+            return {}
+        return {
+            index: (reading.depth * np.float32(factor), reading.log_error)
+            for index, reading in known.items()
+            if reading.following >= FOLLOWING
+        }
+
+    def remember(
+        self,
+        features: Sequence[object],
+        poses: WindowPoses,
+        depth: FloatArray,
+        log_error: FloatArray,
+    ) -> None:
+        """Take in what a window says of its views, oldest first, as `DepthReader.depth` does."""
+        self._window += 1
+        for index in np.flatnonzero(poses.by_images & (depth > 0).any((1, 2))).tolist():
+            later = int(poses.placed[index + 1 :].sum())
+            self._of[features[index]] = _Reading(
+                self._window, later, poses.T_ref_cam[index], depth[index], log_error[index]
+            )
+
+
+def _unit_factor(known: dict[int, _Reading], poses: WindowPoses) -> float | None:
+    """The unit of a window in that of the one before, from the distances of shared views."""
+    pairs = [(poses.T_ref_cam[i], poses.T_ref_cam[j], known[i], known[j])
+             for i, j in combinations(known, 2)]  # fmt: skip
+    if not pairs:
+        return None
+    new = np.array([np.linalg.norm(a[:3, 3] - b[:3, 3]) for a, b, _, _ in pairs])
+    old = np.array([np.linalg.norm(r.T_ref_cam[:3, 3] - s.T_ref_cam[:3, 3])
+                    for _, _, r, s in pairs])  # fmt: skip
+    turned = [
+        float(rotation_angle_deg(
+            a[:3, :3].T @ b[:3, :3] @ (r.T_ref_cam[:3, :3].T @ s.T_ref_cam[:3, :3]).T
+        ))
+        for a, b, r, s in pairs
+    ]  # fmt: skip
+    typical = float(np.median([np.median(r.depth[r.depth > 0]) for r in known.values()]))
+    far = old > MIN_SPAN * typical
+    if not far.any() or max(turned) > MAX_TURNED_DEG:
+        return None
+    factor = float(np.sqrt((new[far] ** 2).sum() / (old[far] ** 2).sum()))
+    agrees = np.abs(new - factor * old) < MAX_OFF * np.maximum(factor * old, MIN_SPAN * typical)
+    return factor if agrees.all() else None
