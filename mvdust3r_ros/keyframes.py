@@ -51,6 +51,9 @@ whole when this share of the corners does."""
 SAME_CORNER_PX = 5.0
 BLIND_S = 0.5
 """A keyframe without texture is followed by another one of what can be seen after this time."""
+SUDDEN = 0.2
+"""Where the overlap falls so far below its limit from one frame to the next, the frame before is a
+keyframe as well: it is the only one that leads there."""
 MIN_WINDOW = 3
 LOST_AFTER = 2
 """Windows in a row that do not fit the map before one begins anew."""
@@ -176,6 +179,7 @@ class KeyframeWindow:
         self._sharpness: dict[str, deque[float]] = {}
         self._size_hw: dict[str, tuple[int, ...]] = {}
         self._last: dict[str, Keyframe] = {}
+        self._passed_over: dict[str, tuple[int, View]] = {}
         self._last_stamp_ns: dict[str, int] = {}
         self._anchors: tuple[Keyframe, ...] = ()
         self._misses = 0.0
@@ -223,6 +227,7 @@ class KeyframeWindow:
         self._returned = 0
         self._motion.clear()
         self._last.clear()
+        self._passed_over.clear()
         self._last_stamp_ns.clear()
 
     def add(self, frame: Frame, view: View) -> Window | None:
@@ -231,18 +236,27 @@ class KeyframeWindow:
         if self._is_blurred(frame.camera_name, gray):
             self.blurred_count += 1
             return None
-        if not self._is_keyframe(frame, gray):
+        chosen, overlap = self._is_keyframe(frame, gray)
+        before = self._passed_over.pop(frame.camera_name, None)
+        if not chosen:
+            self._passed_over[frame.camera_name] = frame.stamp_ns, view
             return None
-        keyframe = Keyframe(self.keyframe_count, frame.stamp_ns, view, frame.camera_name)
-        self.keyframe_count += 1
-        self._last[frame.camera_name] = keyframe
+        if before is not None and overlap < self.settings.min_overlap - SUDDEN:
+            self._keep(frame.camera_name, *before)
+        self._keep(frame.camera_name, frame.stamp_ns, view)
         self._motion.setdefault(frame.camera_name, MotionGauge()).restart(gray)
-        self._pending.append(keyframe)
         limit = 8 * self.settings.window_size
         if len(self._pending) > limit:
             self._pending = thin_evenly(self._pending, limit // 2)
             self._returned = 0
         return self._compose()
+
+    def _keep(self, camera: str, stamp_ns: int, view: View) -> None:
+        """A frame becomes a keyframe."""
+        keyframe = Keyframe(self.keyframe_count, stamp_ns, view, camera)
+        self.keyframe_count += 1
+        self._last[camera] = keyframe
+        self._pending.append(keyframe)
 
     def flush(self) -> Window | None:
         """A last window of what is still pending, filled up with committed keyframes."""
@@ -289,9 +303,14 @@ class KeyframeWindow:
         """Keyframes of the last committed window, oldest first."""
         return self._anchors
 
-    def commit(self, keyframes: Sequence[Keyframe]) -> None:
-        """These keyframes, oldest first, are in the map: the next windows overlap with them."""
+    def commit(self, keyframes: Sequence[Keyframe], window: Sequence[Keyframe] = ()) -> None:
+        """These keyframes, oldest first, are in the map: the next windows overlap with them.
+
+        Of their window, what is newer than they are comes again: it leads on from them.
+        """
         self._anchors, self._misses = tuple(keyframes), 0.0
+        later = [k for k in window if k.id > keyframes[-1].id]
+        self._pending = [*later, *self._pending]
 
     def miss(self, share: float = 1.0) -> None:
         """A window that began in the map did not fit, and odometry knows where the camera is.
@@ -330,23 +349,25 @@ class KeyframeWindow:
         recent.append(sharpness)
         return sharpness < self.settings.min_sharpness * typical
 
-    def _is_keyframe(self, frame: Frame, gray: ImageArray) -> bool:
+    def _is_keyframe(self, frame: Frame, gray: ImageArray) -> tuple[bool, float]:
+        """And the share of the last keyframe that is still in view."""
         last = self._last.get(frame.camera_name)
         gauge = self._motion.get(frame.camera_name)
         if last is None or gauge is None:
-            return True
+            return True, 1.0
         rule = self.settings
         overlap, was_blind = gauge.overlap(gray), gauge.blind
         elapsed_s = (frame.stamp_ns - last.stamp_ns) * 1e-9
         if elapsed_s < rule.min_interval_s:
-            return False
+            return False, overlap
         moved_m, turned_deg = _motion_between(last.view.T_odom_cam, frame.T_odom_cam)
-        return (
+        chosen = (
             (overlap < rule.min_overlap and not (was_blind and elapsed_s < BLIND_S))
             or moved_m > rule.max_translation_m
             or turned_deg > rule.max_rotation_deg
             or 0 < rule.max_interval_s <= elapsed_s
         )
+        return chosen, 1.0 if was_blind else overlap
 
 
 def thin_evenly(keyframes: list[Keyframe], count: int) -> list[Keyframe]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -242,6 +242,7 @@ class Mapper:
         geometry = None
         try:
             geometry, points, conf = self._reconstruct(state, window, clock)
+            check_news(geometry, state.dense.keyframes)
             with clock.stage("stitch"):
                 placement = state.stitcher.place(geometry)
                 if state.stitcher.shares_views(window):
@@ -723,7 +724,7 @@ class Mapper:
             clouds = state.dense.add(new)
             state.stitcher.commit(geometry, placement)
             state.loops.commit(geometry, placement)
-            state.keyframes.commit([m.keyframe for m in seen])
+            state.keyframes.commit([m.keyframe for m in seen], geometry.window.keyframes)
             newest = state.stitcher.scale.history.newest
             for key in (m.keyframe.id for m in new):
                 state.window_of[key] = newest
@@ -951,6 +952,17 @@ def check_finite(prediction: WindowPrediction) -> None:
         raise StitchError(
             Verdict.REJECTED_NOT_FINITE, f"{bad.mean():.1%} of the engine's values are not finite"
         )
+
+
+def check_news(geometry: WindowGeometry, known: Collection[int]) -> None:
+    """Refuse a window that says nothing of keyframes that the map does not know.
+
+    Raises:
+        StitchError: none of the new views has a pose.
+    """
+    placed = zip(geometry.window.keyframes, geometry.poses, strict=True)
+    if not any(pose is not None and k.id not in known for k, pose in placed):
+        raise StitchError(Verdict.REJECTED_POSE, "none of the new views has a pose")
 
 
 def check_size(prediction: WindowPrediction, views: Sequence[View]) -> None:

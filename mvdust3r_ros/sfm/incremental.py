@@ -24,7 +24,9 @@ import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3
+from mvdust3r_ros.sfm.bundle import MotionPrior
 from mvdust3r_ros.sfm.matching import Matcher, Pair, Verified
+from mvdust3r_ros.sfm.priors import among
 from mvdust3r_ros.sfm.solve import Focals, Solution, solve
 from mvdust3r_ros.sfm.two_view import TwoViews, verify_pair
 
@@ -69,26 +71,45 @@ def start_pairs(
 
 
 def grow(
-    pair: Pair, two: TwoViews, K: FloatArray, pixels: FloatArray, focals: Focals
+    start: Mapping[int, FloatArray],
+    K: FloatArray,
+    pixels: FloatArray,
+    focals: Focals,
+    priors: Sequence[MotionPrior] = (),
 ) -> tuple[list[int], Solution] | None:
-    """All views that can be placed from a pair on.
+    """All views that can be placed from some on.
 
     Args:
-        pair: the views to begin with.
-        two: their relative pose.
+        start: view -> (4, 4) pose, of those to begin with.
         K: (V, 3, 3) intrinsics, or a start for them.
         pixels: (P, V, 2) tracks, NaN where not seen.
         focals: which focal lengths are free.
+        priors: measured motions, in the unit of `start`.
 
     Returns:
         The placed views in ascending order and their poses in the frame of the first of them; or
-        None where the pair does not hold.
+        None where those to begin with do not hold.
     """
-    if two.T_b_a is None:
-        return None
-    views = list(pair)
-    T = np.stack([np.eye(4), invert_se3(two.T_b_a)])
-    now = _adjusted(views, T, K, pixels, focals)
+    linked = {view for p in priors for view in (p.a, p.b)}
+
+    def adjusted(
+        views: Sequence[int], T: FloatArray, K: FloatArray
+    ) -> tuple[list[int], Solution] | None:
+        """Views in ascending order, in the frame of the first, adjusted with their points."""
+        order = np.argsort(views)
+        chosen = [views[i] for i in order]
+        T = invert_se3(T[order[0]]) @ T[order]
+        held = among(priors, chosen)
+        part, free = pixels[:, chosen], focals.of(chosen)
+        solution = solve(T, K[chosen], part, held, focals=free, iterations=5)
+        if solution is None:
+            return None
+        few = solution.view_points < MIN_PNP_POINTS
+        return None if any(f and v not in linked for f, v in zip(few, chosen, strict=True)) else (
+            chosen, solution
+        )  # fmt: skip
+
+    now = adjusted(list(start), np.stack(list(start.values())), K)
     failed: set[int] = set()
     while now is not None:
         views, solution = now
@@ -99,26 +120,12 @@ def grow(
         grown = None
         if pose is not None:
             T = np.concatenate([solution.T, pose[None]])
-            grown = _adjusted([*views, view], T, _current(K, views, solution), pixels, focals)
+            grown = adjusted([*views, view], T, _current(K, views, solution))
         if grown is None:
             failed.add(view)
         else:
             now, failed = grown, set()
     return None
-
-
-def _adjusted(
-    views: Sequence[int], T: FloatArray, K: FloatArray, pixels: FloatArray, focals: Focals
-) -> tuple[list[int], Solution] | None:
-    """Views in ascending order, in the frame of the first, adjusted with their points."""
-    order = np.argsort(views)
-    chosen = [views[i] for i in order]
-    T = T[order]
-    T = invert_se3(T[0]) @ T
-    solution = solve(T, K[chosen], pixels[:, chosen], focals=focals.of(chosen), iterations=5)
-    if solution is None or (solution.view_points < MIN_PNP_POINTS).any():
-        return None
-    return chosen, solution
 
 
 def _current(K: FloatArray, views: Sequence[int], solution: Solution) -> FloatArray:

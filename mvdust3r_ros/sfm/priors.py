@@ -17,8 +17,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -40,9 +40,48 @@ RIG_SIGMA_RAD = math.radians(0.15)
 RIG_SIGMA_M = 0.002
 RIG_REL_SIGMA = 0.01
 """Share of the distance of two cameras."""
+BEFORE_SIGMA_RAD = math.radians(0.1)
+"""Error of the turn between two views by the window before."""
+BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.01, 0.002
+"""Error of their distance, share of itself and of the typical depth."""
 SAME_TIME_NS = 10_000_000
 STILL = 1e-6
 """Motion of the rig by odometry (m and rad) below which two views were taken at one time."""
+
+
+@dataclass(frozen=True, eq=False)
+class PosesBefore:
+    """What images said in the window before of views that are in this one too.
+
+    Attributes:
+        T: view -> (4, 4) pose of the camera, in the frame and unit of that window.
+        metric: whether that unit is metres.
+        typical: typical depth there.
+    """
+
+    T: Mapping[int, FloatArray]
+    metric: bool
+    typical: float
+
+    def priors(self) -> list[MotionPrior]:
+        """From each view to the next."""
+        return [
+            MotionPrior(
+                a, b, T := np.asarray(invert_se3(self.T[a]) @ self.T[b]), BEFORE_SIGMA_RAD,
+                math.hypot(
+                    BEFORE_REL_SIGMA * float(np.linalg.norm(T[:3, 3])), BEFORE_SIGMA * self.typical
+                ),
+            )
+            for a, b in pairwise(sorted(self.T))
+        ]  # fmt: skip
+
+
+def among(priors: Sequence[MotionPrior], views: Sequence[int]) -> list[MotionPrior]:
+    """Priors between some of the views, by their places among these."""
+    place = {view: index for index, view in enumerate(views)}
+    return [
+        replace(p, a=place[p.a], b=place[p.b]) for p in priors if p.a in place and p.b in place
+    ]
 
 
 def motion_priors(views: Sequence[View], stamps_ns: Sequence[int] | None) -> list[MotionPrior]:

@@ -30,7 +30,7 @@ from mvdust3r_ros.sfm.features import ViewFeatures
 from mvdust3r_ros.sfm.gates import explained_share, plane_share, strong_views
 from mvdust3r_ros.sfm.incremental import STARTS, grow, start_pairs
 from mvdust3r_ros.sfm.matching import Matcher, Pair, Verified
-from mvdust3r_ros.sfm.priors import motion_priors, odometry_poses
+from mvdust3r_ros.sfm.priors import PosesBefore, among, motion_priors, odometry_poses
 from mvdust3r_ros.sfm.solve import GOOD_PX, ROUGH_PX, Focals, Solution, solve
 from mvdust3r_ros.sfm.tracks import KeyframeTracks
 from mvdust3r_ros.wording import plural
@@ -103,6 +103,7 @@ class WindowPoses:
         reference: the view in whose frame all is: the first one that is placed.
         median_px: median distance of points from where views see them; NaN without points.
         by_images: (V,) views whose pose images say, alone or beside odometry.
+        unit_before: whether the unit is that of `before`, which is not metres.
     """
 
     T_ref_cam: FloatArray
@@ -119,6 +120,7 @@ class WindowPoses:
     focal_rel_sigma: float = 0.0
     reference: int = 0
     median_px: float = math.nan
+    unit_before: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,7 @@ class _Window:
         K: (V, 3, 3) intrinsics, or a start for them.
         focals: which of the focal lengths are known.
         priors: measured motions.
+        before: what the window before said of some views, in the unit of the priors.
     """
 
     views: Sequence[View]
@@ -138,6 +141,12 @@ class _Window:
     K: FloatArray
     focals: Focals
     priors: list[MotionPrior]
+    before: PosesBefore | None = None
+
+    @property
+    def unit_before(self) -> bool:
+        """Whether the priors are in the unit of the window before, which is not metres."""
+        return self.before is not None and not self.before.metric
 
     @property
     def calibrated(self) -> bool:
@@ -189,6 +198,7 @@ def window_poses(
     features: Sequence[ViewFeatures],
     tracks: Callable[[], KeyframeTracks] | None = None,
     stamps_ns: Sequence[int] | None = None,
+    before: PosesBefore | None = None,
 ) -> WindowPoses:
     """Poses of all views that images or odometry can place.
 
@@ -202,6 +212,7 @@ def window_poses(
             exact than features: beside odometry they are asked for where features are too few.
         stamps_ns: times of the views; without them the cameras of a rig are tied to each other
             only where odometry says that they did not move in between.
+        before: what the window before said of views that are in this one too.
 
     Raises:
         SfmError: no odometry, and the images do not say: no texture, no parallax, one plane, or
@@ -209,12 +220,12 @@ def window_poses(
     """
     T_odom = odometry_poses(views)
     if T_odom is None:
-        window = _given(views, features, None if tracks is None else tracks(), stamps_ns)
+        window = _given(views, features, None if tracks is None else tracks(), stamps_ns, before)
         return _from_images(window, window.priors)
-    found = _beside_odometry(_given(views, features, None, stamps_ns), T_odom)
+    found = _beside_odometry(_given(views, features, None, stamps_ns, before), T_odom)
     if tracks is None or found.by_images.all():
         return found
-    more = _beside_odometry(_given(views, features, tracks(), stamps_ns), T_odom)
+    more = _beside_odometry(_given(views, features, tracks(), stamps_ns, before), T_odom)
     return more if more.by_images.sum() > found.by_images.sum() else found
 
 
@@ -239,6 +250,7 @@ def _given(
     features: Sequence[ViewFeatures],
     tracks: KeyframeTracks | None,
     stamps_ns: Sequence[int] | None,
+    before: PosesBefore | None,
 ) -> _Window:
     K, known = np.zeros((len(views), 3, 3)), []
     numbers: dict[tuple[float, ...], int] = {}
@@ -257,7 +269,11 @@ def _given(
     matcher = Matcher(features, None if tracks is None else tracks.uv)
     focals = Focals(np.array(group), np.array(known))
     priors = motion_priors(views, stamps_ns)
-    return _Window(views, matcher, K, focals, priors)
+    if before is not None and priors and not before.metric:
+        before = None  # what is in metres does not go with what is not
+    if before is not None:
+        priors += before.priors()
+    return _Window(views, matcher, K, focals, priors, before)
 
 
 def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
@@ -346,13 +362,13 @@ def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
     found = []
     for start in window.starts():
         verified = window.matcher.verified(start.K_given, None)
-        grown = _grown(start, verified)
+        grown = _grown(start, verified, priors)
         if grown is not None:
             found.append(_Start(*grown, verified))
     if not found:
         raise SfmError(_nothing_words(window))
     best = _best_start(found)
-    views, solution = _refined(window, best.views, best.solution)
+    views, solution, held = _held_to(window, best.views, best.solution, priors)
     _check_same_focal(window, best, views, solution)
     share = explained_share(window.matcher, best.verified, solution.T, solution.K, views)
     if share < MIN_EXPLAINED_ALONE:
@@ -364,18 +380,25 @@ def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
             "poses do not follow surely: give odometry, or let the camera see more"
         )
     _check_focal(window, views, solution)
-    return _with_unit(window, views, solution, priors)
+    return _with_unit(window, views, solution, priors, held)
 
 
 def _grown(
-    window: _Window, verified: Mapping[Pair, Verified]
+    window: _Window, verified: Mapping[Pair, Verified], priors: Sequence[MotionPrior]
 ) -> tuple[list[int], Solution] | None:
-    """The most views that one of the best pairs leads to."""
+    """The most views that the window before, or one of the best pairs, leads to."""
     everything = range(len(window.views))
     pixels = window.matcher.tracks({p: v.index for p, v in verified.items()}, everything)
     best: tuple[list[int], Solution] | None = None
-    for pair, two in start_pairs(window.matcher, verified, window.K)[:STARTS]:
-        found = grow(pair, two, window.K, pixels, window.focals)
+    if window.before is not None and priors:
+        best = grow(window.before.T, window.K, pixels, window.focals, window.before.priors())
+    pairs = [] if best is not None and len(best[0]) == len(everything) else start_pairs(
+        window.matcher, verified, window.K
+    )  # fmt: skip
+    for pair, two in pairs[:STARTS]:
+        assert two.T_b_a is not None
+        start = {pair[0]: np.eye(4), pair[1]: np.asarray(invert_se3(two.T_b_a))}
+        found = grow(start, window.K, pixels, window.focals)
         if found is not None and (best is None or _rank(*found) > _rank(*best)):
             best = found
         if best is not None and len(best[0]) == len(everything):
@@ -417,20 +440,57 @@ def _rank(views: Sequence[int], solution: Solution) -> tuple[int, float]:
     return len(views), -math.log(spread) * float(solution.good.sum())
 
 
-def _refined(window: _Window, views: list[int], solution: Solution) -> tuple[list[int], Solution]:
+def _held_to(
+    window: _Window, views: list[int], solution: Solution, priors: Sequence[MotionPrior]
+) -> tuple[list[int], Solution, list[MotionPrior]]:
+    """The refined solution with the priors between its views; without where they contradict it."""
+    held = among(priors, views)
+    factor = _unit_by(held, solution)
+    if factor is not None:
+        found = _refined(window, views, _scaled(solution, factor), priors)
+        held = among(priors, found[0])
+        if len(_torn(held, found[1].T)) <= MAX_TORN * len(held):
+            return *found, held
+    return *_refined(window, views, solution, ()), []
+
+
+def _unit_by(held: Sequence[MotionPrior], solution: Solution) -> float | None:
+    """Factor that gives a solution the unit of the priors; None where these say none.
+
+    Raises:
+        SfmError: they lie in another direction.
+    """
+    seen = [(invert_se3(solution.T[p.a]) @ solution.T[p.b])[:3, 3] for p in held]
+    said = [p.T_a_b[:3, 3] for p in held]
+    power = sum(float(s @ s) for s in seen)
+    way = max((float(np.linalg.norm(t)) for t in said), default=0.0)
+    if way < MIN_WAY_M or power <= 0:
+        return None
+    factor = sum(float(s @ t) for s, t in zip(seen, said, strict=True)) / power
+    if factor <= 0:
+        raise SfmError("images and odometry contradict each other in the direction of motion")
+    return factor
+
+
+def _refined(
+    window: _Window, views: list[int], solution: Solution, priors: Sequence[MotionPrior]
+) -> tuple[list[int], Solution]:
     """All matches that agree; views that they do not place well are left out.
 
     Raises:
         SfmError: too few views are left.
     """
+    known = set() if window.before is None or not priors else set(window.before.T)
     for _ in range(len(views)):
         pixels = window.matcher.agreeing(solution.T, solution.K, views)
-        better = solve(solution.T, solution.K, pixels, (), window.focals.of(views), GOOD_PX[-1:])
+        focals, held = window.focals.of(views), among(priors, views)
+        better = solve(solution.T, solution.K, pixels, held, focals, GOOD_PX[-1:])
         if better is None:
             break
         solution = better
-        size_wh = window.size_wh[views]
-        strong = strong_views(solution.good, pixels, size_wh) & _well_placed(solution)
+        strong = strong_views(solution.good, pixels, window.size_wh[views])
+        strong |= np.array([v in known for v in views])
+        strong &= _well_placed(solution)
         if strong.all():
             return views, solution
         views = [v for v, keep in zip(views, strong, strict=True) if keep]
@@ -457,31 +517,22 @@ def _median_depth(solution: Solution) -> float:
 
 
 def _with_unit(
-    window: _Window, views: list[int], solution: Solution, priors: Sequence[MotionPrior]
+    window: _Window,
+    views: list[int],
+    solution: Solution,
+    priors: Sequence[MotionPrior],
+    held: Sequence[MotionPrior],
 ) -> WindowPoses:
     """The result in metres where priors say them, else in median depths."""
-    place = {v: i for i, v in enumerate(views)}
-    held = [
-        replace(p, a=place[p.a], b=place[p.b]) for p in priors if p.a in place and p.b in place
-    ]
-    seen = [(invert_se3(solution.T[p.a]) @ solution.T[p.b])[:3, 3] for p in held]
-    said = [p.T_a_b[:3, 3] for p in held]
-    power = sum(float(s @ s) for s in seen)
-    way = max((float(np.linalg.norm(t)) for t in said), default=0.0)
-    if way < MIN_WAY_M or power <= 0:
-        return _result(window, views, _scaled(solution, 1 / _median_depth(solution)), "images")
-    factor = sum(float(s @ t) for s, t in zip(seen, said, strict=True)) / power
-    if factor <= 0:
-        raise SfmError("images and odometry contradict each other in the direction of motion")
-    metric = _scaled(solution, factor)
-    pixels = window.matcher.agreeing(metric.T, metric.K, views)
-    better = solve(metric.T, metric.K, pixels, held, window.focals.of(views), GOOD_PX[-1:])
-    if better is None or len(_torn(held, better.T)) > MAX_TORN * len(held):
-        return _result(
-            window, views, _scaled(solution, 1 / _median_depth(solution)), "images",
-            "images contradict what odometry or the rig say of some views",
-        )  # fmt: skip
-    found = _result(window, views, better, "images and odometry")
+    if not held:
+        note = "images contradict what odometry or the rig say of some views" if any(
+            np.linalg.norm(p.T_a_b[:3, 3]) >= MIN_WAY_M for p in among(priors, views)
+        ) else ""  # fmt: skip
+        solution = _scaled(solution, 1 / _median_depth(solution))
+        return _result(window, views, solution, "images", note)
+    found = _result(window, views, solution, "images and odometry")
+    if window.unit_before:
+        return replace(found, source="images", used_odometry=False, metric=False, unit_before=True)
     if all(view.T_odom_cam is None for view in window.views):
         return replace(found, source="images", used_odometry=False)  # metres of the rig
     return found

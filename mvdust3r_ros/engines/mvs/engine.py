@@ -115,10 +115,11 @@ class MvsEngine(Engine):
                 [f.corners for f in features],
                 lambda: self._tracks.between(times),
                 [view.stamp_ns for view in views] if views[-1].stamp_ns else None,
+                self._readings.poses_before(features),
             )
         except SfmError as error:
             raise EngineError(str(error)) from None
-        if not poses.metric:
+        if not (poses.metric or poses.unit_before):
             poses = _as_large_as_a_room(poses)
         shows = np.array([len(f.corners) >= LEAST_FEATURES for f in features])
         read = replace(poses, placed=poses.placed & shows, by_images=poses.by_images & shows)

@@ -30,6 +30,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import rotation_angle_deg
+from mvdust3r_ros.sfm.priors import PosesBefore
 from mvdust3r_ros.sfm.window_poses import WindowPoses
 
 FOLLOWING = 2
@@ -66,6 +67,23 @@ class Readings:
         """Start empty."""
         self._of: WeakKeyDictionary[object, _Reading] = WeakKeyDictionary()
         self._window = 0
+        self._metric = False
+
+    def poses_before(self, features: Sequence[object]) -> PosesBefore | None:
+        """Where the last window saw views that are in this one too; None for fewer than two."""
+        known = self._known(features)
+        if len(known) < 2:
+            return None
+        T = {index: reading.T_ref_cam for index, reading in known.items()}
+        depths = [np.median(r.depth[r.depth > 0]) for r in known.values()]
+        return PosesBefore(T, self._metric, float(np.median(depths)))
+
+    def _known(self, features: Sequence[object]) -> dict[int, _Reading]:
+        return {
+            index: reading
+            for index, one in enumerate(features)
+            if (reading := self._of.get(one)) is not None and reading.window == self._window
+        }
 
     def kept(
         self, features: Sequence[object], poses: WindowPoses
@@ -80,13 +98,7 @@ class Readings:
             View -> its depth in the unit of `poses` and the logarithm of its expected error; empty
             where the poses of shared views do not agree with those of the window before.
         """
-        known = {
-            index: reading
-            for index, one in enumerate(features)
-            if poses.by_images[index]
-            and (reading := self._of.get(one)) is not None
-            and reading.window == self._window
-        }
+        known = {i: r for i, r in self._known(features).items() if poses.by_images[i]}
         factor = _unit_factor(known, poses)
         if factor is None:
             return {}
@@ -105,6 +117,7 @@ class Readings:
     ) -> None:
         """Take in what a window says of its views, oldest first, as `DepthReader.depth` does."""
         self._window += 1
+        self._metric = poses.metric
         for index in np.flatnonzero(poses.by_images & (depth > 0).any((1, 2))).tolist():
             later = int(poses.placed[index + 1 :].sum())
             self._of[features[index]] = _Reading(
