@@ -87,7 +87,7 @@ def levels_of(keyframes: Mapping[int, MappedKeyframe], fixed: Collection[int] = 
     found = _solved(links, level_of, wanted)
     return {
         w: level if abs(math.log(level / level_of[w])) > WORTH else level_of[w]
-        for w, level in zip(wanted, found, strict=True)
+        for w, level in zip(wanted, found.tolist(), strict=True)
     }
 
 

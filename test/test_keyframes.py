@@ -440,6 +440,22 @@ def test_only_keyframes_that_are_in_the_map_are_shared() -> None:
     assert ids(second) == [1, 2, 5, 6, 7]
 
 
+def test_views_at_the_end_of_a_window_that_have_no_place_come_again() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    taken = window.take(first).keyframes
+    window.commit((taken[0], taken[2]), taken)
+    (second,) = drive(window, 1, start=5)
+    assert ids(second) == [0, 2, 3, 4, 5]
+
+
+def test_a_sudden_turn_keeps_the_frame_before_it() -> None:
+    window = KeyframeWindow(KeyframeSettings(min_sharpness=0.0, min_overlap=0.75))
+    for i, shift in enumerate((0, 4, 8, 12, 20, 90, 94)):
+        show(window, (i + 1) * SECOND, image=scene(shift) if shift < 90 else scene(32)[:, ::-1])
+    assert [k.stamp_ns // SECOND for k in window._pending] == [1, 5, 6]
+
+
 def test_while_nobody_takes_windows_newer_ones_replace_older_ones() -> None:
     window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)

@@ -27,7 +27,7 @@ from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.preprocess import view_from_frame
 from mvdust3r_ros.ros.bag import BagOptions, read_frames
 from mvdust3r_ros.sfm.features import ViewFeatures, view_features
-from mvdust3r_ros.sfm.priors import motion_priors
+from mvdust3r_ros.sfm.priors import PosesBefore, motion_priors
 from mvdust3r_ros.sfm.tracks import KeyframeTracks
 from mvdust3r_ros.sfm.window_poses import FocalError, SfmError, WindowPoses, window_poses
 from sfm_world import (
@@ -124,6 +124,41 @@ def test_a_weak_view_rides_on_odometry() -> None:
     assert worst(found.T_ref_cam, WAY)[1] < 0.03
     alone = window_poses(views(K), seen)
     assert alone.placed.tolist() == found.by_images.tolist()
+
+
+def test_the_window_before_gives_the_unit_and_what_images_do_not_show() -> None:
+    seen = look(ROOM, WAY, SIGHT)
+    blind = seen[1]
+    seen[1] = replace(
+        blind, uv=blind.uv[:12], size_px=blind.size_px[:12], descriptors=blind.descriptors[:12]
+    )
+    unit = 0.4
+    T = relative(WAY)[:4].copy()
+    T[:, :3, 3] *= unit
+    before = PosesBefore(dict(enumerate(T)), False, 3 * unit)
+    found = window_poses(views(K), seen, before=before)
+    assert found.unit_before
+    assert not found.metric
+    assert found.placed.all()
+    assert scale_of(found.T_ref_cam, WAY) == pytest.approx(unit, rel=0.02)
+    assert worst(found.T_ref_cam, WAY, any_scale=True)[1] < 0.02
+    assert not window_poses(views(K), seen).placed[1]
+
+
+def test_a_window_before_that_images_contradict_is_not_believed() -> None:
+    wrong = {i: pose((0, 25 * i, 0), (0.2 * i, 0, 0)) for i in range(4)}
+    found = window_poses(views(K), look(ROOM, WAY, SIGHT), before=PosesBefore(wrong, False, 3.0))
+    assert not found.unit_before
+    assert worst(found.T_ref_cam, WAY, any_scale=True)[1] < 0.015
+
+
+def test_what_is_not_in_metres_does_not_go_with_odometry() -> None:
+    T = relative(WAY)[:4].copy()
+    T[:, :3, 3] *= 0.4
+    before = PosesBefore(dict(enumerate(T)), False, 1.2)
+    found = window_poses(views(K, relative(WAY)), look(ROOM, WAY, SIGHT), before=before)
+    assert found.metric
+    assert scale_of(found.T_ref_cam, WAY) == pytest.approx(1, abs=0.007)
 
 
 def test_tracks_between_keyframes_help_a_weak_view() -> None:
