@@ -16,6 +16,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import cv2
 import numpy as np
 import pytest
@@ -84,6 +87,17 @@ def test_matches_of_a_shifted_picture_are_shifted() -> None:
     assert np.median(np.linalg.norm(shift[found.clear] - (13.5, 0), axis=1)) < 0.1
     assert len(np.unique(a.uv, axis=0)) == len(a)
     np.testing.assert_allclose(np.linalg.norm(a.descriptors, axis=1), 1, atol=1e-5)
+
+
+def test_matches_are_remembered_as_long_as_both_views_are_in_use() -> None:
+    rng = np.random.default_rng(3)
+    a, b = (view_features(View(rng.integers(0, 255, (96, 128, 3), np.uint8))) for _ in range(2))
+    first = weakref.ref(match_features(a, b))
+    assert match_features(a, b) is first()
+    assert match_features(b, a) is not first()
+    del b
+    gc.collect()
+    assert first() is None
 
 
 def test_an_image_without_texture_has_no_features_and_no_matches() -> None:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -88,8 +89,23 @@ class Matches:
     clear: BoolArray
 
 
+_known: WeakKeyDictionary[ViewFeatures, WeakKeyDictionary[ViewFeatures, Matches]]
+_known = WeakKeyDictionary()
+
+
 def match_features(a: ViewFeatures, b: ViewFeatures) -> Matches:
-    """Mutual nearest neighbours that stand out from the second best."""
+    """Mutual nearest neighbours that stand out from the second best.
+
+    What has been matched is remembered as long as both are in use: windows share views.
+    """
+    of_a = _known.setdefault(a, WeakKeyDictionary())
+    found = of_a.get(b)
+    if found is None:
+        found = of_a[b] = _matched(a, b)
+    return found
+
+
+def _matched(a: ViewFeatures, b: ViewFeatures) -> Matches:
     if len(a) < 2 or len(b) < 2:
         return Matches(np.zeros((0, 2), np.intp), np.zeros(0, bool))
     cosine = a.descriptors @ b.descriptors.T
