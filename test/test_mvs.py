@@ -30,7 +30,7 @@ from mvdust3r_ros.engines.mvs.confidence import ConfidenceRule, fit_rule, rule_i
 from mvdust3r_ros.engines.mvs.sources import choose_sources
 from mvdust3r_ros.engines.mvs.sweep_inputs import depth_range, half_intrinsics, unit_projection
 from mvdust3r_ros.geometry import backproject, invert_se3, make_se3, project
-from mvdust3r_ros.sfm.window_poses import WindowPoses
+from mvdust3r_ros.sfm.window_poses import WindowPoses, given_poses
 
 HW = (96, 128)
 K = np.array([[100.0, 0, 63.5], [0, 100.0, 47.5], [0, 0, 1]])
@@ -43,19 +43,8 @@ def turned(yaw_deg: float, t: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> F
 
 
 def poses_of(T: FloatArray, points: FloatArray) -> WindowPoses:
-    views = len(T)
-    return WindowPoses(
-        T_ref_cam=T,
-        placed=np.ones(views, bool),
-        K=np.repeat(K[None], views, 0),
-        covariance=np.zeros((views, 6, 6)),
-        metric=True,
-        used_odometry=False,
-        source="images",
-        points_ref=points,
-        seen=np.ones((len(points), views), bool),
-        by_images=np.ones(views, bool),
-    )
+    seen = np.ones((len(points), len(T)), bool)
+    return given_poses(T, np.repeat(K[None], len(T), 0), points, seen)
 
 
 def plane_depth(T: FloatArray, wall_m: float, K: FloatArray, hw: tuple[int, int]) -> FloatArray:

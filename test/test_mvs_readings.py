@@ -17,13 +17,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.engines.mvs.readings import FOLLOWING, Readings
-from mvdust3r_ros.sfm.window_poses import WindowPoses
+from mvdust3r_ros.sfm.window_poses import WindowPoses, given_poses
 from sfm_world import pose
 
 HW = (6, 8)
@@ -34,12 +35,9 @@ class Features:
     """Stands for the features of one view: what counts is that it is the same object."""
 
 
-def poses(T: FloatArray, metric: bool = True) -> WindowPoses:
-    n = len(T)
-    return WindowPoses(
-        T, np.ones(n, bool), np.repeat(np.eye(3)[None], n, 0), np.zeros((n, 6, 6)), metric, False,
-        "images", np.zeros((0, 3)), np.zeros((0, n), bool), np.ones(n, bool),
-    )  # fmt: skip
+def poses(T: FloatArray) -> WindowPoses:
+    nothing = np.zeros((0, 3)), np.zeros((0, len(T)), bool)
+    return given_poses(T, np.repeat(np.eye(3)[None], len(T), 0), *nothing)
 
 
 def way(start: int = 0, unit: float = 1.0) -> FloatArray:
@@ -84,7 +82,7 @@ def test_views_whose_poses_have_changed_are_read_again(change: str) -> None:
     elif change == "bent":
         T[1, :3, 3] += (0, 0.05 * math.sqrt(2), 0.1)
     else:
-        now.by_images[:] = False
+        now = replace(now, by_images=np.zeros(VIEWS, bool))
     assert readings.kept(features[2:], now) == {}
 
 

@@ -123,6 +123,17 @@ class WindowPoses:
     unit_before: bool = False
 
 
+def given_poses(
+    T_ref_cam: FloatArray, K: FloatArray, points_ref: FloatArray, seen: BoolArray
+) -> WindowPoses:
+    """Poses in metres that are known without images; shapes as in `WindowPoses`."""
+    views = len(T_ref_cam)
+    everything, exact = np.ones(views, bool), np.zeros((views, 6, 6))
+    return WindowPoses(
+        T_ref_cam, everything, K, exact, True, False, "images", points_ref, seen, everything
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Window:
     """What is given of a window.

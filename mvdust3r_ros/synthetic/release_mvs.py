@@ -35,7 +35,7 @@ from mvdust3r_ros.engines.mvs.export import export_graphs
 from mvdust3r_ros.engines.mvs.sweep_inputs import half_intrinsics
 from mvdust3r_ros.engines.onnx_engine import OnnxOptions
 from mvdust3r_ros.geometry import invert_se3
-from mvdust3r_ros.sfm.window_poses import WindowPoses
+from mvdust3r_ros.sfm.window_poses import WindowPoses, given_poses
 from mvdust3r_ros.synthetic.mvs_rooms import make_mvs_window
 from mvdust3r_ros.synthetic.train_config import TrainError
 from mvdust3r_ros.synthetic.train_mvs import (
@@ -181,20 +181,8 @@ def _known_poses(
         own = rays * depth_m[view, v, u][:, None]
         points.append(own @ T_ref_cam[view, :3, :3].T + T_ref_cam[view, :3, 3])
         seen.append(np.tile(np.arange(views) == view, (POINTS_A_VIEW, 1)))
-    return WindowPoses(
-        T_ref_cam=T_ref_cam,
-        placed=np.ones(views, bool),
-        K=np.repeat(K[None], views, 0),
-        covariance=np.zeros((views, 6, 6)),
-        metric=True,
-        used_odometry=False,
-        source="images",
-        points_ref=np.concatenate(points),
-        seen=np.concatenate(seen),
-        by_images=np.ones(views, bool),
-        note="",
-        focal_rel_sigma=0.0,
-    )
+    Ks = np.repeat(K[None], views, 0)
+    return given_poses(T_ref_cam, Ks, np.concatenate(points), np.concatenate(seen))
 
 
 def _joined(parts: Iterator[_Judged]) -> _Judged:

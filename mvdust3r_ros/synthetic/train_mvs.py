@@ -39,7 +39,7 @@ from torch.nn import functional
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.engines.mvs.sources import choose_sources
 from mvdust3r_ros.engines.mvs.sweep_inputs import unit_projection
-from mvdust3r_ros.model.sweep import Depth, SweepNetwork, place_to_q, q_to_place
+from mvdust3r_ros.model.sweep import Depth, SweepConfig, SweepNetwork, place_to_q, q_to_place
 from mvdust3r_ros.synthetic.dataset import (
     SHARD_ROOMS,
     Batch,
@@ -362,9 +362,10 @@ def draw_sweeps(rng: Rng, shards: RoomShards, batch: int) -> Sweeps:
     return with_sources(rng, made, images)
 
 
-def with_sources(rng: Rng, batch: Batch, images: Tensor, sources: int = 4) -> Sweeps:
+def with_sources(rng: Rng, batch: Batch, images: Tensor) -> Sweeps:
     """Choose views to read and their sources; poses get the errors that adjustment leaves."""
     b, v = images.shape[:2]
+    sources = SweepConfig.sources
     views = np.stack([rng.permutation(v)[:READ_VIEWS] for _ in range(b)])
     chosen = np.zeros((b, READ_VIEWS, sources), np.int64)
     weight = np.ones((b, READ_VIEWS, sources), np.float32)

@@ -38,8 +38,6 @@ from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.sfm.window_poses import WindowPoses
 
 GRAPHS = ("encoder.onnx", "reader.onnx")
-SOURCES = 4
-"""Sources that the reader takes at once."""
 Arrays = Mapping[str, Any]
 """A view's features by name, each (1, C, h, w) float32."""
 
@@ -61,6 +59,8 @@ class DepthReader:
         self._encoder, self._reader = (
             onnx_session(folder / name, providers, 1) for name in GRAPHS
         )
+        shapes = {i.name: i.shape for i in self._reader.get_inputs()}
+        self._sources = int(shapes["weight"][1])
 
     def encode(self, view: View) -> Arrays:
         """Features of a view."""
@@ -95,7 +95,7 @@ class DepthReader:
         def read(view: int) -> None:
             reach = depth_range(poses, view)
             sources = choose_sources(
-                view, poses.T_ref_cam, poses.K, image_hw, reach.typical, placed, SOURCES
+                view, poses.T_ref_cam, poses.K, image_hw, reach.typical, placed, self._sources
             )
             if sources:
                 inputs = self._inputs(view, sources, features, poses, image_hw, reach)
@@ -115,7 +115,7 @@ class DepthReader:
         image_hw: tuple[int, int],
         reach: DepthRange,
     ) -> dict[str, Any]:
-        filled = (*sources, *([sources[0]] * SOURCES))[:SOURCES]
+        filled = (*sources, *([sources[0]] * self._sources))[: self._sources]
         T, K = poses.T_ref_cam, poses.K
         projections = [
             unit_projection(K[view], K[s], invert_se3(T[s]) @ T[view], image_hw) for s in filled
@@ -125,6 +125,6 @@ class DepthReader:
             "source_match": np.stack([features[s]["match"] for s in filled], 1),
             "source_fine": np.stack([features[s]["fine"] for s in filled], 1),
             "projection": np.stack(projections)[None],
-            "weight": (np.arange(SOURCES) < len(sources)).astype(np.float32)[None],
+            "weight": (np.arange(self._sources) < len(sources)).astype(np.float32)[None],
             "range_q": reach.range_q[None],
         }
