@@ -40,9 +40,9 @@ RIG_SIGMA_RAD = math.radians(0.15)
 RIG_SIGMA_M = 0.002
 RIG_REL_SIGMA = 0.01
 """Share of the distance of two cameras."""
-BEFORE_SIGMA_RAD = math.radians(0.1)
+BEFORE_SIGMA_RAD = math.radians(0.2)
 """Error of the turn between two views by the window before."""
-BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.01, 0.002
+BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.02, 0.004
 """Error of their distance, share of itself and of the typical depth."""
 SAME_TIME_NS = 10_000_000
 STILL = 1e-6
