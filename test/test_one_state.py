@@ -63,8 +63,9 @@ class Engine(OracleEngine):
 class Witness:
     """Looks at the map all the time; corrections wait until it has looked twice meanwhile."""
 
-    def __init__(self, mapper: Mapper) -> None:
+    def __init__(self, mapper: Mapper, sizes: bool) -> None:
         self.mapper = mapper
+        self.sizes = sizes
         self.looks = 0
         self.faults: list[str] = []
         self.news = threading.Condition()
@@ -73,7 +74,7 @@ class Witness:
     def watch(self) -> None:
         while not self.stop.is_set():
             try:
-                fault = contradiction(self.mapper.stored())
+                fault = contradiction(self.mapper.stored(), self.sizes)
             except Exception as error:  # noqa: BLE001 - reading must never raise
                 fault = repr(error)
             with self.news:
@@ -89,23 +90,32 @@ class Witness:
             assert self.news.wait_for(lambda: self.looks >= enough, PATIENCE_S)
 
 
-def contradiction(stored: StoredMap) -> str:
-    """What does not fit together in a stored map; empty when all does."""
+def contradiction(stored: StoredMap, sizes: bool) -> str:
+    """What does not fit together in a stored map; empty when all does.
+
+    With `sizes` what is drawn of a keyframe has to be what windows are joined by, point by point.
+    """
     for item in stored.keyframes:
         key = item.keyframe.id
         off_m = np.linalg.norm((stored.poses[key] - item.T_map_cam)[:3, 3])
         if off_m > 1e-9:
             return f"keyframe {key} is drawn {off_m * 1e3:.1f} mm off the graph"
         thinned = item.points_cam.reshape(*HW, 3)[2::4, 2::4]
-        if not np.allclose(item.dense_points_cam, thinned, rtol=1e-4):
+        if sizes and not np.allclose(item.dense_points_cam, thinned, rtol=1e-4):
             return f"keyframe {key} has points of two sizes"
     gone = {end for e in stored.edges for end in (e.a, e.b)} - set(stored.poses)
     return f"edges to keyframes that have left: {sorted(gone)}" if gone else ""
 
 
 @contextmanager
-def witnessed(mapper: Mapper, monkeypatch: pytest.MonkeyPatch) -> Iterator[Witness]:
-    witness = Witness(mapper)
+def witnessed(
+    mapper: Mapper, monkeypatch: pytest.MonkeyPatch, settling: bool = False
+) -> Iterator[Witness]:
+    """Without `settling` each keyframe is drawn as its first window said."""
+    witness = Witness(mapper, sizes=not settling)
+    if not settling:
+        monkeypatch.setattr(DenseMap, "better", lambda *_: [])
+        monkeypatch.setattr(DenseMap, "levelled", lambda _, seen: list(seen))
 
     def slowly(method: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -115,7 +125,7 @@ def witnessed(mapper: Mapper, monkeypatch: pytest.MonkeyPatch) -> Iterator[Witne
 
         return run
 
-    for name in ("moved", "without", "redrawn_higher"):
+    for name in ("moved", "without", "redrawn_higher", "settled"):
         monkeypatch.setattr(DenseMap, name, slowly(getattr(DenseMap, name)))
     thread = threading.Thread(target=witness.watch)
     thread.start()
@@ -152,9 +162,10 @@ def stages(updates: list[MapUpdate | None]) -> set[str]:
     ("values", "corrections"),
     [
         ({}, {"loop", "resize", "level"}),
+        ({"map.conf_quantile": 0.3}, {"loop", "level", "settle"}),
         ({"map.radius_m": 1.5, "map.keyframes_per_place": 1}, {"level"}),
     ],
-    ids=["all", "forget"],
+    ids=["all", "settle", "forget"],
 )
 @pytest.mark.slow
 def test_closures_resizes_levelling_and_forgetting_are_seen_whole(
@@ -164,13 +175,14 @@ def test_closures_resizes_levelling_and_forgetting_are_seen_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mapper = Mapper(with_values(CONFIG, values), Engine())
+    monkeypatch.setattr("mvdust3r_ros.mapper.SETTLE_SHARE", 0.1)
     off_m = iter([0.0, 0.0, 0.0, 0.07])
     monkeypatch.setattr(DenseMap, "floor_off_m", lambda _: next(off_m, 0.0))
-    with witnessed(mapper, monkeypatch) as witness:
+    with witnessed(mapper, monkeypatch, "settle" in corrections) as witness:
         updates = [mapper.process(frame) for frame in drifting]
     assert corrections <= stages(updates)
     assert (mapper.snapshot().loop_closures > 0) == ("loop" in corrections)
-    assert (len(mapper.mapped_keyframes()) < COUNT) == bool(values)
+    assert (len(mapper.mapped_keyframes()) < COUNT) == ("map.radius_m" in values)
     assert witness.faults == []
 
 
