@@ -122,6 +122,47 @@ class WindowPoses:
     median_px: float = math.nan
     unit_before: bool = False
 
+    def of_last(self, count: int) -> WindowPoses:
+        """The same of the last views alone, in the frame of the first of them that is placed.
+
+        The covariance is what has been added since that view, as along a chain.
+
+        Raises:
+            SfmError: none of them is placed.
+        """
+        first = len(self.placed) - count
+        placed = self.placed[first:]
+        if not placed.any():
+            raise SfmError("none of the views has a place beside those of the window before")
+        reference = int(placed.argmax())
+        T_new_ref = invert_se3(self.T_ref_cam[first + reference])
+        T = np.where(placed[:, None, None], T_new_ref @ self.T_ref_cam[first:], np.eye(4))
+        turn = np.kron(np.eye(2), T_new_ref[:3, :3])
+        spread = self.covariance[first:] - self.covariance[first + reference]
+        seen = self.seen[:, first:]
+        kept = seen.any(1)
+        points = self.points_ref[kept] @ T_new_ref[:3, :3].T + T_new_ref[:3, 3]
+        return replace(
+            self, T_ref_cam=T, placed=placed, K=self.K[first:],
+            covariance=_positive(turn @ spread @ turn.T) * placed[:, None, None],
+            points_ref=points, seen=seen[kept], by_images=self.by_images[first:],
+            note=_unplaced_words(placed) if self.source == "images" else self.note,
+            reference=reference,
+        )  # fmt: skip
+
+
+def _positive(spread: FloatArray) -> FloatArray:
+    """(V, 6, 6) symmetric matrices without their negative parts."""
+    values, vectors = np.linalg.eigh(spread)
+    return np.asarray((vectors * np.maximum(values, 0)[:, None]) @ np.swapaxes(vectors, 1, 2))
+
+
+def _unplaced_words(placed: BoolArray) -> str:
+    left = np.flatnonzero(~placed).tolist()
+    if not left:
+        return ""
+    return f"not placed: {plural(len(left), 'view')} ({', '.join(map(str, left))})"
+
 
 def given_poses(
     T_ref_cam: FloatArray, K: FloatArray, points_ref: FloatArray, seen: BoolArray
@@ -610,9 +651,7 @@ def _result(
     kept = solution.good.any(1)
     seen = np.zeros((int(kept.sum()), count), bool)
     seen[:, at] = solution.good[kept]
-    if not placed.all():
-        left = np.flatnonzero(~placed).tolist()
-        note = f"not placed: {plural(len(left), 'view')} ({', '.join(map(str, left))})"
+    note = _unplaced_words(placed) or note
     return WindowPoses(
         T, placed, K, spread, source != "images", source != "images", source,
         solution.points[kept], seen, placed, note, _focal_sigma(window, views, solution), at[0],

@@ -108,15 +108,8 @@ class MvsEngine(Engine):
         views = [t.view for t in tokens]
         features: list[MvsFeatures] = [t.features for t in tokens]
         image_hw = views[0].image_rgb.shape[:2]
-        times = [(view.stamp_ns, view.camera_name) for view in views]
         try:
-            poses = window_poses(
-                views,
-                [f.corners for f in features],
-                lambda: self._tracks.between(times),
-                [view.stamp_ns for view in views] if views[-1].stamp_ns else None,
-                self._readings.poses_before(features),
-            )
+            poses = self._poses(tokens)
         except SfmError as error:
             raise EngineError(str(error)) from None
         if not (poses.metric or poses.unit_before):
@@ -125,7 +118,7 @@ class MvsEngine(Engine):
         read = replace(poses, placed=poses.placed & shows, by_images=poses.by_images & shows)
         known = self._readings.kept(features, read)
         depth, log_error = self._reader.depth([f.arrays for f in features], read, image_hw, known)
-        self._readings.remember(features, read, depth, log_error)
+        self._readings.remember(tokens, read, depth, log_error)
         votes = agreement(depth, log_error, poses.T_ref_cam, half_intrinsics(poses.K))
         conf = self._rule.confidence(log_error, votes, on_edges(depth) | (depth <= 0))
         return WindowPrediction(
@@ -141,6 +134,31 @@ class MvsEngine(Engine):
             used_odometry=poses.used_odometry,
             note=poses.note,
         )
+
+    def _poses(self, tokens: Sequence[ViewTokens]) -> WindowPoses:
+        """Of the views; without odometry those of the window before help to find them.
+
+        Raises:
+            SfmError: neither images nor odometry say where they are.
+        """
+        lone = all(t.view.T_odom_cam is None for t in tokens)
+        shared = {id(t.features) for t in tokens}
+        earlier = [t for t in self._readings.last if lone and id(t.features) not in shared]
+        if len(earlier) == len(self._readings.last):
+            earlier = []  # it is not the window before
+        every = [*earlier, *tokens]
+        views, times = (
+            [t.view for t in every],
+            [(t.view.stamp_ns, t.view.camera_name) for t in every],
+        )
+        found = window_poses(
+            views,
+            [t.features.corners for t in every],
+            lambda: self._tracks.between(times),
+            [view.stamp_ns for view in views] if views[-1].stamp_ns else None,
+            self._readings.poses_before([t.features for t in every]),
+        )
+        return found.of_last(len(tokens)) if earlier else found
 
     def observe(self, view: View) -> None:
         """Remember the picture: points are followed through it where features are too few."""

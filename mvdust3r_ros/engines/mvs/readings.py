@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.datatypes import FloatArray, ViewTokens
 from mvdust3r_ros.geometry import rotation_angle_deg
 from mvdust3r_ros.sfm.priors import PosesBefore
 from mvdust3r_ros.sfm.window_poses import WindowPoses
@@ -61,10 +61,15 @@ class _Reading:
 
 
 class Readings:
-    """What the last window read, by the features of its views."""
+    """What the last window read, by the features of its views.
+
+    Attributes:
+        last: its views that images placed, oldest first.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
+        self.last: tuple[ViewTokens, ...] = ()
         self._of: WeakKeyDictionary[object, _Reading] = WeakKeyDictionary()
         self._window = 0
         self._metric = False
@@ -110,7 +115,7 @@ class Readings:
 
     def remember(
         self,
-        features: Sequence[object],
+        tokens: Sequence[ViewTokens],
         poses: WindowPoses,
         depth: FloatArray,
         log_error: FloatArray,
@@ -118,9 +123,10 @@ class Readings:
         """Take in what a window says of its views, oldest first, as `DepthReader.depth` does."""
         self._window += 1
         self._metric = poses.metric
+        self.last = tuple(t for t, known in zip(tokens, poses.by_images, strict=True) if known)
         for index in np.flatnonzero(poses.by_images & (depth > 0).any((1, 2))).tolist():
             later = int(poses.placed[index + 1 :].sum())
-            self._of[features[index]] = _Reading(
+            self._of[tokens[index].features] = _Reading(
                 self._window, later, poses.T_ref_cam[index], depth[index], log_error[index]
             )
 
