@@ -58,6 +58,9 @@ MIN_VIEWS = 3
 MIN_EXPLAINED = 0.8
 """Least share of the matches of single pairs that the refined poses explain."""
 
+FIRST_SIGMAS = 2.0
+"""An observation counts at first where it is no farther from its point than poses turned by so many
+sigmas would bring it."""
 ROUGH_STEPS = 6
 """Most steps of each round from the recovered poses on."""
 
@@ -174,7 +177,8 @@ def _adjusted(views: Sequence[View], T: FloatArray, unit: float, rel_error: floa
     matcher = Matcher([_features(view) for view in views], None)
     verified = matcher.verified(given, None)
     pixels = matcher.tracks({p: v.index for p, v in verified.items()}, everything)
-    found = solve(T, K, pixels, priors, None, ROUGH_PX, iterations=ROUGH_STEPS)
+    first_px = FIRST_SIGMAS * sigma * float(K[:, 0, 0].max())
+    found = solve(T, K, pixels, priors, None, (first_px, *ROUGH_PX), iterations=ROUGH_STEPS)
     if found is not None:
         pixels = matcher.agreeing(found.T, K, everything)
         found = solve(found.T, K, pixels, priors, None, GOOD_PX[-1:])
