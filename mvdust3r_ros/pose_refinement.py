@@ -57,9 +57,8 @@ MIN_VIEWS = 3
 """Fewer views than this that images hold refine nothing."""
 MIN_EXPLAINED = 0.8
 """Least share of the matches of single pairs that the refined poses explain."""
-
 FIRST_SIGMAS = 2.0
-"""An observation counts at first where it is no farther from its point than poses turned by so many
+"""An observation counts at first where it is no farther from its point than a turn by so many
 sigmas would bring it."""
 ROUGH_STEPS = 6
 """Most steps of each round from the recovered poses on."""
@@ -186,9 +185,8 @@ def _adjusted(views: Sequence[View], T: FloatArray, unit: float, rel_error: floa
         raise UnrefinedError("too few matches agree")
     size_wh = np.array([view.image_rgb.shape[1::-1] for view in views], float)
     held = _held(found, pixels, size_wh)
-    share = explained_share(
-        matcher, verified, found.T[held], K[held], np.flatnonzero(held).tolist()
-    )
+    at = np.flatnonzero(held).tolist()
+    share = explained_share(matcher, verified, found.T[held], K[held], at)
     if share < MIN_EXPLAINED:
         raise UnrefinedError(f"only {percent(share)} of the matches explained")
     return _Adjusted(found.T, found.points, pixels, found.good & held, held)
@@ -257,9 +255,11 @@ class _PointPairs:
         return float(np.median(self.mapped[:, 2] / self.seen[:, 2])) if len(self.view) else np.nan
 
     def fitting(self, count: int, scale: float, max_residual: float) -> BoolArray:
-        """(count,) views whose pointmaps lie where they are triangulated."""
+        """(count,) views whose pointmaps lie where the points are triangulated."""
+        if not scale > 0:
+            return np.zeros(count, bool)
         apart = np.linalg.norm(self.mapped - scale * self.seen, axis=1)
-        residual = apart / (abs(scale) * self.seen[:, 2])
+        residual = apart / (scale * self.seen[:, 2])
         own = [residual[self.view == v] for v in range(count)]
         return np.array([len(r) > 0 and float(np.median(r)) <= max_residual for r in own])
 
