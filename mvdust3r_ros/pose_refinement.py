@@ -266,4 +266,4 @@ class _PointPairs:
 
 def _in_camera(points: FloatArray, T: FloatArray) -> FloatArray:
     """(N, 3) points in the frames of N cameras."""
-    return np.einsum("nji,nj->ni", T[:, :3, :3], points - T[:, :3, 3])
+    return np.asarray(np.einsum("nji,nj->ni", T[:, :3, :3], points - T[:, :3, 3]))
