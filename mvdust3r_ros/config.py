@@ -209,6 +209,11 @@ class PoseSettings(Section):
     min_inlier_ratio: float = setting(
         0.3, "a view with fewer PnP inliers is not placed", low=0.0, high=1.0
     )
+    refine: str = setting(
+        "none", "tracks: poses that came from pointmaps are refined by features that the views "
+        "share, where these hold them; needs camera_info; not for engines that give poses "
+        "themselves, like mvs", choices=("none", "tracks"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

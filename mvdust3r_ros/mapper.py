@@ -51,6 +51,7 @@ from mvdust3r_ros.loops import LoopCloser
 from mvdust3r_ros.mapped_keyframe import MappedKeyframe
 from mvdust3r_ros.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.pose_recovery import recover_poses
+from mvdust3r_ros.pose_refinement import refine_poses
 from mvdust3r_ros.preprocess import view_from_frame
 from mvdust3r_ros.reference_views import order_views
 from mvdust3r_ros.relocalisation import (
@@ -672,6 +673,13 @@ class Mapper:
                 poses = recover_poses(prediction, views, self.config.pose)
             except MvDust3rError as error:
                 raise StitchError(Verdict.REJECTED_POSE, str(error)) from None
+        rel_error = info.rel_error if prediction.rel_error is None else prediction.rel_error
+        points, note = prediction.points[0], prediction.note
+        if self.config.pose.refine == "tracks" and prediction.poses is None:
+            with clock.stage("refine"):
+                limit = attainable(self.config.stitch, rel_error).max_residual
+                refined = refine_poses(prediction, views, poses, rel_error, limit)
+            points, poses, note = refined.points, refined.poses, note or refined.note
         state.uses_odometry |= prediction.used_odometry
         placed = sum(p is not None for p in poses)
         if placed < max(2, MIN_POSED_SHARE * len(poses)):
@@ -679,7 +687,7 @@ class Mapper:
                 Verdict.REJECTED_POSE, f"only {placed} of {len(poses)} views have a pose"
             )
         thin = slice(STITCH_STRIDE // 2, None, STITCH_STRIDE)
-        points, conf = prediction.points[0], prediction.conf[0]
+        conf = prediction.conf[0]
         geometry = WindowGeometry(
             window,
             points[:, thin, thin],
@@ -687,10 +695,10 @@ class Mapper:
             poses,
             info.metric if prediction.metric is None else prediction.metric,
             depth_images(views, thin) if self.config.stitch.use_depth else None,
-            info.rel_error if prediction.rel_error is None else prediction.rel_error,
+            rel_error,
             prediction.used_odometry,
             prediction.pose_covariance,
-            prediction.note,
+            note,
         )
         return geometry, points, conf
 

@@ -39,13 +39,16 @@ PLANE_PARALLAX_PX, PLANE_SIGMAS = 3.0, 4.0
 it is off by no more than so many sigmas."""
 
 
-def strong_views(good: BoolArray, pixels: FloatArray, size_wh: FloatArray) -> BoolArray:
+def strong_views(
+    good: BoolArray, pixels: FloatArray, size_wh: FloatArray, least: int = MIN_VIEW_POINTS
+) -> BoolArray:
     """(V,) views that see enough points, spread over the image.
 
     Args:
         good: (P, V) observations that agree; of fewer tracks than `pixels`, all of those count.
         pixels: (P, V, 2), NaN where not seen.
         size_wh: (V, 2) of the views in pixels.
+        least: number of points that are enough.
     """
     seen = ~np.isnan(pixels[..., 0])
     if len(good) == len(pixels):
@@ -53,7 +56,7 @@ def strong_views(good: BoolArray, pixels: FloatArray, size_wh: FloatArray) -> Bo
     cell = np.nan_to_num(pixels / size_wh * GRID).astype(int).clip(0, GRID - 1)
     number = cell[..., 0] + GRID * cell[..., 1]
     cells = [len(np.unique(number[seen[:, v], v])) for v in range(len(size_wh))]
-    return np.asarray((seen.sum(0) >= MIN_VIEW_POINTS) & (np.array(cells) >= MIN_CELLS))
+    return np.asarray((seen.sum(0) >= least) & (np.array(cells) >= MIN_CELLS))
 
 
 def explained_share(

@@ -1,0 +1,269 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Poses that came from pointmaps, refined by features that the views share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse.csgraph import connected_components
+
+from mvdust3r_ros.datatypes import (
+    BoolArray,
+    FloatArray,
+    MvDust3rError,
+    View,
+    ViewPose,
+    WindowPrediction,
+)
+from mvdust3r_ros.geometry import invert_se3
+from mvdust3r_ros.sfm.bundle import MotionPrior
+from mvdust3r_ros.sfm.features import ViewFeatures, view_features
+from mvdust3r_ros.sfm.gates import explained_share, strong_views
+from mvdust3r_ros.sfm.matching import Matcher
+from mvdust3r_ros.sfm.solve import GOOD_PX, ROUGH_PX, Solution, solve
+from mvdust3r_ros.sfm.window_poses import MAX_TURN_SIGMA_RAD
+from mvdust3r_ros.wording import percent, plural
+
+IndexArray = npt.NDArray[np.intp]
+
+REMEMBERED_VIEWS = 24
+"""Views whose features are kept: windows overlap."""
+UNKNOWN_REL_ERROR = 0.1
+"""Of the points of an engine that does not say how far off they are."""
+POSE_SHARE = 0.5
+"""Sigma of a recovered pose, each axis, over the error of the points: of its turn in radians, of
+its place in median depths of the window."""
+MIN_VIEW_POINTS, MIN_SHARED = 15, 12
+"""Least points of a view, and of two views that are linked by them: fewer than poses without a
+start would need."""
+MIN_VIEWS = 3
+"""Fewer views than this that images hold refine nothing."""
+MIN_EXPLAINED = 0.8
+"""Least share of the matches of single pairs that the refined poses explain."""
+FIRST_SIGMAS = 2.0
+"""An observation counts at first where it is no farther from its point than a turn by so many
+sigmas would bring it."""
+ROUGH_STEPS = 6
+"""Most steps of each round from the recovered poses on."""
+
+
+class UnrefinedError(MvDust3rError):
+    """The images do not hold better poses."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """A window after refinement.
+
+    Attributes:
+        points: (V, H, W, 3) pointmaps in the frame of the reference; those of a refined view have
+            moved with its pose, so that its depth is as it was.
+        poses: of each view, None where none was recovered.
+        note: which recovered poses stay, and why; empty where all were refined.
+    """
+
+    points: FloatArray
+    poses: list[ViewPose | None]
+    note: str
+
+
+def refine_poses(
+    prediction: WindowPrediction,
+    views: Sequence[View],
+    poses: Sequence[ViewPose | None],
+    rel_error: float,
+    max_residual: float,
+) -> Refined:
+    """Bundle adjustment of matched features from recovered poses on, which are priors beside it.
+
+    Neither odometry nor the rig goes in: they are weighed later, once. Distances follow the depth
+    of the pointmaps, so that the scale of the window stays theirs. Where images do not hold better
+    poses, or the pointmaps do not lie where the images see the same points, all stays as it was.
+
+    Args:
+        prediction: pointmaps of V views, of which path 0 counts.
+        views: the V views; refined only where all of those with a pose have K.
+        poses: from `recover_poses`.
+        rel_error: typical error of a point over its distance; 0 when unknown.
+        max_residual: largest median distance of pointmaps from triangulated points, as a share
+            of their depth.
+    """
+    points, conf, reference = prediction.points[0], prediction.conf[0], prediction.references[0]
+    order = [reference, *(i for i, p in enumerate(poses) if p is not None and i != reference)]
+    recovered = [pose for i in order if (pose := poses[i]) is not None]
+    T_old = np.stack([pose.T_window_cam for pose in recovered])
+    try:
+        unit = _typical_depth(points[reference], conf[reference])
+        found = _adjusted([views[i] for i in order], T_old, unit, rel_error or UNKNOWN_REL_ERROR)
+        pairs = _PointPairs.of(found, points[order], conf[order], T_old)
+        scale = pairs.scale()
+        held = found.held & pairs.fitting(len(order), scale, max_residual)
+        _check_enough(held, "whose pointmaps lie where images see them")
+    except UnrefinedError as why:
+        return Refined(points, list(poses), f"recovered poses stay: {why}")
+    T_new = found.T.copy()
+    T_new[:, :3, 3] *= scale
+    moved, better = points.copy(), list(poses)
+    for k in np.flatnonzero(held[1:]) + 1:
+        at, T = order[k], (T_new[k] @ invert_se3(T_old[k])).astype(points.dtype)
+        moved[at] = points[at] @ T[:3, :3].T + T[:3, 3]
+        better[at] = replace(recovered[k], T_window_cam=T_new[k])
+    left = sorted(order[k] for k in np.flatnonzero(~held).tolist())
+    words = f"recovered poses stay in {plural(len(left), 'view')} ({', '.join(map(str, left))})"
+    return Refined(moved, better, words if left else "")
+
+
+@lru_cache(REMEMBERED_VIEWS)
+def _features(view: View) -> ViewFeatures:
+    return view_features(view)
+
+
+def _typical_depth(points_cam: FloatArray, conf: FloatArray) -> float:
+    depth = points_cam[..., 2][conf > 1.0]
+    median = float(np.median(depth)) if len(depth) else 0.0
+    if median <= 0:
+        raise UnrefinedError("the pointmap of the reference has no depth")
+    return median
+
+
+@dataclass(frozen=True, eq=False)
+class _Adjusted:
+    """Outcome of the bundle adjustment.
+
+    Attributes:
+        T: (V, 4, 4) poses in the frame of the first view.
+        points: (P, 3) triangulated.
+        pixels: (P, V, 2) where views see them.
+        good: (P, V) observations that agree.
+        held: (V,) views whose poses they hold.
+    """
+
+    T: FloatArray
+    points: FloatArray
+    pixels: FloatArray
+    good: BoolArray
+    held: BoolArray
+
+
+def _adjusted(views: Sequence[View], T: FloatArray, unit: float, rel_error: float) -> _Adjusted:
+    """Bundle adjustment of views, the reference first; `unit` is a typical depth.
+
+    Raises:
+        UnrefinedError: too little agrees.
+    """
+    given = [view.K for view in views if view.K is not None]
+    if len(given) < len(views):
+        raise UnrefinedError("no camera_info")
+    K, everything, sigma = np.stack(given).astype(float), range(len(views)), POSE_SHARE * rel_error
+    priors = [MotionPrior(0, v, T[v], sigma, sigma * unit) for v in everything[1:]]
+    matcher = Matcher([_features(view) for view in views], None)
+    verified = matcher.verified(given, None)
+    pixels = matcher.tracks({p: v.index for p, v in verified.items()}, everything)
+    first_px = FIRST_SIGMAS * sigma * float(K[:, 0, 0].max())
+    found = solve(T, K, pixels, priors, None, (first_px, *ROUGH_PX), iterations=ROUGH_STEPS)
+    if found is not None:
+        pixels = matcher.agreeing(found.T, K, everything)
+        found = solve(found.T, K, pixels, priors, None, GOOD_PX[-1:])
+    if found is None:
+        raise UnrefinedError("too few matches agree")
+    size_wh = np.array([view.image_rgb.shape[1::-1] for view in views], float)
+    held = _held(found, pixels, size_wh)
+    at = np.flatnonzero(held).tolist()
+    share = explained_share(matcher, verified, found.T[held], K[held], at)
+    if share < MIN_EXPLAINED:
+        raise UnrefinedError(f"only {percent(share)} of the matches explained")
+    return _Adjusted(found.T, found.points, pixels, found.good & held, held)
+
+
+def _held(found: Solution, pixels: FloatArray, size_wh: FloatArray) -> BoolArray:
+    """(V,) the first view and those whose poses to it the images hold.
+
+    Raises:
+        UnrefinedError: hardly any.
+    """
+    turn = np.sqrt(np.diag(found.covariance)).reshape(-1, 6)[:, :3]
+    sure = np.linalg.norm(turn, axis=1) < MAX_TURN_SIGMA_RAD
+    strong = strong_views(found.good, pixels, size_wh, MIN_VIEW_POINTS)
+    held = np.asarray(strong & sure & _linked(found.good & strong))
+    _check_enough(held, "that images hold")
+    return held
+
+
+def _check_enough(held: BoolArray, which: str) -> None:
+    if not held[0]:
+        raise UnrefinedError(f"the reference is no view {which}")
+    if held.sum() < MIN_VIEWS:
+        raise UnrefinedError(f"only {plural(int(held.sum()), 'view')} {which}")
+
+
+def _linked(good: BoolArray) -> BoolArray:
+    """(V,) views that share points with the first one, over others where need be."""
+    seen = good.astype(int)
+    _, group = connected_components(seen.T @ seen >= MIN_SHARED, directed=False)
+    return np.asarray(group == group[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _PointPairs:
+    """Points as triangulated and as the pointmaps have them, of each good observation.
+
+    Attributes:
+        view: (N,) view of each.
+        seen: (N, 3) triangulated, in the frame of the camera.
+        mapped: (N, 3) the pointmap's at the nearest pixel, in the frame of the camera.
+    """
+
+    view: IndexArray
+    seen: FloatArray
+    mapped: FloatArray
+
+    @classmethod
+    def of(
+        cls, found: _Adjusted, points: FloatArray, conf: FloatArray, T_old: FloatArray
+    ) -> _PointPairs:
+        """Look up what pointmaps (V, H, W, 3), made with poses `T_old`, say."""
+        point, view = np.nonzero(found.good)
+        pixel = np.rint(found.pixels[point, view]).astype(int)
+        u, v = pixel.clip(0, np.array(conf.shape[:0:-1]) - 1).T
+        known = conf[view, v, u] > 1.0
+        point, view, u, v = point[known], view[known], u[known], v[known]
+        return cls(
+            view,
+            _in_camera(found.points[point], found.T[view]),
+            _in_camera(points[view, v, u], T_old[view]),
+        )
+
+    def scale(self) -> float:
+        """Factor from the triangulated to the mapped; NaN without any."""
+        return float(np.median(self.mapped[:, 2] / self.seen[:, 2])) if len(self.view) else np.nan
+
+    def fitting(self, count: int, scale: float, max_residual: float) -> BoolArray:
+        """(count,) views whose pointmaps lie where the points are triangulated."""
+        if not scale > 0:
+            return np.zeros(count, bool)
+        apart = np.linalg.norm(self.mapped - scale * self.seen, axis=1)
+        residual = apart / (scale * self.seen[:, 2])
+        own = [residual[self.view == v] for v in range(count)]
+        return np.array([len(r) > 0 and float(np.median(r)) <= max_residual for r in own])
+
+
+def _in_camera(points: FloatArray, T: FloatArray) -> FloatArray:
+    """(N, 3) points in the frames of N cameras."""
+    return np.asarray(np.einsum("nji,nj->ni", T[:, :3, :3], points - T[:, :3, 3]))
