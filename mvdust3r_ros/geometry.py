@@ -92,6 +92,18 @@ def invert_se3(T: FloatArray) -> FloatArray:
     return inverse
 
 
+def rigid(T: FloatArray) -> FloatArray:
+    """Poses (..., 4, 4) with the nearest rotations.
+
+    The inverse of a pose takes for granted that its rotation is one: in a chain of inverses and
+    products rounding errors double with each link.
+    """
+    U, _, Vt = np.linalg.svd(T[..., :3, :3])
+    nearest = np.array(T, float)
+    nearest[..., :3, :3] = U @ Vt
+    return nearest
+
+
 def se3_from_quaternion(quat_xyzw: FloatArray, t: FloatArray) -> FloatArray:
     """(4, 4) rigid transform from a quaternion (x, y, z, w) and a translation.
 

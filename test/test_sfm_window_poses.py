@@ -145,6 +145,30 @@ def test_the_window_before_gives_the_unit_and_what_images_do_not_show() -> None:
     assert not window_poses(views(K), seen).placed[1]
 
 
+@pytest.mark.slow
+def test_rounding_errors_do_not_grow_from_window_to_window() -> None:
+    before = PosesBefore(dict(enumerate(relative(WAY)[:4])), False, 3.0)
+    for _ in range(6):
+        T = window_poses(views(K), look(ROOM, WAY, SIGHT), before=before).T_ref_cam
+        R = T[:, :3, :3]
+        assert np.abs(np.swapaxes(R, 1, 2) @ R - np.eye(3)).max() < 1e-12
+        T = invert_se3(T[3]) @ T  # as the next window would have it
+        before = PosesBefore(dict(enumerate(T[:4])), False, 3.0)
+
+
+def test_the_last_views_of_a_window_are_told_in_their_own_frame() -> None:
+    whole = from_images(ROOM, WAY)
+    last = whole.of_last(5)
+    T = invert_se3(whole.T_ref_cam[3]) @ whole.T_ref_cam[3:]
+    np.testing.assert_allclose(last.T_ref_cam, T, atol=1e-9)
+    assert last.reference == 0
+    np.testing.assert_allclose(last.covariance[0], 0, atol=1e-15)
+    assert np.linalg.eigvalsh(last.covariance).min() > -1e-15
+    depth = last.points_ref @ last.T_ref_cam[0][2, :3] + last.T_ref_cam[0][2, 3]
+    assert depth[last.seen[:, 0]].min() > 0
+    assert last.seen.any(1).all()
+
+
 def test_a_window_before_that_images_contradict_is_not_believed() -> None:
     wrong = {i: pose((0, 25 * i, 0), (0.2 * i, 0, 0)) for i in range(4)}
     found = window_poses(views(K), look(ROOM, WAY, SIGHT), before=PosesBefore(wrong, False, 3.0))

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
+from mvdust3r_ros.geometry import rigid
 from mvdust3r_ros.sfm.bundle import (
     BundleError,
     MotionPrior,
@@ -125,7 +126,7 @@ def solve(
     focals = focals or Focals(np.full(len(T), -1), np.zeros((0, 2)))
     kept = None if priors else _farthest(T)
     sigma, trust = START_SIGMA_PX, 0.5
-    scene, problem, found = Scene(T, K, np.zeros((0, 3))), None, None
+    scene, problem, found = Scene(rigid(T), K, np.zeros((0, 3))), None, None
     for max_px in rounds_px:
         found = triangulate(scene.T, scene.K, pixels, max_px, MIN_ANGLE_RAD)
         seen, at = observations_of(pixels, found.good)
