@@ -313,9 +313,9 @@ class OddDrives:
     """
 
     SPOILS: tuple[str, ...] = (
-        "flat", "noise", "grey", "same", "turned", "tiny", "huge", "small", "wide", "tall", "depth",
-        "camera", "no_camera", "lens", "repeated", "past", "future", "jump", "far", "no_odometry",
-        "not_a_pose", "base", "other_camera",
+        "flat", "noise", "grey", "same", "turned", "tiny", "huge", "small", "wide", "tall",
+        "depth", "camera", "no_camera", "lens", "repeated", "past", "future", "jump", "far",
+        "no_odometry", "not_a_pose", "base", "other_camera",
     )  # fmt: skip
 
     def __init__(self, folder: str) -> None:
@@ -496,8 +496,8 @@ def fuzz_drives(folder: str, seed: int, count: int) -> list[str]:
         problems.append(f"memory grew by {grown_mb:.0f} MB in {count - WARM_UP_DRIVES - 1} drives")
     sys.stdout.write(
         f"{count} drives: {found['used']} used, {found['refused']} refused as a whole, windows "
-        f"{dict(drives.verdicts)}, memory grew by {grown_mb:.0f} MB after {WARM_UP_DRIVES} drives, "
-        f"slowest {found['slowest ms']} ms\n"
+        f"{dict(drives.verdicts)}, memory grew by {grown_mb:.0f} MB after {WARM_UP_DRIVES} "
+        f"drives, slowest {found['slowest ms']} ms\n"
     )
     return problems
 

@@ -31,8 +31,8 @@ REL_TOLERANCE = 0.015
 MAX_SHARE_BELOW = 0.06
 MIN_SUPPORT = 0.04
 MAX_LINE_SHARE, LINES = 0.5, 64
-"""When more of a plane's points than this share lie along one of so many lines through two of them,
-they are where it cuts a wall, and the plane is no floor."""
+"""When more of a plane's points than this share lie along one of so many lines through two of
+them, they are where it cuts a wall, and the plane is no floor."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class FooledScores:
         path_m: largest error of a keyframe's place.
         odometry_m: the same of odometry alone.
         updates: outcome of each window.
+        snapshot: the map.
     """
 
     free: int
@@ -66,6 +67,7 @@ class FooledScores:
     path_m: float
     odometry_m: float
     updates: tuple[MapUpdate, ...]
+    snapshot: MapSnapshot
 
     @property
     def committed(self) -> int:
@@ -97,6 +99,7 @@ def judge_fooling(drive: FoolingDrive, engine: Engine) -> FooledScores:
         path_m=_path_error(snapshot, drive),
         odometry_m=max(off_m),
         updates=tuple(updates),
+        snapshot=snapshot,
     )
 
 

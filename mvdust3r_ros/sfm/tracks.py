@@ -110,7 +110,8 @@ class FrameTracks:
             found = self._cameras.get(name, _Camera()).keyframes.get(stamp)
             if found is not None:
                 known[row] = _Seen(found[0].number + offsets[name], found[0].uv)
-        numbers = np.unique(np.concatenate([np.zeros(0, int), *(s.number for s in known.values())]))
+        used = [points.number for points in known.values()]
+        numbers = np.unique(np.concatenate([np.zeros(0, int), *used]))
         table = np.full((len(keyframes), len(numbers), 2), np.nan)
         for row, points in known.items():
             table[row, np.searchsorted(numbers, points.number)] = points.uv

@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -32,18 +31,14 @@ from mvdust3r_ros.geometry import backproject
 from mvdust3r_ros.synthetic.furniture import Kind, Part
 from mvdust3r_ros.synthetic.paths import Planar, Rig, camera_pose
 from mvdust3r_ros.synthetic.render import Renderer, pinhole
-from mvdust3r_ros.synthetic.scenes import Scene, SceneError, sample_room
-from mvdust3r_ros.synthetic.sequence import (
-    CAMERA_NAME,
-    START_NS,
-    Sequence as Drive,
-    SequenceConfig,
-    odometry,
-)
+from mvdust3r_ros.synthetic.scenes import SceneError, sample_room
+from mvdust3r_ros.synthetic.sequence import CAMERA_NAME, START_NS, SequenceConfig, odometry
+from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.textures import pick_texture
 
-STEP_M, TURN_RAD = 0.1, math.radians(14)
+STEP_M, TURN_RAD = 0.1, math.radians(5)
 """Way between two frames, and turn on the spot."""
+TURN_AFTER_M = 2.0
 RATE_HZ = 10.0
 LANE_LENGTH_M, WALL_AHEAD_M = 3.0, 1.1
 """Length of the way, and what is left to the wall at its end."""
@@ -52,6 +47,8 @@ LANE_M = 0.8
 ON_WALL_M = 0.08
 """What has its middle nearer to a wall than this is the wall, or hangs on it."""
 SURFACE_M = 5e-3
+CLOTH_M = (0.6, 0.6)
+"""What one repeat of the pattern on people covers."""
 TOP_M = 2.0
 """Upper edge of the mirror."""
 
@@ -110,11 +107,13 @@ class FoolingDrive:
 
 
 def turn_on_the_spot(seed: int) -> FoolingDrive:
-    """Ahead, once around on the spot, and on."""
-    x, y, x1 = _lane(seed)
-    stop = x + 1.2
-    around = [(stop, y, a) for a in np.linspace(0, 2 * math.pi, round(2 * math.pi / TURN_RAD))]
-    return FoolingDrive(_drive(seed, [*_ahead(x, stop, y), *around, *_ahead(stop, x1, y)]))
+    """Ahead, half around on the spot, and back."""
+    x, y, _ = _lane(seed)
+    there = _ahead(x, x + TURN_AFTER_M, y)
+    at, side, yaw = there[-1]
+    around = [(at, side, yaw + a) for a in np.arange(TURN_RAD, math.pi, TURN_RAD)]
+    back = [(p[0], p[1], p[2] + math.pi) for p in reversed(there)]
+    return FoolingDrive(_drive(seed, [*there, *around, *back]))
 
 
 def covered_lens(seed: int) -> FoolingDrive:
@@ -164,7 +163,9 @@ def people_walking(seed: int, velocity: tuple[float, float] = (0.0, 0.8)) -> Foo
     start = person[0].center[:2]
     people = [
         replace(
-            p, center=p.center + np.array([*(to - start), 0.0]), repeat_m=(0.6, 0.6),
+            p,
+            center=p.center + np.array([*(to - start), 0.0]),
+            repeat_m=CLOTH_M,
             texture=_texture(seed, "noise"),
         )
         for to in (np.array([x + 1.6, y - 1.0]), np.array([x + 3.0, y + 0.3]))
@@ -198,6 +199,8 @@ def _lane(seed: int) -> tuple[float, float, float]:
     """From x, along y, to x of the way through the room of a seed."""
     room = sample_room(seed).rooms[0]
     x1 = room.x1 - WALL_AHEAD_M
+    if x1 - LANE_LENGTH_M < room.x0 + LANE_M:
+        raise SceneError(f"seed {seed}: a room of {room.size[0]:.1f} m is too short")
     return x1 - LANE_LENGTH_M, room.center[1], x1
 
 
@@ -214,7 +217,10 @@ def _texture(seed: int, kind: str) -> int:
 
 
 def _drive(
-    seed: int, way: Sequence[Planar], more: Sequence[Part] = (), walks: bool = False,
+    seed: int,
+    way: Sequence[Planar],
+    more: Sequence[Part] = (),
+    walks: bool = False,
     velocity: tuple[float, float] = (0.0, 0.0),
 ) -> Drive:
     """A drive through the room of a seed, furniture in the way taken out, with more parts."""
