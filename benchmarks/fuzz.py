@@ -433,7 +433,7 @@ class OddDrives:
         self._move(v, 10.0 ** self.rng.integers(3, 13))
 
     def _move(self, v: dict[str, Any], by_m: float) -> None:
-        if v["T_odom_cam"] is not None:
+        if v["T_odom_cam"] is not None and np.isfinite(v["T_odom_cam"]).all():
             T = v["T_odom_cam"].copy()
             T[:3, 3] += by_m * self.rng.normal(size=3)
             T[:3, :3] = T[:3, :3] @ cv2.Rodrigues(self.rng.normal(size=3))[0]
