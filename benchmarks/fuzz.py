@@ -12,7 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Throws damaged input at every reader and converter: python benchmarks/fuzz.py --inputs 1000000.
+"""Throws damaged input at every reader and converter, or odd frames at the mapper.
+
+    python benchmarks/fuzz.py --inputs 1000000
+    python benchmarks/fuzz.py --engine models/mvs --inputs 100
+
+With an engine each input is a short drive through a room, spoiled in one to four ways: images that
+are black, noise, tiny, huge, twice the same, of other sizes; wrong K, depth, stamps, odometry. The
+map has to stay finite and the memory as it is.
 
 Each input has to be used or refused with one of the package's own errors, within one second of
 processor time (others may keep the machine busy) and without more memory than the limit (the
@@ -23,14 +30,17 @@ as a crash). Exit status 1 when anything else happened.
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import shutil
 import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,17 +50,27 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from mvdust3r_ros.config import config_to_yaml, flat_settings, load_config, with_values
+from mvdust3r_ros.config import (
+    MapperConfig,
+    config_to_yaml,
+    flat_settings,
+    load_config,
+    with_values,
+)
 from mvdust3r_ros.datatypes import (
+    CameraModel,
+    Frame,
     MapSnapshot,
+    MapUpdate,
     MvDust3rError,
     OccupancyGrid,
     ScaleEstimate,
     Trajectory,
 )
-from mvdust3r_ros.engines.create import default_engine_folder
+from mvdust3r_ros.engines.create import EngineOptions, create_engine, default_engine_folder
 from mvdust3r_ros.engines.manifest import load_manifest
 from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum, save_map
+from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.bag import read_frames
 from mvdust3r_ros.ros.bag_messages import decoded
 from mvdust3r_ros.ros.conversions import (
@@ -63,11 +83,13 @@ from mvdust3r_ros.ros.images import ENCODINGS, compressed_to_rgb, depth_to_m
 from mvdust3r_ros.ros.map_folder import place_in_folder
 from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.safe_files import JOURNAL, finish_writing
+from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, sequence_frames
 
 LIMIT_S = 1.0
 LIMIT_BYTES = 1 << 30
 MAX_PIXELS = 1_000_000
 SHOWN = 40
+WARM_UP_DRIVES, MAX_GROWTH_MB = 5, 60
 STORE = get_typestore(Stores.ROS2_JAZZY)
 NUMBERS = (0, 1, -1, 2, 3, 96, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 1e-300, 1e300,
            float("nan"), float("inf"), -float("inf"))  # fmt: skip
@@ -284,6 +306,207 @@ SHARES: dict[str, float] = {
 }  # fmt: skip
 
 
+class OddDrives:
+    """Drives through a room, spoiled from one random generator, through the mapper.
+
+    The engine stays the same, as a node's does over resets.
+    """
+
+    SPOILS: tuple[str, ...] = (
+        "flat", "noise", "grey", "same", "turned", "tiny", "huge", "small", "wide", "tall",
+        "depth", "camera", "no_camera", "lens", "repeated", "past", "future", "jump", "far",
+        "no_odometry", "not_a_pose", "base", "other_camera",
+    )  # fmt: skip
+
+    def __init__(self, folder: str) -> None:
+        self.engine = create_engine(folder, EngineOptions(threads=1))
+        drive = make_sequence(SequenceConfig(frames=7, hw=(288, 384), supersample=1, step_m=0.2))
+        self.frames = [vars(frame) for frame in sequence_frames(drive)]
+        self.config = with_values(
+            MapperConfig(),
+            {"keyframes.window_size": 3, "keyframes.window_overlap": 1,
+             "keyframes.min_sharpness": 0.0, "keyframes.max_interval_s": 0.1},
+        )  # fmt: skip
+        self.rng = np.random.default_rng(0)
+        self.stamp_ns = 0
+        self.verdicts: Counter[str] = Counter()
+
+    def drive(self) -> None:
+        """One drive."""
+        chosen = self.rng.choice(self.SPOILS, self.rng.integers(1, 5))
+        shares = self.rng.choice([0.1, 0.5, 1.0], len(chosen))
+        mapper, refused = Mapper(self.config, self.engine), 0
+        for given in self.frames:
+            self.stamp_ns += 100_000_000
+            values = {**given, "stamp_ns": self.stamp_ns}
+            for name, share in zip(chosen, shares, strict=True):
+                if self.rng.random() < share:
+                    getattr(self, name)(values)
+            try:
+                self._note(mapper.process(Frame(**values)))
+            except MvDust3rError:
+                refused += 1
+        self._note(mapper.finish())
+        check_snapshot(mapper.snapshot())
+        if refused == len(self.frames):
+            raise MvDust3rError("every frame was refused")
+
+    def _note(self, update: MapUpdate | None) -> None:
+        if update is not None:
+            self.verdicts[update.verdict.name] += 1
+
+    def _put(self, values: dict[str, Any], image: Any) -> None:
+        """Another image, and what has to have its size."""
+        hw = image.shape[:2]
+        values["image_rgb"] = np.ascontiguousarray(image, np.uint8)
+        if values["depth_m"] is not None and values["depth_m"].shape != hw:
+            values["depth_m"] = None
+        if (camera := values["camera"]) is not None:
+            K = np.diag([hw[1] / camera.width, hw[0] / camera.height, 1.0]) @ camera.K
+            values["camera"] = CameraModel(K, hw[1], hw[0])
+
+    # One function for each spoil.
+
+    def flat(self, v: dict[str, Any]) -> None:
+        v["image_rgb"] = np.zeros_like(v["image_rgb"]) + self.rng.choice([0, 3, 128, 255], 3)
+        v["image_rgb"] = v["image_rgb"].astype(np.uint8)
+
+    def noise(self, v: dict[str, Any]) -> None:
+        v["image_rgb"] = self.rng.integers(0, 256, v["image_rgb"].shape, np.uint8)
+
+    def grey(self, v: dict[str, Any]) -> None:
+        v["image_rgb"] = np.repeat(v["image_rgb"][..., :1], 3, 2)
+
+    def same(self, v: dict[str, Any]) -> None:
+        v["image_rgb"] = self.frames[3]["image_rgb"]
+
+    def turned(self, v: dict[str, Any]) -> None:
+        v["image_rgb"] = np.ascontiguousarray(v["image_rgb"][::-1, ::-1])
+
+    def tiny(self, v: dict[str, Any]) -> None:
+        self._put(v, cv2.resize(v["image_rgb"], tuple(self.rng.choice([1, 2, 15, 16, 17, 40], 2))))
+
+    def huge(self, v: dict[str, Any]) -> None:
+        self._put(v, cv2.resize(v["image_rgb"], (4000, 3000)))
+
+    def small(self, v: dict[str, Any]) -> None:
+        self._put(v, cv2.resize(v["image_rgb"], (160, 120)))
+
+    def wide(self, v: dict[str, Any]) -> None:
+        self._put(v, cv2.resize(v["image_rgb"], (640, 160)))
+
+    def tall(self, v: dict[str, Any]) -> None:
+        self._put(v, cv2.resize(v["image_rgb"], (160, 640)))
+
+    def depth(self, v: dict[str, Any]) -> None:
+        number = np.float32(self.rng.choice([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e30]))
+        where = self.rng.random(v["image_rgb"].shape[:2]) < self.rng.random()
+        v["depth_m"] = np.where(where, number, np.float32(2.0))
+
+    def camera(self, v: dict[str, Any]) -> None:
+        if v["camera"] is not None:
+            factor = np.ones((3, 3))
+            factor[:2] = self.rng.choice([1e-6, 0.1, 0.5, 1.0, 2.0, 10.0, 1e6, -1.0], (2, 3))
+            v["camera"] = replace(v["camera"], K=v["camera"].K * factor)
+
+    def no_camera(self, v: dict[str, Any]) -> None:
+        v["camera"] = None
+
+    def lens(self, v: dict[str, Any]) -> None:
+        if v["camera"] is not None:
+            bend = self.rng.normal(size=5) * 10.0 ** self.rng.integers(-2, 4)
+            v["camera"] = replace(v["camera"], distortion=tuple(bend.tolist()))
+
+    def repeated(self, v: dict[str, Any]) -> None:
+        v["stamp_ns"] -= int(self.rng.choice([1, 50_000_000, 100_000_000]))
+
+    def past(self, v: dict[str, Any]) -> None:
+        v["stamp_ns"] -= int(self.rng.choice([1, 60, 2 * 10**9])) * 10**9
+
+    def future(self, v: dict[str, Any]) -> None:
+        v["stamp_ns"] += int(self.rng.choice([1, 60, 2 * 10**9])) * 10**9
+
+    def jump(self, v: dict[str, Any]) -> None:
+        self._move(v, self.rng.choice([0.1, 1.0, 100.0]))
+
+    def far(self, v: dict[str, Any]) -> None:
+        self._move(v, 10.0 ** self.rng.integers(3, 13))
+
+    def _move(self, v: dict[str, Any], by_m: float) -> None:
+        if v["T_odom_cam"] is not None and np.isfinite(v["T_odom_cam"]).all():
+            T = v["T_odom_cam"].copy()
+            T[:3, 3] += by_m * self.rng.normal(size=3)
+            T[:3, :3] = T[:3, :3] @ cv2.Rodrigues(self.rng.normal(size=3))[0]
+            v["T_odom_cam"] = T
+
+    def no_odometry(self, v: dict[str, Any]) -> None:
+        v["T_odom_cam"] = None
+
+    def not_a_pose(self, v: dict[str, Any]) -> None:
+        if v["T_odom_cam"] is not None:
+            number = self.rng.choice([0.0, np.nan, np.inf, -1.0, 2.0])
+            v["T_odom_cam"] = np.where(self.rng.random((4, 4)) < 0.3, number, v["T_odom_cam"])
+
+    def base(self, v: dict[str, Any]) -> None:
+        v["T_odom_base"] = v["T_odom_cam"]
+
+    def other_camera(self, v: dict[str, Any]) -> None:
+        v["camera_name"] = self.word()
+
+    def word(self) -> str:
+        return WORDS[self.rng.integers(len(WORDS))]
+
+
+def check_snapshot(snapshot: MapSnapshot) -> None:
+    """Raise AssertionError for what a map must never show."""
+    named = {
+        "points": snapshot.points_map, "conf": snapshot.conf, "floor": snapshot.floor_z_m,
+        "path": snapshot.trajectory.T_world_cam,
+    }  # fmt: skip
+    if snapshot.T_map_odom is not None:
+        named["T_map_odom"] = snapshot.T_map_odom
+    wrong = [name for name, values in named.items() if not np.isfinite(values).all()]
+    if snapshot.grid is not None and not np.isin(snapshot.grid.cells, (-1, 0, 100)).all():
+        wrong.append("grid")
+    if not snapshot.scale.scale > 0:
+        wrong.append("scale")
+    if wrong:
+        raise AssertionError(f"not finite: {', '.join(wrong)}")
+
+
+def fuzz_drives(folder: str, seed: int, count: int) -> list[str]:
+    """Odd drives through the mapper with an engine; what was wrong."""
+    warnings.simplefilter("error", RuntimeWarning)  # arithmetic that nobody meant
+    drives, problems, found = OddDrives(folder), [], Counter[str]()
+    begin_mb = 0.0
+    for number, at in enumerate(range(seed, seed + count)):
+        drives.rng = np.random.default_rng([at, *b"drives"])
+        problem = try_one(drives.drive, at, "drive", found, math.inf)
+        if problem:
+            problems.append(problem)
+            sys.stdout.write(f"{problem}\n")
+            sys.stdout.flush()
+        if number == WARM_UP_DRIVES:
+            begin_mb = resident_mb()
+        if number % 5 == 4:
+            sys.stdout.write(f"{number + 1} drives, {resident_mb():.0f} MB\n")
+            sys.stdout.flush()
+    grown_mb = resident_mb() - begin_mb if begin_mb else 0.0
+    if grown_mb > MAX_GROWTH_MB:
+        problems.append(f"memory grew by {grown_mb:.0f} MB in {count - WARM_UP_DRIVES - 1} drives")
+    sys.stdout.write(
+        f"{count} drives: {found['used']} used, {found['refused']} refused as a whole, windows "
+        f"{dict(drives.verdicts)}, memory grew by {grown_mb:.0f} MB after {WARM_UP_DRIVES} "
+        f"drives, slowest {found['slowest ms']} ms\n"
+    )
+    return problems
+
+
+def resident_mb() -> float:
+    """Resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 def limit_memory() -> None:
     """Let this process have one gigabyte more than now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -291,7 +514,9 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def try_one(target: Callable[[], None], seed: int, name: str, found: Counter[str]) -> str:
+def try_one(
+    target: Callable[[], None], seed: int, name: str, found: Counter[str], limit_s: float = LIMIT_S
+) -> str:
     """Run one input; what was wrong with it, empty when nothing."""
     begin = time.process_time()
     try:
@@ -307,28 +532,20 @@ def try_one(target: Callable[[], None], seed: int, name: str, found: Counter[str
         return f"{name}, seed {seed}: {text} at {Path(where.filename).name}:{where.lineno}"
     spent_s = time.process_time() - begin
     found["slowest ms"] = max(found["slowest ms"], round(spent_s * 1e3))
-    return f"{name}, seed {seed}: {spent_s:.1f} s" if spent_s > LIMIT_S else ""
+    return f"{name}, seed {seed}: {spent_s:.1f} s" if spent_s > limit_s else ""
 
 
-def main() -> int:
-    """Fuzz and report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0, help="of the first input")
-    parser.add_argument("--only", choices=SHARES, help="one reader alone")
-    given = parser.parse_args()
-    cv2.setNumThreads(1)
-    shares = {given.only: 1.0} if given.only else SHARES
+def fuzz_readers(first: int, inputs: int, shares: dict[str, float]) -> list[str]:
+    """Damaged input at every reader; what was wrong."""
     problems: list[str] = []
-    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        fuzzer = Fuzzer(given.seed, Path(name))
+        fuzzer = Fuzzer(first, Path(name))
         limit_memory()
         for target, share in shares.items():
-            count = round(given.inputs * share / sum(shares.values()))
+            count = round(inputs * share / sum(shares.values()))
             found: Counter[str] = Counter()
             wrong = len(problems)
-            for seed in range(given.seed, given.seed + count):
+            for seed in range(first, first + count):
                 fuzzer.rng = np.random.default_rng([seed, *target.encode()])
                 problem = try_one(getattr(fuzzer, target), seed, target, found)
                 if problem:
@@ -339,6 +556,24 @@ def main() -> int:
                 f"{len(problems) - wrong} wrong, slowest {found['slowest ms']} ms\n"
             )
             sys.stdout.flush()
+    return problems
+
+
+def main() -> int:
+    """Fuzz and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first input")
+    parser.add_argument("--only", choices=SHARES, help="one reader alone")
+    parser.add_argument("--engine", help="odd drives through the mapper with this engine instead")
+    given = parser.parse_args()
+    cv2.setNumThreads(1)
+    shares = {given.only: 1.0} if given.only else SHARES
+    begin = time.monotonic()
+    if given.engine is None:
+        problems = fuzz_readers(given.seed, given.inputs, shares)
+    else:
+        problems = fuzz_drives(given.engine, given.seed, given.inputs)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sys.stdout.write(
         f"{given.inputs} inputs, {len(problems)} problems, {time.monotonic() - begin:.0f} s, "

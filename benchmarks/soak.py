@@ -171,6 +171,7 @@ class Bench:
 
     def start(self, engine: str, rate_hz: float, size: str) -> None:
         """Start both and wait until images arrive."""
+        engine = str(Path(engine).resolve()) if Path(engine).is_dir() and engine else engine
         words = ["--ros-args", "-p", f"engine.engine:={engine}" if engine else "engine.threads:=2"]
         for name in ("image", "odom", "camera_info"):
             words += ["-p", f"ros.{name}_reliability:=reliable"]

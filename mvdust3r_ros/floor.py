@@ -30,6 +30,9 @@ FINALISTS = 24
 REL_TOLERANCE = 0.015
 MAX_SHARE_BELOW = 0.06
 MIN_SUPPORT = 0.04
+MAX_LINE_SHARE, LINES = 0.5, 64
+"""When more of a plane's points than this share lie along one of so many lines through two of
+them, they are where it cuts a wall, and the plane is no floor."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,23 @@ def fit_floor(
     promising = np.argsort(-_scores(few, normals, offsets, tolerance))[:FINALISTS]
     normals, offsets = normals[promising], offsets[promising]
     scores = _scores(points, normals, offsets, tolerance)
-    best = int(np.argmax(scores))
-    if scores[best] <= 0:
-        return None
-    on_floor = points[np.abs(points @ normals[best] - offsets[best]) < tolerance]
-    return _refine(on_floor, normals[best], float(scores[best]), max_tilt_deg)
+    for best in np.argsort(-scores, kind="stable"):
+        if scores[best] <= 0:
+            break
+        on_floor = points[np.abs(points @ normals[best] - offsets[best]) < tolerance]
+        if _is_wide(on_floor, tolerance, rng):
+            return _refine(on_floor, normals[best], float(scores[best]), max_tilt_deg)
+    return None
+
+
+def _is_wide(points: FloatArray, tolerance: float, rng: np.random.Generator) -> bool:
+    """Whether most of the points (N, 3) of a level plane do not lie along one line."""
+    xy = points[:, :2]
+    a, b = (xy[rng.integers(len(xy), size=LINES)] for _ in range(2))
+    across = (b - a)[:, ::-1] * (1, -1)
+    across /= np.linalg.norm(across, axis=1, keepdims=True).clip(1e-12)
+    off = np.abs(across @ xy.T - (across * a).sum(1)[:, None])
+    return float((off < tolerance).mean(1).max()) < MAX_LINE_SHARE
 
 
 def _scores(

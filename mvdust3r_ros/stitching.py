@@ -548,11 +548,17 @@ class Stitcher:
     ) -> Placement:
         """A window that shares nothing with the map goes where odometry says."""
         T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
-        if self.T_map_odom is None or len(T_odom_cam) < 2 or not evidence:
+        if self.T_map_odom is None or len(T_odom_cam) < 2:
             raise StitchError(
                 Verdict.REJECTED_NO_OVERLAP,
                 "the window shares no keyframe with the map and there is no odometry to place it; "
                 "go back to known ground, give odometry, or reset the map",
+            )
+        if not evidence:
+            raise StitchError(
+                Verdict.REJECTED_NO_OVERLAP,
+                "the window shares no keyframe with the map, and within it the camera has not "
+                "moved far enough by odometry to say its size; drive on",
             )
         scale, estimate = self.scale.fuse(None, evidence)
         max_sigma = attainable(self.settings, geometry.rel_error).max_lone_sigma

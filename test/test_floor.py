@@ -152,3 +152,14 @@ def test_levelling_brings_the_plane_to_zero_with_the_least_turn(
     on_plane = normal * d + np.cross(normal, [1.0, 2.0, 3.0])
     assert (T @ [*on_plane, 1.0])[2] == pytest.approx(0.0, abs=1e-9)
     assert T[:2, 3].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_line_where_a_plane_cuts_a_board_close_by_is_no_floor(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    board = rng.uniform((-1, 0.65, 0.2), (1, 0.65, 1.0), (4000, 3))
+    board += rng.normal(0, 0.004, (4000, 3))
+    sofa = rng.uniform((-1, 0.8, 0.25), (-0.5, 1.4, 0.3), (120, 3))
+    floor = rng.uniform((-1.2, 1.0, 0.0), (-1.0, 2.0, 0.0), (60, 3))
+    camera = np.array([0.0, 0.0, 0.6])
+    assert fit_floor(np.vstack([board, sofa, floor]), camera, 10.0) is None

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A short run of the fuzzer over every reader and converter."""
+"""Short runs of the fuzzer: every reader and converter; odd drives through the mapper."""
 
 from __future__ import annotations
 
@@ -33,3 +33,13 @@ def test_damaged_input_is_used_or_refused_and_never_anything_else(tmp_path: Path
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "20000 inputs, 0 problems" in done.stdout
+
+
+@pytest.mark.slow
+def test_odd_drives_leave_the_default_engine_running_and_the_map_finite(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(FUZZER), "--engine", "", "--inputs", "3", "--seed", "204"],
+        capture_output=True, text=True, timeout=600, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 inputs, 0 problems" in done.stdout

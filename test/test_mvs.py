@@ -151,7 +151,10 @@ def test_a_confidence_rule_is_fitted_to_what_was_right() -> None:
     assert np.abs(fitted - share).mean() < 0.02
     conf = rule.confidence(log_error, votes, np.zeros(same.shape, bool))
     assert (conf[same == 0] == 1).all()
-    seen = same > 0
+    likely = fitted >= 0.5
+    assert (conf[~likely] == 1).all()
+    seen = (same > 0) & likely
+    assert seen.mean() > 0.3
     np.testing.assert_allclose(1 - 1 / conf[seen], np.minimum(fitted[seen], 0.99), atol=1e-4)
     denied = votes._replace(through=np.full_like(same, 4))
     assert (rule.confidence(log_error, denied, np.zeros(same.shape, bool)) == 1).all()

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 
 import cv2
@@ -225,3 +226,28 @@ def test_tracks_forget_what_is_old_and_what_was_before_a_jump_back() -> None:
     assert len(tracks.between([(100, "front"), (105, "front")]).uv) > 50
     tracks.observe(50, "front", gray)
     assert len(tracks.between([(100, "front"), (105, "front")]).uv) == 0
+
+
+def test_tracks_begin_anew_with_views_of_another_size() -> None:
+    tracks, gray = FrameTracks(), texture(3)[: HW[0], : HW[1], 0]
+    tracks.observe(0, "front", gray)
+    assert len(tracks.between([(0, "front")]).uv) == 0
+    for i in (1, 2):
+        tracks.observe(i, "front", np.ascontiguousarray(gray.T))
+    found = tracks.between([(0, "front"), (1, "front"), (2, "front")]).uv
+    assert len(found) > 50
+    assert np.isnan(found[:, 0]).all()
+
+
+def test_points_that_were_seen_long_ago_take_no_memory() -> None:
+    tracks, gray, peaks = FrameTracks(), texture(3)[: HW[0], : HW[1], 0], []
+    for i in range(0, 40, 2):
+        gray = np.ascontiguousarray(np.roll(gray, (37, 53), (0, 1))[::-1])  # all points are new
+        tracks.observe(i, "front", gray)
+        tracks.observe(i + 1, "front", gray)
+        tracemalloc.start()
+        found = tracks.between([(i, "front"), (i + 1, "front")]).uv
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(found) > 50
+    assert peaks[-1] < 1.5 * peaks[1]

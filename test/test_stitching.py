@@ -625,6 +625,8 @@ def test_two_odometry_poses_place_a_window_and_one_does_not(scene: Scene) -> Non
     assert worst(stitcher.place(two).T_map_cam, scene.poses)[0] < 0.01
     one = with_odometry(replace(far, metric=True), {12: scene.poses[12]})
     refused(stitcher, one, Verdict.REJECTED_NO_OVERLAP, "shares no keyframe")
+    still = with_odometry(far, dict.fromkeys((12, 17), scene.poses[12]))
+    refused(stitcher, still, Verdict.REJECTED_NO_OVERLAP, "has not moved far enough by odometry")
 
 
 @pytest.mark.parametrize(("sigma", "fits"), [(0.15, True), (0.11, True), (0.09, False)])

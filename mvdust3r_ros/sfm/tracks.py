@@ -84,11 +84,11 @@ class FrameTracks:
         Args:
             stamp_ns: its time; a jump back forgets what was before.
             camera_name: which camera.
-            gray: (H, W) uint8 at the size of the views.
+            gray: (H, W) uint8 at the size of the views; another size does the same.
         """
         with self._lock:
             camera = self._cameras.setdefault(camera_name, _Camera())
-            if camera.frames and stamp_ns <= camera.frames[-1][0]:
+            if camera.frames and _begins_anew(camera.frames[-1], stamp_ns, gray):
                 camera = self._cameras[camera_name] = _Camera()
             camera.frames.append((stamp_ns, gray))
 
@@ -101,15 +101,20 @@ class FrameTracks:
         for camera_name in sorted({name for _, name in keyframes}):
             stamps = sorted(stamp for stamp, name in keyframes if name == camera_name)
             self._follow(camera_name, stamps)
-        offset, numbers = 0, {}
+        offset, offsets = 0, {}
         for name, camera in self._cameras.items():
-            numbers[name] = offset
+            offsets[name] = offset
             offset += camera.count
-        table = np.full((len(keyframes), offset, 2), np.nan)
-        for row, (stamp, name) in zip(table, keyframes, strict=True):
-            known = self._cameras.get(name, _Camera()).keyframes.get(stamp)
-            if known is not None:
-                row[known[0].number + numbers[name]] = known[0].uv
+        known: dict[int, _Seen] = {}
+        for row, (stamp, name) in enumerate(keyframes):
+            found = self._cameras.get(name, _Camera()).keyframes.get(stamp)
+            if found is not None:
+                known[row] = _Seen(found[0].number + offsets[name], found[0].uv)
+        used = [points.number for points in known.values()]
+        numbers = np.unique(np.concatenate([np.zeros(0, int), *used]))
+        table = np.full((len(keyframes), len(numbers), 2), np.nan)
+        for row, points in known.items():
+            table[row, np.searchsorted(numbers, points.number)] = points.uv
         seen = (~np.isnan(table[..., 0])).sum(0) >= 2
         return KeyframeTracks(np.swapaxes(table[:, seen], 0, 1))
 
@@ -140,6 +145,11 @@ class FrameTracks:
             newest = stamp
         for old in sorted(camera.keyframes)[:-MAX_KEYFRAMES]:
             del camera.keyframes[old]
+
+
+def _begins_anew(last: tuple[int, ImageArray], stamp_ns: int, gray: ImageArray) -> bool:
+    """Whether points cannot be followed from the last frame to this one."""
+    return stamp_ns <= last[0] or gray.shape != last[1].shape
 
 
 def _through(images: Sequence[ImageArray], uv: FloatArray) -> tuple[FloatArray, BoolArray]:

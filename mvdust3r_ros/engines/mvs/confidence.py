@@ -33,6 +33,9 @@ from mvdust3r_ros.engines.mvs.agreement import LOG_ERRORS, Agreement
 
 MOST_VOTES = 4
 MOST_CERTAIN = 0.99
+LEAST_SHARE = 0.5
+"""A point that is more likely wrong than right says nothing, neither in the map nor of where a
+window joins it."""
 FEATURES = 5
 NEWTON_STEPS, RIDGE = 25, 1.0
 
@@ -70,11 +73,11 @@ class ConfidenceRule:
         return np.asarray(1 / (1 + np.exp(-np.sum(parts, 0))), np.float32)
 
     def confidence(self, log_error: FloatArray, votes: Agreement, unsure: BoolArray) -> FloatArray:
-        """(V, H, W) float32 confidence; 1 where `unsure` or where no view agrees."""
+        """(V, H, W) float32 confidence; 1 where `unsure`, unlikely or where no view agrees."""
         share = np.minimum(self.share_right(log_error, votes), MOST_CERTAIN)
         denied = votes.through > votes.same
         out = 1 / (1 - share)
-        out[unsure | denied | (votes.same == 0)] = 1.0
+        out[unsure | denied | (votes.same == 0) | (share < LEAST_SHARE)] = 1.0
         return np.asarray(out, np.float32)
 
 

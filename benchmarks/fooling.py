@@ -1,0 +1,43 @@
+"""Maps drives that fool stereo and prints what is wrong in the map: python benchmarks/fooling.py.
+
+The table of "Scenes that fool stereo" in docs/real_rooms.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+
+from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.evaluation.fooling import judge_fooling
+from mvdust3r_ros.synthetic.fooling import DRIVES
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", default="", help="default: the default engine")
+    parser.add_argument("--seed", type=int, default=41, help="of the room")
+    parser.add_argument("--only", choices=DRIVES, action="append", help="this drive alone")
+    parser.add_argument("--notes", action="store_true", help="what was said of each window")
+    given = parser.parse_args()
+    engine = create_engine(given.engine, EngineOptions(threads=1))
+    print("| drive | windows in the map | points off | free cells, right | of the wrong ones "
+          "solid, outside | obstacles, ghosts | path, odometry |\n|" + " --- |" * 7)  # fmt: skip
+    for name in given.only or DRIVES:
+        s = judge_fooling(DRIVES[name](given.seed), engine)
+        print(f"| {name} | {s.committed} of {len(s.updates)} | {s.points_off:.1%} | {s.free}, "
+              f"{s.free_right:.1%} | {s.free_solid}, {s.free_beyond} | {s.obstacles}, {s.ghosts} "
+              f"| {100 * s.path_m:.1f}, {100 * s.odometry_m:.1f} cm |", flush=True)  # fmt: skip
+        if given.notes:
+            for line, count in Counter(_words(u) for u in s.updates).items():
+                print(f"    {count} x {line}")
+
+
+def _words(update: object) -> str:
+    verdict, message, note = (getattr(update, k) for k in ("verdict", "message", "note"))
+    return f"{verdict.name} {message} | {note}"
+
+
+if __name__ == "__main__":
+    main()
