@@ -40,10 +40,12 @@ RIG_SIGMA_RAD = math.radians(0.15)
 RIG_SIGMA_M = 0.002
 RIG_REL_SIGMA = 0.01
 """Share of the distance of two cameras."""
-BEFORE_SIGMA_RAD = math.radians(0.2)
+BEFORE_SIGMA_RAD = math.radians(0.1)
 """Error of the turn between two views by the window before."""
-BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.02, 0.004
+BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.01, 0.002
 """Error of their distance, share of itself and of the typical depth."""
+BEFORE_BESIDE_ODOMETRY = 3.0
+"""Factor of both beside odometry, which is in what the window before said already."""
 SAME_TIME_NS = 10_000_000
 STILL = 1e-6
 """Motion of the rig by odometry (m and rad) below which two views were taken at one time."""
@@ -63,17 +65,16 @@ class PosesBefore:
     metric: bool
     typical: float
 
-    def priors(self) -> list[MotionPrior]:
+    def priors(self, beside_odometry: bool) -> list[MotionPrior]:
         """From each view to the next."""
-        return [
-            MotionPrior(
-                a, b, T := np.asarray(invert_se3(self.T[a]) @ self.T[b]), BEFORE_SIGMA_RAD,
-                math.hypot(
-                    BEFORE_REL_SIGMA * float(np.linalg.norm(T[:3, 3])), BEFORE_SIGMA * self.typical
-                ),
-            )
-            for a, b in pairwise(sorted(self.T))
-        ]  # fmt: skip
+        doubt = BEFORE_BESIDE_ODOMETRY if beside_odometry else 1.0
+        found = []
+        for a, b in pairwise(sorted(self.T)):
+            T_a_b = np.asarray(invert_se3(self.T[a]) @ self.T[b])
+            distance = float(np.linalg.norm(T_a_b[:3, 3]))
+            sigma = math.hypot(BEFORE_REL_SIGMA * distance, BEFORE_SIGMA * self.typical)
+            found.append(MotionPrior(a, b, T_a_b, doubt * BEFORE_SIGMA_RAD, doubt * sigma))
+        return found
 
 
 def among(priors: Sequence[MotionPrior], views: Sequence[int]) -> list[MotionPrior]:

@@ -324,7 +324,7 @@ def _given(
     if before is not None and priors and not before.metric:
         before = None  # what is in metres does not go with what is not
     if before is not None:
-        priors += before.priors()
+        priors += before.priors(bool(priors))
     return _Window(views, matcher, K, focals, priors, before)
 
 
@@ -443,7 +443,7 @@ def _grown(
     pixels = window.matcher.tracks({p: v.index for p, v in verified.items()}, everything)
     best: tuple[list[int], Solution] | None = None
     if window.before is not None and priors:
-        best = grow(window.before.T, window.K, pixels, window.focals, window.before.priors())
+        best = grow(window.before.T, window.K, pixels, window.focals, priors)
     pairs = [] if best is not None and len(best[0]) == len(everything) else start_pairs(
         window.matcher, verified, window.K
     )  # fmt: skip
