@@ -22,7 +22,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.datatypes import FloatArray, View, ViewTokens
 from mvdust3r_ros.engines.mvs.readings import FOLLOWING, Readings
 from mvdust3r_ros.sfm.window_poses import WindowPoses, given_poses
 from sfm_world import pose
@@ -46,10 +46,17 @@ def way(start: int = 0, unit: float = 1.0) -> FloatArray:
     )
 
 
+def tokens(features: list[Features]) -> list[ViewTokens]:
+    view = View(np.zeros((4, 4, 3), np.uint8))
+    return [ViewTokens(one, view) for one in features]
+
+
 def started() -> tuple[Readings, list[Features], FloatArray]:
     readings, features = Readings(), [Features() for _ in range(VIEWS)]
     depth = np.full((VIEWS, *HW), 2.0, np.float32) + np.arange(VIEWS)[:, None, None]
-    readings.remember(features, poses(way()), depth, np.full((VIEWS, *HW), -3.0, np.float32))
+    readings.remember(
+        tokens(features), poses(way()), depth, np.full((VIEWS, *HW), -3.0, np.float32)
+    )
     return readings, features, depth
 
 
@@ -89,7 +96,7 @@ def test_views_whose_poses_have_changed_are_read_again(change: str) -> None:
 def test_only_the_window_right_before_counts() -> None:
     readings, features, depth = started()
     others = [Features() for _ in range(VIEWS)]
-    readings.remember(others, poses(way()), depth, np.zeros_like(depth))
+    readings.remember(tokens(others), poses(way()), depth, np.zeros_like(depth))
     assert readings.kept(features[2:], poses(way(2))) == {}
     assert readings.poses_before(features) is None
 
@@ -97,5 +104,5 @@ def test_only_the_window_right_before_counts() -> None:
 def test_views_that_stand_show_no_unit() -> None:
     readings, features, depth = started()
     still = np.repeat(way()[:1], VIEWS, 0)
-    readings.remember(features, poses(still), depth, np.zeros_like(depth))
+    readings.remember(tokens(features), poses(still), depth, np.zeros_like(depth))
     assert readings.kept(features, poses(still)) == {}
