@@ -828,6 +828,7 @@ class Mapper:
             with self._swap(state, loops, state.dense.moved(moved, factors)):
                 history.apply(logs)
                 state.stitcher.move(moved, factors)
+                state.commits = tuple(commit.resized(factors) for commit in state.commits)
         return factors
 
     def _close_loop(self, state: _MapState, clock: StageClock) -> None:

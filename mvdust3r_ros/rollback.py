@@ -52,6 +52,11 @@ class Commit:
     anchors: tuple[Keyframe, ...]
     improved: tuple[MappedKeyframe, ...] = ()
 
+    def resized(self, factors: Mapping[int, float]) -> Commit:
+        """After the points of keyframes have become so many times as far."""
+        changed = (m.farther(factors.get(m.keyframe.id, 1.0)) for m in self.improved)
+        return replace(self, improved=tuple(changed))
+
 
 def joint_keyframes(
     anchors: Sequence[Keyframe], own: Sequence[Keyframe], overlap: int, size: int

@@ -28,6 +28,7 @@ from mvdust3r_ros.dense_map import DenseMap
 from mvdust3r_ros.depth_levels import LEVEL_SIGMA, levels_of
 from mvdust3r_ros.geometry import invert_se3, make_se3
 from mvdust3r_ros.mapped_keyframe import MappedKeyframe
+from mvdust3r_ros.rollback import Commit
 
 FACTORS = (1.05, 0.95, 1.03, 0.96)
 """What the depth of each window is multiplied by."""
@@ -96,6 +97,13 @@ def test_a_new_window_is_levelled_to_the_map_which_stays(room: Any) -> None:
     assert 1 / 1.06 - 0.005 < level < 1 - 0.25 * LEVEL_SIGMA
     for points, m in zip(before, dense.keyframes.values(), strict=True):
         assert points is m.points_cam
+
+
+def test_what_undoing_a_window_would_bring_back_keeps_up_with_the_size(room: Any) -> None:
+    (item,) = seen(room, count=1, factors=(1.0,))
+    commit = Commit((7,), (), (item,)).resized({item.keyframe.id: 1.1, 7: 2.0})
+    (kept,) = commit.improved
+    np.testing.assert_allclose(kept.points_cam, 1.1 * item.points_cam, rtol=1e-5)
 
 
 def test_a_better_view_is_drawn_when_the_map_is_drawn_again(room: Any) -> None:

@@ -70,6 +70,19 @@ def test_views_with_others_on_both_sides_are_kept_in_the_new_unit() -> None:
         assert (log_error == -3.0).all()
 
 
+def test_views_before_the_shared_ones_come_along_where_the_window_follows() -> None:
+    readings = Readings()
+    every = [
+        ViewTokens(Features(), View(np.zeros((4, 4, 3), np.uint8), stamp_ns=k)) for k in range(8)
+    ]
+    first, depth = every[:VIEWS], np.full((VIEWS, *HW), 2.0, np.float32)
+    assert readings.earlier(first) == []
+    readings.remember(first, poses(way()), depth, np.zeros_like(depth))
+    assert readings.earlier(every[2:]) == every[:2]
+    assert readings.earlier([every[0], *every[3:]]) == []  # a closure
+    assert readings.earlier(every[VIEWS:]) == []  # another place
+
+
 def test_poses_of_shared_views_come_along() -> None:
     readings, features, _ = started()
     before = readings.poses_before([*features[2:], Features()])

@@ -142,10 +142,7 @@ class MvsEngine(Engine):
             SfmError: neither images nor odometry say where they are.
         """
         lone = all(t.view.T_odom_cam is None for t in tokens)
-        shared = {id(t.features) for t in tokens}
-        earlier = [t for t in self._readings.last if lone and id(t.features) not in shared]
-        if len(earlier) == len(self._readings.last):
-            earlier = []  # it is not the window before
+        earlier = self._readings.earlier(tokens) if lone else []
         every = [*earlier, *tokens]
         views, times = (
             [t.view for t in every],

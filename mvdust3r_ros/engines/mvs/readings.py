@@ -74,6 +74,14 @@ class Readings:
         self._window = 0
         self._metric = False
 
+    def earlier(self, tokens: Sequence[ViewTokens]) -> list[ViewTokens]:
+        """The views of the last window that come before those of this one, which shares some."""
+        shared = {id(t.features) for t in tokens}
+        older = [t for t in self.last if id(t.features) not in shared]
+        begins_ns = tokens[0].view.stamp_ns
+        follows = len(older) < len(self.last) and all(t.view.stamp_ns < begins_ns for t in older)
+        return older if follows else []
+
     def poses_before(self, features: Sequence[object]) -> PosesBefore | None:
         """Where the last window saw views that are in this one too; None for fewer than two."""
         known = self._known(features)
