@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -67,24 +66,18 @@ class Matcher:
         matches: of each pair of views.
     """
 
-    def __init__(
-        self, features: Sequence[ViewFeatures], tracks_uv: FloatArray | None, threads: int = 1
-    ) -> None:
+    def __init__(self, features: Sequence[ViewFeatures], tracks_uv: FloatArray | None) -> None:
         """Match all pairs.
 
         Args:
             features: of each view.
             tracks_uv: (N, V, 2) pixels of tracks through the frames between; NaN where not seen.
-            threads: how many pairs are matched at a time.
         """
-        self._threads = threads
         extra = np.zeros((0, len(features), 2)) if tracks_uv is None else tracks_uv
         self.uv = [np.concatenate([f.uv, extra[:, v]]) for v, f in enumerate(features)]
         self.matches: dict[Pair, Matches] = {}
-        pairs = list(combinations(range(len(features)), 2))
-        with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(lambda p: match_features(features[p[0]], features[p[1]]), pairs))
-        for (a, b), own in zip(pairs, found, strict=True):
+        for a, b in combinations(range(len(features)), 2):
+            own = match_features(features[a], features[b])
             seen = np.flatnonzero(~np.isnan(extra[:, (a, b)]).any((1, 2)))
             more = np.stack([seen + len(features[a]), seen + len(features[b])], 1)
             clear = np.concatenate([own.clear, np.ones(len(more), bool)])
@@ -103,9 +96,8 @@ class Matcher:
             K: (3, 3) of each view or None.
             T: (V, 4, 4) poses by odometry, which guide; or None.
         """
-
-        def verified(pair: Pair) -> Verified | None:
-            matches = self.matches[pair]
+        found = {}
+        for pair, matches in self.matches.items():
             index = matches.index[matches.clear]
             K_a, K_b = K[pair[0]], K[pair[1]]
             least = MIN_MATCHES
@@ -114,11 +106,9 @@ class Matcher:
                 index = index[epipolar_distance(F, *self.pixels_of(pair, index)) < GUIDE_PX]
                 least = GUIDED_MATCHES
             seen = verify_pair(*self.pixels_of(pair, index), K_a, K_b, min_matches=least)
-            return None if seen is None else Verified(index[seen.inliers], seen)
-
-        with ThreadPoolExecutor(self._threads) as pool:
-            found = pool.map(verified, self.matches)
-        return {p: seen for p, seen in zip(self.matches, found, strict=True) if seen is not None}
+            if seen is not None:
+                found[pair] = Verified(index[seen.inliers], seen)
+        return found
 
     def agreeing(self, T: FloatArray, K: FloatArray, views: Sequence[int]) -> FloatArray:
         """Tracks of all matches, clear or not, that lie near the epipolar lines of known poses.

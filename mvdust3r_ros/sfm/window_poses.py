@@ -251,7 +251,6 @@ def window_poses(
     tracks: Callable[[], KeyframeTracks] | None = None,
     stamps_ns: Sequence[int] | None = None,
     before: PosesBefore | None = None,
-    threads: int = 1,
 ) -> WindowPoses:
     """Poses of all views that images or odometry can place.
 
@@ -266,24 +265,19 @@ def window_poses(
         stamps_ns: times of the views; without them the cameras of a rig are tied to each other
             only where odometry says that they did not move in between.
         before: what the window before said of views that are in this one too.
-        threads: how many pairs of views are matched at a time.
 
     Raises:
         SfmError: no odometry, and the images do not say: no texture, no parallax, one plane, or
             no motion that shows an unknown focal length.
     """
-
-    def given(tracked: KeyframeTracks | None) -> _Window:
-        return _given(views, features, tracked, stamps_ns, before, threads)
-
     T_odom = odometry_poses(views)
     if T_odom is None:
-        window = given(None if tracks is None else tracks())
+        window = _given(views, features, None if tracks is None else tracks(), stamps_ns, before)
         return _from_images(window, window.priors)
-    found = _beside_odometry(given(None), T_odom)
+    found = _beside_odometry(_given(views, features, None, stamps_ns, before), T_odom)
     if tracks is None or found.by_images.all():
         return found
-    more = _beside_odometry(given(tracks()), T_odom)
+    more = _beside_odometry(_given(views, features, tracks(), stamps_ns, before), T_odom)
     return more if more.by_images.sum() > found.by_images.sum() else found
 
 
@@ -309,7 +303,6 @@ def _given(
     tracks: KeyframeTracks | None,
     stamps_ns: Sequence[int] | None,
     before: PosesBefore | None,
-    threads: int,
 ) -> _Window:
     K, known = np.zeros((len(views), 3, 3)), []
     numbers: dict[tuple[float, ...], int] = {}
@@ -325,7 +318,7 @@ def _given(
             numbers[key] = len(numbers)
             known.append((math.log(own[0, 0]), math.inf if view.K is None else CALIBRATION_SIGMA))
         group.append(numbers[key])
-    matcher = Matcher(features, None if tracks is None else tracks.uv, threads)
+    matcher = Matcher(features, None if tracks is None else tracks.uv)
     focals = Focals(np.array(group), np.array(known))
     priors = motion_priors(views, stamps_ns)
     if before is not None and priors and not before.metric:

@@ -154,7 +154,6 @@ class MvsEngine(Engine):
             lambda: self._tracks.between(times),
             [view.stamp_ns for view in views] if views[-1].stamp_ns else None,
             self._readings.poses_before([t.features for t in every]),
-            self._reader.threads,
         )
         return found.of_last(len(tokens)) if earlier else found
 
