@@ -346,7 +346,7 @@ def test_the_real_bag_in_full(tmp_path: Path) -> None:
     assert Path(report["input"]["truth"]).resolve() == (OFFICE / "poses.txt").resolve()
     assert Path(report["input"]["depth"]).resolve() == (OFFICE / "depth").resolve()
     numbers = report["numbers"]
-    assert numbers["windows_committed"] == numbers["windows"] == 7
+    assert numbers["windows_committed"] == numbers["windows"] == 8
     assert numbers["ate_m"] < 0.001
     assert numbers["grid_iou"] > 0.65
     assert numbers["grid_free_precision"] > 0.97
