@@ -195,7 +195,7 @@ def _add_demo(commands: Commands) -> None:
     demo.add_argument("--engine", default="", help="engine folder, or oracle (needs --depth)")
     demo.add_argument("--depth", type=Path, metavar="DIR", help="depth maps to publish")
     demo.add_argument(
-        "--rate", type=speed, help="speed (default 1; 2 for the drive that comes with the package)"
+        "--rate", type=speed, default=1.0, help="speed of the bag (default %(default)g)"
     )
     demo.add_argument("--params", type=Path, metavar="YAML", help="settings of the node")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
@@ -206,8 +206,9 @@ def _demo(args: argparse.Namespace) -> int:
     from mvdust3r_ros.ros.demo import DemoOptions
     from mvdust3r_ros.ros.demo_report import show_demo
 
-    rate = args.rate or (1.0 if args.bag else 2.0)
-    return show_demo(DemoOptions(args.bag, args.engine, args.depth, rate, args.out, args.params))
+    return show_demo(
+        DemoOptions(args.bag, args.engine, args.depth, args.rate, args.out, args.params)
+    )
 
 
 def _add_params(commands: Commands) -> None:
