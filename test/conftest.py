@@ -23,6 +23,7 @@ import os
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ import pytest
 from hypothesis import settings
 
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, ImageArray
+from mvdust3r_ros.engines.base import Engine
+from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, make_se3, pixel_grid
 from stored_data import HAS_MORE_DATA, MORE_DATA, VARIABLE, WITHOUT_MORE_DATA
 
@@ -134,6 +137,14 @@ class BoxRoom:
         inside = np.minimum(points - low, high - points).min(-1)
         distance: FloatArray = np.minimum(to_walls, np.where(inside > 0, inside, outside))
         return distance
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """The default engine; tests of others have a fixture of their own."""
+    made = create_engine("", EngineOptions(threads=1))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

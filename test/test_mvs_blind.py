@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -25,19 +24,11 @@ import pytest
 from mvdust3r_ros.config import KeyframeSettings, MapperConfig
 from mvdust3r_ros.datatypes import Frame, View, WindowPrediction
 from mvdust3r_ros.engines.base import Engine, EngineError
-from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, sequence_frames
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error::RuntimeWarning")]
 SURE = 4.0
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = create_engine("", EngineOptions(threads=1))
-    yield engine
-    engine.close()
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 from mvdust3r_ros.datatypes import OccupancyGrid, Verdict
 from mvdust3r_ros.engines.base import Engine
-from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.evaluation.fooling import FooledScores, judge_fooling
 from mvdust3r_ros.geometry import backproject
 from mvdust3r_ros.synthetic.fooling import DRIVES, mirror_on_the_wall
@@ -32,13 +29,6 @@ from mvdust3r_ros.synthetic.furniture import Part
 pytestmark = pytest.mark.slow
 ROOM = 41
 """Seed of a room with little in it that a drive with nothing that fools maps without a fault."""
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = create_engine("", EngineOptions(threads=1))
-    yield engine
-    engine.close()
 
 
 def mapped(name: str, engine: Engine) -> FooledScores:
