@@ -241,7 +241,8 @@ class KeyframeWindow:
         if not chosen:
             self._passed_over[frame.camera_name] = frame.stamp_ns, view
             return None
-        if before is not None and overlap < self.settings.min_overlap - SUDDEN:
+        sudden = overlap < self.settings.min_overlap - SUDDEN
+        if before is not None and sudden and self.settings.min_interval_s <= 0:
             self._keep(frame.camera_name, *before)
         self._keep(frame.camera_name, frame.stamp_ns, view)
         self._motion.setdefault(frame.camera_name, MotionGauge()).restart(gray)

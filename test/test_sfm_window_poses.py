@@ -169,6 +169,14 @@ def test_the_last_views_of_a_window_are_told_in_their_own_frame() -> None:
     assert last.seen.any(1).all()
 
 
+def test_metres_of_the_window_before_are_not_said_again() -> None:
+    before = PosesBefore(dict(enumerate(relative(WAY)[:4])), True, 3.0)
+    found = window_poses(views(K), look(ROOM, WAY, SIGHT), before=before)
+    assert found.unit_before
+    assert not found.metric
+    assert scale_of(found.T_ref_cam, WAY) == pytest.approx(1, rel=0.02)
+
+
 def test_a_window_before_that_images_contradict_is_not_believed() -> None:
     wrong = {i: pose((0, 25 * i, 0), (0.2 * i, 0, 0)) for i in range(4)}
     found = window_poses(views(K), look(ROOM, WAY, SIGHT), before=PosesBefore(wrong, False, 3.0))

@@ -103,7 +103,7 @@ class WindowPoses:
         reference: the view in whose frame all is: the first one that is placed.
         median_px: median distance of points from where views see them; NaN without points.
         by_images: (V,) views whose pose images say, alone or beside odometry.
-        unit_before: whether the unit is that of `before`, which is not metres.
+        unit_before: whether `before` alone gave the unit.
     """
 
     T_ref_cam: FloatArray
@@ -186,6 +186,7 @@ class _Window:
         focals: which of the focal lengths are known.
         priors: measured motions.
         before: what the window before said of some views, in the unit of the priors.
+        unit_before: whether it alone gives the unit: metres that it had are not said again.
     """
 
     views: Sequence[View]
@@ -194,11 +195,7 @@ class _Window:
     focals: Focals
     priors: list[MotionPrior]
     before: PosesBefore | None = None
-
-    @property
-    def unit_before(self) -> bool:
-        """Whether the priors are in the unit of the window before, which is not metres."""
-        return self.before is not None and not self.before.metric
+    unit_before: bool = False
 
     @property
     def calibrated(self) -> bool:
@@ -321,11 +318,13 @@ def _given(
     matcher = Matcher(features, None if tracks is None else tracks.uv)
     focals = Focals(np.array(group), np.array(known))
     priors = motion_priors(views, stamps_ns)
-    if before is not None and priors and not before.metric:
+    measured = bool(priors)
+    if before is not None and measured and not before.metric:
         before = None  # what is in metres does not go with what is not
     if before is not None:
-        priors += before.priors(bool(priors))
-    return _Window(views, matcher, K, focals, priors, before)
+        priors += before.priors(measured)
+    unit_before = before is not None and not measured
+    return _Window(views, matcher, K, focals, priors, before, unit_before)
 
 
 def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
@@ -448,7 +447,8 @@ def _grown(
         window.matcher, verified, window.K
     )  # fmt: skip
     for pair, two in pairs[:STARTS]:
-        assert two.T_b_a is not None
+        if two.T_b_a is None:
+            continue
         start = {pair[0]: np.eye(4), pair[1]: np.asarray(invert_se3(two.T_b_a))}
         found = grow(start, window.K, pixels, window.focals)
         if found is not None and (best is None or _rank(*found) > _rank(*best)):
