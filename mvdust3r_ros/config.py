@@ -113,6 +113,17 @@ class EngineSettings(Section):
 
 
 @dataclass(frozen=True)
+class CameraSettings(Section):
+    """What no camera_info says."""
+
+    readout_ms: float = setting(
+        -1.0, "time from the first to the last row of an image (ms), for cameras that read them "
+        "one after the other; 0 for all at once, -1 to find it out from the images",
+        low=0.0, high=100.0, auto=-1.0, structural=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class KeyframeSettings(Section):
     """Which frames are kept and when a window is full."""
 
@@ -383,6 +394,7 @@ class MapperConfig:
     """All settings of the mapper, by section."""
 
     engine: EngineSettings = field(default_factory=EngineSettings)
+    camera: CameraSettings = field(default_factory=CameraSettings)
     keyframes: KeyframeSettings = field(default_factory=KeyframeSettings)
     pose: PoseSettings = field(default_factory=PoseSettings)
     stitch: StitchSettings = field(default_factory=StitchSettings)

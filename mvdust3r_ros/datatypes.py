@@ -19,6 +19,7 @@ Those that hold arrays compare by identity: elementwise equality has no truth va
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, TypeAlias
@@ -208,6 +209,10 @@ class View:
         T_odom_base: as in `Frame`.
         stamp_ns: as in `Frame`; 0 where it does not matter.
         camera_name: as in `Frame`; empty where it does not matter.
+        turn_rad_s: (3,) angular velocity of the camera in its own axes, or None when unknown.
+        readout_s: time from the first to the last row, where a setting says it.
+        straightened_s: time of which the effect of the turn has been taken out of `image_rgb`; see
+            `rolling_shutter`.
     """
 
     image_rgb: ImageArray
@@ -219,6 +224,9 @@ class View:
     T_odom_base: FloatArray | None = None
     stamp_ns: int = 0
     camera_name: str = ""
+    turn_rad_s: FloatArray | None = None
+    readout_s: float | None = None
+    straightened_s: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,6 +311,8 @@ class WindowPrediction:
             for as the engine says.
         used_odometry: whether odometry of the views went into `poses`: it is not weighed again.
         note: words for log and diagnostics, for example why odometry stayed; empty for none.
+        readouts_s: time from the first to the last row of each camera, by name, as far as the
+            engine has found it.
 
     Raises:
         FrameError: on construction, shapes or values that do not fit together.
@@ -317,6 +327,7 @@ class WindowPrediction:
     rel_error: float | None = None
     used_odometry: bool = False
     note: str = ""
+    readouts_s: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = np.shape(self.points)

@@ -287,14 +287,17 @@ class KeyframeWindow:
 
         No more than those of two windows wait, so that a camera that is lost does not drag the way
         it has come along; and none that the engine has failed on twice in a row, so that a view
-        that it cannot take does not come back for ever.
+        that it cannot take does not come back for ever. Before the first window is in the map there
+        is nothing to bridge: windows slide on.
         """
         given_up = {k.id for k in self._anchors}
         if engine_failed:
             given_up |= self._failed
             self._failed = {k.id for k in window.keyframes}
         back = [k for k in window.keyframes if k.id not in given_up]
-        most = 2 * (self.settings.window_size - self.settings.window_overlap)
+        most = self.settings.window_overlap
+        if self._anchors:
+            most = 2 * (self.settings.window_size - self.settings.window_overlap)
         fresh = len(self._pending)
         self._pending = [*back, *self._pending][-max(most, fresh) :]
         self._returned = len(self._pending) - fresh

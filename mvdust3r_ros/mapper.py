@@ -53,6 +53,7 @@ from mvdust3r_ros.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.pose_recovery import recover_poses
 from mvdust3r_ros.pose_refinement import refine_poses
 from mvdust3r_ros.preprocess import view_from_frame
+from mvdust3r_ros.rolling_shutter import RollingShutter
 from mvdust3r_ros.reference_views import order_views
 from mvdust3r_ros.relocalisation import (
     Place,
@@ -150,6 +151,9 @@ class Mapper:
         """Camera of a rig whose keyframes make the trajectory; empty for all."""
         self.mountings: dict[str, Mounting] = {}
         """Camera -> where it sits on the robot, found out where nothing says it."""
+        readout_ms = config.camera.readout_ms
+        self.shutter = RollingShutter(None if readout_ms < 0 else readout_ms / 1000)
+        """What is known of how the cameras read their rows."""
         self._given = config
         self._lock = threading.Lock()
         self._state = self._new_state(epoch=0)
@@ -192,6 +196,7 @@ class Mapper:
         if view_hw is None:
             view_hw = self.engine.describe().view_hw(frame.image_rgb.shape[:2])
         view = view_from_frame(frame, view_hw)
+        self.shutter.observe(view)
         self.engine.observe(view)
         with self._lock:
             if state is not self._state:
@@ -224,7 +229,7 @@ class Mapper:
         with self._lock:
             if window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a jump back in time")
-            window = state.keyframes.take(window)
+            window = self.shutter.straightened(state.keyframes.take(window))
         if state.lost_in is not None:
             return self._relocalise(state, window, state.lost_in, clock)
         update = self._join(state, window, clock)
@@ -665,6 +670,7 @@ class Mapper:
                 fed = self.engine.decode([tokens[i] for i in order], n_ref)
                 prediction = fed.in_caller_order(order)
                 check_size(prediction, views)
+                self.shutter.learn(prediction.readouts_s)
         except MvDust3rError as error:
             raise StitchError(Verdict.REJECTED_ENGINE_ERROR, str(error)) from None
         with clock.stage("pose"):

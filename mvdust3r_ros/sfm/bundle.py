@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -58,11 +58,14 @@ class Observations:
         view: (N,) view of each observation.
         point: (N,) point of each observation; a point is in a view once at most.
         uv: (N, 2) pixels.
+        drift: (N, 2) pixels that the point is moved for each second its camera takes to read its
+            rows (`rolling_shutter.row_drift`); None for none.
     """
 
     view: IndexArray
     point: IndexArray
     uv: FloatArray
+    drift: FloatArray | None = None
 
     def __len__(self) -> int:
         """Number of observations."""
@@ -70,7 +73,8 @@ class Observations:
 
     def chosen(self, keep: npt.NDArray[np.bool_]) -> Observations:
         """Those where (N,) `keep` is true."""
-        return Observations(self.view[keep], self.point[keep], self.uv[keep])
+        drift = None if self.drift is None else self.drift[keep]
+        return Observations(self.view[keep], self.point[keep], self.uv[keep], drift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +104,14 @@ class Scene:
         T: (V, 4, 4) T_ref_cam.
         K: (V, 3, 3) intrinsics.
         points: (P, 3) in the frame ref.
+        readout_s: (V,) time that each camera takes to read its rows, beside what is accounted for
+            in the pixels; empty for none.
     """
 
     T: FloatArray
     K: FloatArray
     points: FloatArray
+    readout_s: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +124,10 @@ class Problem:
         sigma_px: one-sigma of an observation, each axis.
         trust: weight of the observations beside the priors; below 1 where their errors are alike.
         free: (V,) the views that move; the first view never does.
-        focal_of: (V,) group of views that share a focal length; -1 where K is exact.
+        camera_of: (V,) group of views of one camera; -1 where K is exact.
         focal_prior: (G, 2) log of each group's fx as measured, and its sigma, inf for unknown.
+        readout_sigma_s: (G,) of each group's readout, which is 0 as measured; empty where
+            observations have no drift.
         kept_distance: a view and its distance from the first one, which fixes the unit; None where
             priors do.
     """
@@ -127,27 +136,23 @@ class Problem:
     priors: Sequence[MotionPrior]
     sigma_px: float
     free: npt.NDArray[np.bool_]
-    focal_of: IndexArray
+    camera_of: IndexArray
     focal_prior: FloatArray
     kept_distance: tuple[int, float] | None = None
     trust: float = 1.0
-
-    @property
-    def focal_count(self) -> int:
-        """Number of groups of views that share a focal length."""
-        return len(self.focal_prior)
+    readout_sigma_s: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def size(self) -> int:
-        """Number of unknowns beside the points: six of each view, then the log focal lengths."""
-        return 6 * len(self.free) + self.focal_count
+        """Number of unknowns beside the points: six of each view, log focal lengths, readouts."""
+        return 6 * len(self.free) + len(self.focal_prior) + len(self.readout_sigma_s)
 
     @property
     def unknown(self) -> npt.NDArray[np.bool_]:
         """(size,) which of them change."""
         moving = self.free.copy()
         moving[0] = False
-        return np.concatenate([np.repeat(moving, 6), np.ones(self.focal_count, bool)])
+        return np.concatenate([np.repeat(moving, 6), np.ones(self.size - 6 * len(moving), bool)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +231,7 @@ def covariance(adjusted: Adjusted, problem: Problem) -> FloatArray:
 def residuals(scene: Scene, observations: Observations) -> tuple[FloatArray, FloatArray]:
     """(N, 2) pixels from where a point is seen to where it should be, and (N,) its depth."""
     cam, z = _in_cameras(scene, observations)
-    return _projected(scene, observations, cam, z) - observations.uv, cam[:, 2]
+    return _projected(scene, observations, cam, z) - _at_once(scene, observations), cam[:, 2]
 
 
 def cost(scene: Scene, problem: Problem) -> float:
@@ -237,7 +242,7 @@ def cost(scene: Scene, problem: Problem) -> float:
     for prior in problem.priors:
         turn, shift = _prior_residual(scene, prior)
         total += _cauchy(np.array([turn @ turn, shift @ shift]), PRIOR_SIGMAS).sum()
-    total += (_focal_residual(scene, problem) ** 2).sum()
+    total += (_camera_residual(scene, problem) ** 2).sum()
     if problem.kept_distance is not None:
         total += _distance_residual(scene, *problem.kept_distance)[1] ** 2
     return 0.5 * float(total)
@@ -259,6 +264,13 @@ def _in_cameras(scene: Scene, seen: Observations) -> tuple[FloatArray, FloatArra
     return cam, np.maximum(cam[:, 2], max(near, 1e-12))
 
 
+def _at_once(scene: Scene, seen: Observations) -> FloatArray:
+    """(N, 2) pixels where points would be seen if all rows were read at once."""
+    if seen.drift is None or not len(scene.readout_s):
+        return seen.uv
+    return np.asarray(seen.uv - scene.readout_s[seen.view, None] * seen.drift)
+
+
 def _projected(scene: Scene, seen: Observations, cam: FloatArray, z: FloatArray) -> FloatArray:
     K = scene.K[seen.view]
     xy = cam[:, :2] / z[:, None]
@@ -268,10 +280,11 @@ def _projected(scene: Scene, seen: Observations, cam: FloatArray, z: FloatArray)
 def _normal_equations(scene: Scene, problem: Problem) -> _Normal:
     seen = problem.observations
     J_cam, J_focal, J_point, error = derivatives(scene, seen)
+    of_camera = [J_focal] if seen.drift is None else [J_focal, seen.drift]
     square = (error**2).sum(1) / problem.sigma_px**2
     root = np.sqrt(problem.trust * _cauchy_weight(square, ROBUST_SIGMAS)) / problem.sigma_px
     J_cam, J_point = J_cam * root[:, None, None], J_point * root[:, None, None]
-    J_focal, error = J_focal * root[:, None], error * root[:, None]
+    of_camera, error = [J * root[:, None] for J in of_camera], error * root[:, None]
     views, count = len(scene.T), len(scene.points)
     cross = np.zeros((count, problem.size, 3))
     by_view = cross[:, : 6 * views].reshape(count, views, 6, 3)
@@ -282,16 +295,16 @@ def _normal_equations(scene: Scene, problem: Problem) -> _Normal:
     bounds = np.searchsorted(seen.view[order], np.arange(views + 1))
     for v in range(views):
         own = order[bounds[v] : bounds[v + 1]]
-        _add_view(H, g, cross, v, problem, own, J_cam, J_focal, J_point, error)
+        _add_view(H, g, cross, v, problem, own, J_cam, of_camera, J_point, error)
     points = np.zeros((count, views, 3, 3))
     points[seen.point, seen.view] = np.swapaxes(J_point, 1, 2) @ J_point
     g_points = np.zeros((count, views, 3))
     g_points[seen.point, seen.view] = np.einsum("nki,nk->ni", J_point, error)
     for prior in problem.priors:
         _add_prior(H, g, scene, prior)
-    own, sigma = np.arange(6 * views, problem.size), problem.focal_prior[:, 1]
+    own, sigma = np.arange(6 * views, problem.size), _camera_sigma(problem)
     H[own, own] += 1 / sigma**2
-    g[own] += _focal_residual(scene, problem) / sigma
+    g[own] += _camera_residual(scene, problem) / sigma
     if problem.kept_distance is not None:
         _add_distance(H, g, scene, *problem.kept_distance)
     return _Normal(H, g, points.sum(1), g_points.sum(1), cross)
@@ -305,26 +318,28 @@ def _add_view(
     problem: Problem,
     own: IndexArray,
     J_cam: FloatArray,
-    J_focal: FloatArray,
+    of_camera: Sequence[FloatArray],
     J_point: FloatArray,
     error: FloatArray,
 ) -> None:
-    """Add what one view's observations say of its pose and focal length."""
+    """Add what one view's observations say of its pose, its focal length and its readout."""
     J, e = J_cam[own].reshape(-1, 6), error[own].ravel()
     pose = slice(6 * view, 6 * view + 6)
     H[pose, pose] += J.T @ J
     g[pose] += J.T @ e
-    group = int(problem.focal_of[view])
+    group, count = int(problem.camera_of[view]), len(problem.focal_prior)
     if group < 0:
         return
-    f, at = J_focal[own].ravel(), 6 * len(problem.free) + group
-    H[at, at] += f @ f
-    H[pose, at] += J.T @ f
-    H[at, pose] += J.T @ f
-    g[at] += f @ e
-    cross[problem.observations.point[own], at] += np.einsum(
-        "nk,nki->ni", J_focal[own], J_point[own]
-    )
+    for k, J_own in enumerate(of_camera):
+        f, at = J_own[own].ravel(), 6 * len(problem.free) + k * count + group
+        H[pose, at] += J.T @ f
+        H[at, pose] += J.T @ f
+        g[at] += f @ e
+        for other, J_other in enumerate(of_camera):
+            H[at, at + (other - k) * count] += f @ J_other[own].ravel()
+        cross[problem.observations.point[own], at] += np.einsum(
+            "nk,nki->ni", J_own[own], J_point[own]
+        )
 
 
 def derivatives(
@@ -340,7 +355,7 @@ def derivatives(
     J[:, 1, 1], J[:, 1, 2] = fy, -fy * cam[:, 1] / z
     J_cam = np.concatenate([np.cross(J, cam[:, None, :]), -J], 2)  # a row times [cam]x
     J_point = J @ np.swapaxes(scene.T[:, :3, :3], 1, 2)[seen.view]
-    return J_cam, where - K[:, :2, 2], J_point, where - seen.uv
+    return J_cam, where - K[:, :2, 2], J_point, where - _at_once(scene, seen)
 
 
 def _prior_residual(scene: Scene, prior: MotionPrior) -> tuple[FloatArray, FloatArray]:
@@ -390,11 +405,17 @@ def _add_prior(H: FloatArray, g: FloatArray, scene: Scene, prior: MotionPrior) -
     g[at] += J.T @ (w * r)
 
 
-def _focal_residual(scene: Scene, problem: Problem) -> FloatArray:
-    """(G,) how far the log focal lengths are from the measured ones, in sigmas."""
-    first = [int(np.argmax(problem.focal_of == g)) for g in range(problem.focal_count)]
-    measured, sigma = problem.focal_prior.T
-    return np.asarray((np.log(scene.K[first, 0, 0]) - measured) / sigma)
+def _camera_residual(scene: Scene, problem: Problem) -> FloatArray:
+    """How far log focal lengths (G,), then readouts (G,), are from the measured ones, in sigmas."""
+    first = [int(np.argmax(problem.camera_of == g)) for g in range(len(problem.focal_prior))]
+    off = np.log(scene.K[first, 0, 0]) - problem.focal_prior[:, 0]
+    if len(problem.readout_sigma_s):
+        off = np.concatenate([off, scene.readout_s[first]])
+    return np.asarray(off / _camera_sigma(problem))
+
+
+def _camera_sigma(problem: Problem) -> FloatArray:
+    return np.concatenate([problem.focal_prior[:, 1], problem.readout_sigma_s])
 
 
 def _distance_residual(scene: Scene, view: int, distance: float) -> tuple[FloatArray, float]:
@@ -473,10 +494,13 @@ def _moved(scene: Scene, problem: Problem, step: FloatArray, shift: FloatArray) 
     T = scene.T.copy()
     T[:, :3, :3] = scene.T[:, :3, :3] @ Rotation.from_rotvec(poses[:, :3]).as_matrix()
     T[:, :3, 3] += np.einsum("vij,vj->vi", scene.T[:, :3, :3], poses[:, 3:])
-    K = scene.K
-    if problem.focal_count:
+    K, readout_s, count = scene.K, scene.readout_s, len(problem.focal_prior)
+    if count:
         K = K.copy()
-        grown = np.append(np.exp(step[6 * views :]), 1.0)[problem.focal_of]
+        of_focal, of_readout = step[6 * views : 6 * views + count], step[6 * views + count :]
+        grown = np.append(np.exp(of_focal), 1.0)[problem.camera_of]
         K[:, 0, 0] *= grown
         K[:, 1, 1] *= grown
-    return replace(scene, T=T, K=K, points=scene.points + shift)
+        if len(of_readout):
+            readout_s = readout_s + np.append(of_readout, 0.0)[problem.camera_of]
+    return replace(scene, T=T, K=K, points=scene.points + shift, readout_s=readout_s)

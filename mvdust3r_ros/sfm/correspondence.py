@@ -136,11 +136,14 @@ def reprojection(
     return np.linalg.norm(xy * focal + K[:, :2, 2] - uv, axis=2), depth
 
 
-def observations_of(pixels: FloatArray, good: BoolArray) -> tuple[Observations, IndexArray]:
+def observations_of(
+    pixels: FloatArray, good: BoolArray, drift: FloatArray | None = None
+) -> tuple[Observations, IndexArray]:
     """The good observations of the points that have some, and the indices of those points."""
     kept = np.flatnonzero(good.any(1))
     point, view = np.nonzero(good[kept])
-    return Observations(view, point, pixels[kept][point, view]), kept
+    own = None if drift is None else drift[kept][point, view]
+    return Observations(view, point, pixels[kept][point, view], own), kept
 
 
 def _rays(T: FloatArray, K: FloatArray, uv: FloatArray) -> FloatArray:

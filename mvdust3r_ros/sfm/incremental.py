@@ -27,7 +27,7 @@ from mvdust3r_ros.geometry import invert_se3, make_se3
 from mvdust3r_ros.sfm.bundle import MotionPrior
 from mvdust3r_ros.sfm.matching import Matcher, Pair, Verified
 from mvdust3r_ros.sfm.priors import among
-from mvdust3r_ros.sfm.solve import Focals, Solution, solve
+from mvdust3r_ros.sfm.solve import Cameras, Solution, solve
 from mvdust3r_ros.sfm.two_view import TwoViews, verify_pair
 
 IndexArray = npt.NDArray[np.intp]
@@ -74,7 +74,7 @@ def grow(
     start: Mapping[int, FloatArray],
     K: FloatArray,
     pixels: FloatArray,
-    focals: Focals,
+    cameras: Cameras,
     priors: Sequence[MotionPrior] = (),
 ) -> tuple[list[int], Solution] | None:
     """All views that can be placed from some on.
@@ -83,7 +83,7 @@ def grow(
         start: view -> (4, 4) pose, of those to begin with.
         K: (V, 3, 3) intrinsics, or a start for them.
         pixels: (P, V, 2) tracks, NaN where not seen.
-        focals: which focal lengths are free.
+        cameras: what is known of them.
         priors: measured motions, in the unit of `start`.
 
     Returns:
@@ -100,8 +100,8 @@ def grow(
         chosen = [views[i] for i in order]
         T = invert_se3(T[order[0]]) @ T[order]
         held = among(priors, chosen)
-        part, free = pixels[:, chosen], focals.of(chosen)
-        solution = solve(T, K[chosen], part, held, focals=free, iterations=5)
+        part, free = pixels[:, chosen], cameras.of(chosen)
+        solution = solve(T, K[chosen], part, held, cameras=free, iterations=5)
         if solution is None:
             return None
         few = solution.view_points < MIN_PNP_POINTS

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 from mvdust3r_ros.geometry import rigid
+from mvdust3r_ros.rolling_shutter import row_drift
 from mvdust3r_ros.sfm.bundle import (
     BundleError,
     MotionPrior,
@@ -54,22 +55,47 @@ LEAST_SIGMA_PX, START_SIGMA_PX = 0.5, 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Focals:
-    """Which views share a focal length, and what is known of it.
+class Cameras:
+    """Which views are of one camera, and what is known of it.
 
     Attributes:
-        group: (V,) number of the group of each view; -1 where K is exact.
+        group: (V,) number of the camera of each view; -1 where K is exact.
         prior: (G, 2) log of fx and its sigma, inf for unknown.
+        readout_sigma_s: (G,) how well the time is known that its rows take, of which the pixels
+            are straightened already; empty where all rows are read at once.
+        turn_rad_s: (V, 3) angular velocity of the views; empty likewise.
+        height: rows of the views.
     """
 
     group: IndexArray
     prior: FloatArray
+    readout_sigma_s: FloatArray = field(default_factory=lambda: np.zeros(0))
+    turn_rad_s: FloatArray = field(default_factory=lambda: np.zeros((0, 3)))
+    height: int = 0
 
-    def of(self, views: Sequence[int]) -> Focals:
+    @classmethod
+    def exact(cls, views: int) -> Cameras:
+        """Of so many views, nothing to find."""
+        return cls(np.full(views, -1), np.zeros((0, 2)))
+
+    def of(self, views: Sequence[int]) -> Cameras:
         """The same for some of the views."""
         groups, at = np.unique(self.group[list(views)], return_inverse=True)
         offset = int(groups[0] < 0)
-        return Focals(at - offset, self.prior[groups[offset:]])
+        known = groups[offset:]
+        some = replace(self, group=at - offset, prior=self.prior[known])
+        if not len(self.readout_sigma_s):
+            return some
+        return replace(
+            some, readout_sigma_s=self.readout_sigma_s[known],
+            turn_rad_s=self.turn_rad_s[list(views)],
+        )  # fmt: skip
+
+    def drift(self, pixels: FloatArray, K: FloatArray) -> FloatArray | None:
+        """(P, V, 2) of pixels (P, V, 2) for each second of readout; None for at once."""
+        if not len(self.readout_sigma_s):
+            return None
+        return row_drift(pixels, K, self.turn_rad_s, self.height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +109,9 @@ class Solution:
         good: (P, V) observations that agree.
         sigma_px: error of an observation, each axis, as the residuals say it.
         median_px: median distance of the good observations.
-        covariance: (6V + G, 6V + G) of the steps of the views and the log focal lengths.
+        covariance: (6V + G, 6V + G) of the steps of the views and the log focal lengths, then G
+            more of the readouts where these are looked for.
+        readout_s: (V,) time that rows take beside what the pixels are straightened by.
     """
 
     T: FloatArray
@@ -93,6 +121,7 @@ class Solution:
     sigma_px: float
     median_px: float
     covariance: FloatArray
+    readout_s: FloatArray
 
     @property
     def view_points(self) -> IndexArray:
@@ -105,7 +134,7 @@ def solve(
     K: FloatArray,
     pixels: FloatArray,
     priors: Sequence[MotionPrior] = (),
-    focals: Focals | None = None,
+    cameras: Cameras | None = None,
     rounds_px: Sequence[float] = GOOD_PX,
     iterations: int = 8,
 ) -> Solution | None:
@@ -116,24 +145,31 @@ def solve(
         K: (V, 3, 3).
         pixels: (P, V, 2) tracks, NaN where not seen.
         priors: measured motions; without any the unit is that of the start.
-        focals: None where all K are exact.
+        cameras: None where all K are exact.
         rounds_px: largest distance of an observation from its point, round by round.
         iterations: most steps of each round.
 
     Returns:
         The solution, or None where too little fits.
     """
-    focals = focals or Focals(np.full(len(T), -1), np.zeros((0, 2)))
+    cameras = cameras or Cameras.exact(len(T))
+    drift, at_once = cameras.drift(pixels, K), pixels
     kept = None if priors else _farthest(T)
     sigma, trust = START_SIGMA_PX, 0.5
-    scene, problem, found = Scene(rigid(T), K, np.zeros((0, 3))), None, None
+    scene = Scene(rigid(T), K, np.zeros((0, 3)), np.zeros(len(T)))
+    problem, found = None, None
     for max_px in rounds_px:
-        found = triangulate(scene.T, scene.K, pixels, max_px, MIN_ANGLE_RAD)
-        seen, at = observations_of(pixels, found.good)
+        if drift is not None:
+            at_once = pixels - scene.readout_s[:, None] * drift
+        found = triangulate(scene.T, scene.K, at_once, max_px, MIN_ANGLE_RAD)
+        seen, at = observations_of(pixels, found.good, drift)
         if len(at) < MIN_POINTS:
             return None
         free = np.ones(len(T), bool) if priors else np.bincount(seen.view, minlength=len(T)) > 3
-        problem = Problem(seen, priors, sigma, free, focals.group, focals.prior, kept, trust)
+        problem = Problem(
+            seen, priors, sigma, free, cameras.group, cameras.prior, kept, trust,
+            cameras.readout_sigma_s,
+        )  # fmt: skip
         try:
             adjusted = adjust(replace(scene, points=found.points[at]), problem, iterations)
         except BundleError:
@@ -164,7 +200,9 @@ def _tested(
     except BundleError:
         return None
     median = float(np.median(distance[agree])) if agree.any() else math.inf
-    return Solution(scene.T, scene.K, points, fit, problem.sigma_px, median, spread)
+    return Solution(
+        scene.T, scene.K, points, fit, problem.sigma_px, median, spread, scene.readout_s
+    )
 
 
 def noise_px(scene: Scene, problem: Problem) -> float:

@@ -18,20 +18,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError, View
 from mvdust3r_ros.geometry import invert_se3
+from mvdust3r_ros.rolling_shutter import row_drift
 from mvdust3r_ros.sfm.bundle import MotionPrior, prior_information, prior_strain
+from mvdust3r_ros.sfm.camera_beliefs import (
+    Beliefs,
+    CameraBelief,
+    CameraKey,
+    belief_of,
+    camera_key,
+    with_known_focal,
+)
 from mvdust3r_ros.sfm.features import ViewFeatures
 from mvdust3r_ros.sfm.gates import explained_share, plane_share, strong_views
 from mvdust3r_ros.sfm.incremental import STARTS, grow, start_pairs
 from mvdust3r_ros.sfm.matching import Matcher, Pair, Verified
 from mvdust3r_ros.sfm.priors import PosesBefore, among, motion_priors, odometry_poses
-from mvdust3r_ros.sfm.solve import GOOD_PX, ROUGH_PX, Focals, Solution, solve
+from mvdust3r_ros.sfm.solve import GOOD_PX, ROUGH_PX, Cameras, Solution, solve
 from mvdust3r_ros.sfm.tracks import KeyframeTracks
 from mvdust3r_ros.wording import plural
 
@@ -53,8 +62,6 @@ MAX_SHIFT_SIGMA = 0.08
 """In median depths; a view placed worse than this by images alone is not placed."""
 MAX_PLANE_SHARE = 0.9
 """More matches than this share on one plane leave two ways to see them, or nearly so."""
-CALIBRATION_SIGMA = 0.01
-"""Relative error of a calibrated focal length."""
 FOCAL_STARTS = (0.6, 0.8, 1.1, 1.6)
 """Of an unknown focal length, in long sides of the view."""
 MAX_FOCAL_SIGMA = 0.03
@@ -104,6 +111,7 @@ class WindowPoses:
         median_px: median distance of points from where views see them; NaN without points.
         by_images: (V,) views whose pose images say, alone or beside odometry.
         unit_before: whether `before` alone gave the unit.
+        cameras: what is known of each camera now, where images said it.
     """
 
     T_ref_cam: FloatArray
@@ -121,6 +129,7 @@ class WindowPoses:
     reference: int = 0
     median_px: float = math.nan
     unit_before: bool = False
+    cameras: Beliefs = field(default_factory=dict)
 
     def of_last(self, count: int) -> WindowPoses:
         """The same of the last views alone, in the frame of the first of them that is placed.
@@ -183,7 +192,9 @@ class _Window:
         views: its views.
         matcher: their matches.
         K: (V, 3, 3) intrinsics, or a start for them.
-        focals: which of the focal lengths are known.
+        cameras: which views are of one camera, and what is to be found of it.
+        keys: of these cameras.
+        beliefs: what was known of them; the matcher's pixels are straightened by it.
         priors: measured motions.
         before: what the window before said of some views, in the unit of the priors.
         unit_before: whether it alone gives the unit: metres that it had are not said again.
@@ -192,7 +203,9 @@ class _Window:
     views: Sequence[View]
     matcher: Matcher
     K: FloatArray
-    focals: Focals
+    cameras: Cameras
+    keys: list[CameraKey]
+    beliefs: list[CameraBelief]
     priors: list[MotionPrior]
     before: PosesBefore | None = None
     unit_before: bool = False
@@ -248,6 +261,7 @@ def window_poses(
     tracks: Callable[[], KeyframeTracks] | None = None,
     stamps_ns: Sequence[int] | None = None,
     before: PosesBefore | None = None,
+    beliefs: Beliefs | None = None,
 ) -> WindowPoses:
     """Poses of all views that images or odometry can place.
 
@@ -262,19 +276,24 @@ def window_poses(
         stamps_ns: times of the views; without them the cameras of a rig are tied to each other
             only where odometry says that they did not move in between.
         before: what the window before said of views that are in this one too.
+        beliefs: what is known of the cameras.
 
     Raises:
         SfmError: no odometry, and the images do not say: no texture, no parallax, one plane, or
             no motion that shows an unknown focal length.
     """
     T_odom = odometry_poses(views)
+
+    def given(followed: KeyframeTracks | None) -> _Window:
+        return _given(views, features, followed, stamps_ns, before, beliefs or {})
+
     if T_odom is None:
-        window = _given(views, features, None if tracks is None else tracks(), stamps_ns, before)
+        window = given(None if tracks is None else tracks())
         return _from_images(window, window.priors)
-    found = _beside_odometry(_given(views, features, None, stamps_ns, before), T_odom)
+    found = _beside_odometry(given(None), T_odom)
     if tracks is None or found.by_images.all():
         return found
-    more = _beside_odometry(_given(views, features, tracks(), stamps_ns, before), T_odom)
+    more = _beside_odometry(given(tracks()), T_odom)
     return more if more.by_images.sum() > found.by_images.sum() else found
 
 
@@ -300,23 +319,41 @@ def _given(
     tracks: KeyframeTracks | None,
     stamps_ns: Sequence[int] | None,
     before: PosesBefore | None,
+    beliefs: Beliefs,
 ) -> _Window:
-    K, known = np.zeros((len(views), 3, 3)), []
-    numbers: dict[tuple[float, ...], int] = {}
+    K, known, keys, held = np.zeros((len(views), 3, 3)), [], [], []
+    numbers: dict[tuple[object, ...], int] = {}
     group = []
-    for view, own in zip(views, K, strict=True):
+    found = [belief_of(view, beliefs) for view in views]
+    for view, belief, own in zip(with_known_focal(views, beliefs), found, K, strict=True):
         height, width = view.image_rgb.shape[:2]
         guess = FOCAL_STARTS[1] * max(height, width)
         central = [[guess, 0, (width - 1) / 2], [0, guess, (height - 1) / 2], [0, 0, 1]]
         own[:] = central if view.K is None else view.K
         rig = np.zeros(0) if view.T_rig_cam is None else view.T_rig_cam
-        key = (float(view.K is None), *np.ravel(own), *np.ravel(rig))
+        key = (camera_key(view), view.K is None, *np.ravel(own), *np.ravel(rig))
         if key not in numbers:
             numbers[key] = len(numbers)
-            known.append((math.log(own[0, 0]), math.inf if view.K is None else CALIBRATION_SIGMA))
+            known.append((math.log(own[0, 0]), belief.focal_sigma))
+            keys.append(camera_key(view))
+            held.append(belief)
         group.append(numbers[key])
+    views = with_known_focal(views, beliefs)
     matcher = Matcher(features, None if tracks is None else tracks.uv)
-    focals = Focals(np.array(group), np.array(known))
+    cameras = Cameras(np.array(group), np.array(known))
+    if any(view.turn_rad_s is not None for view in views):
+        turn = np.array([np.zeros(3) if v.turn_rad_s is None else v.turn_rad_s for v in views])
+        height = views[0].image_rgb.shape[0]
+        cameras = replace(
+            cameras, readout_sigma_s=np.array([b.readout_sigma_s for b in held]),
+            turn_rad_s=turn, height=height,
+        )  # fmt: skip
+        for v, (view, uv) in enumerate(zip(views, matcher.uv, strict=True)):
+            done_s = np.zeros((len(uv), 1))
+            done_s[: len(features[v])] = view.straightened_s  # tracks are of frames as they came
+            matcher.uv[v] = uv - (found[v].readout_s - done_s) * row_drift(
+                uv, K[v], turn[v], height
+            )
     priors = motion_priors(views, stamps_ns)
     measured = bool(priors)
     if before is not None and measured and not before.metric:
@@ -324,7 +361,7 @@ def _given(
     if before is not None:
         priors += before.priors(measured)
     unit_before = before is not None and not measured
-    return _Window(views, matcher, K, focals, priors, before, unit_before)
+    return _Window(views, matcher, K, cameras, keys, held, priors, before, unit_before)
 
 
 def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
@@ -342,7 +379,7 @@ def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
         verified = window.matcher.verified(start.K_given, guides)
         pixels = window.matcher.tracks({p: v.index for p, v in verified.items()}, everything)
         rough = solve(
-            T_odom, start.K, pixels, window.priors, window.focals, ROUGH_PX, iterations=3
+            T_odom, start.K, pixels, window.priors, window.cameras, ROUGH_PX, iterations=3
         )
         if rough is not None:
             found.append(_Start(everything, rough, verified))
@@ -355,7 +392,7 @@ def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
     if len(weak) - weak.sum() < MIN_GOOD_VIEWS:
         raise SfmError(f"only {plural(len(weak) - weak.sum(), 'view')} with enough points")
     pixels[:, weak] = np.nan
-    solution = solve(rough.T, rough.K, pixels, window.priors, window.focals, GOOD_PX[-1:])
+    solution = solve(rough.T, rough.K, pixels, window.priors, window.cameras, GOOD_PX[-1:])
     if solution is None:
         raise SfmError("the matches fit no poses")
     _check_same_focal(window, best, everything, solution)
@@ -425,7 +462,7 @@ def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
     if share < MIN_EXPLAINED_ALONE:
         raise SfmError(f"the images contradict each other: {share:.0%} of the matches explained")
     flat = plane_share(window.matcher, best.verified, solution.K, solution.sigma_px, views)
-    if flat > MAX_PLANE_SHARE:
+    if flat > MAX_PLANE_SHARE and not (held and window.before is not None):
         raise SfmError(
             f"the views show hardly more than one plane ({flat:.0%} of the matches), of which "
             "poses do not follow surely: give odometry, or let the camera see more"
@@ -442,7 +479,7 @@ def _grown(
     pixels = window.matcher.tracks({p: v.index for p, v in verified.items()}, everything)
     best: tuple[list[int], Solution] | None = None
     if window.before is not None and priors:
-        best = grow(window.before.T, window.K, pixels, window.focals, priors)
+        best = grow(window.before.T, window.K, pixels, window.cameras, priors)
     pairs = [] if best is not None and len(best[0]) == len(everything) else start_pairs(
         window.matcher, verified, window.K
     )  # fmt: skip
@@ -450,7 +487,7 @@ def _grown(
         if two.T_b_a is None:
             continue
         start = {pair[0]: np.eye(4), pair[1]: np.asarray(invert_se3(two.T_b_a))}
-        found = grow(start, window.K, pixels, window.focals)
+        found = grow(start, window.K, pixels, window.cameras)
         if found is not None and (best is None or _rank(*found) > _rank(*best)):
             best = found
         if best is not None and len(best[0]) == len(everything):
@@ -535,8 +572,8 @@ def _refined(
     known = set() if window.before is None or not priors else set(window.before.T)
     for _ in range(len(views)):
         pixels = window.matcher.agreeing(solution.T, solution.K, views)
-        focals, held = window.focals.of(views), among(priors, views)
-        better = solve(solution.T, solution.K, pixels, held, focals, GOOD_PX[-1:])
+        cameras, held = window.cameras.of(views), among(priors, views)
+        better = solve(solution.T, solution.K, pixels, held, cameras, GOOD_PX[-1:])
         if better is None:
             break
         solution = better
@@ -634,9 +671,9 @@ def _check_same_focal(
 
 def _focal_sigma(window: _Window, views: Sequence[int], solution: Solution) -> float:
     """Relative, the largest of the unknown ones; 0 where all are given."""
-    focals = window.focals.of(views)
+    cameras = window.cameras.of(views)
     sigma = np.sqrt(np.diag(solution.covariance)[6 * len(views) :])
-    return float(sigma[np.isinf(focals.prior[:, 1])].max(initial=0.0))
+    return float(sigma[: len(cameras.prior)][np.isinf(cameras.prior[:, 1])].max(initial=0.0))
 
 
 def _result(
@@ -655,8 +692,30 @@ def _result(
     return WindowPoses(
         T, placed, K, spread, source != "images", source != "images", source,
         solution.points[kept], seen, placed, note, _focal_sigma(window, views, solution), at[0],
-        solution.median_px,
+        solution.median_px, cameras=_cameras_now(window, views, solution),
     )  # fmt: skip
+
+
+def _cameras_now(window: _Window, views: Sequence[int], solution: Solution) -> Beliefs:
+    """What is known of the cameras of placed views."""
+    cameras, now = window.cameras.of(views), {}
+    sigma = np.sqrt(np.diag(solution.covariance)[6 * len(views) :])
+    count = len(cameras.prior)
+    for index, number in enumerate(np.unique(window.cameras.group[list(views)]).tolist()):
+        at = int(np.argmax(cameras.group == index))
+        belief = replace(
+            window.beliefs[number],
+            focal_px=float(solution.K[at, 0, 0]),
+            focal_sigma=float(sigma[index]),
+        )
+        if len(sigma) > count:
+            belief = replace(
+                belief,
+                readout_s=belief.readout_s + float(solution.readout_s[at]),
+                readout_sigma_s=float(sigma[count + index]),
+            )
+        now[window.keys[number]] = belief
+    return now
 
 
 def _in_reference_axes(T: FloatArray, spread: FloatArray) -> FloatArray:

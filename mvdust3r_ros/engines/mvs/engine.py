@@ -34,6 +34,7 @@ from mvdust3r_ros.engines.mvs.readings import Readings
 from mvdust3r_ros.engines.mvs.sweep_inputs import half_intrinsics
 from mvdust3r_ros.engines.onnx_engine import OnnxOptions
 from mvdust3r_ros.geometry import backproject
+from mvdust3r_ros.sfm.camera_beliefs import CameraBelief, CameraKey
 from mvdust3r_ros.sfm.features import ViewFeatures, view_features
 from mvdust3r_ros.sfm.tracks import FrameTracks
 from mvdust3r_ros.sfm.window_poses import SfmError, WindowPoses, window_poses
@@ -68,6 +69,7 @@ class MvsEngine(Engine):
         self._reader = DepthReader(folder, options)
         self._tracks = FrameTracks()
         self._readings = Readings()
+        self._cameras: dict[CameraKey, CameraBelief] = {}
         self._info = manifest.engine_info(f"ONNX Runtime, {self._reader.provider}")
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
@@ -133,6 +135,7 @@ class MvsEngine(Engine):
             metric=poses.metric,
             used_odometry=poses.used_odometry,
             note=poses.note,
+            readouts_s={name: belief.readout_s for (name, _, _), belief in self._cameras.items()},
         )
 
     def _poses(self, tokens: Sequence[ViewTokens]) -> WindowPoses:
@@ -154,7 +157,9 @@ class MvsEngine(Engine):
             lambda: self._tracks.between(times),
             [view.stamp_ns for view in views] if views[-1].stamp_ns else None,
             self._readings.poses_before([t.features for t in every]),
+            self._cameras,
         )
+        self._cameras |= {key: belief.faded() for key, belief in found.cameras.items()}
         return found.of_last(len(tokens)) if earlier else found
 
     def observe(self, view: View) -> None:

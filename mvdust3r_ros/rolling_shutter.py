@@ -1,0 +1,259 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Rows that are read one after the other: how far a turning camera moves the picture meanwhile.
+
+Most cameras read their rows from top to bottom in 5 to 30 ms. Of a camera that turns by 50 degrees
+a second the last row looks half a degree past the first one: several pixels, while a tenth of a
+pixel is what parallax is measured to. The turn is seen in the frames before and after; how
+long the rows take is a property of the camera, which bundle adjustment finds, or a setting. Views
+are then brought to one moment, that of their middle row (Forssen and Ringaby 2010: rotation alone).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, ImageArray, View, Window
+
+MAX_READOUT_S = 0.1
+"""No camera reads its rows more slowly."""
+LEAST_SHIFT_PX = 0.2
+"""A picture whose first and last rows are off by less is left as it is."""
+MAX_GAPS = 600
+"""Gaps between frames of a camera that are remembered: those of the keyframes not yet mapped."""
+MAX_GAP_S = 0.4
+"""Frames farther apart do not show how fast the camera turns in either."""
+GUESSED_FOCAL = 1.0
+"""Of a camera that is not calibrated, in long sides: turn and shift go through the same one."""
+CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 80, 0.01, 6
+PATCH_PX, LEVELS = 13, 4
+MIN_CORNERS = 12
+LEAST_SIGMA_PX = 0.3
+ROUNDS = 5
+GRID = (9, 13)
+"""Nodes of the smooth map by which a picture is straightened."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Gap:
+    """How the camera turned from one frame to the next.
+
+    Attributes:
+        begin_ns: time of the one.
+        end_ns: time of the other.
+        turn_rad_s: (3,) mean angular velocity in its own axes.
+    """
+
+    begin_ns: int
+    end_ns: int
+    turn_rad_s: FloatArray
+
+    @property
+    def span_s(self) -> float:
+        """How long it is."""
+        return (self.end_ns - self.begin_ns) * 1e-9
+
+
+class RollingShutter:
+    """Sees how cameras turn, and brings the views of a window to one moment each.
+
+    `observe` may run in one thread, `straightened` and `learn` in another.
+    """
+
+    def __init__(self, readout_s: float | None = None) -> None:
+        """Begin with what is known.
+
+        Args:
+            readout_s: time from the first to the last row of all cameras; None to learn it.
+        """
+        self._given_s = readout_s
+        self._learned_s: Mapping[str, float] = {}
+        self._last: dict[str, tuple[int, ImageArray]] = {}
+        self._gaps: dict[str, deque[_Gap]] = {}
+        self._lock = threading.Lock()
+
+    def readout_s(self, camera_name: str) -> float:
+        """Time from the first to the last row, as far as it is known."""
+        known = self._learned_s.get(camera_name, 0.0)
+        return known if self._given_s is None else self._given_s
+
+    def learn(self, readouts_s: Mapping[str, float]) -> None:
+        """Take over what was found of cameras, by name; a setting goes before."""
+        self._learned_s = {**self._learned_s, **readouts_s}
+
+    def observe(self, view: View) -> None:
+        """See how the camera has turned since its last frame, 1 to 2 ms.
+
+        Args:
+            view: each frame of each camera, as it comes.
+        """
+        if self._given_s == 0:
+            return
+        gray = _half_gray(view.image_rgb)
+        before = self._last.get(view.camera_name)
+        self._last[view.camera_name] = (view.stamp_ns, gray)
+        if before is None or before[1].shape != gray.shape:
+            return
+        span_s = (view.stamp_ns - before[0]) * 1e-9
+        if not 0 < span_s < MAX_GAP_S:
+            return
+        turn = turn_between(before[1], gray, intrinsics_of(view) * np.array([[0.5], [0.5], [1.0]]))
+        if turn is not None:
+            with self._lock:
+                gaps = self._gaps.setdefault(view.camera_name, deque(maxlen=MAX_GAPS))
+                gaps.append(_Gap(before[0], view.stamp_ns, turn / span_s))
+
+    def straightened(self, window: Window) -> Window:
+        """The window, every row of its views moved to where the middle one would see it."""
+        keyframes = [replace(k, view=self.straight(k.view)) for k in window.keyframes]
+        return replace(window, keyframes=tuple(keyframes))
+
+    def straight(self, view: View) -> View:
+        """A view with the turn of its camera, by what is known now; once done it stays as it is."""
+        turn_rad_s = self._turn(view.camera_name, view.stamp_ns)
+        if turn_rad_s is None or view.turn_rad_s is not None:
+            return view
+        readout_s = self.readout_s(view.camera_name)
+        known = replace(view, turn_rad_s=turn_rad_s, readout_s=self._given_s)
+        K = intrinsics_of(view)
+        if K[0, 0] * float(np.linalg.norm(turn_rad_s[:2])) * abs(readout_s) < LEAST_SHIFT_PX:
+            return known
+        image = _straight(view.image_rgb, K, turn_rad_s * readout_s)
+        return replace(known, image_rgb=image, straightened_s=readout_s)
+
+    def _turn(self, camera_name: str, stamp_ns: int) -> FloatArray | None:
+        """(3,) rad/s at the time of a frame, from the gaps beside it; None for unknown."""
+        with self._lock:
+            gaps = list(self._gaps.get(camera_name, ()))
+        before = next((g for g in gaps if g.end_ns == stamp_ns), None)
+        after = next((g for g in gaps if g.begin_ns == stamp_ns), None)
+        if before is not None and after is not None:
+            share = before.span_s / (before.span_s + after.span_s)
+            return np.asarray((1 - share) * before.turn_rad_s + share * after.turn_rad_s)
+        if after is not None or before is None:
+            return None if after is None else after.turn_rad_s
+        earlier = next((g for g in gaps if g.end_ns == before.begin_ns), None)
+        if earlier is None:
+            return before.turn_rad_s
+        # both are means over a gap: on to the end of the second
+        ahead = before.span_s / (before.span_s + earlier.span_s)
+        return np.asarray(before.turn_rad_s + ahead * (before.turn_rad_s - earlier.turn_rad_s))
+
+
+def _half_gray(image_rgb: ImageArray) -> ImageArray:
+    """(H/2, W/2)."""
+    height, width = image_rgb.shape[:2]
+    small = cv2.resize(image_rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def intrinsics_of(view: View) -> FloatArray:
+    """(3, 3) of a view, a guess where it is not calibrated."""
+    if view.K is not None:
+        return view.K
+    height, width = view.image_rgb.shape[:2]
+    focal = GUESSED_FOCAL * max(height, width)
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+
+
+def row_drift(uv: FloatArray, K: FloatArray, turn_rad_s: FloatArray, height: float) -> FloatArray:
+    """How far points are moved for each second that the rows take, in pixels.
+
+    Args:
+        uv: (..., 2) pixels.
+        K: (..., 3, 3) intrinsics.
+        turn_rad_s: (..., 3) angular velocity of the camera in its own axes.
+        height: rows of the picture.
+
+    Returns:
+        (..., 2) pixels a second, from where the middle row would see a point to where its own does.
+    """
+    focal = np.stack([K[..., 0, 0], K[..., 1, 1]], -1)
+    x, y = np.moveaxis((uv - K[..., :2, 2]) / focal, -1, 0)
+    wx, wy, wz = np.moveaxis(turn_rad_s, -1, 0)
+    share = (uv[..., 1] - (height - 1) / 2) / height
+    # derivative of a projected ray by a turn of the camera
+    flow = np.stack([x * y * wx - (1 + x * x) * wy + y * wz, (1 + y * y) * wx - x * y * wy - x * wz], -1)
+    return np.asarray(focal * flow * share[..., None])
+
+
+def turn_between(a: ImageArray, b: ImageArray, K: FloatArray) -> FloatArray | None:
+    """(3,) rotation vector of the camera from one picture to the next, in its own axes.
+
+    What the camera moves sideways counts as turn of as much as it moves the picture on average.
+    None where too little can be followed.
+    """
+    corners = cv2.goodFeaturesToTrack(a, CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX)
+    if corners is None or len(corners) < MIN_CORNERS:
+        return None
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(
+        a, b, corners, np.zeros_like(corners), winSize=(PATCH_PX, PATCH_PX), maxLevel=LEVELS
+    )  # fmt: skip
+    good = found[:, 0] == 1
+    uv_a, uv_b = corners[good, 0].astype(float), moved[good, 0].astype(float)
+    if len(uv_a) < MIN_CORNERS:
+        return None
+    focal = np.array([K[0, 0], K[1, 1]])
+    rays = np.concatenate([(uv_a - K[:2, 2]) / focal, np.ones((len(uv_a), 1))], 1)
+    shift = np.median(uv_b - uv_a, 0) / focal
+    turn = np.array([shift[1], -shift[0], 0.0])
+    for _ in range(ROUNDS):
+        seen = rays @ cv2.Rodrigues(turn)[0]  # the inverse turn of each
+        x, y = seen[:, 0] / seen[:, 2], seen[:, 1] / seen[:, 2]
+        off = uv_b - np.stack([x, y], 1) * focal - K[:2, 2]
+        J = np.empty((len(x), 2, 3))
+        J[:, 0, 0], J[:, 0, 1], J[:, 0, 2] = x * y, -1 - x * x, y
+        J[:, 1, 0], J[:, 1, 1], J[:, 1, 2] = 1 + y * y, -x * y, -x
+        J *= focal[:, None]
+        square = (off**2).sum(1)
+        sigma = max(float(np.median(square)) ** 0.5, LEAST_SIGMA_PX)
+        weight = 1 / (1 + square / sigma**2)
+        A = np.einsum("n,nki,nkj->ij", weight, J, J)
+        try:
+            step = np.linalg.solve(A, np.einsum("n,nki,nk->i", weight, J, off))
+        except np.linalg.LinAlgError:
+            return None
+        turn = cv2.Rodrigues(cv2.Rodrigues(turn)[0] @ cv2.Rodrigues(step)[0])[0][:, 0]
+    return np.asarray(turn)
+
+
+def _straight(image: ImageArray, K: FloatArray, turn: FloatArray) -> ImageArray:
+    """The picture with every row moved; `turn` (3,) rad is that of the time of all rows."""
+    height, width = image.shape[:2]
+    v, u = np.meshgrid(
+        np.linspace(0, height - 1, GRID[0]), np.linspace(0, width - 1, GRID[1]), indexing="ij"
+    )
+    at = np.stack([u, v], -1)
+    source = at
+    for _ in range(3):  # its own row is that of the source
+        source = at + row_drift(source, K, turn, height)
+    rows, cols = _hats(GRID[0], height), _hats(GRID[1], width)
+    maps = [(rows @ source[..., k] @ cols.T).astype(np.float32) for k in range(2)]
+    moved = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _hats(nodes: int, length: int) -> FloatArray:
+    """(length, nodes) shares of evenly spread nodes in every pixel, linear between them."""
+    at = np.linspace(0, nodes - 1, length)
+    return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(nodes)))

@@ -1,0 +1,119 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the windows so far have said of each camera: its focal length, how long its rows take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, View
+from mvdust3r_ros.rolling_shutter import MAX_READOUT_S, intrinsics_of
+
+READOUT_SIGMA_S = 0.015
+"""Before anything is known: 0 with this sigma, as rows of most cameras take 5 to 30 ms."""
+CALIBRATION_SIGMA = 0.01
+"""Relative error of a calibrated focal length."""
+SURE_FOCAL = 0.03
+"""A focal length that windows have said this well is taken for given."""
+LEAST_FOCAL_SIGMA, LEAST_READOUT_SIGMA_S = 0.003, 0.0003
+"""Windows that share views and a lens are not independent: their mean is never better."""
+EXACT_SIGMA_S = 1e-6
+"""Of a readout that a setting says."""
+FADING = 1.1
+"""Growth of a sigma from window to window: these share views, and a lens may change."""
+
+CameraKey = tuple[str, int, int]
+"""Name of a camera, width and height of its views."""
+
+
+@dataclass(frozen=True)
+class CameraBelief:
+    """What is known of a camera.
+
+    Attributes:
+        focal_px: fx in pixels of the views; None where nothing is known.
+        focal_sigma: its relative error.
+        readout_s: time from the first to the last row.
+        readout_sigma_s: its error.
+    """
+
+    focal_px: float | None = None
+    focal_sigma: float = math.inf
+    readout_s: float = 0.0
+    readout_sigma_s: float = READOUT_SIGMA_S
+
+    def faded(self) -> CameraBelief:
+        """The same for the next window."""
+        return replace(
+            self,
+            focal_sigma=max(self.focal_sigma * FADING, LEAST_FOCAL_SIGMA),
+            readout_s=min(max(self.readout_s, -MAX_READOUT_S), MAX_READOUT_S),
+            readout_sigma_s=min(
+                max(self.readout_sigma_s * FADING, LEAST_READOUT_SIGMA_S), READOUT_SIGMA_S
+            ),
+        )
+
+
+Beliefs = Mapping[CameraKey, CameraBelief]
+
+
+def camera_key(view: View) -> CameraKey:
+    """Of the camera of a view."""
+    height, width = view.image_rgb.shape[:2]
+    return view.camera_name, width, height
+
+
+def belief_of(view: View, beliefs: Beliefs) -> CameraBelief:
+    """What is known of the camera of a view; its calibration goes before what windows said."""
+    known = beliefs.get(camera_key(view), CameraBelief())
+    if view.readout_s is not None:
+        known = replace(known, readout_s=view.readout_s, readout_sigma_s=EXACT_SIGMA_S)
+    if view.K is not None:
+        return _calibrated(known, float(view.K[0, 0]))
+    return known if known.focal_sigma < SURE_FOCAL else replace(
+        known, focal_px=None, focal_sigma=math.inf
+    )  # fmt: skip
+
+
+def _calibrated(known: CameraBelief, focal_px: float) -> CameraBelief:
+    """The weighted mean of what a calibration and the windows say."""
+    if known.focal_px is None:
+        return replace(known, focal_px=focal_px, focal_sigma=CALIBRATION_SIGMA)
+    here, there = CALIBRATION_SIGMA**-2, known.focal_sigma**-2
+    off = math.log(known.focal_px / focal_px) * there / (here + there)
+    return replace(
+        known, focal_px=focal_px * math.exp(off), focal_sigma=1 / math.sqrt(here + there)
+    )
+
+
+def with_known_focal(views: Sequence[View], beliefs: Beliefs) -> list[View]:
+    """The views, with intrinsics where windows have shown them."""
+    out = []
+    for view in views:
+        known = belief_of(view, beliefs)
+        if known.focal_px is not None:
+            view = replace(view, K=_with_focal(intrinsics_of(view), known.focal_px))
+        out.append(view)
+    return out
+
+
+def _with_focal(K: FloatArray, focal_px: float) -> FloatArray:
+    scaled = K.copy()
+    scaled[0, 0], scaled[1, 1] = focal_px, K[1, 1] * focal_px / K[0, 0]
+    return scaled
