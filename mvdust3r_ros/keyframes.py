@@ -287,8 +287,8 @@ class KeyframeWindow:
 
         No more than those of two windows wait, so that a camera that is lost does not drag the way
         it has come along; and none that the engine has failed on twice in a row, so that a view
-        that it cannot take does not come back for ever. Before the first window is in the map there
-        is nothing to bridge: windows slide on.
+        that it cannot take does not come back for ever. Before the first window is in the map
+        there is nothing to bridge: windows slide on.
         """
         given_up = {k.id for k in self._anchors}
         if engine_failed:

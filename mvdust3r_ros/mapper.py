@@ -53,7 +53,6 @@ from mvdust3r_ros.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.pose_recovery import recover_poses
 from mvdust3r_ros.pose_refinement import refine_poses
 from mvdust3r_ros.preprocess import view_from_frame
-from mvdust3r_ros.rolling_shutter import RollingShutter
 from mvdust3r_ros.reference_views import order_views
 from mvdust3r_ros.relocalisation import (
     Place,
@@ -70,6 +69,7 @@ from mvdust3r_ros.rollback import (
     joint_keyframes,
     lies_elsewhere,
 )
+from mvdust3r_ros.rolling_shutter import RollingShutter
 from mvdust3r_ros.scale import scale_gate
 from mvdust3r_ros.session_file import StoredKeyframe, StoredMap
 from mvdust3r_ros.stitching import (

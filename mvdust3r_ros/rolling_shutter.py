@@ -36,6 +36,8 @@ from mvdust3r_ros.datatypes import FloatArray, ImageArray, View, Window
 
 MAX_READOUT_S = 0.1
 """No camera reads its rows more slowly."""
+WORTH_WORDS_S = 0.003
+"""Less than this may be the uncertainty of a camera without a rolling shutter."""
 LEAST_SHIFT_PX = 0.2
 """A picture whose first and last rows are off by less is left as it is."""
 MAX_GAPS = 600
@@ -95,6 +97,21 @@ class RollingShutter:
         """Time from the first to the last row, as far as it is known."""
         known = self._learned_s.get(camera_name, 0.0)
         return known if self._given_s is None else self._given_s
+
+    @property
+    def readouts_s(self) -> dict[str, float]:
+        """Of all cameras, by name, as far as known."""
+        return {name: self.readout_s(name) for name in sorted(self._last)}
+
+    def words(self) -> list[str]:
+        """What was found of cameras with a rolling shutter, ready to be copied."""
+        return [
+            f"{name or 'camera'}: the rows of an image take {1e3 * found_s:.0f} ms (rolling "
+            f"shutter), which is taken out; camera.readout_ms: {1e3 * found_s:.1f} says it from "
+            "the first image on"
+            for name, found_s in sorted(self._learned_s.items())
+            if self._given_s is None and found_s > WORTH_WORDS_S
+        ]
 
     def learn(self, readouts_s: Mapping[str, float]) -> None:
         """Take over what was found of cameras, by name; a setting goes before."""
@@ -192,7 +209,9 @@ def row_drift(uv: FloatArray, K: FloatArray, turn_rad_s: FloatArray, height: flo
     wx, wy, wz = np.moveaxis(turn_rad_s, -1, 0)
     share = (uv[..., 1] - (height - 1) / 2) / height
     # derivative of a projected ray by a turn of the camera
-    flow = np.stack([x * y * wx - (1 + x * x) * wy + y * wz, (1 + y * y) * wx - x * y * wy - x * wz], -1)
+    flow = np.stack(
+        [x * y * wx - (1 + x * x) * wy + y * wz, (1 + y * y) * wx - x * y * wy - x * wz], -1
+    )
     return np.asarray(focal * flow * share[..., None])
 
 
@@ -247,8 +266,8 @@ def _straight(image: ImageArray, K: FloatArray, turn: FloatArray) -> ImageArray:
     for _ in range(3):  # its own row is that of the source
         source = at + row_drift(source, K, turn, height)
     rows, cols = _hats(GRID[0], height), _hats(GRID[1], width)
-    maps = [(rows @ source[..., k] @ cols.T).astype(np.float32) for k in range(2)]
-    moved = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    map_u, map_v = ((rows @ source[..., k] @ cols.T).astype(np.float32) for k in range(2))
+    moved = cv2.remap(image, map_u, map_v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.uint8)
 
 

@@ -65,6 +65,7 @@ class Health:
         rivals: who else publishes the node's transforms, in words; empty when nobody does.
         looking_in: keyframes of a loaded map in which the camera has not been found yet.
         namesakes: other nodes of the same name.
+        readouts_s: camera -> time that the rows of its images take.
     """
 
     state: str
@@ -86,6 +87,7 @@ class Health:
     rivals: str = ""
     looking_in: int = 0
     namesakes: int = 0
+    readouts_s: dict[str, float] = field(default_factory=dict)
 
 
 def diagnose(health: Health, name: str) -> list[DiagnosticStatus]:
@@ -199,6 +201,10 @@ def _engine_status(health: Health, name: str) -> DiagnosticStatus:
     ]
     if last is not None:
         values += [("note on the last window", last.note)] if last.note else []
+        values += [
+            (f"rows of {name or 'the camera'} take (ms)", f"{1e3 * readout_s:.1f}")
+            for name, readout_s in health.readouts_s.items()
+        ]
         values += [(f"latency of {s} (ms)", f"{v:.1f}") for s, v in last.latency_ms.items()]
     return status_msg(level, name, message, values)
 

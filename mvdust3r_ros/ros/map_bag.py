@@ -108,7 +108,7 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     result.frames += undecodable.total()
     result.faults += undecodable
     details: dict[str, Any] = {"bag": str(job.bag), "images_with": inputs.numbers()}
-    details["notes"] = [*notes, *inputs.lines()]
+    details["notes"] = [*notes, *inputs.lines(), *mapper.shutter.words()]
     if unmounted:
         details["mountings"] = [_mounting_words(mapper, camera) for camera in sorted(unmounted)]
     return write_outputs(result, job.out, truth, recording_name(job.bag), details)

@@ -260,6 +260,7 @@ class Session:
             "figures": self._out.figures(),
             "rivals": self._rivals(),
             "looking_in": self.mapper.looking_in,
+            "readouts_s": self.mapper.shutter.readouts_s,
         }
 
     def _rivals(self) -> str:

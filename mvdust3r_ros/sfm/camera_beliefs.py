@@ -20,8 +20,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from mvdust3r_ros.datatypes import FloatArray, View
 from mvdust3r_ros.rolling_shutter import MAX_READOUT_S, intrinsics_of
 

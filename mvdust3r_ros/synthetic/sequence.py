@@ -16,11 +16,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, ImageArray, Trajectory
 from mvdust3r_ros.synthetic.paths import Rig, trajectory
@@ -30,6 +32,8 @@ from mvdust3r_ros.synthetic.textures import Rng
 
 START_NS = 1_700_000_000_000_000_000
 CAMERA_NAME = "camera_optical"
+ROWS_AT_ONCE = 12
+"""Rows of an image with a rolling shutter that are rendered from one pose."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class SequenceConfig:
         flat: a flat of several rooms instead of one room.
         walker: a person walks about (its depth is exact, too).
         noise: sensor noise, standard deviation in grey levels; 0 leaves the colours exact.
+        readout_s: time from the first to the last row of an image, whose middle row is read at
+            its stamp; depth is that of this moment.
         supersample: see `Renderer.render`.
         rig: where the camera sits.
     """
@@ -57,6 +63,7 @@ class SequenceConfig:
     flat: bool = False
     walker: bool = False
     noise: float = 2.0
+    readout_s: float = 0.0
     supersample: int = 2
     rig: Rig = field(default_factory=Rig)
 
@@ -75,9 +82,36 @@ class Sequence:
         config = self.config
         scene = self.scene.at_time(index / config.rate_hz)
         pose = self.truth.T_world_cam[index]
-        shot = Renderer(scene).render(self.camera.K, config.hw, pose, config.supersample)
+        renderer = Renderer(scene)
+        shot = renderer.render(self.camera.K, config.hw, pose, config.supersample)
+        if config.readout_s:
+            shot = shot._replace(rgb=self._row_by_row(renderer, index))
         rng = np.random.default_rng([config.seed, index, 6])
         return shot._replace(rgb=_sensor(rng, shot.rgb, config.noise))
+
+    def _row_by_row(self, renderer: Renderer, index: int) -> ImageArray:
+        """(H, W, 3) colours of which every few rows have a pose of their own."""
+        config, (height, width) = self.config, self.config.hw
+        image = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, ROWS_AT_ONCE):
+            rows = min(ROWS_AT_ONCE, height - top)
+            share = (top + rows / 2) / height - 0.5
+            pose = self._pose_at(index + share * config.readout_s * config.rate_hz)
+            K = self.camera.K - np.array([[0, 0, 0], [0, 0, top], [0, 0, 0]], float)
+            image[top : top + rows] = renderer.render(
+                K, (rows, width), pose, config.supersample
+            ).rgb
+        return image
+
+    def _pose_at(self, place: float) -> FloatArray:
+        """(4, 4) camera pose between two frames, or a little before or after all of them."""
+        T = self.truth.T_world_cam
+        a = min(max(math.floor(place), 0), len(T) - 2)
+        turn = Rotation.from_matrix(T[a, :3, :3].T @ T[a + 1, :3, :3]).as_rotvec()
+        between = np.eye(4)
+        between[:3, :3] = T[a, :3, :3] @ Rotation.from_rotvec((place - a) * turn).as_matrix()
+        between[:3, 3] = T[a, :3, 3] + (place - a) * (T[a + 1, :3, 3] - T[a, :3, 3])
+        return between
 
 
 def make_sequence(config: SequenceConfig) -> Sequence:
