@@ -18,7 +18,8 @@ Most cameras read their rows from top to bottom in 5 to 30 ms. Of a camera that 
 a second the last row looks half a degree past the first one: several pixels, while a tenth of a
 pixel is what parallax is measured to. The turn is seen in the frames before and after; how
 long the rows take is a property of the camera, which bundle adjustment finds, or a setting. Views
-are then brought to one moment, that of their middle row (Forssen and Ringaby 2010: rotation alone).
+are then brought to one moment, that of their middle row, by rotation alone (Forssen and Ringaby
+2010).
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class RollingShutter:
         return replace(window, keyframes=tuple(keyframes))
 
     def straight(self, view: View) -> View:
-        """A view with the turn of its camera, by what is known now; once done it stays as it is."""
+        """A view with the turn of its camera, by what is known now; done once and for all."""
         turn_rad_s = self._turn(view.camera_name, view.stamp_ns)
         if turn_rad_s is None or view.turn_rad_s is not None:
             return view
@@ -202,7 +203,8 @@ def row_drift(uv: FloatArray, K: FloatArray, turn_rad_s: FloatArray, height: flo
         height: rows of the picture.
 
     Returns:
-        (..., 2) pixels a second, from where the middle row would see a point to where its own does.
+        (..., 2) pixels a second, from where the middle row would see a point to where its own row
+        does.
     """
     focal = np.stack([K[..., 0, 0], K[..., 1, 1]], -1)
     x, y = np.moveaxis((uv - K[..., :2, 2]) / focal, -1, 0)

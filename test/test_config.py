@@ -197,7 +197,7 @@ def test_no_values_change_nothing() -> None:
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"'keyframes.windowsize'; did you mean keyframes.win"):
         with_values(MapperConfig(), {"keyframes.windowsize": 8})
-    with pytest.raises(ConfigError, match=r"unknown setting 'zzz'; known: engine.engine, "):
+    with pytest.raises(ConfigError, match=r"unknown setting 'zzz'; known: camera.readout_ms, engine.engine, "):
         with_values(MapperConfig(), {"zzz": 8})
 
 
@@ -289,7 +289,7 @@ def test_a_ros_file_may_hold_sections_of_others(tmp_path: Path) -> None:
         ("map: {min_hitz: 4}", r"unknown setting 'map.min_hitz'; did you mean map.min_hits"),
         (
             "mapping: {min_hits: 4}",
-            "unknown section 'mapping'; known: engine, keyframes, loop, map, pose",
+            "unknown section 'mapping'; known: camera, engine, keyframes, loop, map, pose",
         ),
         ("map: 4", "map: expected a mapping of settings, got 4"),
         ("map: {min_hits: 0}", r"map.min_hits: 0 is outside \[1, None\]"),

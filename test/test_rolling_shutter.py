@@ -218,7 +218,7 @@ def test_what_windows_say_of_a_focal_length_is_remembered() -> None:
 
 
 def looking_about(frames: int, readout_s: float) -> Sequence:
-    """A camera that goes to and fro while it looks left and right, some 60 degrees a second."""
+    """A camera that goes left and right while it looks about, some 60 degrees a second."""
     config = SequenceConfig(seed=12, frames=frames, hw=HW, readout_s=readout_s, supersample=1)
     drive = make_sequence(config)
     time_s = np.arange(frames) / config.rate_hz

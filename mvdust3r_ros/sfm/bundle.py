@@ -406,7 +406,7 @@ def _add_prior(H: FloatArray, g: FloatArray, scene: Scene, prior: MotionPrior) -
 
 
 def _camera_residual(scene: Scene, problem: Problem) -> FloatArray:
-    """How far log focal lengths (G,), then readouts (G,), are from the measured ones, in sigmas."""
+    """How far log focal lengths (G,), then readouts (G,), are off the measured ones, in sigmas."""
     first = [int(np.argmax(problem.camera_of == g)) for g in range(len(problem.focal_prior))]
     off = np.log(scene.K[first, 0, 0]) - problem.focal_prior[:, 0]
     if len(problem.readout_sigma_s):

@@ -31,6 +31,8 @@ SURE_FOCAL = 0.03
 """A focal length that windows have said this well is taken for given."""
 LEAST_FOCAL_SIGMA, LEAST_READOUT_SIGMA_S = 0.003, 0.0003
 """Windows that share views and a lens are not independent: their mean is never better."""
+SHOWN_SIGMAS = 2.0
+"""A readout of fewer sigmas is none."""
 EXACT_SIGMA_S = 1e-6
 """Of a readout that a setting says."""
 FADING = 1.1
@@ -55,6 +57,11 @@ class CameraBelief:
     focal_sigma: float = math.inf
     readout_s: float = 0.0
     readout_sigma_s: float = READOUT_SIGMA_S
+
+    @property
+    def shows_readout(self) -> bool:
+        """Whether the readout is more than its own uncertainty."""
+        return abs(self.readout_s) > SHOWN_SIGMAS * self.readout_sigma_s
 
     def faded(self) -> CameraBelief:
         """The same for the next window."""

@@ -135,7 +135,11 @@ class MvsEngine(Engine):
             metric=poses.metric,
             used_odometry=poses.used_odometry,
             note=poses.note,
-            readouts_s={name: belief.readout_s for (name, _, _), belief in self._cameras.items()},
+            readouts_s={
+                name: belief.readout_s
+                for (name, _, _), belief in self._cameras.items()
+                if belief.shows_readout
+            },
         )
 
     def _poses(self, tokens: Sequence[ViewTokens]) -> WindowPoses:
