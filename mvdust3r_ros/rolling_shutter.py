@@ -150,13 +150,8 @@ class RollingShutter:
         turn_rad_s = self._turn(view.camera_name, view.stamp_ns)
         if turn_rad_s is None or view.turn_rad_s is not None:
             return view
-        readout_s = self.readout_s(view.camera_name)
         known = replace(view, turn_rad_s=turn_rad_s, readout_s=self._given_s)
-        K = intrinsics_of(view)
-        if K[0, 0] * float(np.linalg.norm(turn_rad_s[:2])) * abs(readout_s) < LEAST_SHIFT_PX:
-            return known
-        image = _straight(view.image_rgb, K, turn_rad_s * readout_s)
-        return replace(known, image_rgb=image, straightened_s=readout_s)
+        return straightened_by(known, self.readout_s(view.camera_name))
 
     def _turn(self, camera_name: str, stamp_ns: int) -> FloatArray | None:
         """(3,) rad/s at the time of a frame, from the gaps beside it; None for unknown."""
@@ -182,6 +177,17 @@ def _half_gray(image_rgb: ImageArray) -> ImageArray:
     height, width = image_rgb.shape[:2]
     small = cv2.resize(image_rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def straightened_by(view: View, readout_s: float) -> View:
+    """A view with a known turn, made straight for this readout; itself where it is so nearly."""
+    if view.turn_rad_s is None:
+        return view
+    K, turn = intrinsics_of(view), view.turn_rad_s * (readout_s - view.straightened_s)
+    if K[0, 0] * float(np.linalg.norm(turn)) < LEAST_SHIFT_PX:
+        return view
+    image = _straight(view.image_rgb, K, turn)
+    return replace(view, image_rgb=image, straightened_s=readout_s)
 
 
 def intrinsics_of(view: View) -> FloatArray:

@@ -34,7 +34,8 @@ from mvdust3r_ros.engines.mvs.readings import Readings
 from mvdust3r_ros.engines.mvs.sweep_inputs import half_intrinsics
 from mvdust3r_ros.engines.onnx_engine import OnnxOptions
 from mvdust3r_ros.geometry import backproject
-from mvdust3r_ros.sfm.camera_beliefs import CameraBelief, CameraKey
+from mvdust3r_ros.rolling_shutter import straightened_by
+from mvdust3r_ros.sfm.camera_beliefs import CameraBelief, CameraKey, camera_key
 from mvdust3r_ros.sfm.features import ViewFeatures, view_features
 from mvdust3r_ros.sfm.tracks import FrameTracks
 from mvdust3r_ros.sfm.window_poses import SfmError, WindowPoses, window_poses
@@ -42,16 +43,27 @@ from mvdust3r_ros.sfm.window_poses import SfmError, WindowPoses, window_poses
 LEAST_FEATURES = 8
 """A view with fewer features shows nothing that has a depth: the dark, a covered lens, a wall."""
 
+BENT_S = 0.003
+"""Images that were made straight for a readout this far off are encoded again: in the first
+windows, when it is not known yet."""
 TYPICAL_DEPTH = 2.0
 """Median depth of a window that has no metres."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class MvsFeatures:
-    """What is kept of a view: the network's features, and corners to find poses from."""
+    """What is kept of a view.
+
+    Attributes:
+        arrays: the network's features.
+        corners: to find poses from.
+        straightened_s: readout that the image of `arrays` was made straight for; None for that of
+            the view.
+    """
 
     arrays: Arrays
     corners: ViewFeatures
+    straightened_s: float | None = None
 
 
 class MvsEngine(Engine):
@@ -119,7 +131,8 @@ class MvsEngine(Engine):
         shows = np.array([len(f.corners) >= LEAST_FEATURES for f in features])
         read = replace(poses, placed=poses.placed & shows, by_images=poses.by_images & shows)
         known = self._readings.kept(features, read)
-        depth, log_error = self._reader.depth([f.arrays for f in features], read, image_hw, known)
+        arrays = [self._straight_arrays(token) for token in tokens]
+        depth, log_error = self._reader.depth(arrays, read, image_hw, known)
         self._readings.remember(tokens, read, depth, log_error)
         votes = agreement(depth, log_error, poses.T_ref_cam, half_intrinsics(poses.K))
         conf = self._rule.confidence(log_error, votes, on_edges(depth) | (depth <= 0))
@@ -165,6 +178,21 @@ class MvsEngine(Engine):
         )
         self._cameras |= {key: belief.faded() for key, belief in found.cameras.items()}
         return found.of_last(len(tokens)) if earlier else found
+
+    def _straight_arrays(self, token: ViewTokens) -> Arrays:
+        """The network's features of a view; anew where its rows turn out to be bent a lot."""
+        features: MvsFeatures = token.features
+        belief = self._cameras.get(camera_key(token.view))
+        if belief is None or not belief.shows_readout:
+            return features.arrays
+        done_s = features.straightened_s
+        if done_s is None:
+            done_s = token.view.straightened_s
+        if abs(belief.readout_s - done_s) > BENT_S:
+            straight = straightened_by(token.view, belief.readout_s)
+            features.arrays = self._reader.encode(straight)
+            features.straightened_s = belief.readout_s
+        return features.arrays
 
     def observe(self, view: View) -> None:
         """Remember the picture: points are followed through it where features are too few."""
