@@ -333,7 +333,7 @@ class KeyframeWindow:
 
     def _compose(self) -> Window | None:
         chosen = self._chosen(self._pending)
-        shared = min(len(self._anchors), self.settings.window_overlap)
+        shared = min(len(self._anchors), self.settings.window_overlap) or self._returned
         fresh = len(self._pending) - self._returned
         if shared + fresh < self.settings.window_size:
             return None

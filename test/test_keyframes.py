@@ -419,6 +419,14 @@ def test_the_keyframes_of_a_rejected_window_help_to_bridge_the_gap() -> None:
     assert ids(fourth) == [3, 4, 8, 11, 13]
 
 
+def test_windows_slide_until_the_first_one_is_in_the_map() -> None:
+    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    (first,) = drive(window, 5)
+    window.give_back(window.take(first), engine_failed=True)
+    (second,) = drive(window, 3, start=5)
+    assert ids(second) == [3, 4, 5, 6, 7]  # none is left out: there is no gap to bridge
+
+
 def test_a_view_that_the_engine_fails_on_comes_back_once() -> None:
     window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)

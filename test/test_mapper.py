@@ -461,7 +461,8 @@ def test_a_first_window_that_fails_leaves_an_empty_map(frames: list[Frame]) -> N
     assert snapshot.grid is None
     assert len(snapshot.points_map) == len(snapshot.trajectory) == 0
     engine.change = lambda p: p
-    (update,) = run(mapper, frames[6:12])
+    fresh = CONFIG.keyframes.window_size - CONFIG.keyframes.window_overlap
+    (update,) = run(mapper, frames[6 : 6 + fresh])  # and keyframes of the one that failed
     assert update.verdict == Verdict.COMMITTED
     assert len(mapper.snapshot().trajectory) == 6
 

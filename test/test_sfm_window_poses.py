@@ -234,6 +234,16 @@ def test_one_plane_is_no_pose_without_odometry() -> None:
     assert shift < 0.05
 
 
+def test_one_plane_is_seen_one_way_from_where_the_window_before_was() -> None:
+    way = drive(turn_deg=1.0)
+    before = PosesBefore(dict(enumerate(relative(way)[:4])), False, 3.0)
+    found = window_poses(views(K), look(poster(), way, SIGHT), before=before)
+    assert found.placed.all()
+    turn, shift = worst(found.T_ref_cam, way)
+    assert turn < 0.6
+    assert shift < 0.05
+
+
 def test_nothing_to_see_is_no_pose_without_odometry() -> None:
     with pytest.raises(SfmError, match="texture"):
         window_poses(views(K), nothing())
