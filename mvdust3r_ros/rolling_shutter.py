@@ -33,7 +33,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, ImageArray, View, Window
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, ImageArray, View, Window
 
 MAX_READOUT_S = 0.1
 """No camera reads its rows more slowly."""
@@ -49,7 +49,10 @@ GUESSED_FOCAL = 1.0
 """Of a camera that is not calibrated, in long sides: turn and shift go through the same one."""
 CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 80, 0.01, 6
 PATCH_PX, LEVELS = 13, 4
-MIN_CORNERS = 12
+BACK_PX = 1.0
+"""A corner that is followed there and back is lost when it ends farther from where it was."""
+MIN_CORNERS, MIN_SHARE = 12, 0.3
+"""Fewer corners that are followed, in number or as a share, show no turn."""
 LEAST_SIGMA_PX = 0.3
 ROUNDS = 5
 GRID = (9, 13)
@@ -232,12 +235,11 @@ def turn_between(a: ImageArray, b: ImageArray, K: FloatArray) -> FloatArray | No
     corners = cv2.goodFeaturesToTrack(a, CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX)
     if corners is None or len(corners) < MIN_CORNERS:
         return None
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(
-        a, b, corners, np.zeros_like(corners), winSize=(PATCH_PX, PATCH_PX), maxLevel=LEVELS
-    )  # fmt: skip
-    good = found[:, 0] == 1
-    uv_a, uv_b = corners[good, 0].astype(float), moved[good, 0].astype(float)
-    if len(uv_a) < MIN_CORNERS:
+    there, found = _followed(a, b, np.asarray(corners, np.float32))
+    back, found_back = _followed(b, a, there)
+    good = found & found_back & (np.linalg.norm(back - corners, axis=2)[:, 0] < BACK_PX)
+    uv_a, uv_b = corners[good, 0].astype(float), there[good, 0].astype(float)
+    if len(uv_a) < max(MIN_CORNERS, MIN_SHARE * len(corners)):
         return None
     focal = np.array([K[0, 0], K[1, 1]])
     rays = np.concatenate([(uv_a - K[:2, 2]) / focal, np.ones((len(uv_a), 1))], 1)
@@ -261,6 +263,14 @@ def turn_between(a: ImageArray, b: ImageArray, K: FloatArray) -> FloatArray | No
             return None
         turn = cv2.Rodrigues(cv2.Rodrigues(turn)[0] @ cv2.Rodrigues(step)[0])[0][:, 0]
     return np.asarray(turn)
+
+
+def _followed(a: ImageArray, b: ImageArray, uv: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """(N, 1, 2) corners in another picture, and (N,) which were found."""
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(
+        a, b, uv, np.zeros_like(uv), winSize=(PATCH_PX, PATCH_PX), maxLevel=LEVELS
+    )
+    return np.asarray(moved, np.float32), np.asarray(found[:, 0] == 1)
 
 
 def _straight(image: ImageArray, K: FloatArray, turn: FloatArray) -> ImageArray:

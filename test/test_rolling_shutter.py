@@ -244,3 +244,16 @@ def test_a_drive_shows_how_long_the_rows_take(engine: Engine) -> None:
         found[readout_s] = mapper.shutter.readout_s(name)
     assert abs(found[0.0]) < 0.004
     assert 0.017 < found[0.025] < 0.033
+
+
+def test_pictures_that_have_nothing_in_common_show_no_turn(drive: Sequence) -> None:
+    """A wrong turn would bend an image by more than any rolling shutter does."""
+    T = drive.truth.T_world_cam[5]
+    turned = T.copy()
+    turned[:3, :3] = T[:3, :3] @ Rotation.from_euler("y", 100, degrees=True).as_matrix()
+    renderer = Renderer(drive.scene)
+    a, b = (renderer.render(drive.camera.K, HW, P, 1).rgb.mean(-1) for P in (T, turned))
+    assert turn_between(a.astype(np.uint8), b.astype(np.uint8), drive.camera.K) is None
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, HW, np.uint8) for _ in range(2)]
+    assert turn_between(noise[0], noise[1], drive.camera.K) is None
