@@ -118,6 +118,11 @@ def test_derivatives_of_pixels_are_those_of_small_steps() -> None:
     np.testing.assert_allclose(slope, J_focal, atol=1e-2)
 
 
+def test_no_motion_is_contradicted_where_none_was_measured() -> None:
+    scene, _ = world()
+    assert bundle.prior_strain((), scene.T).shape == (0, 2)
+
+
 @pytest.mark.parametrize("turn_deg", [0.0, 1e-4, 3.0, 40.0])
 def test_derivatives_of_a_prior_are_those_of_small_steps(turn_deg: float) -> None:
     scene, _ = world()

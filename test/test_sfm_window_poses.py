@@ -145,6 +145,20 @@ def test_the_window_before_gives_the_unit_and_what_images_do_not_show() -> None:
     assert not window_poses(views(K), seen).placed[1]
 
 
+def test_views_of_the_window_before_that_images_do_not_hold_give_no_unit() -> None:
+    seen = look(ROOM, WAY, SIGHT)
+    for index in (0, 1):  # too little of both to tie them to the others
+        lost = seen[index]
+        seen[index] = replace(lost, uv=lost.uv[:9], size_px=lost.size_px[:9],
+                              descriptors=lost.descriptors[:9])  # fmt: skip
+    T = relative(WAY)
+    # they say that the views were far away from each other: images of the others say otherwise
+    before = PosesBefore({0: np.eye(4), 1: T[7] @ T[7] @ T[7]}, False, 3.0)
+    found = window_poses(views(K), seen, before=before)
+    assert found.placed[2:].all()
+    assert worst(found.T_ref_cam[2:], WAY[2:], any_scale=True)[1] < 0.03
+
+
 @pytest.mark.slow
 def test_rounding_errors_do_not_grow_from_window_to_window() -> None:
     before = PosesBefore(dict(enumerate(relative(WAY)[:4])), False, 3.0)

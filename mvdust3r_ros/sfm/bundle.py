@@ -379,7 +379,8 @@ def prior_strain(priors: Sequence[MotionPrior], T: FloatArray) -> FloatArray:
     """(N, 2) by how many sigmas poses contradict each prior: rotation, translation."""
     scene = Scene(T, np.zeros((0, 3, 3)), np.zeros((0, 3)))
     pairs = [_prior_residual(scene, prior) for prior in priors]
-    return np.array([[np.linalg.norm(r) / math.sqrt(3) for r in pair] for pair in pairs])
+    strain = [[np.linalg.norm(r) / math.sqrt(3) for r in pair] for pair in pairs]
+    return np.array(strain).reshape(-1, 2)
 
 
 def prior_derivatives(scene: Scene, prior: MotionPrior) -> tuple[FloatArray, FloatArray]:
