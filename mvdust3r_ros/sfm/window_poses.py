@@ -198,6 +198,7 @@ class _Window:
         priors: measured motions.
         before: what the window before said of some views, in the unit of the priors.
         unit_before: whether it alone gives the unit: metres that it had are not said again.
+        given_focals: whether the focal lengths are given, not what windows have said of them.
     """
 
     views: Sequence[View]
@@ -209,6 +210,7 @@ class _Window:
     priors: list[MotionPrior]
     before: PosesBefore | None = None
     unit_before: bool = False
+    given_focals: bool = True
 
     @property
     def calibrated(self) -> bool:
@@ -338,6 +340,7 @@ def _given(
             keys.append(camera_key(view))
             held.append(belief)
         group.append(numbers[key])
+    given_focals = all(view.K is not None for view in views)
     views = with_known_focal(views, beliefs)
     matcher = Matcher(features, None if tracks is None else tracks.uv)
     cameras = Cameras(np.array(group), np.array(known))
@@ -361,7 +364,9 @@ def _given(
     if before is not None:
         priors += before.priors(measured)
     unit_before = before is not None and not measured
-    return _Window(views, matcher, K, cameras, keys, held, priors, before, unit_before)
+    return _Window(
+        views, matcher, K, cameras, keys, held, priors, before, unit_before, given_focals
+    )
 
 
 def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
@@ -462,7 +467,8 @@ def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
     if share < MIN_EXPLAINED_ALONE:
         raise SfmError(f"the images contradict each other: {share:.0%} of the matches explained")
     flat = plane_share(window.matcher, best.verified, solution.K, solution.sigma_px, views)
-    if flat > MAX_PLANE_SHARE and not (held and window.before is not None):
+    goes_on = bool(held) and window.before is not None and window.given_focals
+    if flat > MAX_PLANE_SHARE and not goes_on:
         raise SfmError(
             f"the views show hardly more than one plane ({flat:.0%} of the matches), of which "
             "poses do not follow surely: give odometry, or let the camera see more"
