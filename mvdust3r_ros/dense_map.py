@@ -184,7 +184,7 @@ class DenseMap:
                 continue
             floor = fit_floor(points, camera, FLOOR_TILT_DEG)
             if floor is not None:
-                self.floor_heights_m[key] = floor.height_at(camera[:2])
+                self.floor_heights_m[key] = floor.height
         if self.floor_heights_m:
             return float(np.median(list(self.floor_heights_m.values())))
         lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]

@@ -43,11 +43,18 @@ class Floor:
         normal: (3,) unit vector, upwards.
         offset: signed distance of the plane from the origin along the normal.
         support: share of all points that lie on it.
+        middle_xy: (2,) mean of these points.
     """
 
     normal: FloatArray
     offset: float
     support: float
+    middle_xy: FloatArray
+
+    @property
+    def height(self) -> float:
+        """Height where it is seen: a wrong tilt does no harm there."""
+        return self.height_at(self.middle_xy)
 
     def height_at(self, xy: FloatArray) -> float:
         """Height of the floor at (x, y)."""
@@ -150,4 +157,4 @@ def _refine(points: FloatArray, normal: FloatArray, support: float, max_tilt_deg
     refined = -refined if refined[2] < 0 else refined
     if refined[2] > np.cos(np.radians(max_tilt_deg)):
         normal = refined
-    return Floor(normal, float(normal @ mean), support)
+    return Floor(normal, float(normal @ mean), support, mean[:2])

@@ -197,7 +197,9 @@ def test_no_values_change_nothing() -> None:
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"'keyframes.windowsize'; did you mean keyframes.win"):
         with_values(MapperConfig(), {"keyframes.windowsize": 8})
-    with pytest.raises(ConfigError, match=r"unknown setting 'zzz'; known: camera.readout_ms, engine.engine, "):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting 'zzz'; known: camera.readout_ms, engine.engine, "
+    ):
         with_values(MapperConfig(), {"zzz": 8})
 
 

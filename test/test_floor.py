@@ -95,6 +95,16 @@ def test_a_few_points_below_the_floor_do_not_matter() -> None:
     assert floor.height_at(CAMERA[:2]) == pytest.approx(0.0, abs=0.01)
 
 
+def test_a_floor_that_is_seen_tilted_is_as_high_as_where_it_is_seen() -> None:
+    turned = ROOM.copy()
+    turned[:, 2] += 0.1 * (turned[:, 0] - 3.0)
+    floor = fit_floor(turned, CAMERA, 10.0)
+    level = floor.height_at(floor.middle_xy)
+    assert floor.height == pytest.approx(level)
+    assert floor.height == pytest.approx(0.1 * (floor.middle_xy[0] - 3.0), abs=0.02)
+    assert abs(floor.height - floor.height_at(np.array([-5.0, 0.0]))) > 0.3
+
+
 def test_nothing_with_much_below_it_is_the_floor() -> None:
     below = patch((-2, -2), (3, 2), -0.6, 300)
     floor = fit_floor(np.vstack([ROOM, below]), CAMERA, 10.0)
@@ -134,7 +144,7 @@ def test_the_same_seed_gives_the_same_floor() -> None:
 
 def test_height_of_a_tilted_plane_by_hand() -> None:
     # 0.6 x + 0.8 z = 1.6, so z = 2 - 0.75 x
-    floor = Floor(np.array([0.6, 0.0, 0.8]), 1.6, 1.0)
+    floor = Floor(np.array([0.6, 0.0, 0.8]), 1.6, 1.0, np.zeros(2))
     assert floor.height_at(np.array([0.0, 9.0])) == pytest.approx(2.0)
     assert floor.height_at(np.array([4.0, -1.0])) == pytest.approx(-1.0)
 
@@ -144,7 +154,7 @@ def test_levelling_brings_the_plane_to_zero_with_the_least_turn(
     x: float, y: float, d: float
 ) -> None:
     normal = np.array([x, y, 1.0]) / np.sqrt(x * x + y * y + 1)
-    T = Floor(normal, d, 1.0).level_transform()
+    T = Floor(normal, d, 1.0, np.zeros(2)).level_transform()
     np.testing.assert_allclose(T[:3, :3] @ normal, [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(T[:3, :3] @ T[:3, :3].T, np.eye(3), atol=1e-12)
     angle = np.arccos(np.clip((np.trace(T[:3, :3]) - 1) / 2, -1, 1))
