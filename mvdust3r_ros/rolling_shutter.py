@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from weakref import WeakSet
 
 import cv2
 import numpy as np
@@ -96,6 +97,7 @@ class RollingShutter:
         self._last: dict[str, tuple[int, ImageArray]] = {}
         self._gaps: dict[str, deque[_Gap]] = {}
         self._lock = threading.Lock()
+        self._done: WeakSet[View] = WeakSet()
 
     def readout_s(self, camera_name: str) -> float:
         """Time from the first to the last row, as far as it is known."""
@@ -150,11 +152,14 @@ class RollingShutter:
 
     def straight(self, view: View) -> View:
         """A view with the turn of its camera, by what is known now; done once and for all."""
-        turn_rad_s = self._turn(view.camera_name, view.stamp_ns)
-        if turn_rad_s is None or view.turn_rad_s is not None:
+        if view in self._done:
             return view
-        known = replace(view, turn_rad_s=turn_rad_s, readout_s=self._given_s)
-        return straightened_by(known, self.readout_s(view.camera_name))
+        turn_rad_s = self._turn(view.camera_name, view.stamp_ns)
+        if turn_rad_s is not None:
+            known = replace(view, turn_rad_s=turn_rad_s, readout_s=self._given_s)
+            view = straightened_by(known, self.readout_s(view.camera_name))
+        self._done.add(view)
+        return view
 
     def _turn(self, camera_name: str, stamp_ns: int) -> FloatArray | None:
         """(3,) rad/s at the time of a frame, from the gaps beside it; None for unknown."""

@@ -86,7 +86,7 @@ def test_what_is_wrong_of_a_mirror_lies_behind_it(engine: Engine) -> None:
 
 def test_people_who_cross_leave_no_obstacles_and_hide_none(engine: Engine) -> None:
     scores = mapped("people who cross", engine)
-    assert scores.free_right > 0.99
+    assert scores.free_right > 0.985  # 0.987 of the same drive with nobody
     assert scores.points_off < 0.04
     assert scores.ghosts < 0.05 * scores.obstacles
 

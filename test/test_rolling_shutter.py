@@ -125,6 +125,16 @@ def test_a_straightened_image_is_that_of_one_moment(drive: Sequence) -> None:
     assert shutter.straight(straight) is straight
 
 
+def test_what_is_made_straight_once_stays_the_same_object(drive: Sequence) -> None:
+    """An engine's features and the view that they are of belong together."""
+    shutter = RollingShutter(0.02)
+    first = view_at(drive, 5)
+    shutter.observe(first)
+    assert shutter.straight(first) is first  # nothing is known of its turn yet
+    shutter.observe(view_at(drive, 6))
+    assert shutter.straight(first) is first
+
+
 def test_a_global_shutter_by_setting_leaves_views_as_they_are(drive: Sequence) -> None:
     shutter = RollingShutter(0.0)
     views = [view_at(drive, k) for k in (4, 5, 6)]
