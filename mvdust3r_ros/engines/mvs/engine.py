@@ -190,7 +190,8 @@ class MvsEngine(Engine):
             done_s = token.view.straightened_s
         if abs(belief.readout_s - done_s) > BENT_S:
             straight = straightened_by(token.view, belief.readout_s)
-            features.arrays = self._reader.encode(straight)
+            if straight is not token.view:
+                features.arrays = self._reader.encode(straight)
             features.straightened_s = belief.readout_s
         return features.arrays
 
