@@ -135,6 +135,11 @@ class KeyframeSettings(Section):
         0, "keyframes shared with the window before; 0 for what the engine likes, mostly 4",
         low=1, high=99, auto=0,
     )  # fmt: skip
+    busy_window_size: int = setting(
+        0, "keyframes in a window while they come faster than windows are made; more are thinned "
+        "out; never below window_size; 0 for what the engine likes, mostly window_size",
+        low=3, high=100, auto=0,
+    )  # fmt: skip
     min_overlap: float = setting(
         0.0, "a frame is kept when less than this share of the last keyframe stays in view; "
         "0 for what the engine likes, mostly 0.6", low=0.05, high=0.99, auto=0.0,
@@ -166,6 +171,7 @@ class KeyframeDefaults:
     Attributes:
         window_size: keyframes in a window.
         window_overlap: keyframes shared with the window before.
+        busy_window_size: keyframes in a window while they come faster than windows are made.
         min_overlap: least share of the last keyframe that stays in view.
         max_translation_m: odometry motion between keyframes (m).
         max_rotation_deg: odometry rotation between keyframes (deg).
@@ -176,6 +182,7 @@ class KeyframeDefaults:
 
     window_size: int = 8
     window_overlap: int = 4
+    busy_window_size: int = 8
     min_overlap: float = 0.6
     max_translation_m: float = 0.5
     max_rotation_deg: float = 20.0
@@ -198,11 +205,13 @@ def filled_in(given: KeyframeSettings, liked: KeyframeDefaults | None = None) ->
     """
     liked = liked or KeyframeDefaults()
     size = given.window_size or max(liked.window_size, given.window_overlap + 1)
-    in_proportion = round(liked.window_overlap * size / liked.window_size)
+    share = size / liked.window_size
     return dataclasses.replace(
         given,
         window_size=size,
-        window_overlap=given.window_overlap or max(1, min(in_proportion, size - 1)),
+        window_overlap=given.window_overlap
+        or max(1, min(round(liked.window_overlap * share), size - 1)),
+        busy_window_size=max(size, given.busy_window_size or round(liked.busy_window_size * share)),
         min_overlap=given.min_overlap or liked.min_overlap,
         max_translation_m=given.max_translation_m or liked.max_translation_m,
         max_rotation_deg=given.max_rotation_deg or liked.max_rotation_deg,

@@ -164,8 +164,8 @@ class KeyframeWindow:
 
     A window holds the last `window_overlap` keyframes of the last committed window and the newest
     keyframes since. While nobody takes the windows, each new keyframe gives a newer one that
-    still begins with committed keyframes: keyframes between are thinned out evenly. Where the map
-    does not fit any more, see `miss`, windows begin anew.
+    still begins with committed keyframes: it grows to `busy_window_size`, then keyframes between
+    are thinned out evenly. Where the map does not fit any more, see `miss`, windows begin anew.
     """
 
     def __init__(self, settings: KeyframeSettings) -> None:
@@ -261,9 +261,9 @@ class KeyframeWindow:
 
     def flush(self) -> Window | None:
         """A last window of what is still pending, filled up with committed keyframes."""
-        size = self.settings.window_size
-        shared = self._anchors[-max(size - len(self._pending), self.settings.window_overlap) :]
-        chosen = (*shared, *thin_evenly(self._pending, size - len(shared)))
+        rule = self.settings
+        spare = rule.window_size - len(self._pending)
+        chosen = self._chosen(self._pending, max(spare, rule.window_overlap))
         if not self._pending or len(chosen) < MIN_WINDOW:
             return None
         self._window_count += 1
@@ -341,10 +341,11 @@ class KeyframeWindow:
         self._window_count += 1
         return window
 
-    def _chosen(self, pending: list[Keyframe]) -> tuple[Keyframe, ...]:
+    def _chosen(self, pending: list[Keyframe], overlap: int = 0) -> tuple[Keyframe, ...]:
         """The end of the last committed window, then pending keyframes spread evenly."""
-        shared = self._anchors[-self.settings.window_overlap :]
-        return (*shared, *thin_evenly(pending, self.settings.window_size - len(shared)))
+        rule = self.settings
+        shared = self._anchors[-(overlap or rule.window_overlap) :]
+        return (*shared, *thin_evenly(pending, rule.busy_window_size - len(shared)))
 
     def _is_blurred(self, camera: str, gray: ImageArray) -> bool:
         sharpness = float(cv2.Laplacian(gray, cv2.CV_32F).var())

@@ -163,7 +163,7 @@ class Supervisor:
         if self.rung >= Rung.FEWER_VIEWS:
             views = max(MIN_VIEWS, self._keyframes.window_size // 2)
             overlap = min(self._keyframes.window_overlap, max(1, views // 2))
-            values["keyframes.window_size"] = views
+            values["keyframes.window_size"] = values["keyframes.busy_window_size"] = views
             values["keyframes.window_overlap"] = overlap
         if self.rung >= Rung.ONE_REFERENCE:
             values["engine.n_ref"] = 1

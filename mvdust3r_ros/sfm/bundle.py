@@ -23,9 +23,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import FloatArray, MvDust3rError
@@ -155,6 +157,14 @@ class Problem:
         return np.concatenate([np.repeat(moving, 6), np.ones(self.size - 6 * len(moving), bool)])
 
 
+    def unknowns_of(self, view: int) -> IndexArray:
+        """Which of them move what a view sees: its pose, and what is not known of its camera."""
+        pose, group = np.arange(6 * view, 6 * view + 6), self.camera_of[view]
+        if group < 0:
+            return pose
+        return np.r_[pose, 6 * len(self.free) + group : self.size : len(self.focal_prior)]
+
+
 @dataclass(frozen=True, eq=False)
 class Adjusted:
     """Outcome of a bundle adjustment.
@@ -172,7 +182,7 @@ class Adjusted:
 
 @dataclass(frozen=True, eq=False)
 class _Normal:
-    """Normal equations: cameras (D, D), (D,); points (P, 3, 3), (P, 3); between (P, D, 3)."""
+    """Normal equations: cameras (D, D), (D,); points (P, 3, 3), (P, 3); between (D, 3, P)."""
 
     cameras: FloatArray
     g_cameras: FloatArray
@@ -278,68 +288,46 @@ def _projected(scene: Scene, seen: Observations, cam: FloatArray, z: FloatArray)
 
 
 def _normal_equations(scene: Scene, problem: Problem) -> _Normal:
-    seen = problem.observations
-    J_cam, J_focal, J_point, error = derivatives(scene, seen)
+    seen, views, count = problem.observations, len(scene.T), len(scene.points)
+    J_pose, J_focal, J_point, error = derivatives(scene, seen)
     of_camera = [J_focal] if seen.drift is None else [J_focal, seen.drift]
+    J_camera = np.concatenate([J_pose, np.stack(of_camera, 2)], 2)
     square = (error**2).sum(1) / problem.sigma_px**2
     root = np.sqrt(problem.trust * _cauchy_weight(square, ROBUST_SIGMAS)) / problem.sigma_px
-    J_cam, J_point = J_cam * root[:, None, None], J_point * root[:, None, None]
-    of_camera, error = [J * root[:, None] for J in of_camera], error * root[:, None]
-    views, count = len(scene.T), len(scene.points)
-    cross = np.zeros((count, problem.size, 3))
-    by_view = cross[:, : 6 * views].reshape(count, views, 6, 3)
-    by_view[seen.point, seen.view] = np.swapaxes(J_cam, 1, 2) @ J_point
-    cross[:, : 6 * views] = by_view.reshape(count, 6 * views, 3)
+    J_camera, J_point = J_camera * root[:, None, None], J_point * root[:, None, None]
+    e = (error * root[:, None])[:, :, None]
+    to_camera, to_point = np.swapaxes(J_camera, 1, 2), np.swapaxes(J_point, 1, 2)
     H, g = np.zeros((problem.size, problem.size)), np.zeros(problem.size)
-    order = np.argsort(seen.view, kind="stable")
-    bounds = np.searchsorted(seen.view[order], np.arange(views + 1))
-    for v in range(views):
-        own = order[bounds[v] : bounds[v + 1]]
-        _add_view(H, g, cross, v, problem, own, J_cam, of_camera, J_point, error)
-    points = np.zeros((count, views, 3, 3))
-    points[seen.point, seen.view] = np.swapaxes(J_point, 1, 2) @ J_point
-    g_points = np.zeros((count, views, 3))
-    g_points[seen.point, seen.view] = np.einsum("nki,nk->ni", J_point, error)
+    of_views = _summed(seen.view, views, to_camera @ np.concatenate([J_camera, e], 2))
+    for view, own in enumerate(of_views):
+        at = problem.unknowns_of(view)
+        H[np.ix_(at, at)] += own[: len(at), : len(at)]
+        g[at] += own[: len(at), -1]
+    both = to_camera @ J_point
+    cross = np.zeros((problem.size, 3, count))
+    by_view = cross[: 6 * views].reshape(views, 6, 3, count)
+    by_view[seen.view, :, :, seen.point] = both[:, :6]
+    groups = len(problem.focal_prior)
+    group = problem.camera_of[seen.view]
+    own = group >= 0
+    by_camera = _summed(group[own] * count + seen.point[own], groups * count, both[own, 6:])
+    by_camera = by_camera.reshape(groups, count, -1, 3).transpose(2, 0, 3, 1)
+    cross[6 * views :] = by_camera.reshape(-1, 3, count)[: problem.size - 6 * views]
+    of_points = _summed(seen.point, count, to_point @ np.concatenate([J_point, e], 2))
     for prior in problem.priors:
         _add_prior(H, g, scene, prior)
-    own, sigma = np.arange(6 * views, problem.size), _camera_sigma(problem)
-    H[own, own] += 1 / sigma**2
-    g[own] += _camera_residual(scene, problem) / sigma
+    last, sigma = np.arange(6 * views, problem.size), _camera_sigma(problem)
+    H[last, last] += 1 / sigma**2
+    g[last] += _camera_residual(scene, problem) / sigma
     if problem.kept_distance is not None:
         _add_distance(H, g, scene, *problem.kept_distance)
-    return _Normal(H, g, points.sum(1), g_points.sum(1), cross)
+    return _Normal(H, g, of_points[..., :3], of_points[..., 3], cross)
 
 
-def _add_view(
-    H: FloatArray,
-    g: FloatArray,
-    cross: FloatArray,
-    view: int,
-    problem: Problem,
-    own: IndexArray,
-    J_cam: FloatArray,
-    of_camera: Sequence[FloatArray],
-    J_point: FloatArray,
-    error: FloatArray,
-) -> None:
-    """Add what one view's observations say of its pose, its focal length and its readout."""
-    J, e = J_cam[own].reshape(-1, 6), error[own].ravel()
-    pose = slice(6 * view, 6 * view + 6)
-    H[pose, pose] += J.T @ J
-    g[pose] += J.T @ e
-    group, count = int(problem.camera_of[view]), len(problem.focal_prior)
-    if group < 0:
-        return
-    for k, J_own in enumerate(of_camera):
-        f, at = J_own[own].ravel(), 6 * len(problem.free) + k * count + group
-        H[pose, at] += J.T @ f
-        H[at, pose] += J.T @ f
-        g[at] += f @ e
-        for other, J_other in enumerate(of_camera):
-            H[at, at + (other - k) * count] += f @ J_other[own].ravel()
-        cross[problem.observations.point[own], at] += np.einsum(
-            "nk,nki->ni", J_own[own], J_point[own]
-        )
+def _summed(at: IndexArray, size: int, values: FloatArray) -> FloatArray:
+    """(size, ...) sums of those of the (N, ...) values that belong to each index."""
+    to = csr_array((np.ones(len(at)), (at, np.arange(len(at)))), shape=(size, len(at)))
+    return np.asarray(to @ values.reshape(len(at), -1)).reshape(size, *values.shape[1:])
 
 
 def derivatives(
@@ -463,12 +451,14 @@ def _reduced(normal: _Normal, damping: float) -> tuple[FloatArray, FloatArray, F
     damped = normal.points.copy()
     np.einsum("pii->pi", damped)[:] += damping * own + 1e-12 * own.max(1, keepdims=True) + 1e-12
     inverse = np.linalg.inv(damped)
-    D = normal.cross.shape[1]
-    left = np.swapaxes(normal.cross @ inverse, 0, 1).reshape(D, -1)
-    right = np.swapaxes(normal.cross, 0, 1).reshape(D, -1)
-    S = normal.cameras - left @ right.T
+    D, by_axis = len(normal.cross), inverse.transpose(1, 2, 0).copy()
+    left = np.zeros_like(normal.cross)
+    for i, j in product(range(3), repeat=2):
+        left[:, j] += normal.cross[:, i] * by_axis[i, j]
+    left = left.reshape(D, -1)
+    S = normal.cameras - left @ normal.cross.reshape(D, -1).T
     S = (S + S.T) / 2
-    g = normal.g_cameras - left @ normal.g_points.ravel()
+    g = normal.g_cameras - left @ normal.g_points.T.ravel()
     np.einsum("ii->i", S)[:] += damping * np.diag(normal.cameras)
     return S, g, inverse
 
@@ -484,7 +474,7 @@ def _step(normal: _Normal, problem: Problem, damping: float) -> tuple[FloatArray
         step[free] = -np.linalg.solve(held, g[free])
     except np.linalg.LinAlgError:
         raise BundleError("the observations leave some pose undetermined") from None
-    rest = normal.g_points + np.einsum("pdi,d->pi", normal.cross, step)
+    rest = normal.g_points + np.tensordot(step, normal.cross, 1).T
     return step, -np.einsum("pij,pj->pi", inverse, rest)
 
 

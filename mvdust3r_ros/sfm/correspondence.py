@@ -129,7 +129,7 @@ def reprojection(
 ) -> tuple[FloatArray, FloatArray]:
     """(P, V) distances in pixels of (P, V, 2) from where points project to, and their depths."""
     R, t = T[:, :3, :3], T[:, :3, 3]
-    cam = np.einsum("vji,pvj->pvi", R, points[:, None] - t)
+    cam = np.swapaxes((points - t[:, None]) @ R, 0, 1)
     depth = cam[..., 2]
     xy = cam[..., :2] / np.where(np.abs(depth) > 1e-9, depth, 1e-9)[..., None]
     focal = np.stack([K[:, 0, 0], K[:, 1, 1]], 1)

@@ -78,6 +78,7 @@ class KeyframeLikes:
     min_overlap: float = 0.75
     max_translation_m: float = 0.3
     max_rotation_deg: float = 15.0
+    busy_window_size: int = 12
 
 
 def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
