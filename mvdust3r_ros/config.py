@@ -135,11 +135,6 @@ class KeyframeSettings(Section):
         0, "keyframes shared with the window before; 0 for what the engine likes, mostly 4",
         low=1, high=99, auto=0,
     )  # fmt: skip
-    busy_window_size: int = setting(
-        0, "keyframes in a window while they come faster than windows are made; more are thinned "
-        "out; never below window_size; 0 for what the engine likes, mostly window_size",
-        low=3, high=100, auto=0,
-    )  # fmt: skip
     min_overlap: float = setting(
         0.0, "a frame is kept when less than this share of the last keyframe stays in view; "
         "0 for what the engine likes, mostly 0.6", low=0.05, high=0.99, auto=0.0,
@@ -162,6 +157,11 @@ class KeyframeSettings(Section):
         0.35, "a frame is skipped as blurred below this share of the recent median sharpness",
         low=0.0, high=1.0,
     )  # fmt: skip
+    busy_window_size: int = setting(
+        0, "keyframes in a window while they come faster than windows are made; more are thinned "
+        "out; never below window_size; 0 for what the engine likes, mostly window_size",
+        low=3, high=100, auto=0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,11 @@ class KeyframeDefaults:
     Attributes:
         window_size: keyframes in a window.
         window_overlap: keyframes shared with the window before.
-        busy_window_size: keyframes in a window while they come faster than windows are made.
         min_overlap: least share of the last keyframe that stays in view.
         max_translation_m: odometry motion between keyframes (m).
         max_rotation_deg: odometry rotation between keyframes (deg).
+        busy_window_size: keyframes in a window while they come faster than windows are made; 0 for
+            `window_size`.
 
     Raises:
         ConfigError: on construction, a value outside the range of its setting.
@@ -182,15 +183,16 @@ class KeyframeDefaults:
 
     window_size: int = 8
     window_overlap: int = 4
-    busy_window_size: int = 8
     min_overlap: float = 0.6
     max_translation_m: float = 0.5
     max_rotation_deg: float = 20.0
+    busy_window_size: int = 0
 
     def __post_init__(self) -> None:
         values = dataclasses.asdict(self)
         MapperConfig(keyframes=KeyframeSettings(**values))
-        if left := [name for name, value in values.items() if value == 0]:
+        may_be_0 = "busy_window_size"
+        if left := [name for name, value in values.items() if value == 0 and name != may_be_0]:
             raise ConfigError(f"{left[0]}: 0 leaves it to the engine, which must say a number")
 
 
@@ -211,10 +213,10 @@ def filled_in(given: KeyframeSettings, liked: KeyframeDefaults | None = None) ->
         window_size=size,
         window_overlap=given.window_overlap
         or max(1, min(round(liked.window_overlap * share), size - 1)),
-        busy_window_size=max(size, given.busy_window_size or round(liked.busy_window_size * share)),
         min_overlap=given.min_overlap or liked.min_overlap,
         max_translation_m=given.max_translation_m or liked.max_translation_m,
         max_rotation_deg=given.max_rotation_deg or liked.max_rotation_deg,
+        busy_window_size=max(size, given.busy_window_size or round(liked.busy_window_size * share)),
     )
 
 

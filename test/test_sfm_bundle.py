@@ -148,8 +148,8 @@ def test_eliminating_the_points_leaves_the_step_of_the_whole_system() -> None:
     for p in range(count):
         at = slice(D + 3 * p, D + 3 * p + 3)
         whole[at, at] = normal.points[p]
-        whole[:D, at] = normal.cross[p]
-        whole[at, :D] = normal.cross[p].T
+        whole[:D, at] = normal.cross[:, :, p]
+        whole[at, :D] = normal.cross[:, :, p].T
     whole += damping * np.diag(np.diag(whole))
     g = np.concatenate([normal.g_cameras, normal.g_points.ravel()])
     free = np.concatenate([task.unknown, np.ones(3 * count, bool)])

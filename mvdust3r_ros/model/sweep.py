@@ -176,7 +176,13 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _double(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    """Each of the last dimensions twice as long, nothing mixed.
+
+    By stacking: ONNX Runtime's Resize takes 15 times as long over volumes.
+    """
+    for dim in range(x.dim() - 1, 1, -1):
+        x = torch.stack([x, x], dim + 1).flatten(dim, dim + 1)
+    return x
 
 
 class Hourglass(nn.Module):

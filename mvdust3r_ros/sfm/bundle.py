@@ -147,7 +147,7 @@ class Problem:
     @property
     def size(self) -> int:
         """Number of unknowns beside the points: six of each view, log focal lengths, readouts."""
-        return 6 * len(self.free) + len(self.focal_prior) + len(self.readout_sigma_s)
+        return 6 * len(self.free) + self.size_of_camera * len(self.focal_prior)
 
     @property
     def unknown(self) -> npt.NDArray[np.bool_]:
@@ -156,6 +156,11 @@ class Problem:
         moving[0] = False
         return np.concatenate([np.repeat(moving, 6), np.ones(self.size - 6 * len(moving), bool)])
 
+
+    @property
+    def size_of_camera(self) -> int:
+        """Number of unknowns of each camera: its log focal length, its readout."""
+        return 2 if len(self.readout_sigma_s) else 1
 
     def unknowns_of(self, view: int) -> IndexArray:
         """Which of them move what a view sees: its pose, and what is not known of its camera."""
@@ -307,12 +312,12 @@ def _normal_equations(scene: Scene, problem: Problem) -> _Normal:
     cross = np.zeros((problem.size, 3, count))
     by_view = cross[: 6 * views].reshape(views, 6, 3, count)
     by_view[seen.view, :, :, seen.point] = both[:, :6]
-    groups = len(problem.focal_prior)
-    group = problem.camera_of[seen.view]
-    own = group >= 0
-    by_camera = _summed(group[own] * count + seen.point[own], groups * count, both[own, 6:])
-    by_camera = by_camera.reshape(groups, count, -1, 3).transpose(2, 0, 3, 1)
-    cross[6 * views :] = by_camera.reshape(-1, 3, count)[: problem.size - 6 * views]
+    group, groups = problem.camera_of[seen.view], len(problem.focal_prior)
+    own, kinds = group >= 0, problem.size_of_camera
+    at = group[own] * count + seen.point[own]
+    by_camera = _summed(at, groups * count, both[own, 6 : 6 + kinds])
+    by_camera = by_camera.reshape(groups, count, kinds, 3).transpose(2, 0, 3, 1)
+    cross[6 * views :] = by_camera.reshape(kinds * groups, 3, count)
     of_points = _summed(seen.point, count, to_point @ np.concatenate([J_point, e], 2))
     for prior in problem.priors:
         _add_prior(H, g, scene, prior)
@@ -327,7 +332,8 @@ def _normal_equations(scene: Scene, problem: Problem) -> _Normal:
 def _summed(at: IndexArray, size: int, values: FloatArray) -> FloatArray:
     """(size, ...) sums of those of the (N, ...) values that belong to each index."""
     to = csr_array((np.ones(len(at)), (at, np.arange(len(at)))), shape=(size, len(at)))
-    return np.asarray(to @ values.reshape(len(at), -1)).reshape(size, *values.shape[1:])
+    flat = values.reshape(len(at), math.prod(values.shape[1:]))
+    return np.asarray(to @ flat).reshape(size, *values.shape[1:])
 
 
 def derivatives(

@@ -54,6 +54,8 @@ and by images alone, where repeated patterns can agree on something wrong."""
 MIN_RIVAL_SHARE, MAX_RIVAL_PX, RIVAL_FOCAL = 0.7, 1.1, 0.04
 """Two focal lengths that differ by more than the last share are both possible when one explains
 this share of what the other one does, with residuals larger by no more than this factor."""
+SETTLING_STEPS = 20
+"""Steps of adjustment before focal lengths are compared."""
 MAX_STRAIN, MAX_TORN = 4.0, 0.3
 """By more sigmas than this images contradict a step of odometry; more steps than this share, and
 they contradict odometry as a whole."""
@@ -460,7 +462,7 @@ def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
             found.append(_Start(*grown, verified))
     if not found:
         raise SfmError(_nothing_words(window))
-    best = _best_start(found)
+    best = _best_start([_settled(window, start) for start in found] if found[1:] else found)
     views, solution, held = _held_to(window, best.views, best.solution, priors)
     _check_same_focal(window, best, views, solution)
     share = explained_share(window.matcher, best.verified, solution.T, solution.K, views)
@@ -499,6 +501,16 @@ def _grown(
         if best is not None and len(best[0]) == len(everything):
             break
     return best
+
+
+def _settled(window: _Window, start: _Start) -> _Start:
+    """The same with all adjusted to the end, which growing stops short of."""
+    everything = range(len(window.views))
+    matches = {pair: v.index for pair, v in start.verified.items()}
+    pixels = window.matcher.tracks(matches, everything)[:, start.views]
+    cameras, now = window.cameras.of(start.views), start.solution
+    better = solve(now.T, now.K, pixels, (), cameras, GOOD_PX[-1:], SETTLING_STEPS)
+    return start if better is None else replace(start, solution=better)
 
 
 def _best_start(found: Sequence[_Start]) -> _Start:
