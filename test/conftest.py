@@ -25,11 +25,13 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+import mvdust3r_ros
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, ImageArray
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
@@ -39,6 +41,26 @@ from stored_data import HAS_MORE_DATA, MORE_DATA, VARIABLE, WITHOUT_MORE_DATA
 # How long an example takes says something about the machine, nothing about the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to test a package that was built earlier, or elsewhere, than its sources."""
+    here = config.rootpath / "mvdust3r_ros"
+    built = [Path(p) / "mvdust3r_ros" for p in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    tested = {Path(mvdust3r_ros.__file__).parent}  # and what the processes of tests import:
+    tested |= {next((p for p in built if (p / "__init__.py").is_file()), here)}
+    for package in tested - {here}:
+        names = [file.relative_to(here) for file in sorted(here.rglob("*.py"))]
+        stale = [n for n in names if not _same_file(package / n, here / n)]
+        if stale:
+            raise pytest.UsageError(
+                f"the tests would run {package}, which is not what lies beside them: {stale[0]} "
+                "differs; source the env.sh of this checkout and run make build"
+            )
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    return a.is_file() and a.read_bytes() == b.read_bytes()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

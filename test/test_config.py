@@ -154,6 +154,16 @@ def test_window_and_overlap_go_together_whoever_says_them(
     MapperConfig(keyframes=rule)
 
 
+def test_a_window_is_never_smaller_when_keyframes_wait() -> None:
+    liked = KeyframeDefaults(window_size=8, busy_window_size=12)
+    sizes = [
+        filled_in(KeyframeSettings(window_size=size, busy_window_size=busy), liked).busy_window_size
+        for size, busy in ((0, 0), (4, 0), (20, 0), (0, 9), (10, 9))
+    ]
+    assert sizes == [12, 6, 30, 9, 10]
+    assert filled_in(KeyframeSettings()).busy_window_size == KeyframeDefaults.window_size
+
+
 def test_an_engine_must_like_what_its_settings_allow() -> None:
     with pytest.raises(ConfigError, match=r"min_overlap: 1.5 is outside \[0.05, 0.99\]"):
         KeyframeDefaults(min_overlap=1.5)

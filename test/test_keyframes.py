@@ -474,6 +474,20 @@ def test_while_nobody_takes_windows_newer_ones_replace_older_ones() -> None:
     assert ids(waiting[-1]) == [3, 4, 7, 10, 13]
 
 
+def test_while_nobody_takes_windows_they_grow_before_keyframes_are_left_out() -> None:
+    rule = KeyframeSettings(window_size=5, window_overlap=2, busy_window_size=8, **EVERY_FRAME)
+    window = KeyframeWindow(rule)
+    (first,) = drive(window, 5)
+    window.commit(window.take(first).keyframes)
+    waiting = drive(window, 8, start=5)
+    assert ids(waiting[0]) == [3, 4, 5, 6, 7]
+    assert ids(waiting[3]) == [3, 4, 5, 6, 7, 8, 9, 10]
+    assert ids(waiting[-1]) == [3, 4, 5, 6, 8, 9, 10, 12]
+    window.commit(window.take(waiting[-1]).keyframes)
+    (quiet,) = drive(window, 3, start=13)
+    assert ids(quiet) == [10, 12, 13, 14, 15]
+
+
 def test_a_window_made_before_a_commit_is_renewed_when_taken() -> None:
     window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)

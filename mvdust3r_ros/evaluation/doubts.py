@@ -83,8 +83,8 @@ def doubts(
         )
     if superseded:
         found.append(
-            f"{plural(superseded, 'window')} gave way to newer ones while the network was busy: "
-            "a lower --rate uses more of them"
+            f"{plural(superseded, 'window')} gave way to newer ones while the network was busy, "
+            "which hold as many of their keyframes as fit: a lower --rate uses all"
         )
     share = numbers.get("mapped_share")
     if result.in_map and share is not None and share < WARN_SHARE:

@@ -20,7 +20,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ from mvdust3r_ros.ros.oracle_needs import ORACLE, require_depth_and_poses
 from mvdust3r_ros.ros.processes import Processes, fastdds_environment, isolated_environment
 
 if TYPE_CHECKING:
+    from mvdust3r_ros.msg import WindowStatus
     from mvdust3r_ros.ros.control import MapperControl
 
 RECORDED = (
@@ -122,7 +123,8 @@ class DemoResult:
         dropped: images that the node could not use, by reason.
         keyframes: images kept.
         verdicts: outcomes of the windows.
-        superseded: windows that the network had no time for.
+        superseded: windows that gave way to newer ones, larger ones mostly.
+        left_out: keyframes that no window held that the network had time for.
         window_ms: median time of a window, all stages together.
         seconds: playing and mapping took this long.
         last_rejection: why the newest rejected window was rejected; empty when none was.
@@ -135,6 +137,7 @@ class DemoResult:
     keyframes: int
     verdicts: Counter[str]
     superseded: int
+    left_out: int
     window_ms: float
     seconds: float
     last_rejection: str = ""
@@ -384,6 +387,7 @@ def _progress(control: MapperControl, images_total: int) -> Progress:
 def _result(control: MapperControl, seconds: float) -> DemoResult:
     prefix = "images dropped: "
     times_ms = sorted(sum(w.stage_latencies_ms) for w in control.windows)
+    keyframes = int(control.value("input", "keyframes") or 0)
     return DemoResult(
         images=int(control.value("input", "images received") or 0),
         dropped={
@@ -391,15 +395,24 @@ def _result(control: MapperControl, seconds: float) -> DemoResult:
             for key, value in control.values("input").items()
             if key.startswith(prefix)
         },
-        keyframes=int(control.value("input", "keyframes") or 0),
+        keyframes=keyframes,
         verdicts=Counter(Verdict(w.verdict).name.lower() for w in control.windows),
         superseded=int(control.value("engine", "windows superseded") or 0),
+        left_out=max(0, keyframes - _in_windows(control.windows)),
         window_ms=times_ms[len(times_ms) // 2] if times_ms else 0.0,
         seconds=seconds,
         last_rejection=next((w.message for w in reversed(control.windows) if w.message), ""),
         engine=control.value("engine", "engine"),
         scale=_scale(control),
     )
+
+
+def _in_windows(windows: Iterable[WindowStatus]) -> int:
+    """Keyframes of all windows together, those of several cameras at one time each."""
+    held: Counter[tuple[int, int]] = Counter()
+    for window in windows:
+        held |= Counter((stamp.sec, stamp.nanosec) for stamp in window.keyframe_stamps)
+    return held.total()
 
 
 def _scale(control: MapperControl) -> ScaleEstimate:

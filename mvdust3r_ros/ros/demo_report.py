@@ -157,10 +157,10 @@ def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) ->
             f"{n} {reason.replace('_', ' ')}" for reason, n in sorted(result.dropped.items())
         )
         console.print(f"dropped: {plural(dropped, 'image')} ({reasons})")
-    if result.superseded:
+    if result.left_out:
         console.print(
-            f"{plural(result.superseded, 'window')} gave way to newer ones while the network was "
-            f"busy; a lower --rate than {options.rate:g} uses more of them"
+            f"{plural(result.left_out, 'keyframe')} left out while the network was busy; a lower "
+            f"--rate than {options.rate:g} uses more of them"
         )
 
 

@@ -40,13 +40,24 @@ from mvdust3r_ros.datatypes import (
 )
 from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum, save_map
 from mvdust3r_ros.ros.bag import BagOptions, read_frames
-from mvdust3r_ros.ros.demo import DemoOptions, DemoResult, _prepare, run_demo, snapshot_of_files
-from mvdust3r_ros.ros.demo_report import _draw
+from mvdust3r_ros.ros.demo import (
+    DemoOptions,
+    DemoResult,
+    _in_windows,
+    _prepare,
+    run_demo,
+    snapshot_of_files,
+)
+from mvdust3r_ros.ros.demo_report import _draw, _tell_numbers
+from mvdust3r_ros.ros.message_types import message_class
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not installed")
 pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
+
+
+TIME, STATUS = "builtin_interfaces/msg/Time", "mvdust3r_ros/msg/WindowStatus"
 
 
 def demo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -178,7 +189,20 @@ def test_a_withheld_grid_is_announced_as_missing_the_rest_drawn_and_an_older_map
     save_map(snapshot, tmp_path, "map")
     back = snapshot_of_files(tmp_path, "map")
     assert (back.grid, back.gate_open, len(back.trajectory)) == (None, False, 1)
-    nothing = DemoResult(1, {}, 1, Counter(), 0, 0.0, 0.0)
+    nothing = DemoResult(1, {}, 1, Counter(), 0, 0, 0.0, 0.0)
     _draw(DemoOptions(None, out=tmp_path), nothing, Console(soft_wrap=True))
     assert "no occupancy grid: the scale is unknown" in capsys.readouterr().out
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")  # cloud and path alone
+
+
+def test_keyframes_that_no_window_held_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Time, WindowStatus = map(message_class, (TIME, STATUS))  # noqa: N806
+    first, second = Time(sec=1), Time(sec=2, nanosec=5)
+    stamps = [[first, first, second], [first, second, Time(sec=3)]]
+    assert _in_windows([WindowStatus(keyframe_stamps=s) for s in stamps]) == 4  # two cameras at the first moment
+    for left_out, words in ((0, ""), (1, "1 keyframe left out"), (3, "3 keyframes left out")):
+        result = DemoResult(9, {}, 9, Counter(), 2, left_out, 0.0, 0.0)
+        _tell_numbers(result, DemoOptions(None, rate=2.0), Console(soft_wrap=True))
+        told = capsys.readouterr().out
+        assert words in told
+        assert ("--rate than 2 " in told) == bool(left_out)
