@@ -17,10 +17,10 @@
     python benchmarks/same_numbers.py record before [--bag BAG --depth FOLDER] [--flats]
     python benchmarks/same_numbers.py compare before [--bag BAG --depth FOLDER] [--flats]
 
-Drives go through `Mapper`, which is asked by its public methods alone: two laps of a room with an
-odometry that drifts (loops, sizes, the height of the floor), a window that goes wrong and leaves the
-map again, a map that forgets, a camera that is looked for in a saved map; with `--flats` two flats
-with PyTorch's rooms, with `--bag` a recording, once with its true depth, once with the default
+Drives go through `Mapper`, which is asked by its public methods alone: laps of a room with
+an odometry that drifts (loops, sizes, the height of the floor), a map that forgets, a window that
+goes wrong and leaves the map again, a camera that is looked for in a saved map; with `--flats` two
+flats of PyTorch's rooms, with `--bag` a recording, once with its true depth, once with the default
 engine. `record` keeps every outcome and the whole map at the end of each drive; `compare` drives
 again and exits with 1 when a number is off by more than 1e-6 of its size.
 """
@@ -47,7 +47,7 @@ from mvdust3r_ros.mapper import Mapper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test"))
 
-from conftest import BoxRoom  # noqa: E402
+from conftest import BoxRoom
 
 TOLERANCE = 1e-6
 Numbers = dict[str, Any]

@@ -208,6 +208,7 @@ def filled_in(given: KeyframeSettings, liked: KeyframeDefaults | None = None) ->
     liked = liked or KeyframeDefaults()
     size = given.window_size or max(liked.window_size, given.window_overlap + 1)
     share = size / liked.window_size
+    busy_size = given.busy_window_size or round(liked.busy_window_size * share)
     return dataclasses.replace(
         given,
         window_size=size,
@@ -216,7 +217,7 @@ def filled_in(given: KeyframeSettings, liked: KeyframeDefaults | None = None) ->
         min_overlap=given.min_overlap or liked.min_overlap,
         max_translation_m=given.max_translation_m or liked.max_translation_m,
         max_rotation_deg=given.max_rotation_deg or liked.max_rotation_deg,
-        busy_window_size=max(size, given.busy_window_size or round(liked.busy_window_size * share)),
+        busy_window_size=max(size, busy_size),
     )
 
 

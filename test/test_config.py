@@ -157,7 +157,9 @@ def test_window_and_overlap_go_together_whoever_says_them(
 def test_a_window_is_never_smaller_when_keyframes_wait() -> None:
     liked = KeyframeDefaults(window_size=8, busy_window_size=12)
     sizes = [
-        filled_in(KeyframeSettings(window_size=size, busy_window_size=busy), liked).busy_window_size
+        filled_in(
+            KeyframeSettings(window_size=size, busy_window_size=busy), liked
+        ).busy_window_size
         for size, busy in ((0, 0), (4, 0), (20, 0), (0, 9), (10, 9))
     ]
     assert sizes == [12, 6, 30, 9, 10]

@@ -156,7 +156,6 @@ class Problem:
         moving[0] = False
         return np.concatenate([np.repeat(moving, 6), np.ones(self.size - 6 * len(moving), bool)])
 
-
     @property
     def size_of_camera(self) -> int:
         """Number of unknowns of each camera: its log focal length, its readout."""
@@ -167,7 +166,8 @@ class Problem:
         pose, group = np.arange(6 * view, 6 * view + 6), self.camera_of[view]
         if group < 0:
             return pose
-        return np.r_[pose, 6 * len(self.free) + group : self.size : len(self.focal_prior)]
+        of_camera = np.arange(6 * len(self.free) + group, self.size, len(self.focal_prior))
+        return np.concatenate([pose, of_camera])
 
 
 @dataclass(frozen=True, eq=False)

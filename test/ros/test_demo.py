@@ -196,10 +196,11 @@ def test_a_withheld_grid_is_announced_as_missing_the_rest_drawn_and_an_older_map
 
 
 def test_keyframes_that_no_window_held_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    Time, WindowStatus = map(message_class, (TIME, STATUS))  # noqa: N806
+    Time, WindowStatus = map(message_class, (TIME, STATUS))
     first, second = Time(sec=1), Time(sec=2, nanosec=5)
     stamps = [[first, first, second], [first, second, Time(sec=3)]]
-    assert _in_windows([WindowStatus(keyframe_stamps=s) for s in stamps]) == 4  # two cameras at the first moment
+    # two cameras at the first moment
+    assert _in_windows([WindowStatus(keyframe_stamps=s) for s in stamps]) == 4
     for left_out, words in ((0, ""), (1, "1 keyframe left out"), (3, "3 keyframes left out")):
         result = DemoResult(9, {}, 9, Counter(), 2, left_out, 0.0, 0.0)
         _tell_numbers(result, DemoOptions(None, rate=2.0), Console(soft_wrap=True))
