@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -28,6 +29,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from mvdust3r_ros.cli import build_parser
+from mvdust3r_ros.cli_synthetic import SYNTHETIC
 from mvdust3r_ros.ros.settings import NodeConfig
 
 ROOT = Path(__file__).parents[1]
@@ -115,8 +118,7 @@ def test_every_topic_and_service_is_described() -> None:
     assert {name for name in names if f"| `{name}` |" not in page} == set()
 
 
-def test_every_launch_argument_is_described() -> None:
-    page = (ROOT / "docs/ros.md").read_text()
+def launch_arguments() -> set[str]:
     tree = ast.parse((ROOT / "launch/recon.launch.py").read_text())
     (table,) = (
         node.value
@@ -124,9 +126,40 @@ def test_every_launch_argument_is_described() -> None:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ARGUMENTS"
     )
     assert isinstance(table, ast.List)
-    names = {ast.literal_eval(row.elts[0]) for row in table.elts if isinstance(row, ast.Tuple)}
-    assert {"image", "rviz"} <= names
-    assert {name for name in names if f"| `{name}` |" not in page} == set()
+    return {ast.literal_eval(row.elts[0]) for row in table.elts if isinstance(row, ast.Tuple)}
+
+
+def test_every_launch_argument_is_described() -> None:
+    page = (ROOT / "docs/ros.md").read_text()
+    assert {"image", "rviz"} <= launch_arguments()
+    assert {name for name in launch_arguments() if f"| `{name}` |" not in page} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_launch_arguments_that_a_page_names_exist(page: Path) -> None:
+    named = set(re.findall(r"(?<![\w.])([a-z]\w*):=", page.read_text()))
+    assert named - launch_arguments() - {"nav2_params"} == set()
+
+
+def commands(text: str) -> list[list[str]]:
+    """Commands of this package in the code blocks of a page, fenced or indented, as words."""
+    blocks = "\n".join([*CODE.findall(text), *re.findall(r"^ {4}.*$", text, re.M)])
+    lines = re.findall(r"^ *(mvdust3r_ros [a-z].*)$", blocks, re.M)
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_of_a_page_are_understood(page: Path) -> None:
+    for words in commands(page.read_text()):
+        if words[0] == "evaluate" and words[1] in SYNTHETIC:
+            words[:2] = [SYNTHETIC[words[1]]]
+        build_parser().parse_args(words)
+
+
+def test_a_command_of_a_page_is_found() -> None:
+    text = "```\nmvdust3r_ros map BAG --out out  # a map\n```\nor `mvdust3r_ros map`."
+    assert commands(text) == [["map", "BAG", "--out", "out"]]
+    assert sum(len(commands(page.read_text())) for page in PAGES) > 10
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
