@@ -104,7 +104,7 @@ def main() -> None:
         new, selection = time_windows(frames)
         windows += new
         select_ms += selection
-    size = MapperConfig().keyframes.window_size
+    size = Mapper(MapperConfig(), OracleEngine()).config.keyframes.window_size
     print(f"{len(windows)} windows of {size} views at 224x224")
     print(table(windows, select_ms))
     outside = [sum(v for s, v in w.items() if s not in ENGINE_STAGES) for w in windows]
