@@ -1,20 +1,22 @@
 """Settings of Sphinx: these pages and the docstrings of the package as a site (`make docs`).
 
 rosdoc2 runs a copy of this file in another folder, with the package on the path and its version
-and authors set already.
+set already.
 """
 
 import re
 import sys
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 if (ROOT / "package.xml").is_file():
     sys.path.insert(0, str(ROOT))
-    _package = ElementTree.parse(ROOT / "package.xml")
-    release, author = _package.findtext("version"), _package.findtext("author")
+    release = ElementTree.parse(ROOT / "package.xml").findtext("version")
 
 project = "mvdust3r_ros"
 project_copyright = "mvdust3r_ros maintainers, Apache-2.0"
@@ -25,10 +27,11 @@ myst_heading_anchors = 4
 
 # The site is built where neither ROS nor a network library is installed.
 autodoc_mock_imports = ["onnxruntime", "rclpy", "tensorrt", "torch"]
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 napoleon_custom_sections = [("Attributes", "params_style")]
 python_maximum_signature_line_length = 99
+add_module_names = False
 
 # Names in single backticks: links where the name is on the site, else code.
 default_role = "py:obj"
@@ -56,13 +59,25 @@ def plain_signature(text: str | None) -> str | None:
     """
     if text is None:
         return None
+    text = text.replace("npt.NDArray[np.", "~numpy.typing.NDArray[~numpy.")
     text = NDARRAY.sub(lambda m: ARRAYS.get(m[1], f"~numpy.typing.NDArray[~numpy.{m[1]}]"), text)
     text = re.sub(r"(?<![.\w])(?=(?:Float|Bool|Image)Array\b)", "~mvdust3r_ros.datatypes.", text)
     return re.sub(r"<(\w+\.\w+): \d+>", r"\1", text.replace("<factory>", "..."))
 
 
-def setup(app: Any) -> None:
-    """Register what signatures go through."""
+def unlink_outside(app: Sphinx, page: nodes.document) -> None:
+    """Make text of links to pages and folders of the repository that are not on the site."""
+    folder = Path(page["source"]).parent
+    for link in list(page.findall(addnodes.pending_xref)):
+        path = (folder / link["reftarget"].split("#")[0]).resolve()
+        there = path.is_dir() or path.with_name(f"{path.name}.md").is_file()
+        if link["reftype"] == "myst" and there and not path.is_relative_to(app.srcdir):
+            link.replace_self(link.children)
+
+
+def setup(app: Sphinx) -> None:
+    """Register what pages and signatures go through."""
+    app.connect("doctree-read", unlink_outside)
     app.connect(
         "autodoc-process-signature",
         lambda *words: (plain_signature(words[-2]), plain_signature(words[-1])),
