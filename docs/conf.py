@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 ROOT = Path(__file__).resolve().parents[1]
 if (ROOT / "package.xml").is_file():
@@ -75,9 +76,21 @@ def unlink_outside(app: Sphinx, page: nodes.document) -> None:
             link.replace_self(link.children)
 
 
+def alias_target(
+    app: Sphinx, env: BuildEnvironment, link: addnodes.pending_xref, text: nodes.TextElement
+) -> nodes.reference | None:
+    """The link of a type that is not a class but another name of one, for Sphinx 8.1 (Python 3.10)."""
+    if link.get("refdomain") != "py" or link["reftype"] != "class":
+        return None
+    python = env.get_domain("py")
+    page, target = link["refdoc"], link["reftarget"]
+    return python.resolve_xref(env, page, app.builder, "data", target, link, text)
+
+
 def setup(app: Sphinx) -> None:
     """Register what pages and signatures go through."""
     app.connect("doctree-read", unlink_outside)
+    app.connect("missing-reference", alias_target)
     app.connect(
         "autodoc-process-signature",
         lambda *words: (plain_signature(words[-2]), plain_signature(words[-1])),
