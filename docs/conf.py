@@ -79,7 +79,7 @@ def unlink_outside(app: Sphinx, page: nodes.document) -> None:
 def alias_target(
     app: Sphinx, env: BuildEnvironment, link: addnodes.pending_xref, text: nodes.TextElement
 ) -> nodes.reference | None:
-    """The link of a type that is not a class but another name of one, for Sphinx 8.1 (Python 3.10)."""
+    """The link of a type that is another name of one; Sphinx 8.1 of Python 3.10 lacks it."""
     if link.get("refdomain") != "py" or link["reftype"] != "class":
         return None
     python = env.get_domain("py")
