@@ -13,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help env env-dev build test test-fast lint demo map clean needs-bag bag-exists
+.PHONY: help env env-dev build test test-fast lint docs demo map clean needs-bag bag-exists
 
 engine_option = $(if $(ENGINE),--engine "$(ENGINE)") $(if $(DEPTH),--depth "$(DEPTH)")
 
@@ -37,6 +37,9 @@ test-fast: env-dev build  ## run the quick tests, in about a minute
 
 lint: env-dev  ## run all linters
 	@tools/lint
+
+docs: env-dev  ## make the site of docs/ and the docstrings in build/site; warnings are errors
+	@. ./env.sh && exec sphinx-build -qnW --keep-going -d build/site/.doctrees docs build/site
 
 demo: bag-exists build  ## run the real nodes on a bag: [BAG=path] [ENGINE=folder] [DEPTH=folder] [OUT=out]
 	@. ./env.sh && exec mvdust3r_ros demo $(if $(BAG),--bag "$(BAG)") $(engine_option) --out "$(OUT)"

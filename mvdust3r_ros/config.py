@@ -471,6 +471,7 @@ def structural_changes(old: object, new: object) -> list[str]:
 
 
 AnyConfig = TypeVar("AnyConfig", bound=MapperConfig)
+"""Settings of the mapper, or of what adds to them."""
 
 
 def with_values(config: AnyConfig, values: Mapping[str, object]) -> AnyConfig:

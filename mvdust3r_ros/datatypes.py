@@ -30,7 +30,9 @@ import numpy.typing as npt
 FloatArray: TypeAlias = "npt.NDArray[np.floating[Any]]"  # text: NumPy 1.21 of Ubuntu 22.04
 """Floating point array; float64 unless the docstring says otherwise."""
 BoolArray = npt.NDArray[np.bool_]
+"""Array of truth values."""
 ImageArray = npt.NDArray[np.uint8]
+"""Array of bytes, of images and colours; red comes first."""
 
 
 class MvDust3rError(Exception):
@@ -67,7 +69,7 @@ DISTORTION_NAMES = {
     "kb4": "equidistant",
     "opencv_fisheye": "equidistant",
 }
-"""Other names of these, in lower case: of Kalibr, ORB-SLAM, COLMAP, drivers."""
+"""Other names of these, in lower case, as Kalibr, ORB-SLAM, COLMAP and drivers have them."""
 MAX_FOCAL_RATIO = 8.0
 MIN_FOCAL, MAX_FOCAL = 0.05, 100.0
 """Of the focal length, in widths of the image."""

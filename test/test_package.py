@@ -29,6 +29,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 from mvdust3r_ros.datatypes import ScaleSource, Verdict
 from mvdust3r_ros.ros.ladder import Rung
@@ -180,6 +181,13 @@ def test_author_and_website_are_named() -> None:
     assert tree.findtext("author") == tree.findtext("maintainer")
     assert website is not None
     assert str(website.text) in (ROOT / "README.md").read_text()
+
+
+def test_rosdoc2_is_told_where_the_pages_are() -> None:
+    name = ElementTree.parse(ROOT / "package.xml").findtext("export/rosdoc2")
+    _, settings = yaml.safe_load_all((ROOT / str(name)).read_text())
+    (builder,) = settings["builders"]
+    assert (ROOT / builder["sphinx"]["sphinx_sourcedir"] / "conf.py").is_file()
 
 
 def test_ci_builds_on_every_distribution_of_the_readme() -> None:

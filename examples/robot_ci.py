@@ -1,0 +1,47 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A robot's CI: map a recording with known poses and fail when the map is worse than a limit.
+
+Leaves `report.html` and `report.json`; exit status 1 when a limit is not kept.
+
+python examples/robot_ci.py demo/room/bag report --require "ate_m<0.1,mapped_share>0.9"
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mvdust3r_ros.evaluation.requirements import failures, parse_requirements
+from mvdust3r_ros.ros.evaluate import EvaluateJob, evaluate_recording
+
+
+def main() -> int:
+    """Evaluate and judge."""
+    parser = argparse.ArgumentParser(description="Fail when a map is too bad")
+    parser.add_argument("recording", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--engine", default="", help="engine folder, or oracle")
+    parser.add_argument("--require", default="ate_m<0.1,mapped_share>0.9")
+    args = parser.parse_args()
+    required = parse_requirements(args.require)
+    report = evaluate_recording(EvaluateJob(args.recording, args.out, args.engine)).report
+    failed = failures(required, report)
+    for line in failed:
+        print(f"FAILED {line}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
