@@ -71,7 +71,8 @@ def unlink_outside(app: Sphinx, page: nodes.document) -> None:
     folder = Path(page["source"]).parent
     for link in list(page.findall(addnodes.pending_xref)):
         path = (folder / link["reftarget"].split("#")[0]).resolve()
-        there = path.is_dir() or path.with_name(f"{path.name}.md").is_file()
+        pages = (path.with_name(path.name + suffix) for suffix in (".md", ".rst"))
+        there = path.is_dir() or any(page.is_file() for page in pages)
         if link["reftype"] == "myst" and there and not path.is_relative_to(app.srcdir):
             link.replace_self(link.children)
 
