@@ -570,9 +570,19 @@ class Mapper:
             state.now = replace(state.now, graph=graph).using(self.config)
 
     @property
+    def now(self) -> Revision:
+        """The map at this moment, whole."""
+        return self._state.now
+
+    @property
     def epoch(self) -> int:
         """Counts resets and jumps back in time."""
         return self._state.keyframes.epoch
+
+    @property
+    def encoded_keyframes(self) -> set[int]:
+        """Keyframes whose views need not be encoded again."""
+        return self._reconstructor.encoded
 
     @property
     def looking_in(self) -> int:

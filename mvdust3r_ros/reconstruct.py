@@ -130,6 +130,11 @@ class Reconstructor:
         """Take another engine; what the old one encoded is forgotten."""
         self.engine, self._tokens, self.uses_odometry = engine, {}, False
 
+    @property
+    def encoded(self) -> set[int]:
+        """Keyframes whose views need not be encoded again."""
+        return set(self._tokens)
+
     def forget(self) -> None:
         """Nothing is encoded any more: another map begins."""
         self._tokens, self.uses_odometry = {}, False

@@ -21,13 +21,13 @@ mapper lets it take the place of the present one, at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings
-from mvdust3r_ros.datatypes import StageClock
+from mvdust3r_ros.datatypes import FloatArray, StageClock
 from mvdust3r_ros.depth_levels import levels_of
 from mvdust3r_ros.drawing import (
     Drawing,
@@ -130,7 +130,10 @@ class Revision:
         drawing = drawing.with_views(graph, new, clock)
         undo = (*self.undo, self.graph) if can_be_undone else ()
         with clock.stage("grid"):
-            return Revision(graph, drawing, undo).bounded(config)._thinned(new, seen, config)
+            grown = Revision(graph, drawing, undo).bounded(config)
+            keep = grown.recent_ids | {item.id for item in seen}
+            often = seen_often(graph, new, keep, config.map.keyframes_per_place)
+            return grown.without(often).within(seen[-1].T_map_cam[:3, 3], config.map.radius_m)
 
     def _graph_with(
         self,
@@ -159,22 +162,25 @@ class Revision:
         graph = replace(graph, rel_error=max(graph.rel_error, geometry.rel_error))
         return graph, [item for item in seen if item.id not in known]
 
-    def _thinned(
-        self, new: Sequence[MapKeyframe], seen: Sequence[MapKeyframe], config: MapperConfig
-    ) -> Revision:
-        """Without keyframes of places that have been seen often, or that are far away."""
-        graph, drawing, rule = self.graph, self.drawing, config.map
-        keep = self.recent_ids | {item.id for item in seen}
-        gone = seen_often(graph, new, keep, rule.keyframes_per_place)
-        graph, drawing = graph.without(gone), drawing.without(gone)
-        camera = seen[-1].T_map_cam[:3, 3]
-        far = far_away(graph, camera, rule.radius_m)
+    def without(self, ids: Collection[int]) -> Revision:
+        """Without some keyframes; what they saw stays drawn until the map is drawn again."""
+        if not ids:
+            return self
+        return replace(self, graph=self.graph.without(ids), drawing=self.drawing.without(ids))
+
+    def within(self, camera_map: FloatArray, radius_m: float) -> Revision:
+        """Without keyframes and voxels farther than a radius from (3,) the newest camera.
+
+        Its voxels are those of this revision; a radius of 0 is none.
+        """
+        if radius_m <= 0:
+            return self
+        near, far = self, far_away(self.graph, camera_map, radius_m)
         if far:
-            graph = graph.with_way_within(camera, rule.radius_m).without(far)
-            drawing = drawing.without(far).within(camera)
-        if rule.radius_m > 0:
-            graph = graph.with_past_within(camera, rule.radius_m)
-        return replace(self, graph=graph, drawing=drawing)
+            graph = self.graph.with_way_within(camera_map, radius_m)
+            near = replace(self, graph=graph).without(far)
+            near = replace(near, drawing=near.drawing.within(camera_map))
+        return replace(near, graph=near.graph.with_past_within(camera_map, radius_m))
 
     def undone(self, count: int) -> Revision:
         """As the map was before the last windows, drawn again."""
@@ -231,4 +237,3 @@ class Revision:
 def map_settings(rule: MapSettings, rel_error: float) -> MapSettings:
     """As configured; the points of a coarse network are taken for less certain than that."""
     return replace(rule, point_rel_sigma=max(rule.point_rel_sigma, COARSE_POINT * rel_error))
-
