@@ -31,7 +31,6 @@ from mvdust3r_ros.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.loops import close_loop, loop_candidate
 from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
 from mvdust3r_ros.pose_graph import relative_edge
-from mvdust3r_ros.scale import ScaleFilter
 from mvdust3r_ros.window_geometry import WindowGeometry
 from room_windows import Scene, at_end_of, followed_by
 
@@ -55,7 +54,7 @@ def graph(room: Any) -> KeyframeGraph:
     for begin in (0, 3, 6):
         geometry = driven(scene.window(range(begin, begin + 6), 1.0 + begin))
         made = followed_by(made, geometry, at_end_of(made).place(geometry))
-    edge = relative_edge(0, 11, made.poses[0], ASIDE @ made.poses[11], 0.02, 0.01)
+    edge = relative_edge(0, 11, made.poses[0], ASIDE @ made.poses[11], 0.2, 0.1)
     made = made.without([4]).closed(replace(edge, robust=True), None)
     assert len(made.way) > 10
     assert len(made.past) == 1
@@ -79,7 +78,7 @@ def one_more(graph: KeyframeGraph) -> list[MapKeyframe]:
 CALLS: dict[str, Callable[[KeyframeGraph], Any]] = {
     "path": lambda g: g.path("camera"),
     "with_window": lambda g: g.with_window(
-        one_more(g), dict(g.overlap), ScaleFilter(), OdometryTrack(), 0.02
+        one_more(g), dict(g.overlap), g.scale, OdometryTrack(), 0.02
     ),
     "tied_to": lambda g: g.tied_to(g.keyframes[2].keyframe),
     "at": lambda g: g.at(moved(g)),
@@ -91,7 +90,7 @@ CALLS: dict[str, Callable[[KeyframeGraph], Any]] = {
     "higher": lambda g: g.higher(0.3),
     "resized": lambda g: g.resized(np.log([2.0, 1.5, 0.5]), np.ones(3)),
     "factors": lambda g: g.factors(np.log([2.0, 1.5, 0.5])),
-    "without": lambda g: g.without([0, 3, 11]),
+    "without": lambda g: g.without([3, 0, 11]),
 }
 
 
@@ -106,20 +105,19 @@ def test_no_method_changes_a_graph(graph: KeyframeGraph, name: str) -> None:
     made = CALLS[name](graph)
     assert pickle.dumps(graph) == before
     assert pickle.dumps(made) != before
-    if isinstance(made, KeyframeGraph):
+    if isinstance(made, KeyframeGraph) and name != "without":
         after = pickle.dumps(made)
         for call in CALLS.values():
-            if name != "without":  # the calls speak of keyframes that are gone then
-                call(made)
+            call(made)
         assert pickle.dumps(made) == after
         assert pickle.dumps(graph) == before
 
 
 def test_nor_do_loops(graph: KeyframeGraph) -> None:
     before = pickle.dumps(graph)
-    assert loop_candidate(graph, 2, LoopSettings(min_gap=5, radius_m=9.0)) is not None
-    lax = LoopSettings(max_sigmas=100.0)
-    closed = close_loop(graph, graph.edges[-1], lax)
+    settings = LoopSettings(min_gap=8, radius_m=9.0, max_angle_deg=179.0, max_sigmas=100.0)
+    assert loop_candidate(graph, 2, settings) is not None
+    closed = close_loop(graph, graph.edges[-1], settings)
     assert closed.closures == 2
     assert not np.array_equal(closed.poses[11], graph.poses[11])
     assert pickle.dumps(graph) == before

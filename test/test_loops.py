@@ -30,7 +30,13 @@ from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.keyframe_graph import MAX_TIES, KeyframeGraph
-from mvdust3r_ros.loops import LoopError, close_loop, loop_candidate
+from mvdust3r_ros.loops import (
+    LoopCandidate,
+    LoopError,
+    close_loop,
+    loop_candidate,
+    measure_loop,
+)
 from mvdust3r_ros.map_keyframe import MapKeyframe
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.pose_fusion import PoseSigma, odometry_sigma
@@ -39,6 +45,7 @@ from mvdust3r_ros.revision import Revision
 from mvdust3r_ros.scale import ScaleFilter, ScaleHistory, SizedWindow
 from mvdust3r_ros.stitching import MapEnd
 from mvdust3r_ros.voxel_map import VoxelMap
+from room_windows import Scene, begun_with
 
 HW = (72, 96)
 COUNT = 48
@@ -97,7 +104,7 @@ def test_closures_bring_the_second_round_onto_the_first(drifting: list[Frame]) -
 @pytest.mark.slow
 def test_the_map_moves_with_its_keyframes(drifting: list[Frame]) -> None:
     mapper, _ = drive(drifting)
-    snapshot, now = mapper.snapshot(), mapper._state.now
+    snapshot, now = mapper.snapshot(), mapper.now
     poses, keyframes = now.graph.poses, now.graph.keyframes
     by_stamp = dict(
         zip(snapshot.trajectory.stamps_ns, snapshot.trajectory.T_world_cam, strict=True)
@@ -266,6 +273,59 @@ def test_the_network_and_odometry_are_more_certain_of_a_motion_than_odometry_alo
     assert left.pop((5, 20)) == pytest.approx((1.0, 1.0))
     assert list(left) == [(k, k + 1) for k in (*range(5), *range(20, 23))]
     assert all(found == pytest.approx((0.5, 0.25)) for found in left.values())
+
+
+# What a joint window measures
+
+
+def apart(room: Any, T: Any, factor: float = 1.0) -> tuple[KeyframeGraph, LoopCandidate]:
+    """A map whose last three keyframes of six lie elsewhere, and are larger, than they are."""
+    graph = begun_with(Scene(room).window(range(6)))
+    keyframes = {
+        k: m if k < 3 else replace(m.resized(factor), T_map_cam=T @ m.T_map_cam)
+        for k, m in graph.keyframes.items()
+    }
+    views = [m.keyframe for m in keyframes.values()]
+    candidate = LoopCandidate(tuple(views[:3]), tuple(views[3:]), views[1])
+    return replace(graph, keyframes=keyframes), candidate
+
+
+def test_a_joint_window_measures_where_the_newest_keyframe_lies(room: Any) -> None:
+    graph, candidate = apart(room, turned(0.3, 2.0, -1.0))
+    geometry, poses = Scene(room).window(range(6), 3.0), Scene(room).poses
+    edge = measure_loop(graph, candidate, geometry, LoopSettings())
+    assert (edge.a, edge.b, edge.robust) == (1, 5, True)
+    np.testing.assert_allclose(edge.T_a_b, np.linalg.inv(poses[1]) @ poses[5], atol=1e-3)
+
+
+def test_a_joint_window_that_fits_one_end_alone_is_no_loop(room: Any) -> None:
+    graph, candidate = apart(room, turned(0.0))
+    geometry = Scene(room).window(range(6))
+    settings, wild = LoopSettings(), geometry.points.copy()
+    wild[3:] += np.random.default_rng(0).normal(0, 1.0, wild[3:].shape)
+    with pytest.raises(LoopError, match=r"off by .* of the depth at one end \(limit 6\.0%\)"):
+        measure_loop(graph, candidate, replace(geometry, points=wild), settings)
+    conf = geometry.conf.copy()
+    conf[3:] = 1.0
+    with pytest.raises(LoopError, match="too few confident points at one end"):
+        measure_loop(graph, candidate, replace(geometry, conf=conf), settings)
+    larger, _ = apart(room, turned(0.0), 1.3)
+    with pytest.raises(LoopError, match=r"scale of both ends differs by a factor of 0\.7[78]"):
+        measure_loop(larger, candidate, geometry, settings)
+
+
+def test_ends_that_do_not_see_the_same_place_are_no_loop(room: Any) -> None:
+    graph, candidate = apart(room, turned(0.0))
+    geometry = Scene(room).window(range(6))
+    share = geometry.covisible_share(range(3), range(3, 6))
+    assert 0.3 < share < 0.95
+    for limit, fits in ((share - 0.01, True), (share + 0.01, False)):
+        settings = LoopSettings(min_covisible=limit)
+        if fits:
+            measure_loop(graph, candidate, geometry, settings)
+        else:
+            with pytest.raises(LoopError, match="of the points are seen from both ends"):
+                measure_loop(graph, candidate, geometry, settings)
 
 
 # Keyframes that leave the map
