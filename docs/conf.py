@@ -62,7 +62,7 @@ def plain_signature(text: str | None) -> str | None:
         return None
     text = text.replace("npt.NDArray[np.", "~numpy.typing.NDArray[~numpy.")
     text = NDARRAY.sub(lambda m: ARRAYS.get(m[1], f"~numpy.typing.NDArray[~numpy.{m[1]}]"), text)
-    text = re.sub(r"(?<![.\w])(?=(?:Float|Bool|Image)Array\b)", "~mvdust3r_ros.datatypes.", text)
+    text = re.sub(r"(?<![.\w])(?=(?:Float|Bool|Int|Image)Array\b)", "~mvdust3r_ros.datatypes.", text)
     return re.sub(r"<(\w+\.\w+): \d+>", r"\1", text.replace("<factory>", "..."))
 
 

@@ -19,7 +19,9 @@ Those that hold arrays compare by identity: elementwise equality has no truth va
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, TypeAlias
@@ -31,6 +33,8 @@ FloatArray: TypeAlias = "npt.NDArray[np.floating[Any]]"  # text: NumPy 1.21 of U
 """Floating point array; float64 unless the docstring says otherwise."""
 BoolArray = npt.NDArray[np.bool_]
 """Array of truth values."""
+IntArray = npt.NDArray[np.intp]
+"""Array of indices."""
 ImageArray = npt.NDArray[np.uint8]
 """Array of bytes, of images and colours; red comes first."""
 
@@ -293,6 +297,11 @@ class ViewPose:
     reprojection_px: float
 
 
+def is_point(conf: FloatArray) -> BoolArray:
+    """Which pixels have a point, by their confidence: 1 is that of a network that has no idea."""
+    return np.asarray(conf > 1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class WindowPrediction:
     """Pointmaps of one window; view axis in the caller's order.
@@ -300,7 +309,7 @@ class WindowPrediction:
     Attributes:
         points: (R, V, H, W, 3) float32; path r is in the camera frame of view references[r],
             in the engine's scale (metres when the window is metric).
-        conf: (R, V, H, W) float32, above 1.
+        conf: (R, V, H, W) float32, see `is_point`.
         references: R view indices; path 0 is the one to use by default.
         poses: V poses of the views in the camera frame of path 0's reference, which is the
             identity, in the engine's scale; None for a view without one. None as a whole from an
@@ -547,3 +556,26 @@ class MapSnapshot:
     gate_open: bool = False
     gate_hint: str = ""
     loop_closures: int = 0
+
+
+class StageClock:
+    """Milliseconds by stage."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.stages_ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of what runs inside, also when it raises."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent_ms = (time.perf_counter() - begin) * 1e3
+            self.stages_ms[name] = self.stages_ms.get(name, 0.0) + spent_ms
+
+    def add(self, other: StageClock) -> None:
+        """Add the times of another one."""
+        for name, spent_ms in other.stages_ms.items():
+            self.stages_ms[name] = self.stages_ms.get(name, 0.0) + spent_ms

@@ -31,7 +31,7 @@ from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import spsolve
 
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.mapped_keyframe import MappedKeyframe
+from mvdust3r_ros.map_keyframe import MapKeyframe
 
 LEVEL_SIGMA = 0.04
 """By how much the depth of a window is off, relative."""
@@ -67,7 +67,7 @@ class Link(NamedTuple):
     log_ratio: float
 
 
-def levels_of(keyframes: Mapping[int, MappedKeyframe], fixed: Collection[int] = ()) -> Levels:
+def levels_of(keyframes: Mapping[int, MapKeyframe], fixed: Collection[int] = ()) -> Levels:
     """Levels of the windows of keyframes at which they agree best.
 
     Args:
@@ -77,7 +77,7 @@ def levels_of(keyframes: Mapping[int, MappedKeyframe], fixed: Collection[int] = 
     Returns:
         Window -> level, of all that are not fixed.
     """
-    views = [m for m in keyframes.values() if len(m.points_cam) >= MIN_NEAR]
+    views = [m for m in keyframes.values() if len(m.stored_cam) >= MIN_NEAR]
     free = [m for m in views if m.window not in fixed]
     links = [
         link for a in free for b in _neighbours(a, views) for link in _links(a, b)
@@ -91,13 +91,13 @@ def levels_of(keyframes: Mapping[int, MappedKeyframe], fixed: Collection[int] = 
     }
 
 
-def _neighbours(a: MappedKeyframe, views: list[MappedKeyframe]) -> list[MappedKeyframe]:
+def _neighbours(a: MapKeyframe, views: list[MapKeyframe]) -> list[MapKeyframe]:
     """Views of other windows that look the same way from near by, nearest first."""
     T = np.stack([b.T_map_cam for b in views])
     off_m = np.linalg.norm(T[:, :3, 3] - a.T_map_cam[:3, 3], axis=1)
     turn_deg = np.degrees(np.arccos(np.clip(T[:, :3, 2] @ a.T_map_cam[:3, 2], -1, 1)))
     cost = off_m / MAX_APART_M + turn_deg / MAX_TURN_DEG
-    chosen: list[MappedKeyframe] = []
+    chosen: list[MapKeyframe] = []
     for index in np.argsort(cost, kind="stable").tolist():
         b = views[index]
         if off_m[index] > MAX_APART_M or turn_deg[index] > MAX_TURN_DEG or b.window == a.window:
@@ -109,7 +109,7 @@ def _neighbours(a: MappedKeyframe, views: list[MappedKeyframe]) -> list[MappedKe
     return chosen
 
 
-def _links(a: MappedKeyframe, b: MappedKeyframe) -> list[Link]:
+def _links(a: MapKeyframe, b: MapKeyframe) -> list[Link]:
     """Both ways, if both say something: the nearest ray counts, which makes either too near."""
     there, back = _log_ratio(a, b), _log_ratio(b, a)
     if there is None or back is None:
@@ -117,9 +117,9 @@ def _links(a: MappedKeyframe, b: MappedKeyframe) -> list[Link]:
     return [Link(a.window, b.window, (there - back) / 2)]
 
 
-def _log_ratio(a: MappedKeyframe, b: MappedKeyframe) -> float | None:
+def _log_ratio(a: MapKeyframe, b: MapKeyframe) -> float | None:
     """How much farther `b` saw the points of `a` than `a`; None where they see other things."""
-    thin = a.points_cam[:: max(1, len(a.points_cam) // POINTS)]
+    thin = a.points_cam[:: max(1, len(a.stored_cam) // POINTS)]
     places = thin @ a.T_map_cam[:3, :3].T + a.T_map_cam[:3, 3]
     seen_m, range_m = b.ranges_to(places)
     rays = places - a.T_map_cam[:3, 3], places - b.T_map_cam[:3, 3]

@@ -33,7 +33,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, Verdict, ViewPose
 from mvdust3r_ros.geometry import project, rotation_angle_deg
-from mvdust3r_ros.stitching import StitchError, WindowGeometry
+from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
 
 MAX_OFF_DEG = 15.0
 """Largest median difference of the turns: good windows have 3 to 12 degrees, garbage from 20."""
@@ -84,20 +84,20 @@ def check_lone_window(geometry: WindowGeometry) -> None:
         geometry: a window that shares no view with the map.
 
     Raises:
-        StitchError: with figure and limit.
+        WindowError: with figure and limit.
     """
     agrees = check_turns(geometry, MAX_OFF_DEG, "a window without a view of the map")
     if agrees and not geometry.used_odometry:
         return
     match = picture_match(geometry)
     if match is None and not agrees and geometry.rel_error >= COARSE_FROM:
-        raise StitchError(
+        raise WindowError(
             Verdict.REJECTED_POSE,
             "nothing but a coarse network speaks for a window without a view of the map: its "
             "pictures have too little in common to compare; give odometry, or show more texture",
         )
     if match is not None and not match.good:
-        raise StitchError(
+        raise WindowError(
             Verdict.REJECTED_POSE,
             "the pictures of a window without a view of the map do not fit its motion: they "
             f"correlate by {match.moved:.2f}, standing still by {match.still:.2f} (at least "
@@ -114,11 +114,11 @@ def check_turns(geometry: WindowGeometry, limit_deg: float, what: str) -> bool:
         what: the window, in words.
 
     Raises:
-        StitchError: with figure and limit.
+        WindowError: with figure and limit.
     """
     off_deg = turns_off_deg(geometry)
     if off_deg is not None and off_deg > limit_deg:
-        raise StitchError(
+        raise WindowError(
             Verdict.REJECTED_ODOMETRY,
             f"{what} turns {off_deg:.0f} deg unlike odometry "
             f"(median over its views, limit {limit_deg:g} deg)",
@@ -182,7 +182,7 @@ def _match(
     """The points of a view as another camera sees them; None when it sees too few."""
     rows = geometry.conf.shape[1]
     stride = gray_source.shape[0] // rows
-    row, col = np.nonzero(geometry.conf[source] > 1.0)
+    row, col = np.nonzero(geometry.valid[source])
     points = geometry.points[source][row, col].astype(np.float64)
     cam = (points - target.T_window_cam[:3, 3]) @ target.T_window_cam[:3, :3]
     front = np.flatnonzero(cam[:, 2] > 1e-6)

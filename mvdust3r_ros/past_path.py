@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,31 +26,41 @@ from mvdust3r_ros.datatypes import BoolArray, FloatArray
 
 MAX_POSES = 10_000
 
+StampArray = npt.NDArray[np.int64]
 
+
+def _no_ids() -> StampArray:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
 class PastPath:
     """Poses of past keyframes, each tied to a host: a keyframe that is still in the graph.
 
     The path so moves with the graph. Of more than `MAX_POSES`, every second one goes.
+
+    Attributes:
+        cameras: names.
+        camera: (N,) place of the camera in `cameras`.
+        stamps_ns: (N,) when the images were taken.
+        hosts: (N,) keyframes of the graph.
+        T_host_cam: (N, 4, 4) poses in the frames of the hosts.
     """
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self._cameras: list[str] = []
-        self._camera = np.empty(0, np.int64)
-        self._stamps_ns = np.empty(0, np.int64)
-        self._host = np.empty(0, np.int64)
-        self._T_host_cam = np.empty((0, 4, 4))
+    cameras: tuple[str, ...] = ()
+    camera: StampArray = field(default_factory=_no_ids)
+    stamps_ns: StampArray = field(default_factory=_no_ids)
+    hosts: StampArray = field(default_factory=_no_ids)
+    T_host_cam: FloatArray = field(default_factory=lambda: np.empty((0, 4, 4)))
 
     def __len__(self) -> int:
         """Number of poses."""
-        return len(self._host)
+        return len(self.hosts)
 
-    def copy(self) -> PastPath:
-        """The same poses; neither follows what happens to the other."""
-        return deepcopy(self)
-
-    def add(self, stamp_ns: int, camera_name: str, host: int, T_host_cam: FloatArray) -> None:
-        """Remember a keyframe that leaves the graph.
+    def with_pose(
+        self, stamp_ns: int, camera_name: str, host: int, T_host_cam: FloatArray
+    ) -> PastPath:
+        """The path with a keyframe that leaves the graph.
 
         Args:
             stamp_ns: when its image was taken.
@@ -58,47 +68,58 @@ class PastPath:
             host: a keyframe that stays.
             T_host_cam: (4, 4) pose in the frame of the host.
         """
+        kept = self
         if len(self) >= MAX_POSES:
-            self._keep(np.arange(len(self)) % 2 == 0)
-        if camera_name not in self._cameras:
-            self._cameras.append(camera_name)
-        self._camera = np.append(self._camera, self._cameras.index(camera_name))
-        self._stamps_ns = np.append(self._stamps_ns, stamp_ns)
-        self._host = np.append(self._host, host)
-        self._T_host_cam = np.concatenate([self._T_host_cam, T_host_cam[None]])
+            kept = self.part(np.arange(len(self)) % 2 == 0)
+        cameras = kept.cameras
+        if camera_name not in cameras:
+            cameras = (*cameras, camera_name)
+        return PastPath(
+            cameras,
+            np.append(kept.camera, cameras.index(camera_name)),
+            np.append(kept.stamps_ns, stamp_ns),
+            np.append(kept.hosts, host),
+            np.concatenate([kept.T_host_cam, T_host_cam[None]]),
+        )
 
-    def rehost(self, old: int, new: int, T_new_old: FloatArray) -> None:
+    def rehosted(self, old: int, new: int, T_new_old: FloatArray) -> PastPath:
         """A host leaves: what was tied to it is tied to another one, (4, 4) `T_new_old` away."""
-        there = self._host == old
-        self._host[there] = new
-        self._T_host_cam[there] = T_new_old @ self._T_host_cam[there]
+        there = self.hosts == old
+        hosts, T_host_cam = self.hosts.copy(), self.T_host_cam.copy()
+        hosts[there] = new
+        T_host_cam[there] = T_new_old @ T_host_cam[there]
+        return replace(self, hosts=hosts, T_host_cam=T_host_cam)
 
-    def resize(self, factors: Mapping[int, float]) -> None:
-        """Scale the motions from the hosts by a factor for each host."""
-        grown = np.array([factors[host] for host in self._host.tolist()])
-        self._T_host_cam[:, :3, 3] *= grown[:, None]
+    def resized(self, factors: Mapping[int, float]) -> PastPath:
+        """The motions from the hosts scaled by a factor for each host."""
+        grown, T_host_cam = [factors[host] for host in self.hosts.tolist()], self.T_host_cam.copy()
+        T_host_cam[:, :3, 3] *= np.array(grown)[:, None]
+        return replace(self, T_host_cam=T_host_cam)
 
-    def keep_within(
+    def within(
         self, T_map_host: Mapping[int, FloatArray], centre: FloatArray, radius_m: float
-    ) -> None:
-        """Drop the poses farther than `radius_m` from `centre` (3,), map frame."""
+    ) -> PastPath:
+        """The poses no farther than `radius_m` from `centre` (3,), map frame."""
         off_m = np.linalg.norm(self._in_map(T_map_host)[:, :3, 3] - centre, axis=1)
-        self._keep(off_m <= radius_m)
+        return self.part(off_m <= radius_m)
 
     def poses(
         self, T_map_host: Mapping[int, FloatArray], camera_name: str = ""
-    ) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    ) -> tuple[StampArray, FloatArray]:
         """Stamps (N,) in ns and (N, 4, 4) poses in the map, of one camera or of all."""
         use = np.ones(len(self), bool)
         if camera_name:
-            use = np.array([self._cameras[k] == camera_name for k in self._camera], bool)
-        return self._stamps_ns[use], self._in_map(T_map_host)[use]
+            use = np.array([self.cameras[k] == camera_name for k in self.camera], bool)
+        return self.stamps_ns[use], self._in_map(T_map_host)[use]
+
+    def part(self, use: BoolArray) -> PastPath:
+        """Some of the poses."""
+        return PastPath(
+            self.cameras, self.camera[use], self.stamps_ns[use], self.hosts[use],
+            self.T_host_cam[use],
+        )  # fmt: skip
 
     def _in_map(self, T_map_host: Mapping[int, FloatArray]) -> FloatArray:
-        hosts = np.array([T_map_host[host] for host in self._host.tolist()]).reshape(-1, 4, 4)
-        poses: FloatArray = hosts @ self._T_host_cam
+        hosts = np.array([T_map_host[host] for host in self.hosts.tolist()]).reshape(-1, 4, 4)
+        poses: FloatArray = hosts @ self.T_host_cam
         return poses
-
-    def _keep(self, use: BoolArray) -> None:
-        self._camera, self._stamps_ns = self._camera[use], self._stamps_ns[use]
-        self._host, self._T_host_cam = self._host[use], self._T_host_cam[use]

@@ -27,15 +27,13 @@ import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError, View, ViewTokens
-from mvdust3r_ros.geometry import project
-from mvdust3r_ros.loops import covisible_share, similarity
-from mvdust3r_ros.stitching import WindowGeometry
+from mvdust3r_ros.loops import similarity
+from mvdust3r_ros.window_geometry import WindowGeometry
 
 TRIES = 3
 THUMBNAIL_PX = 16
 MIN_COLOUR_AGREEMENT = 0.4
 MIN_COLOUR_POINTS = 100
-SAME_DEPTH = 0.1
 
 
 class RelocalisationError(MvDust3rError):
@@ -107,7 +105,7 @@ def check_same_place(geometry: WindowGeometry, stored_count: int, min_covisible:
         RelocalisationError: with the share or the agreement.
     """
     old, new = range(stored_count), range(stored_count, len(geometry.poses))
-    share = covisible_share(geometry, old, new)
+    share = geometry.covisible_share(old, new)
     if share < min_covisible:
         raise RelocalisationError(f"only {share:.0%} of the points are seen from the stored views")
     agreement = colour_agreement(geometry, old, new)
@@ -136,25 +134,11 @@ def colour_agreement(geometry: WindowGeometry, old: Sequence[int], new: Sequence
 
 def _colours(geometry: WindowGeometry, a: int, b: int) -> FloatArray:
     """(N, 2) grey values in views a and b of the points of b that a sees at that depth."""
-    pose = geometry.poses[a]
-    assert pose is not None
-    images = [geometry.window.keyframes[i].view.image_rgb for i in (a, b)]
-    rows, cols = geometry.conf[a].shape
-    stride = images[0].shape[0] // rows
+    thin = slice(geometry.stride // 2, None, geometry.stride)
     grey_a, grey_b = (
-        cv2.blur(cv2.cvtColor(im, cv2.COLOR_RGB2GRAY), (3, 3))[
-            stride // 2 :: stride, stride // 2 :: stride
-        ].astype(float)
-        for im in images
+        cv2.blur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (3, 3))[thin, thin].astype(float)
+        for image in (geometry.window.keyframes[i].view.image_rgb for i in (a, b))
     )
-    T = pose.T_window_cam
-    own = (geometry.points[a] - T[:3, 3]) @ T[:3, 2]
-    use = geometry.conf[b] > 1.0
-    cam = (geometry.points[b][use].astype(float) - T[:3, 3]) @ T[:3, :3]
-    values_b, cam = grey_b[use][cam[:, 2] > 1e-6], cam[cam[:, 2] > 1e-6]
-    uv = np.rint((project(cam, pose.K) - stride // 2) / stride)
-    inside = np.all((uv >= 0) & (uv < (cols, rows)), axis=1)
-    uv, values_b, depth = uv[inside].astype(int), values_b[inside], cam[inside, 2]
-    there = np.abs(own[uv[:, 1], uv[:, 0]] - depth) < SAME_DEPTH * depth
-    there &= geometry.conf[a][uv[:, 1], uv[:, 0]] > 1.0
-    return np.stack([grey_a[uv[:, 1], uv[:, 0]][there], values_b[there]], 1)
+    use = geometry.valid[b]
+    seen = geometry.seen_by_both(a, geometry.points[b][use].astype(float))
+    return np.stack([grey_a[seen.row, seen.col], grey_b[use][seen.which]], 1)

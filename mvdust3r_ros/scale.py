@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -35,7 +35,6 @@ HEIGHT_REL_SIGMA = 0.02
 DEPTH_REL_SIGMA = 0.02
 MODEL_BIAS_SHARE = 1 / 3
 MIN_DEPTH_PIXELS = 50
-MAX_CHECKPOINTS = 50
 MAX_WINDOWS = 300
 """Windows that keep a size of their own; older ones follow the oldest of these."""
 
@@ -183,6 +182,7 @@ def scale_gate(estimate: ScaleEstimate, limit: float) -> tuple[bool, str]:
     )
 
 
+@dataclass(frozen=True, eq=False)
 class ScaleFilter:
     """Recursive estimate of the window-to-metres factor.
 
@@ -191,27 +191,27 @@ class ScaleFilter:
     wheels exact. A window joined to the map by shared pixels inherits the map's scale (and adds
     its own joint's uncertainty); evidence in metres corrects it, weighted by inverse variance.
     Evidence far outside both uncertainties is left out.
+
+    Attributes:
+        estimate: of the newest window.
+        history: what was measured of all windows.
     """
 
-    def __init__(self) -> None:
-        """Start without any evidence."""
-        self.estimate = ScaleEstimate()
-        self.history = ScaleHistory()
-        self._belief = _Belief.unknown()
-        self._proposed: tuple[ScaleEstimate, _Belief, SizedWindow] | None = None
-        self._checkpoints: list[tuple[ScaleEstimate, _Belief]] = []
+    estimate: ScaleEstimate = field(default_factory=ScaleEstimate)
+    history: ScaleHistory = field(default_factory=lambda: ScaleHistory())
+    _belief: _Belief = field(default_factory=lambda: _Belief.unknown())
 
     def fuse(
         self, chained: tuple[float, float] | None, evidence: Sequence[ScaleEvidence]
-    ) -> tuple[float, ScaleEstimate]:
-        """Best factor for a window; the map's estimate stays until `commit`.
+    ) -> tuple[float, ScaleFilter]:
+        """Best factor for a window.
 
         Args:
             chained: factor and relative sigma of the joint with the map; None without a joint.
             evidence: opinions in metres.
 
         Returns:
-            Factor from window units to map units, and the map's estimate after this window.
+            Factor from window units to map units, and the filter after this window.
         """
         belief, source, log_chained = self._belief.copy(), ScaleSource.NONE, 0.0
         if chained is None:
@@ -235,33 +235,23 @@ class ScaleFilter:
         joint = None
         if chained is not None:
             joint = log_chained - self.history.newest_log_scale, chained[1]
-        self._proposed = estimate, belief, SizedWindow(math.log(scale), joint, tuple(accepted))
-        return scale, estimate
+        window = SizedWindow(math.log(scale), joint, tuple(accepted))
+        return scale, ScaleFilter(estimate, self.history.with_window(window), belief)
 
-    def before(self, windows: int) -> ScaleFilter:
-        """The filter as it was before the last commits; sizes corrected since stay so."""
-        old = ScaleFilter()
-        old.history = self.history.before(windows)
-        old.estimate, belief = self._checkpoints[-windows]
-        old._belief = belief.copy()
-        old._checkpoints = self._checkpoints[:-windows]
-        return old
-
-    def commit(self, estimate: ScaleEstimate) -> None:
-        """The window is in the map."""
-        self._checkpoints = [*self._checkpoints[-MAX_CHECKPOINTS:], (self.estimate, self._belief)]
-        self.estimate = estimate
-        if self._proposed is not None and self._proposed[0] is estimate:
-            self._belief = self._proposed[1]
-            self.history.append(self._proposed[2])
-            return
-        self._belief = self._belief.copy()
-        self._belief.forget_scale()
-        known: tuple[ScaleEvidence, ...] = ()
+    def known(self, estimate: ScaleEstimate) -> ScaleFilter:
+        """The filter after a window whose scale is known to be this, as that of a saved map."""
+        belief = self._belief.copy()
+        belief.forget_scale()
+        evidence: tuple[ScaleEvidence, ...] = ()
         if math.isfinite(estimate.rel_sigma):
-            self._belief.covariance[0, 0] = estimate.rel_sigma**2
-            known = (ScaleEvidence(estimate.scale, estimate.rel_sigma, estimate.source),)
-        self.history.append(SizedWindow(math.log(estimate.scale), None, known))
+            belief.covariance[0, 0] = estimate.rel_sigma**2
+            evidence = (ScaleEvidence(estimate.scale, estimate.rel_sigma, estimate.source),)
+        window = SizedWindow(math.log(estimate.scale), None, evidence)
+        return ScaleFilter(estimate, self.history.with_window(window), belief)
+
+    def resized(self, corrections: FloatArray) -> ScaleFilter:
+        """The filter once all windows have been resized by these (N,) logarithms of factors."""
+        return replace(self, history=self.history.resized(corrections))
 
 
 @dataclass(frozen=True)
@@ -280,40 +270,36 @@ class SizedWindow:
     evidence: tuple[ScaleEvidence, ...]
 
 
+@dataclass(frozen=True, eq=False)
 class ScaleHistory:
     """The committed windows: later evidence also tells how large the earlier ones are.
 
     Windows are numbered as they come. Of more than `MAX_WINDOWS` the oldest is merged into the one
     after it, with what was measured of it.
+
+    Attributes:
+        windows: oldest first.
+        merged: how many have been merged.
     """
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self.windows: list[SizedWindow] = []
-        self._merged = 0
+    windows: tuple[SizedWindow, ...] = ()
+    merged: int = 0
 
     @property
     def newest(self) -> int:
         """Number of the newest window; -1 without any."""
-        return self._merged + len(self.windows) - 1
+        return self.merged + len(self.windows) - 1
 
     def index(self, number: int) -> int:
         """Where in `windows` the window of a number is, or the one that it was merged into."""
-        return max(0, number - self._merged)
+        return max(0, number - self.merged)
 
-    def append(self, window: SizedWindow) -> None:
-        """A window is committed."""
-        self.windows.append(window)
-        while len(self.windows) > MAX_WINDOWS:
-            self.windows[:2] = [_merged(*self.windows[:2])]
-            self._merged += 1
-
-    def before(self, windows: int) -> ScaleHistory:
-        """As it was before the last windows."""
-        old = ScaleHistory()
-        old.windows = self.windows[: len(self.windows) - windows]
-        old._merged = self._merged
-        return old
+    def with_window(self, window: SizedWindow) -> ScaleHistory:
+        """After one more window."""
+        windows, merged = (*self.windows, window), self.merged
+        while len(windows) > MAX_WINDOWS:
+            windows, merged = (_merged(*windows[:2]), *windows[2:]), merged + 1
+        return ScaleHistory(windows, merged)
 
     @property
     def newest_log_scale(self) -> float:
@@ -349,12 +335,13 @@ class ScaleHistory:
         corrections: FloatArray = best - np.array([w.log_scale for w in self.windows])
         return corrections
 
-    def apply(self, corrections: FloatArray) -> None:
-        """The windows have been resized so."""
-        self.windows = [
+    def resized(self, corrections: FloatArray) -> ScaleHistory:
+        """The windows resized by the (N,) logarithms of these factors."""
+        windows = (
             replace(window, log_scale=window.log_scale + float(c))
             for window, c in zip(self.windows, corrections, strict=True)
-        ]
+        )
+        return replace(self, windows=tuple(windows))
 
 
 def _merged(oldest: SizedWindow, following: SizedWindow) -> SizedWindow:

@@ -12,37 +12,30 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where a window lies in the map: proposed, checked, then committed or rejected with a reason."""
+"""Where a window lies in the map: proposed and checked, or rejected with a reason."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mvdust3r_ros.config import StitchSettings
-from mvdust3r_ros.datatypes import (
-    BoolArray,
-    FloatArray,
-    Keyframe,
-    MvDust3rError,
-    ScaleEstimate,
-    Verdict,
-    ViewPose,
-    Window,
-)
+from mvdust3r_ros.datatypes import FloatArray, Keyframe, Verdict, Window
 from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.geometry import (
     R_BODY_OPTICAL,
     AlignmentError,
     Sim3,
     align_cameras_sim3,
-    align_sim3_robust,
     invert_se3,
     rotation_angle_deg,
 )
+from mvdust3r_ros.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.known_points import KnownView, joint_of
+from mvdust3r_ros.map_keyframe import Pointmap
 from mvdust3r_ros.pose_fusion import (
     ALL_OF_IT,
     FusedPoses,
@@ -59,6 +52,7 @@ from mvdust3r_ros.scale import (
     model_evidence,
     odometry_evidence,
 )
+from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
 
 WINDOW_PATH_M, DRIFT_SIGMAS = 3.0, 3.0
 """A network's error does not grow with a way that is longer than its views see; drift does."""
@@ -72,27 +66,12 @@ DEPTH_BIAS = 2.0
 """How much depth may err alike in all views of a window, over its typical error: as much the scale
 of a joint is off, while the distances that odometry gave are not."""
 MIN_VIEW_POINTS = 20
-MIN_CONFLICT_SHARE = 0.2
-IN_FRONT = 0.75
 MIN_SHAPE_POSES = 3
 STANDS_M, STANDS_DEG = 0.1, 5.0
 """Views nearer to each other than this are of a camera that stands."""
 SHAPE_SHARE, SHAPE_M, SHAPE_DEG = 0.05, 0.05, 10.0
 FLOOR_TILT_DEG = 40.0
 ODOM_TILT_DEG = 10.0
-
-
-class StitchError(MvDust3rError):
-    """A window cannot be placed in the map.
-
-    Attributes:
-        verdict: the reason constant.
-    """
-
-    def __init__(self, verdict: Verdict, message: str) -> None:
-        """Keep the reason with the message."""
-        super().__init__(message)
-        self.verdict = verdict
 
 
 def attainable(settings: StitchSettings, rel_error: float) -> StitchSettings:
@@ -116,35 +95,6 @@ def attainable(settings: StitchSettings, rel_error: float) -> StitchSettings:
 
 
 @dataclass(frozen=True)
-class WindowGeometry:
-    """What stitching needs of one window.
-
-    Attributes:
-        window: the keyframes.
-        points: (V, h, w, 3) pointmaps in the window's frame, thinned out.
-        conf: (V, h, w) confidence; points at 1 or below are invalid.
-        poses: pose of each view, None where it was not recovered.
-        metric: whether the window's units are the engine's metres.
-        depth_m: (V, h, w) measured depth of the same pixels, NaN where unknown; None without.
-        rel_error: typical error of a point over its distance; 0 when unknown.
-        used_odometry: whether odometry is in the poses already, see `Stitcher`.
-        pose_covariance: (V, 6, 6) of the poses, see `WindowPrediction`; None when unknown.
-        note: what the engine says of the window, in words.
-    """
-
-    window: Window
-    points: FloatArray
-    conf: FloatArray
-    poses: list[ViewPose | None]
-    metric: bool
-    depth_m: FloatArray | None = None
-    rel_error: float = 0.0
-    used_odometry: bool = False
-    pose_covariance: FloatArray | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Placement:
     """A window's place in the map, not yet committed.
 
@@ -152,7 +102,7 @@ class Placement:
         S_map_window: similarity from the window's frame to the map.
         T_map_cam: keyframe id -> (4, 4) pose, weighed against odometry where there is any.
         residual_m: median distance on shared pixels; NaN without any.
-        scale: the map's scale after this window.
+        scale: what is known of metres after this window.
         network_share: how much of the motions follows the window's scale, see `FusedPoses`.
         sigma_left: factors of odometry's sigmas for the motions, see `FusedPoses`.
     """
@@ -160,22 +110,53 @@ class Placement:
     S_map_window: Sim3
     T_map_cam: dict[int, FloatArray]
     residual_m: float
-    scale: ScaleEstimate
+    scale: ScaleFilter
     network_share: float = 1.0
     sigma_left: PoseSigma = ALL_OF_IT
 
 
-@dataclass
-class _MapPart:
-    """Points of the last committed window, by keyframe, in the map frame."""
+@dataclass(frozen=True, eq=False)
+class MapEnd:
+    """Where windows are joined to a map.
 
-    points: dict[int, FloatArray] = field(default_factory=dict)
-    conf: dict[int, FloatArray] = field(default_factory=dict)
-    T_map_cam: dict[int, FloatArray] = field(default_factory=dict)
+    Attributes:
+        points: keyframe -> points that the map knows of it, mostly from the last window.
+        T_map_cam: keyframe -> (4, 4) pose, of these.
+        T_map_odom: (4, 4) where odometry's frame lies; None when unknown.
+        scale: what is known of metres.
+    """
+
+    points: Mapping[int, Pointmap] = field(default_factory=dict)
+    T_map_cam: Mapping[int, FloatArray] = field(default_factory=dict)
+    T_map_odom: FloatArray | None = None
+    scale: ScaleFilter = field(default_factory=ScaleFilter)
+
+    @classmethod
+    def of(cls, graph: KeyframeGraph) -> MapEnd:
+        """The last window of a map."""
+        poses = {key: graph.keyframes[key].T_map_cam for key in graph.overlap}
+        return cls(graph.overlap, poses, graph.T_map_odom, graph.scale)
+
+    @classmethod
+    def at(cls, graph: KeyframeGraph, keyframes: Sequence[Keyframe]) -> MapEnd:
+        """Some keyframes of a map."""
+        items = {k.id: graph.keyframes[k.id] for k in keyframes}
+        points = {key: item.pointmap for key, item in items.items()}
+        poses = {key: item.T_map_cam for key, item in items.items()}
+        return cls(points, poses, graph.T_map_odom, graph.scale)
+
+    def shares_views(self, window: Window) -> bool:
+        """Whether a window has one of its keyframes."""
+        return any(k.id in self.points for k in window.keyframes)
+
+    def knows_place(self, window: Window) -> bool:
+        """Whether odometry says where in the map a window lies."""
+        return self.T_map_odom is not None and window.keyframes[-1].view.T_odom_cam is not None
 
 
+@dataclass(frozen=True, eq=False)
 class Stitcher:
-    """Joins windows to the map.
+    """Joins windows to the end of a map.
 
     Odometry counts once. Where it is in a window's poses already (`used_odometry`), the motions
     within the window stand, see `fuse_poses`. If it has made the window metric as well, its word
@@ -183,39 +164,37 @@ class Stitcher:
     is measured against odometry again nor does the engine's claim count as that of a model. It
     still says where in its own frame a first or lone window lies, and whatever contradicts it is
     refused as ever.
+
+    Attributes:
+        settings: limits and uncertainties; for a coarse window the limits are `attainable` ones.
+        end: of the map; empty for none yet.
+        camera_height_m: height of the camera above the floor; 0 when unknown.
     """
 
-    def __init__(self, settings: StitchSettings, camera_height_m: float = 0.0) -> None:
-        """Start without a map.
-
-        Args:
-            settings: limits and uncertainties; for a coarse window the limits are `attainable`
-                ones.
-            camera_height_m: height of the camera above the floor; 0 when unknown.
-        """
-        self.settings = settings
-        self.camera_height_m = camera_height_m
-        self.scale = ScaleFilter()
-        self.T_map_odom: FloatArray | None = None
-        self._last = _MapPart()
-        self._newest: Keyframe | None = None
+    settings: StitchSettings
+    end: MapEnd = field(default_factory=MapEnd)
+    camera_height_m: float = 0.0
 
     def place(self, geometry: WindowGeometry) -> Placement:
-        """Propose a place for a window and check it; the map is not touched.
+        """Propose a place for a window and check it.
 
         Raises:
-            StitchError: the window does not fit; the verdict says why.
+            WindowError: the window does not fit; the verdict says why.
         """
-        conflict = worst_conflict(geometry)
+        conflict = geometry.worst_conflict()
         if conflict > self.settings.max_conflict:
-            raise StitchError(
+            raise WindowError(
                 Verdict.REJECTED_POSE,
                 f"two views contradict each other: one sees through {conflict:.0%} of the points "
                 f"of the other (limit {self.settings.max_conflict:.0%})",
             )
-        shared = [i for i, k in enumerate(geometry.window.keyframes) if k.id in self._last.points]
+        shared = [
+            KnownView(i, known.points_cam, known.conf, self.end.T_map_cam[k.id])
+            for i, k in enumerate(geometry.window.keyframes)
+            if (known := self.end.points.get(k.id)) is not None
+        ]
         evidence = self._evidence(geometry)
-        if not self._last.points:
+        if not self.end.points:
             placement = self._place_first(geometry, evidence)
         elif shared:
             placement = self._place_by_points(geometry, shared, evidence)
@@ -230,64 +209,6 @@ class Stitcher:
             sigma_left=fused.sigma_left,
         )
 
-    def commit(self, geometry: WindowGeometry, placement: Placement) -> None:
-        """Make a placed window the end of the map."""
-        self.scale.commit(placement.scale)
-        part = _MapPart()
-        for index, keyframe in enumerate(geometry.window.keyframes):
-            pose = geometry.poses[index]
-            if pose is not None:
-                S = view_similarity(placement, keyframe.id, pose)
-                part.points[keyframe.id] = S.apply(geometry.points[index])
-                part.conf[keyframe.id] = geometry.conf[index]
-        part.T_map_cam = dict(placement.T_map_cam)
-        self._last = part
-        newest = geometry.window.keyframes[-1]
-        if newest.view.T_odom_cam is not None and newest.id in placement.T_map_cam:
-            self.T_map_odom = placement.T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
-            self._newest = newest
-
-    def before(self, windows: int) -> Stitcher:
-        """A stitcher that knows of the scale what this one did before its last windows.
-
-        It has no map yet, see `resume`.
-        """
-        old = Stitcher(self.settings, self.camera_height_m)
-        old.scale = self.scale.before(windows)
-        return old
-
-    def resume(
-        self,
-        dense_cam: Mapping[int, tuple[FloatArray, FloatArray]],
-        T_map_cam: Mapping[int, FloatArray],
-        newest: Keyframe | None = None,
-    ) -> None:
-        """Let the map end at these keyframes: the next window is joined to them.
-
-        Args:
-            dense_cam: keyframe -> (h, w, 3) thinned pointmap in its camera frame, metres, and
-                (h, w) confidence.
-            T_map_cam: keyframe -> (4, 4) pose, at least of those.
-            newest: the one that ties odometry to the map; None to leave that as it is.
-        """
-        points_map: dict[int, FloatArray] = {
-            key: points @ T_map_cam[key][:3, :3].T + T_map_cam[key][:3, 3]
-            for key, (points, _) in dense_cam.items()
-        }
-        conf = {key: item[1] for key, item in dense_cam.items()}
-        self._last = _MapPart(points_map, conf, dict(T_map_cam))
-        if newest is not None and newest.view.T_odom_cam is not None:
-            self.T_map_odom = T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
-            self._newest = newest
-
-    def shares_views(self, window: Window) -> bool:
-        """Whether a window has a keyframe of the end of the map."""
-        return any(k.id in self._last.points for k in window.keyframes)
-
-    def knows_place(self, window: Window) -> bool:
-        """Whether odometry says where in the map a window lies."""
-        return self.T_map_odom is not None and window.keyframes[-1].view.T_odom_cam is not None
-
     def _fused(self, geometry: WindowGeometry, placement: Placement) -> FusedPoses:
         """Poses weighed against odometry and rig; keyframes already in the map keep theirs."""
         T_map_cam, T_odom_cam = self._on_odometry(geometry, placement)
@@ -295,11 +216,11 @@ class Stitcher:
         if geometry.used_odometry:
             own = own_sigmas(geometry, placement.S_map_window.scale)
             return fuse_poses(
-                placement.T_map_cam, T_odom_cam, self._last.T_map_cam, rule, pairs, own=own
+                placement.T_map_cam, T_odom_cam, self.end.T_map_cam, rule, pairs, own=own
             )
         start = self._start(geometry.window, T_map_cam, T_odom_cam)
         every = {**placement.T_map_cam, **T_map_cam}
-        fused = fuse_poses(every, T_odom_cam, self._last.T_map_cam, rule, pairs, start)
+        fused = fuse_poses(every, T_odom_cam, self.end.T_map_cam, rule, pairs, start)
         poses = {key: fused.T_map_cam[key] for key in placement.T_map_cam}
         return replace(fused, T_map_cam=poses)
 
@@ -313,13 +234,12 @@ class Stitcher:
 
         A new map has odometry's axes and the height of the placement.
         """
-        if not T_odom_cam or any(k.id in self._last.T_map_cam for k in window.keyframes):
+        if not T_odom_cam or any(k.id in self.end.T_map_cam for k in window.keyframes):
             return None
         first = next(iter(T_odom_cam))
-        if self._last.T_map_cam:
-            return (
-                None if self.T_map_odom is None else (first, self.T_map_odom @ T_odom_cam[first])
-            )
+        if self.end.T_map_cam:
+            T_map_odom = self.end.T_map_odom
+            return None if T_map_odom is None else (first, T_map_odom @ T_odom_cam[first])
         T = T_odom_cam[first].copy()
         T[2, 3] += np.median([T_map_cam[key][2, 3] - T_odom_cam[key][2, 3] for key in T_odom_cam])
         return first, T
@@ -333,7 +253,7 @@ class Stitcher:
         """
         T_map_cam, T_odom_cam = {}, {}
         for keyframe in geometry.window.keyframes:
-            T = placement.T_map_cam.get(keyframe.id, self._last.T_map_cam.get(keyframe.id))
+            T = placement.T_map_cam.get(keyframe.id, self.end.T_map_cam.get(keyframe.id))
             if T is not None and keyframe.view.T_odom_cam is not None:
                 T_map_cam[keyframe.id] = T
                 T_odom_cam[keyframe.id] = keyframe.view.T_odom_cam
@@ -342,11 +262,7 @@ class Stitcher:
     def _evidence(self, geometry: WindowGeometry) -> list[ScaleEvidence]:
         found: list[ScaleEvidence | None] = [self._odometry_evidence(geometry)]
         if pairs := rig_pairs(geometry.window.keyframes):
-            poses = {
-                k.id: p.T_window_cam
-                for k, p in zip(geometry.window.keyframes, geometry.poses, strict=True)
-                if p is not None
-            }
+            poses = {k.id: p.T_window_cam for _, k, p in geometry.posed()}
             found.append(rig_evidence(poses, pairs, self.settings.min_baseline_m))
         by_model = geometry.metric and not geometry.used_odometry
         if by_model and self._looks_from_elsewhere(geometry):
@@ -361,9 +277,9 @@ class Stitcher:
         """What odometry says of the scale; 1 where the window is in metres because of it.
 
         Raises:
-            StitchError: such a window is of quite another size than odometry says.
+            WindowError: such a window is of quite another size than odometry says.
         """
-        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+        T_window_cam, T_odom_cam = geometry.with_odometry()
         if len(T_odom_cam) < 2:
             return None
         rule = self.settings
@@ -378,7 +294,7 @@ class Stitcher:
             return item
         limit = rule.max_scale_change
         if item.rel_sigma < SURE_SIGMA and not 1 / limit < item.scale < limit:
-            raise StitchError(
+            raise WindowError(
                 Verdict.REJECTED_ODOMETRY,
                 f"the window is said to be in metres by odometry, which moved {item.scale:.2f} "
                 f"times as far (limit {limit:g})",
@@ -391,11 +307,7 @@ class Stitcher:
         The same picture again makes the network err in the same way: a camera that stands learns
         nothing of metres from it.
         """
-        placed = [
-            (keyframe.id in self._last.points, pose.T_window_cam)
-            for keyframe, pose in zip(geometry.window.keyframes, geometry.poses, strict=True)
-            if pose is not None
-        ]
+        placed = [(k.id in self.end.points, p.T_window_cam) for _, k, p in geometry.posed()]
         known = [T for is_known, T in placed if is_known]
         return any(
             all(_apart(T, other) for other in known) for is_known, T in placed if not is_known
@@ -404,8 +316,8 @@ class Stitcher:
     def _height_evidence(self, geometry: WindowGeometry) -> ScaleEvidence | None:
         """What the floor says, in axes that are level by the map, by odometry or by the camera."""
         R_level_window, tilt_deg = self._level(geometry)
-        centres = np.stack([p.T_window_cam[:3, 3] for p in geometry.poses if p is not None])
-        points = geometry.points[geometry.conf > 1.0]
+        centres = np.stack([p.T_window_cam[:3, 3] for _, _, p in geometry.posed()])
+        points = geometry.points[geometry.valid]
         return height_evidence(
             points @ R_level_window.T.astype(points.dtype),
             centres @ R_level_window.T,
@@ -415,65 +327,48 @@ class Stitcher:
 
     def _level(self, geometry: WindowGeometry) -> tuple[FloatArray, float]:
         """Rotation from the window to axes with z about up, and by how many degrees it may err."""
-        for keyframe, pose in zip(geometry.window.keyframes, geometry.poses, strict=True):
-            T_map_cam = self._last.T_map_cam.get(keyframe.id)
-            if pose is not None and T_map_cam is not None:
+        for _, keyframe, pose in geometry.posed():
+            T_map_cam = self.end.T_map_cam.get(keyframe.id)
+            if T_map_cam is not None:
                 return T_map_cam[:3, :3] @ pose.T_window_cam[:3, :3].T, ODOM_TILT_DEG
-        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+        T_window_cam, T_odom_cam = geometry.with_odometry()
         if len(T_odom_cam):
             return T_odom_cam[0, :3, :3] @ T_window_cam[0, :3, :3].T, ODOM_TILT_DEG
-        return R_BODY_OPTICAL @ _first_pose(geometry)[:3, :3].T, FLOOR_TILT_DEG
-
-    def move(
-        self, T_map_cam: Mapping[int, FloatArray], factors: Mapping[int, float] | None = None
-    ) -> None:
-        """Keyframes have been moved or resized: the end of the map follows.
-
-        Args:
-            T_map_cam: keyframe -> (4, 4) new pose; others stay.
-            factors: keyframe -> factor of its points' distances; None for 1.
-        """
-        for key, old in list(self._last.T_map_cam.items()):
-            if key not in T_map_cam:
-                continue
-            R, scale = T_map_cam[key][:3, :3] @ old[:3, :3].T, 1.0
-            if factors is not None:
-                scale = factors[key]
-            t = T_map_cam[key][:3, 3] - scale * R @ old[:3, 3]
-            self._last.points[key] = Sim3(scale, R, t).apply(self._last.points[key])
-            self._last.T_map_cam[key] = T_map_cam[key]
-        newest = self._newest
-        if self.T_map_odom is not None and newest is not None and newest.id in T_map_cam:
-            assert newest.view.T_odom_cam is not None
-            self.T_map_odom = T_map_cam[newest.id] @ invert_se3(newest.view.T_odom_cam)
+        return R_BODY_OPTICAL @ geometry.first_pose[:3, :3].T, FLOOR_TILT_DEG
 
     def _place_first(self, geometry: WindowGeometry, evidence: list[ScaleEvidence]) -> Placement:
         """The first window defines the map: odometry's axes, or the floor's."""
-        scale, estimate = self.scale.fuse(None, evidence)
-        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+        scale, after = self.end.scale.fuse(None, evidence)
+        T_window_cam, T_odom_cam = geometry.with_odometry()
         if len(T_odom_cam) >= 1:
             T_scaled = T_window_cam.copy()
             T_scaled[:, :3, 3] *= scale
             S_odom = anchor_to_odometry(T_scaled, T_odom_cam, self.settings.odom_rel_sigma)
             S = on_the_floor(geometry, Sim3(scale, S_odom.R, S_odom.t))
-            return _placement(geometry, S, float("nan"), estimate)
+            return _placement(geometry, S, float("nan"), after)
         level = level_by_floor(geometry)
         S = Sim3(scale, level.R, scale * level.t)
-        return _placement(geometry, S, float("nan"), estimate)
+        return _placement(geometry, S, float("nan"), after)
 
     def _place_by_points(
-        self, geometry: WindowGeometry, shared: list[int], evidence: list[ScaleEvidence]
+        self, geometry: WindowGeometry, shared: list[KnownView], evidence: list[ScaleEvidence]
     ) -> Placement:
         """Robust similarity on the pixels of the shared keyframes."""
-        src, dst, weights, depth = self._shared_points(geometry, shared)
+        joint = joint_of(geometry, shared)
+        if len(joint) < MIN_SHARED_POINTS:
+            raise WindowError(
+                Verdict.REJECTED_LOW_CONFIDENCE,
+                f"only {len(joint)} confident pixels are shared with the map "
+                f"(at least {MIN_SHARED_POINTS})",
+            )
         try:
-            S, residual = align_sim3_robust(src, dst, weights, symmetric=True)
+            S, residual = joint.fit()
         except AlignmentError as error:
-            raise StitchError(Verdict.REJECTED_DEGENERATE, str(error)) from None
-        relative = float(np.median(residual / depth))
+            raise WindowError(Verdict.REJECTED_DEGENERATE, str(error)) from None
+        relative = float(np.median(residual / joint.depth))
         max_residual = attainable(self.settings, geometry.rel_error).max_residual
         if relative > max_residual:
-            raise StitchError(
+            raise WindowError(
                 Verdict.REJECTED_RESIDUAL,
                 f"shared pixels disagree by {relative:.1%} of their depth "
                 f"(limit {max_residual:.1%})",
@@ -481,14 +376,16 @@ class Stitcher:
         sigma = self._chain_sigma(geometry, shared, relative)
         if geometry.used_odometry:
             sigma = max(sigma, DEPTH_BIAS * geometry.rel_error)
-        scale, estimate = self.scale.fuse((S.scale, sigma), evidence)
+        scale, after = self.end.scale.fuse((S.scale, sigma), evidence)
         self._check_scale(S.scale, evidence)
         # a corrected scale grows the window about the points it shares with the map
         near = residual <= np.median(residual)
-        t = dst[near].mean(0) - scale * S.R @ src[near].mean(0)
-        return _placement(geometry, Sim3(scale, S.R, t), float(np.median(residual)), estimate)
+        t = joint.map[near].mean(0) - scale * S.R @ joint.window[near].mean(0)
+        return _placement(geometry, Sim3(scale, S.R, t), float(np.median(residual)), after)
 
-    def _chain_sigma(self, geometry: WindowGeometry, shared: list[int], relative: float) -> float:
+    def _chain_sigma(
+        self, geometry: WindowGeometry, shared: list[KnownView], relative: float
+    ) -> float:
         """Relative uncertainty of the scale of a joint: how far the shared views differ in it.
 
         Args:
@@ -497,89 +394,62 @@ class Stitcher:
             relative: median residual as a share of the depth, for a single view.
 
         Raises:
-            StitchError: the views contradict each other.
+            WindowError: the views contradict each other.
         """
         logs = []
-        for index in shared:
-            key, pose = geometry.window.keyframes[index].id, geometry.poses[index]
-            use = np.minimum(geometry.conf[index], self._last.conf[key]) > 1.0
-            if pose is None or use.sum() < MIN_VIEW_POINTS:
+        for view in shared:
+            use = view.use(geometry)
+            if geometry.poses[view.index] is None or use.sum() < MIN_VIEW_POINTS:
                 continue
-            window = geometry.points[index][use] - pose.T_window_cam[:3, 3]
-            known = self._last.points[key][use] - self._last.T_map_cam[key][:3, 3]
-            lengths = np.linalg.norm(known, axis=1) / np.linalg.norm(window, axis=1)
-            logs.append(float(np.median(np.log(lengths))))
+            known = np.linalg.norm(view.points_cam[use], axis=1)
+            logs.append(float(np.median(np.log(known / geometry.distance(view.index, use)))))
         if len(logs) < 2:
             return max(MIN_CHAIN_SIGMA, relative)
         factor, limit = math.exp(max(logs) - min(logs)), self.settings.max_scale_change
         if factor > limit:
-            raise StitchError(
+            raise WindowError(
                 Verdict.REJECTED_RESIDUAL,
                 f"the shared views differ in scale by a factor of {factor:.2f} (limit {limit:g})",
             )
         return max(MIN_CHAIN_SIGMA, float(np.std(logs, ddof=1)) / math.sqrt(len(logs)))
 
-    def _shared_points(
-        self, geometry: WindowGeometry, shared: list[int]
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Pairs of points: window, map, weight, and depth from the map's camera."""
-        src, dst, weights, depths = [], [], [], []
-        for index in shared:
-            key = geometry.window.keyframes[index].id
-            both = np.minimum(geometry.conf[index], self._last.conf[key])
-            use = both > 1.0
-            points_map = self._last.points[key][use].astype(np.float64)
-            depth = np.linalg.norm(points_map - self._last.T_map_cam[key][:3, 3], axis=1)
-            src.append(geometry.points[index][use].astype(np.float64))
-            dst.append(points_map)
-            depths.append(np.maximum(depth, 1e-6))
-            weights.append(np.log(both[use]) / depth_product(geometry, index, use, depth))
-        count = sum(len(s) for s in src)
-        if count < MIN_SHARED_POINTS:
-            raise StitchError(
-                Verdict.REJECTED_LOW_CONFIDENCE,
-                f"only {count} confident pixels are shared with the map "
-                f"(at least {MIN_SHARED_POINTS})",
-            )
-        return tuple(np.concatenate(a) for a in (src, dst, weights, depths))  # type: ignore[return-value]
-
     def _place_by_odometry(
         self, geometry: WindowGeometry, evidence: list[ScaleEvidence]
     ) -> Placement:
         """A window that shares nothing with the map goes where odometry says."""
-        T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
-        if self.T_map_odom is None or len(T_odom_cam) < 2:
-            raise StitchError(
+        T_window_cam, T_odom_cam = geometry.with_odometry()
+        if self.end.T_map_odom is None or len(T_odom_cam) < 2:
+            raise WindowError(
                 Verdict.REJECTED_NO_OVERLAP,
                 "the window shares no keyframe with the map and there is no odometry to place it; "
                 "go back to known ground, give odometry, or reset the map",
             )
         if not evidence:
-            raise StitchError(
+            raise WindowError(
                 Verdict.REJECTED_NO_OVERLAP,
                 "the window shares no keyframe with the map, and within it the camera has not "
                 "moved far enough by odometry to say its size; drive on",
             )
-        scale, estimate = self.scale.fuse(None, evidence)
+        scale, after = self.end.scale.fuse(None, evidence)
         max_sigma = attainable(self.settings, geometry.rel_error).max_lone_sigma
-        if estimate.rel_sigma > max_sigma:
-            raise StitchError(
+        if after.estimate.rel_sigma > max_sigma:
+            raise WindowError(
                 Verdict.REJECTED_ODOMETRY,
                 "the window shares no keyframe with the map, and its motion is so unlike "
-                f"odometry's that its scale is known to {estimate.rel_sigma:.0%} only "
+                f"odometry's that its scale is known to {after.estimate.rel_sigma:.0%} only "
                 f"(limit {max_sigma:.0%})",
             )
-        T_map_cam = self.T_map_odom @ T_odom_cam
+        T_map_cam = self.end.T_map_odom @ T_odom_cam
         S, _ = align_cameras_sim3(T_window_cam, T_map_cam, with_scale=False)
         t = T_map_cam[:, :3, 3].mean(0) - scale * S.R @ T_window_cam[:, :3, 3].mean(0)
-        return _placement(geometry, Sim3(scale, S.R, t), float("nan"), estimate)
+        return _placement(geometry, Sim3(scale, S.R, t), float("nan"), after)
 
     def _check_scale(self, scale: float, evidence: list[ScaleEvidence]) -> None:
         limit = self.settings.max_scale_change
         for item in evidence:
             ratio = scale / item.scale
             if item.rel_sigma < SURE_SIGMA and not 1 / limit < ratio < limit:
-                raise StitchError(
+                raise WindowError(
                     Verdict.REJECTED_RESIDUAL,
                     f"the joint with the map gives a scale {ratio:.2f} times that of "
                     f"{item.source.name.lower()} (limit {limit:g})",
@@ -607,7 +477,7 @@ def check_motion(
     """Compare the way from the first to the last of (N, 4, 4) poses with odometry's.
 
     Raises:
-        StitchError: they differ by more than the settings allow.
+        WindowError: they differ by more than the settings allow.
     """
     moved = invert_se3(T_map_cam[0]) @ T_map_cam[-1]
     truth = invert_se3(T_odom_cam[0]) @ T_odom_cam[-1]
@@ -617,7 +487,7 @@ def check_motion(
     drift_m = DRIFT_SIGMAS * settings.odom_rel_sigma * path_m
     limit_m = settings.max_odom_translation * min(path_m, WINDOW_PATH_M) + drift_m + 0.2
     if off_m > limit_m or turned_deg > settings.max_odom_rotation_deg:
-        raise StitchError(
+        raise WindowError(
             Verdict.REJECTED_ODOMETRY,
             f"{what} differs from odometry by {off_m:.2f} m and {turned_deg:.1f} deg "
             f"(limits {limit_m:.2f} m, {settings.max_odom_rotation_deg:.3g} deg)",
@@ -629,7 +499,7 @@ def agrees_with_odometry(geometry: WindowGeometry) -> bool:
 
     False when odometry says nothing.
     """
-    T_window_cam, T_odom_cam, _ = _paired_poses(geometry)
+    T_window_cam, T_odom_cam = geometry.with_odometry()
     if len(T_odom_cam) < MIN_SHAPE_POSES:
         return False
     try:
@@ -652,129 +522,38 @@ def own_sigmas(geometry: WindowGeometry, scale: float) -> dict[int, PoseSigma]:
     if geometry.pose_covariance is None:
         return {}
     found = {}
-    for index, keyframe in enumerate(geometry.window.keyframes):
-        if geometry.poses[index] is not None:
-            variance = np.diagonal(geometry.pose_covariance[index])
-            rad, unit = (math.sqrt(float(v.mean())) for v in (variance[:3], variance[3:]))
-            found[keyframe.id] = PoseSigma.of(scale * unit, rad)
+    for index, keyframe, _ in geometry.posed():
+        variance = np.diagonal(geometry.pose_covariance[index])
+        rad, unit = (math.sqrt(float(v.mean())) for v in (variance[:3], variance[3:]))
+        found[keyframe.id] = PoseSigma.of(scale * unit, rad)
     return found
-
-
-def _paired_poses(geometry: WindowGeometry) -> tuple[FloatArray, FloatArray, list[int]]:
-    """Recovered and odometry poses of the keyframes that have both, and their ids."""
-    pairs = [
-        (pose.T_window_cam, keyframe.view.T_odom_cam, keyframe.id)
-        for pose, keyframe in zip(geometry.poses, geometry.window.keyframes, strict=True)
-        if pose is not None and keyframe.view.T_odom_cam is not None
-    ]
-    if not pairs:
-        return np.zeros((0, 4, 4)), np.zeros((0, 4, 4)), []
-    recovered, odometry, ids = zip(*pairs, strict=True)
-    return np.stack(recovered), np.stack(odometry), list(ids)
-
-
-def worst_conflict(geometry: WindowGeometry) -> float:
-    """Largest share, over all pairs of views, of points in front of what the other view sees.
-
-    A pair counts when its common pixels are MIN_CONFLICT_SHARE of a view or more; 0 without any.
-    """
-    count, (rows, cols) = len(geometry.poses), geometry.conf.shape[1:]
-    stride = geometry.window.keyframes[0].view.image_rgb.shape[0] // rows
-    posed = np.array([pose is not None for pose in geometry.poses])
-    trusted = (geometry.conf > 1.0) & posed[:, None, None]
-    view_of = np.nonzero(trusted)[0]
-    points = np.ascontiguousarray(geometry.points[trusted].T, np.float32)
-    shift = (stride // 2) / stride
-    cell_from_pixel = np.array([[1 / stride, 0, -shift], [0, 1 / stride, -shift], [0, 0, 1]])
-    common, through = np.zeros((count, count)), np.zeros((count, count))
-    for a, pose in enumerate(geometry.poses):
-        if pose is None:
-            continue
-        R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
-        P = cell_from_pixel @ pose.K @ R.T
-        x, y, z = P.astype(np.float32) @ points - (P @ t).astype(np.float32)[:, None]
-        own = ((geometry.points[a] - t) @ R[:, 2]).ravel()
-        front = np.maximum(z, 1e-6)
-        u, v = np.rint(x / front), np.rint(y / front)
-        hits = (z > 1e-6) & (u >= 0) & (u < cols) & (v >= 0) & (v < rows)
-        cell = v[hits].astype(np.intp) * cols + u[hits].astype(np.intp)
-        use = trusted[a].ravel()[cell] & (own[cell] > 0)
-        views = view_of[hits][use]
-        common[a] = np.bincount(views, minlength=count)
-        through[a] = np.bincount(views, z[hits][use] < IN_FRONT * own[cell[use]], count)
-    common, through = common + common.T, through + through.T
-    least = MIN_CONFLICT_SHARE * rows * cols
-    return float((through / np.maximum(common, least))[common >= least].max(initial=0.0))
-
-
-def depth_product(
-    geometry: WindowGeometry, index: int, use: BoolArray, depth_map: FloatArray
-) -> FloatArray:
-    """(N,) what to divide the weights of a view's pixels by: about the depth squared.
-
-    The product of both measurements of the depth, in the window and in the map: with the square
-    of one of them, points that it sees too near would weigh more and pull the scale along.
-
-    Args:
-        geometry: the window.
-        index: the view.
-        use: (h, w) pixels.
-        depth_map: (N,) their depth in the map, metres.
-    """
-    pose = geometry.poses[index]
-    depth_map = np.maximum(depth_map, 1e-6)
-    if pose is None or not depth_map.size:
-        return depth_map**2
-    window = np.linalg.norm(geometry.points[index][use] - pose.T_window_cam[:3, 3], axis=1)
-    scale = float(np.median(depth_map) / max(float(np.median(window)), 1e-9))
-    product: FloatArray = np.maximum(scale * window.astype(np.float64), 1e-6) * depth_map
-    return product
 
 
 def _predicted_depth(geometry: WindowGeometry) -> FloatArray:
     """(V, h, w) depth along the optical axes in window units, NaN where it is not trusted."""
     depth = np.full(geometry.conf.shape, np.nan)
-    for index, pose in enumerate(geometry.poses):
-        if pose is not None:
-            T = pose.T_window_cam
-            depth[index] = (geometry.points[index] - T[:3, 3]) @ T[:3, 2]
-    depth[geometry.conf <= 1.0] = np.nan
+    for index, _, _ in geometry.posed():
+        depth[index] = geometry.depth(index)
+    depth[~geometry.valid] = np.nan
     return depth
 
 
 def _placement(
-    geometry: WindowGeometry, S: Sim3, residual_m: float, scale: ScaleEstimate
+    geometry: WindowGeometry, S: Sim3, residual_m: float, scale: ScaleFilter
 ) -> Placement:
-    T_map_cam = {
-        keyframe.id: S.apply_pose(pose.T_window_cam)
-        for pose, keyframe in zip(geometry.poses, geometry.window.keyframes, strict=True)
-        if pose is not None
-    }
+    T_map_cam = {k.id: S.apply_pose(p.T_window_cam) for _, k, p in geometry.posed()}
     return Placement(S, T_map_cam, residual_m, scale)
 
 
 def on_the_floor(geometry: WindowGeometry, S_map_window: Sim3) -> Sim3:
     """The same place moved up or down so that the floor is at z = 0, if it can be seen."""
-    camera = S_map_window.apply(_first_pose(geometry)[:3, 3])
-    points = S_map_window.apply(geometry.points[geometry.conf > 1.0])
+    camera = S_map_window.apply(geometry.first_pose[:3, 3])
+    points = S_map_window.apply(geometry.points[geometry.valid])
     floor = fit_floor(points, camera, ODOM_TILT_DEG)
     if floor is None:
         return S_map_window
     up = np.array([0.0, 0.0, floor.height_at(camera[:2])])
     return Sim3(S_map_window.scale, S_map_window.R, S_map_window.t - up)
-
-
-def _first_pose(geometry: WindowGeometry) -> FloatArray:
-    return next(p.T_window_cam for p in geometry.poses if p is not None)
-
-
-def view_similarity(placement: Placement, keyframe_id: int, pose: ViewPose) -> Sim3:
-    """Similarity that carries one view's pointmap to the map, through the view's final pose."""
-    T_cam_window = invert_se3(pose.T_window_cam)
-    T_map_cam = placement.T_map_cam[keyframe_id]
-    scale = placement.S_map_window.scale
-    S_cam_window = Sim3(scale, T_cam_window[:3, :3], scale * T_cam_window[:3, 3])
-    return Sim3(1.0, T_map_cam[:3, :3], T_map_cam[:3, 3]) @ S_cam_window
 
 
 def level_by_floor(geometry: WindowGeometry) -> Sim3:
@@ -783,10 +562,10 @@ def level_by_floor(geometry: WindowGeometry) -> Sim3:
     The camera is taken to be about level until the floor plane says better; without a visible
     floor the camera stays at the origin.
     """
-    first = _first_pose(geometry)
+    first = geometry.first_pose
     R = R_BODY_OPTICAL @ first[:3, :3].T
     origin = first[:3, 3]
-    points = (geometry.points[geometry.conf > 1.0] - origin) @ R.T
+    points = (geometry.points[geometry.valid] - origin) @ R.T
     S = Sim3(1.0, R, -R @ origin)
     floor = fit_floor(points, np.zeros(3), FLOOR_TILT_DEG)
     if floor is None:

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from map_world import map_of
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Keyframe, ScaleSource, View
-from mvdust3r_ros.dense_map import DenseMap
+from mvdust3r_ros.drawing import seen_often
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.mapped_keyframe import MappedKeyframe
+from mvdust3r_ros.map_keyframe import MapKeyframe
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.voxel_map import VoxelMap
@@ -92,11 +93,11 @@ def test_keyframes_far_from_the_camera_are_forgotten_but_not_their_cells(room: A
     assert (forgotten.grid.cells != -1).sum() < 0.8 * known[0]
 
 
-def at(key: int, x_m: float) -> MappedKeyframe:
+def at(key: int, x_m: float) -> MapKeyframe:
     """A keyframe without points."""
     nothing = np.zeros((0, 3), np.float32)
     view = View(np.zeros((4, 4, 3), np.uint8))
-    return MappedKeyframe(
+    return MapKeyframe(
         Keyframe(key, key, view, "camera"), make_se3(np.eye(3), np.array([x_m, 0.0, 0.5])),
         nothing, nothing.astype(np.uint8), nothing[:, 0],
     )  # fmt: skip
@@ -106,20 +107,17 @@ def at(key: int, x_m: float) -> MappedKeyframe:
 def test_a_place_keeps_its_oldest_and_newest_keyframes_and_loses_none_before_it_has_enough(
     count: int, gone: int
 ) -> None:
-    dense = DenseMap(MapSettings(keyframes_per_place=12))
     elsewhere = [at(100 + k, 5.0) for k in range(15)]
     here = [at(200 + k, 0.01 * k) for k in range(count)]
-    dense.add([*elsewhere, *here])
-    left = dense.thin_out(here[-1:], keep=set())
+    graph = map_of([*elsewhere, *here]).graph
+    left = seen_often(graph, here[-1:], keep=set(), most=12)
     assert left == {201 + k for k in range(gone)}
-    assert len(dense.keyframes) == 15 + count - gone
+    assert len(graph.without(left).keyframes) == 15 + count - gone
 
 
 def test_keyframes_that_may_still_be_undone_stay() -> None:
-    dense = DenseMap(MapSettings(keyframes_per_place=2))
     here = [at(k, 0.0) for k in range(6)]
-    dense.add(here)
-    assert dense.thin_out(here[-1:], keep={1, 4, 5}) == {2, 3}
+    assert seen_often(map_of(here).graph, here[-1:], keep={1, 4, 5}, most=2) == {2, 3}
 
 
 @pytest.mark.slow
@@ -145,9 +143,9 @@ def test_a_camera_that_stays_in_one_place_does_not_fill_the_memory(room: Any) ->
     stored = bounded.stored()
     assert len(stored.keyframes) == len(stored.poses) == kept
     assert len(stored.edges) == kept - 1
-    state = bounded._state
-    assert set(state.window_of) == set(state.descriptors) == set(state.dense.floor_heights_m)
-    assert len(state.window_of) == kept
+    keyframes = bounded.now.graph.keyframes
+    assert len(keyframes) == len(bounded.now.drawing.drawn) == kept
+    assert all(m.descriptor is not None and m.floor_z_m is not None for m in keyframes.values())
 
 
 def test_camera_height_alone_makes_metres(room: Any) -> None:
@@ -194,11 +192,12 @@ def test_without_evidence_the_gate_stays_shut_and_says_why(room: Any) -> None:
 def test_what_is_kept_of_a_keyframe_holds_no_more_than_that_in_memory(room: Any) -> None:
     """A slice of the network's output would keep all of it."""
     mapper = run(room)
-    state = mapper._state
-    kept = [a for node in state.loops._nodes.values() for a in (node.points_cam, node.conf)]
-    for item in state.dense.keyframes.values():
+    graph = mapper.now.graph
+    kept = [a for seen in graph.overlap.values() for a in (seen.stored_cam, seen.conf)]
+    for item in graph.keyframes.values():
         view = item.keyframe.view
-        kept += [item.points_cam, item.colors_rgb, item.conf, view.image_rgb, view.depth_m]
+        kept += [item.stored_cam, item.colors_rgb, item.conf, view.image_rgb, view.depth_m]
+        kept += [item.pointmap.stored_cam, item.pointmap.conf]
     assert len(kept) > 100
     for array in kept:
         held = array

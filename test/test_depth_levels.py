@@ -22,19 +22,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from map_world import grown, map_of
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import Keyframe, View
-from mvdust3r_ros.dense_map import DenseMap
 from mvdust3r_ros.depth_levels import LEVEL_SIGMA, levels_of
 from mvdust3r_ros.geometry import invert_se3, make_se3
-from mvdust3r_ros.mapped_keyframe import MappedKeyframe
-from mvdust3r_ros.rollback import Commit
+from mvdust3r_ros.map_keyframe import MapKeyframe
+from mvdust3r_ros.revision import Revision
 
 FACTORS = (1.05, 0.95, 1.03, 0.96)
 """What the depth of each window is multiplied by."""
 
 
-def seen(room: Any, count: int = 16, factors: tuple[float, ...] = FACTORS) -> list[MappedKeyframe]:
+def seen(room: Any, count: int = 16, factors: tuple[float, ...] = FACTORS) -> list[MapKeyframe]:
     """Keyframes on a way around the room, each window with a depth of its own length."""
     made = []
     for key, T in enumerate(room.walk(count, turns=0.25)):
@@ -44,7 +44,7 @@ def seen(room: Any, count: int = 16, factors: tuple[float, ...] = FACTORS) -> li
         cam = (points @ inverse[:3, :3].T + inverse[:3, 3]) * factors[window]
         view = View(np.zeros((4, 4, 3), np.uint8))
         made.append(
-            MappedKeyframe(
+            MapKeyframe(
                 Keyframe(key, key, view, "camera"), T, cam.astype(np.float32),
                 np.zeros((len(cam), 3), np.uint8), np.full(len(cam), 20.0, np.float32), window,
             )
@@ -52,7 +52,7 @@ def seen(room: Any, count: int = 16, factors: tuple[float, ...] = FACTORS) -> li
     return made
 
 
-def by_key(items: list[MappedKeyframe]) -> dict[int, MappedKeyframe]:
+def by_key(items: list[MapKeyframe]) -> dict[int, MapKeyframe]:
     return {m.keyframe.id: m for m in items}
 
 
@@ -87,41 +87,27 @@ def test_a_window_alone_or_of_another_place_stays(room: Any) -> None:
 
 def test_a_new_window_is_levelled_to_the_map_which_stays(room: Any) -> None:
     items = seen(room, factors=(1.0, 1.06))
-    dense = DenseMap(MapSettings())
-    old = dense.levelled([m for m in items if m.window == 0])
-    dense.draw_grid(old, dense.add(old))
-    before = [m.points_cam for m in dense.keyframes.values()]
-    new = dense.levelled([m for m in items if m.window == 1])
+    nothing = Revision.empty(MapSettings())
+    old = nothing.levelled([m for m in items if m.window == 0])
+    new = grown(nothing, old).levelled([m for m in items if m.window == 1])
     assert {m.window for m in new} == {old[0].window + 1}
     (level,) = {m.level for m in new}
     assert 1 / 1.06 - 0.005 < level < 1 - 0.25 * LEVEL_SIGMA
-    for points, m in zip(before, dense.keyframes.values(), strict=True):
-        assert points is m.points_cam
-
-
-def test_what_undoing_a_window_would_bring_back_keeps_up_with_the_size(room: Any) -> None:
-    (item,) = seen(room, count=1, factors=(1.0,))
-    commit = Commit((7,), (), (item,)).resized({item.keyframe.id: 1.1, 7: 2.0})
-    (kept,) = commit.improved
-    np.testing.assert_allclose(kept.points_cam, 1.1 * item.points_cam, rtol=1e-5)
+    assert {m.level for m in old} == {1.0}
 
 
 def test_a_better_view_is_drawn_when_the_map_is_drawn_again(room: Any) -> None:
     items = seen(room, factors=(1.0,))
-    poor = [replace(m, points_cam=m.points_cam[::9], colors_rgb=m.colors_rgb[::9],
+    poor = [replace(m, stored_cam=m.stored_cam[::9], colors_rgb=m.colors_rgb[::9],
                     conf=m.conf[::9]) for m in items]  # fmt: skip
-    dense = DenseMap(MapSettings())
-    dense.draw_grid(poor, dense.add(poor))
-    few = len(dense.now.voxels)
-    moved = [replace(m, T_map_cam=np.eye(4)) for m in items[:4]]
-    better = dense.better([*moved, *poor[4:]])
-    assert [m.keyframe.id for m in better] == [0, 1, 2, 3]
-    dense.improve(better)
-    assert dense.now.pending == {0, 1, 2, 3}
-    assert len(dense.now.voxels) == few
-    dense.now = dense.settled()
-    assert not dense.now.pending
-    assert len(dense.now.voxels) > few
-    np.testing.assert_array_equal(dense.keyframes[0].T_map_cam, items[0].T_map_cam)
-    back = dense.without(set(), {k: m.T_map_cam for k, m in dense.keyframes.items()}, poor[:4])
-    assert len(back.voxels) == few
+    first = map_of(poor)
+    few = len(first.drawing.voxels)
+    graph = first.graph.drawn_as([replace(m, window=1) for m in items[:4]])
+    better = replace(first, graph=graph)
+    assert better.unsettled == 4
+    assert len(better.drawing.voxels) == few
+    settled = better.settled()
+    assert settled.unsettled == 0
+    assert len(settled.drawing.voxels) > few
+    np.testing.assert_array_equal(graph.keyframes[0].T_map_cam, items[0].T_map_cam)
+    assert len(settled.drawing.anew(first.graph).voxels) == few

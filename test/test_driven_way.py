@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from map_world import grown
 from mvdust3r_ros import driven_way
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, Keyframe, View
-from mvdust3r_ros.dense_map import DenseMap
 from mvdust3r_ros.driven_way import MAX_PLACES, DrivenWay, Host, OdometryTrack
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3
-from mvdust3r_ros.mapped_keyframe import MappedKeyframe
+from mvdust3r_ros.map_keyframe import MapKeyframe
+from mvdust3r_ros.revision import Revision
 
 
 def rotation_z(yaw: float) -> FloatArray:
@@ -56,12 +57,12 @@ def T_odom_base(of: Frame) -> FloatArray:  # noqa: N802
     return of.T_odom_base
 
 
-def mapped(key: int, of: Frame, T_map_odom: FloatArray = T_MAP_ODOM) -> MappedKeyframe:
+def mapped(key: int, of: Frame, T_map_odom: FloatArray = T_MAP_ODOM) -> MapKeyframe:
     """A keyframe of a frame, without points, where odometry puts it."""
     assert of.T_odom_cam is not None
     view = View(IMAGE, T_odom_cam=of.T_odom_cam, T_odom_base=of.T_odom_base)
     nothing = np.zeros((0, 3), np.float32)
-    return MappedKeyframe(
+    return MapKeyframe(
         Keyframe(key, of.stamp_ns, view, "camera"), T_map_odom @ of.T_odom_cam,
         nothing, nothing.astype(np.uint8), nothing[:, 0],
     )  # fmt: skip
@@ -73,20 +74,28 @@ def bend(count: int = 41) -> list[Frame]:
     return [frame(0.1 * k, base(2 * np.sin(a), 2 - 2 * np.cos(a), a)) for k, a in enumerate(turns)]
 
 
-def driven(frames: list[Frame], keys: tuple[int, ...], rule: MapSettings = RULE) -> DenseMap:
+def driven(frames: list[Frame], keys: tuple[int, ...], rule: MapSettings = RULE) -> Revision:
     """A map that saw all frames, of which some are keyframes without points."""
-    dense = DenseMap(rule)
-    for one in frames:
-        dense.track.add(one)
     new = [mapped(k, frames[k]) for k in keys]
-    dense.draw_grid(new, dense.add(new))
-    return dense
+    return grown(Revision.empty(rule), new, track_of(frames))
 
 
-def free_at(dense: DenseMap, places: FloatArray) -> BoolArray:
+def track_of(frames: list[Frame]) -> OdometryTrack:
+    track = OdometryTrack()
+    for one in frames:
+        track.add(one)
+    return track
+
+
+def moved(revision: Revision, poses: dict[int, FloatArray]) -> Revision:
+    graph = revision.graph.at(poses)
+    return replace(revision, graph=graph, drawing=revision.drawing.of(graph))
+
+
+def free_at(revision: Revision, places: FloatArray) -> BoolArray:
     """Whether the cells of places (N, 3) are free."""
-    assert dense.now.grid is not None
-    grid = dense.now.grid.grid()
+    assert revision.drawing.grid is not None
+    grid = revision.drawing.grid.grid()
     cells = np.floor((places[:, :2] - grid.origin_xy_m) / grid.resolution_m).astype(int)
     inside = np.all((cells >= 0) & (cells < grid.cells.shape[::-1]), axis=1)
     col, row = np.where(inside[:, None], cells, 0).T
@@ -102,88 +111,86 @@ def in_map(frames: list[Frame], T_map_odom: FloatArray = T_MAP_ODOM) -> FloatArr
 def test_the_way_between_keyframes_is_free_as_wide_as_the_robot() -> None:
     """Keyframes at both ends of a bend: the chord between them was not driven."""
     frames = bend()
-    dense = driven(frames, (0, 40))
+    revision = driven(frames, (0, 40))
     way = in_map(frames)
-    assert free_at(dense, way).all()
+    assert free_at(revision, way).all()
     outwards = np.array([T_MAP_ODOM[:3, :3] @ T_odom_base(f)[:3, 1] for f in frames])
     for side_m in (-0.2, 0.2):
-        assert free_at(dense, way + side_m * outwards).all()
+        assert free_at(revision, way + side_m * outwards).all()
     for side_m in (-0.35, 0.35):
-        assert not free_at(dense, way + side_m * outwards).any()
-    assert not free_at(dense, (way[:1] + way[-1:]) / 2).any()
+        assert not free_at(revision, way + side_m * outwards).any()
+    assert not free_at(revision, (way[:1] + way[-1:]) / 2).any()
 
 
 def test_a_camera_whose_place_on_a_robot_is_not_known_frees_nothing() -> None:
     frames = [replace(f, T_odom_base=None) for f in bend()]
-    dense = driven(frames, (0, 20, 40))
-    assert dense.now.grid is not None
-    assert not (dense.now.grid.grid().cells == 0).any()
-    assert len(dense.now.way) == 0
+    revision = driven(frames, (0, 20, 40))
+    assert revision.drawing.grid is not None
+    assert not (revision.drawing.grid.grid().cells == 0).any()
+    assert len(revision.graph.way) == 0
 
 
 @pytest.mark.parametrize(("height_m", "free"), [(0.0, True), (0.3, True), (0.9, False)])
 def test_what_flies_or_is_worn_frees_nothing_on_the_floor(height_m: float, free: bool) -> None:
     up = make_se3(np.eye(3), np.array([0.0, 0.0, height_m]))
     frames = [frame(f.stamp_ns / SECOND, up @ T_odom_base(f)) for f in bend()]
-    dense = driven(frames, (0, 20, 40), replace(RULE, camera_height_m=0.6 + height_m))
-    assert free_at(dense, in_map(frames))[2:-2].all() == free
+    revision = driven(frames, (0, 20, 40), replace(RULE, camera_height_m=0.6 + height_m))
+    assert free_at(revision, in_map(frames))[2:-2].all() == free
 
 
 def test_the_way_moves_with_the_keyframes() -> None:
     frames = bend()
-    dense = driven(frames, (0, 20, 40))
+    revision = driven(frames, (0, 20, 40))
     elsewhere = make_se3(rotation_z(-0.3), np.array([0.5, 2.0, 0.0]))
-    moved = {key: elsewhere @ m.T_map_cam for key, m in dense.keyframes.items()}
-    dense.now = dense.moved(moved)
-    assert free_at(dense, in_map(frames, elsewhere @ T_MAP_ODOM)).all()
-    assert not free_at(dense, in_map(frames)).all()
+    revision = moved(revision, {key: elsewhere @ T for key, T in revision.graph.poses.items()})
+    assert free_at(revision, in_map(frames, elsewhere @ T_MAP_ODOM)).all()
+    assert not free_at(revision, in_map(frames)).all()
 
 
 def test_a_correction_is_shared_out_along_the_way() -> None:
     """The keyframe at the end is half a metre off: the way in between leads there."""
     frames = [frame(0.1 * k, base(0.1 * k)) for k in range(31)]
-    dense = driven(frames, (0, 30))
-    poses = {key: m.T_map_cam.copy() for key, m in dense.keyframes.items()}
+    revision = driven(frames, (0, 30))
+    poses = {key: T.copy() for key, T in revision.graph.poses.items()}
     side = T_MAP_ODOM[:3, :3] @ np.array([0.0, 0.5, 0.0])
     poses[30][:3, 3] += side
-    dense.now = dense.moved(poses)
+    revision = moved(revision, poses)
     expected = in_map(frames) + np.linspace(0, 1, 31)[:, None] * side
-    assert free_at(dense, expected).all()
-    off = np.linalg.norm(dense.now.way.places(poses)[:, None] - expected, axis=-1).min(0)
+    assert free_at(revision, expected).all()
+    off = np.linalg.norm(revision.graph.way.places(poses)[:, None] - expected, axis=-1).min(0)
     assert off.max() < 0.06
 
 
 def test_the_way_stays_when_keyframes_of_a_place_are_let_go() -> None:
     frames = bend()
-    dense = driven(frames, tuple(range(0, 41, 5)))
-    before = dense.now.way.places(dense._poses())
-    dense._drop({5, 10, 15, 30})
-    np.testing.assert_allclose(dense.now.way.places(dense._poses()), before, atol=1e-9)
-    dense.now = dense.moved(
-        {k: make_se3(np.eye(3), np.array([1.0, 0, 0])) @ T for k, T in dense._poses().items()}
-    )
-    assert free_at(dense, in_map(frames) + np.array([1.0, 0.0, 0.0])).all()
+    revision = driven(frames, tuple(range(0, 41, 5)))
+    graph = revision.graph.without({5, 10, 15, 30})
+    before = revision.graph.way.places(revision.graph.poses)
+    np.testing.assert_allclose(graph.way.places(graph.poses), before, atol=1e-9)
+    aside = make_se3(np.eye(3), np.array([1.0, 0, 0]))
+    fewer = replace(revision, graph=graph, drawing=revision.drawing.anew(graph))
+    revision = moved(fewer, {k: aside @ T for k, T in graph.poses.items()})
+    assert free_at(revision, in_map(frames) + np.array([1.0, 0.0, 0.0])).all()
 
 
 def test_windows_that_leave_the_map_take_their_way_along_and_the_next_one_brings_it_back() -> None:
     frames = bend()
-    dense = driven(frames, (0, 10, 20, 30))
-    left = {k: T for k, T in dense._poses().items() if k < 20}
-    dense.now = dense.without({20, 30}, left)
-    assert free_at(dense, in_map(frames[:11])).all()
-    assert not free_at(dense, in_map(frames[16:])).any()
-    again = [mapped(k, frames[k]) for k in (25, 40)]
-    dense.draw_grid(again, dense.add(again))
-    assert free_at(dense, in_map(frames)).all()
+    first, track = driven(frames, (0, 10)), track_of(frames)
+    more = grown(first, [mapped(k, frames[k]) for k in (20, 30)], track)
+    revision = replace(more, undo=(first.graph,)).undone(1)
+    assert free_at(revision, in_map(frames[:11])).all()
+    assert not free_at(revision, in_map(frames[16:])).any()
+    revision = grown(revision, [mapped(k, frames[k]) for k in (25, 40)], track)
+    assert free_at(revision, in_map(frames)).all()
 
 
 def test_where_odometry_jumps_nothing_is_invented() -> None:
     frames = [frame(0.1 * k, base(0.1 * k)) for k in range(11)]
     frames += [frame(1.0 + 0.1 * k, base(3.0 + 0.1 * k)) for k in range(1, 11)]
-    dense = driven(frames, (0, 10, 11, 20))
-    assert free_at(dense, in_map(frames)).all()
+    revision = driven(frames, (0, 10, 11, 20))
+    assert free_at(revision, in_map(frames)).all()
     gap = in_map([frame(0, base(x)) for x in np.arange(1.5, 2.7, 0.1)])
-    assert not free_at(dense, gap).any()
+    assert not free_at(revision, gap).any()
 
 
 def test_a_way_that_the_map_contradicts_is_left_out() -> None:
@@ -239,14 +246,13 @@ def test_a_robot_that_drives_to_and_fro_for_days_fills_no_memory() -> None:
 
 def test_what_lies_outside_the_map_is_forgotten() -> None:
     frames = [frame(0.1 * k, base(0.1 * k)) for k in range(61)]
-    dense = driven(frames, tuple(range(0, 61, 10)), replace(RULE, radius_m=2.0))
-    newest = dense.keyframes[60].T_map_cam[:3, 3]
-    dense.forget_far(newest)
-    places = dense.now.way.places(dense._poses())
+    revision = driven(frames, tuple(range(0, 61, 10)), replace(RULE, radius_m=2.0))
+    newest = revision.graph.poses[60][:3, 3]
+    near = revision.within(newest, 2.0)
+    places = near.graph.way.places(near.graph.poses)
     assert np.linalg.norm(places - newest, axis=1).max() <= 2.0
-    assert free_at(dense, in_map(frames)).all()
-    dense.now = dense.moved(dense._poses(), dict.fromkeys(dense.keyframes, 1.0))
-    assert free_at(dense, in_map(frames)).all()
+    assert free_at(near, in_map(frames)).all()
+    assert free_at(replace(near, drawing=near.drawing.anew(near.graph)), in_map(frames)).all()
 
 
 def wall(x: float, y: float) -> FloatArray:
@@ -255,11 +261,11 @@ def wall(x: float, y: float) -> FloatArray:
     return np.column_stack([np.full(y_m.size, x), y_m.ravel(), z_m.ravel()])
 
 
-def seeing(item: MappedKeyframe, points_map: FloatArray) -> MappedKeyframe:
+def seeing(item: MapKeyframe, points_map: FloatArray) -> MapKeyframe:
     T = invert_se3(item.T_map_cam)
     cam = (points_map @ T[:3, :3].T + T[:3, 3]).astype(np.float32)
     return replace(
-        item, points_cam=cam, colors_rgb=np.zeros(cam.shape, np.uint8),
+        item, stored_cam=cam, colors_rgb=np.zeros(cam.shape, np.uint8),
         conf=np.full(len(cam), 5, np.float32),
     )  # fmt: skip
 
@@ -272,10 +278,7 @@ def test_only_what_is_seen_after_the_drive_wins_over_it(later: bool, redrawn: bo
     there = [frame(0.1 * k, base(0.1 * k)) for k in range(31)]
     back = [frame(4 + 0.1 * k, base(3.0 - 0.1 * k)) for k in range(16)]
     frames = [*there, *back]
-    dense = DenseMap(rule)
-    for one in frames:
-        dense.track.add(one)
-    T = np.eye(4)
+    revision, track, T = Revision.empty(rule), track_of(frames), np.eye(4)
     box = wall(1.0, 0.0)
     looks = {
         k: seeing(mapped(k, frames[k], T), box) for k in ((44, 45, 46) if later else (0, 1, 2))
@@ -283,23 +286,20 @@ def test_only_what_is_seen_after_the_drive_wins_over_it(later: bool, redrawn: bo
     plain = {k: mapped(k, frames[k], T) for k in (10, 20, 30)}
     items = [item for _, item in sorted({**plain, **looks}.items())]
     for some in (items[:3], items[3:]):
-        dense.draw_grid(some, dense.add(some))
+        revision = grown(revision, some, track)
     if redrawn:
-        dense.now = dense.moved(dense._poses(), dict.fromkeys(dense.keyframes, 1.0))
-    assert dense.now.grid is not None
-    assert free_at(dense, in_map(there, T)).all() != later
-    assert free_at(dense, np.array([[0.97, 0.0, 0.0], [1.02, 0.0, 0.0]])).all() != later
+        revision = replace(revision, drawing=revision.drawing.anew(revision.graph))
+    assert free_at(revision, in_map(there, T)).all() != later
+    assert free_at(revision, np.array([[0.97, 0.0, 0.0], [1.02, 0.0, 0.0]])).all() != later
 
 
 def test_the_cells_of_a_way_do_not_depend_on_where_windows_end() -> None:
     frames = bend()
-    whole = driven(frames, (0, 10, 20, 30, 40)).now
-    parts = DenseMap(RULE)
-    for one in frames:
-        parts.track.add(one)
+    whole = driven(frames, (0, 10, 20, 30, 40)).drawing
+    parts, track = Revision.empty(RULE), track_of(frames)
     for a, b in pairwise((0, 2, 3, 5)):
         new = [mapped(k, frames[k]) for k in (0, 10, 20, 30, 40)[a:b]]
-        parts.draw_grid(new, parts.add(new))
+        parts = grown(parts, new, track)
     assert whole.grid is not None
-    assert parts.now.grid is not None
-    np.testing.assert_array_equal(whole.grid.grid().cells, parts.now.grid.grid().cells)
+    assert parts.drawing.grid is not None
+    np.testing.assert_array_equal(whole.grid.grid().cells, parts.drawing.grid.grid().cells)

@@ -23,15 +23,17 @@ import pytest
 
 from mvdust3r_ros import stitching
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
-from mvdust3r_ros.datatypes import Frame, Verdict
-from mvdust3r_ros.dense_map import DenseMap
+from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
+from mvdust3r_ros.drawing import floor_off
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
 from mvdust3r_ros.geometry import Sim3
+from mvdust3r_ros.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.map_keyframe import MapKeyframe
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.stitching import WindowGeometry
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import odometry
+from mvdust3r_ros.window_geometry import WindowGeometry
 
 pytestmark = pytest.mark.slow
 
@@ -80,15 +82,13 @@ def test_later_windows_put_the_floor_right(frames: list[Frame]) -> None:
     mapper, heights = drive(frames)
     assert abs(heights[0]) > 0.05
     assert abs(heights[-1]) < 0.03
-    snapshot, state = mapper.snapshot(), mapper._state
+    snapshot, keyframes = mapper.snapshot(), mapper.now.graph.keyframes
     assert abs(snapshot.floor_z_m) < 0.05
     ground = snapshot.points_map[:, 2][np.abs(snapshot.points_map[:, 2]) < 0.2]
     assert abs(np.median(ground)) < 0.03
-    newest = max(state.dense.keyframes)
-    for key, item in state.dense.keyframes.items():
-        assert np.array_equal(item.T_map_cam, state.loops.poses[key])
-    T = snapshot.T_map_odom @ state.dense.keyframes[newest].keyframe.view.T_odom_cam
-    np.testing.assert_allclose(T, state.loops.poses[newest], atol=1e-9)
+    newest = keyframes[max(keyframes)]
+    T = snapshot.T_map_odom @ newest.keyframe.view.T_odom_cam
+    np.testing.assert_allclose(T, newest.T_map_cam, atol=1e-9)
 
 
 @pytest.mark.usefixtures("misjudged")
@@ -96,7 +96,7 @@ def test_putting_the_floor_right_moves_everything_alike(
     frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mapper, _ = drive(frames, loop__enabled=False)
-    monkeypatch.setattr(DenseMap, "floor_off_m", lambda _: 0.0)
+    monkeypatch.setattr("mvdust3r_ros.revision.floor_off", lambda *_: 0.0)
     left, heights_left = drive(frames, loop__enabled=False)
     assert abs(heights_left[-1]) > 0.05
     a, b = mapper.snapshot(), left.snapshot()
@@ -109,9 +109,15 @@ def test_putting_the_floor_right_moves_everything_alike(
 
 
 def floors(*heights_m: float) -> float:
-    dense = DenseMap(MapSettings())
-    dense.floor_heights_m = dict(enumerate(heights_m))
-    return dense.floor_off_m()
+    nothing, view = np.zeros((0, 3), np.float32), View(np.zeros((4, 4, 3), np.uint8))
+    items = [
+        MapKeyframe(
+            Keyframe(key, key, view, "camera"), np.eye(4), nothing, nothing.astype(np.uint8),
+            nothing[:, 0], floor_z_m=height_m,
+        )
+        for key, height_m in enumerate(heights_m)
+    ]  # fmt: skip
+    return floor_off(KeyframeGraph({m.id: m for m in items}), MapSettings())
 
 
 def test_few_views_a_small_misfit_or_views_that_disagree_move_nothing() -> None:

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -21,24 +22,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvdust3r_ros.config import LoopSettings, MapperConfig, with_values
-from mvdust3r_ros.datatypes import (
-    Frame,
-    Keyframe,
-    ScaleEstimate,
-    Verdict,
-    View,
-    ViewPose,
-    Window,
-)
+from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings, with_values
+from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
+from mvdust3r_ros.drawing import Drawing
+from mvdust3r_ros.driven_way import OdometryTrack
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
-from mvdust3r_ros.geometry import Sim3, make_se3
-from mvdust3r_ros.loops import MAX_TIES, LoopCloser, LoopError, _Node
+from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.keyframe_graph import MAX_TIES, KeyframeGraph
+from mvdust3r_ros.loops import (
+    LoopCandidate,
+    LoopError,
+    close_loop,
+    loop_candidate,
+    measure_loop,
+)
+from mvdust3r_ros.map_keyframe import MapKeyframe
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.pose_fusion import PoseSigma, odometry_sigma
 from mvdust3r_ros.pose_graph import PoseEdge, PoseGraphError, edge_sigmas, relative_edge
-from mvdust3r_ros.stitching import Placement, WindowGeometry
+from mvdust3r_ros.revision import Revision
+from mvdust3r_ros.scale import ScaleFilter, ScaleHistory, SizedWindow
+from mvdust3r_ros.stitching import MapEnd
+from mvdust3r_ros.voxel_map import VoxelMap
+from room_windows import Scene, begun_with
 
 HW = (72, 96)
 COUNT = 48
@@ -97,19 +104,25 @@ def test_closures_bring_the_second_round_onto_the_first(drifting: list[Frame]) -
 @pytest.mark.slow
 def test_the_map_moves_with_its_keyframes(drifting: list[Frame]) -> None:
     mapper, _ = drive(drifting)
-    snapshot, state = mapper.snapshot(), mapper._state
-    poses = state.loops.poses
-    for key, item in state.dense.keyframes.items():
-        assert np.array_equal(item.T_map_cam, poses[key])
-    rebuilt = Mapper(CONFIG, OracleEngine(HW))._state.dense.now.voxels
-    for item in state.dense.keyframes.values():
+    snapshot, now = mapper.snapshot(), mapper.now
+    poses, keyframes = now.graph.poses, now.graph.keyframes
+    by_stamp = dict(
+        zip(snapshot.trajectory.stamps_ns, snapshot.trajectory.T_world_cam, strict=True)
+    )
+    for key, item in keyframes.items():
+        assert np.array_equal(item.T_map_cam, by_stamp[item.keyframe.stamp_ns])
+        assert np.array_equal(item.T_map_cam, now.drawing.drawn[key].T_map_cam)
+    rebuilt = VoxelMap(CONFIG.map.voxel_size_m)
+    for item in keyframes.values():
         rebuilt.integrate(item.points_map(), item.colors_rgb, item.conf)
     # windows that were committed after the last closure come on top of the rebuilt map
     assert len(rebuilt) == len(snapshot.points_map)
-    newest = max(state.dense.keyframes)
-    T_map_cam = snapshot.T_map_odom @ state.dense.keyframes[newest].keyframe.view.T_odom_cam
+    newest = max(keyframes)
+    T_map_cam = snapshot.T_map_odom @ keyframes[newest].keyframe.view.T_odom_cam
     np.testing.assert_allclose(T_map_cam, poses[newest], atol=1e-9)
-    for key, T in state.stitcher._last.T_map_cam.items():
+    end = MapEnd.of(now.graph)
+    assert list(end.T_map_cam) == list(end.points) == list(poses)[-CONFIG.keyframes.window_size :]
+    for key, T in end.T_map_cam.items():
         np.testing.assert_allclose(T, poses[key], atol=1e-12)
 
 
@@ -127,20 +140,32 @@ def test_tries_are_limited(drifting: list[Frame]) -> None:
 # The graph alone: a square of 1 m steps with drift
 
 
-def square() -> tuple[LoopCloser, dict[int, Any]]:
-    """40 nodes around a 10 m square; the measured path turns 0.5 degrees too far a step."""
-    closer = LoopCloser(LoopSettings(), 0.02)
+def keyframe(key: int) -> Keyframe:
+    return Keyframe(key, key, View(np.zeros((4, 4, 3), np.uint8)), "camera")
+
+
+def blank(key: int, T_map_cam: Any) -> MapKeyframe:
+    """A keyframe that sees nothing, sized by a window of its own."""
+    nothing = np.zeros((0, 3), np.float32)
+    return MapKeyframe(
+        keyframe(key), T_map_cam, nothing, nothing.astype(np.uint8), nothing[:, 0], sized_by=key
+    )
+
+
+def square() -> tuple[KeyframeGraph, dict[int, Any]]:
+    """40 nodes around a 10 m square; the measured path turns 0.2 degrees too far a step."""
     truth, measured = {0: turned(0)}, {0: turned(0)}
     for k in range(1, 40):
         step = turned(np.pi / 2 if k % 10 == 0 else 0.0, 1.0)
         truth[k] = truth[k - 1] @ step
         measured[k] = measured[k - 1] @ step @ turned(np.radians(0.2))
-    closer.poses = dict(measured)
-    closer._edges = [
+    edges = tuple(
         relative_edge(k, k + 1, measured[k], measured[k + 1], 0.025, np.radians(0.4))
         for k in range(39)
-    ]
-    return closer, truth
+    )
+    history = ScaleHistory(tuple(SizedWindow(0.0, None, ()) for _ in truth))
+    keyframes = {k: blank(k, T) for k, T in measured.items()}
+    return KeyframeGraph(keyframes, edges, scale=ScaleFilter(history=history)), truth
 
 
 def closure(truth: dict[int, Any], shift_m: float = 0.0) -> PoseEdge:
@@ -153,56 +178,54 @@ def error(poses: dict[int, Any], truth: dict[int, Any]) -> float:
 
 
 def test_a_true_closure_takes_the_drift_out() -> None:
-    closer, truth = square()
-    before = error(closer.poses, truth)
-    moved = closer.close(closure(truth))
+    graph, truth = square()
+    before = error(graph.poses, truth)
+    closed = close_loop(graph, closure(truth), LoopSettings())
     assert before > 0.5
-    assert error(moved, truth) < 0.3 * before
-    assert moved is not closer.poses
-    assert np.array_equal(moved[0], truth[0])
-    assert closer.closures == 1
+    assert error(closed.poses, truth) < 0.3 * before
+    assert error(graph.poses, truth) == before
+    assert np.array_equal(closed.poses[0], truth[0])
+    assert (graph.closures, closed.closures) == (0, 1)
 
 
-def test_a_closure_that_strains_the_motions_is_undone() -> None:
-    closer, truth = square()
-    before, edges = dict(closer.poses), list(closer._edges)
+def test_a_closure_that_strains_the_motions_is_refused_and_changes_nothing() -> None:
+    graph, truth = square()
+    before = pickle.dumps(graph)
     with pytest.raises(LoopError, match=r"strains the measured motions by .* sigmas"):
-        closer.close(closure(truth, shift_m=20.0))
-    assert closer.closures == 0
-    assert closer._edges == edges
-    assert all(np.array_equal(before[k], closer.poses[k]) for k in before)
+        close_loop(graph, closure(truth, shift_m=20.0), LoopSettings())
+    assert pickle.dumps(graph) == before
 
 
 def test_a_closure_that_fits_already_moves_nothing() -> None:
-    closer, _ = square()
-    before = dict(closer.poses)
-    assert closer.close(closure(before)) == {}
-    assert closer.closures == 1
-    assert all(np.array_equal(before[k], closer.poses[k]) for k in before)
+    graph, _ = square()
+    closed = close_loop(graph, closure(graph.poses), LoopSettings())
+    assert closed.closures == 1
+    assert len(closed.edges) == len(graph.edges) + 1
+    assert closed.keyframes.keys() == graph.keyframes.keys()
+    assert all(closed.keyframes[k] is item for k, item in graph.keyframes.items())
 
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_resizing_again_and_again_leaves_rotations_rotations(closed: bool) -> None:
     """What rounding does to one pose must not grow along the path and from round to round."""
-    closer, truth = square()
+    graph, truth = square()
     if closed:
-        closer.close(closure(truth))
-    before = dict(closer.poses)
+        graph = close_loop(graph, closure(truth), LoopSettings())
+    before = graph.poses
     for k in range(60):
         factor = 1.01 if k % 2 == 0 else 1 / 1.01
-        closer.resize(dict.fromkeys(truth, factor), np.zeros(3))
-    off = [T[:3, :3].T @ T[:3, :3] - np.eye(3) for T in closer.poses.values()]
+        graph = graph.resized(np.log(np.full(40, factor)), np.zeros(3))
+    off = [T[:3, :3].T @ T[:3, :3] - np.eye(3) for T in graph.poses.values()]
     assert np.abs(off).max() < 1e-12
-    for key, T in closer.poses.items():
+    for key, T in graph.poses.items():
         np.testing.assert_allclose(T, before[key], atol=1e-3 if closed else 1e-9)
 
 
 def test_each_stretch_takes_the_factor_of_the_window_that_it_came_with() -> None:
-    closer, truth = square()
-    before = dict(closer.poses)
-    factors = {k: 2.0 if k < 20 else 0.5 for k in truth}
+    graph, truth = square()
+    before, factors = graph.poses, np.where(np.arange(40) < 20, 2.0, 0.5)
     anchor = np.array([1.0, 0.0, 0.0])
-    moved = closer.resize(factors, anchor)
+    moved = graph.resized(np.log(factors), anchor).poses
     np.testing.assert_allclose(moved[0][:3, 3], anchor + 2.0 * (before[0][:3, 3] - anchor))
     for a, b in pairwise(truth):
         step = moved[b][:3, 3] - moved[a][:3, 3]
@@ -211,45 +234,39 @@ def test_each_stretch_takes_the_factor_of_the_window_that_it_came_with() -> None
 
 
 def test_motions_that_odometry_measured_keep_their_length() -> None:
-    closer, truth = square()
-    closer._network_share = {k: 0.0 if k < 20 else 0.5 for k in truth}
-    before, lengths = dict(closer.poses), [e.T_a_b[:3, 3].copy() for e in closer._edges]
-    moved = closer.resize(dict.fromkeys(truth, 4.0), before[0][:3, 3])
+    graph, truth = square()
+    graph = replace(graph, keyframes={
+        k: replace(m, network_share=0.0 if k < 20 else 0.5) for k, m in graph.keyframes.items()
+    })  # fmt: skip
+    before, larger = graph.poses, graph.resized(np.log(np.full(40, 4.0)), np.zeros(3))
     for a, b in pairwise(truth):
-        step, old = (p[b][:3, 3] - p[a][:3, 3] for p in (moved, before))
+        step, old = (p[b][:3, 3] - p[a][:3, 3] for p in (larger.poses, before))
         np.testing.assert_allclose(step, (1.0 if b < 20 else 2.0) * old, atol=1e-12)
-    np.testing.assert_allclose(closer._edges[3].T_a_b[:3, 3], lengths[3])
-    np.testing.assert_allclose(closer._edges[30].T_a_b[:3, 3], 2.0 * lengths[30])
+    for k, factor in ((3, 1.0), (30, 2.0)):
+        old = graph.edges[k].T_a_b[:3, 3]
+        np.testing.assert_allclose(larger.edges[k].T_a_b[:3, 3], factor * old)
 
 
-def test_a_graph_that_cannot_be_solved_changes_nothing() -> None:
-    closer, truth = square()
-    closer.close(closure(truth))
-    edges = [e for e in closer._edges if e.a not in (10, 30)]  # 11 to 30 hang on nothing
-    closer._edges, before = edges, dict(closer.poses)
+def test_a_graph_that_cannot_be_solved_is_not_resized() -> None:
+    graph, truth = square()
+    graph = close_loop(graph, closure(truth), LoopSettings())
+    edges = tuple(e for e in graph.edges if e.a not in (10, 30))  # 11 to 30 hang on nothing
+    graph = replace(graph, edges=edges)
+    before = pickle.dumps(graph)
     with pytest.raises(PoseGraphError):
-        closer.resize(dict.fromkeys(truth, 2.0), np.zeros(3))
-    assert closer._edges == edges
-    assert all(np.array_equal(before[k], closer.poses[k]) for k in truth)
+        graph.resized(np.log(np.full(40, 2.0)), np.zeros(3))
+    assert pickle.dumps(graph) == before
 
 
 def test_the_network_and_odometry_are_more_certain_of_a_motion_than_odometry_alone() -> None:
-    closer, truth = LoopCloser(LoopSettings(), 0.02), square()[1]
+    graph, truth = KeyframeGraph(), square()[1]
     for ids in (range(4), range(2, 6), range(20, 24)):
-        poses = {i: truth[i] for i in ids}
-        view = View(np.zeros((4, 4, 3), np.uint8))
-        window = Window(0, tuple(Keyframe(i, i, view, "camera") for i in ids))
-        points, conf = np.zeros((4, 1, 1, 3), np.float32), np.ones((4, 1, 1), np.float32)
-        seen: list[ViewPose | None] = [ViewPose(T, np.eye(3), 1.0, 0.0) for T in poses.values()]
-        closer.commit(
-            WindowGeometry(window, points, conf, seen, True),
-            Placement(
-                Sim3(1.0, np.eye(3), np.zeros(3)), poses, 0.0, ScaleEstimate(),
-                sigma_left=PoseSigma(0.5, 0.25),
-            ),
+        graph = graph.with_window(
+            [blank(i, truth[i]) for i in ids], {}, ScaleFilter(), OdometryTrack(), 0.02,
+            PoseSigma(0.5, 0.25),
         )  # fmt: skip
     left = {}
-    for edge in closer.edges:
+    for edge in graph.edges:
         odometry = odometry_sigma(truth[edge.a], truth[edge.b], 0.02)
         left[edge.a, edge.b] = edge.sigma_m / odometry.m, edge.sigma_rad / odometry.rad
     # no window has seen the way from 5 to 20
@@ -258,95 +275,165 @@ def test_the_network_and_odometry_are_more_certain_of_a_motion_than_odometry_alo
     assert all(found == pytest.approx((0.5, 0.25)) for found in left.values())
 
 
+# What a joint window measures
+
+
+def apart(room: Any, T: Any, factor: float = 1.0) -> tuple[KeyframeGraph, LoopCandidate]:
+    """A map whose last three keyframes of six lie elsewhere, and are larger, than they are."""
+    graph = begun_with(Scene(room).window(range(6)))
+    keyframes = {
+        k: m if k < 3 else replace(m.resized(factor), T_map_cam=T @ m.T_map_cam)
+        for k, m in graph.keyframes.items()
+    }
+    views = [m.keyframe for m in keyframes.values()]
+    candidate = LoopCandidate(tuple(views[:3]), tuple(views[3:]), views[1])
+    return replace(graph, keyframes=keyframes), candidate
+
+
+def test_a_joint_window_measures_where_the_newest_keyframe_lies(room: Any) -> None:
+    graph, candidate = apart(room, turned(0.3, 2.0, -1.0))
+    geometry, poses = Scene(room).window(range(6), 3.0), Scene(room).poses
+    edge = measure_loop(graph, candidate, geometry, LoopSettings())
+    assert (edge.a, edge.b, edge.robust) == (1, 5, True)
+    np.testing.assert_allclose(edge.T_a_b, np.linalg.inv(poses[1]) @ poses[5], atol=1e-3)
+
+
+def test_a_joint_window_that_fits_one_end_alone_is_no_loop(room: Any) -> None:
+    graph, candidate = apart(room, turned(0.0))
+    geometry = Scene(room).window(range(6))
+    settings, wild = LoopSettings(), geometry.points.copy()
+    wild[3:] += np.random.default_rng(0).normal(0, 1.0, wild[3:].shape)
+    with pytest.raises(LoopError, match=r"off by .* of the depth at one end \(limit 6\.0%\)"):
+        measure_loop(graph, candidate, replace(geometry, points=wild), settings)
+    conf = geometry.conf.copy()
+    conf[3:] = 1.0
+    with pytest.raises(LoopError, match="too few confident points at one end"):
+        measure_loop(graph, candidate, replace(geometry, conf=conf), settings)
+    larger, _ = apart(room, turned(0.0), 1.3)
+    with pytest.raises(LoopError, match=r"scale of both ends differs by a factor of 0\.7[78]"):
+        measure_loop(larger, candidate, geometry, settings)
+
+
+def test_ends_that_do_not_see_the_same_place_are_no_loop(room: Any) -> None:
+    graph, candidate = apart(room, turned(0.0))
+    geometry = Scene(room).window(range(6))
+    share = geometry.covisible_share(range(3), range(3, 6))
+    assert 0.3 < share < 0.95
+    for limit, fits in ((share - 0.01, True), (share + 0.01, False)):
+        settings = LoopSettings(min_covisible=limit)
+        if fits:
+            measure_loop(graph, candidate, geometry, settings)
+        else:
+            with pytest.raises(LoopError, match="of the points are seen from both ends"):
+                measure_loop(graph, candidate, geometry, settings)
+
+
 # Keyframes that leave the map
+
+
+def true_square() -> KeyframeGraph:
+    """The square without drift; what was measured of it keeps its own."""
+    graph, truth = square()
+    return graph.at(truth)
 
 
 def test_what_keyframes_held_together_stays_when_they_leave() -> None:
     """Also the closure: without it the path would spring back to its drift."""
-    closer, truth = square()
-    closer._nodes = with_nodes()[0]._nodes
-    moved, path = closer.close(closure(truth)), closer.path({})
+    graph, truth = square()
+    graph = close_loop(graph, closure(truth), LoopSettings())
+    moved, path = graph.poses, graph.path()
     gone = [0, 39, *range(3, 30)]
-    closer.condense(gone)
-    assert set(closer.poses) == {k for k in truth if k not in gone}
-    assert all(np.array_equal(T, moved[k]) for k, T in closer.poses.items())
-    assert len(closer.edges) == len(closer.poses)  # a chain and one closure
-    assert edge_sigmas(closer.poses, [e for e in closer.edges if e.robust]) < 1e-6
-    after = closer.path({})
+    graph = graph.without(gone)
+    assert set(graph.poses) == {k for k in truth if k not in gone}
+    assert all(np.array_equal(T, moved[k]) for k, T in graph.poses.items())
+    assert len(graph.edges) == len(graph.poses)  # a chain and one closure
+    assert edge_sigmas(graph.poses, [e for e in graph.edges if e.robust]) < 1e-6
+    after = graph.path()
     assert np.array_equal(after.stamps_ns, path.stamps_ns)
     np.testing.assert_allclose(after.T_world_cam, path.T_world_cam, atol=1e-9)
-    spread = closer.resize(dict.fromkeys(closer.poses, 1.0), np.zeros(3))
+    spread = graph.resized(np.zeros(40), np.zeros(3)).poses
     shift = spread[1][:3, 3] - moved[1][:3, 3]
     for key, T in spread.items():
         np.testing.assert_allclose(T[:3, 3] - shift, moved[key][:3, 3], atol=0.05)
 
 
 def test_the_motion_over_a_gap_is_as_uncertain_as_its_steps_together() -> None:
-    closer, _ = with_nodes()
-    closer.condense(range(5, 9))
-    (edge,) = [e for e in closer.edges if e.b == 9]
+    graph = true_square().without(range(5, 9))
+    (edge,) = [e for e in graph.edges if e.b == 9]
     assert edge.a == 4
     assert edge.sigma_m == pytest.approx(0.025 * 5**0.5)
     assert edge.sigma_rad == pytest.approx(np.radians(0.4) * 5**0.5)
-    T = np.linalg.inv(closer.poses[4]) @ closer.poses[9]
+    T = np.linalg.inv(graph.poses[4]) @ graph.poses[9]
     np.testing.assert_allclose(edge.T_a_b, T, atol=1e-12)
 
 
 def test_closures_of_keyframes_that_left_do_not_pile_up() -> None:
-    closer, _ = with_nodes()
-    poses = closer.poses
-    for a in range(15):
-        for b in range(25, 40):
-            closer._edges.append(
-                replace(relative_edge(a, b, poses[a], poses[b], 0.02, 0.01), robust=True)
-            )
-    closer.condense([*range(1, 14), *range(26, 38)])
-    robust = [e for e in closer.edges if e.robust]
+    graph = true_square()
+    poses = graph.poses
+    loops = [
+        replace(relative_edge(a, b, poses[a], poses[b], 0.02, 0.01), robust=True)
+        for a in range(15)
+        for b in range(25, 40)
+    ]
+    graph = replace(graph, edges=(*graph.edges, *loops))
+    graph = graph.without([*range(1, 14), *range(26, 38)])
+    robust = [e for e in graph.edges if e.robust]
     ends = {(e.a, e.b) for e in robust}
     assert ends <= {(a, b) for a in (0, 14) for b in (25, 38, 39)}
     kept_as_they_were = 6
-    assert len(robust) <= kept_as_they_were + MAX_TIES * len(closer.poses)
-    measured = sorted((e.a, e.b) for e in closer.edges if not e.robust)
-    assert measured == sorted(pairwise(closer.poses))
+    assert len(robust) <= kept_as_they_were + MAX_TIES * len(graph.poses)
+    measured = sorted((e.a, e.b) for e in graph.edges if not e.robust)
+    assert measured == sorted(pairwise(graph.poses))
 
 
-def test_the_path_of_keyframes_that_left_outlives_a_neighbour_that_is_undone() -> None:
-    closer, _ = with_nodes()
-    before = closer.path({}).T_world_cam
-    closer.condense(range(1, 38))
-    closer.past.rehost(0, 39, np.linalg.inv(closer.poses[39]) @ closer.poses[0])
-    closer.remove([39])
-    after = closer.path({})
+def test_the_path_of_keyframes_that_left_outlives_a_window_that_is_undone() -> None:
+    """Even where only keyframes of that window could hold it since."""
+    graph = true_square()
+    before = replace(
+        graph,
+        keyframes={k: item for k, item in graph.keyframes.items() if k != 39},
+        edges=tuple(e for e in graph.edges if e.b != 39),
+    ).without(range(1, 38))
+    path = before.path()
+    later = before.with_window(
+        [graph.keyframes[k] for k in (38, 39)], {}, ScaleFilter(), OdometryTrack(), 0.02
+    ).without([0, 38])
+    assert list(later.keyframes) == [39]
+    revision = Revision(later, Drawing.empty(MapSettings()), (before,))
+    assert len(later.path()) == 40
+    after = revision.undone(1).graph.path()
     assert len(after) == 39
-    np.testing.assert_allclose(after.T_world_cam, before[:-1], atol=1e-9)
+    assert np.array_equal(after.stamps_ns, path.stamps_ns)
+    expected = [T for key, T in graph.poses.items() if key != 39]
+    np.testing.assert_allclose(after.T_world_cam, expected, atol=1e-9)
 
 
 def test_the_last_keyframe_stays() -> None:
-    closer, _ = with_nodes()
-    closer.condense(range(40))
-    assert list(closer.poses) == [39]
-    assert closer.edges == []
-    assert len(closer.path({})) == 40
+    graph = true_square().without(range(40))
+    assert list(graph.poses) == [39]
+    assert graph.edges == ()
+    assert len(graph.path()) == 40
 
 
 # Candidates
 
+NEAR = LoopSettings(min_gap=18, min_windows=1)
 
-def with_nodes(shift_m: float = 0.0) -> tuple[LoopCloser, dict[int, Any]]:
+
+def carried(shift_m: float = 0.0) -> tuple[KeyframeGraph, dict[int, Any]]:
     """The square, whose last keyframe the path has carried `shift_m` away from the first."""
-    closer, truth = square()
-    closer.settings = LoopSettings(min_gap=18, min_windows=1)
-    closer.poses = {k: T.copy() for k, T in truth.items()}
-    closer.poses[39][:2, 3] = shift_m, 0.0
-    view = View(np.zeros((4, 4, 3), np.uint8))
-    closer._nodes = {
-        k: _Node(Keyframe(k, k, view, "camera"), np.zeros((1, 1, 3), np.float32), np.ones((1, 1)))
-        for k in truth
-    }
-    closer._windows_since_try = 1
+    graph = true_square()
+    poses = graph.poses
+    poses[39] = poses[39].copy()
+    poses[39][:2, 3] = shift_m, 0.0
     rng = np.random.default_rng(0)
-    looks = {k: rng.normal(size=32).astype(np.float32) for k in truth}
-    return closer, looks
+    looks = {k: rng.normal(size=32).astype(np.float32) for k in poses}
+    return graph.at(poses), looks
+
+
+def looking(graph: KeyframeGraph, looks: dict[int, Any]) -> KeyframeGraph:
+    keyframes = {k: replace(m, descriptor=looks[k]) for k, m in graph.keyframes.items()}
+    return replace(graph, keyframes=keyframes)
 
 
 def alike(looks: dict[int, Any], a: int, b: int) -> dict[int, Any]:
@@ -354,12 +441,11 @@ def alike(looks: dict[int, Any], a: int, b: int) -> dict[int, Any]:
 
 
 def test_of_two_near_keyframes_the_one_that_looks_alike_is_tried() -> None:
-    closer, looks = with_nodes()
-    plain = closer.candidate(4)
+    graph, looks = carried()
+    plain = loop_candidate(graph, 4, NEAR)
     assert plain is not None
     assert plain.nearest.id == 0
-    closer._windows_since_try = 1
-    chosen = closer.candidate(4, alike(looks, 1, 39))
+    chosen = loop_candidate(looking(graph, alike(looks, 1, 39)), 4, NEAR)
     assert chosen is not None
     assert chosen.nearest.id == 1
     assert [k.id for k in chosen.new] == [36, 37, 38, 39]
@@ -367,21 +453,21 @@ def test_of_two_near_keyframes_the_one_that_looks_alike_is_tried() -> None:
 
 
 def test_ground_that_drift_has_moved_away_is_known_by_its_looks() -> None:
-    closer, looks = with_nodes(shift_m=-4.5)  # the way back to the start is 39 m
-    closer.poses = {k: T @ turned(np.pi) if k == 39 else T for k, T in closer.poses.items()}
-    assert closer.candidate(4) is None
-    assert closer.candidate(4, looks) is None
-    chosen = closer.candidate(4, alike(looks, 0, 39))
+    graph, looks = carried(shift_m=-4.5)  # the way back to the start is 39 m
+    poses = {k: T @ turned(np.pi) if k == 39 else T for k, T in graph.poses.items()}
+    graph, same = graph.at(poses), alike(looks, 0, 39)
+    assert loop_candidate(graph, 4, NEAR) is None
+    assert loop_candidate(looking(graph, looks), 4, NEAR) is None
+    chosen = loop_candidate(looking(graph, same), 4, NEAR)
     assert chosen is not None
     assert chosen.nearest.id == 0
-    closer._windows_since_try = 1
-    closer.poses[39][:2, 3] = 30.0, 30.0  # no drift explains that
-    assert closer.candidate(4, alike(looks, 0, 39)) is None
+    poses[39][:2, 3] = 30.0, 30.0  # no drift explains that
+    assert loop_candidate(looking(graph.at(poses), same), 4, NEAR) is None
 
 
 def test_looks_of_different_engines_are_not_compared() -> None:
-    closer, looks = with_nodes()
+    graph, looks = carried()
     looks[0] = np.zeros(3, np.float32)
-    chosen = closer.candidate(4, looks)
+    chosen = loop_candidate(looking(graph, looks), 4, NEAR)
     assert chosen is not None
     assert chosen.nearest.id == 0

@@ -226,7 +226,7 @@ def test_points_of_a_coarse_network_count_as_uncertain_in_the_grid(frames: list[
     cells = [m.snapshot().grid.cells for m in (precise, coarse)]
     assert (cells[1] == 0).sum() < 0.9 * (cells[0] == 0).sum()  # rays stop shorter
     precise.use_engine(Coarse())
-    assert precise._state.dense.now.grid.settings.point_rel_sigma == pytest.approx(0.135)
+    assert precise.now.drawing.grid.settings.point_rel_sigma == pytest.approx(0.135)
 
 
 def test_odometry_in_a_frame_of_its_own(frames: list[Frame]) -> None:
@@ -444,7 +444,7 @@ def test_a_scale_far_from_odometry_is_rejected(frames: list[Frame]) -> None:
         grown.append(replace(f, T_odom_cam=T))
     engine_truth = Engine()
     engine_truth._known = {f.image_rgb.tobytes(): f.T_odom_cam for f in frames}
-    mapper.engine = engine_truth
+    mapper.use_engine(engine_truth)
     (rejected,) = run(mapper, grown)
     assert rejected.verdict in (Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_ODOMETRY)
     assert "odometry" in rejected.message
@@ -648,7 +648,7 @@ def test_each_view_is_encoded_once_and_forgotten_later(frames: list[Frame]) -> N
     mapper = Mapper(CONFIG, engine)
     run(mapper, frames)
     assert engine.encoded == [6] + [3] * 6
-    assert sorted(mapper._state.tokens) == list(range(18, 24))
+    assert mapper.encoded_keyframes == set(range(18, 24))
 
 
 @pytest.mark.slow
@@ -794,9 +794,9 @@ def test_corrections_that_are_small_against_what_the_scale_may_be_off_by_wait(
     """To draw the map again takes as long as all of it."""
     mapper = Mapper(CONFIG, Engine())
     run(mapper, frames[:9])
-    state = mapper._state
-    state.stitcher.scale.estimate = replace(state.stitcher.scale.estimate, rel_sigma=sigma)
+    graph = mapper.now.graph
+    estimate = replace(graph.scale.estimate, rel_sigma=sigma)
+    graph = replace(graph, scale=replace(graph.scale, estimate=estimate))
+    before = replace(mapper.now, graph=graph)
     monkeypatch.setattr(ScaleHistory, "corrections", lambda self: np.full(len(self.windows), 0.01))
-    clock = StageClock()
-    assert bool(mapper._resize(state, clock)) == resized
-    assert ("resize" in clock.stages_ms) == resized
+    assert (before.resized() is not before) == resized

@@ -28,11 +28,13 @@ import pytest
 
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, WindowPrediction
-from mvdust3r_ros.dense_map import DenseMap
+from mvdust3r_ros.drawing import Drawing
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import spoil
 from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.revision import Revision
 from mvdust3r_ros.session_file import StoredMap
 
 HW = (72, 96)
@@ -117,8 +119,8 @@ def witnessed(
     """Without `settling` each keyframe is drawn as its first window said."""
     witness = Witness(mapper, sizes=not settling)
     if not settling:
-        monkeypatch.setattr(DenseMap, "better", lambda *_: [])
-        monkeypatch.setattr(DenseMap, "levelled", lambda _, seen: list(seen))
+        monkeypatch.setattr(KeyframeGraph, "drawn_as", lambda graph, _: graph)
+        monkeypatch.setattr(Revision, "levelled", lambda _, seen: list(seen))
 
     def slowly(method: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -128,8 +130,7 @@ def witnessed(
 
         return run
 
-    for name in ("moved", "without", "redrawn_higher", "settled"):
-        monkeypatch.setattr(DenseMap, name, slowly(getattr(DenseMap, name)))
+    monkeypatch.setattr(Drawing, "anew", slowly(Drawing.anew))
     thread = threading.Thread(target=witness.watch)
     thread.start()
     try:
@@ -180,7 +181,7 @@ def test_closures_resizes_levelling_and_forgetting_are_seen_whole(
     mapper = Mapper(with_values(CONFIG, values), Engine("settle" in corrections))
     monkeypatch.setattr("mvdust3r_ros.mapper.SETTLE_SHARE", 0.0)
     off_m = iter([0.0, 0.0, 0.0, 0.07])
-    monkeypatch.setattr(DenseMap, "floor_off_m", lambda _: next(off_m, 0.0))
+    monkeypatch.setattr("mvdust3r_ros.revision.floor_off", lambda *_: next(off_m, 0.0))
     with witnessed(mapper, monkeypatch, "settle" in corrections) as witness:
         updates = [mapper.process(frame) for frame in drifting]
     assert corrections <= stages(updates)
@@ -242,7 +243,7 @@ def test_settings_that_change_during_a_correction_are_not_lost(
 ) -> None:
     mapper = Mapper(CONFIG, Engine())
     other = with_values(CONFIG, {"loop.max_sigmas": 2.5, "map.obstacle_max_z_m": 1.1})
-    redrawn, drawn = DenseMap.redrawn_higher, []
+    redrawn, drawn = Drawing.anew, []
 
     def changed_meanwhile(*args: Any, **kwargs: Any) -> Any:
         drawn.append(redrawn(*args, **kwargs))
@@ -250,12 +251,12 @@ def test_settings_that_change_during_a_correction_are_not_lost(
         return drawn[-1]
 
     off_m = iter([0.07])
-    monkeypatch.setattr(DenseMap, "floor_off_m", lambda _: next(off_m, 0.0))
-    monkeypatch.setattr(DenseMap, "redrawn_higher", changed_meanwhile)
+    monkeypatch.setattr("mvdust3r_ros.revision.floor_off", lambda *_: next(off_m, 0.0))
+    monkeypatch.setattr(Drawing, "anew", changed_meanwhile)
     for frame in drifting[:6]:
         mapper.process(frame)
-    state = mapper._state
-    assert state.dense.now is drawn[0]
-    assert state.loops.settings == other.loop
-    assert state.dense.now.grid is not None
-    assert state.dense.now.grid.settings.obstacle_max_z_m == 1.1
+    drawing = mapper.now.drawing
+    assert drawing.voxels is drawn[0].voxels
+    assert drawing.grid is not None
+    assert drawing.grid.settings.obstacle_max_z_m == 1.1
+    assert mapper.config.loop == other.loop

@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -29,9 +31,7 @@ def at(x_m: float, turn_rad: float = 0.0) -> np.ndarray:
 
 
 def test_a_past_pose_moves_and_turns_with_its_host() -> None:
-    path = PastPath()
-    path.add(10, "left", 7, at(1.0))
-    path.add(20, "right", 8, at(2.0))
+    path = PastPath().with_pose(10, "left", 7, at(1.0)).with_pose(20, "right", 8, at(2.0))
     stamps, poses = path.poses({7: at(5.0, np.pi / 2), 8: at(0.0)})
     assert stamps.tolist() == [10, 20]
     np.testing.assert_allclose(poses[:, :3, 3], [[5.0, 1.0, 0.0], [2.0, 0.0, 0.0]], atol=1e-12)
@@ -40,28 +40,37 @@ def test_a_past_pose_moves_and_turns_with_its_host() -> None:
 def test_one_camera_of_a_rig() -> None:
     path = PastPath()
     for stamp, camera in ((10, "left"), (11, "right"), (20, "left")):
-        path.add(stamp, camera, 7, at(0.0))
+        path = path.with_pose(stamp, camera, 7, at(0.0))
     assert path.poses({7: at(0.0)}, "left")[0].tolist() == [10, 20]
     assert path.poses({7: at(0.0)}, "rear")[0].tolist() == []
 
 
 def test_a_new_host_changes_nothing_and_sizes_scale_the_way_to_it() -> None:
-    path = PastPath()
-    path.add(10, "camera", 7, at(1.0))
+    path = PastPath().with_pose(10, "camera", 7, at(1.0))
     hosts = {7: at(5.0, 0.3), 8: at(3.0, -0.2)}
     before = path.poses(hosts)[1]
-    path.rehost(7, 8, np.linalg.inv(hosts[8]) @ hosts[7])
+    path = path.rehosted(7, 8, np.linalg.inv(hosts[8]) @ hosts[7])
     np.testing.assert_allclose(path.poses({8: hosts[8]})[1], before, atol=1e-12)
-    path.resize({8: 2.0})
-    way = [poses[0, :3, 3] - hosts[8][:3, 3] for poses in (path.poses(hosts)[1], before)]
+    larger = path.resized({8: 2.0})
+    way = [poses[0, :3, 3] - hosts[8][:3, 3] for poses in (larger.poses(hosts)[1], before)]
     np.testing.assert_allclose(way[0], 2.0 * way[1])
+
+
+def test_a_path_stays_as_it_is_whatever_others_are_made_of_it() -> None:
+    path = PastPath().with_pose(10, "camera", 7, at(1.0)).with_pose(20, "camera", 8, at(2.0))
+    before = pickle.dumps(path)
+    path.with_pose(30, "rear", 7, at(3.0))
+    path.rehosted(7, 8, at(5.0))
+    path.resized({7: 2.0, 8: 3.0})
+    path.within({7: at(0.0), 8: at(9.0)}, np.zeros(3), 5.0)
+    assert pickle.dumps(path) == before
 
 
 def test_far_poses_go_on_request() -> None:
     path = PastPath()
     for k in range(6):
-        path.add(k, "camera", 7, at(float(k)))
-    path.keep_within({7: at(10.0)}, np.array([11.0, 0.0, 0.0]), 1.5)
+        path = path.with_pose(k, "camera", 7, at(float(k)))
+    path = path.within({7: at(10.0)}, np.array([11.0, 0.0, 0.0]), 1.5)
     assert path.poses({7: at(10.0)})[0].tolist() == [0, 1, 2]
 
 
@@ -69,7 +78,7 @@ def test_a_path_without_end_is_thinned_out(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(past_path, "MAX_POSES", 100)
     path = PastPath()
     for k in range(1000):
-        path.add(k, "camera", 7, at(0.001 * k))
+        path = path.with_pose(k, "camera", 7, at(0.001 * k))
     stamps, poses = path.poses({7: at(0.0)})
     assert 50 <= len(path) <= 100
     assert stamps[-1] == 999

@@ -177,14 +177,14 @@ def test_with_perfect_odometry_the_path_has_the_right_length(
 def test_engines_metres_are_odometrys_and_not_a_second_opinion(frames: list[Frame]) -> None:
     once, _ = drive(frames, PosedEngine(metric=False))
     metric, _ = drive(frames, PosedEngine())
-    a, b = (m._state.stitcher.scale.estimate for m in (once, metric))
+    a, b = (m.now.graph.scale.estimate for m in (once, metric))
     assert b.rel_sigma == pytest.approx(a.rel_sigma, rel=1e-3)
     assert b.rel_sigma >= CONFIG.stitch.odom_bias_sigma
-    for window in metric._state.stitcher.scale.history.windows:
+    for window in metric.now.graph.scale.history.windows:
         (item,) = window.evidence
         assert (item.source, item.scale) == (ScaleSource.ODOMETRY, 1.0)
     other, _ = drive(frames, PosedEngine(used_odometry=False))
-    kinds = {e.source for w in other._state.stitcher.scale.history.windows for e in w.evidence}
+    kinds = {e.source for w in other.now.graph.scale.history.windows for e in w.evidence}
     assert kinds == {ScaleSource.ODOMETRY, ScaleSource.MODEL}
 
 
@@ -276,13 +276,13 @@ def test_a_coarse_window_of_a_precise_engine_has_its_own_limits(frames: list[Fra
     mapper, wide = drive(frames[:12], PosedEngine(noise, rel_error=0.6), **plain)
     assert strict[1].verdict == Verdict.REJECTED_RESIDUAL
     assert [u.verdict for u in wide] == [Verdict.COMMITTED] * 2
-    grid = mapper._state.dense.now.grid
+    grid = mapper.now.drawing.grid
     assert grid is not None
     assert grid.settings.point_rel_sigma == pytest.approx(0.27)
     mapper.reconfigure(CONFIG)
-    assert mapper._state.dense.settings.point_rel_sigma == pytest.approx(0.27)
+    assert mapper.now.drawing.settings.point_rel_sigma == pytest.approx(0.27)
     mapper.reset()
-    assert mapper._state.dense.settings.point_rel_sigma == pytest.approx(0.02)
+    assert mapper.now.drawing.settings.point_rel_sigma == pytest.approx(0.02)
 
 
 def test_the_note_of_a_window_comes_with_its_outcome(frames: list[Frame]) -> None:

@@ -35,7 +35,7 @@ from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import CORRUPTIONS, spoil
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.rollback import joint_keyframes
+from mvdust3r_ros.reconsider import joint_keyframes
 
 HW = (72, 96)
 STRICT = with_values(
@@ -129,26 +129,18 @@ def test_a_bad_window_leaves_when_the_next_good_one_contradicts_it(
 
 def test_nothing_of_a_window_that_left_stays(frames: list[Frame]) -> None:
     mapper, engine = started(frames)
-    state = mapper._state
-    before = {m.keyframe.id: m for m in state.dense.keyframes.values()}
-    edges, windows = len(state.loops.edges), len(state.stitcher.scale.history.windows)
-    floors, cells = dict(state.dense.floor_heights_m), state.dense.now.grid.grid()
-    voxels, sigma = len(state.dense.now.voxels), state.stitcher.scale.estimate.rel_sigma
+    before = mapper.now
+    voxels, cells = before.drawing.voxels.cloud(), before.drawing.grid.grid().cells
     let_in(mapper, engine, frames[12:15], "pose")
-    assert len(state.dense.now.voxels) > voxels
-    undone = state.commits[-1:]
-    mapper._roll_back(state, undone, mapper._stitcher_before(state, undone))
-    assert {k: m.keyframe.id for k, m in state.dense.keyframes.items()} == {k: k for k in before}
-    for key, item in before.items():
-        assert np.array_equal(state.dense.keyframes[key].T_map_cam, item.T_map_cam)
-    assert set(state.loops.poses) == set(state.descriptors) == set(state.window_of) == set(before)
-    assert len(state.loops.edges) == edges
-    assert len(state.stitcher.scale.history.windows) == windows
-    assert state.stitcher.scale.estimate.rel_sigma == sigma
-    assert state.dense.floor_heights_m == floors
-    assert len(state.dense.now.voxels) == voxels
-    assert np.array_equal(state.dense.now.grid.grid().cells, cells.cells)
-    assert [k.id for k in state.keyframes.anchors] == sorted(before)[-6:]
+    assert len(mapper.now.drawing.voxels) > len(voxels[0])
+    assert mapper.now.undo[-1] is before.graph
+    undone = mapper.now.undone(1)
+    assert undone.graph is before.graph
+    assert undone.undo == before.undo
+    for old, new in zip(voxels, undone.drawing.voxels.cloud(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(undone.drawing.grid.grid().cells, cells)
+    assert set(undone.drawing.drawn) == set(before.graph.keyframes)
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)

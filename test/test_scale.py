@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,64 +96,62 @@ def evidence(scale: float, sigma: float, source: ScaleSource = ODOM) -> ScaleEvi
 
 
 def started(rel_sigma: float, source: ScaleSource = ODOM) -> ScaleFilter:
-    scale = ScaleFilter()
-    scale.commit(ScaleEstimate(1.0, rel_sigma, source))
-    return scale
+    return ScaleFilter().known(ScaleEstimate(1.0, rel_sigma, source))
 
 
 def test_without_evidence_the_scale_is_one_and_unknown() -> None:
-    scale, estimate = ScaleFilter().fuse(None, [])
+    scale, after = ScaleFilter().fuse(None, [])
     assert scale == 1.0
-    assert estimate == ScaleEstimate(1.0, math.inf, NONE)
+    assert after.estimate == ScaleEstimate(1.0, math.inf, NONE)
 
 
 def test_a_joint_without_evidence_keeps_the_scale_of_the_map() -> None:
-    scale, estimate = ScaleFilter().fuse((2.5, 0.01), [])
+    scale, after = ScaleFilter().fuse((2.5, 0.01), [])
     assert scale == pytest.approx(2.5)
-    assert (estimate.rel_sigma, estimate.source) == (math.inf, NONE)
-    scale, estimate = started(0.03).fuse((2.5, 0.04), [])
+    assert (after.estimate.rel_sigma, after.estimate.source) == (math.inf, NONE)
+    scale, after = started(0.03).fuse((2.5, 0.04), [])
     assert scale == pytest.approx(2.5)
-    assert estimate.rel_sigma == pytest.approx(0.05)
-    assert estimate.source == ODOM
+    assert after.estimate.rel_sigma == pytest.approx(0.05)
+    assert after.estimate.source == ODOM
 
 
 def test_the_first_evidence_is_taken_as_it_is() -> None:
-    scale, estimate = ScaleFilter().fuse(None, [evidence(3.0, 0.1)])
+    scale, after = ScaleFilter().fuse(None, [evidence(3.0, 0.1)])
     assert scale == pytest.approx(3.0)
-    assert estimate == ScaleEstimate(scale, pytest.approx(0.1), ODOM)
+    assert after.estimate == ScaleEstimate(scale, pytest.approx(0.1), ODOM)
     scale, _ = ScaleFilter().fuse((1.7, 0.01), [evidence(3.0, 0.1)])
     assert scale == pytest.approx(3.0)
 
 
 def test_two_opinions_are_weighted_by_inverse_variance() -> None:
-    scale, estimate = ScaleFilter().fuse(None, [evidence(1.1, 0.2, MODEL), evidence(1.0, 0.1)])
+    scale, after = ScaleFilter().fuse(None, [evidence(1.1, 0.2, MODEL), evidence(1.0, 0.1)])
     assert math.log(scale) == pytest.approx(math.log(1.1) * 0.2)
-    assert estimate.rel_sigma == pytest.approx(1 / math.sqrt(1 / 0.01 + 1 / 0.04))
-    assert estimate.source == ODOM
+    assert after.estimate.rel_sigma == pytest.approx(1 / math.sqrt(1 / 0.01 + 1 / 0.04))
+    assert after.estimate.source == ODOM
 
 
 def test_map_and_evidence_are_weighted_by_inverse_variance() -> None:
-    scale, estimate = started(0.03).fuse((2.0, 0.04), [evidence(2.1, 0.1)])
+    scale, after = started(0.03).fuse((2.0, 0.04), [evidence(2.1, 0.1)])
     gain = 0.0025 / (0.0025 + 0.01)
     assert math.log(scale) == pytest.approx(math.log(2.0) + gain * math.log(1.05))
-    assert estimate.rel_sigma == pytest.approx(math.sqrt((1 - gain) * 0.0025))
+    assert after.estimate.rel_sigma == pytest.approx(math.sqrt((1 - gain) * 0.0025))
 
 
 def test_the_source_is_the_stronger_one() -> None:
     _, weak = started(0.05).fuse((1.0, 0.0), [evidence(1.0, 0.2, MODEL)])
-    assert weak.source == ODOM
+    assert weak.estimate.source == ODOM
     _, strong = started(0.2, MODEL).fuse((1.0, 0.0), [evidence(1.0, 0.05)])
-    assert strong.source == ODOM
+    assert strong.estimate.source == ODOM
     _, just = started(0.1, MODEL).fuse((1.0, 0.0), [evidence(1.0, 0.09)])
-    assert just.source == ODOM
+    assert just.estimate.source == ODOM
     _, first = ScaleFilter().fuse((1.0, 0.1), [evidence(1.0, 0.3, MODEL)])
-    assert first.source == MODEL
+    assert first.estimate.source == MODEL
 
 
 def test_weak_evidence_names_the_source_only_where_there_is_none() -> None:
     for before, after in ((NONE, MODEL), (ODOM, ODOM)):
         _, found = started(0.05, before).fuse((1.0, 0.0), [evidence(1.0, 0.2, MODEL)])
-        assert found.source == after
+        assert found.estimate.source == after
 
 
 def test_the_history_holds_what_was_used_and_each_joint_from_the_window_before() -> None:
@@ -160,7 +159,7 @@ def test_the_history_holds_what_was_used_and_each_joint_from_the_window_before()
     used = [evidence(s, 0.05) for s in (2.0, 2.2, 2.1)]
     for k, item in enumerate(used):
         chained = (2.0 * 1.1**k, 0.04) if k else None
-        scale.commit(scale.fuse(chained, [item, outlier] if k else [item])[1])
+        scale = scale.fuse(chained, [item, outlier] if k else [item])[1]
     windows = scale.history.windows
     assert [w.evidence for w in windows] == [(item,) for item in used]
     assert windows[0].joint is None
@@ -169,48 +168,62 @@ def test_the_history_holds_what_was_used_and_each_joint_from_the_window_before()
         assert windows[k].joint == pytest.approx((grown, 0.04))
 
 
-def test_commits_can_be_undone_and_then_more_of_them() -> None:
-    scale, estimates = ScaleFilter(), []
-    for k in range(6):
-        estimates.append(scale.estimate)
-        scale.commit(scale.fuse((1.0, 0.1) if k else None, [evidence(1.0 + 0.01 * k, 0.1)])[1])
-    old = scale.before(1).before(2)
-    assert old.estimate == estimates[3]
-    assert len(old.history.windows) == 3
+def test_from_a_filter_of_earlier_it_goes_on_as_if_nothing_had_come_after_it() -> None:
+    windows = [((1.0, 0.1) if k else None, [evidence(1.0 + 0.01 * k, 0.1)]) for k in range(6)]
+
+    def filters(count: int) -> list[ScaleFilter]:
+        made = [ScaleFilter()]
+        for chained, opinions in windows[:count]:
+            made.append(made[-1].fuse(chained, opinions)[1])
+        return made
+
+    every, alone = filters(6), filters(3)[-1]
+    old = every[3]
+    assert [len(scale.history.windows) for scale in every] == list(range(7))
+    assert old.estimate == alone.estimate
+    assert old.history.windows == alone.history.windows
     new = (1.0, 0.1), [evidence(1.1, 0.1)]
-    assert old.fuse(*new)[1] == scale.before(3).fuse(*new)[1]
+    assert old.fuse(*new)[1].estimate == alone.fuse(*new)[1].estimate
+    assert old.fuse(*new)[1].estimate != every[6].fuse(*new)[1].estimate
 
 
 def test_evidence_four_sigmas_off_is_left_out() -> None:
     spread = math.hypot(0.05, 0.1)
     for sigmas, used in [(3.9, True), (4.1, False), (-3.9, True), (-4.1, False)]:
-        scale, estimate = started(0.03).fuse(
-            (1.0, 0.04), [evidence(math.exp(sigmas * spread), 0.1)]
-        )
+        scale, after = started(0.03).fuse((1.0, 0.04), [evidence(math.exp(sigmas * spread), 0.1)])
         assert (abs(math.log(scale)) > 1e-6) == used
-        assert (estimate.rel_sigma < 0.05 - 1e-6) == used
+        assert (after.estimate.rel_sigma < 0.05 - 1e-6) == used
 
 
-def test_the_map_is_told_only_by_commit() -> None:
-    scale = ScaleFilter()
-    _, estimate = scale.fuse(None, [evidence(3.0, 0.1)])
-    assert scale.estimate == ScaleEstimate()
-    scale.commit(estimate)
-    assert scale.estimate is estimate
+def test_a_filter_stays_as_it_is_whatever_comes_after_it() -> None:
+    scale = ScaleFilter().fuse(None, [evidence(2.0, 0.2)])[1]
+    before = pickle.dumps(scale)
+    _, after = scale.fuse((1.1, 0.05), [evidence(3.0, 0.1)])
+    known = scale.known(ScaleEstimate(5.0, 0.1, MODEL))
+    larger = scale.resized(np.array([0.3]))
+    assert pickle.dumps(scale) == before
+    assert [len(s.history.windows) for s in (scale, after, known, larger)] == [1, 2, 2, 1]
+    assert after.estimate != scale.estimate
+    assert known.estimate == ScaleEstimate(5.0, 0.1, MODEL)
+    assert larger.history.newest_log_scale == pytest.approx(math.log(2.0) + 0.3)
 
 
 @given(st.permutations([evidence(1.0, 0.1), evidence(1.05, 0.2, MODEL), evidence(0.97, 0.15)]))
 def test_the_order_of_opinions_does_not_matter(opinions: list[ScaleEvidence]) -> None:
-    expected = started(0.1).fuse((1.0, 0.01), sorted(opinions, key=lambda e: e.scale))
-    assert started(0.1).fuse((1.0, 0.01), opinions) == expected
+    expected, by_scale = started(0.1).fuse((1.0, 0.01), sorted(opinions, key=lambda e: e.scale))
+    found, after = started(0.1).fuse((1.0, 0.01), opinions)
+    assert found == expected
+    assert after.estimate == by_scale.estimate
 
 
 @given(st.floats(0.01, 100), st.floats(0.01, 100))
 def test_units_of_the_window_do_not_matter(factor: float, chained: float) -> None:
-    a, e_a = started(0.1).fuse((chained, 0.01), [evidence(chained * 1.02, 0.1)])
-    b, e_b = started(0.1).fuse((chained * factor, 0.01), [evidence(chained * factor * 1.02, 0.1)])
+    a, after_a = started(0.1).fuse((chained, 0.01), [evidence(chained * 1.02, 0.1)])
+    b, after_b = started(0.1).fuse(
+        (chained * factor, 0.01), [evidence(chained * factor * 1.02, 0.1)]
+    )
     assert b == pytest.approx(a * factor)
-    assert e_a.rel_sigma == pytest.approx(e_b.rel_sigma)
+    assert after_a.estimate.rel_sigma == pytest.approx(after_b.estimate.rel_sigma)
 
 
 def test_many_windows_of_noisy_odometry_agree_on_the_scale() -> None:
@@ -221,8 +234,7 @@ def test_many_windows_of_noisy_odometry_agree_on_the_scale() -> None:
         unit = math.exp(rng.normal())  # each window has a scale of its own
         chained = None if window == 0 else (math.exp(error) / unit, 0.005)
         truth = math.exp(rng.normal() * 0.03) / unit
-        used, estimate = scale.fuse(chained, [evidence(truth, 0.03)])
-        scale.commit(estimate)
+        used, scale = scale.fuse(chained, [evidence(truth, 0.03)])
         error = math.log(used * unit)
-    assert abs(error) < 3 * estimate.rel_sigma
-    assert 0.005 < estimate.rel_sigma < 0.015
+    assert abs(error) < 3 * scale.estimate.rel_sigma
+    assert 0.005 < scale.estimate.rel_sigma < 0.015

@@ -37,8 +37,7 @@ ODOM, HEIGHT = ScaleSource.ODOMETRY, ScaleSource.CAMERA_HEIGHT
 
 def run(scale: ScaleFilter, windows: list[list[ScaleEvidence]]) -> ScaleEstimate:
     for index, evidence in enumerate(windows):
-        _, estimate = scale.fuse((1.0, 0.0) if index else None, evidence)
-        scale.commit(estimate)
+        _, scale = scale.fuse((1.0, 0.0) if index else None, evidence)
     return scale.estimate
 
 
@@ -56,8 +55,7 @@ def test_a_shared_bias_does_not_average_out() -> None:
 
 def test_two_sources_tell_their_biases_apart() -> None:
     wheels, height = ScaleEvidence(1.03, 0.03, ODOM, 0.03), ScaleEvidence(1.0, 0.02, HEIGHT, 0.01)
-    scale = ScaleFilter()
-    estimate = run(scale, [[wheels, height]] * 50)
+    estimate = run(ScaleFilter(), [[wheels, height]] * 50)
     # the height's own errors average out, its bias of 1 % and the wheels' of 3 % stay
     assert estimate.rel_sigma == pytest.approx(1 / math.hypot(1 / 0.01, 1 / 0.03), rel=0.05)
 
@@ -75,8 +73,7 @@ def test_two_thirds_of_the_errors_are_within_one_sigma(windows: int) -> None:
             seen = math.exp(truth + bias + rng.normal(0, 0.03))
             item = ScaleEvidence(seen, math.hypot(0.03, 0.02), ODOM, 0.02)
             chained = (math.exp(truth + log_scale + joint), 0.005) if k else None
-            factor, estimate = scale.fuse(chained, [item])
-            scale.commit(estimate)
+            factor, scale = scale.fuse(chained, [item])
             log_scale = math.log(factor) - truth  # what the map is too large by
         inside += abs(log_scale) < scale.estimate.rel_sigma
     assert 0.60 < inside / count < 0.76
@@ -186,17 +183,17 @@ def test_windows_share_a_contradiction_by_their_sigmas() -> None:
     def odometry(log_scale: float) -> tuple[ScaleEvidence, ...]:
         return (ScaleEvidence(math.exp(log_scale), 0.01, ScaleSource.ODOMETRY),)
 
-    history = ScaleHistory()
-    history.windows = [
+    history = ScaleHistory((
         SizedWindow(0.0, None, odometry(0.0)),
         SizedWindow(0.0, (0.0, 0.01), odometry(0.3)),
         SizedWindow(-0.1, (-0.1, 0.001), ()),
-    ]
+    ))  # fmt: skip
     corrections = history.corrections()
     np.testing.assert_allclose(corrections, [0.1, 0.2, 0.2], atol=1e-4)
-    history.apply(corrections)
-    assert history.newest_log_scale == pytest.approx(0.1, abs=1e-4)
-    np.testing.assert_allclose(history.corrections(), 0.0, atol=1e-4)
+    resized = history.resized(corrections)
+    assert resized.newest_log_scale == pytest.approx(0.1, abs=1e-4)
+    np.testing.assert_allclose(resized.corrections(), 0.0, atol=1e-4)
+    assert [window.log_scale for window in history.windows] == [0.0, 0.0, -0.1]
 
 
 def test_windows_beyond_the_bound_are_merged_with_what_was_measured_of_them(
@@ -204,25 +201,25 @@ def test_windows_beyond_the_bound_are_merged_with_what_was_measured_of_them(
 ) -> None:
     """The sizes of the windows that are left come out as with all of them."""
 
-    def history(most: int) -> ScaleHistory:
+    def histories(most: int) -> list[ScaleHistory]:
         monkeypatch.setattr(scale, "MAX_WINDOWS", most)
-        rng, found = np.random.default_rng(5), ScaleHistory()
+        rng, found = np.random.default_rng(5), [ScaleHistory()]
         for k in range(40):
             odometry = math.exp(rng.normal(0.1, 0.02)), 0.025, ScaleSource.ODOMETRY, 0.01
             model = math.exp(rng.normal(-0.2, 0.1)), 0.3, ScaleSource.MODEL, 0.2
             joint = (rng.normal(0.0, 0.003), 0.003) if k else None
             evidence = ScaleEvidence(*odometry), ScaleEvidence(*model)
-            found.append(SizedWindow(0.0, joint, evidence))
+            found.append(found[-1].with_window(SizedWindow(0.0, joint, evidence)))
         return found
 
-    everything, bounded = history(100), history(15)
+    everything, (*earlier, bounded) = histories(100)[-1], histories(15)
     assert (len(everything.windows), len(bounded.windows)) == (40, 15)
     assert everything.newest == bounded.newest == 39
     assert [bounded.index(number) for number in (0, 25, 26, 39)] == [0, 0, 1, 14]
     whole, part = everything.corrections()[25:], bounded.corrections()
     assert np.abs(whole).min() > 0.05
     np.testing.assert_allclose(part, whole, atol=0.002)
-    assert bounded.before(3).newest == 36
+    assert (earlier[-3].newest, len(earlier[-3].windows)) == (36, 15)
 
 
 def test_a_window_without_a_joint_forgets_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +228,7 @@ def test_a_window_without_a_joint_forgets_those_before_it(monkeypatch: pytest.Mo
     wrong = (ScaleEvidence(3.0, 0.01, ScaleSource.ODOMETRY),)
     right = (ScaleEvidence(1.0, 0.02, ScaleSource.ODOMETRY),)
     for evidence in (wrong, right):
-        history.append(SizedWindow(0.0, None, evidence))
+        history = history.with_window(SizedWindow(0.0, None, evidence))
     assert history.corrections() == pytest.approx([0.0], abs=1e-6)
 
 
@@ -242,6 +239,7 @@ def test_what_a_source_has_wrong_in_all_windows_does_not_average_out() -> None:
     history = ScaleHistory()
     for k in range(20):
         joint = (0.0, 0.001) if k else None
-        history.append(SizedWindow(0.0, joint, (model,) if k else (model, floor)))
+        window = SizedWindow(0.0, joint, (model,) if k else (model, floor))
+        history = history.with_window(window)
     share = 0.1**2 / (0.1**2 + 0.2**2)
     np.testing.assert_allclose(history.corrections(), 0.3 * share, atol=2e-3)

@@ -81,9 +81,9 @@ def test_where_the_robot_has_driven_is_saved_and_loaded(room: Any, tmp_path: Pat
     grids = [m.snapshot().grid for m in (before, after)]
     assert grids[0] is not None and grids[1] is not None
     np.testing.assert_array_equal(grids[0].cells, grids[1].cells)
-    assert len(after._state.dense.now.way) == len(before._state.dense.now.way) > 3
-    assert after._state.dense.now.grid is not None
-    assert after._state.dense.now.grid._driven.any()
+    assert len(after.now.graph.way) == len(before.now.graph.way) > 3
+    assert after.now.drawing.grid is not None
+    assert after.now.drawing.grid._driven.any()
 
 
 @pytest.mark.slow

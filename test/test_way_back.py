@@ -142,13 +142,13 @@ def test_the_way_back_where_a_robot_would_have_driven_a_recorded_walk(name: str)
 @needs_more_data
 def test_a_camera_on_a_head_leaves_no_free_way_behind_that_nobody_has_seen() -> None:
     mapper = mapped(recorded("hololens_office"))
-    state = mapper._state.dense.now
-    assert state.grid is not None
-    free = state.grid.grid().cells == 0
-    assert len(state.way) == 0
+    grid = mapper.now.drawing.grid
+    assert grid is not None
+    free = grid.grid().cells == 0
+    assert len(mapper.now.graph.way) == 0
     assert free.any()
-    assert (state.grid._passes[free] >= CONFIG.map.min_passes).all()
-    assert not state.grid._driven.any()
+    assert (grid._passes[free] >= CONFIG.map.min_passes).all()
+    assert not grid._driven.any()
 
 
 # The planner itself

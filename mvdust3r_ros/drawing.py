@@ -1,0 +1,290 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Voxels and grid of a map: what is drawn of its keyframes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from mvdust3r_ros.config import MapSettings
+from mvdust3r_ros.datatypes import FloatArray, StageClock
+from mvdust3r_ros.driven_way import DrivenWay
+from mvdust3r_ros.floor import fit_floor
+from mvdust3r_ros.geometry import rotation_angle_deg
+from mvdust3r_ros.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.map_keyframe import MapKeyframe
+from mvdust3r_ros.occupancy import OccupancyMap
+from mvdust3r_ros.voxel_map import VoxelMap
+
+FLOOR_TILT_DEG = 10.0
+MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
+PLACE_M, PLACE_DEG = 0.3, 20.0
+
+
+class Drawn(NamedTuple):
+    """A keyframe as voxels and grid show it: its pose, and the window that its points are from."""
+
+    T_map_cam: FloatArray
+    window: int
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """Voxels and grid, and what they show.
+
+    New keyframes are drawn into those that are there (`with_views`); everything else makes new
+    ones beside them.
+
+    Attributes:
+        settings: of both.
+        voxels: the voxels.
+        grid: the grid; None before the first keyframe.
+        drawn: keyframe -> how it is drawn.
+        outside: (3,) place and radius beyond which cells stay as they are, as their keyframes are
+            forgotten; None for nowhere.
+    """
+
+    settings: MapSettings
+    voxels: VoxelMap
+    grid: OccupancyMap | None = None
+    drawn: Mapping[int, Drawn] = field(default_factory=dict)
+    outside: tuple[FloatArray, float] | None = None
+
+    @classmethod
+    def empty(cls, settings: MapSettings) -> Drawing:
+        """Of no keyframe."""
+        return cls(settings, VoxelMap(settings.voxel_size_m))
+
+    @property
+    def floor_z_m(self) -> float:
+        """Height of the floor in the map frame; 0 before the first keyframe."""
+        return 0.0 if self.grid is None else self.grid.floor_z_m
+
+    def using(self, settings: MapSettings) -> Drawing:
+        """With other settings from the next keyframe on."""
+        if self.grid is not None:
+            self.grid.settings = settings
+        return replace(self, settings=settings)
+
+    def check_reach(self, seen: Sequence[MapKeyframe]) -> None:
+        """Raise MvDust3rError if voxels or grid cannot hold these keyframes."""
+        cameras = np.stack([item.T_map_cam[:3, 3] for item in seen])
+        clouds = [item.points_map() for item in seen if len(item.stored_cam)]
+        # one column at a time: numpy reduces (N, 3) along N slowly
+        corners = [
+            [reduce(c[:, k]) for k in range(3)] for c in clouds for reduce in (np.min, np.max)
+        ]
+        extent = np.concatenate([np.array(corners).reshape(-1, 3), cameras])
+        self.voxels.check_reach(extent)
+        if self.grid is not None:
+            self.grid.check_reach(cameras[0], extent)
+
+    def pending(self, graph: KeyframeGraph) -> int:
+        """Keyframes that are drawn as another window saw them than the one that saw most."""
+        keyframes = graph.keyframes
+        return sum(d.window != keyframes[key].window for key, d in self.drawn.items())
+
+    def with_views(
+        self, graph: KeyframeGraph, new: Sequence[MapKeyframe], clock: StageClock | None = None
+    ) -> Drawing:
+        """With the newest keyframes of a map drawn as well, into the same voxels.
+
+        The grid begins anew when the floor turns out to lie elsewhere by more than a cell.
+        """
+        clock = clock or StageClock()
+        with clock.stage("integrate"):
+            clouds = [item.points_map() for item in new]
+            for item, points in zip(new, clouds, strict=True):
+                self.voxels.integrate(points, item.colors_rgb, item.conf)
+            drawn = {**self.drawn, **{m.id: Drawn(m.T_map_cam, m.window) for m in new}}
+        with clock.stage("grid"):
+            floor_z, grid = floor_height(graph, clouds), self.grid
+            before = max(set(graph.keyframes) - {item.id for item in new}, default=-1)
+            way = graph.way.after(before)
+            if grid is None or abs(floor_z - grid.floor_z_m) > self.settings.grid_resolution_m:
+                grid, way = self._empty_grid(floor_z), graph.way
+                new = list(graph.keyframes.values())
+                clouds = [item.points_map() for item in new]
+            draw_in_order(grid, new, clouds, way, way.places(graph.poses))
+        return replace(self, grid=grid, drawn=drawn)
+
+    def of(self, graph: KeyframeGraph) -> Drawing:
+        """The drawing of a map whose keyframes have moved.
+
+        Where everything stays within half a voxel of where it was drawn it is this one: the time
+        to draw the map again grows with it.
+        """
+        return self if self._still_in_place(graph) else self.anew(graph)
+
+    def anew(self, graph: KeyframeGraph, floor_z_m: float | None = None) -> Drawing:
+        """Voxels and grid of the keyframes of a map alone.
+
+        Args:
+            graph: the map.
+            floor_z_m: height of the floor; None for as it is.
+        """
+        floor_z_m = self.floor_z_m if floor_z_m is None else floor_z_m
+        voxels, grid = VoxelMap(self.settings.voxel_size_m), self._empty_grid(floor_z_m)
+        items = list(graph.keyframes.values())
+
+        def clouds() -> Iterator[FloatArray]:
+            for item in items:
+                points = item.points_map()
+                voxels.integrate(points, item.colors_rgb, item.conf)
+                yield points
+
+        draw_in_order(grid, items, clouds(), graph.way, graph.way.places(graph.poses))
+        drawn = {item.id: Drawn(item.T_map_cam, item.window) for item in items}
+        return replace(self, voxels=voxels, grid=grid, drawn=drawn)
+
+    def without(self, ids: Collection[int]) -> Drawing:
+        """The same voxels and grid, which do not have to show some keyframes any more."""
+        return replace(self, drawn={k: d for k, d in self.drawn.items() if k not in ids})
+
+    def within(self, camera_map: FloatArray) -> Drawing:
+        """With what lies farther than `radius_m` from the newest camera dropped.
+
+        Args:
+            camera_map: (3,) its centre, map frame.
+        """
+        radius_m, grid = self.settings.radius_m, self.grid
+        self.voxels.keep_within(camera_map, radius_m)
+        if grid is None or not self.settings.forget_outside:
+            return replace(self, outside=(camera_map.copy(), radius_m))
+        inside = OccupancyMap(self.settings, self.floor_z_m)
+        inside.take_over(grid, camera_map, radius_m, inside=True)
+        return replace(self, grid=inside, outside=None)
+
+    def _empty_grid(self, floor_z_m: float) -> OccupancyMap:
+        """A grid to draw; cells whose keyframes lie outside and are forgotten stay as they are."""
+        grid = OccupancyMap(self.settings, floor_z_m)
+        if self.grid is not None and self.outside is not None:
+            grid.take_over(self.grid, *self.outside)
+        return grid
+
+    def _still_in_place(self, graph: KeyframeGraph) -> bool:
+        """Whether all keyframes, and what lies 3 m before them, are within half a voxel."""
+        new = np.array([graph.keyframes[key].T_map_cam for key in self.drawn])
+        old = np.array([drawn.T_map_cam for drawn in self.drawn.values()])
+        places = [np.stack([T[:, :3, 3], T[:, :3, 3] + 3.0 * T[:, :3, 2]]) for T in (new, old)]
+        shift_m = np.linalg.norm(places[0] - places[1], axis=-1)
+        return bool(shift_m.max(initial=0.0) < self.settings.voxel_size_m / 2)
+
+
+def view_of_floor(item: MapKeyframe, camera_height_m: float) -> float | None:
+    """What a keyframe says of the height of the floor in the map frame; None for nothing.
+
+    Args:
+        item: the keyframe.
+        camera_height_m: of the camera above the floor; 0 when unknown.
+    """
+    camera = item.T_map_cam[:3, 3]
+    if camera_height_m > 0:
+        return float(camera[2]) - camera_height_m
+    floor = fit_floor(item.points_map(), camera, FLOOR_TILT_DEG)
+    return None if floor is None else floor.height
+
+
+def floor_height(graph: KeyframeGraph, clouds: Sequence[FloatArray]) -> float:
+    """Median over the keyframes that saw a floor; the lowest points while there is none."""
+    if heights := graph.floor_heights_m:
+        return float(np.median(heights))
+    lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
+    return float(min(lowest, default=0.0))
+
+
+def floor_off(graph: KeyframeGraph, settings: MapSettings) -> float:
+    """How far above z = 0 the floor has turned out to be (m); 0 while that is not certain.
+
+    The first window puts the floor at z = 0 by what its few views see. When enough keyframes say
+    otherwise, by more than a cell of the grid, they are right.
+    """
+    heights = np.array(graph.floor_heights_m)
+    if len(heights) < MIN_FLOOR_VIEWS:
+        return 0.0
+    off_m = float(np.median(heights))
+    sigma_m = 1.4826 * float(np.median(np.abs(heights - off_m))) / np.sqrt(len(heights) / 1.57)
+    certain = abs(off_m) > max(settings.grid_resolution_m, FLOOR_SIGMAS * sigma_m)
+    return off_m if certain else 0.0
+
+
+def seen_often(
+    graph: KeyframeGraph, new: Sequence[MapKeyframe], keep: Collection[int], most: int
+) -> set[int]:
+    """Older keyframes of places that have been seen often enough, to let go of.
+
+    A robot that stays in one room would else fill the memory. Of each place the oldest keyframe
+    stays, which holds the map where it is, and the newest. What the others saw stays in voxels and
+    grid until these are drawn again.
+
+    Args:
+        graph: the map.
+        new: the newest keyframes; it is their places that are looked at.
+        keep: keyframes that stay.
+        most: keyframes of a place; 0 for no limit.
+    """
+    ids = list(graph.keyframes)
+    gone: set[int] = set()
+    if most == 0 or len(ids) <= most:
+        return gone
+    T = np.stack([item.T_map_cam for item in graph.keyframes.values()])
+    for item in new:
+        off_m = np.linalg.norm(T[:, :3, 3] - item.T_map_cam[:3, 3], axis=1)
+        turned_deg = rotation_angle_deg(item.T_map_cam[:3, :3].T @ T[:, :3, :3])
+        here = np.flatnonzero((off_m < PLACE_M) & (turned_deg < PLACE_DEG))
+        there = [key for i in here if (key := ids[i]) not in gone]
+        surplus = max(0, len(there) - most)
+        gone.update(key for key in there[1 : 1 + surplus] if key not in keep)
+    return gone
+
+
+def far_away(graph: KeyframeGraph, camera_map: FloatArray, radius_m: float) -> set[int]:
+    """Keyframes farther than a radius from a place; none for a radius of 0."""
+    if radius_m <= 0:
+        return set()
+    return {
+        key
+        for key, item in graph.keyframes.items()
+        if np.linalg.norm(item.T_map_cam[:3, 3] - camera_map) > radius_m
+    }
+
+
+def draw_in_order(
+    grid: OccupancyMap,
+    items: Sequence[MapKeyframe],
+    clouds: Iterable[FloatArray],
+    way: DrivenWay,
+    places_map: FloatArray,
+) -> None:
+    """Draw views, and before each of them the way that had been driven until then.
+
+    Args:
+        grid: what to draw into.
+        items: keyframes, oldest first.
+        clouds: (N, 3) points of each, map frame.
+        way: where the robot drove.
+        places_map: (M, 3) the places of the way, map frame.
+    """
+    begin = 0
+    for item, points in zip(items, clouds, strict=True):
+        key, stamp_ns = item.id, item.keyframe.stamp_ns
+        end = int(np.searchsorted(way.until, key, "right"))
+        grid.add_drive(places_map[begin:end], stamp_ns)
+        grid.add_view(item.T_map_cam[:3, 3], points, stamp_ns)
+        begin = max(begin, end)

@@ -1,0 +1,294 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The keyframes of a map and the motions measured between them, at one moment.
+
+Whatever happens to a map (a window comes, keyframes leave, a loop is closed, sizes or the height
+of the floor turn out otherwise) gives another graph; none is ever changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, Keyframe, Trajectory
+from mvdust3r_ros.driven_way import DrivenWay, Host, OdometryTrack
+from mvdust3r_ros.geometry import invert_se3, lifted
+from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
+from mvdust3r_ros.past_path import PastPath
+from mvdust3r_ros.pose_fusion import ALL_OF_IT, PoseSigma, odometry_sigma
+from mvdust3r_ros.pose_graph import PoseEdge, optimize_poses, relative_edge
+from mvdust3r_ros.scale import ScaleFilter
+
+MAX_TIES = 2
+"""Closures of a keyframe that are handed on to its neighbour when it leaves."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeyframeGraph:
+    """Keyframes with their poses and points, and the motions between them.
+
+    Its size is that of the map, not of the path: keyframes that leave the map leave the graph.
+
+    Attributes:
+        keyframes: id -> keyframe, in the order of the commits.
+        edges: measured motions.
+        past: where keyframes were that have left.
+        overlap: id -> what the last window saw of its keyframes; the next window is joined there.
+        scale: what is known of the metres of the windows.
+        way: where the robot has driven between them.
+        tie: the newest keyframe that says where odometry's frame lies; None for none.
+        T_map_odom: (4, 4) by it; None for unknown.
+        closures: loops closed.
+        rel_error: of the coarsest window, relative.
+    """
+
+    keyframes: dict[int, MapKeyframe] = field(default_factory=dict)
+    edges: tuple[PoseEdge, ...] = ()
+    past: PastPath = field(default_factory=PastPath)
+    overlap: dict[int, Pointmap] = field(default_factory=dict)
+    scale: ScaleFilter = field(default_factory=ScaleFilter)
+    way: DrivenWay = field(default_factory=DrivenWay)
+    tie: Keyframe | None = None
+    T_map_odom: FloatArray | None = None
+    closures: int = 0
+    rel_error: float = 0.0
+
+    @property
+    def poses(self) -> dict[int, FloatArray]:
+        """Keyframe -> (4, 4) T_map_cam."""
+        return {key: item.T_map_cam for key, item in self.keyframes.items()}
+
+    @property
+    def overlap_keyframes(self) -> tuple[Keyframe, ...]:
+        """Keyframes of the last window, oldest first."""
+        return tuple(self.keyframes[key].keyframe for key in self.overlap)
+
+    def path(self, camera_name: str = "") -> Trajectory:
+        """Poses of all keyframes, also of those that have left, of one camera or of all."""
+        present = {
+            item.keyframe.stamp_ns: item.T_map_cam
+            for item in self.keyframes.values()
+            if camera_name in ("", item.keyframe.camera_name)
+        }
+        stamps_ns, past = self.past.poses(self.poses, camera_name)
+        own = np.array(list(present.values())).reshape(-1, 4, 4)
+        stamps_ns = np.append(stamps_ns, np.array(list(present), np.int64))
+        # of several images of one moment the newest pose
+        stamps_ns, newest = np.unique(stamps_ns[::-1], return_index=True)
+        return Trajectory(stamps_ns, np.concatenate([past, own])[::-1][newest])
+
+    def with_window(
+        self,
+        seen: Sequence[MapKeyframe],
+        overlap: Mapping[int, Pointmap],
+        scale: ScaleFilter,
+        track: OdometryTrack,
+        odom_rel_sigma: float,
+        sigma_left: PoseSigma = ALL_OF_IT,
+    ) -> KeyframeGraph:
+        """With a window.
+
+        Args:
+            seen: its keyframes, oldest first, those of the map at the poses that they have there.
+            overlap: what it saw of them.
+            scale: the filter after it.
+            track: where odometry saw the robot between its keyframes.
+            odom_rel_sigma: relative uncertainty of the motion between neighbours.
+            sigma_left: factors of odometry's sigmas for its motions, see `FusedPoses`.
+        """
+        placed = {item.id: item.T_map_cam for item in seen}
+        ids = list(placed)
+        if self.keyframes and not any(key in self.keyframes for key in ids):
+            ids.insert(0, next(reversed(self.keyframes)))  # a window without overlap
+        poses, edges = {**self.poses, **placed}, list(self.edges)
+        for a, b in pairwise(ids):
+            if a not in self.keyframes or b not in self.keyframes:
+                sigma = odometry_sigma(poses[a], poses[b], odom_rel_sigma)
+                if a in placed:
+                    sigma = PoseSigma(sigma_left.m * sigma.m, sigma_left.rad * sigma.rad)
+                edges.append(relative_edge(a, b, poses[a], poses[b], sigma.m, sigma.rad))
+        new = {item.id: item for item in seen if item.id not in self.keyframes}
+        return replace(
+            self, keyframes={**self.keyframes, **new}, edges=tuple(edges), overlap=dict(overlap),
+            scale=scale, way=self._driven(new.values(), track),
+        )  # fmt: skip
+
+    def _driven(self, new: Iterable[MapKeyframe], track: OdometryTrack) -> DrivenWay:
+        """The way extended from keyframe to keyframe, where these say where the robot was."""
+        hosts = (Host.of(m.keyframe, m.T_map_cam) for m in reversed(list(self.keyframes.values())))
+        before, stretches = next((host for host in hosts if host is not None), None), []
+        for item in new:
+            after = Host.of(item.keyframe, item.T_map_cam)
+            if after is not None:
+                stretches.append(DrivenWay.stretch(before, after, track))
+                before = after
+        return self.way.followed_by(stretches) if stretches else self.way
+
+    def tied_to(self, keyframe: Keyframe) -> KeyframeGraph:
+        """With odometry's frame where this keyframe says; as before where it says nothing."""
+        if keyframe.view.T_odom_cam is None or keyframe.id not in self.keyframes:
+            return self
+        return replace(self, tie=keyframe)._moved_odometry()
+
+    def _moved_odometry(self) -> KeyframeGraph:
+        item = None if self.tie is None else self.keyframes.get(self.tie.id)
+        if item is None or self.tie is None:
+            return self
+        assert self.tie.view.T_odom_cam is not None
+        return replace(self, T_map_odom=item.T_map_cam @ invert_se3(self.tie.view.T_odom_cam))
+
+    def at(self, poses: Mapping[int, FloatArray]) -> KeyframeGraph:
+        """With all keyframes at other poses."""
+        keyframes = {
+            key: replace(item, T_map_cam=poses[key]) for key, item in self.keyframes.items()
+        }
+        return replace(self, keyframes=keyframes)._moved_odometry()
+
+    def drawn_as(self, better: Collection[MapKeyframe]) -> KeyframeGraph:
+        """With other points to draw for some of the keyframes."""
+        changed = {item.id: self.keyframes[item.id].drawn_as(item) for item in better}
+        return replace(self, keyframes={**self.keyframes, **changed})
+
+    def levelled(self, levels: Mapping[int, float]) -> KeyframeGraph:
+        """With the points to draw levelled: window -> factor."""
+        keyframes = {key: m.levelled(levels[m.window]) for key, m in self.keyframes.items()}
+        return replace(self, keyframes=keyframes)
+
+    def with_way_within(self, centre: FloatArray, radius_m: float) -> KeyframeGraph:
+        """Without places of the robot farther than a radius from `centre` (3,), map frame."""
+        return replace(self, way=self.way.within(self.poses, centre, radius_m))
+
+    def with_past_within(self, centre: FloatArray, radius_m: float) -> KeyframeGraph:
+        """Without past poses farther than a radius from `centre` (3,), map frame."""
+        return replace(self, past=self.past.within(self.poses, centre, radius_m))
+
+    @property
+    def floor_heights_m(self) -> list[float]:
+        """What the views say of the height of the floor, as far as they see it."""
+        known = (item.floor_z_m for item in self.keyframes.values())
+        return [z for z in known if z is not None]
+
+    def closed(self, edge: PoseEdge, poses: Mapping[int, FloatArray] | None) -> KeyframeGraph:
+        """With a loop, and all keyframes at the poses that fit it; None for where they are."""
+        closed = replace(self, edges=(*self.edges, edge), closures=self.closures + 1)
+        return closed if poses is None else closed.at(poses)
+
+    def higher(self, rise_m: float) -> KeyframeGraph:
+        """With everything higher."""
+        keyframes = {
+            key: replace(
+                item,
+                T_map_cam=lifted(item.T_map_cam, rise_m),
+                floor_z_m=None if item.floor_z_m is None else item.floor_z_m + rise_m,
+            )
+            for key, item in self.keyframes.items()
+        }
+        return replace(self, keyframes=keyframes)._moved_odometry()
+
+    def resized(self, corrections: FloatArray, anchor: FloatArray) -> KeyframeGraph:
+        """With windows resized: points, and of the motions between keyframes the network's share.
+
+        What odometry said of them is in metres and stays.
+
+        Args:
+            corrections: (N,) logarithms of factors of the windows of the scale's history.
+            anchor: (3,) point of the map that stays where it is.
+
+        Raises:
+            PoseGraphError: the motions do not determine the poses.
+        """
+        factors = self.factors(corrections)
+        ids, old = list(self.keyframes), self.poses
+        grown = {key: factors[key] ** self.keyframes[key].network_share for key in ids}
+        poses = {key: T.copy() for key, T in old.items()}
+        poses[ids[0]][:3, 3] = anchor + factors[ids[0]] * (old[ids[0]][:3, 3] - anchor)
+        for a, b in pairwise(ids):
+            step = old[b][:3, 3] - old[a][:3, 3]
+            poses[b][:3, 3] = poses[a][:3, 3] + grown[b] * step
+        edges = tuple(_resized(e, math.sqrt(grown[e.a] * grown[e.b])) for e in self.edges)
+        if any(edge.robust for edge in edges):
+            poses = optimize_poses(poses, edges, {ids[0]})
+        larger = replace(
+            self,
+            keyframes={k: m.resized(factors[k]) for k, m in self.keyframes.items()},
+            edges=edges,
+            past=self.past.resized(grown),
+            overlap={k: points.resized(factors[k]) for k, points in self.overlap.items()},
+            scale=self.scale.resized(corrections),
+        )
+        return larger.at(poses)
+
+    def factors(self, corrections: FloatArray) -> dict[int, float]:
+        """Keyframe -> factor of its points for (N,) corrections of the scale's windows."""
+        index = self.scale.history.index
+        return {
+            key: math.exp(corrections[index(item.sized_by)])
+            for key, item in self.keyframes.items()
+        }
+
+    def without(self, ids: Collection[int]) -> KeyframeGraph:
+        """With some keyframes gone; what they held together stays as it lies now.
+
+        Their place in the path is kept, tied to a neighbour.
+        """
+        graph = self
+        if ids and len(self.way):
+            poses = self.poses
+            graph = replace(self, way=self.way.rehosted(ids, poses).bounded(poses))
+        for key in ids:
+            if key in graph.keyframes and len(graph.keyframes) > 1:
+                graph = graph._merged(key)
+        return graph
+
+    def _merged(self, key: int) -> KeyframeGraph:
+        """A neighbour, mostly the keyframe before, takes the place of a keyframe."""
+        poses, leaving = self.poses, self.keyframes[key]
+        own = [e for e in self.edges if key in (e.a, e.b)]
+        via = min(own, key=lambda e: (e.robust, e.b != key), default=None)
+        host = next(k for k in poses if k != key) if via is None else via.a + via.b - key
+        edges = [e for e in self.edges if key not in (e.a, e.b)]
+        for edge in own:
+            far = edge.a + edge.b - key
+            if via is None or far == host:
+                continue
+            ties = [sum(e.robust and end in (e.a, e.b) for e in edges) for end in (host, far)]
+            if edge.robust and min(ties) >= MAX_TIES:
+                continue
+            a, b = min(host, far), max(host, far)
+            sigma_m = math.hypot(edge.sigma_m, via.sigma_m)
+            sigma_rad = math.hypot(edge.sigma_rad, via.sigma_rad)
+            tie = relative_edge(a, b, poses[a], poses[b], sigma_m, sigma_rad)
+            edges.append(replace(tie, robust=edge.robust))
+        T_host_key = invert_se3(poses[host]) @ poses[key]
+        stamp_ns, camera = leaving.keyframe.stamp_ns, leaving.keyframe.camera_name
+        past = self.past.rehosted(key, host, T_host_key)
+        return replace(
+            self,
+            keyframes={k: item for k, item in self.keyframes.items() if k != key},
+            edges=tuple(edges),
+            past=past.with_pose(stamp_ns, camera, host, T_host_key),
+            overlap={k: points for k, points in self.overlap.items() if k != key},
+        )
+
+
+def _resized(edge: PoseEdge, factor: float) -> PoseEdge:
+    T = edge.T_a_b.copy()
+    T[:3, 3] *= factor
+    return replace(edge, T_a_b=T)

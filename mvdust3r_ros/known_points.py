@@ -1,0 +1,122 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A window joined to points that the map knows: pairs of points with weights, robustly fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import BoolArray, FloatArray, is_point
+from mvdust3r_ros.geometry import Sim3, align_sim3_robust
+from mvdust3r_ros.window_geometry import WindowGeometry
+
+MIN_DEPTH = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class KnownView:
+    """A view of a window of which the map has points.
+
+    Attributes:
+        index: of the view.
+        points_cam: (h, w, 3) its points in the map, camera frame, metres.
+        conf: (h, w) their confidence.
+        T_map_cam: (4, 4) its pose in the map.
+    """
+
+    index: int
+    points_cam: FloatArray
+    conf: FloatArray
+    T_map_cam: FloatArray
+
+    def use(self, geometry: WindowGeometry) -> BoolArray:
+        """(h, w) pixels that have a point both in the window and in the map."""
+        return np.asarray(geometry.valid[self.index] & is_point(self.conf))
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Pairs of points of a window and of the map.
+
+    Attributes:
+        window: (N, 3) in the window's frame.
+        map: (N, 3) in the map frame.
+        weight: (N,).
+        depth: (N,) distance from the camera in the map, metres.
+    """
+
+    window: FloatArray
+    map: FloatArray
+    weight: FloatArray
+    depth: FloatArray
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.depth)
+
+    def fit(self) -> tuple[Sim3, FloatArray]:
+        """Similarity from the window to the map, and the (N,) distances that are left (m).
+
+        Raises:
+            AlignmentError: the points do not determine it.
+        """
+        return align_sim3_robust(self.window, self.map, self.weight, symmetric=True)
+
+
+def joint_of(geometry: WindowGeometry, known: Sequence[KnownView]) -> Joint:
+    """The pairs of all pixels of views that the map knows."""
+    window, in_map, weights, depths = [], [], [], []
+    for view in known:
+        use = view.use(geometry)
+        points_cam, T = view.points_cam[use].astype(np.float64), view.T_map_cam
+        depth = np.maximum(np.linalg.norm(points_cam, axis=1), MIN_DEPTH)
+        sure = np.log(np.minimum(geometry.conf[view.index], view.conf)[use])
+        window.append(geometry.points[view.index][use].astype(np.float64))
+        in_map.append(points_cam @ T[:3, :3].T + T[:3, 3])
+        weights.append(sure / depth_product(geometry, view.index, use, depth))
+        depths.append(depth)
+    nothing = np.zeros((0, 3))
+    return Joint(
+        np.concatenate([nothing, *window]),
+        np.concatenate([nothing, *in_map]),
+        np.concatenate([np.zeros(0), *weights]),
+        np.concatenate([np.zeros(0), *depths]),
+    )
+
+
+def depth_product(
+    geometry: WindowGeometry, index: int, use: BoolArray, depth_map: FloatArray
+) -> FloatArray:
+    """(N,) what to divide the weights of a view's pixels by: about the depth squared.
+
+    The product of both measurements of the depth, in the window and in the map: with the square
+    of one of them, points that it sees too near would weigh more and pull the scale along.
+
+    Args:
+        geometry: the window.
+        index: the view.
+        use: (h, w) pixels.
+        depth_map: (N,) their depth in the map, metres.
+    """
+    depth_map = np.maximum(depth_map, MIN_DEPTH)
+    if geometry.poses[index] is None or not depth_map.size:
+        return depth_map**2
+    window = geometry.distance(index, use)
+    scale = float(np.median(depth_map) / max(float(np.median(window)), 1e-9))
+    product: FloatArray = np.maximum(scale * window.astype(np.float64), MIN_DEPTH) * depth_map
+    return product

@@ -1,0 +1,143 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A keyframe in the map: its one pose, and all that the map keeps of what it saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe
+from mvdust3r_ros.geometry import R_BODY_OPTICAL
+from mvdust3r_ros.range_image import RangeImage
+
+
+@dataclass(frozen=True, eq=False)
+class Pointmap:
+    """Thinned points of a view, by which windows and loops are joined to it.
+
+    Attributes:
+        stored_cam: (h, w, 3) in the camera frame, as they were seen.
+        conf: (h, w) confidence, see `is_point`.
+        size: metres of their unit, as it is known now.
+    """
+
+    stored_cam: FloatArray
+    conf: FloatArray
+    size: float = 1.0
+
+    @property
+    def points_cam(self) -> FloatArray:
+        """(h, w, 3) in the camera frame, metres."""
+        return _times(self.stored_cam, self.size)
+
+    def resized(self, factor: float) -> Pointmap:
+        """With the points so many times as far from the camera."""
+        return replace(self, size=self.size * factor)
+
+
+def _nothing() -> Pointmap:
+    return Pointmap(np.zeros((0, 0, 3), np.float32), np.zeros((0, 0), np.float32))
+
+
+def _times(points: FloatArray, factor: float) -> FloatArray:
+    return points if factor == 1.0 else np.asarray(points * points.dtype.type(factor))
+
+
+@dataclass(frozen=True, eq=False)
+class MapKeyframe:
+    """What the map keeps of a committed keyframe; it can be drawn again from these.
+
+    Attributes:
+        keyframe: the keyframe.
+        T_map_cam: (4, 4) pose.
+        stored_cam: (N, 3) float32 points to draw, camera frame, as a window saw them. They stay
+            when sizes change: maps of several moments share them.
+        colors_rgb: (N, 3) uint8.
+        conf: (N,) float32.
+        window: the window that its points are from; any number, another one for each.
+        size: metres of their unit, as it is known now.
+        level: factor by which they are levelled beside it, see `depth_levels`.
+        pointmap: what the window that it came with saw.
+        descriptor: (D,) what the place looks like; None when unknown.
+        sized_by: number of the window in the scale's history whose size it follows.
+        network_share: how much of the motion to it follows that size, see `FusedPoses`.
+        floor_z_m: what its view says of the height of the floor; None for nothing.
+    """
+
+    keyframe: Keyframe
+    T_map_cam: FloatArray
+    stored_cam: FloatArray
+    colors_rgb: ImageArray
+    conf: FloatArray
+    window: int = 0
+    size: float = 1.0
+    level: float = 1.0
+    pointmap: Pointmap = field(default_factory=_nothing)
+    descriptor: FloatArray | None = None
+    sized_by: int = 0
+    network_share: float = 1.0
+    floor_z_m: float | None = None
+
+    @property
+    def id(self) -> int:
+        """Of the keyframe."""
+        return self.keyframe.id
+
+    @property
+    def points_cam(self) -> FloatArray:
+        """(N, 3) float32 points to draw, camera frame, metres, levelled."""
+        return _times(self.stored_cam, self.size * self.level)
+
+    def points_map(self) -> FloatArray:
+        """(N, 3) float32 points to draw, map frame."""
+        R, t = self.T_map_cam[:3, :3], self.T_map_cam[:3, 3]
+        moved: FloatArray = self.points_cam @ R.T.astype(np.float32) + t.astype(np.float32)
+        return moved
+
+    def resized(self, factor: float) -> MapKeyframe:
+        """With all its points so many times as far from the camera."""
+        return replace(self, size=self.size * factor, pointmap=self.pointmap.resized(factor))
+
+    def levelled(self, level: float) -> MapKeyframe:
+        """With the points to draw levelled by another factor."""
+        return replace(self, level=level)
+
+    def drawn_as(self, other: MapKeyframe) -> MapKeyframe:
+        """With the points to draw of another window's view of it."""
+        return replace(
+            self, stored_cam=other.stored_cam, colors_rgb=other.colors_rgb, conf=other.conf,
+            window=other.window, size=other.size, level=other.level,
+        )  # fmt: skip
+
+    @cached_property
+    def ranges(self) -> RangeImage:
+        """How far it saw, in the frame of a body whose x looks along the optical axis."""
+        R = R_BODY_OPTICAL.T.astype(np.float32)
+        return RangeImage(np.zeros(3), self.points_cam @ R)
+
+    def ranges_to(self, places_map: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """How far its camera saw in the directions of places of the map, and how far these are.
+
+        Args:
+            places_map: (M, 3) places, map frame.
+
+        Returns:
+            (M,) metres each, as `RangeImage.ranges_to` says them.
+        """
+        R, t = self.T_map_cam[:3, :3], self.T_map_cam[:3, 3]
+        return self.ranges.ranges_to(((places_map - t) @ R) @ R_BODY_OPTICAL.T)

@@ -1,0 +1,276 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""From the views of a window to its geometry: the network, poses, what the map needs of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mvdust3r_ros.config import MapperConfig, MapSettings
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    Keyframe,
+    MvDust3rError,
+    StageClock,
+    Verdict,
+    View,
+    ViewTokens,
+    Window,
+    WindowPrediction,
+    is_point,
+)
+from mvdust3r_ros.engines.base import Engine, EngineError
+from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
+from mvdust3r_ros.pose_recovery import recover_poses
+from mvdust3r_ros.pose_refinement import refine_poses
+from mvdust3r_ros.reference_views import order_views
+from mvdust3r_ros.relocalisation import describe_view
+from mvdust3r_ros.rolling_shutter import RollingShutter
+from mvdust3r_ros.stitching import Placement, attainable
+from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
+
+STITCH_STRIDE = 4
+MIN_POSED_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A window as the network and its poses make it.
+
+    Attributes:
+        geometry: poses and thinned points in the window's own frame.
+        points: (V, H, W, 3) all points.
+        conf: (V, H, W) their confidence.
+        tokens: of each view.
+    """
+
+    geometry: WindowGeometry
+    points: FloatArray
+    conf: FloatArray
+    tokens: list[ViewTokens]
+
+    def placed(self, placement: Placement, rule: MapSettings) -> list[MapKeyframe]:
+        """What the map keeps of each view with a pose: confident points in metres."""
+        geometry, scale = self.geometry, placement.S_map_window.scale
+        thin = slice(rule.pixel_stride // 2, None, rule.pixel_stride)
+        points = np.ascontiguousarray(self.points[:, thin, thin])
+        conf = np.ascontiguousarray(self.conf[:, thin, thin])
+        valid = conf[is_point(conf)]
+        worst = float(np.quantile(valid, rule.conf_quantile)) if valid.size else 1.0
+        seen = []
+        for index, keyframe, pose in geometry.posed():
+            R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
+            cam = (points[index] - t.astype(np.float32)) @ (
+                np.float32(scale) * R.astype(np.float32)
+            )
+            depth = cam[..., 2]
+            trusted = (conf[index] >= worst) & (conf[index] > rule.min_conf)
+            use = np.flatnonzero(trusted & (depth > 0) & (depth < rule.max_depth_m))
+            colors = np.ascontiguousarray(keyframe.view.image_rgb[thin, thin])
+            thinned = (geometry.points_cam(index) * scale).astype(np.float32)
+            seen.append(
+                MapKeyframe(
+                    keyframe,
+                    placement.T_map_cam[keyframe.id],
+                    cam.reshape(-1, 3).take(use, 0),
+                    colors.reshape(-1, 3).take(use, 0),
+                    conf[index].take(use),
+                    # a view would keep the confidence of all views in memory
+                    pointmap=Pointmap(thinned, geometry.conf[index].copy()),
+                    descriptor=describe_view(self.tokens[index]),
+                    sized_by=placement.scale.history.newest,
+                    network_share=placement.network_share,
+                )
+            )
+        return seen
+
+    def overlap(self, placement: Placement) -> dict[int, Pointmap]:
+        """What the next window is joined to: keyframe -> all points that this one saw of it."""
+        geometry, scale = self.geometry, placement.S_map_window.scale
+        return {
+            keyframe.id: Pointmap(
+                geometry.points_cam(index).astype(np.float64) * scale, geometry.conf[index].copy()
+            )
+            for index, keyframe, _ in geometry.posed()
+        }
+
+
+class Reconstructor:
+    """Runs an engine on windows; remembers what it made of the views of the last one.
+
+    Attributes:
+        engine: the network.
+        shutter: what is known of how the cameras read their rows.
+        uses_odometry: whether the engine has taken odometry of views into its poses.
+    """
+
+    def __init__(self, engine: Engine, shutter: RollingShutter) -> None:
+        """Nothing is encoded yet."""
+        self.engine = engine
+        self.shutter = shutter
+        self.uses_odometry = False
+        self._tokens: dict[int, ViewTokens] = {}
+
+    def use(self, engine: Engine) -> None:
+        """Take another engine; what the old one encoded is forgotten."""
+        self.engine, self._tokens, self.uses_odometry = engine, {}, False
+
+    @property
+    def encoded(self) -> set[int]:
+        """Keyframes whose views need not be encoded again."""
+        return set(self._tokens)
+
+    def forget(self) -> None:
+        """Nothing is encoded any more: another map begins."""
+        self._tokens, self.uses_odometry = {}, False
+
+    def go_on_from(self, made: Reconstruction) -> None:
+        """The next window follows one that was reconstructed aside."""
+        ids = (k.id for k in made.geometry.window.keyframes)
+        self._tokens = dict(zip(ids, made.tokens, strict=True))
+
+    def tokens(self, keyframes: Sequence[Keyframe], remember: bool = True) -> list[ViewTokens]:
+        """Encode the new keyframes of a window; the others are remembered.
+
+        Raises:
+            MvDust3rError: the engine cannot.
+        """
+        new = [k for k in keyframes if k.id not in self._tokens]
+        encoded = self.engine.encode([k.view for k in new]) if new else []
+        if len(encoded) != len(new):
+            raise EngineError(f"the engine encoded {len(encoded)} of {len(new)} views")
+        known = {**self._tokens, **dict(zip((k.id for k in new), encoded, strict=True))}
+        if remember:
+            self._tokens = {k.id: known[k.id] for k in keyframes}
+        return [known[k.id] for k in keyframes]
+
+    def reconstruct(
+        self,
+        window: Window,
+        config: MapperConfig,
+        clock: StageClock,
+        *,
+        aside: bool = False,
+        without_odometry: Sequence[Keyframe] = (),
+    ) -> Reconstruction:
+        """Network and poses: the window in its own frame.
+
+        Args:
+            window: the window.
+            config: settings.
+            clock: takes the times.
+            aside: whether the next window will not follow this one.
+            without_odometry: keyframes whose odometry an engine that would use it does not get.
+
+        Raises:
+            WindowError: the verdict says why.
+        """
+        views = [k.view for k in window.keyframes]
+        try:
+            with clock.stage("encode"):
+                tokens = self.tokens(window.keyframes, remember=not aside)
+                fed = tokens
+                if self.uses_odometry:
+                    hidden = {k.id for k in without_odometry}
+                    fed = [
+                        _without_odometry(t) if k.id in hidden else t
+                        for k, t in zip(window.keyframes, tokens, strict=True)
+                    ]
+            with clock.stage("decode"):
+                info = self.engine.describe()
+                n_ref = min(config.engine.n_ref or info.n_ref, len(views))
+                order = order_views(views, n_ref)
+                prediction = self.engine.decode([fed[i] for i in order], n_ref)
+                prediction = prediction.in_caller_order(order)
+                check_size(prediction, views)
+                self.shutter.learn(prediction.readouts_s)
+        except MvDust3rError as error:
+            raise WindowError(Verdict.REJECTED_ENGINE_ERROR, str(error)) from None
+        with clock.stage("pose"):
+            check_finite(prediction)
+            try:
+                poses = recover_poses(prediction, views, config.pose)
+            except MvDust3rError as error:
+                raise WindowError(Verdict.REJECTED_POSE, str(error)) from None
+        rel_error = info.rel_error if prediction.rel_error is None else prediction.rel_error
+        points, note = prediction.points[0], prediction.note
+        if config.pose.refine == "tracks" and prediction.poses is None:
+            with clock.stage("refine"):
+                limit = attainable(config.stitch, rel_error).max_residual
+                refined = refine_poses(prediction, views, poses, rel_error, limit)
+            points, poses, note = refined.points, refined.poses, note or refined.note
+        self.uses_odometry |= prediction.used_odometry
+        placed = sum(p is not None for p in poses)
+        if placed < max(2, MIN_POSED_SHARE * len(poses)):
+            raise WindowError(
+                Verdict.REJECTED_POSE, f"only {placed} of {len(poses)} views have a pose"
+            )
+        thin = slice(STITCH_STRIDE // 2, None, STITCH_STRIDE)
+        conf = prediction.conf[0]
+        geometry = WindowGeometry(
+            window,
+            points[:, thin, thin],
+            conf[:, thin, thin],
+            poses,
+            info.metric if prediction.metric is None else prediction.metric,
+            depth_images(views, thin) if config.stitch.use_depth else None,
+            rel_error,
+            prediction.used_odometry,
+            prediction.pose_covariance,
+            note,
+        )
+        return Reconstruction(geometry, points, conf, tokens)
+
+
+def _without_odometry(tokens: ViewTokens) -> ViewTokens:
+    return replace(tokens, view=replace(tokens.view, T_odom_cam=None, T_odom_base=None))
+
+
+def depth_images(views: Sequence[View], thin: slice) -> FloatArray:
+    """(V, h, w) depth images of the views, thinned out; NaN where there is none."""
+    height, width = views[0].image_rgb.shape[:2]
+    nothing = np.full((height, width), np.nan, np.float32)
+    depth = [nothing if v.depth_m is None else v.depth_m for v in views]
+    return np.stack(depth)[:, thin, thin]
+
+
+def check_finite(prediction: WindowPrediction) -> None:
+    """Refuse NaN and infinity before they reach anything.
+
+    Raises:
+        WindowError: with the share of bad values.
+    """
+    points, conf = np.isfinite(prediction.points), np.isfinite(prediction.conf)
+    if not (points.all() and conf.all()):
+        bad = ~(points.all(-1) & conf)
+        raise WindowError(
+            Verdict.REJECTED_NOT_FINITE, f"{bad.mean():.1%} of the engine's values are not finite"
+        )
+
+
+def check_size(prediction: WindowPrediction, views: Sequence[View]) -> None:
+    """Refuse pointmaps that do not lie on the pixels of the views.
+
+    Raises:
+        EngineError: with both sizes.
+    """
+    height, width = prediction.conf.shape[2:]
+    for view in views:
+        if view.image_rgb.shape[:2] != (height, width):
+            size = "x".join(map(str, view.image_rgb.shape[1::-1]))
+            raise EngineError(f"the engine gave {width}x{height} points for a view of {size}")

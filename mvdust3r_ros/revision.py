@@ -1,0 +1,239 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The map at one moment, whole: whoever holds a revision sees one pose of each keyframe.
+
+A window that comes, one that is taken out again, and every correction give the next revision. The
+mapper lets it take the place of the present one, at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings
+from mvdust3r_ros.datatypes import FloatArray, StageClock
+from mvdust3r_ros.depth_levels import levels_of
+from mvdust3r_ros.drawing import (
+    Drawing,
+    far_away,
+    floor_off,
+    seen_often,
+    view_of_floor,
+)
+from mvdust3r_ros.driven_way import OdometryTrack
+from mvdust3r_ros.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.loops import close_loop
+from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
+from mvdust3r_ros.pose_graph import PoseEdge
+from mvdust3r_ros.stitching import Placement
+from mvdust3r_ros.window_geometry import WindowGeometry
+
+COARSE_POINT = 0.45
+"""Sigma of a coarse network's points along their rays over its error, as a share."""
+SETTLE_SHARE = 0.5
+"""The map is drawn again when of so many of its keyframes it shows an older view: rarely enough
+that the time a keyframe takes does not grow with the map."""
+RESIZE_SHARE, RESIZE_SIGMAS = 0.003, 0.2
+"""Root mean square of the corrections of all windows' sizes that is worth a new map, by itself and
+as a share of what the scale may be off by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Revision:
+    """A map with its drawing.
+
+    Attributes:
+        graph: keyframes and the motions between them.
+        drawing: what is drawn of them.
+        undo: the maps before the last windows, oldest first.
+    """
+
+    graph: KeyframeGraph
+    drawing: Drawing
+    undo: tuple[KeyframeGraph, ...] = ()
+
+    @classmethod
+    def empty(cls, settings: MapSettings) -> Revision:
+        """Without a window."""
+        return cls(KeyframeGraph(), Drawing.empty(settings))
+
+    def using(self, config: MapperConfig) -> Revision:
+        """With other settings from the next window on."""
+        settings = map_settings(config.map, self.graph.rel_error)
+        return replace(self, drawing=self.drawing.using(settings)).bounded(config)
+
+    def bounded(self, config: MapperConfig) -> Revision:
+        """With no more windows to undo than the settings allow."""
+        surplus = len(self.undo) - config.stitch.rollback_windows
+        return replace(self, undo=self.undo[max(0, surplus) :])
+
+    @property
+    def recent_ids(self) -> set[int]:
+        """Keyframes of the last windows, which may be undone, and those they were joined to."""
+        if not self.undo:
+            return set()
+        joined = {key for graph in self.undo for key in graph.overlap}
+        return (set(self.graph.keyframes) - set(self.undo[0].keyframes)) | joined
+
+    def levelled(self, seen: Sequence[MapKeyframe]) -> list[MapKeyframe]:
+        """The keyframes of a new window, its depth levelled to that of the windows before."""
+        known = self.graph.keyframes
+        window = max((m.window for m in known.values()), default=0) + 1
+        seen = [replace(item, window=window) for item in seen]
+        fixed = {m.window for m in known.values()}
+        level = levels_of({**known, **{m.id: m for m in seen}}, fixed=fixed)[window]
+        return [item.levelled(level) for item in seen]
+
+    def with_window(
+        self,
+        geometry: WindowGeometry,
+        placement: Placement,
+        seen: Sequence[MapKeyframe],
+        overlap: Mapping[int, Pointmap],
+        track: OdometryTrack,
+        config: MapperConfig,
+        clock: StageClock,
+        *,
+        can_be_undone: bool,
+    ) -> Revision:
+        """With a checked window, drawn into the voxels and the grid of this revision.
+
+        Args:
+            geometry: the window.
+            placement: its place.
+            seen: its keyframes, levelled.
+            overlap: what it saw of them.
+            track: where odometry saw the robot.
+            config: settings.
+            clock: takes the times.
+            can_be_undone: False for one that the map begins with, or begins anew.
+        """
+        with clock.stage("integrate"):
+            graph, new = self._graph_with(geometry, placement, seen, overlap, track, config)
+            drawing = self.drawing.using(map_settings(config.map, graph.rel_error))
+        drawing = drawing.with_views(graph, new, clock)
+        undo = (*self.undo, self.graph) if can_be_undone else ()
+        with clock.stage("grid"):
+            grown = Revision(graph, drawing, undo).bounded(config)
+            keep = grown.recent_ids | {item.id for item in seen}
+            often = seen_often(graph, new, keep, config.map.keyframes_per_place)
+            return grown.without(often).within(seen[-1].T_map_cam[:3, 3], config.map.radius_m)
+
+    def _graph_with(
+        self,
+        geometry: WindowGeometry,
+        placement: Placement,
+        seen: Sequence[MapKeyframe],
+        overlap: Mapping[int, Pointmap],
+        track: OdometryTrack,
+        config: MapperConfig,
+    ) -> tuple[KeyframeGraph, list[MapKeyframe]]:
+        """The graph with a window, and its new keyframes."""
+        known, height_m = self.graph.keyframes, config.map.camera_height_m
+        better = [
+            item
+            for item in seen
+            if item.id in known and len(item.stored_cam) > len(known[item.id].stored_cam)
+        ]
+        seen = [
+            item if item.id in known else replace(item, floor_z_m=view_of_floor(item, height_m))
+            for item in seen
+        ]
+        graph = self.graph.drawn_as(better).with_window(
+            seen, overlap, placement.scale, track, config.stitch.odom_rel_sigma,
+            placement.sigma_left,
+        ).tied_to(geometry.window.keyframes[-1])  # fmt: skip
+        graph = replace(graph, rel_error=max(graph.rel_error, geometry.rel_error))
+        return graph, [item for item in seen if item.id not in known]
+
+    def without(self, ids: Collection[int]) -> Revision:
+        """Without some keyframes; what they saw stays drawn until the map is drawn again."""
+        if not ids:
+            return self
+        return replace(self, graph=self.graph.without(ids), drawing=self.drawing.without(ids))
+
+    def within(self, camera_map: FloatArray, radius_m: float) -> Revision:
+        """Without keyframes and voxels farther than a radius from (3,) the newest camera.
+
+        Its voxels are those of this revision; a radius of 0 is none.
+        """
+        if radius_m <= 0:
+            return self
+        near, far = self, far_away(self.graph, camera_map, radius_m)
+        if far:
+            graph = self.graph.with_way_within(camera_map, radius_m)
+            near = replace(self, graph=graph).without(far)
+            near = replace(near, drawing=near.drawing.within(camera_map))
+        return replace(near, graph=near.graph.with_past_within(camera_map, radius_m))
+
+    def undone(self, count: int) -> Revision:
+        """As the map was before the last windows, drawn again."""
+        graph = self.undo[-count]
+        return Revision(graph, self.drawing.anew(graph), self.undo[:-count])
+
+    def resized(self) -> Revision:
+        """With all windows of the size that all evidence so far says, once it matters.
+
+        Raises:
+            PoseGraphError: the motions do not determine the poses.
+        """
+        scale = self.graph.scale
+        logs = scale.history.corrections()
+        sigma = scale.estimate.rel_sigma
+        known = RESIZE_SIGMAS * sigma if math.isfinite(sigma) else 0.0
+        if math.sqrt(float((logs**2).mean())) < max(RESIZE_SHARE, known):
+            return self
+        first = next(iter(self.graph.keyframes.values())).T_map_cam
+        anchor = np.array([first[0, 3], first[1, 3], self.drawing.floor_z_m])
+        graph = self.graph.resized(logs, anchor)
+        return replace(self, graph=graph, drawing=self.drawing.anew(graph))
+
+    def closed(self, edge: PoseEdge, settings: LoopSettings) -> Revision:
+        """With a loop.
+
+        Raises:
+            LoopError: the measured motions contradict the closure.
+        """
+        graph = close_loop(self.graph, edge, settings)
+        return replace(self, graph=graph, drawing=self.drawing.of(graph))
+
+    def on_the_floor(self) -> Revision:
+        """With the floor back at z = 0 when it has turned out to lie elsewhere."""
+        rise_m = -floor_off(self.graph, self.drawing.settings)
+        if rise_m == 0.0:
+            return self
+        graph = self.graph.higher(rise_m)
+        drawing = self.drawing.anew(graph, self.drawing.floor_z_m + rise_m)
+        return replace(self, graph=graph, drawing=drawing)
+
+    def settled(self) -> Revision:
+        """With everything drawn that has become better, all windows levelled to each other."""
+        levels = levels_of(self.graph.keyframes)
+        graph = self.graph.levelled(levels)
+        return replace(self, graph=graph, drawing=self.drawing.anew(graph))
+
+    @property
+    def unsettled(self) -> int:
+        """Keyframes that have become better than they are drawn."""
+        return self.drawing.pending(self.graph)
+
+
+def map_settings(rule: MapSettings, rel_error: float) -> MapSettings:
+    """As configured; the points of a coarse network are taken for less certain than that."""
+    return replace(rule, point_rel_sigma=max(rule.point_rel_sigma, COARSE_POINT * rel_error))
