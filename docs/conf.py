@@ -38,6 +38,8 @@ add_module_names = False
 default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
+    # What a map holds inside.
+    ("py:class", r"(OccupancyMap|PastPath|ScaleFilter|VoxelMap)"),
     # Other libraries, whose lists of names would have to be fetched.
     ("py:.*", r"(abc|argparse|collections|enum|numpy|pathlib|rosbags|typing)\..*"),
 ]
@@ -62,7 +64,9 @@ def plain_signature(text: str | None) -> str | None:
         return None
     text = text.replace("npt.NDArray[np.", "~numpy.typing.NDArray[~numpy.")
     text = NDARRAY.sub(lambda m: ARRAYS.get(m[1], f"~numpy.typing.NDArray[~numpy.{m[1]}]"), text)
-    text = re.sub(r"(?<![.\w])(?=(?:Float|Bool|Int|Image)Array\b)", "~mvdust3r_ros.datatypes.", text)
+    text = re.sub(
+        r"(?<![.\w])(?=(?:Float|Bool|Int|Image)Array\b)", "~mvdust3r_ros.datatypes.", text
+    )
     return re.sub(r"<(\w+\.\w+): \d+>", r"\1", text.replace("<factory>", "..."))
 
 
