@@ -27,6 +27,7 @@ import numpy as np
 
 from mvdust3r_ros.config import MapperConfig
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
+from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.geometry import backproject, invert_se3
 from mvdust3r_ros.map_files import save_map
@@ -47,7 +48,7 @@ class DepthCameraEngine(Engine):
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """Keep the views: there is nothing to compute for one of them alone."""
-        return [ViewTokens(None, view) for view in views]
+        return [ViewTokens(None, view, image_descriptor(view)) for view in views]
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:  # noqa: ARG002
         """Points of all views in the frame of the first one; confidence 1 means: do not use."""

@@ -129,7 +129,7 @@ def _map_paths(args: argparse.Namespace, engine: Engine) -> str:
 
 def _evaluate_flats(args: argparse.Namespace) -> int:
     from mvdust3r_ros.config import MapperConfig, load_config, with_values
-    from mvdust3r_ros.engines.create import EngineOptions, create_engine
+    from mvdust3r_ros.engines.create import EngineOptions, create_engine, needs_truth
     from mvdust3r_ros.evaluation.flat_drives import FlatOptions
     from mvdust3r_ros.evaluation.flats import evaluate_flats, format_flats
 
@@ -140,7 +140,7 @@ def _evaluate_flats(args: argparse.Namespace) -> int:
         path_m=args.path, drift=args.drift, bias=args.odom_bias, corrupt=args.corrupt
     )
     engine = None
-    if args.engine != "oracle":
+    if not needs_truth(args.engine):
         engine = create_engine(args.engine, EngineOptions(threads=args.threads))
         options = replace(options, hw=engine.describe().image_hw)
     with progress("flats") as report:

@@ -242,10 +242,13 @@ class ViewTokens:
     Attributes:
         features: the engine's own array (numpy, torch or device memory); opaque to all others.
         view: the view it was made from (the point head's skip branch reads the image again).
+        descriptor: (D,) float32 what its place looks like, to compare by cosine with others of the
+            same engine; see `descriptors`.
     """
 
     features: Any
     view: View
+    descriptor: FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,6 @@ import numpy as np
 
 from mvdust3r_ros.config import ConfigError, MapperConfig, structural_changes
 from mvdust3r_ros.datatypes import (
-    FloatArray,
     Frame,
     Keyframe,
     MapSnapshot,
@@ -37,7 +36,6 @@ from mvdust3r_ros.datatypes import (
     MvDust3rError,
     StageClock,
     Verdict,
-    ViewTokens,
     Window,
 )
 from mvdust3r_ros.drawing import Drawing
@@ -61,8 +59,6 @@ from mvdust3r_ros.relocalisation import (
     Place,
     RelocalisationError,
     check_same_place,
-    describe_image,
-    describe_view,
     likely_places,
 )
 from mvdust3r_ros.revision import SETTLE_SHARE, Revision
@@ -405,7 +401,7 @@ class Mapper:
                 tokens = self._reconstructor.tokens(window.keyframes)[-count:]
         except MvDust3rError as error:
             return MapUpdate(window, Verdict.REJECTED_ENGINE_ERROR, str(error))
-        seen = [_describe(place, t) for t in tokens]
+        seen = [place.descriptor_of(t) for t in tokens]
         for stored in likely_places(place, seen, count):
             joint = replace(window, keyframes=(*stored, *new))
             update = self._join(state, joint, clock, stored)
@@ -625,13 +621,6 @@ def _by_now(item: MapKeyframe, then: KeyframeGraph, now: KeyframeGraph) -> MapKe
         return item
     factor = after.pointmap.size / before.pointmap.size
     return replace(item, T_map_cam=after.T_map_cam, size=item.size * factor)
-
-
-def _describe(place: Place, tokens: ViewTokens) -> FloatArray:
-    """Descriptor of a new view of the kind that the loaded map has."""
-    descriptor = describe_view(tokens)
-    same = all(len(d) == len(descriptor) for d in place.descriptors.values())
-    return descriptor if same else describe_image(tokens.view)
 
 
 def check_news(geometry: WindowGeometry, known: Collection[int]) -> None:

@@ -39,7 +39,6 @@ from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
 from mvdust3r_ros.pose_recovery import recover_poses
 from mvdust3r_ros.pose_refinement import refine_poses
 from mvdust3r_ros.reference_views import order_views
-from mvdust3r_ros.relocalisation import describe_view
 from mvdust3r_ros.rolling_shutter import RollingShutter
 from mvdust3r_ros.stitching import Placement, attainable
 from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
@@ -92,7 +91,7 @@ class Reconstruction:
                     conf[index].take(use),
                     # a view would keep the confidence of all views in memory
                     pointmap=Pointmap(thinned, geometry.conf[index].copy()),
-                    descriptor=describe_view(self.tokens[index]),
+                    descriptor=self.tokens[index].descriptor,
                     sized_by=placement.scale.history.newest,
                     network_share=placement.network_share,
                 )

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError, View, ViewTokens
+from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError, ViewTokens
+from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.loops import similarity
 from mvdust3r_ros.window_geometry import WindowGeometry
 
 TRIES = 3
-THUMBNAIL_PX = 16
 MIN_COLOUR_AGREEMENT = 0.4
 MIN_COLOUR_POINTS = 100
 
@@ -40,30 +40,17 @@ class RelocalisationError(MvDust3rError):
     """The camera is not where it was looked for; the message says why."""
 
 
-def describe_view(tokens: ViewTokens) -> FloatArray:
-    """(D,) float32 what a view looks like: its pooled tokens, or a thumbnail without any."""
-    features = tokens.features
-    if isinstance(features, np.ndarray) and features.ndim >= 2 and features.size:
-        pooled = features.reshape(-1, features.shape[-1]).mean(0, dtype=np.float64)
-        return np.asarray(pooled, np.float32)
-    return describe_image(tokens.view)
-
-
-def describe_image(view: View) -> FloatArray:
-    """(D,) float32 thumbnail without brightness and contrast."""
-    size = (THUMBNAIL_PX, THUMBNAIL_PX)
-    small = cv2.resize(view.image_rgb, size, interpolation=cv2.INTER_AREA).astype("f4")
-    flat = small.reshape(-1, 3)
-    spread: FloatArray = ((flat - flat.mean(0)) / (flat.std(0) + 1e-3)).ravel()
-    return spread
-
-
 @dataclass(frozen=True)
 class Place:
     """Stored keyframes (id -> keyframe, in the order of commits) and how they look."""
 
     keyframes: Mapping[int, Keyframe]
     descriptors: Mapping[int, FloatArray]
+
+    def descriptor_of(self, tokens: ViewTokens) -> FloatArray:
+        """Of a new view, of the kind that the stored keyframes have."""
+        same = all(len(d) == len(tokens.descriptor) for d in self.descriptors.values())
+        return tokens.descriptor if same else image_descriptor(tokens.view)
 
 
 def likely_places(

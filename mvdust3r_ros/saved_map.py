@@ -19,11 +19,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mvdust3r_ros.config import MapSettings
+from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.drawing import view_of_floor
 from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
-from mvdust3r_ros.relocalisation import describe_image
 from mvdust3r_ros.scale import ScaleFilter
 from mvdust3r_ros.session_file import StoredKeyframe, StoredMap
 
@@ -49,7 +49,7 @@ def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
             m.pointmap.conf,
             m.descriptor
             if of_one_kind and m.descriptor is not None
-            else describe_image(m.keyframe.view),
+            else image_descriptor(m.keyframe.view),
         )
         for m in items
     ]
@@ -68,7 +68,7 @@ def restored(stored: StoredMap, engine: EngineInfo, settings: MapSettings) -> Ke
             k.colors_rgb,
             k.conf,
             pointmap=Pointmap(k.dense_points_cam, k.dense_conf),
-            descriptor=k.descriptor if same else describe_image(k.keyframe.view),
+            descriptor=k.descriptor if same else image_descriptor(k.keyframe.view),
         )
         for k in stored.keyframes
     ]

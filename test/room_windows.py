@@ -24,6 +24,7 @@ import numpy as np
 
 from mvdust3r_ros.config import MapSettings, StitchSettings
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, View, ViewPose, ViewTokens, Window
+from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.driven_way import OdometryTrack
 from mvdust3r_ros.geometry import Sim3, invert_se3
 from mvdust3r_ros.keyframe_graph import KeyframeGraph
@@ -63,7 +64,9 @@ class Scene:
 
 def made_of(geometry: WindowGeometry) -> Reconstruction:
     """The window as an engine would have made it whose points are no denser."""
-    tokens = [ViewTokens(None, k.view) for k in geometry.window.keyframes]
+    tokens = [
+        ViewTokens(None, k.view, image_descriptor(k.view)) for k in geometry.window.keyframes
+    ]
     every = 4
     points, conf = (a.repeat(every, 1).repeat(every, 2) for a in (geometry.points, geometry.conf))
     return Reconstruction(geometry, points, conf, tokens)

@@ -43,7 +43,7 @@ ROWS = [
         "range_image",
         "rolling_shutter",
     },
-    {"keyframes", "preprocess", "reference_views", "window_geometry"},
+    {"descriptors", "keyframes", "preprocess", "reference_views", "window_geometry"},
     {"known_points", "lone_windows", "map_keyframe", "pose_recovery", "scale"},
     {"depth_levels", "rig", "session_file"},
     {"pose_fusion"},

@@ -48,7 +48,7 @@ def way(start: int = 0, unit: float = 1.0) -> FloatArray:
 
 def tokens(features: list[Features]) -> list[ViewTokens]:
     view = View(np.zeros((4, 4, 3), np.uint8))
-    return [ViewTokens(one, view) for one in features]
+    return [ViewTokens(one, view, np.ones(1)) for one in features]
 
 
 def started() -> tuple[Readings, list[Features], FloatArray]:
@@ -73,7 +73,8 @@ def test_views_with_others_on_both_sides_are_kept_in_the_new_unit() -> None:
 def test_views_before_the_shared_ones_come_along_where_the_window_follows() -> None:
     readings = Readings()
     every = [
-        ViewTokens(Features(), View(np.zeros((4, 4, 3), np.uint8), stamp_ns=k)) for k in range(8)
+        ViewTokens(Features(), View(np.zeros((4, 4, 3), np.uint8), stamp_ns=k), np.ones(1))
+        for k in range(8)
     ]
     first, depth = every[:VIEWS], np.full((VIEWS, *HW), 2.0, np.float32)
     assert readings.earlier(first) == []

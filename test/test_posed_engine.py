@@ -38,6 +38,7 @@ from mvdust3r_ros.datatypes import (
     ViewTokens,
     WindowPrediction,
 )
+from mvdust3r_ros.descriptors import image_descriptor, token_descriptor
 from mvdust3r_ros.engines.base import EngineError, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
@@ -45,7 +46,7 @@ from mvdust3r_ros.evaluation.true_map import TrueMapBuilder, TrueView
 from mvdust3r_ros.geometry import align_sim3, backproject, invert_se3, make_se3
 from mvdust3r_ros.keyframes import KeyframeError
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.relocalisation import describe_image, describe_view
+from mvdust3r_ros.relocalisation import Place
 
 HW = (72, 96)
 CONFIG = with_values(
@@ -81,7 +82,7 @@ class PosedEngine(OracleEngine):
         for view in views:
             if not self.describe().takes(view.image_rgb.shape[:2]):
                 raise EngineError(f"a view of {view.image_rgb.shape}")
-        return [ViewTokens(None, view) for view in views]
+        return [ViewTokens(None, view, image_descriptor(view)) for view in views]
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
         truth = super().decode(tokens, n_ref)
@@ -447,13 +448,13 @@ def test_a_saved_map_of_aspect_views_goes_on(frames: list[Frame]) -> None:
         Mapper(CONFIG, PosedEngine()).restore(stored)
 
 
-def test_a_view_without_a_feature_is_described_by_its_picture(frames: list[Frame]) -> None:
-    view = View(frames[0].image_rgb)
-    plain = describe_image(view)
-    for features in (np.zeros((0, 128), np.float32), None, (np.ones((2, 2)),)):
-        assert np.array_equal(describe_view(ViewTokens(features, view)), plain)
-    pooled = describe_view(ViewTokens(np.array([[1.0, 2.0], [3.0, 6.0]]), view))
-    assert pooled.tolist() == [2.0, 4.0]
+def test_a_loaded_map_of_another_engine_is_searched_by_pictures(frames: list[Frame]) -> None:
+    view, mean = View(frames[0].image_rgb), token_descriptor(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    assert mean.tolist() == [2.0, 4.0]
+    tokens = ViewTokens(None, view, mean)
+    assert Place({}, {0: np.ones(2, np.float32)}).descriptor_of(tokens) is mean
+    other = Place({}, {0: np.ones(3, np.float32)}).descriptor_of(tokens)
+    np.testing.assert_array_equal(other, image_descriptor(view))
 
 
 def test_the_truth_shows_what_views_in_the_cameras_aspect_show(room: Any) -> None:

@@ -47,6 +47,7 @@ class EngineInfo:
         metric: whether its pointmaps are in metres; a window may say otherwise.
         rel_error: typical error of a point over its distance; 0 when unknown. Windows of a coarse
             network are held to what it can give. A window may say otherwise.
+        needs_truth: whether it takes true depth and poses in place of what a network sees.
         licence: licence of the weights, SPDX identifier; empty when there are none.
         long_side: longer side in pixels of views that keep the aspect of the camera, whose whole
             field of view they show up to the rounding to `side_multiple`; 0 for views of
@@ -69,6 +70,7 @@ class EngineInfo:
     max_views: int = 0
     metric: bool = False
     rel_error: float = 0.0
+    needs_truth: bool = False
     licence: str = ""
     long_side: int = 0
     side_multiple: int = SIDE_MULTIPLE
@@ -184,7 +186,8 @@ class Engine(ABC):
             views: views of a size that `describe()` takes, all of one.
 
         Returns:
-            One entry per view.
+            One entry per view, with a descriptor of its place: `token_descriptor` of tokens,
+            `image_descriptor` without any.
 
         Raises:
             EngineError: a view has the wrong size, or the backend failed.

@@ -47,6 +47,15 @@ class EngineOptions:
     precision: str = ""
 
 
+TRUTH = "oracle"
+"""In place of an engine folder: recorded depth and poses."""
+
+
+def needs_truth(source: str | Path) -> bool:
+    """Whether an engine takes recorded depth and poses, before it is loaded."""
+    return str(source) == TRUTH
+
+
 def create_engine(source: str | Path = "", options: EngineOptions | None = None) -> Engine:
     """Load an engine.
 
@@ -59,7 +68,7 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
         EngineError: no such engine, or its backend is not installed.
     """
     options = options or EngineOptions()
-    if str(source) == "oracle":
+    if needs_truth(source):
         from mvdust3r_ros.engines.oracle_engine import OracleEngine
 
         return OracleEngine()

@@ -25,6 +25,7 @@ import numpy as np
 import onnxruntime
 
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
+from mvdust3r_ros.descriptors import token_descriptor
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import load_manifest
 from mvdust3r_ros.engines.views import path_count, slot_order, stack_images, stack_intrinsics
@@ -73,7 +74,9 @@ class OnnxEngine(Engine):
             if self._manifest.intrinsics:
                 inputs["intrinsics"] = stack_intrinsics(part)
             features = self.run_encoder(inputs)["tokens"]
-            tokens.extend(ViewTokens(f, v) for f, v in zip(features, part, strict=True))
+            tokens.extend(
+                ViewTokens(f, v, token_descriptor(f)) for f, v in zip(features, part, strict=True)
+            )
         return tokens
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, Frame, View, ViewTokens, WindowPrediction
+from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.geometry import backproject, invert_se3
 
@@ -66,8 +67,6 @@ def missing_truth(image: Frame | View) -> str:
 class OracleEngine(Engine):
     """Truth with noise of known size."""
 
-    BACKEND = "oracle"
-
     def __init__(
         self, image_hw: tuple[int, int] = (224, 224), noise: OracleNoise | None = None
     ) -> None:
@@ -82,7 +81,7 @@ class OracleEngine(Engine):
                 raise EngineError(f"the oracle engine needs {missing} with each image")
             if view.image_rgb.shape[:2] != self._image_hw:
                 raise EngineError(f"view of {view.image_rgb.shape[:2]}, expected {self._image_hw}")
-        return [ViewTokens(None, view) for view in views]
+        return [ViewTokens(None, view, image_descriptor(view)) for view in views]
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:  # noqa: ARG002
         """True pointmaps in the frame of the first view, with the noise asked for."""
@@ -114,9 +113,10 @@ class OracleEngine(Engine):
         """Metric only while no random scale is added."""
         return EngineInfo(
             name="oracle (recorded depth and poses)",
-            backend=self.BACKEND,
+            backend="oracle",
             image_hw=self._image_hw,
             metric=self._noise.scale == 0,
+            needs_truth=True,
         )
 
     def close(self) -> None:

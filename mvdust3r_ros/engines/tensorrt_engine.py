@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
+from mvdust3r_ros.descriptors import token_descriptor
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest
 from mvdust3r_ros.engines.tensorrt_plan import (
@@ -83,7 +84,10 @@ class TensorRtEngine(Engine):
         if self._manifest.intrinsics:
             inputs["intrinsics"] = stack_intrinsics(views)
         features = self._encoder.run(inputs)["tokens"]
-        return [ViewTokens(f, view) for f, view in zip(features, views, strict=True)]
+        return [
+            ViewTokens(f, view, token_descriptor(f))
+            for f, view in zip(features, views, strict=True)
+        ]
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
         """Pointmaps; the number of paths is the one the engine was built for."""

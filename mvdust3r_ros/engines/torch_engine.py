@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
+from mvdust3r_ros.descriptors import token_descriptor
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest
 from mvdust3r_ros.engines.views import path_count, stack_images, stack_intrinsics
@@ -93,7 +94,10 @@ class TorchEngine(Engine):
         images = self._images(views)
         intrinsics = torch.from_numpy(stack_intrinsics(views)).to(self._device)
         tokens = self._network.encode(images, intrinsics)
-        return [ViewTokens(t, view) for t, view in zip(tokens, views, strict=True)]
+        return [
+            ViewTokens(t, view, token_descriptor(_numpy(t)))
+            for t, view in zip(tokens, views, strict=True)
+        ]
 
     @torch.inference_mode()
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:

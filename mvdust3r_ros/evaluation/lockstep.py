@@ -28,7 +28,7 @@ from types import FrameType
 from mvdust3r_ros.config import MapperConfig
 from mvdust3r_ros.datatypes import Frame, MapUpdate, MvDust3rError
 from mvdust3r_ros.engines.base import Engine
-from mvdust3r_ros.engines.oracle_engine import OracleEngine, missing_truth
+from mvdust3r_ros.engines.oracle_engine import missing_truth
 from mvdust3r_ros.evaluation.capsules import CapsuleWriter
 from mvdust3r_ros.evaluation.judge import Evidence
 from mvdust3r_ros.evaluation.recording import Recording
@@ -45,7 +45,7 @@ class _Feed:
     """Frames on their way to the mapper.
 
     Attributes:
-        is_oracle: the engine needs the truth with each image; those without are left out.
+        needs_truth: the engine needs the truth with each image; those without are left out.
         stopped: why the recording was not read to its end; empty when it was.
         aside_s: time spent on what the mapper does not need.
     """
@@ -54,7 +54,7 @@ class _Feed:
     true_map: TrueMapBuilder
     interrupted: threading.Event
     unusable: Counter[str]
-    is_oracle: bool = False
+    needs_truth: bool = False
     stopped: str = ""
     aside_s: float = 0.0
 
@@ -68,7 +68,7 @@ class _Feed:
                 return
             if frame is None:
                 return
-            if self.is_oracle and (missing := missing_truth(frame)):
+            if self.needs_truth and (missing := missing_truth(frame)):
                 self.unusable[f"the oracle engine needs {missing} with each image"] += 1
                 continue
             since = time.perf_counter()
@@ -128,8 +128,8 @@ def run_lockstep(
             capsules.observe(update, prediction)
 
     with interruptible() as interrupted:
-        is_oracle = engine.describe().backend == OracleEngine.BACKEND
-        feed = _Feed(recording, true_map, interrupted, Counter(), is_oracle)
+        needs_truth = engine.describe().needs_truth
+        feed = _Feed(recording, true_map, interrupted, Counter(), needs_truth)
         result = run_mapper(
             feed.frames(),
             Mapper(config, watched),

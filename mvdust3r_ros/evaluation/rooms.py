@@ -173,7 +173,7 @@ def _judge(
         yield name.replace("_", " "), _case(seed, prediction, first, 0, 0.0), prediction
     order = order_views(views, min(4, len(views)))
     started = time.perf_counter()
-    tokens = engine.encode(views if engine.describe().backend == "oracle" else _blind(views))
+    tokens = engine.encode(views if engine.describe().needs_truth else _blind(views))
     encoded = time.perf_counter() - started
     single = []
     best = order_views(views, 1)[0]

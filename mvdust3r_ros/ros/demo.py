@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from mvdust3r_ros.config import load_config
 from mvdust3r_ros.datatypes import MapSnapshot, MvDust3rError, ScaleEstimate, Verdict
+from mvdust3r_ros.engines.create import needs_truth
 from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
 from mvdust3r_ros.ros.bag import BagOptions, opened_bag
 from mvdust3r_ros.ros.bag_topics import (
@@ -39,7 +40,7 @@ from mvdust3r_ros.ros.bag_topics import (
 )
 from mvdust3r_ros.ros.frame_ids import is_static
 from mvdust3r_ros.ros.map_folder import SUFFIXES
-from mvdust3r_ros.ros.oracle_needs import ORACLE, require_depth_and_poses
+from mvdust3r_ros.ros.oracle_needs import require_depth_and_poses
 from mvdust3r_ros.ros.processes import Processes, fastdds_environment, isolated_environment
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def run_demo(options: DemoOptions, report: Report) -> DemoResult:
     topics = _look_into(options.bag, options.topics, has_depth_maps=options.depth is not None)
     if options.params is not None:
         load_config(options.params)
-    if options.engine == ORACLE:
+    if needs_truth(options.engine):
         require_depth_and_poses(
             depth="" if topics.depth else "name its folder by --depth",
             poses="record odometry or TF" if topics.odom_source == "none" else "",

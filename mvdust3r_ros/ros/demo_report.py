@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mvdust3r_ros.datatypes import MapSnapshot, Verdict
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.engines.create import create_engine, default_engine_folder
+from mvdust3r_ros.engines.create import TRUTH, create_engine, default_engine_folder, needs_truth
 from mvdust3r_ros.evaluation.doubts import verdict_words
 from mvdust3r_ros.evaluation.pictures import Caption, PictureError, TrueMap, map_picture
 from mvdust3r_ros.evaluation.recording import recording_name
@@ -70,7 +70,7 @@ def show_demo(options: DemoOptions) -> int:
             f"the default model mapped no window: {why}\n"
             f"again, with the depth recorded in {recorded} instead of a network"
         )
-        options = replace(options, engine="oracle", depth=recorded)
+        options = replace(options, engine=TRUTH, depth=recorded)
         result = _play(options, console)
     if not result.verdicts["committed"]:
         console.print(f"no window was mapped, so there is no map: {why}")
@@ -106,7 +106,7 @@ def _with_engine(options: DemoOptions, console: Console) -> tuple[DemoOptions, P
     """
     beside = options.bag.parent / "depth" if options.bag is not None else None
     depth = options.depth or (beside if beside is not None and beside.is_dir() else None)
-    if options.engine == "oracle":
+    if needs_truth(options.engine):
         return replace(options, depth=depth), None
     if options.engine:
         create_engine(options.engine).close()
@@ -117,7 +117,7 @@ def _with_engine(options: DemoOptions, console: Console) -> tuple[DemoOptions, P
         if depth is None:
             raise
         console.print(f"{error}; using the depth recorded in {depth} instead of a network")
-        return replace(options, engine="oracle", depth=depth), None
+        return replace(options, engine=TRUTH, depth=depth), None
     return options, depth
 
 

@@ -25,7 +25,7 @@ import yaml
 
 from mvdust3r_ros.config import MapperConfig, load_config, with_values
 from mvdust3r_ros.datatypes import MvDust3rError
-from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.engines.create import EngineOptions, create_engine, needs_truth
 from mvdust3r_ros.evaluation.capsules import CapsuleWriter
 from mvdust3r_ros.evaluation.files import FileOptions, files_recording
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
@@ -34,7 +34,7 @@ from mvdust3r_ros.evaluation.report_files import write_report
 from mvdust3r_ros.ros.bag import BagOptions, bag_gives_poses
 from mvdust3r_ros.ros.bag_files import is_bag
 from mvdust3r_ros.ros.bag_recording import bag_recording
-from mvdust3r_ros.ros.oracle_needs import ORACLE, require_depth_and_poses
+from mvdust3r_ros.ros.oracle_needs import require_depth_and_poses
 from mvdust3r_ros.safe_files import read_yaml
 
 Progress = Callable[[int, int], None]
@@ -147,7 +147,7 @@ def _check_oracle(job: EvaluateJob, config: MapperConfig, recording: Recording) 
     Raises:
         EngineError: depth or poses are missing; the message names the remedy.
     """
-    if config.engine.engine != ORACLE:
+    if not needs_truth(config.engine.engine):
         return
     depth = "" if recording.depth_source else "name the depth by --depth"
     truth = recording.truth is not None and job.mode == LOCKSTEP
@@ -185,7 +185,7 @@ def _evaluate_live(job: EvaluateJob, progress: Progress | None) -> Evaluated:
     recording = open_recording(job)
     _check_oracle(job, config, recording)
     depth = Path(recording.depth_source) if Path(recording.depth_source).is_dir() else None
-    needs_depth = config.engine.engine == ORACLE
+    needs_depth = needs_truth(config.engine.engine)
     options = DemoOptions(
         bag=job.source,
         engine=config.engine.engine,

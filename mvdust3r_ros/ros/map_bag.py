@@ -24,7 +24,7 @@ from typing import Any
 
 from mvdust3r_ros.config import MapperConfig, load_config, with_values
 from mvdust3r_ros.datatypes import Frame
-from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.engines.create import EngineOptions, create_engine, needs_truth
 from mvdust3r_ros.evaluation.input_counts import InputCounts
 from mvdust3r_ros.evaluation.recording import recording_name
 from mvdust3r_ros.evaluation.report import write_outputs
@@ -33,7 +33,7 @@ from mvdust3r_ros.evaluation.truth_files import read_truth
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.bag import BagOptions, bag_gives_poses, opened_bag, read_frames
 from mvdust3r_ros.ros.bag_topics import choose_image_topic
-from mvdust3r_ros.ros.oracle_needs import ORACLE, require_depth_and_poses
+from mvdust3r_ros.ros.oracle_needs import require_depth_and_poses
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
         config = with_values(config, {"engine.engine": job.engine})
     total = count_images(job.bag, job.topics)
     chosen = config.engine
-    if chosen.engine == ORACLE:
+    if needs_truth(chosen.engine):
         has_depth = bool(job.topics.depth_topic or job.topics.depth_folder)
         require_depth_and_poses(
             depth="" if has_depth else "name the depth by --depth or --depth-topic",

@@ -17,9 +17,8 @@
 from __future__ import annotations
 
 from mvdust3r_ros.engines.base import EngineError
+from mvdust3r_ros.engines.create import needs_truth
 from mvdust3r_ros.ros.settings import NodeConfig
-
-ORACLE = "oracle"
 
 
 def require_depth_and_poses(*, depth: str, poses: str) -> None:
@@ -44,7 +43,7 @@ def check_node(config: NodeConfig, engine: str) -> None:
     Raises:
         EngineError: it is the oracle, and it would not; the message names the parameters.
     """
-    if engine != ORACLE:
+    if not needs_truth(engine):
         return
     ros = config.ros
     require_depth_and_poses(

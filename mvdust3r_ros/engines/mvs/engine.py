@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, View, ViewPose, ViewTokens, WindowPrediction
+from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.engines.base import SIDE_MULTIPLE, Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import load_manifest
 from mvdust3r_ros.engines.mvs.agreement import agreement, on_edges
@@ -99,7 +100,8 @@ class MvsEngine(Engine):
                 )
 
         def encoded(view: View) -> ViewTokens:
-            return ViewTokens(MvsFeatures(self._reader.encode(view), view_features(view)), view)
+            features = MvsFeatures(self._reader.encode(view), view_features(view))
+            return ViewTokens(features, view, image_descriptor(view))
 
         with ThreadPoolExecutor(self._reader.threads) as pool:
             return list(pool.map(encoded, views))
