@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -168,9 +168,18 @@ class KeyframeWindow:
     are thinned out evenly. Where the map does not fit any more, see `miss`, windows begin anew.
     """
 
-    def __init__(self, settings: KeyframeSettings) -> None:
-        """Start empty; what the settings leave to the engine is as most engines like it."""
+    def __init__(
+        self, settings: KeyframeSettings, overlap: Callable[[], Sequence[Keyframe]]
+    ) -> None:
+        """Start empty.
+
+        Args:
+            settings: what they leave to the engine is as most engines like it.
+            overlap: gives the keyframes of the last committed window, oldest first.
+        """
         self.settings = filled_in(settings)
+        self._overlap = overlap
+        self._begins_anew = True
         self.epoch = 0
         self.keyframe_count = 0
         self.blurred_count = 0
@@ -181,7 +190,6 @@ class KeyframeWindow:
         self._last: dict[str, Keyframe] = {}
         self._passed_over: dict[str, tuple[int, View]] = {}
         self._last_stamp_ns: dict[str, int] = {}
-        self._anchors: tuple[Keyframe, ...] = ()
         self._misses = 0.0
         self._failed: set[int] = set()
         self._pending: list[Keyframe] = []
@@ -222,7 +230,7 @@ class KeyframeWindow:
     def start_epoch(self) -> None:
         """Forget all keyframes: after a jump in time the camera may be anywhere."""
         self.epoch += 1
-        self._anchors = ()
+        self._begins_anew = True
         self._pending.clear()
         self._returned = 0
         self._motion.clear()
@@ -290,13 +298,13 @@ class KeyframeWindow:
         that it cannot take does not come back for ever. Before the first window is in the map
         there is nothing to bridge: windows slide on.
         """
-        given_up = {k.id for k in self._anchors}
+        given_up = {k.id for k in self.anchors}
         if engine_failed:
             given_up |= self._failed
             self._failed = {k.id for k in window.keyframes}
         back = [k for k in window.keyframes if k.id not in given_up]
         most = self.settings.window_overlap
-        if self._anchors:
+        if self.anchors:
             most = 2 * (self.settings.window_size - self.settings.window_overlap)
         fresh = len(self._pending)
         self._pending = [*back, *self._pending][-max(most, fresh) :]
@@ -304,17 +312,17 @@ class KeyframeWindow:
 
     @property
     def anchors(self) -> tuple[Keyframe, ...]:
-        """Keyframes of the last committed window, oldest first."""
-        return self._anchors
+        """Keyframes of the map that the next window begins with, oldest first; none anew."""
+        return () if self._begins_anew else tuple(self._overlap())
 
-    def commit(self, keyframes: Sequence[Keyframe], window: Sequence[Keyframe] = ()) -> None:
-        """These keyframes, oldest first, are in the map: the next windows overlap with them.
+    def committed(self, window: Sequence[Keyframe]) -> None:
+        """A window is in the map: the next ones overlap with its keyframes.
 
-        Of their window, what is newer than they are comes again: it leads on from them.
+        Those that are newer than any of it in the map come again: they lead on from there.
         """
-        self._anchors, self._misses = tuple(keyframes), 0.0
-        later = [k for k in window if k.id > keyframes[-1].id]
-        self._pending = [*later, *self._pending]
+        self._begins_anew, self._misses = False, 0.0
+        newest = self.anchors[-1].id
+        self._pending = [*(k for k in window if k.id > newest), *self._pending]
 
     def miss(self, share: float = 1.0) -> None:
         """A window that began in the map did not fit, and odometry knows where the camera is.
@@ -327,13 +335,13 @@ class KeyframeWindow:
         """
         self._misses += share
         if self._misses >= LOST_AFTER:
-            self._anchors = ()
+            self._begins_anew = True
             del self._pending[: self._returned]
             self._returned = 0
 
     def _compose(self) -> Window | None:
         chosen = self._chosen(self._pending)
-        shared = min(len(self._anchors), self.settings.window_overlap) or self._returned
+        shared = min(len(self.anchors), self.settings.window_overlap) or self._returned
         fresh = len(self._pending) - self._returned
         if shared + fresh < self.settings.window_size:
             return None
@@ -344,7 +352,7 @@ class KeyframeWindow:
     def _chosen(self, pending: list[Keyframe], overlap: int = 0) -> tuple[Keyframe, ...]:
         """The end of the last committed window, then pending keyframes spread evenly."""
         rule = self.settings
-        shared = self._anchors[-(overlap or rule.window_overlap) :]
+        shared = self.anchors[-(overlap or rule.window_overlap) :]
         return (*shared, *thin_evenly(pending, rule.busy_window_size - len(shared)))
 
     def _is_blurred(self, camera: str, gray: ImageArray) -> bool:

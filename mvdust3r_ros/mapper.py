@@ -23,7 +23,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -86,13 +86,12 @@ MOUNTING_POSES = 60
 """Newest keyframes to find a mounting from, so that a drive that never shows it costs no more."""
 
 
-@dataclass
 class _State:
     """Everything that a reset forgets.
 
     Attributes:
-        keyframes: those that wait, and which come next.
         now: the map. Only the thread that maps windows replaces it, and only under the lock.
+        keyframes: those that wait, and which come next.
         track: where odometry saw the robot in the last frames.
         lost_in: the loaded map in which the camera has not been found yet.
         view_hw: height and width of all views; None before the first frame decides.
@@ -101,14 +100,16 @@ class _State:
         windows_since_loop: windows since one was looked for.
     """
 
-    keyframes: KeyframeWindow
-    now: Revision
-    track: OdometryTrack = field(default_factory=OdometryTrack)
-    lost_in: Place | None = None
-    view_hw: tuple[int, int] | None = None
-    rolled_back: int = 0
-    refused_loops: deque[str] = field(default_factory=lambda: deque(maxlen=20))
-    windows_since_loop: int = 0
+    def __init__(self, config: MapperConfig, epoch: int) -> None:
+        self.now = Revision.empty(config.map)
+        self.keyframes = KeyframeWindow(config.keyframes, lambda: self.now.graph.overlap_keyframes)
+        self.keyframes.epoch = epoch
+        self.track = OdometryTrack()
+        self.lost_in: Place | None = None
+        self.view_hw: tuple[int, int] | None = None
+        self.rolled_back = 0
+        self.refused_loops: deque[str] = deque(maxlen=20)
+        self.windows_since_loop = 0
 
 
 class Mapper:
@@ -287,8 +288,7 @@ class Mapper:
                 made.geometry, placement, seen, made.overlap(placement), state.track, self.config,
                 clock, can_be_undone=not begins,
             )  # fmt: skip
-            placed = [item.keyframe for item in seen]
-            state.keyframes.commit(placed, window.keyframes)
+            state.keyframes.committed(window.keyframes)
             state.windows_since_loop += 1
             committed = state.now.graph
         self._correct(state, clock)
@@ -608,10 +608,8 @@ class Mapper:
             return list(self._state.refused_loops)
 
     def _new_state(self, epoch: int) -> _State:
-        keyframes = KeyframeWindow(self.config.keyframes)
-        keyframes.epoch = epoch
         self._reconstructor.forget()
-        return _State(keyframes, Revision.empty(self.config.map))
+        return _State(self.config, epoch)
 
 
 def _by_now(item: MapKeyframe, then: KeyframeGraph, now: KeyframeGraph) -> MapKeyframe:

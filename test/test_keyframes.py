@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,8 +49,20 @@ def at(x: float, turn_deg: float = 0.0) -> FloatArray:
     return make_se3(np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]), np.array([x, 0, 0]))
 
 
+class MappedWindow(KeyframeWindow):
+    """With a map that holds what it is told."""
+
+    def __init__(self, settings: KeyframeSettings) -> None:
+        self.in_map: tuple[Keyframe, ...] = ()
+        super().__init__(settings, lambda: self.in_map)
+
+    def commit(self, keyframes: Sequence[Keyframe], window: Sequence[Keyframe] = ()) -> None:
+        self.in_map = tuple(keyframes)
+        self.committed(window)
+
+
 def show(
-    window: KeyframeWindow,
+    window: MappedWindow,
     stamp_ns: int,
     T: FloatArray | None = None,
     image: ImageArray = FLAT,
@@ -59,7 +73,7 @@ def show(
     return window.add(frame, View(image, T_odom_cam=T))
 
 
-def drive(window: KeyframeWindow, count: int, start: int = 0) -> list[Window]:
+def drive(window: MappedWindow, count: int, start: int = 0) -> list[Window]:
     """Each frame 10 cm farther, so each becomes a keyframe; the windows that came."""
     found = [show(window, (start + i + 1) * SECOND, at(0.1 * (start + i))) for i in range(count)]
     return [w for w in found if w is not None]
@@ -154,7 +168,7 @@ def kept(
     rule: dict[str, float], frames: list[tuple[int, FloatArray | None, ImageArray]]
 ) -> list[int]:
     """Indices of the frames that became keyframes."""
-    window = KeyframeWindow(KeyframeSettings(**{"min_sharpness": 0.0, **rule}))
+    window = MappedWindow(KeyframeSettings(**{"min_sharpness": 0.0, **rule}))
     found = []
     for index, (stamp_ns, T, image) in enumerate(frames):
         before = window.keyframe_count
@@ -254,7 +268,7 @@ def test_a_keyframe_without_texture_waits_before_it_takes_another() -> None:
 
 
 def test_each_camera_finds_its_own_way_out_of_the_dark() -> None:
-    window = KeyframeWindow(KeyframeSettings(min_sharpness=0.0))
+    window = MappedWindow(KeyframeSettings(min_sharpness=0.0))
     for k in range(20):
         left = FLAT if k < 5 else scene(8 * k)
         show(window, (k + 1) * SECOND, None, left, "left")
@@ -278,7 +292,7 @@ def test_frames_too_close_in_time_are_skipped() -> None:
 
 def test_blurred_frames_are_skipped_and_counted() -> None:
     blurred = np.asarray(np.round(scene(0) * 0.1 + 100), np.uint8)
-    window = KeyframeWindow(KeyframeSettings(max_translation_m=0.01, min_sharpness=0.35))
+    window = MappedWindow(KeyframeSettings(max_translation_m=0.01, min_sharpness=0.35))
     images = [scene(0)] * 5 + [blurred] + [scene(0)] + [blurred] * 2
     for i, image in enumerate(images):
         show(window, i * SECOND, at(i), image)
@@ -288,7 +302,7 @@ def test_blurred_frames_are_skipped_and_counted() -> None:
 
 def test_the_first_frames_are_never_blurred_and_a_dull_place_becomes_usual() -> None:
     dull = np.asarray(np.round(scene(0) * 0.1 + 100), np.uint8)
-    window = KeyframeWindow(KeyframeSettings(max_translation_m=0.01, min_sharpness=0.35))
+    window = MappedWindow(KeyframeSettings(max_translation_m=0.01, min_sharpness=0.35))
     for i, image in enumerate([scene(0)] * 4 + [dull] + [scene(0)] * 10 + [dull] * 40):
         show(window, i * SECOND, at(i), image)
     assert window.blurred_count == 14  # until most of the last 30 are dull
@@ -299,7 +313,7 @@ def test_the_first_frames_are_never_blurred_and_a_dull_place_becomes_usual() -> 
 
 
 def test_stamps_that_do_not_grow_are_refused() -> None:
-    window = KeyframeWindow(KeyframeSettings())
+    window = MappedWindow(KeyframeSettings())
     show(window, 5 * SECOND)
     for stamp_ns in (5 * SECOND, 4 * SECOND + 1):
         with pytest.raises(
@@ -311,14 +325,14 @@ def test_stamps_that_do_not_grow_are_refused() -> None:
 
 
 def test_cameras_have_clocks_of_their_own() -> None:
-    window = KeyframeWindow(KeyframeSettings())
+    window = MappedWindow(KeyframeSettings())
     show(window, 5 * SECOND)
     show(window, 2 * SECOND, camera="right")
     assert (window.epoch, window.keyframe_count) == (0, 2)
 
 
 def test_a_jump_back_starts_an_epoch_without_old_keyframes() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=4, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=4, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 4, start=10)
     window.commit(window.take(first).keyframes)
     drive(window, 1, start=14)
@@ -331,7 +345,7 @@ def test_a_jump_back_starts_an_epoch_without_old_keyframes() -> None:
 
 
 def test_a_change_of_size_costs_one_frame() -> None:
-    window = KeyframeWindow(KeyframeSettings())
+    window = MappedWindow(KeyframeSettings())
     show(window, 1 * SECOND)
     wide = np.zeros((128, 160, 3), np.uint8)
     with pytest.raises(KeyframeError, match="left: image size changed from 128x128 to 160x128"):
@@ -346,7 +360,7 @@ def test_a_change_of_size_costs_one_frame() -> None:
 
 
 def test_the_first_window_is_full_and_oldest_first() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (found,) = drive(window, 5)
     assert ids(found) == [0, 1, 2, 3, 4]
     assert (found.index, found.epoch) == (0, 0)
@@ -356,7 +370,7 @@ def test_the_first_window_is_full_and_oldest_first() -> None:
 
 
 def test_windows_overlap_with_the_last_committed_one() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     seen = []
     for i in range(14):
         for found in drive(window, 1, start=i):
@@ -366,7 +380,7 @@ def test_windows_overlap_with_the_last_committed_one() -> None:
 
 
 def test_a_rejected_window_leaves_the_overlap_with_the_map() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     window.commit(window.take(first).keyframes)
     (second,) = drive(window, 3, start=5)
@@ -376,7 +390,7 @@ def test_a_rejected_window_leaves_the_overlap_with_the_map() -> None:
 
 
 def test_after_two_windows_that_do_not_fit_one_begins_anew() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     window.commit(window.take(first).keyframes)
     for start in (5, 8):
@@ -394,7 +408,7 @@ def test_after_two_windows_that_do_not_fit_one_begins_anew() -> None:
 
 
 def test_windows_that_contradict_themselves_count_half() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     window.commit(window.take(first).keyframes)
     for start in (5, 8, 11, 14):
@@ -406,7 +420,7 @@ def test_windows_that_contradict_themselves_count_half() -> None:
 
 
 def test_the_keyframes_of_a_rejected_window_help_to_bridge_the_gap() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     window.commit(window.take(first).keyframes)
     (second,) = drive(window, 3, start=5)
@@ -420,7 +434,7 @@ def test_the_keyframes_of_a_rejected_window_help_to_bridge_the_gap() -> None:
 
 
 def test_windows_slide_until_the_first_one_is_in_the_map() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     window.give_back(window.take(first), engine_failed=True)
     (second,) = drive(window, 3, start=5)
@@ -428,7 +442,7 @@ def test_windows_slide_until_the_first_one_is_in_the_map() -> None:
 
 
 def test_a_view_that_the_engine_fails_on_comes_back_once() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     window.commit(window.take(first).keyframes)
     (second,) = drive(window, 3, start=5)
@@ -441,7 +455,7 @@ def test_a_view_that_the_engine_fails_on_comes_back_once() -> None:
 
 
 def test_only_keyframes_that_are_in_the_map_are_shared() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     window.commit(window.take(first).keyframes[:3])
     (second,) = drive(window, 3, start=5)
@@ -449,7 +463,7 @@ def test_only_keyframes_that_are_in_the_map_are_shared() -> None:
 
 
 def test_views_at_the_end_of_a_window_that_have_no_place_come_again() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     taken = window.take(first).keyframes
     window.commit((taken[0], taken[2]), taken)
@@ -458,14 +472,14 @@ def test_views_at_the_end_of_a_window_that_have_no_place_come_again() -> None:
 
 
 def test_a_sudden_turn_keeps_the_frame_before_it() -> None:
-    window = KeyframeWindow(KeyframeSettings(min_sharpness=0.0, min_overlap=0.75))
+    window = MappedWindow(KeyframeSettings(min_sharpness=0.0, min_overlap=0.75))
     for i, shift in enumerate((0, 4, 8, 12, 20, 90, 94)):
         show(window, (i + 1) * SECOND, image=scene(shift) if shift < 90 else scene(32)[:, ::-1])
     assert [k.stamp_ns // SECOND for k in window._pending] == [1, 5, 6]
 
 
 def test_while_nobody_takes_windows_newer_ones_replace_older_ones() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     window.commit(window.take(first).keyframes)
     waiting = drive(window, 9, start=5)
@@ -476,7 +490,7 @@ def test_while_nobody_takes_windows_newer_ones_replace_older_ones() -> None:
 
 def test_while_nobody_takes_windows_they_grow_before_keyframes_are_left_out() -> None:
     rule = KeyframeSettings(window_size=5, window_overlap=2, busy_window_size=8, **EVERY_FRAME)
-    window = KeyframeWindow(rule)
+    window = MappedWindow(rule)
     (first,) = drive(window, 5)
     window.commit(window.take(first).keyframes)
     waiting = drive(window, 8, start=5)
@@ -489,7 +503,7 @@ def test_while_nobody_takes_windows_they_grow_before_keyframes_are_left_out() ->
 
 
 def test_a_window_made_before_a_commit_is_renewed_when_taken() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     running = window.take(first)
     late = drive(window, 6, start=5)[-1]  # made while the network is busy with the first
@@ -502,7 +516,7 @@ def test_a_window_made_before_a_commit_is_renewed_when_taken() -> None:
 
 
 def test_keyframes_newer_than_a_taken_window_still_wait() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     windows = drive(window, 7)
     window.commit(window.take(windows[0]).keyframes)
     (after,) = drive(window, 1, start=7)
@@ -510,7 +524,7 @@ def test_keyframes_newer_than_a_taken_window_still_wait() -> None:
 
 
 def test_waiting_keyframes_are_bounded() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     most = 0
     for i in range(300):
         drive(window, 1, start=i)
@@ -521,7 +535,7 @@ def test_waiting_keyframes_are_bounded() -> None:
 
 
 def test_flush_gives_what_is_pending_filled_up_with_committed_keyframes() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     assert window.flush() is not None
     window.commit(window.take(first).keyframes)
@@ -535,7 +549,7 @@ def test_flush_gives_what_is_pending_filled_up_with_committed_keyframes() -> Non
 
 
 def test_flush_never_gives_more_than_a_window() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     (first,) = drive(window, 5)
     window.commit(window.take(first).keyframes)
     drive(window, 9, start=5)
@@ -543,7 +557,7 @@ def test_flush_never_gives_more_than_a_window() -> None:
 
 
 def test_flush_needs_three_keyframes() -> None:
-    window = KeyframeWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
+    window = MappedWindow(KeyframeSettings(window_size=5, window_overlap=2, **EVERY_FRAME))
     drive(window, 2)
     assert window.flush() is None
     drive(window, 1, start=2)
