@@ -30,11 +30,13 @@ import numpy as np
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, Trajectory
 from mvdust3r_ros.driven_way import DrivenWay, Host, OdometryTrack
 from mvdust3r_ros.geometry import invert_se3, lifted
-from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
+from mvdust3r_ros.known_points import Pointmap
+from mvdust3r_ros.map_keyframe import MapKeyframe
 from mvdust3r_ros.past_path import PastPath
 from mvdust3r_ros.pose_fusion import ALL_OF_IT, PoseSigma, odometry_sigma
 from mvdust3r_ros.pose_graph import PoseEdge, optimize_poses, relative_edge
 from mvdust3r_ros.scale import ScaleFilter
+from mvdust3r_ros.stitching import MapEnd
 
 MAX_TIES = 2
 """Closures of a keyframe that are handed on to its neighbour when it leaves."""
@@ -79,6 +81,19 @@ class KeyframeGraph:
     def overlap_keyframes(self) -> tuple[Keyframe, ...]:
         """Keyframes of the last window, oldest first."""
         return tuple(self.keyframes[key].keyframe for key in self.overlap)
+
+    @property
+    def end(self) -> MapEnd:
+        """Where the next window is joined to the map: its last window."""
+        poses = {key: self.keyframes[key].T_map_cam for key in self.overlap}
+        return MapEnd(self.overlap, poses, self.T_map_odom, self.scale)
+
+    def end_at(self, keyframes: Sequence[Keyframe]) -> MapEnd:
+        """Where a window is joined to some keyframes of the map."""
+        items = {k.id: self.keyframes[k.id] for k in keyframes}
+        points = {key: item.pointmap for key, item in items.items()}
+        poses = {key: item.T_map_cam for key, item in items.items()}
+        return MapEnd(points, poses, self.T_map_odom, self.scale)
 
     def path(self, camera_name: str = "") -> Trajectory:
         """Poses of all keyframes, also of those that have left, of one camera or of all."""

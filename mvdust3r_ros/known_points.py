@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,35 @@ from mvdust3r_ros.geometry import Sim3, align_sim3_robust
 from mvdust3r_ros.window_geometry import WindowGeometry
 
 MIN_DEPTH = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Pointmap:
+    """Thinned points of a view, by which windows and loops are joined to it.
+
+    Attributes:
+        stored_cam: (h, w, 3) in the camera frame, as they were seen.
+        conf: (h, w) confidence, see `is_point`.
+        size: metres of their unit, as it is known now.
+    """
+
+    stored_cam: FloatArray
+    conf: FloatArray
+    size: float = 1.0
+
+    @property
+    def points_cam(self) -> FloatArray:
+        """(h, w, 3) in the camera frame, metres."""
+        return times(self.stored_cam, self.size)
+
+    def resized(self, factor: float) -> Pointmap:
+        """With the points so many times as far from the camera."""
+        return replace(self, size=self.size * factor)
+
+
+def times(points: FloatArray, factor: float) -> FloatArray:
+    """Points so many times as far; the same array for 1."""
+    return points if factor == 1.0 else np.asarray(points * points.dtype.type(factor))
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,39 +23,12 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe
 from mvdust3r_ros.geometry import R_BODY_OPTICAL
+from mvdust3r_ros.known_points import Pointmap, times
 from mvdust3r_ros.range_image import RangeImage
-
-
-@dataclass(frozen=True, eq=False)
-class Pointmap:
-    """Thinned points of a view, by which windows and loops are joined to it.
-
-    Attributes:
-        stored_cam: (h, w, 3) in the camera frame, as they were seen.
-        conf: (h, w) confidence, see `is_point`.
-        size: metres of their unit, as it is known now.
-    """
-
-    stored_cam: FloatArray
-    conf: FloatArray
-    size: float = 1.0
-
-    @property
-    def points_cam(self) -> FloatArray:
-        """(h, w, 3) in the camera frame, metres."""
-        return _times(self.stored_cam, self.size)
-
-    def resized(self, factor: float) -> Pointmap:
-        """With the points so many times as far from the camera."""
-        return replace(self, size=self.size * factor)
 
 
 def _nothing() -> Pointmap:
     return Pointmap(np.zeros((0, 0, 3), np.float32), np.zeros((0, 0), np.float32))
-
-
-def _times(points: FloatArray, factor: float) -> FloatArray:
-    return points if factor == 1.0 else np.asarray(points * points.dtype.type(factor))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +74,7 @@ class MapKeyframe:
     @property
     def points_cam(self) -> FloatArray:
         """(N, 3) float32 points to draw, camera frame, metres, levelled."""
-        return _times(self.stored_cam, self.size * self.level)
+        return times(self.stored_cam, self.size * self.level)
 
     def points_map(self) -> FloatArray:
         """(N, 3) float32 points to draw, map frame."""

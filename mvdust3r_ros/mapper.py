@@ -43,6 +43,7 @@ from mvdust3r_ros.driven_way import OdometryTrack
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.keyframes import KeyframeWindow
+from mvdust3r_ros.limits import attainable
 from mvdust3r_ros.lone_windows import check_lone_window, check_turns
 from mvdust3r_ros.loops import loop_candidate, measure_loop
 from mvdust3r_ros.map_keyframe import MapKeyframe
@@ -65,13 +66,13 @@ from mvdust3r_ros.revision import SETTLE_SHARE, Revision
 from mvdust3r_ros.rolling_shutter import RollingShutter
 from mvdust3r_ros.saved_map import restored, stored_map
 from mvdust3r_ros.scale import scale_gate
+from mvdust3r_ros.seen_keyframes import seen_keyframes, seen_overlap
 from mvdust3r_ros.session_file import StoredMap
 from mvdust3r_ros.stitching import (
     MapEnd,
     Placement,
     Stitcher,
     agrees_with_odometry,
-    attainable,
 )
 from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
 from mvdust3r_ros.wording import plural
@@ -224,7 +225,7 @@ class Mapper:
         with self._lock:
             if rejected and window.epoch == state.keyframes.epoch:
                 state.keyframes.give_back(window, engine_failed=update.verdict in ENGINE_FAILURES)
-                known = MapEnd.of(state.now.graph).knows_place(window)
+                known = state.now.graph.end.knows_place(window)
                 if update.verdict in MISFITS and known:
                     state.keyframes.miss(MISFITS[update.verdict])
         return update
@@ -234,7 +235,7 @@ class Mapper:
     ) -> MapUpdate:
         """Join a window to the map, at its end or at a known place that the window begins with."""
         now, made = state.now, None
-        end = MapEnd.at(now.graph, place) if place else MapEnd.of(now.graph)
+        end = now.graph.end_at(place) if place else now.graph.end
         try:
             made = self._reconstructor.reconstruct(window, self.config, clock)
             geometry = made.geometry
@@ -251,7 +252,7 @@ class Mapper:
                 if place:
                     check_same_place(geometry, len(place), self.config.loop.min_covisible)
             with clock.stage("integrate"):
-                seen = now.levelled(made.placed(placement, self.config.map))
+                seen = now.levelled(seen_keyframes(made, placement, self.config.map))
                 check_reach(now, seen)
         except WindowError as error:
             note = "" if made is None else made.geometry.note
@@ -284,9 +285,10 @@ class Mapper:
             if state is not self._state or window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a reset")
             begins = not state.keyframes.anchors and onto is state.now
+            overlap = seen_overlap(made, placement)
             state.now = onto.with_window(
-                made.geometry, placement, seen, made.overlap(placement), state.track, self.config,
-                clock, can_be_undone=not begins,
+                geometry, placement, seen, overlap, state.track, self.config, clock,
+                can_be_undone=not begins,
             )  # fmt: skip
             state.keyframes.committed(window.keyframes)
             state.windows_since_loop += 1
@@ -370,8 +372,8 @@ class Mapper:
             joint = replace(geometry.window, keyframes=chosen)
             try:
                 made = self._reconstructor.reconstruct(joint, self.config, clock, aside=True)
-                placement = self._stitcher(MapEnd.of(before)).place(made.geometry)
-                seen = made.placed(placement, self.config.map)
+                placement = self._stitcher(before.end).place(made.geometry)
+                seen = seen_keyframes(made, placement, self.config.map)
                 check_reach(now, seen)
             except WindowError:
                 continue

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mvdust3r_ros.config import MapperConfig, MapSettings
+from mvdust3r_ros.config import MapperConfig
 from mvdust3r_ros.datatypes import (
     FloatArray,
     Keyframe,
@@ -32,15 +32,13 @@ from mvdust3r_ros.datatypes import (
     ViewTokens,
     Window,
     WindowPrediction,
-    is_point,
 )
 from mvdust3r_ros.engines.base import Engine, EngineError
-from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
+from mvdust3r_ros.limits import attainable
 from mvdust3r_ros.pose_recovery import recover_poses
 from mvdust3r_ros.pose_refinement import refine_poses
 from mvdust3r_ros.reference_views import order_views
 from mvdust3r_ros.rolling_shutter import RollingShutter
-from mvdust3r_ros.stitching import Placement, attainable
 from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
 
 STITCH_STRIDE = 4
@@ -62,51 +60,6 @@ class Reconstruction:
     points: FloatArray
     conf: FloatArray
     tokens: list[ViewTokens]
-
-    def placed(self, placement: Placement, rule: MapSettings) -> list[MapKeyframe]:
-        """What the map keeps of each view with a pose: confident points in metres."""
-        geometry, scale = self.geometry, placement.S_map_window.scale
-        thin = slice(rule.pixel_stride // 2, None, rule.pixel_stride)
-        points = np.ascontiguousarray(self.points[:, thin, thin])
-        conf = np.ascontiguousarray(self.conf[:, thin, thin])
-        valid = conf[is_point(conf)]
-        worst = float(np.quantile(valid, rule.conf_quantile)) if valid.size else 1.0
-        seen = []
-        for index, keyframe, pose in geometry.posed():
-            R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
-            cam = (points[index] - t.astype(np.float32)) @ (
-                np.float32(scale) * R.astype(np.float32)
-            )
-            depth = cam[..., 2]
-            trusted = (conf[index] >= worst) & (conf[index] > rule.min_conf)
-            use = np.flatnonzero(trusted & (depth > 0) & (depth < rule.max_depth_m))
-            colors = np.ascontiguousarray(keyframe.view.image_rgb[thin, thin])
-            thinned = (geometry.points_cam(index) * scale).astype(np.float32)
-            seen.append(
-                MapKeyframe(
-                    keyframe,
-                    placement.T_map_cam[keyframe.id],
-                    cam.reshape(-1, 3).take(use, 0),
-                    colors.reshape(-1, 3).take(use, 0),
-                    conf[index].take(use),
-                    # a view would keep the confidence of all views in memory
-                    pointmap=Pointmap(thinned, geometry.conf[index].copy()),
-                    descriptor=self.tokens[index].descriptor,
-                    sized_by=placement.scale.history.newest,
-                    network_share=placement.network_share,
-                )
-            )
-        return seen
-
-    def overlap(self, placement: Placement) -> dict[int, Pointmap]:
-        """What the next window is joined to: keyframe -> all points that this one saw of it."""
-        geometry, scale = self.geometry, placement.S_map_window.scale
-        return {
-            keyframe.id: Pointmap(
-                geometry.points_cam(index).astype(np.float64) * scale, geometry.conf[index].copy()
-            )
-            for index, keyframe, _ in geometry.posed()
-        }
 
 
 class Reconstructor:

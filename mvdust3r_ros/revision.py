@@ -38,8 +38,9 @@ from mvdust3r_ros.drawing import (
 )
 from mvdust3r_ros.driven_way import OdometryTrack
 from mvdust3r_ros.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.known_points import Pointmap
 from mvdust3r_ros.loops import close_loop
-from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
+from mvdust3r_ros.map_keyframe import MapKeyframe
 from mvdust3r_ros.pose_graph import PoseEdge
 from mvdust3r_ros.stitching import Placement
 from mvdust3r_ros.window_geometry import WindowGeometry

@@ -23,7 +23,8 @@ from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.drawing import view_of_floor
 from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
+from mvdust3r_ros.known_points import Pointmap
+from mvdust3r_ros.map_keyframe import MapKeyframe
 from mvdust3r_ros.scale import ScaleFilter
 from mvdust3r_ros.session_file import StoredKeyframe, StoredMap
 

@@ -17,13 +17,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mvdust3r_ros.config import StitchSettings
-from mvdust3r_ros.datatypes import FloatArray, Keyframe, Verdict, Window
+from mvdust3r_ros.datatypes import FloatArray, Verdict, Window
 from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.geometry import (
     R_BODY_OPTICAL,
@@ -33,9 +33,8 @@ from mvdust3r_ros.geometry import (
     invert_se3,
     rotation_angle_deg,
 )
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.known_points import KnownView, joint_of
-from mvdust3r_ros.map_keyframe import Pointmap
+from mvdust3r_ros.known_points import KnownView, Pointmap, joint_of
+from mvdust3r_ros.limits import attainable
 from mvdust3r_ros.pose_fusion import (
     ALL_OF_IT,
     FusedPoses,
@@ -56,8 +55,6 @@ from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
 
 WINDOW_PATH_M, DRIFT_SIGMAS = 3.0, 3.0
 """A network's error does not grow with a way that is longer than its views see; drift does."""
-COARSE_RESIDUAL, COARSE_TRANSLATION, COARSE_ROTATION_DEG = 1.5, 5.0, 150.0
-"""Limits over the error of a coarse network's points, see `attainable`."""
 SURE_SIGMA = 0.1
 """Relative sigma below which evidence of the scale can refuse a window."""
 MIN_SHARED_POINTS = 100
@@ -72,26 +69,6 @@ STANDS_M, STANDS_DEG = 0.1, 5.0
 SHAPE_SHARE, SHAPE_M, SHAPE_DEG = 0.05, 0.05, 10.0
 FLOOR_TILT_DEG = 40.0
 ODOM_TILT_DEG = 10.0
-
-
-def attainable(settings: StitchSettings, rel_error: float) -> StitchSettings:
-    """Limits that a network of this accuracy can keep: a coarse one gets wider ones.
-
-    Its points are off by `rel_error` of their distance, and two windows disagree by more; its
-    cameras, with steps that are short against that distance, by several times that share of the
-    motion. Poses and scale still go to whatever is more certain, mostly odometry.
-
-    Args:
-        settings: as configured; never made stricter.
-        rel_error: typical error of a point over its distance; 0 when unknown.
-    """
-    return replace(
-        settings,
-        max_residual=max(settings.max_residual, COARSE_RESIDUAL * rel_error),
-        max_lone_sigma=max(settings.max_lone_sigma, rel_error),
-        max_odom_translation=max(settings.max_odom_translation, COARSE_TRANSLATION * rel_error),
-        max_odom_rotation_deg=max(settings.max_odom_rotation_deg, COARSE_ROTATION_DEG * rel_error),
-    )
 
 
 @dataclass(frozen=True)
@@ -130,20 +107,6 @@ class MapEnd:
     T_map_cam: Mapping[int, FloatArray] = field(default_factory=dict)
     T_map_odom: FloatArray | None = None
     scale: ScaleFilter = field(default_factory=ScaleFilter)
-
-    @classmethod
-    def of(cls, graph: KeyframeGraph) -> MapEnd:
-        """The last window of a map."""
-        poses = {key: graph.keyframes[key].T_map_cam for key in graph.overlap}
-        return cls(graph.overlap, poses, graph.T_map_odom, graph.scale)
-
-    @classmethod
-    def at(cls, graph: KeyframeGraph, keyframes: Sequence[Keyframe]) -> MapEnd:
-        """Some keyframes of a map."""
-        items = {k.id: graph.keyframes[k.id] for k in keyframes}
-        points = {key: item.pointmap for key, item in items.items()}
-        poses = {key: item.T_map_cam for key, item in items.items()}
-        return cls(points, poses, graph.T_map_odom, graph.scale)
 
     def shares_views(self, window: Window) -> bool:
         """Whether a window has one of its keyframes."""

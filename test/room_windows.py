@@ -29,7 +29,8 @@ from mvdust3r_ros.driven_way import OdometryTrack
 from mvdust3r_ros.geometry import Sim3, invert_se3
 from mvdust3r_ros.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.reconstruct import Reconstruction
-from mvdust3r_ros.stitching import MapEnd, Placement, Stitcher
+from mvdust3r_ros.seen_keyframes import seen_keyframes, seen_overlap
+from mvdust3r_ros.stitching import Placement, Stitcher
 from mvdust3r_ros.window_geometry import WindowGeometry
 
 BLANK = np.zeros((72, 96, 3), np.uint8)
@@ -77,8 +78,8 @@ def followed_by(
 ) -> KeyframeGraph:
     """The map with a placed window."""
     made, window = made_of(geometry), len(graph.keyframes)
-    seen = [replace(m, window=window) for m in made.placed(placement, EVERY_POINT)]
-    overlap, track = made.overlap(placement), OdometryTrack()
+    seen = [replace(m, window=window) for m in seen_keyframes(made, placement, EVERY_POINT)]
+    overlap, track = seen_overlap(made, placement), OdometryTrack()
     graph = graph.with_window(
         seen, overlap, placement.scale, track, StitchSettings().odom_rel_sigma,
         placement.sigma_left,
@@ -93,4 +94,4 @@ def begun_with(geometry: WindowGeometry, settings: StitchSettings | None = None)
 
 
 def at_end_of(graph: KeyframeGraph, settings: StitchSettings | None = None) -> Stitcher:
-    return Stitcher(settings or StitchSettings(), MapEnd.of(graph))
+    return Stitcher(settings or StitchSettings(), graph.end)

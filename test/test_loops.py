@@ -43,7 +43,6 @@ from mvdust3r_ros.pose_fusion import PoseSigma, odometry_sigma
 from mvdust3r_ros.pose_graph import PoseEdge, PoseGraphError, edge_sigmas, relative_edge
 from mvdust3r_ros.revision import Revision
 from mvdust3r_ros.scale import ScaleFilter, ScaleHistory, SizedWindow
-from mvdust3r_ros.stitching import MapEnd
 from mvdust3r_ros.voxel_map import VoxelMap
 from room_windows import Scene, begun_with
 
@@ -120,7 +119,7 @@ def test_the_map_moves_with_its_keyframes(drifting: list[Frame]) -> None:
     newest = max(keyframes)
     T_map_cam = snapshot.T_map_odom @ keyframes[newest].keyframe.view.T_odom_cam
     np.testing.assert_allclose(T_map_cam, poses[newest], atol=1e-9)
-    end = MapEnd.of(now.graph)
+    end = now.graph.end
     assert list(end.T_map_cam) == list(end.points) == list(poses)[-CONFIG.keyframes.window_size :]
     for key, T in end.T_map_cam.items():
         np.testing.assert_allclose(T, poses[key], atol=1e-12)

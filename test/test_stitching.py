@@ -27,6 +27,7 @@ from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource, Verdi
 from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3, rotation_angle_deg
 from mvdust3r_ros.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.scale import ScaleFilter
+from mvdust3r_ros.seen_keyframes import seen_keyframes, seen_overlap
 from mvdust3r_ros.stitching import (
     MIN_SHARED_POINTS,
     MapEnd,
@@ -176,7 +177,7 @@ def test_the_height_of_the_camera_holds_in_later_windows(scene: Scene) -> None:
     graph = KeyframeGraph()
     for ids, scale in ((range(6), 1.0), (range(3, 9), 7.0)):
         geometry = scene.window(ids, scale, odometry=False)
-        placement = Stitcher(StitchSettings(), MapEnd.of(graph), height_m).place(geometry)
+        placement = Stitcher(StitchSettings(), graph.end, height_m).place(geometry)
         graph = followed_by(graph, geometry, placement)
     assert placement.scale.estimate.source == ScaleSource.CAMERA_HEIGHT
     assert placement.scale.estimate.scale == pytest.approx(1 / 7.0, rel=0.02)
@@ -364,8 +365,8 @@ def test_a_pointmap_follows_the_final_pose_of_its_view(scene: Scene) -> None:
     placement = replace(placement, T_map_cam={**placement.T_map_cam, 1: T})
     truth = scene.room.points(scene.poses[1])[SPREAD, SPREAD] @ moved[:3, :3].T + moved[:3, 3]
     made = made_of(geometry)
-    item = made.placed(placement, EVERY_POINT)[1]
-    for pointmap in (made.overlap(placement)[1], item.pointmap):
+    item = seen_keyframes(made, placement, EVERY_POINT)[1]
+    for pointmap in (seen_overlap(made, placement)[1], item.pointmap):
         in_map = pointmap.points_cam @ T[:3, :3].T + T[:3, 3]
         np.testing.assert_allclose(in_map, truth, atol=1e-5)
     np.testing.assert_allclose(item.points_map(), truth.reshape(-1, 3), atol=1e-5)

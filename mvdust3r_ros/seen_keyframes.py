@@ -1,0 +1,73 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a placed window saw of its keyframes, as the map keeps it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mvdust3r_ros.config import MapSettings
+from mvdust3r_ros.datatypes import is_point
+from mvdust3r_ros.known_points import Pointmap
+from mvdust3r_ros.map_keyframe import MapKeyframe
+from mvdust3r_ros.reconstruct import Reconstruction
+from mvdust3r_ros.stitching import Placement
+
+
+def seen_keyframes(
+    made: Reconstruction, placement: Placement, rule: MapSettings
+) -> list[MapKeyframe]:
+    """What the map keeps of each view with a pose: confident points in metres."""
+    geometry, scale = made.geometry, placement.S_map_window.scale
+    thin = slice(rule.pixel_stride // 2, None, rule.pixel_stride)
+    points = np.ascontiguousarray(made.points[:, thin, thin])
+    conf = np.ascontiguousarray(made.conf[:, thin, thin])
+    valid = conf[is_point(conf)]
+    worst = float(np.quantile(valid, rule.conf_quantile)) if valid.size else 1.0
+    seen = []
+    for index, keyframe, pose in geometry.posed():
+        R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
+        cam = (points[index] - t.astype(np.float32)) @ (np.float32(scale) * R.astype(np.float32))
+        depth = cam[..., 2]
+        trusted = (conf[index] >= worst) & (conf[index] > rule.min_conf)
+        use = np.flatnonzero(trusted & (depth > 0) & (depth < rule.max_depth_m))
+        colors = np.ascontiguousarray(keyframe.view.image_rgb[thin, thin])
+        thinned = (geometry.points_cam(index) * scale).astype(np.float32)
+        seen.append(
+            MapKeyframe(
+                keyframe,
+                placement.T_map_cam[keyframe.id],
+                cam.reshape(-1, 3).take(use, 0),
+                colors.reshape(-1, 3).take(use, 0),
+                conf[index].take(use),
+                # a view would keep the confidence of all views in memory
+                pointmap=Pointmap(thinned, geometry.conf[index].copy()),
+                descriptor=made.tokens[index].descriptor,
+                sized_by=placement.scale.history.newest,
+                network_share=placement.network_share,
+            )
+        )
+    return seen
+
+
+def seen_overlap(made: Reconstruction, placement: Placement) -> dict[int, Pointmap]:
+    """What the next window is joined to: keyframe -> all points that this one saw of it."""
+    geometry, scale = made.geometry, placement.S_map_window.scale
+    return {
+        keyframe.id: Pointmap(
+            geometry.points_cam(index).astype(np.float64) * scale, geometry.conf[index].copy()
+        )
+        for index, keyframe, _ in geometry.posed()
+    }
