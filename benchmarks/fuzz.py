@@ -67,9 +67,9 @@ from mvdust3r_ros.datatypes import (
     ScaleEstimate,
     Trajectory,
 )
+from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum, save_map
 from mvdust3r_ros.engines.create import EngineOptions, create_engine, default_engine_folder
 from mvdust3r_ros.engines.manifest import load_manifest
-from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum, save_map
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.bag import read_frames
 from mvdust3r_ros.ros.bag_messages import decoded

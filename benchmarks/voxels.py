@@ -33,9 +33,9 @@ import numpy as np
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, Frame, ImageArray
+from mvdust3r_ros.drawing.voxel_map import VoxelMap
 from mvdust3r_ros.geometry import backproject, invert_se3
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, sequence_frames
-from mvdust3r_ros.voxel_map import VoxelMap
 
 VIEWS = 8
 CONFIDENCE = 5.0

@@ -21,8 +21,8 @@ import sys
 from pathlib import Path
 
 from mvdust3r_ros.config import MapperConfig
+from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.engines.create import create_engine
-from mvdust3r_ros.map_files import save_map
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.bag import read_frames
 

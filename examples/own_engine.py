@@ -28,9 +28,9 @@ import numpy as np
 from mvdust3r_ros.config import MapperConfig
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
 from mvdust3r_ros.descriptors import image_descriptor
+from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.geometry import backproject, invert_se3
-from mvdust3r_ros.map_files import save_map
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.bag import BagOptions, read_frames
 

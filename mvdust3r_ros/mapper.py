@@ -27,6 +27,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from mvdust3r_ros.atlas.reconsider import (
+    CONTRADICTIONS,
+    check_recent_motion,
+    joint_keyframes,
+    lies_elsewhere,
+)
+from mvdust3r_ros.atlas.revision import SETTLE_SHARE, Revision
+from mvdust3r_ros.atlas.saved_map import restored, stored_map
+from mvdust3r_ros.atlas.session_file import StoredMap
 from mvdust3r_ros.config import ConfigError, MapperConfig, structural_changes
 from mvdust3r_ros.datatypes import (
     Frame,
@@ -38,43 +47,34 @@ from mvdust3r_ros.datatypes import (
     Verdict,
     Window,
 )
-from mvdust3r_ros.drawing import Drawing
-from mvdust3r_ros.driven_way import OdometryTrack
+from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.engines.base import Engine
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.keyframes import KeyframeWindow
-from mvdust3r_ros.limits import attainable
-from mvdust3r_ros.lone_windows import check_lone_window, check_turns
-from mvdust3r_ros.loops import loop_candidate, measure_loop
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.mounting import Mounting, estimate_mounting
-from mvdust3r_ros.preprocess import view_from_frame
-from mvdust3r_ros.reconsider import (
-    CONTRADICTIONS,
-    check_recent_motion,
-    joint_keyframes,
-    lies_elsewhere,
-)
-from mvdust3r_ros.reconstruct import Reconstruction, Reconstructor
-from mvdust3r_ros.relocalisation import (
+from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.loops import loop_candidate, measure_loop
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.graph.relocalisation import (
     Place,
     RelocalisationError,
     check_same_place,
     likely_places,
 )
-from mvdust3r_ros.revision import SETTLE_SHARE, Revision
-from mvdust3r_ros.rolling_shutter import RollingShutter
-from mvdust3r_ros.saved_map import restored, stored_map
-from mvdust3r_ros.scale import scale_gate
-from mvdust3r_ros.seen_keyframes import seen_keyframes, seen_overlap
-from mvdust3r_ros.session_file import StoredMap
-from mvdust3r_ros.stitching import (
+from mvdust3r_ros.graph.seen_keyframes import seen_keyframes, seen_overlap
+from mvdust3r_ros.placing.mounting import Mounting, estimate_mounting
+from mvdust3r_ros.placing.scale import scale_gate
+from mvdust3r_ros.placing.stitching import (
     MapEnd,
     Placement,
     Stitcher,
     agrees_with_odometry,
 )
-from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
+from mvdust3r_ros.rolling_shutter import RollingShutter
+from mvdust3r_ros.window.keyframes import KeyframeWindow
+from mvdust3r_ros.window.limits import attainable
+from mvdust3r_ros.window.lone_windows import check_lone_window, check_turns
+from mvdust3r_ros.window.preprocess import view_from_frame
+from mvdust3r_ros.window.reconstruct import Reconstruction, Reconstructor
+from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 from mvdust3r_ros.wording import plural
 
 MISFITS = {

@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.drawing import view_of_floor
-from mvdust3r_ros.driven_way import OdometryTrack
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.revision import Revision
-from mvdust3r_ros.scale import ScaleFilter
+from mvdust3r_ros.drawing.drawing import view_of_floor
+from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.placing.scale import ScaleFilter
 
 
 def grown(

@@ -25,13 +25,13 @@ import numpy as np
 from mvdust3r_ros.config import MapSettings, StitchSettings
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, View, ViewPose, ViewTokens, Window
 from mvdust3r_ros.descriptors import image_descriptor
-from mvdust3r_ros.driven_way import OdometryTrack
 from mvdust3r_ros.geometry import Sim3, invert_se3
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.reconstruct import Reconstruction
-from mvdust3r_ros.seen_keyframes import seen_keyframes, seen_overlap
-from mvdust3r_ros.stitching import Placement, Stitcher
-from mvdust3r_ros.window_geometry import WindowGeometry
+from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.seen_keyframes import seen_keyframes, seen_overlap
+from mvdust3r_ros.placing.stitching import Placement, Stitcher
+from mvdust3r_ros.window.reconstruct import Reconstruction
+from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 BLANK = np.zeros((72, 96, 3), np.uint8)
 SPREAD = slice(2, None, 4)

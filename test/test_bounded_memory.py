@@ -23,13 +23,13 @@ import pytest
 from map_world import map_of
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Keyframe, ScaleSource, View
-from mvdust3r_ros.drawing import seen_often
+from mvdust3r_ros.drawing.drawing import seen_often
+from mvdust3r_ros.drawing.occupancy import OccupancyMap
+from mvdust3r_ros.drawing.voxel_map import VoxelMap
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.map_keyframe import MapKeyframe
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.occupancy import OccupancyMap
-from mvdust3r_ros.voxel_map import VoxelMap
 
 HW = (72, 96)
 CONFIG = with_values(

@@ -23,12 +23,12 @@ import numpy as np
 import pytest
 
 from map_world import grown, map_of
+from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import Keyframe, View
-from mvdust3r_ros.depth_levels import LEVEL_SIGMA, levels_of
 from mvdust3r_ros.geometry import invert_se3, make_se3
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.revision import Revision
+from mvdust3r_ros.graph.depth_levels import LEVEL_SIGMA, levels_of
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 
 FACTORS = (1.05, 0.95, 1.03, 0.96)
 """What the depth of each window is multiplied by."""

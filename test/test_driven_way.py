@@ -22,13 +22,13 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from map_world import grown
-from mvdust3r_ros import driven_way
+from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, Keyframe, View
-from mvdust3r_ros.driven_way import MAX_PLACES, DrivenWay, Host, OdometryTrack
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.revision import Revision
+from mvdust3r_ros.graph import driven_way
+from mvdust3r_ros.graph.driven_way import MAX_PLACES, DrivenWay, Host, OdometryTrack
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 
 
 def rotation_z(yaw: float) -> FloatArray:

@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
-from mvdust3r_ros.map_files import load_occupancy, read_tum
+from mvdust3r_ros.drawing.map_files import load_occupancy, read_tum
 
 ROOT = Path(__file__).parents[1]
 ROOM = ROOT / "demo/room"

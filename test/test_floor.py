@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.floor import Floor, fit_floor
+from mvdust3r_ros.placing.floor import Floor, fit_floor
 
 CAMERA = np.array([0.3, -0.2, 1.2])
 

@@ -21,19 +21,19 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from mvdust3r_ros import stitching
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
-from mvdust3r_ros.drawing import floor_off
+from mvdust3r_ros.drawing.drawing import floor_off
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
 from mvdust3r_ros.geometry import Sim3
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.map_keyframe import MapKeyframe
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.placing import stitching
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import odometry
-from mvdust3r_ros.window_geometry import WindowGeometry
+from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ def test_putting_the_floor_right_moves_everything_alike(
     frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mapper, _ = drive(frames, loop__enabled=False)
-    monkeypatch.setattr("mvdust3r_ros.revision.floor_off", lambda *_: 0.0)
+    monkeypatch.setattr("mvdust3r_ros.atlas.revision.floor_off", lambda *_: 0.0)
     left, heights_left = drive(frames, loop__enabled=False)
     assert abs(heights_left[-1]) > 0.05
     a, b = mapper.snapshot(), left.snapshot()

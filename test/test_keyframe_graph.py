@@ -25,13 +25,13 @@ import pytest
 
 from mvdust3r_ros.config import LoopSettings
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.driven_way import OdometryTrack
 from mvdust3r_ros.geometry import invert_se3, make_se3
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.loops import close_loop, loop_candidate
-from mvdust3r_ros.map_keyframe import MapKeyframe, Pointmap
-from mvdust3r_ros.pose_graph import relative_edge
-from mvdust3r_ros.window_geometry import WindowGeometry
+from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.loops import close_loop, loop_candidate
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe, Pointmap
+from mvdust3r_ros.placing.pose_graph import relative_edge
+from mvdust3r_ros.window.window_geometry import WindowGeometry
 from room_windows import Scene, at_end_of, followed_by
 
 ASIDE = make_se3(np.eye(3), np.array([0.5, -0.25, 0.0]))

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from mvdust3r_ros.config import KeyframeSettings
 from mvdust3r_ros.datatypes import FloatArray, Frame, ImageArray, Keyframe, View, Window
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.keyframes import (
+from mvdust3r_ros.window.keyframes import (
     MAX_CORNERS,
     KeyframeError,
     KeyframeWindow,

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.geometry import AlignmentError
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.known_points import KnownView, depth_product, joint_of
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.placing.known_points import KnownView, depth_product, joint_of
 from room_windows import SPREAD, Scene, begun_with
 
 

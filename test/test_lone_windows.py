@@ -36,8 +36,8 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import backproject, rotation_angle_deg
-from mvdust3r_ros.lone_windows import MAX_OFF_DEG, Match
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.window.lone_windows import MAX_OFF_DEG, Match
 
 HW = (72, 96)
 CONFIG = with_values(

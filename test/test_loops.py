@@ -22,28 +22,28 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
-from mvdust3r_ros.drawing import Drawing
-from mvdust3r_ros.driven_way import OdometryTrack
+from mvdust3r_ros.drawing.drawing import Drawing
+from mvdust3r_ros.drawing.voxel_map import VoxelMap
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.keyframe_graph import MAX_TIES, KeyframeGraph
-from mvdust3r_ros.loops import (
+from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.keyframe_graph import MAX_TIES, KeyframeGraph
+from mvdust3r_ros.graph.loops import (
     LoopCandidate,
     LoopError,
     close_loop,
     loop_candidate,
     measure_loop,
 )
-from mvdust3r_ros.map_keyframe import MapKeyframe
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.pose_fusion import PoseSigma, odometry_sigma
-from mvdust3r_ros.pose_graph import PoseEdge, PoseGraphError, edge_sigmas, relative_edge
-from mvdust3r_ros.revision import Revision
-from mvdust3r_ros.scale import ScaleFilter, ScaleHistory, SizedWindow
-from mvdust3r_ros.voxel_map import VoxelMap
+from mvdust3r_ros.placing.pose_fusion import PoseSigma, odometry_sigma
+from mvdust3r_ros.placing.pose_graph import PoseEdge, PoseGraphError, edge_sigmas, relative_edge
+from mvdust3r_ros.placing.scale import ScaleFilter, ScaleHistory, SizedWindow
 from room_windows import Scene, begun_with
 
 HW = (72, 96)

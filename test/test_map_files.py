@@ -30,7 +30,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import MapSnapshot, OccupancyGrid, ScaleEstimate, Trajectory
-from mvdust3r_ros.map_files import (
+from mvdust3r_ros.drawing.map_files import (
     Cloud,
     MapFileError,
     load_occupancy,

@@ -37,9 +37,9 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.engines.base import EngineError, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import align_sim3, invert_se3, rotation_angle_deg
-from mvdust3r_ros.keyframes import KeyframeError
 from mvdust3r_ros.mapper import Mapper, StageClock
-from mvdust3r_ros.scale import ScaleHistory
+from mvdust3r_ros.placing.scale import ScaleHistory
+from mvdust3r_ros.window.keyframes import KeyframeError
 
 HW = (72, 96)
 COUNT = 24

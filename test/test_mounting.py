@@ -28,7 +28,7 @@ from mvdust3r_ros.datatypes import FloatArray, Frame, ScaleSource, Verdict
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3, rotation_angle_deg
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.mounting import MIN_POSES, estimate_mounting
+from mvdust3r_ros.placing.mounting import MIN_POSES, estimate_mounting
 from mvdust3r_ros.ros.settings import RosSettings
 
 TILTED = Rotation.from_euler("xyz", [6, -8, 20], degrees=True).as_matrix()

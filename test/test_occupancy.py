@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, OccupancyGrid
-from mvdust3r_ros.occupancy import (
+from mvdust3r_ros.drawing.occupancy import (
     FREE,
     OCCUPIED,
     SUBCELL_BITS,

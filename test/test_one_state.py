@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mvdust3r_ros.atlas.revision import Revision
+from mvdust3r_ros.atlas.session_file import StoredMap
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, WindowPrediction
-from mvdust3r_ros.drawing import Drawing
+from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import spoil
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.revision import Revision
-from mvdust3r_ros.session_file import StoredMap
 
 HW = (72, 96)
 COUNT = 36
@@ -181,7 +181,7 @@ def test_closures_resizes_levelling_and_forgetting_are_seen_whole(
     mapper = Mapper(with_values(CONFIG, values), Engine("settle" in corrections))
     monkeypatch.setattr("mvdust3r_ros.mapper.SETTLE_SHARE", 0.0)
     off_m = iter([0.0, 0.0, 0.0, 0.07])
-    monkeypatch.setattr("mvdust3r_ros.revision.floor_off", lambda *_: next(off_m, 0.0))
+    monkeypatch.setattr("mvdust3r_ros.atlas.revision.floor_off", lambda *_: next(off_m, 0.0))
     with witnessed(mapper, monkeypatch, "settle" in corrections) as witness:
         updates = [mapper.process(frame) for frame in drifting]
     assert corrections <= stages(updates)
@@ -251,7 +251,7 @@ def test_settings_that_change_during_a_correction_are_not_lost(
         return drawn[-1]
 
     off_m = iter([0.07])
-    monkeypatch.setattr("mvdust3r_ros.revision.floor_off", lambda *_: next(off_m, 0.0))
+    monkeypatch.setattr("mvdust3r_ros.atlas.revision.floor_off", lambda *_: next(off_m, 0.0))
     monkeypatch.setattr(Drawing, "anew", changed_meanwhile)
     for frame in drifting[:6]:
         mapper.process(frame)

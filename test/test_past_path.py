@@ -19,9 +19,9 @@ import pickle
 import numpy as np
 import pytest
 
-from mvdust3r_ros import past_path
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.past_path import PastPath
+from mvdust3r_ros.graph import past_path
+from mvdust3r_ros.graph.past_path import PastPath
 
 
 def at(x_m: float, turn_rad: float = 0.0) -> np.ndarray:

@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3, rotation_angle_deg
-from mvdust3r_ros.pose_fusion import (
+from mvdust3r_ros.placing.pose_fusion import (
     ALL_OF_IT,
     MIN_SIGMA_M,
     PoseSigma,

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3, rotation_angle_deg
-from mvdust3r_ros.pose_graph import PoseEdge, PoseGraphError, optimize_poses, relative_edge
+from mvdust3r_ros.placing.pose_graph import PoseEdge, PoseGraphError, optimize_poses, relative_edge
 
 CIRCLE = 60
 RADIUS_M = 5.0

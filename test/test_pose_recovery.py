@@ -22,7 +22,7 @@ import pytest
 from mvdust3r_ros.config import PoseSettings
 from mvdust3r_ros.datatypes import FloatArray, View, WindowPrediction
 from mvdust3r_ros.geometry import backproject, invert_se3, rotation_angle_deg
-from mvdust3r_ros.pose_recovery import (
+from mvdust3r_ros.window.pose_recovery import (
     MIN_PNP_POINTS,
     PoseError,
     align_view,

@@ -38,8 +38,8 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.geometry import invert_se3, make_se3, rotation_angle_deg
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.pose_recovery import recover_poses
-from mvdust3r_ros.pose_refinement import Refined, refine_poses
+from mvdust3r_ros.window.pose_recovery import recover_poses
+from mvdust3r_ros.window.pose_refinement import Refined, refine_poses
 
 HW = (192, 256)
 COUNT = 6

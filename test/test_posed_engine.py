@@ -44,9 +44,9 @@ from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder, TrueView
 from mvdust3r_ros.geometry import align_sim3, backproject, invert_se3, make_se3
-from mvdust3r_ros.keyframes import KeyframeError
+from mvdust3r_ros.graph.relocalisation import Place
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.relocalisation import Place
+from mvdust3r_ros.window.keyframes import KeyframeError
 
 HW = (72, 96)
 CONFIG = with_values(

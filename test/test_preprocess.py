@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, FrameError
 from mvdust3r_ros.engines.base import EngineInfo, aspect_size
 from mvdust3r_ros.geometry import backproject, project
-from mvdust3r_ros.preprocess import (
+from mvdust3r_ros.window.preprocess import (
     crop_geometry,
     resize_image,
     scale_intrinsics,

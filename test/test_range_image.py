@@ -20,7 +20,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.range_image import RangeImage
+from mvdust3r_ros.graph.range_image import RangeImage
 
 CAMERA = np.array([1.0, 2.0, 0.5])
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvdust3r_ros.datatypes import View, WindowPrediction
-from mvdust3r_ros.reference_views import ReferenceViewsError, best_path, order_views
+from mvdust3r_ros.window.reference_views import ReferenceViewsError, best_path, order_views
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 

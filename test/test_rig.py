@@ -28,8 +28,8 @@ from mvdust3r_ros.datatypes import FloatArray, Frame, Keyframe, ScaleSource, Ver
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import invert_se3, make_se3
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.pose_fusion import fuse_poses
-from mvdust3r_ros.rig import CALIBRATION_REL_SIGMA, RigPair, rig_evidence, rig_pairs
+from mvdust3r_ros.placing.pose_fusion import fuse_poses
+from mvdust3r_ros.placing.rig import CALIBRATION_REL_SIGMA, RigPair, rig_evidence, rig_pairs
 
 IMAGE = np.zeros((32, 32, 3), np.uint8)
 LEFT = make_se3(Rotation.from_euler("y", -30, degrees=True).as_matrix(), np.array([-0.4, 0, 0.1]))

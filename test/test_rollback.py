@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mvdust3r_ros.atlas.reconsider import joint_keyframes
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import (
     Frame,
@@ -35,7 +36,6 @@ from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.flat_drives import CORRUPTIONS, spoil
 from mvdust3r_ros.evaluation.map_metrics import absolute_errors
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.reconsider import joint_keyframes
 
 HW = (72, 96)
 STRICT = with_values(

@@ -26,6 +26,7 @@ import pytest
 
 from mvdust3r_ros.config import KeyframeSettings, MapperConfig
 from mvdust3r_ros.datatypes import Frame, Trajectory, Verdict
+from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.judge import Evidence, judge
 from mvdust3r_ros.evaluation.report import (
@@ -36,7 +37,6 @@ from mvdust3r_ros.evaluation.report import (
     write_outputs,
 )
 from mvdust3r_ros.evaluation.run import RunResult, run_mapper, stage_latencies
-from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.sequence import synthetic_frames
 

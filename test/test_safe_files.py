@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from mvdust3r_ros.map_files import MapFileError, load_occupancy, read_ply, read_tum
+from mvdust3r_ros.drawing.map_files import MapFileError, load_occupancy, read_ply, read_tum
 from mvdust3r_ros.safe_files import (
     JOURNAL,
     MAX_YAML_BYTES,
@@ -43,7 +43,7 @@ import os, random, resource, signal, sys, time
 from pathlib import Path
 import numpy as np
 from mvdust3r_ros.datatypes import MapSnapshot, OccupancyGrid, ScaleEstimate, Trajectory
-from mvdust3r_ros.map_files import save_map
+from mvdust3r_ros.drawing.map_files import save_map
 
 folder = Path(sys.argv[1])
 

@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource
 from mvdust3r_ros.geometry import Sim3
-from mvdust3r_ros.scale import ScaleEvidence, ScaleFilter, odometry_evidence
+from mvdust3r_ros.placing.scale import ScaleEvidence, ScaleFilter, odometry_evidence
 
 ODOM, MODEL, NONE = ScaleSource.ODOMETRY, ScaleSource.MODEL, ScaleSource.NONE
 

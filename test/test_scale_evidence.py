@@ -19,9 +19,9 @@ import math
 import numpy as np
 import pytest
 
-from mvdust3r_ros import scale
 from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource
-from mvdust3r_ros.scale import (
+from mvdust3r_ros.placing import scale
+from mvdust3r_ros.placing.scale import (
     ScaleEvidence,
     ScaleFilter,
     ScaleHistory,

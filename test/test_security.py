@@ -83,9 +83,9 @@ from pathlib import Path
 from mvdust3r_ros.config import KeyframeSettings, MapperConfig
 from mvdust3r_ros.engines.create import create_engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
-from mvdust3r_ros.map_files import save_map
+from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.session_file import read_session, session_bytes
+from mvdust3r_ros.atlas.session_file import read_session, session_bytes
 from mvdust3r_ros.synthetic.sequence import synthetic_frames
 sys.addaudithook(refuse)
 import pickle

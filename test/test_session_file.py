@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mvdust3r_ros.atlas.session_file import SessionFileError, read_session, session_bytes
 from mvdust3r_ros.config import ConfigError, KeyframeSettings, MapperConfig
 from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict, Window
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.session_file import SessionFileError, read_session, session_bytes
 
 CONFIG = MapperConfig(
     keyframes=KeyframeSettings(window_size=6, window_overlap=3, max_translation_m=0.2)

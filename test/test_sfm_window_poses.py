@@ -24,12 +24,12 @@ import pytest
 
 from mvdust3r_ros.datatypes import FloatArray, View
 from mvdust3r_ros.geometry import invert_se3
-from mvdust3r_ros.preprocess import view_from_frame
 from mvdust3r_ros.ros.bag import BagOptions, read_frames
 from mvdust3r_ros.sfm.features import ViewFeatures, view_features
 from mvdust3r_ros.sfm.priors import PosesBefore, motion_priors
 from mvdust3r_ros.sfm.tracks import KeyframeTracks
 from mvdust3r_ros.sfm.window_poses import FocalError, SfmError, WindowPoses, window_poses
+from mvdust3r_ros.window.preprocess import view_from_frame
 from sfm_world import (
     Sight,
     box,

@@ -25,10 +25,10 @@ from scipy.spatial.transform import Rotation
 from mvdust3r_ros.config import StitchSettings
 from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource, Verdict, Window
 from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3, rotation_angle_deg
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.scale import ScaleFilter
-from mvdust3r_ros.seen_keyframes import seen_keyframes, seen_overlap
-from mvdust3r_ros.stitching import (
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.seen_keyframes import seen_keyframes, seen_overlap
+from mvdust3r_ros.placing.scale import ScaleFilter
+from mvdust3r_ros.placing.stitching import (
     MIN_SHARED_POINTS,
     MapEnd,
     Placement,
@@ -38,7 +38,7 @@ from mvdust3r_ros.stitching import (
     level_by_floor,
     on_the_floor,
 )
-from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
+from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 from room_windows import EVERY_POINT, SPREAD, Scene, at_end_of, begun_with, followed_by, made_of
 
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray
-from mvdust3r_ros.voxel_map import VoxelMap, VoxelMapError
+from mvdust3r_ros.drawing.voxel_map import VoxelMap, VoxelMapError
 
 Points = tuple[FloatArray, ImageArray, FloatArray]
 

@@ -26,7 +26,7 @@ import pytest
 
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, project
-from mvdust3r_ros.window_geometry import (
+from mvdust3r_ros.window.window_geometry import (
     IN_FRONT,
     MIN_CONFLICT_SHARE,
     SAME_DEPTH,

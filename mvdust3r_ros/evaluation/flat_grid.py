@@ -23,6 +23,7 @@ import numpy as np
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, OccupancyGrid
+from mvdust3r_ros.drawing.occupancy import OccupancyMap
 from mvdust3r_ros.evaluation.map_metrics import (
     FREE,
     OCCUPIED,
@@ -31,7 +32,6 @@ from mvdust3r_ros.evaluation.map_metrics import (
     on_common_lattice,
 )
 from mvdust3r_ros.geometry import backproject
-from mvdust3r_ros.occupancy import OccupancyMap
 from mvdust3r_ros.synthetic.scenes import Scene, scene_occupancy
 
 FLOOR_NOISE_M = 0.05

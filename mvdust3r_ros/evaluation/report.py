@@ -27,6 +27,7 @@ import numpy as np
 
 from mvdust3r_ros.config import settings_dict
 from mvdust3r_ros.datatypes import MvDust3rError, Trajectory, Verdict
+from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.evaluation.coverage import joined, mapped_share
 from mvdust3r_ros.evaluation.doubts import doubts, extent, verdict_words
 from mvdust3r_ros.evaluation.input_counts import by_kind
@@ -43,7 +44,6 @@ from mvdust3r_ros.evaluation.pictures import (
     map_picture,
 )
 from mvdust3r_ros.evaluation.run import RunResult, outside_engine_ms, stage_latencies
-from mvdust3r_ros.map_files import save_map
 from mvdust3r_ros.wording import decimal, percent, plural
 
 STEM = "map"

@@ -25,6 +25,7 @@ from typing import Any
 
 from mvdust3r_ros.config import settings_dict
 from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.engines.create import default_engine_folder
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
 from mvdust3r_ros.evaluation.doubts import extent
@@ -35,7 +36,6 @@ from mvdust3r_ros.evaluation.page import report_page
 from mvdust3r_ros.evaluation.quantities import show
 from mvdust3r_ros.evaluation.recording import Recording
 from mvdust3r_ros.evaluation.report import ReportError, plain_values
-from mvdust3r_ros.map_files import save_map
 from mvdust3r_ros.wording import plural
 
 FORMAT = 2

@@ -41,8 +41,8 @@ from mvdust3r_ros.evaluation.metrics import (
     score_window,
 )
 from mvdust3r_ros.geometry import backproject, invert_se3, rotation_angle_deg
-from mvdust3r_ros.pose_recovery import recover_poses
-from mvdust3r_ros.reference_views import best_path, order_views
+from mvdust3r_ros.window.pose_recovery import recover_poses
+from mvdust3r_ros.window.reference_views import best_path, order_views
 
 Windows = Callable[[int, int], list[View]]
 """(seed, number of views) -> views with exact K, depth_m and T_odom_cam, in order of time."""

@@ -41,8 +41,8 @@ from mvdust3r_ros.encoded_image import (
 )
 from mvdust3r_ros.evaluation.camera_forms import Size
 from mvdust3r_ros.evaluation.recording import Notes, OnBad, RecordingError
-from mvdust3r_ros.preprocess import registered_depth
 from mvdust3r_ros.tones import Tones
+from mvdust3r_ros.window.preprocess import registered_depth
 
 MAX_PIXELS = 100_000_000
 SIZES_LOOKED_AT = 25

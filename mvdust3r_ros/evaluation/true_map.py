@@ -26,7 +26,7 @@ from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.evaluation.true_floor import TrueFloor, find_true_floor
 from mvdust3r_ros.evaluation.true_grid import true_grid
 from mvdust3r_ros.geometry import Sim3, backproject, invert_se3
-from mvdust3r_ros.preprocess import view_from_frame
+from mvdust3r_ros.window.preprocess import view_from_frame
 
 MAX_VIEWS = 300
 VOXEL_M = 0.025

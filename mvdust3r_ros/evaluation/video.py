@@ -28,7 +28,7 @@ from mvdust3r_ros.datatypes import CameraModel, Frame, FrameError
 from mvdust3r_ros.encoded_image import EncodedImageError
 from mvdust3r_ros.evaluation.recording import Notes, RecordingError
 from mvdust3r_ros.evaluation.shots import read_depth
-from mvdust3r_ros.preprocess import registered_depth
+from mvdust3r_ros.window.preprocess import registered_depth
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 

@@ -44,7 +44,7 @@ from mvdust3r_ros.evaluation.metrics import (
     slot_order,
 )
 from mvdust3r_ros.geometry import backproject, invert_se3
-from mvdust3r_ros.pose_recovery import recover_poses
+from mvdust3r_ros.window.pose_recovery import recover_poses
 
 MOST_COLUMNS = 224
 """Wider views are scored on every n-th of their pixels."""

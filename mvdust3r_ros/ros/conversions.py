@@ -36,7 +36,6 @@ from mvdust3r_ros.datatypes import (
     pinhole_fault,
 )
 from mvdust3r_ros.geometry import AlignmentError, se3_from_quaternion
-from mvdust3r_ros.preprocess import registered_depth, scale_intrinsics
 from mvdust3r_ros.ros.frame_ids import plain_frame
 from mvdust3r_ros.ros.images import (
     DEFAULT_MAX_PIXELS,
@@ -46,6 +45,7 @@ from mvdust3r_ros.ros.images import (
     image_to_rgb,
 )
 from mvdust3r_ros.tones import Tones
+from mvdust3r_ros.window.preprocess import registered_depth, scale_intrinsics
 
 DEFAULT_CAMERA_FRAME = "camera_optical"
 

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 
 from mvdust3r_ros.config import load_config
 from mvdust3r_ros.datatypes import MapSnapshot, MvDust3rError, ScaleEstimate, Verdict
+from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum
 from mvdust3r_ros.engines.create import needs_truth
-from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
 from mvdust3r_ros.ros.bag import BagOptions, opened_bag
 from mvdust3r_ros.ros.bag_topics import (
     ODOM_TYPE,

@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mvdust3r_ros.datatypes import MapSnapshot, Verdict
+from mvdust3r_ros.drawing.map_files import NO_GRID, load_occupancy, read_tum
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.create import TRUTH, create_engine, default_engine_folder, needs_truth
 from mvdust3r_ros.evaluation.doubts import verdict_words
 from mvdust3r_ros.evaluation.pictures import Caption, PictureError, TrueMap, map_picture
 from mvdust3r_ros.evaluation.recording import recording_name
 from mvdust3r_ros.installed import installed
-from mvdust3r_ros.map_files import NO_GRID, load_occupancy, read_tum
 from mvdust3r_ros.ros.bag_files import bag_at
 from mvdust3r_ros.ros.demo import (
     DemoError,

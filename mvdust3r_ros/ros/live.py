@@ -40,9 +40,9 @@ from mvdust3r_ros.evaluation.judge import Evidence
 from mvdust3r_ros.evaluation.recording import Recording
 from mvdust3r_ros.evaluation.run import RunResult, WindowRecord, empty_snapshot
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
+from mvdust3r_ros.placing.scale import scale_gate
 from mvdust3r_ros.ros.conversions import stamp_to_ns
 from mvdust3r_ros.ros.demo import DemoOptions, DemoResult, Progress, run_demo, snapshot_of_files
-from mvdust3r_ros.scale import scale_gate
 
 STEM = "map"
 STATUS, SUMMARY = "/mapper/window_status", "/mapper/occupancy_summary"

@@ -43,9 +43,9 @@ from std_srvs.srv import SetBool, Trigger
 
 from mvdust3r_ros.config import ConfigError
 from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.drawing.map_files import NO_GRID
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
-from mvdust3r_ros.map_files import NO_GRID
 from mvdust3r_ros.ros.bond import break_bond, make_bond
 from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.faults import FaultLog

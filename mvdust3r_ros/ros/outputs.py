@@ -38,9 +38,9 @@ from mvdust3r_ros.datatypes import (
     ScaleEstimate,
     Trajectory,
 )
+from mvdust3r_ros.drawing.occupancy import OccupancyStats
 from mvdust3r_ros.geometry import quaternion_xyzw
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
-from mvdust3r_ros.occupancy import OccupancyStats
 
 MAX_PATH_POSES = 1000
 POINT_DTYPE = np.dtype(

@@ -24,9 +24,10 @@ from typing import Any
 import rclpy
 from rclpy.lifecycle import LifecycleNode
 
+from mvdust3r_ros.atlas.session_file import SUFFIX, read_session, session_bytes
 from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict
+from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.map_files import save_map
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.arrivals import Arrivals, Silence, explain_silence
 from mvdust3r_ros.ros.diagnosis import metres_hint
@@ -40,7 +41,6 @@ from mvdust3r_ros.ros.publications import Publications
 from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.ros.supervisor import MakeEngine, Supervisor
 from mvdust3r_ros.ros.tf_output import TfOutput
-from mvdust3r_ros.session_file import SUFFIX, read_session, session_bytes
 
 HINT_S = 60.0
 """How often the log says what the user can do."""

@@ -45,8 +45,8 @@ from mvdust3r_ros.datatypes import (
     ScaleEstimate,
     ScaleSource,
 )
+from mvdust3r_ros.drawing.map_files import save_map, write_tum
 from mvdust3r_ros.geometry import invert_se3, quaternion_xyzw
-from mvdust3r_ros.map_files import save_map, write_tum
 from mvdust3r_ros.synthetic.render import Rendering
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
 from mvdust3r_ros.synthetic.sequence import (

@@ -33,8 +33,8 @@ from rosbags.typesys import Stores, get_typestore
 
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.datatypes import FloatArray, Trajectory
+from mvdust3r_ros.drawing.map_files import write_tum
 from mvdust3r_ros.geometry import make_se3, quaternion_xyzw
-from mvdust3r_ros.map_files import write_tum
 
 START_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 200_000_000

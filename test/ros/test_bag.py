@@ -23,7 +23,7 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin
 
 from mvdust3r_ros.cli import main
-from mvdust3r_ros.map_files import read_tum
+from mvdust3r_ros.drawing.map_files import read_tum
 from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
 from mvdust3r_ros.ros.bag_messages import BagError
 from mvdust3r_ros.ros.depth_folder import DepthFolder, DepthFolderError

@@ -38,7 +38,7 @@ from mvdust3r_ros.datatypes import (
     ScaleEstimate,
     Trajectory,
 )
-from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum, save_map
+from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum, save_map
 from mvdust3r_ros.ros.bag import BagOptions, read_frames
 from mvdust3r_ros.ros.demo import (
     DemoOptions,

@@ -36,10 +36,10 @@ from rosbags.typesys import Stores, get_typestore
 
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.datatypes import Trajectory
+from mvdust3r_ros.drawing.map_files import write_tum
 from mvdust3r_ros.evaluation.quantities import QUANTITIES
 from mvdust3r_ros.evaluation.recording import TruthOptions
 from mvdust3r_ros.evaluation.report_files import same_numbers
-from mvdust3r_ros.map_files import write_tum
 from mvdust3r_ros.ros.bag import BagOptions
 from mvdust3r_ros.ros.bag_recording import bag_recording
 from stored_data import OFFICE, needs_more_data

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvdust3r_ros.map_files import load_occupancy, read_ply, read_tum
+from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum
 
 LIMIT_S = 60.0
 TOPICS = {

@@ -36,9 +36,9 @@ from mvdust3r_ros.datatypes import (
     View,
     Window,
 )
+from mvdust3r_ros.drawing.occupancy import summarize_grid
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
-from mvdust3r_ros.occupancy import summarize_grid
 from mvdust3r_ros.ros.conversions import pose_from_transform, stamp_to_ns
 from mvdust3r_ros.ros.outputs import (
     MAX_PATH_POSES,

@@ -25,8 +25,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import spsolve
 
 from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource
-from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.geometry import AlignmentError, align_cameras_sim3
+from mvdust3r_ros.placing.floor import fit_floor
 
 OUTLIER_SIGMAS = 4.0
 UNKNOWN_VARIANCE = 1e8

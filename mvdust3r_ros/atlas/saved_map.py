@@ -18,15 +18,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mvdust3r_ros.atlas.session_file import StoredKeyframe, StoredMap
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.descriptors import image_descriptor
-from mvdust3r_ros.drawing import view_of_floor
+from mvdust3r_ros.drawing.drawing import view_of_floor
 from mvdust3r_ros.engines.base import EngineInfo
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.known_points import Pointmap
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.scale import ScaleFilter
-from mvdust3r_ros.session_file import StoredKeyframe, StoredMap
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.placing.known_points import Pointmap
+from mvdust3r_ros.placing.scale import ScaleFilter
 
 
 def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:

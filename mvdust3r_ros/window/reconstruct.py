@@ -34,12 +34,12 @@ from mvdust3r_ros.datatypes import (
     WindowPrediction,
 )
 from mvdust3r_ros.engines.base import Engine, EngineError
-from mvdust3r_ros.limits import attainable
-from mvdust3r_ros.pose_recovery import recover_poses
-from mvdust3r_ros.pose_refinement import refine_poses
-from mvdust3r_ros.reference_views import order_views
 from mvdust3r_ros.rolling_shutter import RollingShutter
-from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
+from mvdust3r_ros.window.limits import attainable
+from mvdust3r_ros.window.pose_recovery import recover_poses
+from mvdust3r_ros.window.pose_refinement import refine_poses
+from mvdust3r_ros.window.reference_views import order_views
+from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 STITCH_STRIDE = 4
 MIN_POSED_SHARE = 0.5

@@ -20,10 +20,10 @@ import numpy as np
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import is_point
-from mvdust3r_ros.known_points import Pointmap
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.reconstruct import Reconstruction
-from mvdust3r_ros.stitching import Placement
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.placing.known_points import Pointmap
+from mvdust3r_ros.placing.stitching import Placement
+from mvdust3r_ros.window.reconstruct import Reconstruction
 
 
 def seen_keyframes(

@@ -24,7 +24,6 @@ import numpy as np
 
 from mvdust3r_ros.config import StitchSettings
 from mvdust3r_ros.datatypes import FloatArray, Verdict, Window
-from mvdust3r_ros.floor import fit_floor
 from mvdust3r_ros.geometry import (
     R_BODY_OPTICAL,
     AlignmentError,
@@ -33,17 +32,17 @@ from mvdust3r_ros.geometry import (
     invert_se3,
     rotation_angle_deg,
 )
-from mvdust3r_ros.known_points import KnownView, Pointmap, joint_of
-from mvdust3r_ros.limits import attainable
-from mvdust3r_ros.pose_fusion import (
+from mvdust3r_ros.placing.floor import fit_floor
+from mvdust3r_ros.placing.known_points import KnownView, Pointmap, joint_of
+from mvdust3r_ros.placing.pose_fusion import (
     ALL_OF_IT,
     FusedPoses,
     PoseSigma,
     anchor_to_odometry,
     fuse_poses,
 )
-from mvdust3r_ros.rig import rig_evidence, rig_pairs
-from mvdust3r_ros.scale import (
+from mvdust3r_ros.placing.rig import rig_evidence, rig_pairs
+from mvdust3r_ros.placing.scale import (
     ScaleEvidence,
     ScaleFilter,
     depth_evidence,
@@ -51,7 +50,8 @@ from mvdust3r_ros.scale import (
     model_evidence,
     odometry_evidence,
 )
-from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
+from mvdust3r_ros.window.limits import attainable
+from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 WINDOW_PATH_M, DRIFT_SIGMAS = 3.0, 3.0
 """A network's error does not grow with a way that is longer than its views see; drift does."""

@@ -23,8 +23,8 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe
 from mvdust3r_ros.geometry import R_BODY_OPTICAL
-from mvdust3r_ros.known_points import Pointmap, times
-from mvdust3r_ros.range_image import RangeImage
+from mvdust3r_ros.graph.range_image import RangeImage
+from mvdust3r_ros.placing.known_points import Pointmap, times
 
 
 def _nothing() -> Pointmap:

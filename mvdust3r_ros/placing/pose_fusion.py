@@ -25,8 +25,8 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import Sim3, align_cameras_sim3, invert_se3, rotation_angle_deg
-from mvdust3r_ros.pose_graph import PoseEdge, optimize_poses, relative_edge
-from mvdust3r_ros.rig import RigPair, rig_disagreement
+from mvdust3r_ros.placing.pose_graph import PoseEdge, optimize_poses, relative_edge
+from mvdust3r_ros.placing.rig import RigPair, rig_disagreement
 
 WINDOW = -1
 """The node of the window's own frame."""

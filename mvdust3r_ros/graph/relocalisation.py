@@ -28,8 +28,8 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError, ViewTokens
 from mvdust3r_ros.descriptors import image_descriptor
-from mvdust3r_ros.loops import similarity
-from mvdust3r_ros.window_geometry import WindowGeometry
+from mvdust3r_ros.graph.loops import similarity
+from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 TRIES = 3
 MIN_COLOUR_AGREEMENT = 0.4

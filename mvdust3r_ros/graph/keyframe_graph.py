@@ -28,15 +28,15 @@ from itertools import pairwise
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, Trajectory
-from mvdust3r_ros.driven_way import DrivenWay, Host, OdometryTrack
 from mvdust3r_ros.geometry import invert_se3, lifted
-from mvdust3r_ros.known_points import Pointmap
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.past_path import PastPath
-from mvdust3r_ros.pose_fusion import ALL_OF_IT, PoseSigma, odometry_sigma
-from mvdust3r_ros.pose_graph import PoseEdge, optimize_poses, relative_edge
-from mvdust3r_ros.scale import ScaleFilter
-from mvdust3r_ros.stitching import MapEnd
+from mvdust3r_ros.graph.driven_way import DrivenWay, Host, OdometryTrack
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.graph.past_path import PastPath
+from mvdust3r_ros.placing.known_points import Pointmap
+from mvdust3r_ros.placing.pose_fusion import ALL_OF_IT, PoseSigma, odometry_sigma
+from mvdust3r_ros.placing.pose_graph import PoseEdge, optimize_poses, relative_edge
+from mvdust3r_ros.placing.scale import ScaleFilter
+from mvdust3r_ros.placing.stitching import MapEnd
 
 MAX_TIES = 2
 """Closures of a keyframe that are handed on to its neighbour when it leaves."""

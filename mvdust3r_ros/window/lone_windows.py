@@ -33,7 +33,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, Verdict, ViewPose
 from mvdust3r_ros.geometry import project, rotation_angle_deg
-from mvdust3r_ros.window_geometry import WindowError, WindowGeometry
+from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 MAX_OFF_DEG = 15.0
 """Largest median difference of the turns: good windows have 3 to 12 degrees, garbage from 20."""

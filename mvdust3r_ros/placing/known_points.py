@@ -23,7 +23,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, is_point
 from mvdust3r_ros.geometry import Sim3, align_sim3_robust
-from mvdust3r_ros.window_geometry import WindowGeometry
+from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 MIN_DEPTH = 1e-6
 

@@ -24,13 +24,13 @@ import numpy as np
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, StageClock
-from mvdust3r_ros.driven_way import DrivenWay
-from mvdust3r_ros.floor import fit_floor
+from mvdust3r_ros.drawing.occupancy import OccupancyMap
+from mvdust3r_ros.drawing.voxel_map import VoxelMap
 from mvdust3r_ros.geometry import rotation_angle_deg
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.occupancy import OccupancyMap
-from mvdust3r_ros.voxel_map import VoxelMap
+from mvdust3r_ros.graph.driven_way import DrivenWay
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.placing.floor import fit_floor
 
 FLOOR_TILT_DEG = 10.0
 MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0

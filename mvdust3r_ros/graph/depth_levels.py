@@ -31,7 +31,7 @@ from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import spsolve
 
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.map_keyframe import MapKeyframe
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 
 LEVEL_SIGMA = 0.04
 """By how much the depth of a window is off, relative."""

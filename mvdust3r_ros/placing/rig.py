@@ -25,7 +25,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, ScaleSource
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
-from mvdust3r_ros.scale import ScaleEvidence
+from mvdust3r_ros.placing.scale import ScaleEvidence
 
 SAME_TIME_NS = 10_000_000
 CALIBRATION_REL_SIGMA = 0.01

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError, OccupancyGrid
-from mvdust3r_ros.range_image import RangeImage
+from mvdust3r_ros.graph.range_image import RangeImage
 
 Cells = npt.NDArray[np.int64]
 

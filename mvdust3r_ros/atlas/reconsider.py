@@ -27,14 +27,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import StitchSettings
 from mvdust3r_ros.datatypes import Keyframe, Verdict, Window
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
-from mvdust3r_ros.keyframes import thin_evenly
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.revision import Revision
-from mvdust3r_ros.stitching import Placement, check_motion
-from mvdust3r_ros.window_geometry import WindowGeometry
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.placing.stitching import Placement, check_motion
+from mvdust3r_ros.window.keyframes import thin_evenly
+from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 CONTRADICTIONS = (Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_ODOMETRY)
 ELSEWHERE_M, ELSEWHERE_DEG, ELSEWHERE_FACTOR = 0.2, 10.0, 1.3

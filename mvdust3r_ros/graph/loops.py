@@ -29,10 +29,10 @@ import numpy as np
 from mvdust3r_ros.config import LoopSettings
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError
 from mvdust3r_ros.geometry import AlignmentError, Sim3, invert_se3, make_se3
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.known_points import KnownView, joint_of
-from mvdust3r_ros.pose_graph import PoseEdge, edge_sigmas, optimize_poses
-from mvdust3r_ros.window_geometry import WindowGeometry
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.placing.known_points import KnownView, joint_of
+from mvdust3r_ros.placing.pose_graph import PoseEdge, edge_sigmas, optimize_poses
+from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 MIN_END_POINTS = 100
 MAX_SCALE_RATIO = 1.15

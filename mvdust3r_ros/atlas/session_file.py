@@ -37,8 +37,8 @@ from mvdust3r_ros.datatypes import (
     ScaleSource,
     View,
 )
-from mvdust3r_ros.driven_way import DrivenWay
-from mvdust3r_ros.pose_graph import PoseEdge
+from mvdust3r_ros.graph.driven_way import DrivenWay
+from mvdust3r_ros.placing.pose_graph import PoseEdge
 from mvdust3r_ros.safe_files import FileError, finish_writing, read_limited
 
 FORMAT = "mvdust3r_ros map 1"

@@ -28,22 +28,22 @@ import numpy as np
 
 from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings
 from mvdust3r_ros.datatypes import FloatArray, StageClock
-from mvdust3r_ros.depth_levels import levels_of
-from mvdust3r_ros.drawing import (
+from mvdust3r_ros.drawing.drawing import (
     Drawing,
     far_away,
     floor_off,
     seen_often,
     view_of_floor,
 )
-from mvdust3r_ros.driven_way import OdometryTrack
-from mvdust3r_ros.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.known_points import Pointmap
-from mvdust3r_ros.loops import close_loop
-from mvdust3r_ros.map_keyframe import MapKeyframe
-from mvdust3r_ros.pose_graph import PoseEdge
-from mvdust3r_ros.stitching import Placement
-from mvdust3r_ros.window_geometry import WindowGeometry
+from mvdust3r_ros.graph.depth_levels import levels_of
+from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.loops import close_loop
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.placing.known_points import Pointmap
+from mvdust3r_ros.placing.pose_graph import PoseEdge
+from mvdust3r_ros.placing.stitching import Placement
+from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 COARSE_POINT = 0.45
 """Sigma of a coarse network's points along their rays over its error, as a share."""
