@@ -35,6 +35,8 @@ BoolArray = npt.NDArray[np.bool_]
 """Array of truth values."""
 IntArray = npt.NDArray[np.intp]
 """Array of indices."""
+MAX_STAMP_GAP_NS = 10_000_000
+"""Poses and images whose stamps are no farther apart are of one moment."""
 ImageArray = npt.NDArray[np.uint8]
 """Array of bytes, of images and colours; red comes first."""
 

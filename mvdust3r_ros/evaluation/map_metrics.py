@@ -22,7 +22,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError, OccupancyGrid, Trajectory
+from mvdust3r_ros.datatypes import (
+    MAX_STAMP_GAP_NS,
+    BoolArray,
+    FloatArray,
+    MvDust3rError,
+    OccupancyGrid,
+    Trajectory,
+)
 from mvdust3r_ros.geometry import (
     AlignmentError,
     Sim3,
@@ -32,7 +39,6 @@ from mvdust3r_ros.geometry import (
     rotation_angle_deg,
 )
 
-MAX_STAMP_GAP_NS = 10_000_000
 ALIGNMENTS = ("sim3", "se3", "none")
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1
 

@@ -22,9 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import Frame, MvDust3rError, Trajectory
+from mvdust3r_ros.datatypes import MAX_STAMP_GAP_NS, Frame, MvDust3rError, Trajectory
 from mvdust3r_ros.evaluation.input_counts import InputCounts
-from mvdust3r_ros.evaluation.map_metrics import MAX_STAMP_GAP_NS
 
 PLAIN_NAMES = ("bag", "rosbag2", "images", "rgb", "data", "video")
 NO_TRUE_POSE = f"no true pose within {MAX_STAMP_GAP_NS / 1e6:g} ms of the image at"
