@@ -517,6 +517,10 @@ class Trajectory:
         return len(self.stamps_ns)
 
 
+FREE, OCCUPIED, UNKNOWN = 0, 100, -1
+"""Values of the cells of an occupancy grid."""
+
+
 @dataclass(frozen=True, eq=False)
 class OccupancyGrid:
     """A 2-D grid as Nav2 wants it.

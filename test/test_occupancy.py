@@ -24,12 +24,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import FloatArray, OccupancyGrid
-from mvdust3r_ros.drawing.occupancy import (
+from mvdust3r_ros.datatypes import (
     FREE,
     OCCUPIED,
-    SUBCELL_BITS,
     UNKNOWN,
+    FloatArray,
+    OccupancyGrid,
+)
+from mvdust3r_ros.drawing.occupancy import (
+    SUBCELL_BITS,
     OccupancyError,
     OccupancyMap,
     _distinct_to_half_a_cell,

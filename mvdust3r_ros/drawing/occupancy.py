@@ -24,12 +24,19 @@ import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError, OccupancyGrid
+from mvdust3r_ros.datatypes import (
+    FREE,
+    OCCUPIED,
+    UNKNOWN,
+    BoolArray,
+    FloatArray,
+    MvDust3rError,
+    OccupancyGrid,
+)
 from mvdust3r_ros.graph.range_image import RangeImage
 
 Cells = npt.NDArray[np.int64]
 
-FREE, OCCUPIED, UNKNOWN = 0, 100, -1
 # log-odds in steps of 0.05: a hit is 1.2, a miss -0.2
 HIT, MISS = 24, -4
 CLAMP = (-12, 72)

@@ -22,12 +22,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import FloatArray, Keyframe, OccupancyGrid
-from mvdust3r_ros.drawing.occupancy import OccupancyMap
-from mvdust3r_ros.evaluation.map_metrics import (
+from mvdust3r_ros.datatypes import (
     FREE,
     OCCUPIED,
     UNKNOWN,
+    FloatArray,
+    Keyframe,
+    OccupancyGrid,
+)
+from mvdust3r_ros.drawing.occupancy import OccupancyMap
+from mvdust3r_ros.evaluation.map_metrics import (
     compare_grids,
     on_common_lattice,
 )

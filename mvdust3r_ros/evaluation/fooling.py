@@ -23,10 +23,21 @@ import cv2
 import numpy as np
 
 from mvdust3r_ros.config import MapperConfig
-from mvdust3r_ros.datatypes import FloatArray, MapSnapshot, MapUpdate, Verdict, View
+from mvdust3r_ros.datatypes import (
+    FREE,
+    OCCUPIED,
+    UNKNOWN,
+    FloatArray,
+    MapSnapshot,
+    MapUpdate,
+    Verdict,
+    View,
+)
 from mvdust3r_ros.datatypes import WindowPrediction as Prediction
 from mvdust3r_ros.engines.base import Engine
-from mvdust3r_ros.evaluation.map_metrics import FREE, OCCUPIED, UNKNOWN, on_common_lattice
+from mvdust3r_ros.evaluation.map_metrics import (
+    on_common_lattice,
+)
 from mvdust3r_ros.evaluation.window_scores import WatchedEngine
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.fooling import FoolingDrive

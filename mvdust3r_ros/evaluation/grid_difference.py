@@ -21,8 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mvdust3r_ros.datatypes import BoolArray, FloatArray, ImageArray, OccupancyGrid
-from mvdust3r_ros.evaluation.map_metrics import FREE, OCCUPIED
+from mvdust3r_ros.datatypes import (
+    FREE,
+    OCCUPIED,
+    BoolArray,
+    FloatArray,
+    ImageArray,
+    OccupancyGrid,
+)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import (
+    FREE,
     MAX_STAMP_GAP_NS,
+    OCCUPIED,
+    UNKNOWN,
     BoolArray,
     FloatArray,
     MvDust3rError,
@@ -40,7 +43,6 @@ from mvdust3r_ros.geometry import (
 )
 
 ALIGNMENTS = ("sim3", "se3", "none")
-FREE, OCCUPIED, UNKNOWN = 0, 100, -1
 
 
 class MapMetricError(MvDust3rError):

@@ -27,8 +27,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import BoolArray, FloatArray, OccupancyGrid
-from mvdust3r_ros.evaluation.map_metrics import FREE, OCCUPIED, UNKNOWN
+from mvdust3r_ros.datatypes import (
+    FREE,
+    OCCUPIED,
+    UNKNOWN,
+    BoolArray,
+    FloatArray,
+    OccupancyGrid,
+)
 from mvdust3r_ros.evaluation.true_floor import TrueFloor
 
 FLOOR_M = 0.1

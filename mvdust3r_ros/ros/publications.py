@@ -27,8 +27,16 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import PointCloud2
 from tf2_msgs.msg import TFMessage
 
-from mvdust3r_ros.datatypes import FloatArray, MapSnapshot, MapUpdate, OccupancyGrid
-from mvdust3r_ros.drawing.occupancy import UNKNOWN, summarize_grid
+from mvdust3r_ros.datatypes import (
+    UNKNOWN,
+    FloatArray,
+    MapSnapshot,
+    MapUpdate,
+    OccupancyGrid,
+)
+from mvdust3r_ros.drawing.occupancy import (
+    summarize_grid,
+)
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
