@@ -9,7 +9,7 @@ import argparse
 from collections import Counter
 
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
-from mvdust3r_ros.evaluation.fooling import judge_fooling
+from mvdust3r_ros.evaluation.trials.fooling import judge_fooling
 from mvdust3r_ros.synthetic.fooling import DRIVES
 
 

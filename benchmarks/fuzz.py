@@ -71,15 +71,15 @@ from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum, s
 from mvdust3r_ros.engines.create import EngineOptions, create_engine, default_engine_folder
 from mvdust3r_ros.engines.manifest import load_manifest
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.bag import read_frames
-from mvdust3r_ros.ros.bag_messages import decoded
-from mvdust3r_ros.ros.conversions import (
+from mvdust3r_ros.messages.conversions import (
     camera_from_info,
     frame_from_msgs,
     pose_from_odometry,
     pose_from_transform,
 )
-from mvdust3r_ros.ros.images import ENCODINGS, compressed_to_rgb, depth_to_m
+from mvdust3r_ros.messages.images import ENCODINGS, compressed_to_rgb, depth_to_m
+from mvdust3r_ros.recordings.bag import read_frames
+from mvdust3r_ros.recordings.bag_messages import decoded
 from mvdust3r_ros.ros.map_folder import place_in_folder
 from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.safe_files import JOURNAL, finish_writing

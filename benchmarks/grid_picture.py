@@ -38,11 +38,11 @@ from mvdust3r_ros.datatypes import (
     OccupancyGrid,
 )
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
-from mvdust3r_ros.evaluation.flat_grid import judge_flat_grid
-from mvdust3r_ros.evaluation.map_metrics import (
+from mvdust3r_ros.evaluation.metrics.map_metrics import (
     on_common_lattice,
 )
+from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.evaluation.trials.flat_grid import judge_flat_grid
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.scenes import scene_occupancy

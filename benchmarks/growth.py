@@ -52,7 +52,7 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.engines.base import Engine, EngineInfo
 from mvdust3r_ros.engines.create import create_engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import odometry, sequence_frames

@@ -37,7 +37,7 @@ from mvdust3r_ros.datatypes import Frame, Verdict
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.evaluation.run import ENGINE_STAGES
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.bag import BagOptions, read_frames
+from mvdust3r_ros.recordings.bag import BagOptions, read_frames
 from mvdust3r_ros.synthetic.sequence import synthetic_frames
 
 TARGET_MS = 60.0

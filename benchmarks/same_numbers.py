@@ -42,7 +42,7 @@ from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, WindowPrediction
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.flat_drives import spoil
+from mvdust3r_ros.evaluation.trials.flat_drives import spoil
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.mapper import Mapper
 
@@ -199,7 +199,7 @@ def flats() -> Iterator[tuple[str, Numbers]]:
 
 def recording(bag: Path, depth: Path | None) -> Iterator[tuple[str, Numbers]]:
     """A bag with its true depth in place of a network, and with the default engine."""
-    from mvdust3r_ros.ros.bag import BagOptions, read_frames
+    from mvdust3r_ros.recordings.bag import BagOptions, read_frames
 
     def driven(engine: Any, frames: Iterable[Frame]) -> Numbers:
         mapper = Mapper(MapperConfig(), engine)

@@ -48,9 +48,9 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 
 from mvdust3r_ros.datatypes import Frame
-from mvdust3r_ros.ros.control import ControlError, MapperControl, control_node
 from mvdust3r_ros.ros.outputs import header_msg, pose_msg, time_msg
-from mvdust3r_ros.ros.processes import Processes, fastdds_environment, isolated_environment
+from mvdust3r_ros.ros.play.control import ControlError, MapperControl, control_node
+from mvdust3r_ros.ros.play.processes import Processes, fastdds_environment, isolated_environment
 from mvdust3r_ros.synthetic.sequence import (
     CAMERA_NAME,
     SequenceConfig,

@@ -37,8 +37,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from soak import QUEUE, fastdds_environment
 
-from mvdust3r_ros.ros.conversions import stamp_to_ns
-from mvdust3r_ros.ros.processes import Processes
+from mvdust3r_ros.messages.conversions import stamp_to_ns
+from mvdust3r_ros.ros.play.processes import Processes
 
 HERE = Path(__file__).resolve().parent
 SETTLE_S = 5.0

@@ -24,7 +24,7 @@ from mvdust3r_ros.config import MapperConfig
 from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.engines.create import create_engine
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.bag import read_frames
+from mvdust3r_ros.recordings.bag import read_frames
 
 
 def main(bag: Path, out: Path) -> None:

@@ -32,7 +32,7 @@ from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.geometry import backproject, invert_se3
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.bag import BagOptions, read_frames
+from mvdust3r_ros.recordings.bag import BagOptions, read_frames
 
 MAX_DEPTH_M = 6.0
 

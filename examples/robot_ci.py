@@ -23,8 +23,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvdust3r_ros.evaluation.requirements import failures, parse_requirements
-from mvdust3r_ros.ros.evaluate import EvaluateJob, evaluate_recording
+from mvdust3r_ros.commands.evaluate_one import EvaluateJob, evaluate_recording
+from mvdust3r_ros.evaluation.report.requirements import failures, parse_requirements
 
 
 def main() -> int:

@@ -25,11 +25,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mvdust3r_ros.cli_evaluate import DEFAULT_OUT, add_compare, add_evaluate
-from mvdust3r_ros.cli_network import add_engine, add_golden, add_weights
-from mvdust3r_ros.cli_setup import add_setup_python
-from mvdust3r_ros.cli_synthetic import SYNTHETIC, add_evaluate_flats, add_evaluate_rooms
-from mvdust3r_ros.cli_words import (
+from mvdust3r_ros.commands.evaluate import DEFAULT_OUT, add_compare, add_evaluate
+from mvdust3r_ros.commands.network import add_engine, add_golden, add_weights
+from mvdust3r_ros.commands.setup import add_setup_python
+from mvdust3r_ros.commands.synthetic import SYNTHETIC, add_evaluate_flats, add_evaluate_rooms
+from mvdust3r_ros.commands.words import (
     Commands,
     HelpText,
     add_command,
@@ -91,7 +91,7 @@ def _add_synth(commands: Commands) -> None:
 
 
 def _synth_bag(args: argparse.Namespace) -> int:
-    from mvdust3r_ros.ros.synth_bag import BagConfig, write_synthetic_bag
+    from mvdust3r_ros.recordings.synth_bag import BagConfig, write_synthetic_bag
     from mvdust3r_ros.synthetic.sequence import SequenceConfig
 
     drive = SequenceConfig(
@@ -203,8 +203,8 @@ def _add_demo(commands: Commands) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from mvdust3r_ros.ros.demo import DemoOptions
-    from mvdust3r_ros.ros.demo_report import show_demo
+    from mvdust3r_ros.ros.play.demo import DemoOptions
+    from mvdust3r_ros.ros.play.demo_report import show_demo
 
     return show_demo(
         DemoOptions(args.bag, args.engine, args.depth, args.rate, args.out, args.params)
@@ -255,9 +255,9 @@ def _add_map(commands: Commands) -> None:
 
 
 def _map(args: argparse.Namespace) -> int:
-    from mvdust3r_ros.evaluation.report import describe_run
-    from mvdust3r_ros.ros.bag import BagOptions
-    from mvdust3r_ros.ros.map_bag import MapJob, map_bag
+    from mvdust3r_ros.commands.map_bag import MapJob, map_bag
+    from mvdust3r_ros.evaluation.report.report import describe_run
+    from mvdust3r_ros.recordings.bag import BagOptions
 
     topics = BagOptions(
         image_topic=args.image_topic,

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvdust3r_ros.evaluation.camera_file import camera_beside, read_camera
-from mvdust3r_ros.evaluation.recording import RecordingError
+from mvdust3r_ros.recordings.camera_file import camera_beside, read_camera
+from mvdust3r_ros.recordings.recording import RecordingError
 
 FX, FY, CX, CY = 104.5, 103.25, 79.5, 58.75
 K = [FX, 0, CX, 0, FY, CY, 0, 0, 1]

@@ -36,7 +36,7 @@ from mvdust3r_ros.evaluation.capsules import (
     replay_capsule,
 )
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
-from mvdust3r_ros.evaluation.recording import Recording
+from mvdust3r_ros.recordings.recording import Recording
 from mvdust3r_ros.synthetic.sequence import synthetic_frames
 
 SIZE = (112, 112)

@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 
 from mvdust3r_ros.cli import build_parser, main
-from mvdust3r_ros.cli_words import progress
+from mvdust3r_ros.commands.words import progress
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

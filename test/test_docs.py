@@ -30,7 +30,7 @@ import pytest
 import yaml
 
 from mvdust3r_ros.cli import build_parser
-from mvdust3r_ros.cli_synthetic import SYNTHETIC
+from mvdust3r_ros.commands.synthetic import SYNTHETIC
 from mvdust3r_ros.ros.settings import NodeConfig
 
 ROOT = Path(__file__).parents[1]

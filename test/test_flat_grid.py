@@ -21,8 +21,8 @@ import pytest
 
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, OccupancyGrid
-from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
-from mvdust3r_ros.evaluation.flat_grid import judge_flat_grid, knowable_truth, true_views
+from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.evaluation.trials.flat_grid import judge_flat_grid, knowable_truth, true_views
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
 from mvdust3r_ros.synthetic.sequence import Sequence as Drive

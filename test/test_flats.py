@@ -22,7 +22,7 @@ import pytest
 
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import WindowPrediction
-from mvdust3r_ros.evaluation.flat_drives import (
+from mvdust3r_ros.evaluation.trials.flat_drives import (
     CORRUPTIONS,
     FlatOptions,
     FlatsError,
@@ -31,7 +31,7 @@ from mvdust3r_ros.evaluation.flat_drives import (
     rooms_visited,
     spoil,
 )
-from mvdust3r_ros.evaluation.flats import evaluate_flats, format_flats
+from mvdust3r_ros.evaluation.trials.flats import evaluate_flats, format_flats
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import odometry
 

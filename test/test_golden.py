@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import save_file
 
 from mvdust3r_ros.cli import main
-from mvdust3r_ros.evaluation.golden import GoldenError, find_cases, load_case, run_case
-from mvdust3r_ros.evaluation.rule_weights import RuleError, rule_tensor, uniform
+from mvdust3r_ros.evaluation.trials.golden import GoldenError, find_cases, load_case, run_case
+from mvdust3r_ros.evaluation.trials.rule_weights import RuleError, rule_tensor, uniform
 from mvdust3r_ros.model.config import NetworkConfig
 from mvdust3r_ros.model.network import Network, exchange
 from stored_data import MODEL_CASES, MORE_GOLDEN, needs_more_data

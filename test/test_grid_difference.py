@@ -21,7 +21,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mvdust3r_ros.evaluation.grid_difference import CELLS, classify_cells, paint_cells
+from mvdust3r_ros.evaluation.report.grid_difference import CELLS, classify_cells, paint_cells
 
 # How people without one kind of cones see linear RGB (Machado, Oliveira, Fernandes 2009).
 VISION = {

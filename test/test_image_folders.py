@@ -28,11 +28,11 @@ import pytest
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import Frame, MvDust3rError
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
-from mvdust3r_ros.evaluation.files import FileOptions, files_recording
-from mvdust3r_ros.evaluation.image_times import times_of_names
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
-from mvdust3r_ros.evaluation.recording import Recording, RecordingError, TruthOptions
 from mvdust3r_ros.geometry import quaternion_xyzw, se3_from_quaternion
+from mvdust3r_ros.recordings.files import FileOptions, files_recording
+from mvdust3r_ros.recordings.image_times import times_of_names
+from mvdust3r_ros.recordings.recording import Recording, RecordingError, TruthOptions
 
 HW = (48, 64)
 K = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])

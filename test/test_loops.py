@@ -28,7 +28,7 @@ from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
 from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.drawing.voxel_map import VoxelMap
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.map_metrics import absolute_errors
+from mvdust3r_ros.evaluation.metrics.map_metrics import absolute_errors
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.graph.driven_way import OdometryTrack
 from mvdust3r_ros.graph.keyframe_graph import MAX_TIES, KeyframeGraph

@@ -27,8 +27,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from mvdust3r_ros.cli import main
-from mvdust3r_ros.ros.bag import BagOptions
-from mvdust3r_ros.ros.map_bag import count_images
+from mvdust3r_ros.commands.map_bag import count_images
+from mvdust3r_ros.recordings.bag import BagOptions
 from stored_data import OFFICE as BAG
 from stored_data import needs_more_data
 

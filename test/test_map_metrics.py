@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import OccupancyGrid, Trajectory
-from mvdust3r_ros.evaluation.map_metrics import (
+from mvdust3r_ros.evaluation.metrics.map_metrics import (
     MapMetricError,
     absolute_errors,
     associate,

@@ -36,7 +36,7 @@ from mvdust3r_ros.drawing.map_files import read_tum
 from mvdust3r_ros.drawing.occupancy import OccupancyMap
 from mvdust3r_ros.engines.base import Engine, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.map_metrics import (
+from mvdust3r_ros.evaluation.metrics.map_metrics import (
     absolute_errors,
     align_trajectory,
     associate,
@@ -45,7 +45,7 @@ from mvdust3r_ros.evaluation.map_metrics import (
 from mvdust3r_ros.evaluation.run import RunResult, run_mapper
 from mvdust3r_ros.geometry import Sim3, backproject
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.bag import BagOptions, read_frames
+from mvdust3r_ros.recordings.bag import BagOptions, read_frames
 from mvdust3r_ros.window.preprocess import view_from_frame
 from stored_data import OFFICE as DATA
 from stored_data import needs_more_data

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import WindowPrediction
-from mvdust3r_ros.evaluation.metrics import (
+from mvdust3r_ros.evaluation.metrics.window_metrics import (
     MetricError,
     WindowScores,
     WindowTruth,

@@ -21,7 +21,7 @@ import pytest
 
 from mvdust3r_ros.datatypes import OccupancyGrid, Verdict
 from mvdust3r_ros.engines.base import Engine
-from mvdust3r_ros.evaluation.fooling import FooledScores, judge_fooling
+from mvdust3r_ros.evaluation.trials.fooling import FooledScores, judge_fooling
 from mvdust3r_ros.geometry import backproject
 from mvdust3r_ros.synthetic.fooling import DRIVES, mirror_on_the_wall
 from mvdust3r_ros.synthetic.furniture import Part

@@ -21,7 +21,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from mvdust3r_ros.evaluation.golden import case_images, case_network, compare, load_case
+from mvdust3r_ros.evaluation.trials.golden import case_images, case_network, compare, load_case
 from mvdust3r_ros.model.config import NetworkConfig
 from mvdust3r_ros.model.network import Network, exchange, slot_order
 from stored_data import MODEL_CASES

@@ -32,7 +32,7 @@ from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, WindowPrediction
 from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.flat_drives import spoil
+from mvdust3r_ros.evaluation.trials.flat_drives import spoil
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.mapper import Mapper

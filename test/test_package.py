@@ -32,7 +32,7 @@ import pytest
 import yaml
 
 from mvdust3r_ros.datatypes import ScaleSource, Verdict
-from mvdust3r_ros.ros.ladder import Rung
+from mvdust3r_ros.ros.health.ladder import Rung
 
 ROOT = Path(__file__).parents[1]
 VERSION = ElementTree.parse(ROOT / "package.xml").findtext("version")

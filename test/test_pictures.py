@@ -32,7 +32,7 @@ from mvdust3r_ros.datatypes import (
     ScaleSource,
     Trajectory,
 )
-from mvdust3r_ros.evaluation.pictures import (
+from mvdust3r_ros.evaluation.report.pictures import (
     Caption,
     PictureError,
     TrueMap,

@@ -31,11 +31,11 @@ from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import FloatArray, Frame, MvDust3rError, Trajectory
 from mvdust3r_ros.drawing.map_files import write_tum
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
-from mvdust3r_ros.evaluation.files import FileOptions, files_recording
 from mvdust3r_ros.evaluation.judge import judge
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
-from mvdust3r_ros.evaluation.recording import Recording, TruthOptions
 from mvdust3r_ros.geometry import quaternion_xyzw
+from mvdust3r_ros.recordings.files import FileOptions, files_recording
+from mvdust3r_ros.recordings.recording import Recording, TruthOptions
 from mvdust3r_ros.synthetic.render import Renderer
 from mvdust3r_ros.synthetic.sequence import Sequence, SequenceConfig, make_sequence
 

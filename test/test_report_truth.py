@@ -34,15 +34,15 @@ from mvdust3r_ros.datatypes import (
     Verdict,
 )
 from mvdust3r_ros.engines.base import EngineInfo
-from mvdust3r_ros.evaluation.compare import compare, unequal_parts
-from mvdust3r_ros.evaluation.compare_page import comparison_page
 from mvdust3r_ros.evaluation.coverage import mapped_share, way_along
 from mvdust3r_ros.evaluation.doubts import extent
 from mvdust3r_ros.evaluation.judge import Evidence, judge
-from mvdust3r_ros.evaluation.recording import Recording
-from mvdust3r_ros.evaluation.report import no_map_reason
-from mvdust3r_ros.evaluation.report_files import describe_report, write_report
+from mvdust3r_ros.evaluation.report.compare import compare, unequal_parts
+from mvdust3r_ros.evaluation.report.compare_page import comparison_page
+from mvdust3r_ros.evaluation.report.report import no_map_reason
+from mvdust3r_ros.evaluation.report.report_files import describe_report, write_report
 from mvdust3r_ros.evaluation.run import RunResult, WindowRecord, empty_snapshot
+from mvdust3r_ros.recordings.recording import Recording
 
 SECOND_NS = 10**9
 LAST_S = 20

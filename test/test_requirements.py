@@ -20,8 +20,12 @@ from typing import Any
 
 import pytest
 
-from mvdust3r_ros.evaluation.quantities import QUANTITIES, show
-from mvdust3r_ros.evaluation.requirements import RequirementError, failures, parse_requirements
+from mvdust3r_ros.evaluation.report.quantities import QUANTITIES, show
+from mvdust3r_ros.evaluation.report.requirements import (
+    RequirementError,
+    failures,
+    parse_requirements,
+)
 
 REPORT: dict[str, Any] = {
     "numbers": {"ate_m": 0.15, "grid_iou": 0.7, "nd": None},

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from mvdust3r_ros.cli_setup import SetupError, make_environment
+from mvdust3r_ros.commands.setup import SetupError, make_environment
 from mvdust3r_ros.robot_python import packages
 
 ROOT = Path(__file__).parents[1]

@@ -33,8 +33,8 @@ from mvdust3r_ros.datatypes import (
     WindowPrediction,
 )
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.flat_drives import CORRUPTIONS, spoil
-from mvdust3r_ros.evaluation.map_metrics import absolute_errors
+from mvdust3r_ros.evaluation.metrics.map_metrics import absolute_errors
+from mvdust3r_ros.evaluation.trials.flat_drives import CORRUPTIONS, spoil
 from mvdust3r_ros.mapper import Mapper
 
 HW = (72, 96)

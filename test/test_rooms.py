@@ -25,7 +25,7 @@ import pytest
 
 from mvdust3r_ros.datatypes import View
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
-from mvdust3r_ros.evaluation.rooms import (
+from mvdust3r_ros.evaluation.trials.rooms import (
     Results,
     RoomsError,
     Trivial,

@@ -29,7 +29,7 @@ from mvdust3r_ros.datatypes import Frame, Trajectory, Verdict
 from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.judge import Evidence, judge
-from mvdust3r_ros.evaluation.report import (
+from mvdust3r_ros.evaluation.report.report import (
     ReportError,
     describe_run,
     summarize_run,

@@ -24,7 +24,7 @@ import pytest
 
 from mvdust3r_ros.datatypes import FloatArray, View
 from mvdust3r_ros.geometry import invert_se3
-from mvdust3r_ros.ros.bag import BagOptions, read_frames
+from mvdust3r_ros.recordings.bag import BagOptions, read_frames
 from mvdust3r_ros.sfm.features import ViewFeatures, view_features
 from mvdust3r_ros.sfm.priors import PosesBefore, motion_priors
 from mvdust3r_ros.sfm.tracks import KeyframeTracks

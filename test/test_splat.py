@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvdust3r_ros.evaluation.splat import (
+from mvdust3r_ros.evaluation.report.splat import (
     looking_down,
     looking_from,
     point_spacing,

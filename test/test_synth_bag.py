@@ -28,7 +28,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg, se3_from_quaternion
-from mvdust3r_ros.ros.synth_bag import BagConfig, SynthBagError, write_synthetic_bag
+from mvdust3r_ros.recordings.synth_bag import BagConfig, SynthBagError, write_synthetic_bag
 from mvdust3r_ros.synthetic.scenes import sample_room, scene_occupancy
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, odometry
 

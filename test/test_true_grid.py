@@ -26,8 +26,12 @@ from scipy.spatial.transform import Rotation
 from mvdust3r_ros.config import MapperConfig, MapSettings
 from mvdust3r_ros.datatypes import FloatArray, Frame, OccupancyGrid
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
-from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
-from mvdust3r_ros.evaluation.map_metrics import GridScores, compare_grids, on_common_lattice
+from mvdust3r_ros.evaluation.metrics.map_metrics import (
+    GridScores,
+    compare_grids,
+    on_common_lattice,
+)
+from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
 from mvdust3r_ros.evaluation.true_floor import TrueFloor, find_true_floor
 from mvdust3r_ros.evaluation.true_grid import true_grid
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder

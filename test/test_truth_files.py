@@ -24,8 +24,8 @@ import pytest
 
 from mvdust3r_ros.datatypes import Trajectory
 from mvdust3r_ros.drawing.map_files import write_tum
-from mvdust3r_ros.evaluation.truth_files import TruthError, check_overlap, read_truth
 from mvdust3r_ros.geometry import quaternion_xyzw, se3_from_quaternion
+from mvdust3r_ros.recordings.truth_files import TruthError, check_overlap, read_truth
 
 STAMPS = np.array([1_000_000_000, 1_500_000_000, 2_250_000_000], np.int64)
 

@@ -26,10 +26,10 @@ from scipy import ndimage
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, OccupancyGrid
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.bag import BagOptions, read_frames
+from mvdust3r_ros.recordings.bag import BagOptions, read_frames
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, odometry
 from stored_data import MORE_DATA, needs_more_data

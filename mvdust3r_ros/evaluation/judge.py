@@ -34,14 +34,14 @@ from mvdust3r_ros.datatypes import (
 )
 from mvdust3r_ros.evaluation.coverage import joined, mapped_share
 from mvdust3r_ros.evaluation.doubts import doubts
-from mvdust3r_ros.evaluation.map_metrics import (
+from mvdust3r_ros.evaluation.metrics.map_metrics import (
     absolute_errors,
     align_trajectory,
     compare_grids,
     match_stamps,
     relative_errors,
 )
-from mvdust3r_ros.evaluation.quantities import COUNTS, QUANTITIES
+from mvdust3r_ros.evaluation.report.quantities import COUNTS, QUANTITIES
 from mvdust3r_ros.evaluation.run import RunResult, WindowRecord
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
 from mvdust3r_ros.evaluation.window_scores import WindowLog

@@ -31,11 +31,11 @@ from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.oracle_engine import missing_truth
 from mvdust3r_ros.evaluation.capsules import CapsuleWriter
 from mvdust3r_ros.evaluation.judge import Evidence
-from mvdust3r_ros.evaluation.recording import Recording
 from mvdust3r_ros.evaluation.run import run_mapper
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
 from mvdust3r_ros.evaluation.window_scores import WatchedEngine, WindowLog
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.recordings.recording import Recording
 
 Progress = Callable[[int, int], None]
 

@@ -35,7 +35,7 @@ from mvdust3r_ros.datatypes import (
     WindowPrediction,
 )
 from mvdust3r_ros.engines.base import Engine, EngineInfo
-from mvdust3r_ros.evaluation.metrics import (
+from mvdust3r_ros.evaluation.metrics.window_metrics import (
     WindowScores,
     WindowTruth,
     align_pointmaps,

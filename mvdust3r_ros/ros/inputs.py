@@ -29,13 +29,13 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame
-from mvdust3r_ros.ros.arrivals import Arrivals
-from mvdust3r_ros.ros.camera_infos import CameraInfos
-from mvdust3r_ros.ros.conversions import frame_from_msgs, pose_from_odometry, stamp_to_ns
-from mvdust3r_ros.ros.frame_ids import is_rectified, plain_frame
-from mvdust3r_ros.ros.images import ConversionError
-from mvdust3r_ros.ros.odometry import Odometry as OdometryInput
-from mvdust3r_ros.ros.odometry import Placement
+from mvdust3r_ros.messages.camera_infos import CameraInfos
+from mvdust3r_ros.messages.conversions import frame_from_msgs, pose_from_odometry, stamp_to_ns
+from mvdust3r_ros.messages.frame_ids import is_rectified, plain_frame
+from mvdust3r_ros.messages.images import ConversionError
+from mvdust3r_ros.messages.odometry import Odometry as OdometryInput
+from mvdust3r_ros.messages.odometry import Placement
+from mvdust3r_ros.ros.health.arrivals import Arrivals
 from mvdust3r_ros.ros.qos import (
     STATIC_TF,
     TF,

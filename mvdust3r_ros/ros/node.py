@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from mvdust3r_ros.ros.heap import give_back_memory, large_blocks_apart, share_one_heap
+from mvdust3r_ros.ros.health.heap import give_back_memory, large_blocks_apart, share_one_heap
 
 share_one_heap()
 large_blocks_apart()
@@ -47,9 +47,9 @@ from mvdust3r_ros.drawing.map_files import NO_GRID
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.ros.bond import break_bond, make_bond
-from mvdust3r_ros.ros.diagnosis import Health, diagnose, diagnostics_msg
-from mvdust3r_ros.ros.faults import FaultLog
-from mvdust3r_ros.ros.graph import clock_stands, namesakes
+from mvdust3r_ros.ros.health.diagnosis import Health, diagnose, diagnostics_msg
+from mvdust3r_ros.ros.health.faults import FaultLog
+from mvdust3r_ros.ros.health.graph import clock_stands, namesakes
 from mvdust3r_ros.ros.oracle_needs import check_node
 from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S

@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mvdust3r_ros.datatypes import Frame, MapUpdate, MvDust3rError, Verdict, Window
-from mvdust3r_ros.evaluation.input_counts import kinds_of
 from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.messages.input_counts import kinds_of
 
 POLL_S = 0.1
 JOIN_S = 20.0

@@ -40,9 +40,9 @@ from mvdust3r_ros.drawing.occupancy import (
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
-from mvdust3r_ros.ros.graph import others_on
 from mvdust3r_ros.ros.grid_topics import GridTopics
-from mvdust3r_ros.ros.ladder import Rung
+from mvdust3r_ros.ros.health.graph import others_on
+from mvdust3r_ros.ros.health.ladder import Rung
 from mvdust3r_ros.ros.outbox import Outbox
 from mvdust3r_ros.ros.outputs import (
     header_msg,

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mvdust3r_ros.ros.conversions import stamp_to_ns
+from mvdust3r_ros.messages.conversions import stamp_to_ns
 
 RECENT_S = 5.0
 KEPT = 2000

@@ -29,17 +29,17 @@ from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict
 from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.arrivals import Arrivals, Silence, explain_silence
-from mvdust3r_ros.ros.diagnosis import metres_hint
-from mvdust3r_ros.ros.faults import FaultLog
-from mvdust3r_ros.ros.graph import clock_stands, offers_on, others_on
-from mvdust3r_ros.ros.images import IMAGE_TYPES, ConversionError
+from mvdust3r_ros.messages.images import IMAGE_TYPES, ConversionError
+from mvdust3r_ros.ros.health.arrivals import Arrivals, Silence, explain_silence
+from mvdust3r_ros.ros.health.diagnosis import metres_hint
+from mvdust3r_ros.ros.health.faults import FaultLog
+from mvdust3r_ros.ros.health.graph import clock_stands, offers_on, others_on
+from mvdust3r_ros.ros.health.supervisor import MakeEngine, Supervisor
 from mvdust3r_ros.ros.inputs import Inputs
 from mvdust3r_ros.ros.map_folder import place_in_folder
 from mvdust3r_ros.ros.pipeline import JOIN_S, Account, Pipeline, PipelineHooks
 from mvdust3r_ros.ros.publications import Publications
 from mvdust3r_ros.ros.settings import NodeConfig
-from mvdust3r_ros.ros.supervisor import MakeEngine, Supervisor
 from mvdust3r_ros.ros.tf_output import TfOutput
 
 HINT_S = 60.0

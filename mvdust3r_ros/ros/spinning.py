@@ -26,7 +26,7 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 
-from mvdust3r_ros.ros.faults import FaultLog
+from mvdust3r_ros.ros.health.faults import FaultLog
 
 InvalidHandle = rclpy_implementation.InvalidHandle
 PAUSE_S = 0.01

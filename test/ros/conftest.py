@@ -316,7 +316,7 @@ def new_domain() -> Iterator[Callable[[], int]]:
 @pytest.fixture(scope="session", autouse=True)
 def _domain_of_the_worker() -> Iterator[None]:
     """Nodes made without a domain meet neither those of other workers nor a robot nearby."""
-    from mvdust3r_ros.ros.processes import isolated_environment
+    from mvdust3r_ros.ros.play.processes import isolated_environment
 
     with reserved_domains() as new, pytest.MonkeyPatch.context() as patch:
         for name, value in isolated_environment(new()).items():
@@ -391,8 +391,8 @@ def new_stage(
     pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
     from contextlib import ExitStack
 
-    from mvdust3r_ros.ros.control import control_node
-    from mvdust3r_ros.ros.processes import Processes, isolated_environment
+    from mvdust3r_ros.ros.play.control import control_node
+    from mvdust3r_ros.ros.play.processes import Processes, isolated_environment
 
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
 

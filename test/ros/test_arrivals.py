@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvdust3r_ros.ros.arrivals import Arrivals, Durations, Offer, explain_silence
+from mvdust3r_ros.ros.health.arrivals import Arrivals, Durations, Offer, explain_silence
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 

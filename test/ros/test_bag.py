@@ -24,9 +24,9 @@ from rosbags.rosbag2 import StoragePlugin
 
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.drawing.map_files import read_tum
-from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
-from mvdust3r_ros.ros.bag_messages import BagError
-from mvdust3r_ros.ros.depth_folder import DepthFolder, DepthFolderError
+from mvdust3r_ros.recordings.bag import BagOptions, opened_bag, read_frames
+from mvdust3r_ros.recordings.bag_messages import BagError
+from mvdust3r_ros.recordings.depth_folder import DepthFolder, DepthFolderError
 from stored_data import OFFICE as DATA
 from stored_data import needs_more_data
 

@@ -32,10 +32,10 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from mvdust3r_ros.cli import main
-from mvdust3r_ros.evaluation.input_counts import InputCounts
-from mvdust3r_ros.ros.bag import opened_bag, read_frames
-from mvdust3r_ros.ros.bag_files import bag_at, is_bag
-from mvdust3r_ros.ros.bag_messages import BagError
+from mvdust3r_ros.messages.input_counts import InputCounts
+from mvdust3r_ros.recordings.bag import opened_bag, read_frames
+from mvdust3r_ros.recordings.bag_files import bag_at, is_bag
+from mvdust3r_ros.recordings.bag_messages import BagError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -546,7 +546,7 @@ def test_messages_that_are_lost_in_the_middle_do_not_pass_in_silence(
 def test_the_player_says_in_a_line_that_a_bag_is_damaged(
     drive: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from mvdust3r_ros.ros.player import main as play
+    from mvdust3r_ros.ros.play.player import main as play
 
     file = drive.write(tmp_path, large_images(drive)) / "bag.mcap"
     content = bytearray(file.read_bytes())
@@ -566,8 +566,8 @@ def test_a_player_that_is_stopped_just_before_a_message_ends_well(
 ) -> None:
     import rclpy
 
-    from mvdust3r_ros.ros.player import Player
-    from mvdust3r_ros.ros.player import main as play
+    from mvdust3r_ros.ros.play.player import Player
+    from mvdust3r_ros.ros.play.player import main as play
 
     monkeypatch.setattr(Player, "_wait_until", lambda *_: rclpy.try_shutdown())
     assert play([str(mcap_bag), "--wait", "0"]) == 0

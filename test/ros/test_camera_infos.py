@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvdust3r_ros.evaluation.input_counts import InputCounts
-from mvdust3r_ros.ros.bag import BagOptions, read_frames
-from mvdust3r_ros.ros.conversions import camera_from_info
-from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.messages.conversions import camera_from_info
+from mvdust3r_ros.messages.images import ConversionError
+from mvdust3r_ros.messages.input_counts import InputCounts
+from mvdust3r_ros.recordings.bag import BagOptions, read_frames
 
 INFO, IMAGE = "/camera/camera_info", "/camera/image_raw"
 NAN_K = [float("nan"), 0.0, 19.0, 0.0, 36.0, 15.5, 0.0, 0.0, 1.0]

@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.cli import main
-from mvdust3r_ros.evaluation.compare import compare, labels_of
-from mvdust3r_ros.evaluation.report_files import read_report
+from mvdust3r_ros.evaluation.report.compare import compare, labels_of
+from mvdust3r_ros.evaluation.report.report_files import read_report
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 

@@ -31,7 +31,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 
 from mvdust3r_ros.ros import control as control_module
-from mvdust3r_ros.ros.control import ControlError, MapperControl, control_node
+from mvdust3r_ros.ros.play.control import ControlError, MapperControl, control_node
 
 NEVER_S = 60.0
 

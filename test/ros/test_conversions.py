@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.geometry import make_se3, project, se3_from_quaternion
-from mvdust3r_ros.ros.conversions import (
+from mvdust3r_ros.messages.conversions import (
     camera_from_info,
     frame_from_msgs,
     pose_from_odometry,
     pose_from_transform,
     stamp_to_ns,
 )
-from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.messages.images import ConversionError
 
 K = [500.0, 0, 320.0, 0, 510.0, 240.0, 0, 0, 1]
 

@@ -39,8 +39,9 @@ from mvdust3r_ros.datatypes import (
     Trajectory,
 )
 from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum, save_map
-from mvdust3r_ros.ros.bag import BagOptions, read_frames
-from mvdust3r_ros.ros.demo import (
+from mvdust3r_ros.recordings.bag import BagOptions, read_frames
+from mvdust3r_ros.ros.message_types import message_class
+from mvdust3r_ros.ros.play.demo import (
     DemoOptions,
     DemoResult,
     _in_windows,
@@ -48,8 +49,7 @@ from mvdust3r_ros.ros.demo import (
     run_demo,
     snapshot_of_files,
 )
-from mvdust3r_ros.ros.demo_report import _draw, _tell_numbers
-from mvdust3r_ros.ros.message_types import message_class
+from mvdust3r_ros.ros.play.demo_report import _draw, _tell_numbers
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")

@@ -26,8 +26,8 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from mvdust3r_ros.datatypes import Keyframe, MapUpdate, ScaleEstimate, Verdict, View, Window
-from mvdust3r_ros.ros.arrivals import Arrivals, Silence
-from mvdust3r_ros.ros.diagnosis import BUSY_S, LOST_WINDOWS, Health, diagnose
+from mvdust3r_ros.ros.health.arrivals import Arrivals, Silence
+from mvdust3r_ros.ros.health.diagnosis import BUSY_S, LOST_WINDOWS, Health, diagnose
 from mvdust3r_ros.ros.pipeline import Account
 
 OK, WARN, ERROR, STALE = 0, 1, 2, 3

@@ -37,11 +37,11 @@ from rosbags.typesys import Stores, get_typestore
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.datatypes import Trajectory
 from mvdust3r_ros.drawing.map_files import write_tum
-from mvdust3r_ros.evaluation.quantities import QUANTITIES
-from mvdust3r_ros.evaluation.recording import TruthOptions
-from mvdust3r_ros.evaluation.report_files import same_numbers
-from mvdust3r_ros.ros.bag import BagOptions
-from mvdust3r_ros.ros.bag_recording import bag_recording
+from mvdust3r_ros.evaluation.report.quantities import QUANTITIES
+from mvdust3r_ros.evaluation.report.report_files import same_numbers
+from mvdust3r_ros.recordings.bag import BagOptions
+from mvdust3r_ros.recordings.bag_recording import bag_recording
+from mvdust3r_ros.recordings.recording import TruthOptions
 from stored_data import OFFICE, needs_more_data
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -314,7 +314,7 @@ def test_ctrl_c_leaves_a_valid_partial_report(
         assert unit == "images"
         yield lambda done, _: os.kill(os.getpid(), signal.SIGINT) if done == 20 else None
 
-    monkeypatch.setattr("mvdust3r_ros.cli_evaluate.progress", interrupting)
+    monkeypatch.setattr("mvdust3r_ros.commands.evaluate.progress", interrupting)
     words = ("--engine", "oracle", "--params", params, "--truth", "/odom", "--out", tmp_path)
     assert evaluate(room_bag.bag, *words) == 130
     assert one_line(capsys) == "mvdust3r_ros: partial report: interrupted\n"

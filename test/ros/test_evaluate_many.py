@@ -25,10 +25,10 @@ from typing import Any
 import pytest
 
 from mvdust3r_ros.cli import main
-from mvdust3r_ros.evaluation.report_files import read_report, same_numbers
-from mvdust3r_ros.ros.bag import BagOptions
-from mvdust3r_ros.ros.evaluate import EvaluateJob
-from mvdust3r_ros.ros.evaluate_many import Outcome, attempt, in_processes, on_ray
+from mvdust3r_ros.commands.evaluate_many import Outcome, attempt, in_processes, on_ray
+from mvdust3r_ros.commands.evaluate_one import EvaluateJob
+from mvdust3r_ros.evaluation.report.report_files import read_report, same_numbers
+from mvdust3r_ros.recordings.bag import BagOptions
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 

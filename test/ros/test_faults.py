@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from mvdust3r_ros.ros.faults import FaultLog
+from mvdust3r_ros.ros.health.faults import FaultLog
 
 
 def test_each_reason_is_said_at_once_and_then_seldom_and_all_are_counted() -> None:

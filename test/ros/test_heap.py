@@ -26,7 +26,7 @@ import pytest
 
 COUNT = """
 import ctypes, threading
-from mvdust3r_ros.ros.heap import share_one_heap
+from mvdust3r_ros.ros.health.heap import share_one_heap
 
 if {share}:
     print("shared", share_one_heap())
@@ -49,7 +49,7 @@ libc.fflush(ctypes.c_void_p(out))
 HOLES = """
 import re
 from pathlib import Path
-from mvdust3r_ros.ros.heap import give_back_memory
+from mvdust3r_ros.ros.health.heap import give_back_memory
 
 def resident_mb():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -62,7 +62,7 @@ print(give_back_memory(), before - resident_mb())
 
 LARGE = """
 import ctypes
-from mvdust3r_ros.ros.heap import large_blocks_apart
+from mvdust3r_ros.ros.health.heap import large_blocks_apart
 
 if {apart}:
     print("apart", large_blocks_apart())

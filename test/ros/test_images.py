@@ -22,7 +22,12 @@ import cv2
 import numpy as np
 import pytest
 
-from mvdust3r_ros.ros.images import ConversionError, compressed_to_rgb, depth_to_m, image_to_rgb
+from mvdust3r_ros.messages.images import (
+    ConversionError,
+    compressed_to_rgb,
+    depth_to_m,
+    image_to_rgb,
+)
 from mvdust3r_ros.tones import Tones
 
 RED, GREEN, BLUE = (200, 30, 20), (10, 180, 40), (15, 25, 220)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvdust3r_ros.ros.ladder import (
+from mvdust3r_ros.ros.health.ladder import (
     LATENCY_WINDOWS,
     MAX_PATIENCE,
     Ladder,

@@ -87,7 +87,7 @@ def test_shutdown_from_each_state(new_stage: Callable[[], Any]) -> None:
 
 
 def test_a_request_that_the_state_does_not_have_is_survived(new_stage: Callable[[], Any]) -> None:
-    from mvdust3r_ros.ros.control import ControlError
+    from mvdust3r_ros.ros.play.control import ControlError
 
     stage = new_stage()
     stage.mapper()

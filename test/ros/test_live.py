@@ -31,8 +31,8 @@ from mvdust3r_ros.config import with_values
 from mvdust3r_ros.datatypes import Trajectory
 from mvdust3r_ros.drawing.map_files import write_tum
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.evaluation.report_files import read_report
-from mvdust3r_ros.ros.processes import FASTDDS_VARIABLES, Processes, fastdds_environment
+from mvdust3r_ros.evaluation.report.report_files import read_report
+from mvdust3r_ros.ros.play.processes import FASTDDS_VARIABLES, Processes, fastdds_environment
 from mvdust3r_ros.ros.settings import NodeConfig
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")

@@ -181,7 +181,7 @@ def test_clouds_are_in_the_map_frame_at_the_time_of_the_newest_keyframe(
 
 
 def map_from_odom(played: Played) -> np.ndarray:
-    from mvdust3r_ros.ros.conversions import pose_from_transform
+    from mvdust3r_ros.messages.conversions import pose_from_transform
 
     own = [t for m in played.heard["/tf"] for t in m.transforms if t.header.frame_id == "map"]
     pose: np.ndarray = pose_from_transform(own[-1].transform)

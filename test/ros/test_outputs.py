@@ -38,8 +38,8 @@ from mvdust3r_ros.datatypes import (
 )
 from mvdust3r_ros.drawing.occupancy import summarize_grid
 from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.messages.conversions import pose_from_transform, stamp_to_ns
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
-from mvdust3r_ros.ros.conversions import pose_from_transform, stamp_to_ns
 from mvdust3r_ros.ros.outputs import (
     MAX_PATH_POSES,
     grid_to_msg,

@@ -26,7 +26,7 @@ from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, View, ViewTokens, 
 from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.images import ConversionError
+from mvdust3r_ros.messages.images import ConversionError
 from mvdust3r_ros.ros.pipeline import Pipeline, PipelineHooks
 
 LIMIT_S = 20.0

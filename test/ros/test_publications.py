@@ -50,7 +50,7 @@ from mvdust3r_ros.datatypes import (
     View,
     Window,
 )
-from mvdust3r_ros.ros.ladder import Rung
+from mvdust3r_ros.ros.health.ladder import Rung
 from mvdust3r_ros.ros.pipeline import Account
 from mvdust3r_ros.ros.publications import Publications
 from mvdust3r_ros.ros.settings import NodeConfig

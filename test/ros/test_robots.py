@@ -31,14 +31,14 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.datatypes import Frame
-from mvdust3r_ros.evaluation.input_counts import InputCounts, by_kind
-from mvdust3r_ros.evaluation.recording import TruthOptions
-from mvdust3r_ros.evaluation.truth_files import TruthError
-from mvdust3r_ros.ros.bag import BagOptions, opened_bag, read_frames
-from mvdust3r_ros.ros.bag_messages import BagError
-from mvdust3r_ros.ros.bag_recording import bag_recording
-from mvdust3r_ros.ros.bag_topics import choose_image_topic
-from mvdust3r_ros.ros.frame_ids import choose_tf_topics, is_rectified, matching_frame
+from mvdust3r_ros.messages.frame_ids import choose_tf_topics, is_rectified, matching_frame
+from mvdust3r_ros.messages.input_counts import InputCounts, by_kind
+from mvdust3r_ros.recordings.bag import BagOptions, opened_bag, read_frames
+from mvdust3r_ros.recordings.bag_messages import BagError
+from mvdust3r_ros.recordings.bag_recording import bag_recording
+from mvdust3r_ros.recordings.bag_topics import choose_image_topic
+from mvdust3r_ros.recordings.recording import TruthOptions
+from mvdust3r_ros.recordings.truth_files import TruthError
 
 TYPES = get_typestore(Stores.ROS2_JAZZY).types
 IMAGE, TF, STATIC, ODOM = "/camera/image_raw", "/tf", "/tf_static", "/odom"

@@ -27,9 +27,9 @@ from mvdust3r_ros.datatypes import MapUpdate, Verdict, ViewTokens, WindowPredict
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.ladder import Rung
+from mvdust3r_ros.ros.health.ladder import Rung
+from mvdust3r_ros.ros.health.supervisor import Supervisor
 from mvdust3r_ros.ros.settings import NodeConfig
-from mvdust3r_ros.ros.supervisor import Supervisor
 
 
 class MoodyOracle(OracleEngine):

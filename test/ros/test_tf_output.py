@@ -24,9 +24,9 @@ pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not installed")
 
 from mvdust3r_ros.datatypes import Frame, Keyframe, MapUpdate, Verdict, View, Window
 from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.messages.transforms import FrameTree
 from mvdust3r_ros.ros.settings import RosSettings
 from mvdust3r_ros.ros.tf_output import TfOutput
-from mvdust3r_ros.ros.transforms import FrameTree
 
 S = 1_000_000_000
 TURN = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])

@@ -19,7 +19,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.geometry import invert_se3, make_se3
-from mvdust3r_ros.ros.transforms import FrameTree, PoseBuffer
+from mvdust3r_ros.messages.transforms import FrameTree, PoseBuffer
 
 S = 1_000_000_000
 

@@ -1,4 +1,4 @@
-// Makes mvdust3r_ros/evaluation/web/three.min.js: npm install && npm run build
+// Makes mvdust3r_ros/evaluation/report/web/three.min.js: npm install && npm run build
 import { readFileSync } from "node:fs";
 import { build } from "esbuild";
 
@@ -10,5 +10,5 @@ await build({
   format: "iife",
   globalName: "THREE",
   banner: { js: `/*! three.js\n${licence}\n*/` },
-  outfile: "../../mvdust3r_ros/evaluation/web/three.min.js",
+  outfile: "../../mvdust3r_ros/evaluation/report/web/three.min.js",
 });

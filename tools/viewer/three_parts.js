@@ -1,4 +1,4 @@
-// The parts of three.js that evaluation/web/viewer.js uses.
+// The parts of three.js that evaluation/report/web/viewer.js uses.
 export {
   BufferAttribute, BufferGeometry, Line, LineBasicMaterial, PerspectiveCamera, Plane, Points,
   PointsMaterial, Scene, Vector3, WebGLRenderer,

@@ -1,0 +1,181 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which camera_info belongs to an image: usable, of its time, and of its size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mvdust3r_ros.datatypes import CameraModel
+from mvdust3r_ros.messages.conversions import camera_from_info, resized_camera, stamp_to_ns
+from mvdust3r_ros.messages.frame_ids import plain_frame
+from mvdust3r_ros.messages.images import ConversionError
+
+SAME_CLOCK_NS = 3600 * 10**9
+MAX_ASPECT_CHANGE = 0.01
+MAX_CHANGES = 1000
+REMEDY = "; correct it, or map without it by --camera-info-topic none"
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """One state of the calibration: since when, the camera or None, and why it cannot be used."""
+
+    stamp_ns: int
+    since: float
+    frame: str
+    camera: CameraModel | None
+    fault: str = ""
+
+    def holds(self, stamp_ns: int, at: float) -> bool:
+        """Whether it was sent before an image: by the stamps if they are of one clock."""
+        if self.stamp_ns > 0 and abs(stamp_ns - self.stamp_ns) < SAME_CLOCK_NS:
+            return self.stamp_ns <= stamp_ns
+        return self.since <= at
+
+
+@dataclass(frozen=True)
+class ChosenCamera:
+    """What is known about the camera of an image.
+
+    Attributes:
+        camera: intrinsics in pixels of the image; None where it is not calibrated.
+        why: why there are none, or what was done to them, in words; empty when all is well.
+    """
+
+    camera: CameraModel | None
+    why: str = ""
+
+
+class CameraInfos:
+    """The camera_info of one camera as they come, and the one that an image needs.
+
+    A driver sends zeros before its calibration is loaded, another size before it switches, and
+    other numbers after a zoom: each image takes the newest before it that is calibrated and has
+    its size; where there is none before, the first after it. One that is wrong holds images back
+    until a good one comes. Of several cameras on one topic, that of the image's frame counts, or
+    one without a frame.
+    """
+
+    def __init__(self, *, rectified: bool = False) -> None:
+        """None has come; `rectified` says that the images have no distortion left."""
+        self._rectified = rectified
+        self._states: list[_Calibration] = []
+        self._last: dict[str, bytes] = {}
+        self._fits = False
+
+    def __len__(self) -> int:
+        """Number of different states so far."""
+        return len(self._states)
+
+    @property
+    def known(self) -> bool:
+        """Whether one that can be used has come."""
+        return any(s.camera is not None for s in self._states)
+
+    def notes(self) -> list[str]:
+        """What else is to be said, in words."""
+        frames = sorted({s.frame for s in self._states if s.camera is not None} - {""})
+        if len(frames) > 1:
+            return [
+                f"camera_info is of {len(frames)} frames, {', '.join(map(repr, frames))}: each "
+                "image takes that of its own frame"
+            ]
+        cameras = [s.camera for s in self._states if s.camera is not None]
+        known = {(c.K.tobytes(), c.width, c.height, c.distortion) for c in cameras}
+        if len(known) < 2:
+            return []
+        return [f"camera_info holds {len(known)} calibrations: each image takes that of its time"]
+
+    def add(self, info: Any, at: float) -> None:
+        """Take a sensor_msgs/CameraInfo that came at a time (any clock that only grows)."""
+        content, frame = _content(info), plain_frame(info.header.frame_id)
+        if content == self._last.get(frame):
+            return
+        if not frame:
+            self._last.clear()  # it is of every camera, so that the next of each tells something
+        self._last[frame] = content
+        camera, fault = None, ""
+        try:
+            camera = camera_from_info(info, rectified=self._rectified)
+        except ConversionError as error:
+            fault = str(error)
+        self._states.append(_Calibration(stamp_to_ns(info.header.stamp), at, frame, camera, fault))
+        del self._states[:-MAX_CHANGES]
+
+    def camera_for(
+        self, width: int, height: int, stamp_ns: int, at: float, frame: str = ""
+    ) -> ChosenCamera:
+        """The camera of an image.
+
+        Args:
+            width: of the image (px).
+            height: of the image (px).
+            stamp_ns: of the image.
+            at: when the image came, by the clock of `add`.
+            frame: of the image.
+
+        Raises:
+            ConversionError: camera_info is wrong, or of another size; images of a lens that
+                nobody describes must not pass for those of a pinhole camera.
+        """
+        if not self._states:
+            return ChosenCamera(None, "no camera_info came")
+        states = list(self._in_turn(stamp_ns, at, frame))
+        if states[0].fault and states[0].holds(stamp_ns, at):
+            raise ConversionError("camera_info", f"{states[0].fault}{REMEDY}")
+        good = [c for s in states if (c := s.camera) is not None]
+        for camera in good:
+            if (camera.width or width, camera.height or height) == (width, height):
+                self._fits = True
+                return ChosenCamera(resized_camera(camera, width, height))
+        # Where some images have the size of the calibration, one of another is no resized stream.
+        for camera in [] if self._fits else good:
+            aspect = camera.width * height / (camera.height * width)
+            if abs(aspect - 1) < MAX_ASPECT_CHANGE:
+                words = f"{camera.width}x{camera.height} pixels, the images have {width}x{height}"
+                return ChosenCamera(
+                    resized_camera(camera, width, height),
+                    f"camera_info is for {words}: scaled as the images must have been",
+                )
+        if good:
+            raise ConversionError(
+                "camera_info",
+                f"camera_info is for {good[0].width}x{good[0].height} pixels, "
+                f"the image has {width}x{height}{REMEDY}",
+            )
+        faults = [s.fault for s in states if s.fault]
+        if faults:
+            raise ConversionError("camera_info", f"{faults[0]}{REMEDY}")
+        return ChosenCamera(None, "camera_info is not calibrated: K is zero")
+
+    def _in_turn(self, stamp_ns: int, at: float, frame: str) -> Iterator[_Calibration]:
+        """States from the newest before an image back, then those after it."""
+        states = [s for s in self._states if frame and s.frame in (frame, "")] or self._states
+        yield from (s for s in reversed(states) if s.holds(stamp_ns, at))
+        yield from (s for s in states if not s.holds(stamp_ns, at))
+
+
+def _content(info: Any) -> bytes:
+    """All that matters of a camera_info, to see whether it changes."""
+    roi = info.roi
+    values = (
+        info.width, info.height, info.distortion_model, info.binning_x, info.binning_y,
+        roi.x_offset, roi.y_offset, roi.width, roi.height,
+        *(tuple(map(float, v)) for v in (info.k, info.d, info.p)),
+    )  # fmt: skip
+    return repr(values).encode()

@@ -1,0 +1,93 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Messages of an open bag, with one clear error for each way they can be damaged."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rosbags.interfaces import Connection
+
+from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.messages.images import ConversionError
+
+if TYPE_CHECKING:
+    from mvdust3r_ros.recordings.bag_files import BagReader
+
+STAMP_BEGIN, STAMP_END = 4, 12
+RECOVER = "`mcap recover` or sqlite3's `.recover` may save the rest"
+
+
+class BagError(MvDust3rError):
+    """A bag cannot be read, or does not hold what was asked for."""
+
+
+def raw_messages(
+    reader: BagReader, connections: Sequence[Connection]
+) -> Iterator[tuple[Connection, int, bytes]]:
+    """Connection, log time and bytes of the messages of some connections; of none when empty.
+
+    Raises:
+        BagError: the bag is damaged on the way; messages before are given.
+    """
+    if not connections:
+        return
+    source = reader.messages(connections=connections)
+    count, expected = 0, sum(c.msgcount for c in connections)
+    while True:
+        try:
+            item = next(source, None)
+        except Exception as error:  # noqa: BLE001 - rosbags raises whatever it stumbles over
+            raise BagError(
+                f"bag {reader.path} is damaged after {count} messages ({error}); {RECOVER}"
+            ) from None
+        if item is None and count < expected:
+            raise BagError(
+                f"bag {reader.path} is damaged: only {count} of its {expected} messages of "
+                f"{', '.join(sorted({c.topic for c in connections}))} can be read; {RECOVER}"
+            )
+        if item is None:
+            return
+        count += 1
+        yield item
+
+
+def decoded(reader: BagReader, connection: Connection, log_ns: int, raw: bytes) -> Any:
+    """A message.
+
+    Raises:
+        ConversionError: its bytes are not one.
+    """
+    try:
+        return reader.deserialize(raw, connection.msgtype)
+    except Exception as error:  # noqa: BLE001 - as above
+        raise ConversionError(
+            "corrupt",
+            f"{connection.topic}: message at {log_ns / 1e9:.3f} s is corrupt ({error})",
+        ) from None
+
+
+def header_stamp_ns(raw: bytes) -> int:
+    """Stamp of a message that begins with a header, without decoding the rest (CDR).
+
+    0 where the bytes are none of a message.
+    """
+    if len(raw) < STAMP_END:
+        return 0
+    little = raw[1] & 1
+    sec, nanosec = struct.unpack("<iI" if little else ">iI", raw[STAMP_BEGIN:STAMP_END])
+    return int(sec) * 10**9 + int(nanosec)

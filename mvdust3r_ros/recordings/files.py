@@ -1,0 +1,322 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Recordings that are no bags: which layout a path has, and the recording behind it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import Frame, Trajectory
+from mvdust3r_ros.recordings.body_poses import at_camera
+from mvdust3r_ros.recordings.camera_file import camera_beside, read_camera
+from mvdust3r_ros.recordings.image_sequence import ShotList
+from mvdust3r_ros.recordings.layouts import (
+    NOT_PICTURES,
+    image_folder,
+    is_foreign_image,
+    is_image,
+    is_image_folder,
+    is_scannet,
+    is_seven_scenes,
+    is_tum_rgbd,
+    scannet,
+    seven_scenes,
+    tum_rgbd,
+)
+from mvdust3r_ros.recordings.recording import (
+    OnBad,
+    Recording,
+    RecordingError,
+    TruthOptions,
+    recording_name,
+)
+from mvdust3r_ros.recordings.truth_files import (
+    TruthError,
+    check_overlap,
+    read_truth,
+    truth_beside,
+)
+from mvdust3r_ros.recordings.video import VIDEO_SUFFIXES, Video
+
+UNDERSTOOD = """\
+  ROS 2 bag     a folder with metadata.yaml, or one .mcap or .db3 file
+  TUM RGB-D     a folder with rgb.txt (depth.txt, groundtruth.txt)
+  7-Scenes      one sequence: frame-000000.color.png or .jpg (.depth.png, .pose.txt)
+  ScanNet       as SensReader extracts it: color/, pose/ (depth/, intrinsic/)
+  images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or a folder above it
+  video         .mp4, .mkv, .mov, .avi, .webm or .m4v"""
+SHOWN = 6
+DEEPEST = 4
+"""Folders above the images that are gone down through."""
+MOST_FOLDERS = 1000
+THUMBNAILS = 2
+"""So few pictures beside a folder of more are no recording."""
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What files do not say themselves.
+
+    Attributes:
+        intrinsics: YAML of a camera calibration; None for what lies beside the images.
+        fps: images a second, where nothing tells their times.
+        max_frames: stop after this many images; 0 for all.
+        depth_factor: steps of a depth image in a metre; 0 for those of the layout.
+    """
+
+    intrinsics: Path | None = None
+    fps: float = 30.0
+    max_frames: int = 0
+    depth_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.depth_factor < float("inf"):
+            raise RecordingError(
+                f"{self.depth_factor:g} steps of depth in a metre: expected such as 1000 for "
+                "millimetres (--depth-factor)"
+            )
+
+
+def files_recording(path: Path, truth: TruthOptions, options: FileOptions) -> Recording:
+    """Find out what a path holds.
+
+    Raises:
+        RecordingError: it does not exist, or has no layout that is understood; the message lists
+            those that are.
+        MvDust3rError: a file of it cannot be used.
+    """
+    if not path.exists():
+        raise RecordingError(f"{path} does not exist")
+    if path.is_dir() and not _readable(path):
+        raise RecordingError(f"{path} cannot be read: permission denied")
+    if path.is_file():
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            return _of_video(path, truth, options)
+        raise RecordingError(_unknown(path))
+    folder = _recording_folder(path)
+    shots = _shots_of(folder, options)
+    if folder.resolve() != path.resolve():
+        shots.notes.add(f"the recording is that in {folder}")
+    if options.intrinsics is not None:
+        camera = read_camera(options.intrinsics, shots.size_wh, str(folder))
+        shots = replace(shots, camera=camera)
+    _check_size(shots)
+    return _of_shots(path, shots, truth, options)
+
+
+def _check_size(shots: ShotList) -> None:
+    """Raise RecordingError for intrinsics of images of another size, before the first image."""
+    camera, size = shots.camera, shots.size_wh
+    if camera is not None and size is not None and (camera.width, camera.height) != size:
+        raise RecordingError(
+            f"the published intrinsics of this data set are for {camera.width}x{camera.height} "
+            f"pixels, the images have {size[0]}x{size[1]}: put an intrinsics.yaml beside them"
+        )
+
+
+def _recording_folder(path: Path) -> Path:
+    """The folder that holds the recording: the one named, below it, or above it.
+
+    Raises:
+        RecordingError: there is none, or several; the message names them.
+    """
+    if path.name in ("rgb", "color") and (is_tum_rgbd(path.parent) or is_scannet(path.parent)):
+        return path.parent
+    if _fits(path) and not (is_image_folder(path) and _pictures(path) <= THUMBNAILS):
+        return path
+    level = [path]
+    for _ in range(DEEPEST):
+        level = [inner for folder in level for inner in _inner_folders(folder)][:MOST_FOLDERS]
+        found = [folder for folder in level if _fits(folder)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            named = ", ".join(str(folder) for folder in found[:SHOWN])
+            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            raise RecordingError(f"{path} holds several recordings, name one: {named}{more}")
+    if _fits(path):
+        return path
+    raise RecordingError(_unknown(path))
+
+
+def _inner_folders(folder: Path) -> list[Path]:
+    """Folders in a folder that may hold pictures, by name."""
+    return sorted(
+        p for p in folder.iterdir()
+        if p.is_dir() and not p.name.startswith(".") and not NOT_PICTURES.search(p.name)
+        and _readable(p)
+    )  # fmt: skip
+
+
+def _readable(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
+
+
+def _fits(folder: Path) -> bool:
+    return any(
+        fits(folder) for fits in (is_tum_rgbd, is_seven_scenes, is_scannet, is_image_folder)
+    )
+
+
+def _pictures(folder: Path) -> int:
+    return sum(is_image(path) for path in folder.iterdir())
+
+
+def _shots_of(folder: Path, options: FileOptions) -> ShotList:
+    layouts: tuple[tuple[Callable[[Path], bool], Callable[[Path], ShotList]], ...] = (
+        (is_tum_rgbd, tum_rgbd),
+        (is_seven_scenes, seven_scenes),
+        (is_scannet, scannet),
+        (is_image_folder, lambda path: image_folder(path, options.fps)),
+    )
+    for fits, read in layouts:
+        if fits(folder):
+            return read(folder)
+    raise RecordingError(_unknown(folder))
+
+
+def _unknown(path: Path) -> str:
+    if path.suffix.lower() == ".sens":
+        return f"{path}: extract it with ScanNet's SensReader and name the folder it makes"
+    holds = ""
+    if path.is_dir() and (foreign := _foreign_images(path)):
+        return f"{foreign}: convert them to JPEG or PNG"
+    if path.is_dir():
+        names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir() if p.name[0] != ".")
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        holds = f" (it holds {', '.join(names[:SHOWN]) or 'nothing'}{more})"
+    return f"{path} is no recording of a kind that is understood{holds}; these are:\n{UNDERSTOOD}"
+
+
+def _foreign_images(path: Path) -> str:
+    """Where images of a kind that is not read are in or below a folder, and which; or empty."""
+    level = [path]
+    for _ in range(DEEPEST):
+        for folder in level:
+            found = next((one for one in sorted(folder.iterdir()) if is_foreign_image(one)), None)
+            if found is not None:
+                return f"{folder} holds {found.suffix.lower()} images"
+        level = [inner for folder in level for inner in _inner_folders(folder)][:MOST_FOLDERS]
+    return ""
+
+
+def _of_shots(path: Path, shots: ShotList, truth: TruthOptions, options: FileOptions) -> Recording:
+    if truth.depth:
+        shots = _with_depth(shots, truth.depth)
+    if options.depth_factor:
+        shots = replace(shots, unit_m=1 / options.depth_factor)
+    elif shots.kind == "images" and shots.depth_source:
+        shots.notes.add("depth images are taken to be in millimetres (--depth-factor)")
+    stamps = [shot.stamp_ns for shot in shots.shots]
+    poses, source = _truth(truth.truth, shots, stamps)
+    count = min(len(stamps), options.max_frames or len(stamps))
+    shots = replace(shots, shots=shots.shots[:count])
+    return Recording(
+        name=recording_name(path),
+        kind=shots.kind,
+        total=count,
+        read=shots.frames,
+        truth=poses,
+        truth_source=source,
+        depth_source=shots.depth_source,
+        notes=shots.notes,
+    )
+
+
+def _with_depth(shots: ShotList, depth: str) -> ShotList:
+    """The list with depth images of the same names from another folder, or without."""
+    if depth == "none":
+        return replace(shots, shots=tuple(replace(s, depth=None) for s in shots.shots))
+    folder = _folder(depth)
+    named = [(s, folder / f"{s.image.stem}.png") for s in shots.shots]
+    if not any(file.exists() for _, file in named):
+        raise RecordingError(
+            f"depth {folder} holds no image named as the images are: no {named[0][1].name}"
+        )
+    found = tuple(replace(s, depth=file if file.exists() else None) for s, file in named)
+    return replace(shots, shots=found, unit_m=0.001, K_depth=None)
+
+
+def _folder(depth: str) -> Path:
+    if not Path(depth).is_dir():
+        raise RecordingError(f"depth {depth} is no folder")
+    return Path(depth)
+
+
+def _truth(
+    wanted: str, shots: ShotList, stamps_ns: Sequence[int]
+) -> tuple[Trajectory | None, str]:
+    """The truth asked for, else the recording's own, with where it comes from."""
+    source = Path(wanted) if wanted else shots.truth_source
+    if source is None or wanted == "none":
+        return None, ""
+    if not source.exists():
+        raise TruthError(f"truth {source} does not exist")
+    truth = None if wanted else shots.truth
+    if truth is None:
+        truth = read_truth(source, np.array(stamps_ns, np.int64), shots.notes.add)
+        if shots.shots:
+            images = shots.shots[0].image.parent
+            truth = at_camera(truth, source, images, shots.notes.add)
+    if stamps_ns:
+        check_overlap(truth, str(source), min(stamps_ns), max(stamps_ns))
+    return truth, str(source)
+
+
+def _video_depth(path: Path, wanted: str) -> Path | None:
+    """The folder of the depth images of a video; None for none."""
+    if wanted:
+        return None if wanted == "none" else _folder(wanted)
+    beside = path.resolve().parent / "depth"
+    return beside if (beside / "000000.png").exists() else None
+
+
+def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recording:
+    depth = _video_depth(path, truth.depth)
+    size = Video(path).size_wh()
+    given = options.intrinsics
+    camera = camera_beside(path, size) if given is None else read_camera(given, size)
+    unit_m = 1 / (options.depth_factor or 1000)
+    video = Video(path, camera, depth, unit_m)
+    own = None if truth.truth else truth_beside(path)
+    stamps = [] if own is None and truth.truth in ("", "none") else video.stamps_ns()
+    shots = ShotList("video", (), truth_source=own, notes=video.notes)
+    if (turned := video.rotation_deg()) != 0:
+        shots.notes.add(
+            f"the video asks to be turned by {turned} degrees; pixels are taken as they are "
+            "stored, as intrinsics and depth are of those"
+        )
+    poses, source = _truth(truth.truth, shots, stamps)
+
+    def frames(_: OnBad) -> Iterator[Frame]:
+        return islice(video.frames(), options.max_frames or None)
+
+    total = len(stamps) or len(video)
+    return Recording(
+        name=recording_name(path),
+        kind="video",
+        total=min(total, options.max_frames or total),
+        read=frames,
+        truth=poses,
+        truth_source=source,
+        depth_source=str(depth or ""),
+        notes=shots.notes,
+    )

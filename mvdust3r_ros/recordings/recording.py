@@ -1,0 +1,121 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What can be evaluated: a recording of any kind as frames, with its truth where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from mvdust3r_ros.datatypes import MAX_STAMP_GAP_NS, Frame, MvDust3rError, Trajectory
+from mvdust3r_ros.messages.input_counts import InputCounts
+
+PLAIN_NAMES = ("bag", "rosbag2", "images", "rgb", "data", "video")
+NO_TRUE_POSE = f"no true pose within {MAX_STAMP_GAP_NS / 1e6:g} ms of the image at"
+OnBad = Callable[[Exception], None]
+
+
+class RecordingError(MvDust3rError):
+    """There is no recording at a path, or not of the kind it seems to be."""
+
+
+class Notes:
+    """What people should know about a recording: each kind once, with how often and where."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._items: dict[str, dict[str, None]] = {}
+
+    def add(self, kind: str, item: str = "") -> None:
+        """Note something; an item that comes again counts once."""
+        self._items.setdefault(kind, {})[item] = None
+
+    def lines(self) -> list[str]:
+        """One line for each kind."""
+        return [_note(kind, list(items)) for kind, items in self._items.items()]
+
+
+def _note(kind: str, items: list[str]) -> str:
+    if items == [""]:
+        return kind
+    return f"{kind}: {items[0]}" + (f" and {len(items) - 1} more" if len(items) > 1 else "")
+
+
+@dataclass(frozen=True)
+class TruthOptions:
+    """Where the truth of a recording is.
+
+    Attributes:
+        truth: topic or file; "none" for none; empty to look in the recording and beside it.
+        depth: topic or folder of PNGs; "none" for none; empty to look beside the recording.
+    """
+
+    truth: str = ""
+    depth: str = ""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording and how to read it.
+
+    Attributes:
+        name: shown to people.
+        kind: "ROS 2 bag", "TUM RGB-D", ...
+        total: number of images.
+        read: gives the frames in order; unusable ones go to the callback and are left out.
+        truth: true camera poses, or None.
+        truth_source: where they come from; empty for none.
+        depth_source: where true depth comes from; empty for none.
+        details: more to store in the report: topics, files.
+        notes: what is said about it in the report; grows while it is read.
+        inputs: what the images had, counted as they are read.
+    """
+
+    name: str
+    kind: str
+    total: int
+    read: Callable[[OnBad], Iterator[Frame]]
+    truth: Trajectory | None = None
+    truth_source: str = ""
+    depth_source: str = ""
+    details: dict[str, str] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
+    inputs: InputCounts = field(default_factory=InputCounts)
+
+    def frames(self, on_bad: OnBad) -> Iterator[Frame]:
+        """The frames in order, with the true pose of the nearest stamp within 10 ms."""
+        self.inputs.clear()
+        for frame in self.read(on_bad):
+            self.inputs.add(frame)
+            if self.truth is None:
+                yield frame
+                continue
+            stamps = self.truth.stamps_ns
+            after = int(np.searchsorted(stamps, frame.stamp_ns))
+            near = [k for k in (after - 1, after) if 0 <= k < len(stamps)]
+            best = min(near, key=lambda k: abs(int(stamps[k]) - frame.stamp_ns))
+            close = abs(int(stamps[best]) - frame.stamp_ns) <= MAX_STAMP_GAP_NS
+            if not close:
+                self.notes.add(NO_TRUE_POSE, f"{frame.stamp_ns / 1e9:.3f} s")
+            yield replace(frame, T_world_cam=self.truth.T_world_cam[best] if close else None)
+
+
+def recording_name(path: Path) -> str:
+    """What people call a recording: the folder above where the recording itself is just `bag`."""
+    path = path.resolve()
+    return path.parent.name if path.stem in PLAIN_NAMES else path.stem

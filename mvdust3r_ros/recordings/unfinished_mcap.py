@@ -1,0 +1,95 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""MCAP files of recorders that were killed, wrote no index or no profile, for rosbags to read."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from mvdust3r_ros.recordings.mended_file import MendedFile
+
+MAGIC = b"\x89MCAP0\r\n"
+FOOTER = struct.pack("<BQQQI", 0x02, 20, 0, 0, 0) + MAGIC
+"""Says that there is no index, so that readers go through the records."""
+HEADER, FOOTER_OPCODE, CHANNEL, CHUNK_INDEX, SUMMARY_OFFSET, DATA_END = 1, 2, 4, 8, 14, 15
+HEAD = struct.Struct("<BQ")
+PROFILE = b"ros2"
+
+
+def mended_mcap(file: Path) -> tuple[MendedFile | None, int]:
+    """A file as rosbags can read it.
+
+    Args:
+        file: begins as MCAP does.
+
+    Returns:
+        What stands for it, None where it can be read as it is; and how many bytes of its end are
+        lost.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as data:
+        patches = _profile(data)
+        data.seek(max(size - len(MAGIC), 0))
+        is_closed = data.read() == MAGIC and size > 2 * len(MAGIC)
+        if is_closed and _is_indexed(data, size):
+            return (MendedFile(file, size, patches=patches) if patches else None), 0
+        end = _whole(data, size)
+    return MendedFile(file, end, FOOTER, patches), 0 if is_closed else size - end
+
+
+def _whole(data: BinaryIO, size: int) -> int:
+    """Where the last whole record of the data ends."""
+    end = data.seek(len(MAGIC))
+    while len(head := data.read(HEAD.size)) == HEAD.size:
+        opcode, length = HEAD.unpack(head)
+        after = end + HEAD.size + length
+        if not 0 < opcode <= DATA_END or opcode in (FOOTER_OPCODE, DATA_END) or after > size:
+            break
+        end = data.seek(after)
+    return end
+
+
+def _is_indexed(data: BinaryIO, size: int) -> bool:
+    """Whether the summary, if there is one, names channels and the messages of each chunk."""
+    data.seek(size - len(FOOTER) + HEAD.size)
+    (at,) = struct.unpack("<Q", data.read(8))
+    if at == 0:
+        return True
+    data.seek(at)
+    has_channels = False
+    while len(head := data.read(HEAD.size)) == HEAD.size:
+        opcode, length = HEAD.unpack(head)
+        if opcode in (FOOTER_OPCODE, SUMMARY_OFFSET):
+            break
+        if opcode == CHUNK_INDEX and not any(data.read(36)[32:]):
+            return False
+        has_channels |= opcode == CHANNEL
+        at = data.seek(at + HEAD.size + length)
+    return has_channels
+
+
+def _profile(data: BinaryIO) -> dict[int, bytes]:
+    """What names the profile of ROS 2 in a header without any, in as many bytes."""
+    data.seek(len(MAGIC))
+    opcode, _ = HEAD.unpack(data.read(HEAD.size).ljust(HEAD.size, b"\0"))
+    place = data.tell()
+    lengths = data.read(8).ljust(8, b"\xff")
+    profile, library = struct.unpack("<II", lengths)
+    if opcode != HEADER or profile != 0 or not len(PROFILE) <= library < 1000:
+        return {}
+    words = struct.pack("<I", len(PROFILE)) + PROFILE
+    return {place: words + struct.pack("<I", library - len(PROFILE))}

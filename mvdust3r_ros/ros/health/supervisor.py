@@ -1,0 +1,201 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Keeps a mapper going while its network fails or is too slow; needs no ROS."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+
+from mvdust3r_ros.config import KeyframeSettings, with_values
+from mvdust3r_ros.datatypes import MapUpdate, Verdict
+from mvdust3r_ros.engines.base import Engine, EngineError
+from mvdust3r_ros.mapper import Mapper
+from mvdust3r_ros.ros.health.ladder import Ladder, LadderRule, Outcome, Rung
+from mvdust3r_ros.ros.settings import NodeConfig
+
+ENGINE_FAULTS = (Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE)
+OUT_OF_MEMORY = re.compile(r"out of memory|MemoryError|bad_alloc|failed to allocate", re.I)
+MIN_VIEWS = 3
+MakeEngine = Callable[[NodeConfig, bool], Engine]
+WORDS = {
+    Rung.FULL: "as configured",
+    Rung.FEWER_VIEWS: "with half the views",
+    Rung.ONE_REFERENCE: "with half the views and one reference view",
+    Rung.FALLBACK_ENGINE: "with the fallback engine",
+    Rung.STOPPED: "not mapping",
+}
+
+
+class Supervisor:
+    """Watches what becomes of windows and changes how the mapper works.
+
+    Attributes:
+        gave_up: why the node has to stop mapping, in words; empty while it need not.
+    """
+
+    def __init__(
+        self,
+        mapper: Mapper,
+        config: NodeConfig,
+        make_engine: MakeEngine,
+        report: Callable[[str, str], None],
+    ) -> None:
+        """Start at the top of the ladder, with the mapper's engine.
+
+        Args:
+            mapper: the mapper; the supervisor closes its engine.
+            config: all settings.
+            make_engine: loads the engine of the settings, or with True the fallback engine.
+            report: called with a reason and a message at each step.
+        """
+        self.gave_up = ""
+        self._mapper, self._config = mapper, config
+        self._make_engine, self._report = make_engine, report
+        self._lock = threading.RLock()
+        self._is_open, self._on_fallback = True, False
+        self._ladder = self._new_ladder()
+
+    @property
+    def rung(self) -> Rung:
+        """How far the node has stepped back."""
+        return self._ladder.rung
+
+    @property
+    def message(self) -> str:
+        """The rung and why it is there, in words; empty at the top."""
+        ladder = self._ladder
+        if ladder.rung == Rung.FULL:
+            return ""
+        return f"mapping {WORDS[ladder.rung]}: {ladder.reason}"
+
+    @property
+    def latency_p95_s(self) -> float | None:
+        """95th percentile of the time for a window; None before there are enough windows."""
+        return self._ladder.latency_p95_s
+
+    def restart(self) -> None:
+        """Begin again at the top, with the engine of the settings.
+
+        Raises:
+            EngineError: it cannot be loaded again.
+        """
+        with self._lock:
+            if self._on_fallback or not self._is_open:
+                self.close()
+                self._use(fallback=False)
+            self.gave_up = ""
+            self._ladder = self._new_ladder()
+            self._mapper.reconfigure(self._limited())
+
+    def reconfigure(self, config: NodeConfig) -> None:
+        """Use other settings, within what the present rung allows.
+
+        Raises:
+            ConfigError: a structural setting differs.
+        """
+        with self._lock:
+            before, self._config = self._config, config
+            try:
+                self._mapper.reconfigure(self._limited())
+            except Exception:
+                self._config = before
+                raise
+            self._ladder.rule = self._rule()
+
+    def after(self, update: MapUpdate) -> None:
+        """Take the outcome of a window; called by the inference thread alone."""
+        failed = update.verdict in ENGINE_FAULTS
+        if not failed and "decode" not in update.latency_ms:
+            return  # the network was not asked
+        outcome = Outcome(
+            latency_s=sum(update.latency_ms.values()) * 1e-3,
+            failure=update.message if failed else "",
+            out_of_memory=failed and bool(OUT_OF_MEMORY.search(update.message)),
+        )
+        with self._lock:
+            rung = self._ladder.record(outcome)
+            while rung is not None:
+                rung = self._move_to(rung)
+
+    def close(self) -> None:
+        """Free the engine; once."""
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                self._mapper.engine.close()
+
+    def _new_ladder(self) -> Ladder:
+        rungs = []
+        if self._keyframes.window_size > MIN_VIEWS:
+            rungs.append(Rung.FEWER_VIEWS)
+        if (self._config.engine.n_ref or self._mapper.engine.describe().n_ref) > 1:
+            rungs.append(Rung.ONE_REFERENCE)
+        if self._config.ladder.fallback_engine:
+            rungs.append(Rung.FALLBACK_ENGINE)
+        return Ladder(self._rule(), rungs)
+
+    @property
+    def _keyframes(self) -> KeyframeSettings:
+        """As configured, and as the engine likes what is left to it."""
+        return self._mapper.engine.describe().filled_in(self._config).keyframes
+
+    def _rule(self) -> LadderRule:
+        rule = self._config.ladder
+        return LadderRule(rule.failures, rule.healthy_windows, rule.max_latency_s)
+
+    def _limited(self) -> NodeConfig:
+        """The settings as the present rung allows them."""
+        values: dict[str, object] = {}
+        if self.rung >= Rung.FEWER_VIEWS:
+            views = max(MIN_VIEWS, self._keyframes.window_size // 2)
+            overlap = min(self._keyframes.window_overlap, max(1, views // 2))
+            values["keyframes.window_size"] = values["keyframes.busy_window_size"] = views
+            values["keyframes.window_overlap"] = overlap
+        if self.rung >= Rung.ONE_REFERENCE:
+            values["engine.n_ref"] = 1
+        return with_values(self._config, values)
+
+    def _move_to(self, rung: Rung) -> Rung | None:
+        """Make a step; the next one when this one cannot be made."""
+        self._report("ladder", f"mapping {WORDS[rung]}: {self._ladder.reason}")
+        if rung == Rung.STOPPED:
+            self.gave_up = self._ladder.reason
+            return None
+        try:
+            self._use(fallback=rung == Rung.FALLBACK_ENGINE)
+        except Exception as error:  # noqa: BLE001 - whatever a backend raises while it loads
+            return self._ladder.step_down(f"{type(error).__name__}: {error}")
+        self._mapper.reconfigure(self._limited())
+        return None
+
+    def _use(self, *, fallback: bool) -> None:
+        """Change engines; on the way down the old one goes first, for its memory."""
+        if fallback == self._on_fallback and self._is_open:
+            return
+        if fallback:
+            self.close()
+        engine = self._make_engine(self._config, fallback)
+        info, (height, width) = engine.describe(), self._mapper.view_hw
+        if not info.takes((height, width)):
+            engine.close()
+            raise EngineError(
+                f"the engine takes views of {info.size_words()}, the map is made of "
+                f"{width}x{height}"
+            )
+        self.close()
+        self._mapper.use_engine(engine)
+        self._is_open, self._on_fallback = True, fallback
