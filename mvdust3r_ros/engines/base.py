@@ -186,7 +186,7 @@ class Engine(ABC):
             views: views of a size that `describe()` takes, all of one.
 
         Returns:
-            One entry per view, with a descriptor of its place: `token_descriptor` of tokens,
+            One entry per view; the descriptor of its place is `token_descriptor` of tokens, or
             `image_descriptor` without any.
 
         Raises:
