@@ -48,7 +48,7 @@ from mvdust3r_ros.mapper import Mapper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test"))
 
-from conftest import BoxRoom
+from box_room import BoxRoom
 
 TOLERANCE, CLOUD_TOLERANCE_M = 1e-6, 1e-5
 Numbers = dict[str, Any]

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import MapSettings, StitchSettings
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, View, ViewPose, ViewTokens, Window
 from mvdust3r_ros.descriptors import image_descriptor
@@ -42,7 +42,7 @@ EVERY_POINT = MapSettings(pixel_stride=4, conf_quantile=0.0)
 class Scene:
     """Windows of the room with exact geometry, each in a frame and scale of its own."""
 
-    def __init__(self, room: Any, count: int = 24) -> None:
+    def __init__(self, room: BoxRoom, count: int = 24) -> None:
         self.room, self.poses = room, room.walk(count)
 
     def window(

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from map_world import map_of
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Keyframe, ScaleSource, View
@@ -71,7 +72,7 @@ def test_a_grid_takes_over_the_cells_beyond_or_within_a_circle(inside: bool) -> 
     assert (b.cells[~chosen] == -1).all()
 
 
-def run(room: Any, **values: Any) -> Mapper:
+def run(room: BoxRoom, **values: Any) -> Mapper:
     config = with_values(CONFIG, {f"map.{k}": v for k, v in values.items()})
     mapper = Mapper(config, OracleEngine(HW))
     for frame in room.frames(room.walk(24)):
@@ -80,7 +81,7 @@ def run(room: Any, **values: Any) -> Mapper:
 
 
 @pytest.mark.slow
-def test_keyframes_far_from_the_camera_are_forgotten_but_not_their_cells(room: Any) -> None:
+def test_keyframes_far_from_the_camera_are_forgotten_but_not_their_cells(room: BoxRoom) -> None:
     everything, near = run(room).snapshot(), run(room, radius_m=2.5).snapshot()
     camera = everything.trajectory.T_world_cam[-1, :3, 3]
     centres = near.trajectory.T_world_cam[:, :3, 3]
@@ -121,7 +122,7 @@ def test_keyframes_that_may_still_be_undone_stay() -> None:
 
 
 @pytest.mark.slow
-def test_a_camera_that_stays_in_one_place_does_not_fill_the_memory(room: Any) -> None:
+def test_a_camera_that_stays_in_one_place_does_not_fill_the_memory(room: BoxRoom) -> None:
     """What the forgotten keyframes saw stays, and so does the path."""
     few = with_values(CONFIG, {"map.keyframes_per_place": 4, "loop.enabled": False})
     bounded, unbounded = (
@@ -148,7 +149,7 @@ def test_a_camera_that_stays_in_one_place_does_not_fill_the_memory(room: Any) ->
     assert all(m.descriptor is not None and m.floor_z_m is not None for m in keyframes.values())
 
 
-def test_camera_height_alone_makes_metres(room: Any) -> None:
+def test_camera_height_alone_makes_metres(room: BoxRoom) -> None:
     config = with_values(CONFIG, {"map.camera_height_m": 1.3})
     mapper = Mapper(config, OracleEngine(HW, OracleNoise(points=0.01, scale=0.5, seed=3)))
     frames = [replace(f, T_world_cam=f.T_odom_cam) for f in room.frames(room.walk(24))]
@@ -164,7 +165,7 @@ def test_camera_height_alone_makes_metres(room: Any) -> None:
     assert way[0] == pytest.approx(way[1], rel=0.05)
 
 
-def test_depth_images_make_metres_when_asked(room: Any) -> None:
+def test_depth_images_make_metres_when_asked(room: BoxRoom) -> None:
     config = with_values(CONFIG, {"stitch.use_depth": True})
     mapper = Mapper(config, OracleEngine(HW, OracleNoise(points=0.01, scale=0.5, seed=3)))
     for f in room.frames(room.walk(12)):
@@ -179,7 +180,7 @@ def test_depth_images_make_metres_when_asked(room: Any) -> None:
     assert way[0] == pytest.approx(way[1], rel=0.02)
 
 
-def test_without_evidence_the_gate_stays_shut_and_says_why(room: Any) -> None:
+def test_without_evidence_the_gate_stays_shut_and_says_why(room: BoxRoom) -> None:
     mapper = Mapper(CONFIG, OracleEngine(HW, OracleNoise(scale=0.5, seed=3)))
     for f in room.frames(room.walk(12)):
         mapper.process(replace(f, T_odom_cam=None, T_world_cam=f.T_odom_cam))
@@ -189,7 +190,7 @@ def test_without_evidence_the_gate_stays_shut_and_says_why(room: Any) -> None:
     assert "nothing gives metres" in snapshot.gate_hint
 
 
-def test_what_is_kept_of_a_keyframe_holds_no_more_than_that_in_memory(room: Any) -> None:
+def test_what_is_kept_of_a_keyframe_holds_no_more_than_that_in_memory(room: BoxRoom) -> None:
     """A slice of the network's output would keep all of it."""
     mapper = run(room)
     graph = mapper.now.graph

@@ -17,11 +17,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from map_world import grown, map_of
 from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import MapSettings
@@ -34,7 +34,9 @@ FACTORS = (1.05, 0.95, 1.03, 0.96)
 """What the depth of each window is multiplied by."""
 
 
-def seen(room: Any, count: int = 16, factors: tuple[float, ...] = FACTORS) -> list[MapKeyframe]:
+def seen(
+    room: BoxRoom, count: int = 16, factors: tuple[float, ...] = FACTORS
+) -> list[MapKeyframe]:
     """Keyframes on a way around the room, each window with a depth of its own length."""
     made = []
     for key, T in enumerate(room.walk(count, turns=0.25)):
@@ -56,14 +58,14 @@ def by_key(items: list[MapKeyframe]) -> dict[int, MapKeyframe]:
     return {m.keyframe.id: m for m in items}
 
 
-def test_windows_that_differ_are_levelled_to_their_mean(room: Any) -> None:
+def test_windows_that_differ_are_levelled_to_their_mean(room: BoxRoom) -> None:
     levels = levels_of(by_key(seen(room)))
     left = np.array([f * levels[w] for w, f in enumerate(FACTORS)])
     assert np.ptp(left) < 0.3 * np.ptp(FACTORS)
     assert left.mean() == pytest.approx(1.0, abs=0.015)
 
 
-def test_levelling_twice_changes_nothing(room: Any) -> None:
+def test_levelling_twice_changes_nothing(room: BoxRoom) -> None:
     items = by_key(seen(room))
     levels = levels_of(items)
     levelled = {k: m.levelled(levels[m.window]) for k, m in items.items()}
@@ -73,11 +75,11 @@ def test_levelling_twice_changes_nothing(room: Any) -> None:
     )
 
 
-def test_windows_that_agree_stay_to_the_bit(room: Any) -> None:
+def test_windows_that_agree_stay_to_the_bit(room: BoxRoom) -> None:
     assert set(levels_of(by_key(seen(room, factors=(1.0,) * 4))).values()) == {1.0}
 
 
-def test_a_window_alone_or_of_another_place_stays(room: Any) -> None:
+def test_a_window_alone_or_of_another_place_stays(room: BoxRoom) -> None:
     assert levels_of(by_key(seen(room, factors=(1.05,)))) == {0: 1.0}
     away = make_se3(np.eye(3), np.array([50.0, 0, 0]))
     near = seen(room, factors=(1.05, 0.95))
@@ -85,7 +87,7 @@ def test_a_window_alone_or_of_another_place_stays(room: Any) -> None:
     assert levels_of(by_key(far)) == {0: 1.0, 1: 1.0}
 
 
-def test_a_new_window_is_levelled_to_the_map_which_stays(room: Any) -> None:
+def test_a_new_window_is_levelled_to_the_map_which_stays(room: BoxRoom) -> None:
     items = seen(room, factors=(1.0, 1.06))
     nothing = Revision.empty(MapSettings())
     old = nothing.levelled([m for m in items if m.window == 0])
@@ -96,7 +98,7 @@ def test_a_new_window_is_levelled_to_the_map_which_stays(room: Any) -> None:
     assert {m.level for m in old} == {1.0}
 
 
-def test_a_better_view_is_drawn_when_the_map_is_drawn_again(room: Any) -> None:
+def test_a_better_view_is_drawn_when_the_map_is_drawn_again(room: BoxRoom) -> None:
     items = seen(room, factors=(1.0,))
     poor = [replace(m, stored_cam=m.stored_cam[::9], colors_rgb=m.colors_rgb[::9],
                     conf=m.conf[::9]) for m in items]  # fmt: skip

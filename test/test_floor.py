@@ -14,14 +14,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from box_room import BoxRoom
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.placing.floor import Floor, fit_floor
 
@@ -127,7 +126,7 @@ def test_where_there_is_no_floor(points: FloatArray) -> None:
     assert fit_floor(points, CAMERA, 10.0) is None
 
 
-def test_the_floor_of_the_room_from_one_view(room: Any) -> None:
+def test_the_floor_of_the_room_from_one_view(room: BoxRoom) -> None:
     for T in room.walk(6):
         floor = fit_floor(room.points(T).reshape(-1, 3), T[:3, 3], 10.0)
         assert floor.height_at(T[:2, 3]) == pytest.approx(0.0, abs=5e-3)

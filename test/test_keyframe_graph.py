@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import LoopSettings
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3
@@ -48,7 +49,7 @@ def driven(geometry: WindowGeometry) -> WindowGeometry:
 
 
 @pytest.fixture(scope="module")
-def graph(room: Any) -> KeyframeGraph:
+def graph(room: BoxRoom) -> KeyframeGraph:
     """Three windows, a keyframe that has left, floors, looks, and a closure."""
     scene, made = Scene(room), KeyframeGraph()
     for begin in (0, 3, 6):

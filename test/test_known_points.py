@@ -17,11 +17,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.geometry import AlignmentError
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.placing.known_points import KnownView, depth_product, joint_of
@@ -29,7 +29,7 @@ from room_windows import SPREAD, Scene, begun_with
 
 
 @pytest.fixture(scope="module")
-def scene(room: Any) -> Scene:
+def scene(room: BoxRoom) -> Scene:
     return Scene(room)
 
 

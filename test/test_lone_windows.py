@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import (
     FloatArray,
@@ -102,7 +103,7 @@ def still(_: FloatArray, __: int) -> FloatArray:
 
 
 @pytest.fixture(scope="module")
-def frames(room: Any) -> list[Frame]:
+def frames(room: BoxRoom) -> list[Frame]:
     return room.frames(room.walk(40)[:12])
 
 
@@ -180,7 +181,7 @@ class LostEngine(Engine):
         return super().decode(tokens, n_ref)
 
 
-def test_a_window_that_lost_the_map_has_to_earn_its_place_again(room: Any) -> None:
+def test_a_window_that_lost_the_map_has_to_earn_its_place_again(room: BoxRoom) -> None:
     updates = run(LostEngine(), room.frames(room.walk(60)[:40]))
     lone = [u for u in updates if "without a view of the map" in u.message]
     assert updates[0].verdict == Verdict.COMMITTED
@@ -212,7 +213,7 @@ def test_without_texture_and_odometry_a_coarse_network_begins_no_map(frames: lis
     assert first.verdict == Verdict.COMMITTED
 
 
-def test_a_camera_that_stands_has_nothing_to_explain(room: Any) -> None:
+def test_a_camera_that_stands_has_nothing_to_explain(room: BoxRoom) -> None:
     frames = blind(room.frames([room.walk(24)[3]] * 6))
     assert [u.verdict for u in run(Engine(), frames)] == [Verdict.COMMITTED]
     assert Match(0.95, 0.95).good

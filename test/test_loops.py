@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
@@ -64,7 +65,7 @@ def turned(yaw: float, x: float = 0.0, y: float = 0.0) -> Any:
 
 
 @pytest.fixture(scope="module")
-def drifting(room: Any) -> list[Frame]:
+def drifting(room: BoxRoom) -> list[Frame]:
     """Twice around a room with odometry that turns 0.4 degrees too far in each frame."""
     frames = room.frames(room.walk(COUNT, turns=2.0))
     poses = [frames[0].T_odom_cam]
@@ -277,7 +278,7 @@ def test_the_network_and_odometry_are_more_certain_of_a_motion_than_odometry_alo
 # What a joint window measures
 
 
-def apart(room: Any, T: Any, factor: float = 1.0) -> tuple[KeyframeGraph, LoopCandidate]:
+def apart(room: BoxRoom, T: Any, factor: float = 1.0) -> tuple[KeyframeGraph, LoopCandidate]:
     """A map whose last three keyframes of six lie elsewhere, and are larger, than they are."""
     graph = begun_with(Scene(room).window(range(6)))
     keyframes = {
@@ -289,7 +290,7 @@ def apart(room: Any, T: Any, factor: float = 1.0) -> tuple[KeyframeGraph, LoopCa
     return replace(graph, keyframes=keyframes), candidate
 
 
-def test_a_joint_window_measures_where_the_newest_keyframe_lies(room: Any) -> None:
+def test_a_joint_window_measures_where_the_newest_keyframe_lies(room: BoxRoom) -> None:
     graph, candidate = apart(room, turned(0.3, 2.0, -1.0))
     geometry, poses = Scene(room).window(range(6), 3.0), Scene(room).poses
     edge = measure_loop(graph, candidate, geometry, LoopSettings())
@@ -297,7 +298,7 @@ def test_a_joint_window_measures_where_the_newest_keyframe_lies(room: Any) -> No
     np.testing.assert_allclose(edge.T_a_b, np.linalg.inv(poses[1]) @ poses[5], atol=1e-3)
 
 
-def test_a_joint_window_that_fits_one_end_alone_is_no_loop(room: Any) -> None:
+def test_a_joint_window_that_fits_one_end_alone_is_no_loop(room: BoxRoom) -> None:
     graph, candidate = apart(room, turned(0.0))
     geometry = Scene(room).window(range(6))
     settings, wild = LoopSettings(), geometry.points.copy()
@@ -313,7 +314,7 @@ def test_a_joint_window_that_fits_one_end_alone_is_no_loop(room: Any) -> None:
         measure_loop(larger, candidate, geometry, settings)
 
 
-def test_ends_that_do_not_see_the_same_place_are_no_loop(room: Any) -> None:
+def test_ends_that_do_not_see_the_same_place_are_no_loop(room: BoxRoom) -> None:
     graph, candidate = apart(room, turned(0.0))
     geometry = Scene(room).window(range(6))
     share = geometry.covisible_share(range(3), range(3, 6))

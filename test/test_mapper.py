@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import ConfigError, MapperConfig, with_values
 from mvdust3r_ros.datatypes import (
     Frame,
@@ -57,7 +58,7 @@ Change = Callable[[WindowPrediction], WindowPrediction]
 class Engine(OracleEngine):
     """The oracle; can spoil what it gives, and knows poses that the mapper does not."""
 
-    def __init__(self, room: Any = None, noise: OracleNoise | None = None) -> None:
+    def __init__(self, room: BoxRoom = None, noise: OracleNoise | None = None) -> None:
         super().__init__(HW, noise)
         self.change: Change = lambda prediction: prediction
         self.decoded: list[int] = []
@@ -77,7 +78,7 @@ class Engine(OracleEngine):
 
 
 @pytest.fixture(scope="session")
-def frames(room: Any) -> list[Frame]:
+def frames(room: BoxRoom) -> list[Frame]:
     return room.frames(room.walk(COUNT))
 
 
@@ -125,7 +126,7 @@ def trajectory_error(
 
 
 @pytest.mark.slow
-def test_with_exact_pointmaps_the_map_is_exact(room: Any, frames: list[Frame]) -> None:
+def test_with_exact_pointmaps_the_map_is_exact(room: BoxRoom, frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine())
     updates = run(mapper, frames)
     assert verdicts(updates) == [Verdict.COMMITTED] * 7
@@ -149,7 +150,7 @@ def test_with_exact_pointmaps_the_map_is_exact(room: Any, frames: list[Frame]) -
     assert abs(snapshot.floor_z_m) < 0.01
 
 
-def test_colours_and_keyframes_belong_to_the_points(room: Any, frames: list[Frame]) -> None:
+def test_colours_and_keyframes_belong_to_the_points(room: BoxRoom, frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine())
     (update,) = run(mapper, frames[:6])
     assert [k.id for k in update.window.keyframes] == sorted(update.T_map_cam) == list(range(6))
@@ -169,7 +170,7 @@ def test_colours_and_keyframes_belong_to_the_points(room: Any, frames: list[Fram
 
 
 @pytest.mark.slow
-def test_noise_and_a_random_scale_of_each_window(room: Any, frames: list[Frame]) -> None:
+def test_noise_and_a_random_scale_of_each_window(room: BoxRoom, frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine(noise=OracleNoise(points=0.02, scale=0.5, seed=1)))
     assert verdicts(run(mapper, frames)) == [Verdict.COMMITTED] * 7
     rms, turned_deg, S = trajectory_error(mapper, frames, with_scale=False)
@@ -186,7 +187,7 @@ def test_noise_and_a_random_scale_of_each_window(room: Any, frames: list[Frame])
 
 @pytest.mark.slow
 def test_without_odometry_the_map_is_level_and_its_scale_open(
-    room: Any, frames: list[Frame]
+    room: BoxRoom, frames: list[Frame]
 ) -> None:
     mapper = Mapper(CONFIG, Engine(room, OracleNoise(points=0.02, scale=0.5, seed=1)))
     updates = run(mapper, [blind(f) for f in frames])
@@ -207,7 +208,7 @@ def test_without_odometry_the_map_is_level_and_its_scale_open(
 
 
 @pytest.mark.slow
-def test_a_metric_engine_without_odometry_gives_metres(room: Any, frames: list[Frame]) -> None:
+def test_a_metric_engine_without_odometry_gives_metres(room: BoxRoom, frames: list[Frame]) -> None:
     mapper = Mapper(CONFIG, Engine(room))
     run(mapper, [blind(f) for f in frames[:12]])
     assert mapper.snapshot().scale.source == ScaleSource.MODEL

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import FloatArray, Frame, ScaleSource, Verdict
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
@@ -132,7 +133,7 @@ def unmounted(frames: list[Frame]) -> list[Frame]:
 
 
 @pytest.mark.slow
-def test_the_mapper_finds_the_mounting_and_then_the_metres(room: Any) -> None:
+def test_the_mapper_finds_the_mounting_and_then_the_metres(room: BoxRoom) -> None:
     rules = {"keyframes.window_size": 6, "keyframes.min_sharpness": 0.0,
              "keyframes.max_interval_s": 0.1, "map.pixel_stride": 2}  # fmt: skip
     config = with_values(MapperConfig(), rules)
@@ -159,7 +160,7 @@ def test_the_mapper_finds_the_mounting_and_then_the_metres(room: Any) -> None:
 
 
 @pytest.mark.slow
-def test_odometry_of_an_unmounted_robot_can_be_left_out(room: Any) -> None:
+def test_odometry_of_an_unmounted_robot_can_be_left_out(room: BoxRoom) -> None:
     rules = {"stitch.max_mounting_sigma_deg": 0.0, "keyframes.window_size": 6,
              "keyframes.min_sharpness": 0.0, "keyframes.max_interval_s": 0.1}  # fmt: skip
     mapper = Mapper(with_values(MapperConfig(), rules), OracleEngine((72, 96)))

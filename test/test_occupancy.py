@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import (
     FREE,
@@ -422,7 +423,7 @@ def test_order_of_views_changes_nothing_before_the_bounds() -> None:
     assert known(a) == known(b)
 
 
-def test_the_room_comes_out_as_it_is(room: Any) -> None:
+def test_the_room_comes_out_as_it_is(room: BoxRoom) -> None:
     occupancy = OccupancyMap(MapSettings(min_hits=1), 0.0)
     for T in room.walk(24):
         occupancy.add_view(T[:3, 3], room.points(T).reshape(-1, 3))

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.atlas.session_file import StoredMap
 from mvdust3r_ros.config import MapperConfig, with_values
@@ -142,7 +143,7 @@ def witnessed(
 
 
 @pytest.fixture(scope="module")
-def drifting(room: Any) -> list[Frame]:
+def drifting(room: BoxRoom) -> list[Frame]:
     """Twice around a room with odometry that turns 0.4 degrees too far in each frame."""
     frames = room.frames(room.walk(COUNT, turns=2.0))
     c, s = np.cos(np.radians(0.4)), np.sin(np.radians(0.4))
@@ -191,7 +192,7 @@ def test_closures_resizes_levelling_and_forgetting_are_seen_whole(
 
 
 @pytest.mark.slow
-def test_a_rollback_is_seen_whole(room: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_is_seen_whole(room: BoxRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = room.frames(room.walk(24))
     engine = Engine()
     mapper = Mapper(CONFIG, engine)

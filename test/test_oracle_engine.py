@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.datatypes import View, WindowPrediction
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.oracle_engine import CONFIDENT, NO_DEPTH, OracleEngine, OracleNoise
@@ -29,20 +30,22 @@ HW = (72, 96)
 
 
 @pytest.fixture(scope="module")
-def views(room: Any) -> list[View]:
+def views(room: BoxRoom) -> list[View]:
     return [View(room.image(T), room.K, T, room.depth(T)) for T in room.walk(24)[:4]]
 
 
-def in_world(room: Any, prediction: WindowPrediction, reference: int) -> Any:
+def in_world(room: BoxRoom, prediction: WindowPrediction, reference: int) -> Any:
     T = room.walk(24)[reference]
     return prediction.points[0].astype(float) @ T[:3, :3].T + T[:3, 3]
 
 
-def truth(room: Any) -> Any:
+def truth(room: BoxRoom) -> Any:
     return np.stack([room.points(T) for T in room.walk(24)[:4]])
 
 
-def test_points_are_the_truth_in_the_frame_of_the_first_view(room: Any, views: list[View]) -> None:
+def test_points_are_the_truth_in_the_frame_of_the_first_view(
+    room: BoxRoom, views: list[View]
+) -> None:
     prediction = OracleEngine(HW).infer(views)
     assert prediction.points.shape == (1, 4, *HW, 3)
     assert prediction.points.dtype == prediction.conf.dtype == np.float32
@@ -52,7 +55,7 @@ def test_points_are_the_truth_in_the_frame_of_the_first_view(room: Any, views: l
     assert (prediction.conf == CONFIDENT).all()
 
 
-def test_another_order_of_views_is_another_frame(room: Any, views: list[View]) -> None:
+def test_another_order_of_views_is_another_frame(room: BoxRoom, views: list[View]) -> None:
     engine = OracleEngine(HW)
     order = (2, 0, 3, 1)
     fed = engine.decode(engine.encode([views[i] for i in order]))

@@ -14,11 +14,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import PoseSettings
 from mvdust3r_ros.datatypes import FloatArray, View, WindowPrediction
 from mvdust3r_ros.geometry import backproject, invert_se3, rotation_angle_deg
@@ -34,20 +33,22 @@ from mvdust3r_ros.window.pose_recovery import (
 SETTINGS = PoseSettings()
 
 
-def seen_from(room: Any, T_ref: FloatArray, T_cam: FloatArray, scale: float = 1.0) -> FloatArray:
+def seen_from(
+    room: BoxRoom, T_ref: FloatArray, T_cam: FloatArray, scale: float = 1.0
+) -> FloatArray:
     """(H, W, 3) pointmap of a camera in the frame of a reference camera."""
     T_ref_world = invert_se3(T_ref)
     return scale * (room.points(T_cam) @ T_ref_world[:3, :3].T + T_ref_world[:3, 3])
 
 
 def predict(
-    room: Any, poses: list[FloatArray], scale: float = 1.0, ref: int = 0
+    room: BoxRoom, poses: list[FloatArray], scale: float = 1.0, ref: int = 0
 ) -> WindowPrediction:
     points = np.stack([seen_from(room, poses[ref], T, scale) for T in poses])[None]
     return WindowPrediction(points.astype(np.float32), np.full(points.shape[:4], 5.0), (ref,))
 
 
-def views(room: Any, count: int, K: FloatArray | None) -> list[View]:
+def views(room: BoxRoom, count: int, K: FloatArray | None) -> list[View]:
     width, height = room.image_wh
     return [View(np.zeros((height, width, 3), np.uint8), K)] * count
 
@@ -60,7 +61,7 @@ def pose_error(found: FloatArray, truth: FloatArray) -> tuple[float, float]:
 
 @pytest.mark.parametrize("scale", [1.0, 0.01, 300.0])
 @pytest.mark.parametrize("ref", [0, 2])
-def test_poses_of_a_window_in_any_scale(room: Any, scale: float, ref: int) -> None:
+def test_poses_of_a_window_in_any_scale(room: BoxRoom, scale: float, ref: int) -> None:
     poses = room.walk(24)[:5]
     found = recover_poses(predict(room, poses, scale, ref), views(room, 5, room.K), SETTINGS)
     for index, (view_pose, T) in enumerate(zip(found, poses, strict=True)):
@@ -76,7 +77,7 @@ def test_poses_of_a_window_in_any_scale(room: Any, scale: float, ref: int) -> No
             assert np.array_equal(view_pose.T_window_cam, np.eye(4))
 
 
-def test_the_order_of_views_does_not_matter(room: Any) -> None:
+def test_the_order_of_views_does_not_matter(room: BoxRoom) -> None:
     poses = room.walk(24)[:4]
     start = predict(room, poses)
     turned = WindowPrediction(start.points[:, ::-1], start.conf[:, ::-1], (3,))
@@ -86,7 +87,7 @@ def test_the_order_of_views_does_not_matter(room: Any) -> None:
         assert np.array_equal(p.T_window_cam, q.T_window_cam)
 
 
-def test_two_runs_agree_to_the_bit(room: Any) -> None:
+def test_two_runs_agree_to_the_bit(room: BoxRoom) -> None:
     poses = room.walk(24)
     points = seen_from(room, poses[0], poses[2])
     points = points + np.random.default_rng(1).normal(size=points.shape) * 0.05
@@ -96,7 +97,7 @@ def test_two_runs_agree_to_the_bit(room: Any) -> None:
     assert first.reprojection_px == second.reprojection_px
 
 
-def test_a_third_of_wild_points_does_not_move_the_pose(room: Any) -> None:
+def test_a_third_of_wild_points_does_not_move_the_pose(room: BoxRoom) -> None:
     poses = room.walk(24)
     truth = invert_se3(poses[0]) @ poses[3]
     points = seen_from(room, poses[0], poses[3])
@@ -111,7 +112,7 @@ def test_a_third_of_wild_points_does_not_move_the_pose(room: Any) -> None:
     assert found.reprojection_px < 0.1
 
 
-def test_noise_in_depth_gives_an_error_of_its_size(room: Any) -> None:
+def test_noise_in_depth_gives_an_error_of_its_size(room: BoxRoom) -> None:
     poses = room.walk(24)
     truth = invert_se3(poses[0]) @ poses[3]
     rng = np.random.default_rng(3)
@@ -124,7 +125,7 @@ def test_noise_in_depth_gives_an_error_of_its_size(room: Any) -> None:
     assert turned_deg < 0.4
 
 
-def test_confidence_at_or_below_one_is_no_point(room: Any) -> None:
+def test_confidence_at_or_below_one_is_no_point(room: BoxRoom) -> None:
     poses = room.walk(24)
     points = seen_from(room, poses[0], poses[1])
     conf = np.full(points.shape[:2], 3.0)
@@ -134,13 +135,13 @@ def test_confidence_at_or_below_one_is_no_point(room: Any) -> None:
     assert pose_error(found.T_window_cam, invert_se3(poses[0]) @ poses[1])[0] < 1e-3
 
 
-def test_shuffled_points_have_no_pose(room: Any) -> None:
+def test_shuffled_points_have_no_pose(room: BoxRoom) -> None:
     points = seen_from(room, room.walk(24)[0], room.walk(24)[1]).reshape(-1, 3)
     shuffled = np.random.default_rng(0).permutation(points).reshape(*room.image_wh[::-1], 3)
     assert solve_pose(shuffled, np.full(shuffled.shape[:2], 3.0), room.K, SETTINGS) is None
 
 
-def test_the_share_of_inliers_that_is_asked_for(room: Any) -> None:
+def test_the_share_of_inliers_that_is_asked_for(room: BoxRoom) -> None:
     poses = room.walk(24)
     points = seen_from(room, poses[0], poses[1])
     rng = np.random.default_rng(5)
@@ -152,12 +153,12 @@ def test_the_share_of_inliers_that_is_asked_for(room: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 2.0])
-def test_points_in_one_place_have_no_pose(room: Any, value: float) -> None:
+def test_points_in_one_place_have_no_pose(room: BoxRoom, value: float) -> None:
     points = np.full((72, 96, 3), value)
     assert solve_pose(points, np.full((72, 96), 3.0), room.K, SETTINGS) is None
 
 
-def test_too_few_points_have_no_pose_and_just_enough_do(room: Any) -> None:
+def test_too_few_points_have_no_pose_and_just_enough_do(room: BoxRoom) -> None:
     poses = room.walk(24)
     points = seen_from(room, poses[0], poses[1])
     stride = max(1, int(np.sqrt(72 * 96 / 600)))
@@ -170,7 +171,7 @@ def test_too_few_points_have_no_pose_and_just_enough_do(room: Any) -> None:
         assert (found is not None) == (count == MIN_PNP_POINTS)
 
 
-def test_one_bad_view_leaves_the_others(room: Any) -> None:
+def test_one_bad_view_leaves_the_others(room: BoxRoom) -> None:
     poses = room.walk(24)[:4]
     good = predict(room, poses)
     points = good.points.copy()
@@ -189,7 +190,7 @@ def bend(points_cam: FloatArray, share: float) -> FloatArray:
     return points_cam + share * points_cam[..., 2:] * shift
 
 
-def two_paths(room: Any, error: float) -> tuple[WindowPrediction, FloatArray]:
+def two_paths(room: BoxRoom, error: float) -> tuple[WindowPrediction, FloatArray]:
     """Two views, each a reference, with the same error of a view in both paths."""
     poses = room.walk(24)[:4:3]
     T = invert_se3(poses[0]) @ poses[1]
@@ -204,7 +205,7 @@ def two_paths(room: Any, error: float) -> tuple[WindowPrediction, FloatArray]:
     return WindowPrediction(points, np.full(points.shape[:4], 3.0), (0, 1)), T
 
 
-def test_an_error_that_both_paths_share_does_not_move_a_reference(room: Any) -> None:
+def test_an_error_that_both_paths_share_does_not_move_a_reference(room: BoxRoom) -> None:
     prediction, T = two_paths(room, 0.1)
     found = recover_poses(prediction, views(room, 2, room.K), SETTINGS)[1]
     assert pose_error(found.T_window_cam, T)[0] < 1e-6
@@ -215,7 +216,7 @@ def test_an_error_that_both_paths_share_does_not_move_a_reference(room: Any) -> 
     assert by_pnp is None or pose_error(by_pnp.T_window_cam, T)[0] > 0.02
 
 
-def test_a_path_in_another_scale_gives_the_pose_in_that_of_path_0(room: Any) -> None:
+def test_a_path_in_another_scale_gives_the_pose_in_that_of_path_0(room: BoxRoom) -> None:
     prediction, T = two_paths(room, 0.0)
     points = prediction.points.copy()
     points[1] *= 1.7
@@ -225,7 +226,7 @@ def test_a_path_in_another_scale_gives_the_pose_in_that_of_path_0(room: Any) -> 
     assert found.reprojection_px < 1e-3
 
 
-def test_wild_points_of_one_path_do_not_move_the_pose(room: Any) -> None:
+def test_wild_points_of_one_path_do_not_move_the_pose(room: BoxRoom) -> None:
     prediction, T = two_paths(room, 0.1)
     rng = np.random.default_rng(3)
     points = prediction.points.copy()
@@ -238,7 +239,7 @@ def test_wild_points_of_one_path_do_not_move_the_pose(room: Any) -> None:
     assert found.inlier_ratio == pytest.approx(0.7, abs=0.1)
 
 
-def test_paths_that_disagree_place_nothing_and_one_path_is_as_before(room: Any) -> None:
+def test_paths_that_disagree_place_nothing_and_one_path_is_as_before(room: BoxRoom) -> None:
     prediction, _ = two_paths(room, 0.0)
     points = prediction.points.copy()
     points[1] = (
@@ -255,12 +256,12 @@ def test_paths_that_disagree_place_nothing_and_one_path_is_as_before(room: Any) 
 # Intrinsics
 
 
-def centred(room: Any) -> FloatArray:
+def centred(room: BoxRoom) -> FloatArray:
     width, height = room.image_wh
     return np.array([[room.focal_px, 0, width / 2], [0, room.focal_px, height / 2], [0, 0, 1]])
 
 
-def test_without_camera_info_the_reference_gives_the_focal_length(room: Any) -> None:
+def test_without_camera_info_the_reference_gives_the_focal_length(room: BoxRoom) -> None:
     poses = room.walk(24)[:3]
     K = centred(room)
     maps = []
@@ -302,7 +303,7 @@ def test_doubtful_points_do_not_count_for_the_focal_length() -> None:
     assert abs(doubtful[0].K[0, 0] - 50.0) > 0.1
 
 
-def test_each_camera_keeps_its_own_intrinsics(room: Any) -> None:
+def test_each_camera_keeps_its_own_intrinsics(room: BoxRoom) -> None:
     poses = room.walk(24)[:2]
     other = room.K * np.array([[1.5], [1.5], [1.0]])
     T_ref_cam = invert_se3(poses[0]) @ poses[1]
@@ -317,7 +318,7 @@ def test_each_camera_keeps_its_own_intrinsics(room: Any) -> None:
     assert pose_error(found[1].T_window_cam, T_ref_cam)[0] < 1e-4
 
 
-def test_no_intrinsics_at_all_is_an_error(room: Any) -> None:
+def test_no_intrinsics_at_all_is_an_error(room: BoxRoom) -> None:
     points = np.zeros((1, 2, 72, 96, 3))
     with pytest.raises(PoseError, match="no camera_info, and the reference pointmap is empty"):
         recover_poses(

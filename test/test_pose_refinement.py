@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import ConfigError, MapperConfig, PoseSettings, with_values
 from mvdust3r_ros.datatypes import (
     FloatArray,
@@ -47,7 +48,7 @@ REL_ERROR, MAX_RESIDUAL = 0.2, 0.3
 
 
 @pytest.fixture(scope="module")
-def large(room: Any) -> Any:
+def large(room: BoxRoom) -> Any:
     """The room as cameras with more pixels see it."""
     return replace(room, image_wh=HW[::-1], focal_px=147.0)
 

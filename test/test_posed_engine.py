@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import ConfigError, KeyframeDefaults, MapperConfig, with_values
 from mvdust3r_ros.datatypes import (
     CameraModel,
@@ -122,7 +123,7 @@ def drifted(frames: Sequence[Frame], yaw_deg: float = 0.0, stretch: float = 1.0)
 
 
 @pytest.fixture(scope="module")
-def frames(room: Any) -> list[Frame]:
+def frames(room: BoxRoom) -> list[Frame]:
     """Twice around the room with perfect odometry."""
     return drifted(room.frames(room.walk(48, turns=2.0)))
 
@@ -218,7 +219,7 @@ def test_metres_that_odometry_contradicts_are_refused(frames: list[Frame]) -> No
     assert "in metres by odometry, which moved 0.33 times as far (limit 2)" in update.message
 
 
-def test_a_camera_that_stands_gets_no_metres_from_odometry(room: Any) -> None:
+def test_a_camera_that_stands_gets_no_metres_from_odometry(room: BoxRoom) -> None:
     still = drifted(room.frames([room.walk(24)[0]] * 8))
     mapper, updates = drive(still, PosedEngine())
     assert [u.verdict for u in updates] == [Verdict.COMMITTED]
@@ -227,7 +228,7 @@ def test_a_camera_that_stands_gets_no_metres_from_odometry(room: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_closure_is_measured_without_odometry_of_the_older_end(room: Any) -> None:
+def test_a_closure_is_measured_without_odometry_of_the_older_end(room: BoxRoom) -> None:
     bent = drifted(room.frames(room.walk(48, turns=2.0)), yaw_deg=0.4)
     rules = {"loop__min_gap": 18, "loop__min_windows": 1}
     errors = []
@@ -352,7 +353,7 @@ def test_a_view_that_the_engine_doubts_hardly_moves_the_window(frames: list[Fram
 # Every frame, and views in the camera's aspect
 
 
-def test_the_engine_sees_every_good_frame_before_it_can_be_a_keyframe(room: Any) -> None:
+def test_the_engine_sees_every_good_frame_before_it_can_be_a_keyframe(room: BoxRoom) -> None:
     frames = drifted(room.frames(room.walk(96)[:12]))
     engine = PosedEngine()
     mapper = Mapper(with_values(CONFIG, {"keyframes.max_interval_s": 0.5}), engine)
@@ -405,7 +406,7 @@ def test_views_in_the_cameras_aspect_make_the_same_map(frames: list[Frame]) -> N
 
 
 @pytest.mark.slow
-def test_the_first_camera_decides_and_others_are_cropped_to_it(room: Any) -> None:
+def test_the_first_camera_decides_and_others_are_cropped_to_it(room: BoxRoom) -> None:
     wide = drifted(room.frames(room.walk(24)))
     tall = []
     for frame in wide:
@@ -457,7 +458,7 @@ def test_a_loaded_map_of_another_engine_is_searched_by_pictures(frames: list[Fra
     np.testing.assert_array_equal(other, image_descriptor(view))
 
 
-def test_the_truth_shows_what_views_in_the_cameras_aspect_show(room: Any) -> None:
+def test_the_truth_shows_what_views_in_the_cameras_aspect_show(room: BoxRoom) -> None:
     engine = PosedEngine()
     engine.info = ASPECT
     (frame,) = drifted(room.frames(room.walk(24)[:1]))

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import FloatArray, Frame, Keyframe, ScaleSource, Verdict, View
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
@@ -126,7 +127,7 @@ def test_keyframes_in_the_map_stay_where_they_are() -> None:
 
 
 @pytest.mark.slow
-def test_two_cameras_give_metres_without_odometry(room: Any) -> None:
+def test_two_cameras_give_metres_without_odometry(room: BoxRoom) -> None:
     """Each window comes in a scale of its own; the gate opens with the first one."""
     rules = {"keyframes.window_size": 8, "keyframes.min_sharpness": 0.0,
              "keyframes.max_interval_s": 0.1, "map.pixel_stride": 2}  # fmt: skip

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.atlas.reconsider import joint_keyframes
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import (
@@ -69,7 +70,7 @@ class Engine(OracleEngine):
 
 
 @pytest.fixture(scope="module")
-def frames(room: Any) -> list[Frame]:
+def frames(room: BoxRoom) -> list[Frame]:
     return room.frames(room.walk(24))
 
 

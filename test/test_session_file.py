@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.atlas.session_file import SessionFileError, read_session, session_bytes
 from mvdust3r_ros.config import ConfigError, KeyframeSettings, MapperConfig
 from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict, Window
@@ -42,7 +43,9 @@ def new_mapper(seed: int = 0) -> Mapper:
     return Mapper(CONFIG, OracleEngine(noise=OracleNoise(points=0.01, scale=0.3, seed=seed)))
 
 
-def frames(room: Any, poses: list[FloatArray], first_s: int, T_odom_world: Any) -> Iterator[Frame]:
+def frames(
+    room: BoxRoom, poses: list[FloatArray], first_s: int, T_odom_world: Any
+) -> Iterator[Frame]:
     """The odometry of a new start has a frame of its own; the truth is for the oracle alone."""
     for i, T in enumerate(poses):
         frame = room.frame((first_s + i) * 10**9, T)
@@ -55,7 +58,7 @@ def drive(mapper: Mapper, driven: Iterator[Frame]) -> list[MapUpdate]:
 
 
 @pytest.fixture(scope="module")
-def saved(room: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapper]:
+def saved(room: BoxRoom, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapper]:
     mapper = new_mapper()
     drive(mapper, frames(room, room.walk(60)[:40], 1, np.eye(4)))
     path = tmp_path_factory.mktemp("maps") / "map.npz"
@@ -72,7 +75,7 @@ def as_robot(driven: Iterator[Frame]) -> Iterator[Frame]:
         yield replace(frame, T_odom_base=base)
 
 
-def test_where_the_robot_has_driven_is_saved_and_loaded(room: Any, tmp_path: Path) -> None:
+def test_where_the_robot_has_driven_is_saved_and_loaded(room: BoxRoom, tmp_path: Path) -> None:
     before, after = new_mapper(), new_mapper(1)
     drive(before, as_robot(frames(room, room.walk(60)[:14], 1, np.eye(4))))
     path = tmp_path / "map.npz"
@@ -116,7 +119,7 @@ def test_the_loaded_map_is_the_saved_one(saved: tuple[Path, Mapper]) -> None:
 
 
 @pytest.mark.slow
-def test_the_drive_goes_on_in_the_same_frame(saved: tuple[Path, Mapper], room: Any) -> None:
+def test_the_drive_goes_on_in_the_same_frame(saved: tuple[Path, Mapper], room: BoxRoom) -> None:
     path, _ = saved
     mapper = new_mapper(2)
     mapper.restore(read_session(path))
@@ -138,7 +141,7 @@ def test_the_drive_goes_on_in_the_same_frame(saved: tuple[Path, Mapper], room: A
     assert max(off_m) < 0.05
 
 
-def offset(mapper: Mapper, room: Any) -> FloatArray:
+def offset(mapper: Mapper, room: BoxRoom) -> FloatArray:
     """Where the first drive put its map: odometry's axes, moved up or down to the floor."""
     path = mapper.snapshot().trajectory
     truth = room.walk(60)
@@ -151,7 +154,7 @@ def offset(mapper: Mapper, room: Any) -> FloatArray:
 
 
 def test_of_several_places_that_do_not_fit_the_likeliest_is_told_of(
-    saved: tuple[Path, Mapper], room: Any, monkeypatch: pytest.MonkeyPatch
+    saved: tuple[Path, Mapper], room: BoxRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mapper = new_mapper(3)
     mapper.restore(read_session(saved[0]))
@@ -170,7 +173,7 @@ def test_of_several_places_that_do_not_fit_the_likeliest_is_told_of(
 
 @pytest.mark.slow
 def test_another_place_is_refused_in_words_and_nothing_is_added(
-    saved: tuple[Path, Mapper], room: Any
+    saved: tuple[Path, Mapper], room: BoxRoom
 ) -> None:
     path, _ = saved
     mapper = new_mapper(3)
@@ -195,7 +198,7 @@ def test_another_place_is_refused_in_words_and_nothing_is_added(
 
 @pytest.mark.slow
 def test_the_same_shapes_in_other_colours_are_another_place(
-    saved: tuple[Path, Mapper], room: Any
+    saved: tuple[Path, Mapper], room: BoxRoom
 ) -> None:
     mapper = new_mapper(4)
     mapper.restore(read_session(saved[0]))
@@ -253,7 +256,7 @@ def test_parts_that_do_not_fit_together_are_refused(
 
 
 def test_a_map_for_views_of_another_size_is_refused_and_the_map_unharmed(
-    saved: tuple[Path, Mapper], room: Any
+    saved: tuple[Path, Mapper], room: BoxRoom
 ) -> None:
     mapper = Mapper(CONFIG, OracleEngine((64, 64)))
     drive(mapper, frames(room, room.walk(60)[:20], 1, np.eye(4)))

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import StitchSettings
 from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource, Verdict, Window
 from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3, rotation_angle_deg
@@ -43,7 +44,7 @@ from room_windows import EVERY_POINT, SPREAD, Scene, at_end_of, begun_with, foll
 
 
 @pytest.fixture(scope="module")
-def scene(room: Any) -> Scene:
+def scene(room: BoxRoom) -> Scene:
     return Scene(room)
 
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, project
 from mvdust3r_ros.window.window_geometry import (
@@ -40,7 +40,7 @@ Seen = tuple[int, int, int, float]
 
 
 @pytest.fixture(scope="module")
-def scene(room: Any) -> Scene:
+def scene(room: BoxRoom) -> Scene:
     return Scene(room)
 
 

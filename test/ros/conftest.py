@@ -31,6 +31,7 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from box_room import BoxRoom
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.datatypes import FloatArray, Trajectory
 from mvdust3r_ros.drawing.map_files import write_tum
@@ -144,7 +145,7 @@ def image(stamp_ns: int, rgb: Any, *, compressed: bool) -> Any:
 
 
 @pytest.fixture(scope="session")
-def make_bag(room: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RoomBag]:
+def make_bag(room: BoxRoom, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RoomBag]:
     def make(kind: BagKind) -> RoomBag:
         folder = tmp_path_factory.mktemp("room_bag")
         (folder / "depth").mkdir()
@@ -195,7 +196,7 @@ def _write_odometry(kind: str, stamp: int, T: FloatArray, write: Callable[..., N
         write("/tf", stamp + 1, new(tf, transforms=[moving]))
 
 
-def _write_rig(room: Any, stamp: int, T: FloatArray, write: Callable[..., None]) -> None:
+def _write_rig(room: BoxRoom, stamp: int, T: FloatArray, write: Callable[..., None]) -> None:
     """The front camera where the only one else is; the left one beside it, turned to the left."""
     left = replace(room, image_wh=(80, 80), focal_px=38.0)
     tf = "tf2_msgs/msg/TFMessage"
@@ -411,7 +412,7 @@ def new_stage(
 class LiveCamera:
     """Publishes what a test wants to a live node."""
 
-    def __init__(self, stage: Any, room: Any) -> None:
+    def __init__(self, stage: Any, room: BoxRoom) -> None:
         from nav_msgs.msg import Odometry
         from sensor_msgs.msg import CameraInfo, Image
 
@@ -484,7 +485,7 @@ class LiveCamera:
 
 
 @pytest.fixture(scope="module")
-def new_camera(new_stage: Callable[[], Any], room: Any) -> Callable[..., LiveCamera]:
+def new_camera(new_stage: Callable[[], Any], room: BoxRoom) -> Callable[..., LiveCamera]:
     """Makes live nodes that lose no image, with the camera, depth and odometry they listen to."""
     inputs = ("image", "depth", "odom", "camera_info")
     lossless = {

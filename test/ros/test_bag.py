@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin
 
+from box_room import BoxRoom
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.drawing.map_files import read_tum
 from mvdust3r_ros.recordings.bag import BagOptions, opened_bag, read_frames
@@ -34,7 +35,7 @@ from stored_data import needs_more_data
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_frames_come_back_as_they_were_recorded(
-    room: Any, make_bag: Callable[..., Any], bag_kind: Any, storage: Any, compressed: bool
+    room: BoxRoom, make_bag: Callable[..., Any], bag_kind: Any, storage: Any, compressed: bool
 ) -> None:
     made = make_bag(bag_kind(storage=storage, compressed=compressed, frames=5))
     frames = list(read_frames(made.bag, BagOptions(depth_folder=made.depth)))

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import ConfigError
 from mvdust3r_ros.ros.settings import RosSettings
 
@@ -83,7 +84,9 @@ def test_windows_of_both_cameras_are_committed(driven: Any) -> None:
     assert [w.message for w in windows if w.verdict != 0] == []
 
 
-def test_clouds_come_from_both_cameras_and_lie_on_true_surfaces(driven: Any, room: Any) -> None:
+def test_clouds_come_from_both_cameras_and_lie_on_true_surfaces(
+    driven: Any, room: BoxRoom
+) -> None:
     """Each cloud with the true pose of its own camera; sizes and fields of view differ."""
     _, bag, heard = driven
     count = Counter(c.header.frame_id for c in heard["obstacles"])

@@ -29,6 +29,7 @@ import numpy as np
 import pytest
 import yaml
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import KeyframeSettings, MapperConfig
 from mvdust3r_ros.datatypes import Verdict
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
@@ -152,7 +153,9 @@ def test_nav2_frames_are_those_of_the_map(listened: Any) -> None:
         assert "sensor_frame" not in source
 
 
-def test_obstacle_points_are_what_each_camera_saw_at_its_time(listened: Any, room: Any) -> None:
+def test_obstacle_points_are_what_each_camera_saw_at_its_time(
+    listened: Any, room: BoxRoom
+) -> None:
     """In the optical frame at the image's stamp: with the true pose they lie on true surfaces."""
     _, heard, bag = listened
     clouds = heard["/mapper/obstacle_points"]
@@ -176,7 +179,7 @@ def test_obstacle_points_are_what_each_camera_saw_at_its_time(listened: Any, roo
 
 
 def test_grid_updates_lie_inside_the_whole_grid_and_are_in_its_frame(
-    listened: Any, room: Any, tmp_path: Path
+    listened: Any, room: BoxRoom, tmp_path: Path
 ) -> None:
     """The same drive again, with a larger cupboard and no time for whole grids."""
     from mvdust3r_ros.ros.message_types import message_class
@@ -226,7 +229,7 @@ def test_the_layout_shows_the_state_of_the_gate(listened: Any) -> None:
     assert panel["selectedName"] in listened[0].control.diagnostics
 
 
-def test_a_standing_robot_gets_clouds_in_time_for_nav2(room: Any) -> None:
+def test_a_standing_robot_gets_clouds_in_time_for_nav2(room: BoxRoom) -> None:
     """With the interval of the launch file: a costmap that waits longer would stop the robot."""
     launch = ast.parse((ROOT / "launch" / "nav2.launch.py").read_text())
     (interval_s,) = [

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum
 
 LIMIT_S = 60.0
@@ -162,7 +163,7 @@ def test_windows_carry_stamps_of_images_and_the_time_of_each_stage(played: Playe
 
 
 def test_clouds_are_in_the_map_frame_at_the_time_of_the_newest_keyframe(
-    played: Played, room: Any
+    played: Played, room: BoxRoom
 ) -> None:
     stamps = {stamp_ns(s) for s in played.heard["/mapper/window_status"]}
     for topic in ("/mapper/points", "/mapper/map_points"):

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, View, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import EngineInfo
@@ -94,7 +95,7 @@ class Rig:
 
 
 @pytest.fixture
-def frames(room: Any) -> list[Frame]:
+def frames(room: BoxRoom) -> list[Frame]:
     return room.frames(room.walk(40, turns=0.7))  # type: ignore[no-any-return]
 
 

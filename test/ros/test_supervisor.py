@@ -17,11 +17,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 
+from box_room import BoxRoom
 from mvdust3r_ros.config import with_values
 from mvdust3r_ros.datatypes import MapUpdate, Verdict, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import EngineError
@@ -59,7 +59,7 @@ class MoodyOracle(OracleEngine):
 class Rig:
     """A mapper with a supervisor, driven around the room."""
 
-    def __init__(self, room: Any, **values: object) -> None:
+    def __init__(self, room: BoxRoom, **values: object) -> None:
         given = {
             "keyframes.window_size": 8, "keyframes.window_overlap": 4,
             "keyframes.max_interval_s": 0.1, "ladder.healthy_windows": 2,
@@ -103,7 +103,7 @@ class Rig:
 
 @pytest.mark.parametrize("fault", [EngineError("broken"), RuntimeError("CUDA error 700")])
 def test_three_failures_halve_the_views_and_health_brings_them_back(
-    room: Any, fault: Exception
+    room: BoxRoom, fault: Exception
 ) -> None:
     rig = Rig(room)
     rig.windows(1)
@@ -133,21 +133,21 @@ def test_three_failures_halve_the_views_and_health_brings_them_back(
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_out_of_memory_is_one_rung_at_once(room: Any, fault: Exception) -> None:
+def test_out_of_memory_is_one_rung_at_once(room: BoxRoom, fault: Exception) -> None:
     rig = Rig(room)
     rig.engine.fault = fault
     rig.windows(1)
     assert rig.supervisor.rung == Rung.FEWER_VIEWS
 
 
-def test_values_that_are_not_finite_count_as_failures(room: Any) -> None:
+def test_values_that_are_not_finite_count_as_failures(room: BoxRoom) -> None:
     rig = Rig(room)
     rig.engine.not_finite = True
     rig.windows(3)
     assert rig.supervisor.rung == Rung.FEWER_VIEWS
 
 
-def test_every_rung_in_order_down_to_the_end(room: Any) -> None:
+def test_every_rung_in_order_down_to_the_end(room: BoxRoom) -> None:
     rig = Rig(room, **{"engine.n_ref": 2, "ladder.fallback_engine": "spare", "ladder.failures": 1})
     walked = []
     for _ in range(4):
@@ -165,7 +165,7 @@ def test_every_rung_in_order_down_to_the_end(room: Any) -> None:
     assert [engine.closed for _, engine in rig.made] == [1]
 
 
-def test_the_fallback_engine_maps_on_and_hands_back(room: Any) -> None:
+def test_the_fallback_engine_maps_on_and_hands_back(room: BoxRoom) -> None:
     rig = Rig(room, **{"keyframes.window_size": 3, "keyframes.window_overlap": 2,
                        "ladder.fallback_engine": "spare"})  # fmt: skip
     rig.windows(1)
@@ -180,7 +180,7 @@ def test_the_fallback_engine_maps_on_and_hands_back(room: Any) -> None:
     assert [(fallback, engine.closed) for fallback, engine in rig.made] == [(True, 1), (False, 0)]
 
 
-def test_a_main_engine_that_cannot_come_back_leaves_the_fallback_in_place(room: Any) -> None:
+def test_a_main_engine_that_cannot_come_back_leaves_the_fallback_in_place(room: BoxRoom) -> None:
     rig = Rig(room, **{"keyframes.window_size": 3, "keyframes.window_overlap": 2,
                        "ladder.fallback_engine": "spare"})  # fmt: skip
     rig.engine.fault = EngineError("broken")
@@ -193,7 +193,7 @@ def test_a_main_engine_that_cannot_come_back_leaves_the_fallback_in_place(room: 
 
 
 def test_a_fallback_that_cannot_be_loaded_ends_the_ladder_and_a_restart_mends_it(
-    room: Any,
+    room: BoxRoom,
 ) -> None:
     rig = Rig(room, **{"keyframes.window_size": 3, "keyframes.window_overlap": 2,
                        "ladder.fallback_engine": "spare"})  # fmt: skip
@@ -210,13 +210,13 @@ def test_a_fallback_that_cannot_be_loaded_ends_the_ladder_and_a_restart_mends_it
     assert rig.windows(1)[-1].verdict == Verdict.COMMITTED
 
 
-def test_a_window_that_does_not_fit_the_map_is_no_fault_of_the_network(room: Any) -> None:
+def test_a_window_that_does_not_fit_the_map_is_no_fault_of_the_network(room: BoxRoom) -> None:
     rig = Rig(room, **{"stitch.max_odom_translation": 0.01, "ladder.failures": 1})
     rig.supervisor.after(MapUpdate(rig.windows(1)[0].window, Verdict.REJECTED_STALE, "old"))
     assert rig.supervisor.rung == Rung.FULL
 
 
-def test_new_settings_are_used_within_what_the_rung_allows(room: Any) -> None:
+def test_new_settings_are_used_within_what_the_rung_allows(room: BoxRoom) -> None:
     rig = Rig(room)
     rig.engine.fault = MemoryError()
     rig.windows(1)
@@ -226,7 +226,7 @@ def test_new_settings_are_used_within_what_the_rung_allows(room: Any) -> None:
     assert rig.mapper.config.map.min_conf == 2.0
 
 
-def test_what_the_engine_likes_is_halved_where_nobody_set_it(room: Any) -> None:
+def test_what_the_engine_likes_is_halved_where_nobody_set_it(room: BoxRoom) -> None:
     rig = Rig(room, **{"keyframes.window_size": 0, "keyframes.window_overlap": 0})
     rig.engine.fault = MemoryError()
     rig.windows(1)
@@ -236,7 +236,7 @@ def test_what_the_engine_likes_is_halved_where_nobody_set_it(room: Any) -> None:
     )  # fmt: skip
 
 
-def test_a_fallback_for_views_of_another_size_is_refused(room: Any) -> None:
+def test_a_fallback_for_views_of_another_size_is_refused(room: BoxRoom) -> None:
     rig = Rig(room, **{"keyframes.window_size": 3, "keyframes.window_overlap": 2,
                        "ladder.fallback_engine": "spare"})  # fmt: skip
     rig.windows(1)
