@@ -15,7 +15,7 @@
 """Mutation testing: the share of small faults in a module that the module's own tests find.
 
     pip install cosmic-ray
-    python benchmarks/mutation.py [geometry stitching occupancy scale] [--count 40]
+    python benchmarks/mutation.py [geometry placing.scale ...] [--count 40]
 
 cosmic-ray says what can be changed in a module, annotations left out; the first `--count` mutants
 of a fixed random order are taken. Each is judged by the module's tests, in a forked process, up to
@@ -49,9 +49,12 @@ from hypothesis import Phase, settings
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
     "geometry": ["test_geometry.py"],
-    "stitching": ["test_stitching.py"],
-    "occupancy": ["test_occupancy.py"],
-    "scale": ["test_scale.py", "test_scale_evidence.py"],
+    "window.window_geometry": ["test_window_geometry.py"],
+    "placing.stitching": ["test_stitching.py"],
+    "placing.known_points": ["test_known_points.py"],
+    "placing.scale": ["test_scale.py", "test_scale_evidence.py"],
+    "graph.keyframe_graph": ["test_keyframe_graph.py", "test_loops.py"],
+    "drawing.occupancy": ["test_occupancy.py"],
 }
 # Imported once, before the forks; nothing of the package itself.
 HEAVY = [
@@ -113,13 +116,18 @@ def judge(module: str, source: str) -> int:
     )
     settings.load_profile("mutation")
     name = f"mvdust3r_ros.{module}"
-    package = importlib.import_module("mvdust3r_ros")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "mvdust3r_ros" / f"{module}.py")
+    folder, _, last = name.rpartition(".")
+    spec = importlib.util.spec_from_file_location(name, path_of(module))
     sys.modules[name] = importlib.util.module_from_spec(spec)
-    setattr(package, module, sys.modules[name])
+    setattr(importlib.import_module(folder), last, sys.modules[name])
     exec(compile(source, spec.origin, "exec"), sys.modules[name].__dict__)
     tests = [str(ROOT / "test" / test) for test in TESTS[module]]
     return int(pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests]))
+
+
+def path_of(module: str) -> Path:
+    """Of the source of a module of the package."""
+    return ROOT / "mvdust3r_ros" / f"{module.replace('.', '/')}.py"
 
 
 def survives(module: str, source: str, seconds: int) -> bool:
@@ -160,7 +168,7 @@ def main() -> None:
     for heavy in HEAVY:
         importlib.import_module(heavy)
     for module in args.modules:
-        source = (ROOT / "mvdust3r_ros" / f"{module}.py").read_text()
+        source = path_of(module).read_text()
         if not survives(module, source, args.seconds):
             sys.exit(f"{module}: its tests fail without any change")
         all_mutants = mutants(source, args.seed)

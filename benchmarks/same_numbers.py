@@ -183,7 +183,7 @@ def found_again() -> Numbers:
 
 def flats() -> Iterator[tuple[str, Numbers]]:
     """Two flats with loops: exact depth with noise, a tenth of the windows spoiled."""
-    from mvdust3r_ros.evaluation import flat_drives  # wants PyTorch
+    from mvdust3r_ros.evaluation.trials import flat_drives  # wants PyTorch
     from mvdust3r_ros.synthetic.sequence import odometry
 
     options = flat_drives.FlatOptions(path_m=40.0, corrupt=0.1)

@@ -118,7 +118,7 @@ def test_a_bag_in_a_loop_is_a_new_epoch_each_time(
                  ros__image_depth=100)  # fmt: skip
     stage.bring_up()
     words = [str(made.bag), "--depth", str(made.depth), "--clock", "--rate", "2", "--loop"]
-    stage.processes.start("player", "player", words)
+    stage.processes.start("player", "play.player", words)
     control = stage.control
 
     def epochs_mapped() -> int:

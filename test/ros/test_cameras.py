@@ -65,7 +65,7 @@ def driven(new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any) -> Any:
     )
     stage.bring_up()
     words = [str(bag.bag), "--clock", "--image-topic", "/front/image"]
-    stage.processes.start("player", "player", words)
+    stage.processes.start("player", "play.player", words)
     control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
     received = lambda: control.value("input", "images received") == str(2 * len(bag.poses))  # noqa: E731
     control.wait(received, LIMIT_S, "all images of both cameras")
@@ -135,7 +135,7 @@ def test_without_tf_the_camera_sits_where_the_parameter_says(
     )  # fmt: skip
     stage.bring_up()
     words = [str(bag.bag), "--depth", str(bag.depth), "--clock", "--rate", "2"]
-    stage.processes.start("player", "player", words)
+    stage.processes.start("player", "play.player", words)
     windows = stage.control.windows
     stage.control.wait(lambda: len(windows) >= 2, LIMIT_S, "two windows")
     assert [w.message for w in windows if w.verdict != 0] == []

@@ -30,7 +30,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 
-from mvdust3r_ros.ros import control as control_module
+from mvdust3r_ros.ros.play import control as control_module
 from mvdust3r_ros.ros.play.control import ControlError, MapperControl, control_node
 
 NEVER_S = 60.0

@@ -49,7 +49,7 @@ def started(new_stage: Callable[[], Any], maps: Path) -> Any:
 
 def play(stage: Any, bag: Any) -> None:
     words = [str(bag.bag), "--depth", str(bag.depth), "--clock", "--rate", "2"]
-    stage.processes.start("player", "player", words)
+    stage.processes.start("player", "play.player", words)
     control = stage.control
     control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
     idle = lambda: (  # noqa: E731

@@ -108,7 +108,7 @@ def listen_to_grids(control: Any, take: Callable[[Any], None]) -> None:
 
 def play(stage: Any, bag: Path, depth: Path) -> None:
     """Play a bag and wait until it is mapped."""
-    stage.processes.start("player", "player", [str(bag), "--depth", str(depth), "--clock"])
+    stage.processes.start("player", "play.player", [str(bag), "--depth", str(depth), "--clock"])
     control = stage.control
     control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
     idle = lambda: (  # noqa: E731

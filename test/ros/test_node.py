@@ -88,7 +88,7 @@ def played(new_stage: Callable[[], Any], room_bag: Any, tmp_path_factory: Any) -
     listen(stage.control, TOPICS, heard)
     stage.bring_up()
     words = [str(room_bag.bag), "--depth", str(room_bag.depth), "--clock", "--rate", "2"]
-    stage.processes.start("player", "player", words)
+    stage.processes.start("player", "play.player", words)
     control, images = stage.control, len(room_bag.stamps_ns)
     control.wait(lambda: idle(control, images), LIMIT_S, "the bag to be mapped")
     control.wait(lambda: stage.processes.ended("player"), LIMIT_S, "the player to end")
@@ -341,7 +341,7 @@ def test_the_grid_waits_until_the_scale_is_known(
     listen(stage.control, TOPICS, heard)
     stage.bring_up()
     words = [str(room_bag.bag), "--depth", str(room_bag.depth), "--clock", "--rate", "2"]
-    stage.processes.start("player", "player", words)
+    stage.processes.start("player", "play.player", words)
     control, images = stage.control, len(room_bag.stamps_ns)
     control.wait(lambda: idle(control, images), LIMIT_S, "the bag to be mapped")
     control.wait(lambda: bool(heard["/mapper/occupancy_summary"]), LIMIT_S, "the summary")

@@ -205,7 +205,8 @@ def test_a_program_that_is_told_to_stop_while_it_starts_ends_without_a_word(
     name: str, part: str, words: list[str], how: str, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str], tmp_path: Path, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
-    module = importlib.import_module(f"mvdust3r_ros.ros.{name}")
+    folder = "mvdust3r_ros.ros" if name == "node" else "mvdust3r_ros.ros.play"
+    module = importlib.import_module(f"{folder}.{name}")
     if name == "player":
         words = [str(request.getfixturevalue("room_bag").bag), *words[1:]]
     monkeypatch.chdir(tmp_path)

@@ -322,7 +322,7 @@ def _drive(
     sim_time = ["--ros-args", "-p", "use_sim_time:=true"]
     renamed = {name: to for to in topics.transforms for name in [_tf_name(to)]}
     recorded = [renamed.get(topic, topic) for topic in RECORDED]
-    run.start("recorder", "recorder", [*recorded, "--out", out_bag, *sim_time])
+    run.start("recorder", "play.recorder", [*recorded, "--out", out_bag, *sim_time])
     os.environ.update(isolated_environment(domain))
     with control_node(domain) as control:
         control.watch = lambda: run.check(may_end="player")
@@ -330,7 +330,7 @@ def _drive(
             if not control.transition(step):
                 raise DemoError(f"the mapper did not {step}: {run.last_words('mapper')}")
         begin = time.monotonic()
-        run.start("player", "player", _player_words(options, topics))
+        run.start("player", "play.player", _player_words(options, topics))
         _watch(control, topics, run, report)
         saved = control.save_map("map", SAVED_S)  # maps what has not filled a window, too
         seconds = time.monotonic() - begin
