@@ -17,17 +17,10 @@
 from __future__ import annotations
 
 import cv2
-import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, View
 
 THUMBNAIL_PX = 16
-
-
-def token_descriptor(tokens: FloatArray) -> FloatArray:
-    """(D,) float32 mean of (..., D) tokens of a view, for networks whose encoder makes some."""
-    mean = tokens.reshape(-1, tokens.shape[-1]).mean(0, dtype=np.float64)
-    return np.asarray(mean, np.float32)
 
 
 def image_descriptor(view: View) -> FloatArray:

@@ -39,9 +39,10 @@ from mvdust3r_ros.datatypes import (
     ViewTokens,
     WindowPrediction,
 )
-from mvdust3r_ros.descriptors import image_descriptor, token_descriptor
+from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.engines.base import EngineError, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
+from mvdust3r_ros.engines.views import token_descriptor
 from mvdust3r_ros.evaluation.metrics.map_metrics import absolute_errors
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder, TrueView
 from mvdust3r_ros.geometry import align_sim3, backproject, invert_se3, make_se3

@@ -25,10 +25,15 @@ import numpy as np
 import onnxruntime
 
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
-from mvdust3r_ros.descriptors import token_descriptor
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import load_manifest
-from mvdust3r_ros.engines.views import path_count, slot_order, stack_images, stack_intrinsics
+from mvdust3r_ros.engines.views import (
+    path_count,
+    slot_order,
+    stack_images,
+    stack_intrinsics,
+    token_descriptor,
+)
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 """Used in this order, as far as the installed ONNX Runtime has them."""

@@ -29,7 +29,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
-from mvdust3r_ros.descriptors import token_descriptor
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest
 from mvdust3r_ros.engines.tensorrt_plan import (
@@ -40,7 +39,13 @@ from mvdust3r_ros.engines.tensorrt_plan import (
     load_tensorrt,
     relative_error,
 )
-from mvdust3r_ros.engines.views import path_count, slot_order, stack_images, stack_intrinsics
+from mvdust3r_ros.engines.views import (
+    path_count,
+    slot_order,
+    stack_images,
+    stack_intrinsics,
+    token_descriptor,
+)
 
 if TYPE_CHECKING:
     import tensorrt

@@ -24,10 +24,9 @@ import numpy as np
 import torch
 
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
-from mvdust3r_ros.descriptors import token_descriptor
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest
-from mvdust3r_ros.engines.views import path_count, stack_images, stack_intrinsics
+from mvdust3r_ros.engines.views import path_count, stack_images, stack_intrinsics, token_descriptor
 from mvdust3r_ros.model.config import config_to_dict
 from mvdust3r_ros.model.network import Network, slot_order
 from mvdust3r_ros.model.weights import DTYPES, load_network, read_checkpoint

@@ -89,3 +89,9 @@ def slot_order(n_ref: int, n_views: int) -> npt.NDArray[np.int64]:
     order[:, 0] = paths
     order[paths, paths] = 0
     return order
+
+
+def token_descriptor(tokens: FloatArray) -> FloatArray:
+    """(D,) float32 mean of (..., D) tokens of a view, for networks whose encoder makes some."""
+    mean = tokens.reshape(-1, tokens.shape[-1]).mean(0, dtype=np.float64)
+    return np.asarray(mean, np.float32)
