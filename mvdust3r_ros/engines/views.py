@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mvdust3r_ros.datatypes import View, ViewTokens
+from mvdust3r_ros.datatypes import FloatArray, View, ViewTokens
 from mvdust3r_ros.engines.base import EngineError, EngineInfo
 
 Float32Array = npt.NDArray[np.float32]
