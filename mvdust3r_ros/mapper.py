@@ -33,7 +33,7 @@ from mvdust3r_ros.atlas.reconsider import (
     joint_keyframes,
     lies_elsewhere,
 )
-from mvdust3r_ros.atlas.revision import SETTLE_SHARE, Revision
+from mvdust3r_ros.atlas.revision import SETTLE_SHARE, PlacedWindow, Revision
 from mvdust3r_ros.atlas.saved_map import restored, stored_map
 from mvdust3r_ros.atlas.session_file import StoredMap
 from mvdust3r_ros.config import ConfigError, MapperConfig, structural_changes
@@ -64,7 +64,6 @@ from mvdust3r_ros.placing.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.placing.scale import scale_gate
 from mvdust3r_ros.placing.stitching import (
     MapEnd,
-    Placement,
     Stitcher,
     agrees_with_odometry,
 )
@@ -73,7 +72,7 @@ from mvdust3r_ros.window.keyframes import KeyframeWindow
 from mvdust3r_ros.window.limits import attainable
 from mvdust3r_ros.window.lone_windows import check_lone_window, check_turns
 from mvdust3r_ros.window.preprocess import view_from_frame
-from mvdust3r_ros.window.reconstruct import Reconstruction, Reconstructor
+from mvdust3r_ros.window.reconstruct import Reconstructor
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 from mvdust3r_ros.wording import plural
 
@@ -91,6 +90,7 @@ class _State:
     """Everything that a reset forgets.
 
     Attributes:
+        reconstructor: runs the network; what it remembers is of these keyframes.
         now: the map. Only the thread that maps windows replaces it, and only under the lock.
         keyframes: those that wait, and which come next.
         track: where odometry saw the robot in the last frames.
@@ -101,10 +101,11 @@ class _State:
         windows_since_loop: windows since one was looked for.
     """
 
-    def __init__(self, config: MapperConfig, epoch: int) -> None:
+    def __init__(self, config: MapperConfig, epoch: int, reconstructor: Reconstructor) -> None:
         self.now = Revision.empty(config.map)
         self.keyframes = KeyframeWindow(config.keyframes, lambda: self.now.graph.overlap_keyframes)
         self.keyframes.epoch = epoch
+        self.reconstructor = reconstructor
         self.track = OdometryTrack()
         self.lost_in: Place | None = None
         self.view_hw: tuple[int, int] | None = None
@@ -135,15 +136,11 @@ class Mapper:
         readout_ms = config.camera.readout_ms
         self.shutter = RollingShutter(None if readout_ms < 0 else readout_ms / 1000)
         """What is known of how the cameras read their rows."""
-        self._reconstructor = Reconstructor(engine, self.shutter)
+        self.engine = engine
+        """The network."""
         self._given = config
         self._lock = threading.Lock()
         self._state = self._new_state(epoch=0)
-
-    @property
-    def engine(self) -> Engine:
-        """The network."""
-        return self._reconstructor.engine
 
     def process(self, frame: Frame) -> MapUpdate | None:
         """Take one frame; the outcome of a window when the frame completes one.
@@ -237,7 +234,7 @@ class Mapper:
         now, made = state.now, None
         end = now.graph.end_at(place) if place else now.graph.end
         try:
-            made = self._reconstructor.reconstruct(window, self.config, clock)
+            made = state.reconstructor.reconstruct(window, self.config, clock)
             geometry = made.geometry
             check_news(geometry, now.graph.keyframes)
             with clock.stage("stitch"):
@@ -265,7 +262,8 @@ class Mapper:
         except RelocalisationError as error:
             verdict = Verdict.REJECTED_NO_OVERLAP
             return MapUpdate(window, verdict, str(error), latency_ms=clock.stages_ms)
-        return self._commit(state, now, made, placement, seen, clock)
+        window_of_map = PlacedWindow(geometry, placement, seen, seen_overlap(made, placement))
+        return self._commit(state, now, window_of_map, clock)
 
     def _stitcher(self, end: MapEnd) -> Stitcher:
         return Stitcher(self.config.stitch, end, self.config.map.camera_height_m)
@@ -274,29 +272,27 @@ class Mapper:
         self,
         state: _State,
         onto: Revision,
-        made: Reconstruction,
-        placement: Placement,
-        seen: Sequence[MapKeyframe],
+        placed: PlacedWindow,
         clock: StageClock,
+        undone: int = 0,
     ) -> MapUpdate:
         """Write a checked window into the map, and let the map follow from what it tells."""
-        geometry, window = made.geometry, made.geometry.window
+        window, seen = placed.geometry.window, placed.seen
         with self._lock:
             if state is not self._state or window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a reset")
-            begins = not state.keyframes.anchors and onto is state.now
-            overlap = seen_overlap(made, placement)
+            begins = not state.keyframes.anchors and not undone
             state.now = onto.with_window(
-                geometry, placement, seen, overlap, state.track, self.config, clock,
-                can_be_undone=not begins,
-            )  # fmt: skip
+                placed, state.track, self.config, clock, can_be_undone=not begins
+            )
             state.keyframes.committed(window.keyframes)
+            state.rolled_back += undone
             state.windows_since_loop += 1
             committed = state.now.graph
         self._correct(state, clock)
         self._find_mountings(state, window, clock)
         seen = [_by_now(item, committed, state.now.graph) for item in seen]
-        return self._committed(state.now.graph, geometry, placement, seen, clock)
+        return self._committed(state.now.graph, replace(placed, seen=seen), clock)
 
     def _correct(self, state: _State, clock: StageClock) -> None:
         """Sizes, loops, the height of the floor, and a drawing of what is known now."""
@@ -314,15 +310,15 @@ class Mapper:
         clock: StageClock,
     ) -> None:
         """Let a corrected map take the place of the present one, if it is another one."""
-        own = StageClock()
+        own, now = StageClock(), state.now
         try:
             with own.stage(name):
-                better = corrected(state.now)
+                better = corrected(now)
         except MvDust3rError as error:
             with self._lock:
                 state.refused_loops.append(str(error))
             return
-        if better is not state.now:
+        if better is not now:
             clock.add(own)
             self._swap(state, better)
 
@@ -347,7 +343,7 @@ class Mapper:
         window = Window(-1, (*candidate.old, *candidate.new))
 
         def closed(revision: Revision) -> Revision:
-            made = self._reconstructor.reconstruct(
+            made = state.reconstructor.reconstruct(
                 window, self.config, StageClock(), aside=True, without_odometry=candidate.old
             )
             edge = measure_loop(revision.graph, candidate, made.geometry, rule)
@@ -371,7 +367,7 @@ class Mapper:
             )  # fmt: skip
             joint = replace(geometry.window, keyframes=chosen)
             try:
-                made = self._reconstructor.reconstruct(joint, self.config, clock, aside=True)
+                made = state.reconstructor.reconstruct(joint, self.config, clock, aside=True)
                 placement = self._stitcher(before.end).place(made.geometry)
                 seen = seen_keyframes(made, placement, self.config.map)
                 check_reach(now, seen)
@@ -382,11 +378,12 @@ class Mapper:
                 return rejected  # they are right, the window is not
             with clock.stage("rollback"):
                 undone = now.undone(count)
-            self._reconstructor.go_on_from(made)
+            state.reconstructor.go_on_from(made)
             seen = undone.levelled(seen)
-            update = self._commit(state, undone, made, placement, seen, clock)
-            with self._lock:
-                state.rolled_back += count
+            placed = PlacedWindow(made.geometry, placement, seen, seen_overlap(made, placement))
+            update = self._commit(state, undone, placed, clock, undone=count)
+            if update.verdict != Verdict.COMMITTED:
+                return update
             message = f"{plural(count, 'window')} left the map: {rejected.message}"
             return replace(update, message=message, rolled_back=count)
         return rejected
@@ -400,7 +397,7 @@ class Mapper:
         likeliest: MapUpdate | None = None
         try:
             with clock.stage("encode"):
-                tokens = self._reconstructor.tokens(window.keyframes)[-count:]
+                tokens = state.reconstructor.tokens(window.keyframes)[-count:]
         except MvDust3rError as error:
             return MapUpdate(window, Verdict.REJECTED_ENGINE_ERROR, str(error))
         seen = [place.descriptor_of(t) for t in tokens]
@@ -439,12 +436,11 @@ class Mapper:
     def _committed(
         self,
         graph: KeyframeGraph,
-        geometry: WindowGeometry,
-        placement: Placement,
-        seen: Sequence[MapKeyframe],
+        placed: PlacedWindow,
         clock: StageClock,
     ) -> MapUpdate:
         """What became of a window that is in the map; where its keyframes lie by now."""
+        geometry, placement, seen = placed.geometry, placed.placement, placed.seen
         ids = [np.full(len(m.stored_cam), m.id, np.int64) for m in seen]
         limit = self.config.stitch.scale_max_rel_sigma
         gate_open, gate_hint = scale_gate(placement.scale.estimate, limit)
@@ -560,7 +556,7 @@ class Mapper:
         """
         with self._lock:
             state, info = self._state, engine.describe()
-            self._reconstructor.use(engine)
+            self.engine, state.reconstructor = engine, Reconstructor(engine, self.shutter)
             self.config = info.filled_in(self._given)
             state.keyframes.settings = self.config.keyframes
             graph = state.now.graph
@@ -580,7 +576,7 @@ class Mapper:
     @property
     def encoded_keyframes(self) -> set[int]:
         """Keyframes whose views need not be encoded again."""
-        return self._reconstructor.encoded
+        return self._state.reconstructor.encoded
 
     @property
     def looking_in(self) -> int:
@@ -610,8 +606,7 @@ class Mapper:
             return list(self._state.refused_loops)
 
     def _new_state(self, epoch: int) -> _State:
-        self._reconstructor.forget()
-        return _State(self.config, epoch)
+        return _State(self.config, epoch, Reconstructor(self.engine, self.shutter))
 
 
 def _by_now(item: MapKeyframe, then: KeyframeGraph, now: KeyframeGraph) -> MapKeyframe:

@@ -787,6 +787,44 @@ def test_resets_from_another_thread_never_break_a_window(frames: list[Frame]) ->
     assert update.verdict == Verdict.COMMITTED
 
 
+class Interrupted(Engine):
+    """Something happens while it encodes a window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def encode(self, views: Sequence[View]) -> list[ViewTokens]:
+        tokens = super().encode(views)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return tokens
+
+
+def test_a_reset_while_a_window_is_encoded_leaves_nothing_of_it(frames: list[Frame]) -> None:
+    """Keyframes are numbered anew: what was encoded of the old ones is of other places."""
+    engine = Interrupted()
+    mapper = Mapper(CONFIG, engine)
+    engine.meanwhile = mapper.reset
+    (stale,) = run(mapper, frames[:6])
+    assert stale.verdict == Verdict.REJECTED_STALE
+    assert mapper.encoded_keyframes == set()
+    (update,) = run(mapper, frames[6:12])
+    assert update.verdict == Verdict.COMMITTED
+    assert engine.encoded == [6, 6]
+
+
+def test_a_first_window_is_not_undone_because_settings_changed_meanwhile(
+    frames: list[Frame],
+) -> None:
+    engine = Interrupted()
+    mapper = Mapper(CONFIG, engine)
+    engine.meanwhile = lambda: mapper.reconfigure(CONFIG)
+    (update,) = run(mapper, frames[:6])
+    assert update.verdict == Verdict.COMMITTED
+    assert mapper.now.undo == ()
+
+
 @pytest.mark.parametrize(("sigma", "resized"), [(0.1, False), (0.02, True), (math.inf, True)])
 @pytest.mark.slow
 def test_corrections_that_are_small_against_what_the_scale_may_be_off_by_wait(

@@ -24,6 +24,7 @@ import pytest
 
 from box_room import BoxRoom
 from mvdust3r_ros.atlas.reconsider import joint_keyframes
+from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import (
     Frame,
@@ -142,6 +143,24 @@ def test_nothing_of_a_window_that_left_stays(frames: list[Frame]) -> None:
         np.testing.assert_array_equal(old, new)
     np.testing.assert_array_equal(undone.drawing.grid.grid().cells, cells)
     assert set(undone.drawing.drawn) == set(before.graph.keyframes)
+
+
+def test_a_reset_while_windows_are_doubted_takes_none_out(
+    frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapper, engine = started(frames)
+    let_in(mapper, engine, frames[12:15], "pose")
+    undone = Revision.undone
+
+    def reset_meanwhile(revision: Revision, count: int) -> Revision:
+        mapper.reset()
+        return undone(revision, count)
+
+    monkeypatch.setattr(Revision, "undone", reset_meanwhile)
+    (update,) = run(mapper, frames[15:18])
+    assert (update.verdict, update.rolled_back) == (Verdict.REJECTED_STALE, 0)
+    assert mapper.rolled_back == 0
+    assert mapper.mapped_keyframes() == []
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)

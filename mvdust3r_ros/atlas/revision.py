@@ -56,6 +56,23 @@ as a share of what the scale may be off by."""
 
 
 @dataclass(frozen=True, eq=False)
+class PlacedWindow:
+    """A checked window, ready for the map.
+
+    Attributes:
+        geometry: the window.
+        placement: its place.
+        seen: its keyframes, levelled, oldest first.
+        overlap: keyframe -> all points that it saw, for the next window to be joined to.
+    """
+
+    geometry: WindowGeometry
+    placement: Placement
+    seen: Sequence[MapKeyframe]
+    overlap: Mapping[int, Pointmap]
+
+
+@dataclass(frozen=True, eq=False)
 class Revision:
     """A map with its drawing.
 
@@ -103,10 +120,7 @@ class Revision:
 
     def with_window(
         self,
-        geometry: WindowGeometry,
-        placement: Placement,
-        seen: Sequence[MapKeyframe],
-        overlap: Mapping[int, Pointmap],
+        window: PlacedWindow,
         track: OdometryTrack,
         config: MapperConfig,
         clock: StageClock,
@@ -116,36 +130,29 @@ class Revision:
         """With a checked window, drawn into the voxels and the grid of this revision.
 
         Args:
-            geometry: the window.
-            placement: its place.
-            seen: its keyframes, levelled.
-            overlap: what it saw of them.
+            window: the window.
             track: where odometry saw the robot.
             config: settings.
             clock: takes the times.
             can_be_undone: False for one that the map begins with, or begins anew.
         """
         with clock.stage("integrate"):
-            graph, new = self._graph_with(geometry, placement, seen, overlap, track, config)
+            graph, new = self._graph_with(window, track, config)
             drawing = self.drawing.using(map_settings(config.map, graph.rel_error))
         drawing = drawing.with_views(graph, new, clock)
         undo = (*self.undo, self.graph) if can_be_undone else ()
         with clock.stage("grid"):
             grown = Revision(graph, drawing, undo).bounded(config)
-            keep = grown.recent_ids | {item.id for item in seen}
+            keep = grown.recent_ids | {item.id for item in window.seen}
             often = seen_often(graph, new, keep, config.map.keyframes_per_place)
-            return grown.without(often).within(seen[-1].T_map_cam[:3, 3], config.map.radius_m)
+            camera = window.seen[-1].T_map_cam[:3, 3]
+            return grown.without(often).within(camera, config.map.radius_m)
 
     def _graph_with(
-        self,
-        geometry: WindowGeometry,
-        placement: Placement,
-        seen: Sequence[MapKeyframe],
-        overlap: Mapping[int, Pointmap],
-        track: OdometryTrack,
-        config: MapperConfig,
+        self, window: PlacedWindow, track: OdometryTrack, config: MapperConfig
     ) -> tuple[KeyframeGraph, list[MapKeyframe]]:
         """The graph with a window, and its new keyframes."""
+        geometry, placement, seen = window.geometry, window.placement, window.seen
         known, height_m = self.graph.keyframes, config.map.camera_height_m
         better = [
             item
@@ -157,7 +164,7 @@ class Revision:
             for item in seen
         ]
         graph = self.graph.drawn_as(better).with_window(
-            seen, overlap, placement.scale, track, config.stitch.odom_rel_sigma,
+            seen, window.overlap, placement.scale, track, config.stitch.odom_rel_sigma,
             placement.sigma_left,
         ).tied_to(geometry.window.keyframes[-1])  # fmt: skip
         graph = replace(graph, rel_error=max(graph.rel_error, geometry.rel_error))

@@ -78,18 +78,10 @@ class Reconstructor:
         self.uses_odometry = False
         self._tokens: dict[int, ViewTokens] = {}
 
-    def use(self, engine: Engine) -> None:
-        """Take another engine; what the old one encoded is forgotten."""
-        self.engine, self._tokens, self.uses_odometry = engine, {}, False
-
     @property
     def encoded(self) -> set[int]:
         """Keyframes whose views need not be encoded again."""
         return set(self._tokens)
-
-    def forget(self) -> None:
-        """Nothing is encoded any more: another map begins."""
-        self._tokens, self.uses_odometry = {}, False
 
     def go_on_from(self, made: Reconstruction) -> None:
         """The next window follows one that was reconstructed aside."""
