@@ -158,7 +158,7 @@ def judge_room(reader: DepthReader, seed: int) -> _Judged:
     rgb = (images[0].permute(0, 2, 3, 1) * 255).round().byte().numpy()
     views = [View(image) for image in rgb]
     T_world_cam = noisy_poses(rng, window.T_world_cam)
-    poses = _known_poses(rng, invert_se3(T_world_cam[0]) @ T_world_cam, window.K, window.depth_m)
+    poses = known_poses(rng, invert_se3(T_world_cam[0]) @ T_world_cam, window.K, window.depth_m)
     depth, log_error = reader.depth([reader.encode(v) for v in views], poses, EXAMPLE_HW)
     votes = agreement(depth, log_error, poses.T_ref_cam, half_intrinsics(poses.K))
     truth = window.depth_m[:, ::2, ::2]
@@ -170,7 +170,7 @@ def judge_room(reader: DepthReader, seed: int) -> _Judged:
     return _Judged(inputs[thin], votes.same[use][thin].astype(np.float32), rel_error[thin])
 
 
-def _known_poses(
+def known_poses(
     rng: np.random.Generator, T_ref_cam: FloatArray, K: FloatArray, depth_m: FloatArray
 ) -> WindowPoses:
     """Poses as they are found from images, with points here and there."""
