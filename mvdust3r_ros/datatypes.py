@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The values that travel along the path of a frame, and the one error family.
+"""The values that travel along the path of a frame, its times, and the one error family.
 
 Those that hold arrays compare by identity: elementwise equality has no truth value.
 """
@@ -35,10 +35,10 @@ BoolArray = npt.NDArray[np.bool_]
 """Array of truth values."""
 IntArray = npt.NDArray[np.intp]
 """Array of indices."""
-MAX_STAMP_GAP_NS = 10_000_000
-"""Poses and images whose stamps are no farther apart are of one moment."""
 ImageArray = npt.NDArray[np.uint8]
 """Array of bytes, of images and colours; red comes first."""
+MAX_STAMP_GAP_NS = 10_000_000
+"""Poses and images whose stamps are no farther apart are of one moment."""
 
 
 class MvDust3rError(Exception):

@@ -43,11 +43,12 @@ from mvdust3r_ros.datatypes import (
     MapSnapshot,
     MapUpdate,
     MvDust3rError,
+    OccupancyGrid,
     StageClock,
     Verdict,
     Window,
 )
-from mvdust3r_ros.drawing.drawing import Drawing
+from mvdust3r_ros.drawing.voxel_map import Cloud
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.graph.driven_way import OdometryTrack
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
@@ -91,13 +92,15 @@ class _State:
 
     Attributes:
         reconstructor: runs the network; what it remembers is of these keyframes.
-        now: the map. Only the thread that maps windows replaces it, and only under the lock.
+        now: the map. It is replaced only under the lock: by the thread that maps windows, and
+            where settings or the engine change.
         keyframes: those that wait, and which come next.
         track: where odometry saw the robot in the last frames.
         lost_in: the loaded map in which the camera has not been found yet.
         view_hw: height and width of all views; None before the first frame decides.
         rolled_back: windows taken out of the map again.
-        refused_loops: why joint windows were no closure, the last ones.
+        refused_loops: why joint windows were no closure, or another correction failed; the last
+            ones.
         windows_since_loop: windows since one was looked for.
     """
 
@@ -155,8 +158,9 @@ class Mapper:
         """Map the keyframes that have not filled a window, at the end of a recording."""
         window = self.unfilled()
         update = None if window is None else self.map_window(window)
-        if self._state.now.unsettled:
-            self._swap(self._state, self._state.now.settled())
+        state = self._state
+        if state.now.unsettled:
+            self._improve(state, "settle", Revision.settled, StageClock())
         return update
 
     def unfilled(self) -> Window | None:
@@ -249,7 +253,7 @@ class Mapper:
                 if place:
                     check_same_place(geometry, len(place), self.config.loop.min_covisible)
             with clock.stage("integrate"):
-                seen = now.levelled(seen_keyframes(made, placement, self.config.map))
+                seen = self._taken_in(now, seen_keyframes(made, placement, self.config.map))
                 check_reach(now, seen)
         except WindowError as error:
             note = "" if made is None else made.geometry.note
@@ -264,6 +268,9 @@ class Mapper:
             return MapUpdate(window, verdict, str(error), latency_ms=clock.stages_ms)
         window_of_map = PlacedWindow(geometry, placement, seen, seen_overlap(made, placement))
         return self._commit(state, now, window_of_map, clock)
+
+    def _taken_in(self, now: Revision, seen: Sequence[MapKeyframe]) -> list[MapKeyframe]:
+        return now.taken_in(seen, self.config.map.camera_height_m)
 
     def _stitcher(self, end: MapEnd) -> Stitcher:
         return Stitcher(self.config.stitch, end, self.config.map.camera_height_m)
@@ -315,6 +322,7 @@ class Mapper:
             with own.stage(name):
                 better = corrected(now)
         except MvDust3rError as error:
+            clock.add(own)
             with self._lock:
                 state.refused_loops.append(str(error))
             return
@@ -349,8 +357,7 @@ class Mapper:
             edge = measure_loop(revision.graph, candidate, made.geometry, rule)
             return revision.closed(edge, rule)
 
-        with clock.stage("loop"):
-            self._improve(state, "loop", closed, StageClock())
+        self._improve(state, "loop", closed, clock)
 
     def _reconsider(
         self, state: _State, geometry: WindowGeometry, rejected: MapUpdate, clock: StageClock
@@ -373,13 +380,12 @@ class Mapper:
                 check_reach(now, seen)
             except WindowError:
                 continue
-            doubted = {k: m for k, m in now.graph.keyframes.items() if k not in before.keyframes}
-            if not lies_elsewhere(made.geometry, placement, doubted):
+            if not lies_elsewhere(made.geometry, placement, now.doubted(count)):
                 return rejected  # they are right, the window is not
             with clock.stage("rollback"):
                 undone = now.undone(count)
             state.reconstructor.go_on_from(made)
-            seen = undone.levelled(seen)
+            seen = self._taken_in(undone, seen)
             placed = PlacedWindow(made.geometry, placement, seen, seen_overlap(made, placement))
             update = self._commit(state, undone, placed, clock, undone=count)
             if update.verdict != Verdict.COMMITTED:
@@ -468,10 +474,8 @@ class Mapper:
 
     def saved(self) -> tuple[MapSnapshot, StoredMap]:
         """`snapshot` and `stored` of one moment: files that are written together agree."""
-        with self._lock:
-            now = self._state.now
-            snapshot = self._snapshot(now)
-        return snapshot, stored_map(now.graph, self.engine.describe().name)
+        now, cloud, grid = self._drawn()
+        return self._snapshot(now, cloud, grid), stored_map(now.graph, self.engine.describe().name)
 
     def restore(self, stored: StoredMap) -> None:
         """Go on with a saved map; the present one is forgotten once the new one is complete.
@@ -489,9 +493,8 @@ class Mapper:
                 f"takes {info.size_words()}; use the engine that made it"
             )
         graph = restored(stored, info, self.config.map)
-        drawing = Drawing.empty(self.config.map).with_views(graph, list(graph.keyframes.values()))
         state = self._new_state(self._state.keyframes.epoch + 1)
-        state.view_hw, state.now = size, Revision(graph, drawing)
+        state.view_hw, state.now = size, Revision.of(graph, self.config)
         state.keyframes.keyframe_count = max(stored.poses) + 1
         state.lost_in = Place(
             {key: item.keyframe for key, item in graph.keyframes.items()},
@@ -499,27 +502,34 @@ class Mapper:
         )
         with self._lock:
             state.keyframes.epoch = self._state.keyframes.epoch + 1
+            state.now = state.now.using(self.config)  # they may have changed meanwhile
             self._state = state
 
     def snapshot(self) -> MapSnapshot:
         """The map as it is now, copied."""
-        with self._lock:
-            return self._snapshot(self._state.now)
+        return self._snapshot(*self._drawn())
 
-    def _snapshot(self, now: Revision) -> MapSnapshot:
-        graph, drawing = now.graph, now.drawing
-        points, colors, conf = drawing.voxels.cloud()
+    def _drawn(self) -> tuple[Revision, Cloud, OccupancyGrid | None]:
+        """The map now, and copies of its voxels and grid: the next window is drawn into these."""
+        with self._lock:
+            now = self._state.now
+            grid = now.drawing.grid
+            return now, now.drawing.voxels.cloud(), None if grid is None else grid.grid()
+
+    def _snapshot(self, now: Revision, cloud: Cloud, grid: OccupancyGrid | None) -> MapSnapshot:
+        graph = now.graph
+        points, colors, conf = cloud
         scale = graph.scale.estimate
         gate_open, gate_hint = scale_gate(scale, self.config.stitch.scale_max_rel_sigma)
         return MapSnapshot(
             points_map=points,
             colors_rgb=colors,
             conf=conf,
-            grid=None if drawing.grid is None else drawing.grid.grid(),
+            grid=grid,
             trajectory=graph.path(self.path_camera),
             T_map_odom=graph.T_map_odom,
             scale=scale,
-            floor_z_m=drawing.floor_z_m,
+            floor_z_m=now.drawing.floor_z_m,
             gate_open=gate_open,
             gate_hint=gate_hint,
             loop_closures=graph.closures,
@@ -565,7 +575,11 @@ class Mapper:
 
     @property
     def now(self) -> Revision:
-        """The map at this moment, whole."""
+        """The map at this moment.
+
+        Its graph stays as it is. The next window is drawn into its drawing: ask `snapshot` for
+        that.
+        """
         return self._state.now
 
     @property
@@ -601,7 +615,7 @@ class Mapper:
 
     @property
     def refused_loops(self) -> list[str]:
-        """Why joint windows were no loop closure, the last ones since the last reset."""
+        """Why joint windows were no loop closure, or another correction failed; the last ones."""
         with self._lock:
             return list(self._state.refused_loops)
 

@@ -16,11 +16,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from box_room import BoxRoom
 from mvdust3r_ros.atlas.reconsider import joint_keyframes
@@ -37,6 +39,8 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.metrics.map_metrics import absolute_errors
 from mvdust3r_ros.evaluation.trials.flat_drives import CORRUPTIONS, spoil
+from mvdust3r_ros.geometry import make_se3
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.mapper import Mapper
 
 HW = (72, 96)
@@ -143,6 +147,47 @@ def test_nothing_of_a_window_that_left_stays(frames: list[Frame]) -> None:
         np.testing.assert_array_equal(old, new)
     np.testing.assert_array_equal(undone.drawing.grid.grid().cells, cells)
     assert set(undone.drawing.drawn) == set(before.graph.keyframes)
+
+
+def lifted(revision: Revision) -> KeyframeGraph:
+    return revision.graph.higher(0.4)
+
+
+def resized(revision: Revision) -> KeyframeGraph:
+    graph = revision.graph
+    same = np.full(len(graph.scale.history.corrections()), np.log(1.5))
+    return graph.resized(same, np.zeros(3))
+
+
+def turned(revision: Revision) -> KeyframeGraph:
+    """As a loop may move a map."""
+    T = make_se3(Rotation.from_euler("z", 0.3).as_matrix(), np.array([0.5, 0.2, 0.0]))
+    return revision.graph.at({key: T @ pose for key, pose in revision.graph.poses.items()})
+
+
+@pytest.mark.parametrize("corrected", [lifted, resized, turned])
+def test_a_correction_since_puts_no_window_elsewhere(
+    frames: list[Frame], corrected: Callable[[Revision], KeyframeGraph]
+) -> None:
+    now = started(frames)[0].now
+    later = replace(now, graph=corrected(now))
+    moved = [later.graph.keyframes[k].T_map_cam for k in now.doubted(1)]
+    assert not np.allclose(moved, [m.T_map_cam for m in now.doubted(1).values()], atol=0.05)
+    for key, item in later.doubted(1).items():
+        then = now.graph.keyframes[key]
+        np.testing.assert_allclose(item.T_map_cam, then.T_map_cam, atol=2e-3)
+        np.testing.assert_allclose(
+            item.pointmap.points_cam, then.pointmap.points_cam, rtol=1e-3, atol=1e-3
+        )
+
+
+def test_undoing_puts_the_floor_back_too(frames: list[Frame]) -> None:
+    now = started(frames)[0].now
+    floor_z_m = now.undone(1).drawing.floor_z_m
+    graph = now.graph.higher(0.4)
+    later = replace(now, graph=graph, drawing=now.drawing.anew(graph, floor_z_m + 0.4))
+    cell_m = STRICT.map.grid_resolution_m  # a floor within a cell is that of the grid
+    assert later.undone(1).drawing.floor_z_m == pytest.approx(floor_z_m, abs=cell_m)
 
 
 def test_a_reset_while_windows_are_doubted_takes_none_out(

@@ -31,10 +31,12 @@ from mvdust3r_ros.datatypes import FloatArray, StageClock
 from mvdust3r_ros.drawing.drawing import (
     Drawing,
     far_away,
+    floor_height,
     floor_off,
     seen_often,
     view_of_floor,
 )
+from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.graph.depth_levels import levels_of
 from mvdust3r_ros.graph.driven_way import OdometryTrack
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
@@ -91,6 +93,13 @@ class Revision:
         """Without a window."""
         return cls(KeyframeGraph(), Drawing.empty(settings))
 
+    @classmethod
+    def of(cls, graph: KeyframeGraph, config: MapperConfig) -> Revision:
+        """A map that is known already, drawn."""
+        drawing = Drawing.empty(map_settings(config.map, graph.rel_error))
+        clouds = (item.points_map() for item in graph.keyframes.values())
+        return cls(graph, drawing.anew(graph, floor_height(graph, clouds)))
+
     def using(self, config: MapperConfig) -> Revision:
         """With other settings from the next window on."""
         settings = map_settings(config.map, self.graph.rel_error)
@@ -117,6 +126,21 @@ class Revision:
         fixed = {m.window for m in known.values()}
         level = levels_of({**known, **{m.id: m for m in seen}}, fixed=fixed)[window]
         return [item.levelled(level) for item in seen]
+
+    def taken_in(self, seen: Sequence[MapKeyframe], camera_height_m: float) -> list[MapKeyframe]:
+        """The keyframes of a new window, levelled; new ones say how high the floor is.
+
+        Args:
+            seen: the keyframes.
+            camera_height_m: of the camera above the floor; 0 when unknown.
+        """
+        known = self.graph.keyframes
+        return [
+            item
+            if item.id in known
+            else replace(item, floor_z_m=view_of_floor(item, camera_height_m))
+            for item in self.levelled(seen)
+        ]
 
     def with_window(
         self,
@@ -153,15 +177,11 @@ class Revision:
     ) -> tuple[KeyframeGraph, list[MapKeyframe]]:
         """The graph with a window, and its new keyframes."""
         geometry, placement, seen = window.geometry, window.placement, window.seen
-        known, height_m = self.graph.keyframes, config.map.camera_height_m
+        known = self.graph.keyframes
         better = [
             item
             for item in seen
             if item.id in known and len(item.stored_cam) > len(known[item.id].stored_cam)
-        ]
-        seen = [
-            item if item.id in known else replace(item, floor_z_m=view_of_floor(item, height_m))
-            for item in seen
         ]
         graph = self.graph.drawn_as(better).with_window(
             seen, window.overlap, placement.scale, track, config.stitch.odom_rel_sigma,
@@ -191,9 +211,42 @@ class Revision:
         return replace(near, graph=near.graph.with_past_within(camera_map, radius_m))
 
     def undone(self, count: int) -> Revision:
-        """As the map was before the last windows, drawn again."""
-        graph = self.undo[-count]
-        return Revision(graph, self.drawing.anew(graph), self.undo[:-count])
+        """As the map was before the last windows, drawn again.
+
+        What these have corrected is undone with them: of what the other windows tell it follows
+        again from the next window on.
+
+        Args:
+            count: windows, 1 to `len(undo)`.
+        """
+        graph, floor_z_m = self.undo[-count], self.drawing.floor_z_m
+        height_m = floor_height(graph, ()) if graph.floor_heights_m else floor_z_m
+        if abs(height_m - floor_z_m) > self.drawing.settings.grid_resolution_m:
+            floor_z_m = height_m
+        return Revision(graph, self.drawing.anew(graph, floor_z_m), self.undo[:-count])
+
+    def doubted(self, count: int) -> dict[int, MapKeyframe]:
+        """Keyframes of the last windows, where the map before these would have put them.
+
+        Sizes, loops and the floor may have moved both maps apart since: the newest keyframe that
+        is in both says by how much.
+
+        Args:
+            count: windows, 1 to `len(undo)`.
+        """
+        before, now = self.undo[-count].keyframes, self.graph.keyframes
+        both = next((key for key in reversed(before) if key in now), None)
+        recent = {key: item for key, item in now.items() if key not in before}
+        if both is None:
+            return recent
+        then, today = before[both], now[both]
+        factor = then.pointmap.size / today.pointmap.size
+        found = {}
+        for key, item in recent.items():
+            T = invert_se3(today.T_map_cam) @ item.T_map_cam
+            T[:3, 3] *= factor**item.network_share
+            found[key] = replace(item.resized(factor), T_map_cam=then.T_map_cam @ T)
+        return found
 
     def resized(self) -> Revision:
         """With all windows of the size that all evidence so far says, once it matters.

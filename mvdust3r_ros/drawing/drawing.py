@@ -48,8 +48,9 @@ class Drawn(NamedTuple):
 class Drawing:
     """Voxels and grid, and what they show.
 
-    New keyframes are drawn into those that are there (`with_views`); everything else makes new
-    ones beside them.
+    New keyframes are drawn into those that are there (`with_views`), which `within` thins out and
+    `using` gives other settings: so only the newest drawing shows what it says, and who reads it
+    holds the mapper's lock. Everything else makes new ones beside them.
 
     Attributes:
         settings: of both.
@@ -201,7 +202,7 @@ def view_of_floor(item: MapKeyframe, camera_height_m: float) -> float | None:
     return None if floor is None else floor.height
 
 
-def floor_height(graph: KeyframeGraph, clouds: Sequence[FloatArray]) -> float:
+def floor_height(graph: KeyframeGraph, clouds: Iterable[FloatArray]) -> float:
     """Median over the keyframes that saw a floor; the lowest points while there is none."""
     if heights := graph.floor_heights_m:
         return float(np.median(heights))
@@ -255,9 +256,7 @@ def seen_often(
 
 
 def far_away(graph: KeyframeGraph, camera_map: FloatArray, radius_m: float) -> set[int]:
-    """Keyframes farther than a radius from a place; none for a radius of 0."""
-    if radius_m <= 0:
-        return set()
+    """Keyframes farther than a radius from (3,) a place, map frame."""
     return {
         key
         for key, item in graph.keyframes.items()

@@ -26,6 +26,8 @@ KEY_BITS = 21
 KEY_OFFSET = 1 << (KEY_BITS - 1)
 X, COLOR, CONF, WEIGHT, HITS = slice(0, 3), slice(3, 6), 6, 7, 8
 CHANNELS = 9
+Cloud = tuple[FloatArray, ImageArray, FloatArray]
+"""Points (N, 3) float32, colours (N, 3) uint8 and confidence (N,)."""
 
 
 class VoxelMapError(MvDust3rError):
@@ -116,7 +118,7 @@ class VoxelMap:
             self._sums = grown
         return np.asarray(rows, np.int64)
 
-    def cloud(self, min_hits: int = 1) -> tuple[FloatArray, ImageArray, FloatArray]:
+    def cloud(self, min_hits: int = 1) -> Cloud:
         """Mean position (N, 3) float32, colour (N, 3) uint8 and confidence (N,) of each voxel.
 
         Args:

@@ -26,7 +26,7 @@ import torch
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest
-from mvdust3r_ros.engines.views import path_count, stack_images, stack_intrinsics, token_descriptor
+from mvdust3r_ros.engines.views import path_count, stack_images, stack_intrinsics
 from mvdust3r_ros.model.config import config_to_dict
 from mvdust3r_ros.model.network import Network, slot_order
 from mvdust3r_ros.model.weights import DTYPES, load_network, read_checkpoint
@@ -93,9 +93,10 @@ class TorchEngine(Engine):
         images = self._images(views)
         intrinsics = torch.from_numpy(stack_intrinsics(views)).to(self._device)
         tokens = self._network.encode(images, intrinsics)
+        descriptors = _numpy(tokens.double().mean(1))  # as `token_descriptor`, on the device
         return [
-            ViewTokens(t, view, token_descriptor(_numpy(t)))
-            for t, view in zip(tokens, views, strict=True)
+            ViewTokens(t, view, descriptor)
+            for t, view, descriptor in zip(tokens, views, descriptors, strict=True)
         ]
 
     @torch.inference_mode()

@@ -33,6 +33,7 @@ from mvdust3r_ros.datatypes import (
     View,
     ViewTokens,
     WindowPrediction,
+    is_point,
 )
 from mvdust3r_ros.engines.base import Engine, EngineInfo
 from mvdust3r_ros.evaluation.metrics.window_metrics import (
@@ -259,7 +260,7 @@ def _newest_depth(
         return None
     T_cam_window = invert_se3(newest.T_window_cam)
     depth: FloatArray = prediction.points[0, -1] @ T_cam_window[2, :3] + T_cam_window[2, 3]
-    return np.where((prediction.conf[0, -1] > 1.0) & (depth > 0), depth, np.nan)
+    return np.where(is_point(prediction.conf[0, -1]) & (depth > 0), depth, np.nan)
 
 
 def _median_ratio(true: FloatArray, predicted: FloatArray) -> float:

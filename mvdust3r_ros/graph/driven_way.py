@@ -181,10 +181,6 @@ class DrivenWay:
         """What was driven since a keyframe."""
         return self.part(slice(int(np.searchsorted(self.until, key, "right")), None))
 
-    def without(self, keys: Collection[int]) -> DrivenWay:
-        """The way as if some keyframes had never been."""
-        return self.part(~np.asarray(np.isin(self.hosts, list(keys)).any(1), bool))
-
     def held_by(self, keys: Collection[int]) -> DrivenWay:
         """The part that these keyframes alone hold."""
         return self.part(np.asarray(np.isin(self.hosts, list(keys)).all(1), bool))

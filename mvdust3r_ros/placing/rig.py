@@ -23,11 +23,10 @@ from itertools import combinations
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, Keyframe, ScaleSource
+from mvdust3r_ros.datatypes import MAX_STAMP_GAP_NS, FloatArray, Keyframe, ScaleSource
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.placing.scale import ScaleEvidence
 
-SAME_TIME_NS = 10_000_000
 CALIBRATION_REL_SIGMA = 0.01
 
 
@@ -52,12 +51,12 @@ class RigPair:
 
 
 def rig_pairs(keyframes: Sequence[Keyframe]) -> list[RigPair]:
-    """All pairs of keyframes of different cameras within SAME_TIME_NS, where both are mounted."""
+    """All pairs of keyframes of different cameras of one moment, where both are mounted."""
     return [
         RigPair(a.id, b.id, invert_se3(a.view.T_rig_cam) @ b.view.T_rig_cam)
         for a, b in combinations(keyframes, 2)
         if a.camera_name != b.camera_name
-        and abs(a.stamp_ns - b.stamp_ns) <= SAME_TIME_NS
+        and abs(a.stamp_ns - b.stamp_ns) <= MAX_STAMP_GAP_NS
         and a.view.T_rig_cam is not None
         and b.view.T_rig_cam is not None
     ]

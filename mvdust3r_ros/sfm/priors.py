@@ -23,7 +23,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, View
+from mvdust3r_ros.datatypes import MAX_STAMP_GAP_NS, FloatArray, View
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.sfm.bundle import MotionPrior
 
@@ -46,7 +46,6 @@ BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.01, 0.002
 """Error of their distance, share of itself and of the typical depth."""
 BEFORE_BESIDE_ODOMETRY = 3.0
 """Factor of both beside odometry, which is in what the window before said already."""
-SAME_TIME_NS = 10_000_000
 STILL = 1e-6
 """Motion of the rig by odometry (m and rad) below which two views were taken at one time."""
 
@@ -166,6 +165,6 @@ def _by_rig(A: _Sight, B: _Sight) -> FloatArray | None:
     if T_a_b is None or np.allclose(T_a_b, np.eye(4)):
         return None
     if A.stamp_ns is not None and B.stamp_ns is not None:
-        return T_a_b if abs(A.stamp_ns - B.stamp_ns) <= SAME_TIME_NS else None
+        return T_a_b if abs(A.stamp_ns - B.stamp_ns) <= MAX_STAMP_GAP_NS else None
     moved = _between(A.T_odom_rig, B.T_odom_rig)
     return T_a_b if moved is not None and np.abs(moved - np.eye(4)).max() < STILL else None

@@ -33,7 +33,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, Verdict, ViewPose
 from mvdust3r_ros.geometry import project, rotation_angle_deg
-from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
+from mvdust3r_ros.window.window_geometry import NEAREST, WindowError, WindowGeometry
 
 MAX_OFF_DEG = 15.0
 """Largest median difference of the turns: good windows have 3 to 12 degrees, garbage from 20."""
@@ -131,11 +131,8 @@ def turns_off_deg(geometry: WindowGeometry) -> float | None:
 
     None without two views that have both.
     """
-    known = [
-        (pose.T_window_cam[:3, :3], keyframe.view.T_odom_cam[:3, :3])
-        for pose, keyframe in zip(geometry.poses, geometry.window.keyframes, strict=True)
-        if pose is not None and keyframe.view.T_odom_cam is not None
-    ]
+    own, odometry = (T[:, :3, :3] for T in geometry.with_odometry())
+    known = zip(own, odometry, strict=True)
     off_deg = [
         rotation_angle_deg((Ra.T @ Rb).T @ (Oa.T @ Ob))
         for (Ra, Oa), (Rb, Ob) in combinations(known, 2)
@@ -180,12 +177,11 @@ def _match(
     gray_target: FloatArray,
 ) -> Match | None:
     """The points of a view as another camera sees them; None when it sees too few."""
-    rows = geometry.conf.shape[1]
-    stride = gray_source.shape[0] // rows
+    stride = geometry.stride
     row, col = np.nonzero(geometry.valid[source])
     points = geometry.points[source][row, col].astype(np.float64)
     cam = (points - target.T_window_cam[:3, 3]) @ target.T_window_cam[:3, :3]
-    front = np.flatnonzero(cam[:, 2] > 1e-6)
+    front = np.flatnonzero(cam[:, 2] > NEAREST)
     uv = project(cam[front], target.K)
     limit = (gray_target.shape[1] - 1, gray_target.shape[0] - 1)
     inside = np.all((uv >= 0) & (uv <= limit), axis=1)

@@ -22,7 +22,14 @@ import cv2
 import numpy as np
 
 from mvdust3r_ros.config import PoseSettings
-from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, View, ViewPose, WindowPrediction
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    MvDust3rError,
+    View,
+    ViewPose,
+    WindowPrediction,
+    is_point,
+)
 from mvdust3r_ros.geometry import (
     AlignmentError,
     align_sim3_robust,
@@ -144,7 +151,7 @@ def _intrinsics(
     if view.K is not None:
         return view.K
     height, width = conf.shape
-    mask = (conf >= np.quantile(conf, settings.conf_quantile)) & (conf > 1.0)
+    mask = (conf >= np.quantile(conf, settings.conf_quantile)) & is_point(conf)
     stride = max(1, min(height, width) // 112)
     try:
         f = focal_from_pointmap(points_cam[::stride, ::stride], mask[::stride, ::stride]) * stride

@@ -31,6 +31,7 @@ from mvdust3r_ros.datatypes import (
     View,
     ViewPose,
     WindowPrediction,
+    is_point,
 )
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.sfm.bundle import MotionPrior
@@ -136,7 +137,7 @@ def _features(view: View) -> ViewFeatures:
 
 
 def _typical_depth(points_cam: FloatArray, conf: FloatArray) -> float:
-    depth = points_cam[..., 2][conf > 1.0]
+    depth = points_cam[..., 2][is_point(conf)]
     median = float(np.median(depth)) if len(depth) else 0.0
     if median <= 0:
         raise UnrefinedError("the pointmap of the reference has no depth")
@@ -242,7 +243,7 @@ class _PointPairs:
         point, view = np.nonzero(found.good)
         pixel = np.rint(found.pixels[point, view]).astype(int)
         u, v = pixel.clip(0, np.array(conf.shape[:0:-1]) - 1).T
-        known = conf[view, v, u] > 1.0
+        known = is_point(conf[view, v, u])
         point, view, u, v = point[known], view[known], u[known], v[known]
         return cls(
             view,

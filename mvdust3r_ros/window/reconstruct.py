@@ -91,6 +91,13 @@ class Reconstructor:
     def tokens(self, keyframes: Sequence[Keyframe], remember: bool = True) -> list[ViewTokens]:
         """Encode the new keyframes of a window; the others are remembered.
 
+        Args:
+            keyframes: of the window.
+            remember: whether the next window follows this one; else what is remembered stays.
+
+        Returns:
+            Tokens of each keyframe, in their order.
+
         Raises:
             MvDust3rError: the engine cannot.
         """
