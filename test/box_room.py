@@ -16,7 +16,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -110,3 +111,23 @@ class BoxRoom:
         inside = np.minimum(points - low, high - points).min(-1)
         distance: FloatArray = np.minimum(to_walls, np.where(inside > 0, inside, outside))
         return distance
+
+
+def with_drift(frames: list[Frame], deg: float) -> list[Frame]:
+    """The frames with odometry that turns too far by an angle in each; the truth beside it."""
+    c, s = np.cos(np.radians(deg)), np.sin(np.radians(deg))
+    too_far = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+    poses = [_odometry(frames[0])]
+    for before, after in pairwise(frames):
+        pose = poses[-1] @ np.linalg.inv(_odometry(before)) @ _odometry(after)
+        pose[:3, :3] = too_far @ pose[:3, :3]
+        poses.append(pose)
+    return [
+        replace(f, T_odom_cam=T, T_world_cam=f.T_odom_cam)
+        for f, T in zip(frames, poses, strict=True)
+    ]
+
+
+def _odometry(frame: Frame) -> FloatArray:
+    assert frame.T_odom_cam is not None
+    return frame.T_odom_cam

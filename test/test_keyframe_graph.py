@@ -106,7 +106,6 @@ def test_no_method_changes_a_graph(graph: KeyframeGraph, name: str) -> None:
     before = pickle.dumps(graph)
     made = CALLS[name](graph)
     assert pickle.dumps(graph) == before
-    assert pickle.dumps(made) != before
     if isinstance(made, KeyframeGraph) and name != "without":
         after = pickle.dumps(made)
         for call in CALLS.values():

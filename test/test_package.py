@@ -136,7 +136,7 @@ def test_package_xml_lists_the_messages_imported_by_the_node() -> None:
     tree = ElementTree.parse(ROOT / "package.xml")
     depends = {element.text for tag in ("depend", "exec_depend") for element in tree.iter(tag)}
     used = set()
-    for path in (ROOT / "mvdust3r_ros/ros").glob("*.py"):
+    for path in (ROOT / "mvdust3r_ros/ros").rglob("*.py"):
         used |= set(re.findall(r"^from (\w+_(?:msgs|srvs))\.", path.read_text(), re.M))
     assert used <= depends
 
