@@ -20,7 +20,7 @@
 Drives go through `Mapper`, which is asked by its public methods alone: laps of a room with
 an odometry that drifts (loops, sizes, the height of the floor), a map that forgets, a window that
 goes wrong and leaves the map again, a camera that is looked for in a saved map; with `--flats` two
-flats of PyTorch's rooms, with `--bag` a recording, once with its true depth, once with the default
+synthetic flats, with `--bag` a recording, once with its true depth, once with the default
 engine. `record` keeps every outcome and the whole map at the end of each drive; `compare` drives
 again and exits with 1 when a number is off by more than 1e-6 and 1e-6 of its size, a point of the
 cloud by more than 0.01 mm, or a stamp, count or cell at all.
@@ -161,7 +161,7 @@ def found_again() -> Numbers:
 
 def flats() -> Iterator[tuple[str, Numbers]]:
     """Two flats with loops: exact depth with noise, a tenth of the windows spoiled."""
-    from mvdust3r_ros.evaluation.trials import flat_drives  # wants PyTorch
+    from mvdust3r_ros.evaluation.trials import flat_drives
     from mvdust3r_ros.synthetic.sequence import odometry
 
     options = flat_drives.FlatOptions(path_m=40.0, corrupt=0.1)
@@ -255,7 +255,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bag", type=Path)
     parser.add_argument("--depth", type=Path, help="depth images of the bag")
-    parser.add_argument("--flats", action="store_true", help="wants PyTorch")
+    parser.add_argument("--flats", action="store_true", help="with two flats")
     args = parser.parse_args(words)
     act: Callable[[str, Numbers, Path], int] = record if args.what == "record" else compare
     changed = sum(act(name, numbers, args.folder) for name, numbers in drives(args))

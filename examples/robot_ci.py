@@ -24,6 +24,8 @@ import sys
 from pathlib import Path
 
 from mvdust3r_ros.commands.evaluate_one import EvaluateJob, evaluate_recording
+from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.evaluation.report.report_files import why_nothing
 from mvdust3r_ros.evaluation.report.requirements import failures, parse_requirements
 
 
@@ -35,9 +37,16 @@ def main() -> int:
     parser.add_argument("--engine", default="", help="engine folder, or oracle")
     parser.add_argument("--require", default="ate_m<0.1,mapped_share>0.9")
     args = parser.parse_args()
-    required = parse_requirements(args.require)
-    report = evaluate_recording(EvaluateJob(args.recording, args.out, args.engine)).report
+    try:
+        required = parse_requirements(args.require)
+        report = evaluate_recording(EvaluateJob(args.recording, args.out, args.engine)).report
+    except MvDust3rError as error:
+        sys.exit(f"FAILED {error}")
     failed = failures(required, report)
+    if nothing := why_nothing(report):
+        failed.append(nothing)
+    if not report["complete"]:
+        failed.append(f"partial report: {report['stopped']}")
     for line in failed:
         print(f"FAILED {line}")
     return 1 if failed else 0

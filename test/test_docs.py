@@ -34,6 +34,7 @@ from mvdust3r_ros.commands.synthetic import SYNTHETIC
 from mvdust3r_ros.ros.settings import NodeConfig
 
 ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "test"
 FOLDERS = (".", ".github", "benchmarks", "demo", "docs", "test")
 PAGES = sorted(
     page
@@ -67,6 +68,13 @@ def dead_links(page: Path, text: str) -> list[str]:
     return dead
 
 
+def lost_modules(text: str, beside: Path = ROOT) -> list[str]:
+    """Files of Python that a page names and that nobody finds from there."""
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
+    places = (ROOT, ROOT / "mvdust3r_ros", TESTS, beside)
+    return sorted(name for name in named if not any((p / name).is_file() for p in places))
+
+
 def settings_named(text: str) -> set[str]:
     """Parameters of the node that a page names."""
     sections = "|".join(field.name for field in fields(NodeConfig))
@@ -91,6 +99,16 @@ def test_links_resolve(page: Path) -> None:
 def test_a_dead_link_is_found() -> None:
     text = '[a](nothing.md) [b](index.md#nothing) [c](index.md#use-it) <img src="no.png"> [d](x:y)'
     assert dead_links(ROOT / "docs/x.md", text) == ["nothing.md", "index.md#nothing", "no.png"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_modules_that_a_page_names_exist(page: Path) -> None:
+    assert lost_modules(page.read_text(encoding="utf-8"), page.parent) == []
+
+
+def test_a_lost_module_is_found() -> None:
+    text = "`mapper.py`, `window/keyframes.py`, `benchmarks/soak.py`, `dense_map.py` and `sfm/`"
+    assert lost_modules(text) == ["dense_map.py"]
 
 
 def test_the_index_has_every_page() -> None:

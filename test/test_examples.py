@@ -32,8 +32,6 @@ ROOM = ROOT / "demo/room"
 IMAGES = 30
 MAP_FILES = ["map.pgm", "map.yaml", "map.ply", "map.tum"]
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -77,6 +75,7 @@ def run(name: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_bag_becomes_a_map(room: Path, tmp_path: Path) -> None:
     done = run("bag_to_map.py", room / "bag", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -86,6 +85,7 @@ def test_a_bag_becomes_a_map(room: Path, tmp_path: Path) -> None:
     assert (load_occupancy(tmp_path / "map.yaml").cells == 0).any()
 
 
+@pytest.mark.slow
 def test_an_own_engine_maps_depth_images(room: Path, tmp_path: Path) -> None:
     done = run("own_engine.py", room / "bag", room / "depth", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -93,6 +93,7 @@ def test_an_own_engine_maps_depth_images(room: Path, tmp_path: Path) -> None:
     assert len(read_tum(tmp_path / "map.tum")) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "status", "said"),
     [

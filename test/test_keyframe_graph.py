@@ -30,7 +30,8 @@ from mvdust3r_ros.geometry import invert_se3, make_se3
 from mvdust3r_ros.graph.driven_way import OdometryTrack
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.loops import close_loop, loop_candidate
-from mvdust3r_ros.graph.map_keyframe import MapKeyframe, Pointmap
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.placing.known_points import Pointmap
 from mvdust3r_ros.placing.pose_graph import relative_edge
 from mvdust3r_ros.window.window_geometry import WindowGeometry
 from room_windows import Scene, at_end_of, followed_by

@@ -212,13 +212,13 @@ def test_page_and_terminal_say_of_what_they_speak(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     hint = "nothing gives metres: publish odometry"
     evidence = one_of_four(gate_open=False, gate_hint=hint)
-    evidence.superseded = 1
+    evidence.left_out = 3
     evidence.notes = ["odometry for 0 of 21 images: frame '/base_link' is not in TF"]
     report, html, text = report_on(evidence, tmp_path)
     wanted = (
         "3 of 4 windows rejected: 2 against odometry, 1 without camera poses",
         "the map holds 25 % of the drive",
-        "1 window gave way to newer ones",
+        "3 keyframes left out while the network was busy: a lower --rate uses all",
         hint,
         "odometry for 0 of 21 images",
     )

@@ -55,14 +55,14 @@ def extent(numbers: Mapping[str, float | None]) -> str:
 
 
 def doubts(
-    numbers: Mapping[str, float | None], result: RunResult, superseded: int = 0
+    numbers: Mapping[str, float | None], result: RunResult, left_out: int = 0
 ) -> list[str]:
     """Why the numbers of a run say less than they seem to.
 
     Args:
         numbers: the counts of the report.
         result: the run.
-        superseded: windows that the network had no time for.
+        left_out: keyframes that no window held that the network had time for.
     """
     found = []
     if result.keyframes and not result.windows:
@@ -81,10 +81,10 @@ def doubts(
             f"{plural(gone, 'window')} left the map again: a later one contradicted "
             + ("it" if gone == 1 else "them")
         )
-    if superseded:
+    if left_out:
         found.append(
-            f"{plural(superseded, 'window')} gave way to newer ones while the network was busy, "
-            "which hold as many of their keyframes as fit: a lower --rate uses all"
+            f"{plural(left_out, 'keyframe')} left out while the network was busy: a lower --rate "
+            "uses all"
         )
     share = numbers.get("mapped_share")
     if result.in_map and share is not None and share < WARN_SHARE:

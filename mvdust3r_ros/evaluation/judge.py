@@ -69,7 +69,8 @@ class Evidence:
         windows: scores of the windows, or None where predictions cannot be seen (live).
         true_map: true points, or None.
         drops: reason -> images dropped; lockstep drops none.
-        superseded: windows the network had no time for.
+        superseded: windows that gave way to newer ones.
+        left_out: keyframes that no window held that the network had time for.
         peak_memory_mb: largest memory of the process that mapped; 0 for this one.
         notes: what the reader of the recording has to say, a sentence for each kind of trouble.
     """
@@ -80,6 +81,7 @@ class Evidence:
     true_map: TrueMapBuilder | None = None
     drops: dict[str, int] = field(default_factory=dict)
     superseded: int = 0
+    left_out: int = 0
     peak_memory_mb: float = 0.0
     notes: list[str] = field(default_factory=list)
 
@@ -122,7 +124,7 @@ def judge(evidence: Evidence) -> Judgement:
     _judge_coverage(made, evidence)
     _judge_speed(made, evidence)
     made.notes += evidence.notes
-    made.notes += doubts(made.numbers, evidence.result, evidence.superseded)
+    made.notes += doubts(made.numbers, evidence.result, evidence.left_out)
     estimate, truth = evidence.result.snapshot.trajectory, evidence.truth
     if truth is None:
         made.notes.append("no truth: errors of trajectory, grid and windows are not known")

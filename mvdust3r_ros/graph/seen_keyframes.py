@@ -29,7 +29,17 @@ from mvdust3r_ros.window.reconstruct import Reconstruction
 def seen_keyframes(
     made: Reconstruction, placement: Placement, rule: MapSettings
 ) -> list[MapKeyframe]:
-    """What the map keeps of each view with a pose: confident points in metres."""
+    """What the map keeps of each view with a pose.
+
+    Args:
+        made: the window, all points in its own frame.
+        placement: where it lies, and metres of its unit.
+        rule: which points are kept: every `pixel_stride`-th, surer than `min_conf` and the
+            quantile `conf_quantile`, nearer than `max_depth_m`.
+
+    Returns:
+        Keyframes with float32 points in metres, camera frame.
+    """
     geometry, scale = made.geometry, placement.S_map_window.scale
     thin = slice(rule.pixel_stride // 2, None, rule.pixel_stride)
     points = np.ascontiguousarray(made.points[:, thin, thin])
@@ -63,7 +73,11 @@ def seen_keyframes(
 
 
 def seen_overlap(made: Reconstruction, placement: Placement) -> dict[int, Pointmap]:
-    """What the next window is joined to: keyframe -> all points that this one saw of it."""
+    """What the next window is joined to.
+
+    Returns:
+        Keyframe -> (h, w, 3) float64 points in metres, camera frame, that this window saw of it.
+    """
     geometry, scale = made.geometry, placement.S_map_window.scale
     return {
         keyframe.id: Pointmap(

@@ -25,7 +25,7 @@ from mvdust3r_ros.datatypes import BoolArray, FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3
 
 EPIPOLAR_PX = 1.5
-"""Largest distance from the epipolar line, in an image of `REFERENCE_SIDE_PX`."""
+"""Largest distance from the epipolar line, in pixels of the views."""
 MIN_MATCHES = 15
 SEED = 1
 RANSAC_ROUNDS = 1000

@@ -29,7 +29,6 @@ from rosbags.highlevel import AnyReader
 from mvdust3r_ros.config import MapperConfig
 from mvdust3r_ros.datatypes import (
     MapSnapshot,
-    MvDust3rError,
     ScaleEstimate,
     ScaleSource,
     Trajectory,
@@ -54,10 +53,6 @@ STEM = "map"
 STATUS, SUMMARY = "/mapper/window_status", "/mapper/occupancy_summary"
 TAKEN_OUT = re.compile(r"(\d+) windows? left the map")
 """How the mapper begins the message of a window that took others out of the map."""
-
-
-class LiveError(MvDust3rError):
-    """A recording cannot be played to the node."""
 
 
 def run_live(
@@ -103,6 +98,7 @@ def run_live(
         true_map=true_map,
         drops=_drops(recording.total, played),
         superseded=played.superseded,
+        left_out=played.left_out,
         # the largest of the processes that have ended, which is the node
         peak_memory_mb=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
     )
