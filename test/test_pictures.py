@@ -120,7 +120,7 @@ def test_a_map_without_metres_is_drawn_and_names_its_units(with_grid: bool) -> N
     assert x_max > 4.9  # all of the room, not the way alone
     words = [text.get_text() for text in figure.findobj(matplotlib_text.Text)]
     assert any("not in metres" in text for text in words)
-    assert {text.get_text() for axes in plans for text in axes.texts} == {"1 units of the network"}
+    assert {text.get_text() for axes in plans for text in axes.texts} == {"1 unit"}
     assert plans[-1].get_legend() is not None
 
 

@@ -389,6 +389,8 @@ def add_coordinates(axes: Axes, unit: str) -> None:
 
 def _scale_bar(axes: Axes, bounds: Bounds, unit: str) -> None:
     length = nice_length(bounds.size[0] / 4)
+    if unit != "m":  # the axes name it
+        unit = "unit" if length == 1 else "units"
     x = bounds.x_min + 0.04 * bounds.size[0]
     y = bounds.y_min + 0.04 * bounds.size[1]
     axes.plot([x, x + length], [y, y], color=PAPER, linewidth=6, solid_capstyle="butt", zorder=6)
