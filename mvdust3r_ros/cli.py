@@ -34,6 +34,7 @@ from mvdust3r_ros.commands.words import (
     HelpText,
     add_command,
     add_frames,
+    bag_options,
     progress,
     seeds,
     speed,
@@ -257,20 +258,8 @@ def _add_map(commands: Commands) -> None:
 def _map(args: argparse.Namespace) -> int:
     from mvdust3r_ros.commands.map_bag import MapJob, map_bag
     from mvdust3r_ros.evaluation.report.report import describe_run
-    from mvdust3r_ros.recordings.bag import BagOptions
 
-    topics = BagOptions(
-        image_topic=args.image_topic,
-        camera_info_topic=args.camera_info_topic,
-        odometry=args.odometry,
-        odom_topic=args.odom_topic,
-        odom_frame=args.odom_frame,
-        tf_topic=args.tf_topic,
-        camera_frame=args.camera_frame,
-        depth_topic=args.depth_topic,
-        depth_folder=args.depth,
-        max_frames=args.max_frames,
-    )
+    topics = bag_options(args, depth_topic=args.depth_topic, depth_folder=args.depth)
     job = MapJob(args.bag, args.out, topics, args.engine, args.params, args.truth)
     with progress("frames") as report:
         summary = map_bag(job, report)

@@ -22,7 +22,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvdust3r_ros.commands.words import Commands, add_command, add_frames, progress, speed
+from mvdust3r_ros.commands.words import (
+    Commands,
+    add_command,
+    add_frames,
+    bag_options,
+    progress,
+    speed,
+)
 
 if TYPE_CHECKING:
     from mvdust3r_ros.commands.evaluate_many import Outcome
@@ -201,20 +208,10 @@ def _print_table(reports: dict[int, dict[str, Any]], jobs: Sequence[EvaluateJob]
 
 def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
     from mvdust3r_ros.commands.evaluate_one import EvaluateJob
-    from mvdust3r_ros.recordings.bag import BagOptions
     from mvdust3r_ros.recordings.files import FileOptions
     from mvdust3r_ros.recordings.recording import TruthOptions
 
-    topics = BagOptions(
-        image_topic=args.image_topic,
-        camera_info_topic=args.camera_info_topic,
-        odometry=args.odometry,
-        odom_topic=args.odom_topic,
-        odom_frame=args.odom_frame,
-        tf_topic=args.tf_topic,
-        camera_frame=args.camera_frame,
-        max_frames=args.max_frames,
-    )
+    topics = bag_options(args)
     files = FileOptions(args.intrinsics, args.fps, args.max_frames, args.depth_factor)
     truth = TruthOptions(args.truth, args.depth)
     return [

@@ -20,7 +20,10 @@ import argparse
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from mvdust3r_ros.recordings.bag import BagOptions
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -107,3 +110,25 @@ def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
             yield lambda done, total: bar.update(task, completed=done, total=total)
         finally:  # what did not even begin leaves no bar above its error
             bar.update(task, visible=bar.tasks[0].completed > 0)
+
+
+def bag_options(args: argparse.Namespace, **more: Any) -> BagOptions:
+    """The topics that `map` and `evaluate` were given.
+
+    Args:
+        args: of the command.
+        more: other fields of `BagOptions`.
+    """
+    from mvdust3r_ros.recordings.bag import BagOptions
+
+    return BagOptions(
+        image_topic=args.image_topic,
+        camera_info_topic=args.camera_info_topic,
+        odometry=args.odometry,
+        odom_topic=args.odom_topic,
+        odom_frame=args.odom_frame,
+        tf_topic=args.tf_topic,
+        camera_frame=args.camera_frame,
+        max_frames=args.max_frames,
+        **more,
+    )

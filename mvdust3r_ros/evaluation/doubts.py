@@ -54,9 +54,7 @@ def extent(numbers: Mapping[str, float | None]) -> str:
     return "over the whole drive" if share >= ALL_SHARE else f"over {percent(share)} of the drive"
 
 
-def doubts(
-    numbers: Mapping[str, float | None], result: RunResult, left_out: int = 0
-) -> list[str]:
+def doubts(numbers: Mapping[str, float | None], result: RunResult, left_out: int = 0) -> list[str]:
     """Why the numbers of a run say less than they seem to.
 
     Args:

@@ -229,7 +229,10 @@ def write_rooms(
         DatasetError: the seeds do not make up whole shards.
     """
     if len(seeds) % SHARD_ROOMS or not len(seeds) or seeds.start < 0:
-        raise DatasetError(f"{len(seeds)} seeds are not whole shards of {SHARD_ROOMS} rooms")
+        raise DatasetError(
+            f"rooms are made {SHARD_ROOMS} at a time: give a multiple of {SHARD_ROOMS}, "
+            f"not {len(seeds)}"
+        )
     starts = seeds[::SHARD_ROOMS]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         tasks = [pool.submit(write_shard, folder, start, views, hw, make) for start in starts]

@@ -27,6 +27,7 @@ from torch import Tensor
 from mvdust3r_ros.datatypes import FloatArray, ImageArray
 from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.synthetic.dataset import RoomWindow, collate, make_window
+from mvdust3r_ros.synthetic.window_tiles import window_row
 
 VIEWS = 8
 SHOWN = (0, 3, 7)
@@ -67,7 +68,10 @@ class HeldOut:
             scores = [self._score(network, w, views) for w in self._windows]
             result[f"nd_{views}"] = float(np.mean([s[0] for s in scores]))
             result[f"abs_rel_{views}"] = float(np.mean([s[1] for s in scores]))
-        rows = [_row(*self._predict(network, w, VIEWS)) for w in self._windows[:4]]
+        rows = []
+        for window in self._windows[:4]:
+            rgb, points, truth = self._predict(network, window, VIEWS)
+            rows.append(window_row(rgb, truth, points, SHOWN))
         cv2.imwrite(
             str(self._folder / f"held_out_{step:06d}.jpg"), np.concatenate(rows)[..., ::-1]
         )
@@ -95,32 +99,3 @@ class HeldOut:
         nd = float(np.median(distance) / np.linalg.norm(truth, axis=-1).mean())
         z, z_true = points[0, ..., 2], truth[0, ..., 2]
         return nd, float(np.mean(np.abs(z - z_true) / z_true))
-
-
-def _row(rgb: ImageArray, points: FloatArray, truth: FloatArray) -> ImageArray:
-    """Some views, true and predicted depth of the reference, true and predicted map from above."""
-    tiles = [rgb[k] for k in SHOWN]
-    limit = float(np.percentile(truth[0, ..., 2], 99))
-    tiles += [_depth_tile(p[0, ..., 2], limit) for p in (truth, points)]
-    low, high = np.percentile(truth.reshape(-1, 3)[:, (0, 2)], [1, 99], axis=0)
-    center, reach = (low + high) / 2, float((high - low).max()) * 0.6
-    tiles += [_top_view(p, rgb, center, reach) for p in (truth, points)]
-    return np.concatenate(tiles, 1)
-
-
-def _depth_tile(depth: FloatArray, limit: float) -> ImageArray:
-    scaled = np.clip(depth / limit * 255, 0, 255).astype(np.uint8)
-    return np.asarray(cv2.applyColorMap(scaled, cv2.COLORMAP_TURBO)[..., ::-1], np.uint8)
-
-
-def _top_view(points: FloatArray, rgb: ImageArray, center: FloatArray, reach: float) -> ImageArray:
-    """Points between 1 m below and 0.8 m above the reference camera, seen from above."""
-    side = rgb.shape[1]
-    image = np.full((side, side, 3), 30, np.uint8)
-    p, color = points.reshape(-1, 3), rgb.reshape(-1, 3)
-    col = ((p[:, 0] - center[0]) / reach * 0.5 + 0.5) * side
-    row = (0.5 - (p[:, 2] - center[1]) / reach * 0.5) * side
-    keep = (p[:, 1] > -0.8) & (p[:, 1] < 1.0)
-    keep &= (col >= 0) & (col < side) & (row >= 0) & (row < side)
-    image[row[keep].astype(int), col[keep].astype(int)] = color[keep]
-    return image

@@ -41,6 +41,7 @@ from mvdust3r_ros.evaluation.metrics.window_metrics import (
     score_window,
 )
 from mvdust3r_ros.geometry import backproject, invert_se3, rotation_angle_deg
+from mvdust3r_ros.synthetic.window_tiles import window_row
 from mvdust3r_ros.window.pose_recovery import recover_poses
 from mvdust3r_ros.window.reference_views import best_path, order_views
 
@@ -384,30 +385,5 @@ def draw_window(views: Sequence[View], prediction: WindowPrediction) -> ImageArr
     others = [i for i in range(prediction.points.shape[1]) if i != reference]
     points = prediction.points[0][[reference, *others]]
     truth = _truth(views).points_world
-    limit = float(np.percentile(truth[0, ..., 2], 99))
     rgb = np.stack([v.image_rgb for v in views])
-    tiles = [*rgb[:4], _depth_tile(truth[0, ..., 2], limit), _depth_tile(points[0, ..., 2], limit)]
-    low, high = np.percentile(truth.reshape(-1, 3)[:, (0, 2)], [1, 99], axis=0)
-    center, reach = (low + high) / 2, float((high - low).max()) * 0.6
-    tiles += [_from_above(p, rgb, center, reach) for p in (truth, points)]
-    return np.concatenate(tiles, 1)
-
-
-def _depth_tile(depth: FloatArray, limit: float) -> ImageArray:
-    grey = np.clip(depth / limit * 255, 0, 255).astype(np.uint8)
-    return np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_TURBO)[..., ::-1], np.uint8)
-
-
-def _from_above(
-    points: FloatArray, rgb: ImageArray, center: FloatArray, reach: float
-) -> ImageArray:
-    """Points up to 0.8 m above and 1 m below the reference camera."""
-    side = rgb.shape[1]
-    image = np.full((side, side, 3), 30, np.uint8)
-    p, color = points.reshape(-1, 3), rgb.reshape(-1, 3)
-    col = ((p[:, 0] - center[0]) / reach * 0.5 + 0.5) * side
-    row = (0.5 - (p[:, 2] - center[1]) / reach * 0.5) * side
-    keep = (p[:, 1] > -0.8) & (p[:, 1] < 1.0)
-    keep &= (col >= 0) & (col < side) & (row >= 0) & (row < side)
-    image[row[keep].astype(int), col[keep].astype(int)] = color[keep]
-    return image
+    return window_row(rgb, truth, points, range(min(4, len(rgb))))
