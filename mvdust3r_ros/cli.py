@@ -165,13 +165,29 @@ def _add_train_mvs(commands: Commands) -> None:
 
 
 def _train_mvs(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.evaluation.lockstep import interruptible
     from mvdust3r_ros.synthetic.release_mvs import release_mvs
     from mvdust3r_ros.synthetic.train_mvs import MvsTraining, train_mvs
 
     config = MvsTraining(
         str(args.folder), steps=args.steps, rooms=args.rooms, device=args.device, init=args.init
     )
-    train_mvs(config, args.minutes)
+
+    def report(point: dict[str, float]) -> None:
+        print(
+            f"step {point['step']} of {args.steps}, {point['minutes']:g} min, {point['rooms']} "
+            f"rooms: {point['within_10']:.0%} of the pixels within 10 %",
+            flush=True,
+        )
+
+    with interruptible() as interrupted:
+        step = train_mvs(config, args.minutes, interrupted.is_set, report)
+    if step < args.steps:
+        print(
+            f"{args.folder}: at step {step} of {args.steps}; the same command goes on from there"
+        )
+    if interrupted.is_set():
+        return 130
     if args.export is not None:
         print(release_mvs(args.folder, args.export))
     return 0

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,31 @@ def test_a_run_learns_and_goes_on_where_it_stopped(
     again = MvsTrainer(config)
     assert again.step == 60
     assert again.train_step() == pytest.approx(first.train_step(), rel=1e-4)
-    again.run()
-    assert again.step == 70
-    assert (run / "curve.jsonl").read_text().count("within_10") >= 1
+    points: list[dict[str, float]] = []
+    again.run(stop=lambda: again.step == 66, report=points.append)  # as Ctrl-C does
+    assert again.step == 66
+    assert [point["step"] for point in points] == [65]
+    last = MvsTrainer(config)
+    last.run()
+    assert last.step == 70
+    curve = [json.loads(line)["step"] for line in (run / "curve.jsonl").read_text().splitlines()]
+    assert curve == [65, 70]
+
+
+def test_a_learning_curve_has_each_step_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came after the last checkpoint is done, and written, again."""
+    monkeypatch.setattr(train_mvs, "LOG_EVERY", 1)
+    config = MvsTraining(str(run), steps=3, batch=1)
+    trainer = MvsTrainer(config)
+    monkeypatch.setattr(train_mvs, "SAVE_EVERY", 2)
+    monkeypatch.setattr(
+        trainer, "save", lambda: MvsTrainer.save(trainer) if trainer.step < 3 else None
+    )
+    trainer.run()
+    assert MvsTrainer(config).step == 2
+    MvsTrainer(config).run()
+    curve = [json.loads(line)["step"] for line in (run / "curve.jsonl").read_text().splitlines()]
+    assert curve == [1, 2, 3]
 
 
 def test_a_run_may_begin_with_the_weights_of_an_engine(run: Path) -> None:

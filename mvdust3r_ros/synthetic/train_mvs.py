@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,7 +53,8 @@ from mvdust3r_ros.synthetic.mvs_rooms import make_mvs_window
 from mvdust3r_ros.synthetic.textures import Rng
 from mvdust3r_ros.synthetic.train_config import TrainError
 
-LOG_EVERY, SAVE_EVERY, LOOK_EVERY = 25, 250, 100
+LOG_EVERY, SAVE_EVERY, LOOK_EVERY = 25, 50, 100
+Report = Callable[[dict[str, float]], None]
 FIRST_SEED, ROOM_VIEWS, ROOM_HW = 700_000, 12, (192, 256)
 """Rooms to train on."""
 WEIGHTS = "weights.safetensors"
@@ -147,18 +149,29 @@ class MvsTrainer:
         """The file that a run goes on from."""
         return self.folder / "checkpoint.pt"
 
-    def run(self, minutes: float = 0.0) -> None:
-        """Train to the end, or for so long."""
+    def run(
+        self,
+        minutes: float = 0.0,
+        stop: Callable[[], bool] = lambda: False,
+        report: Report = lambda _: None,
+    ) -> None:
+        """Train to the end, for so long, or until told to stop; what is done is saved.
+
+        Args:
+            minutes: 0 for no limit.
+            stop: asked after each step.
+            report: called with each point of the learning curve.
+        """
         last, until = self.config.steps, time.monotonic() + 60 * minutes
         losses: list[dict[str, float]] = []
-        while self.step < last and not (minutes and time.monotonic() > until):
+        while self.step < last and not stop() and not (minutes and time.monotonic() > until):
             begin = time.perf_counter()
             if self.step % LOOK_EVERY == 0:
                 self.shards.refresh()
             losses.append(self.train_step())
             self.seconds += time.perf_counter() - begin
             if self.step % LOG_EVERY == 0:
-                self._log(losses)
+                report(self._log(losses))
                 losses = []
             if self.step % SAVE_EVERY == 0:
                 self.save()
@@ -208,20 +221,38 @@ class MvsTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average, self.step = state["average"], state["step"]
         self.seconds = state["seconds"]
+        if self._curve.exists():  # steps after the checkpoint come again
+            points = [json.loads(line) for line in self._curve.read_text().splitlines()]
+            kept = [json.dumps(p) + "\n" for p in points if p["step"] <= self.step]
+            self._curve.write_text("".join(kept))
 
-    def _log(self, losses: list[dict[str, float]]) -> None:
+    @property
+    def _curve(self) -> Path:
+        return self.folder / "curve.jsonl"
+
+    def _log(self, losses: list[dict[str, float]]) -> dict[str, float]:
         mean = {k: float(np.mean([one[k] for one in losses])) for k in losses[0]}
-        line = {
+        point: dict[str, float] = {
             "step": self.step,
             "minutes": round(self.seconds / 60, 1),
             "rooms": len(self.shards),
+            **{k: round(v, 4) for k, v in mean.items()},
         }
-        with (self.folder / "curve.jsonl").open("a") as file:
-            file.write(json.dumps(line | {k: round(v, 4) for k, v in mean.items()}) + "\n")
+        with self._curve.open("a") as file:
+            file.write(json.dumps(point) + "\n")
+        return point
 
 
-def train_mvs(config: MvsTraining, minutes: float = 0.0) -> None:
-    """Make rooms and train on those that are ready, to the end of the run or for so long.
+def train_mvs(
+    config: MvsTraining,
+    minutes: float = 0.0,
+    stop: Callable[[], bool] = lambda: False,
+    report: Report = lambda _: None,
+) -> int:
+    """Make rooms and train on those that are ready, as `MvsTrainer.run` says.
+
+    Returns:
+        The step that the run is at.
 
     Raises:
         DatasetError: the number of rooms is no whole number of shards.
@@ -229,16 +260,20 @@ def train_mvs(config: MvsTraining, minutes: float = 0.0) -> None:
     folder = Path(config.run) / "rooms"
     seeds = range(FIRST_SEED, FIRST_SEED + config.rooms)
     write_rooms(folder, seeds[:SHARD_ROOMS], ROOM_VIEWS, ROOM_HW, 1, _say_nothing, make_mvs_window)
-    maker = get_context("spawn").Process(
-        target=write_rooms,
-        args=(folder, seeds, ROOM_VIEWS, ROOM_HW, 1, _say_nothing, make_mvs_window),
-    )
+    maker = get_context("spawn").Process(target=_make_rooms, args=(folder, seeds))
     maker.start()
     try:
-        MvsTrainer(config).run(minutes)
+        trainer = MvsTrainer(config)
+        trainer.run(minutes, stop, report)
     finally:
         maker.terminate()
         maker.join()
+    return trainer.step
+
+
+def _make_rooms(folder: Path, seeds: range) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training
+    write_rooms(folder, seeds, ROOM_VIEWS, ROOM_HW, 1, _say_nothing, make_mvs_window)
 
 
 def _say_nothing(done: int, total: int) -> None:
