@@ -157,7 +157,7 @@ def difference(old: str, new: str) -> str:
 def main() -> None:
     """Print how many mutants of each module are killed, and those that are not."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="*", default=list(TESTS))
+    parser.add_argument("modules", nargs="*", default="all", choices=["all", *TESTS])
     parser.add_argument("--count", type=int, default=40, help="mutants of each module")
     parser.add_argument("--skip", type=int, default=0, help="mutants left out at the beginning")
     parser.add_argument("--seed", type=int, default=1)
@@ -167,7 +167,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     for heavy in HEAVY:
         importlib.import_module(heavy)
-    for module in args.modules:
+    for module in TESTS if "all" in args.modules else args.modules:
         source = path_of(module).read_text()
         if not survives(module, source, args.seconds):
             sys.exit(f"{module}: its tests fail without any change")
