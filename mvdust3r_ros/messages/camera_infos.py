@@ -28,6 +28,7 @@ from mvdust3r_ros.messages.images import ConversionError
 SAME_CLOCK_NS = 3600 * 10**9
 MAX_ASPECT_CHANGE = 0.01
 MAX_CHANGES = 1000
+NO_INFO = "no camera_info came"
 REMEDY = "; correct it, or map without it by --camera-info-topic none"
 
 
@@ -68,13 +69,13 @@ class CameraInfos:
     other numbers after a zoom: each image takes the newest before it that is calibrated and has
     its size; where there is none before, the first after it. One that is wrong holds images back
     until a good one comes. Of several cameras on one topic, that of the image's frame counts, or
-    one without a frame.
+    one without a frame. One thread may add while others ask.
     """
 
     def __init__(self, *, rectified: bool = False) -> None:
         """None has come; `rectified` says that the images have no distortion left."""
         self._rectified = rectified
-        self._states: list[_Calibration] = []
+        self._states: tuple[_Calibration, ...] = ()
         self._last: dict[str, bytes] = {}
         self._fits = False
 
@@ -114,8 +115,8 @@ class CameraInfos:
             camera = camera_from_info(info, rectified=self._rectified)
         except ConversionError as error:
             fault = str(error)
-        self._states.append(_Calibration(stamp_to_ns(info.header.stamp), at, frame, camera, fault))
-        del self._states[:-MAX_CHANGES]
+        state = _Calibration(stamp_to_ns(info.header.stamp), at, frame, camera, fault)
+        self._states = (*self._states, state)[-MAX_CHANGES:]
 
     def camera_for(
         self, width: int, height: int, stamp_ns: int, at: float, frame: str = ""
@@ -133,9 +134,9 @@ class CameraInfos:
             ConversionError: camera_info is wrong, or of another size; images of a lens that
                 nobody describes must not pass for those of a pinhole camera.
         """
-        if not self._states:
-            return ChosenCamera(None, "no camera_info came")
         states = list(self._in_turn(stamp_ns, at, frame))
+        if not states:
+            return ChosenCamera(None, NO_INFO)
         if states[0].fault and states[0].holds(stamp_ns, at):
             raise ConversionError("camera_info", f"{states[0].fault}{REMEDY}")
         good = [c for s in states if (c := s.camera) is not None]
@@ -165,7 +166,8 @@ class CameraInfos:
 
     def _in_turn(self, stamp_ns: int, at: float, frame: str) -> Iterator[_Calibration]:
         """States from the newest before an image back, then those after it."""
-        states = [s for s in self._states if frame and s.frame in (frame, "")] or self._states
+        known = self._states
+        states = [s for s in known if frame and s.frame in (frame, "")] or known
         yield from (s for s in reversed(states) if s.holds(stamp_ns, at))
         yield from (s for s in states if not s.holds(stamp_ns, at))
 

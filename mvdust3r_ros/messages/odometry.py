@@ -31,6 +31,7 @@ from mvdust3r_ros.messages.frame_ids import matching_frame, plain_frame
 from mvdust3r_ros.messages.images import ConversionError
 from mvdust3r_ros.messages.transforms import MAX_GAP_NS, FrameTree, PoseBuffer, TransformError
 
+EXTRAPOLATION_NS = 100_000_000
 OTHER_CLOCK_NS = 60 * 10**9
 UPRIGHT = 0.7
 MAX_SENDERS = 8

@@ -25,13 +25,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame
-from mvdust3r_ros.messages.camera_infos import CameraInfos
-from mvdust3r_ros.messages.conversions import frame_from_msgs, pose_from_stamped, stamp_to_ns
-from mvdust3r_ros.messages.frame_ids import is_rectified, is_static, plain_frame
+from mvdust3r_ros.datatypes import FloatArray, Frame
+from mvdust3r_ros.messages.camera_infos import NO_INFO
+from mvdust3r_ros.messages.camera_input import CameraInput
+from mvdust3r_ros.messages.conversions import pose_from_stamped, stamp_to_ns
+from mvdust3r_ros.messages.frame_ids import is_rectified, is_static
 from mvdust3r_ros.messages.images import ConversionError
-from mvdust3r_ros.messages.input_counts import CAMERA_INFO, DEPTH, ODOMETRY, InputCounts
-from mvdust3r_ros.messages.odometry import OTHER_CLOCK_NS, Odometry, Placement
+from mvdust3r_ros.messages.input_counts import ODOMETRY, InputCounts
+from mvdust3r_ros.messages.odometry import (
+    EXTRAPOLATION_NS,
+    OTHER_CLOCK_NS,
+    Odometry,
+    Placement,
+)
 from mvdust3r_ros.messages.transforms import JUMP_BACK_NS
 from mvdust3r_ros.recordings.bag_files import BagReader
 from mvdust3r_ros.recordings.bag_messages import BagError, decoded, raw_messages
@@ -50,10 +56,8 @@ from mvdust3r_ros.recordings.depth_folder import DepthFolder, DepthFolderError
 from mvdust3r_ros.tones import Tones
 from mvdust3r_ros.wording import plural
 
-DEPTH_MATCH_NS = 20_000_000
 DEPTH_WAIT_NS = 500_000_000
 DIFFERENT_CLOCKS_S = 0.25
-EXTRAPOLATION_NS = 100_000_000
 OnBad = Callable[[ConversionError], None]
 
 
@@ -240,17 +244,24 @@ class _BagFrames:
         self._reader, self._options, self._on_bad = reader, options, on_bad
         self._inputs = inputs or InputCounts()
         self._inputs.notes += reader.notes
-        self._tones = Tones(self._inputs.notes.append)
         self._image_topic = choose_image_topic(reader, options.image_topic)
-        self._read_camera_infos()
-        self._odometry = BagOdometry(reader, options, self._image_topic, self._inputs)
         folder = options.depth_folder
         self._depths = None if folder is None else DepthFolder(folder)
+        self._camera = CameraInput(
+            self._say,
+            Tones(self._inputs.notes.append),
+            rectified=is_rectified(self._image_topic),
+            uses_info=options.camera_info_topic != "none",
+            wants_depth=bool(options.depth_topic or folder),
+        )
+        self._read_camera_infos()
+        self._odometry = BagOdometry(reader, options, self._image_topic, self._inputs)
+
+    def _say(self, kind: str, why: str) -> None:
+        self._inputs.because(kind, self._no_info or why if why == NO_INFO else why)
 
     def _read_camera_infos(self) -> None:
         reader, inputs = self._reader, self._inputs
-        self._infos = CameraInfos(rectified=is_rectified(self._image_topic))
-        self._info_frame = ""
         topic, self._no_info = choose_info_topic(
             reader, self._image_topic, self._options.camera_info_topic
         )
@@ -263,9 +274,8 @@ class _BagFrames:
             except ConversionError as error:
                 inputs.faults[str(error)] += 1
                 continue
-            self._info_frame = self._info_frame or plain_frame(info.header.frame_id)
-            self._infos.add(info, log_ns)
-        inputs.notes += self._infos.notes()
+            self._camera.add_info(info, log_ns)
+        inputs.notes += self._camera.infos.notes()
 
     def frames(self) -> Iterator[Frame]:
         """The images in order; see `read_frames`."""
@@ -291,42 +301,18 @@ class _BagFrames:
 
     def _frame(self, index: int, log_ns: int, image: Any, depth: Any | None) -> Frame:
         stamp_ns = stamp_to_ns(image.header.stamp)
-        why_no_depth = []
+        why_no_depth = ""
         if self._depths is not None:
             try:
                 depth = _depth_message(self._depths.load_mm(index, stamp_ns))
             except DepthFolderError as error:
-                why_no_depth.append(str(error))
-        own_frame = plain_frame(image.header.frame_id)
-        camera_frame = plain_frame(self._options.camera_frame) or own_frame
-        camera_frame = camera_frame or self._info_frame
-        placement = self._odometry.place(camera_frame, stamp_ns)
-        said: list[str] = []
-
-        def camera(width: int, height: int) -> CameraModel | None:
-            if self._no_info and not len(self._infos):
-                said.append(self._no_info)
-                return None
-            chosen = self._infos.camera_for(width, height, stamp_ns, log_ns, own_frame)
-            said.append(chosen.why)
-            return chosen.camera
-
-        frame = frame_from_msgs(
-            image,
-            camera if self._options.camera_info_topic != "none" else None,
-            placement.T_odom_cam,
-            depth,
-            camera_name=camera_frame,
-            T_odom_base=placement.T_odom_base,
-            tones=self._tones,
-            say_depth=why_no_depth.append,
+                why_no_depth = str(error)
+        name = self._camera.optical_frame(image, self._options.camera_frame)
+        placement = self._odometry.place(name, stamp_ns)
+        frame = self._camera.frame(
+            image, name, log_ns, placement, depth, why_no_depth=why_no_depth
         )
         self._inputs.because(ODOMETRY, placement.why)
-        self._inputs.because(CAMERA_INFO, "".join(said))
-        if depth is None and (self._options.depth_topic or self._depths is not None):
-            why_no_depth.append("nothing within 20 ms of the image")
-        why_no_depth.append(_other_frame(depth, image))
-        self._inputs.because(DEPTH, next(filter(None, why_no_depth), ""))
         return frame
 
     def _images(self) -> Iterator[tuple[int, Any, Any | None]]:
@@ -340,7 +326,6 @@ class _BagFrames:
                 f"its topics: {listed(all_topics(reader))}"
             )
         waiting: deque[tuple[int, Any]] = deque()
-        depths: dict[int, Any] = {}
         for connection, log_ns, raw in raw_messages(reader, wanted):
             try:
                 message = decoded(reader, connection, log_ns, raw)
@@ -348,19 +333,19 @@ class _BagFrames:
                 self._bad(error)
                 continue
             if connection.topic == options.depth_topic:
-                depths[stamp_to_ns(message.header.stamp)] = message
+                self._camera.add_depth(message)
             else:
                 waiting.append((log_ns, message))
             while waiting:
                 image_ns = stamp_to_ns(waiting[0][1].header.stamp)
-                depth = _closest(depths, image_ns)
+                depth = self._camera.depth_at(image_ns)
                 late = log_ns - waiting[0][0] > DEPTH_WAIT_NS
                 if depth is None and options.depth_topic and not late:
                     break
                 yield (*waiting.popleft(), depth)
-                depths = {s: d for s, d in depths.items() if s > image_ns - DEPTH_WAIT_NS}
+                self._camera.forget_depths(image_ns - DEPTH_WAIT_NS)
         for at, image in waiting:
-            yield at, image, _closest(depths, stamp_to_ns(image.header.stamp))
+            yield at, image, self._camera.depth_at(stamp_to_ns(image.header.stamp))
 
 
 def _clocks_differ(images_ns: list[int], odometry_ns: list[int]) -> list[str]:
@@ -387,23 +372,6 @@ def _jumps_back(stamps_ns: list[int]) -> list[str]:
         f"the stamps of the images jump back {plural(len(back_ns), 'time')}, by "
         f"{max(back_ns) * 1e-9:.1f} s at most: mapping may start again there"
     ]
-
-
-def _closest(depths: dict[int, Any], stamp_ns: int) -> Any | None:
-    best = min(depths, key=lambda s: abs(s - stamp_ns), default=None)
-    if best is None or abs(best - stamp_ns) > DEPTH_MATCH_NS:
-        return None
-    return depths[best]
-
-
-def _other_frame(depth: Any | None, image: Any) -> str:
-    """A word where depth is of another camera than the image, so that its pixels may not fit."""
-    own, other = (plain_frame(m.header.frame_id) for m in (image, depth or image))
-    if depth is None or other in ("", own) or not own:
-        return ""
-    return (
-        f"depth is of frame {other!r}, the images are of {own!r}: it has to be registered to them"
-    )
 
 
 def _depth_message(depth_mm: Any | None) -> Any | None:

@@ -28,9 +28,9 @@ from mvdust3r_ros.messages.conversions import pose_from_stamped
 from mvdust3r_ros.messages.frame_ids import is_static
 from mvdust3r_ros.messages.images import ConversionError
 from mvdust3r_ros.messages.input_counts import InputCounts, by_kind, counted
+from mvdust3r_ros.messages.odometry import EXTRAPOLATION_NS
 from mvdust3r_ros.messages.transforms import PoseBuffer
 from mvdust3r_ros.recordings.bag import (
-    EXTRAPOLATION_NS,
     BagOdometry,
     BagOptions,
     opened_bag,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,13 +28,15 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame
-from mvdust3r_ros.messages.camera_infos import CameraInfos
-from mvdust3r_ros.messages.conversions import frame_from_msgs, pose_from_odometry, stamp_to_ns
+from mvdust3r_ros.datatypes import FloatArray, Frame
+from mvdust3r_ros.messages.camera_infos import NO_INFO
+from mvdust3r_ros.messages.camera_input import NO_DEPTH, STALE_NS, CameraInput
+from mvdust3r_ros.messages.conversions import pose_from_odometry, stamp_to_ns
 from mvdust3r_ros.messages.frame_ids import is_rectified, plain_frame
 from mvdust3r_ros.messages.images import ConversionError
+from mvdust3r_ros.messages.input_counts import DEPTH
+from mvdust3r_ros.messages.odometry import EXTRAPOLATION_NS, Placement
 from mvdust3r_ros.messages.odometry import Odometry as OdometryInput
-from mvdust3r_ros.messages.odometry import Placement
 from mvdust3r_ros.ros.health.arrivals import Arrivals
 from mvdust3r_ros.ros.qos import (
     STATIC_TF,
@@ -47,25 +49,20 @@ from mvdust3r_ros.ros.settings import RosSettings
 from mvdust3r_ros.tones import Tones
 
 HORIZON_NS = 10_000_000_000
-DEPTH_MATCH_NS = 20_000_000
-STALE_NS = 2_000_000_000
-EXTRAPOLATION_NS = 100_000_000
 DEPTHS_KEPT = 30
 Report = Callable[[str, str], None]
 
 
 @dataclass
 class _Camera:
-    """One camera's topics: prefix, camera_info so far, depth images by stamp, optical frame.
+    """One camera's topics: prefix, what came on them, optical frame.
 
     `waited` says that an image has waited in vain for the camera's place on the robot, and
     `uncalibrated` that one has for camera_info: others then do not.
     """
 
     prefix: str
-    infos: CameraInfos = field(default_factory=CameraInfos)
-    info_frame: str = ""
-    depths: dict[int, Any] = field(default_factory=dict)
+    messages: CameraInput
     frame: str = ""
     waited: bool = False
     uncalibrated: bool = False
@@ -110,8 +107,7 @@ class Inputs:
         self.arrivals: dict[str, Arrivals] = {}
         self._node, self._on_image, self._report = node, on_image, report
         self._on_map_transform = on_map_transform
-        self._cameras = [_Camera(f"{n}/" if n else "") for n in settings.camera_names]
-        self._tones = [Tones(partial(self._say_tones, camera)) for camera in self._cameras]
+        self._cameras = [self._camera(f"{n}/" if n else "") for n in settings.camera_names]
         self._news = threading.Condition()
         self._subscriptions: list[Any] = []
         from_tf = settings.odom_source == "tf"
@@ -124,6 +120,21 @@ class Inputs:
                 near=self.image_topic,
                 horizon_ns=HORIZON_NS,
             )
+
+    def _camera(self, prefix: str) -> _Camera:
+        topic = self._node.resolve_topic_name(self._image_topic(prefix))
+        tones = Tones(lambda words: self._node.get_logger().info(f"{prefix}image: {words}"))
+        camera = CameraInput(
+            partial(self._say, prefix),
+            tones,
+            rectified=is_rectified(topic),
+            wants_depth=self.settings.use_depth,
+        )
+        return _Camera(prefix, camera)
+
+    def _image_topic(self, prefix: str) -> str:
+        compressed = self.settings.image_transport == "compressed"
+        return f"{prefix}image/compressed" if compressed else f"{prefix}image"
 
     @property
     def odom_frame(self) -> str:
@@ -154,7 +165,7 @@ class Inputs:
         compressed = ros.image_transport == "compressed"
         image = self._subscribe(
             CompressedImage if compressed else Image,
-            f"{camera.prefix}image/compressed" if compressed else f"{camera.prefix}image",
+            self._image_topic(camera.prefix),
             (ros.image_reliability, ros.image_depth, "image_reliability"),
             lambda m: self._on_image(CameraImage(index, m)),
             f"{before}image",
@@ -166,7 +177,6 @@ class Inputs:
             profile = (ros.depth_reliability, ros.image_depth, "depth_reliability")
             topic, name = f"{camera.prefix}depth", f"{before}depth"
             self._subscribe(Image, topic, profile, lambda m: self._take_depth(camera, m), name)
-        camera.infos = CameraInfos(rectified=is_rectified(str(image.topic_name)))
         return str(image.topic_name)
 
     def _subscribe(
@@ -211,12 +221,11 @@ class Inputs:
         with self._news:
             self._odometry.clear()
             for camera in self._cameras:
-                camera.depths.clear()
+                camera.messages.forget_depths()
 
     def _take_info(self, camera: _Camera, message: CameraInfo) -> None:
         with self._news:
-            camera.infos.add(message, time.monotonic())
-            camera.info_frame = plain_frame(message.header.frame_id)
+            camera.messages.add_info(message, time.monotonic())
             self._news.notify_all()
 
     def _take_odom(self, message: Odometry) -> None:
@@ -234,10 +243,9 @@ class Inputs:
 
     def _take_depth(self, camera: _Camera, message: Image) -> None:
         with self._news:
-            camera.depths[stamp_to_ns(message.header.stamp)] = message
-            kept = DEPTHS_KEPT + self.settings.queue_size + self.settings.image_depth
-            while len(camera.depths) > kept:  # as many as images may be waiting, and some
-                del camera.depths[next(iter(camera.depths))]
+            # as many as images may be waiting, and some
+            most = DEPTHS_KEPT + self.settings.queue_size + self.settings.image_depth
+            camera.messages.add_depth(message, most)
             self._news.notify_all()
 
     def _take_transforms(self, message: TFMessage, fixed: bool) -> None:
@@ -260,51 +268,34 @@ class Inputs:
             ConversionError: the image or what belongs to it cannot be used.
         """
         image, camera = taken.message, self._cameras[taken.camera]
-        stamp_ns = stamp_to_ns(image.header.stamp)
-        camera_frame = plain_frame(self.settings.camera_frame or image.header.frame_id)
-        camera_frame = camera_frame or camera.info_frame
-        self._check_frame(camera, camera_frame)
+        messages, stamp_ns = camera.messages, stamp_to_ns(image.header.stamp)
+        name = messages.optical_frame(image, self.settings.camera_frame)
+        self._check_frame(camera, name)
         with self._news:
             self._news.wait_for(
-                lambda: self._is_complete(camera, camera_frame, stamp_ns),
-                self.settings.odom_wait_s,
+                lambda: self._is_complete(camera, name, stamp_ns), self.settings.odom_wait_s
             )
-            placement = self._place(camera_frame, stamp_ns)
-            camera.waited = not self._is_mounted(camera_frame, stamp_ns)
-            camera.uncalibrated = not camera.infos.known
-            T_rig_cam = self._place_on_rig(camera_frame, stamp_ns)
-            depth = _depth_at(camera, stamp_ns)
-        if self.settings.use_depth and depth is None:
-            self._report("no_depth", f"depth: nothing within 20 ms of the image at {stamp_ns} ns")
-
-        def intrinsics(width: int, height: int) -> CameraModel | None:
-            frame = plain_frame(image.header.frame_id)
-            return self._intrinsics(camera, width, height, stamp_ns, frame)
-
-        return frame_from_msgs(
+            placement = self._place(name, stamp_ns)
+            camera.waited = not self._is_mounted(name, stamp_ns)
+            camera.uncalibrated = not messages.infos.known
+            T_rig_cam = self._place_on_rig(name, stamp_ns)
+            depth = messages.depth_at(stamp_ns)
+        return messages.frame(
             image,
-            intrinsics,
-            placement.T_odom_cam,
+            name,
+            time.monotonic(),
+            placement,
             depth,
-            camera_name=camera_frame,
             T_rig_cam=T_rig_cam,
-            T_odom_base=placement.T_odom_base,
             max_pixels=round(self.settings.max_megapixels * 1e6),
-            tones=self._tones[taken.camera],
-            say_depth=lambda why: self._report("depth", f"{why}; the image is used without"),
         )
 
-    def _say_tones(self, camera: _Camera, words: str) -> None:
-        self._node.get_logger().info(f"{camera.prefix}image: {words}")
-
-    def _intrinsics(
-        self, camera: _Camera, width: int, height: int, stamp_ns: int, frame: str
-    ) -> CameraModel | None:
-        with self._news:
-            chosen = camera.infos.camera_for(width, height, stamp_ns, time.monotonic(), frame)
-        if chosen.why and len(camera.infos):
-            self._report("no_calibration", chosen.why)
-        return chosen.camera
+    def _say(self, prefix: str, kind: str, why: str) -> None:
+        """Report what an image lacks of camera_info or depth; the image is used without."""
+        if kind == DEPTH:
+            self._report("no_depth" if why == NO_DEPTH else "depth", f"{prefix}depth: {why}")
+        elif why != NO_INFO:  # diagnostics tell of silent topics
+            self._report("no_calibration", why)
 
     def _check_frame(self, camera: _Camera, frame: str) -> None:
         camera.frame = frame
@@ -338,9 +329,9 @@ class Inputs:
 
     def _is_complete(self, camera: _Camera, camera_frame: str, stamp_ns: int) -> bool:
         """Whether waiting longer would bring nothing more for an image."""
-        if self.settings.use_depth and _depth_may_come(camera, stamp_ns):
+        if camera.messages.depth_may_come(stamp_ns):
             return False
-        awaits_info = not (camera.uncalibrated or camera.infos.known)
+        awaits_info = not (camera.uncalibrated or camera.messages.infos.known)
         if awaits_info and self._is_published(f"{camera.prefix}camera_info"):
             return False
         if self.settings.odom_source == "none":
@@ -397,17 +388,3 @@ class Inputs:
         elif found.why and (len(self._odometry) or source == "tf"):
             self._report("no_odometry", found.why)
         return found
-
-
-def _depth_may_come(camera: _Camera, stamp_ns: int) -> bool:
-    """Whether the depth of an image is missing and no later one has overtaken it."""
-    newest = max(camera.depths, default=None)
-    overtaken = newest is not None and stamp_ns + DEPTH_MATCH_NS < newest < stamp_ns + STALE_NS
-    return _depth_at(camera, stamp_ns) is None and not overtaken
-
-
-def _depth_at(camera: _Camera, stamp_ns: int) -> Any | None:
-    best = min(camera.depths, key=lambda s: abs(s - stamp_ns), default=None)
-    if best is None or abs(best - stamp_ns) > DEPTH_MATCH_NS:
-        return None
-    return camera.depths[best]

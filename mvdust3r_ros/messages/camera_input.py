@@ -1,0 +1,156 @@
+"""One camera's messages, and the frame of an image with what belongs to its time.
+
+The node and the reader of bags ask the same object, so that both understand a recording alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame
+from mvdust3r_ros.messages.camera_infos import CameraInfos
+from mvdust3r_ros.messages.conversions import frame_from_msgs, stamp_to_ns
+from mvdust3r_ros.messages.frame_ids import plain_frame
+from mvdust3r_ros.messages.images import DEFAULT_MAX_PIXELS
+from mvdust3r_ros.messages.input_counts import CAMERA_INFO, DEPTH
+from mvdust3r_ros.messages.odometry import Placement
+from mvdust3r_ros.tones import Tones
+
+DEPTH_MATCH_NS = 20_000_000
+"""Half the time between two images of a camera at 25 Hz: the depth of this image, not the next."""
+STALE_NS = 2_000_000_000
+"""Messages so much older or newer than an image are of another time: nothing waits for them."""
+Say = Callable[[str, str], None]
+"""Takes CAMERA_INFO or DEPTH, and why an image lacks it or what was assumed."""
+NO_DEPTH = "nothing within 20 ms of the image"
+
+
+class CameraInput:
+    """What came of one camera.
+
+    Attributes:
+        infos: its camera_info.
+        wants_depth: whether images should have depth.
+    """
+
+    def __init__(
+        self,
+        say: Say,
+        tones: Tones,
+        *,
+        rectified: bool = False,
+        uses_info: bool = True,
+        wants_depth: bool = False,
+    ) -> None:
+        """Nothing came yet.
+
+        Args:
+            say: told what images lack.
+            tones: how images with more than 8 bits are brought to 8.
+            rectified: the images have no distortion left.
+            uses_info: False to leave camera_info aside.
+            wants_depth: whether images should have depth.
+        """
+        self.infos = CameraInfos(rectified=rectified)
+        self.wants_depth = wants_depth
+        self._say, self._tones, self._uses_info = say, tones, uses_info
+        self._info_frame = ""
+        self._depths: dict[int, Any] = {}
+
+    def add_info(self, info: Any, at: float) -> None:
+        """Take a sensor_msgs/CameraInfo that came at a time (any clock that only grows)."""
+        self.infos.add(info, at)
+        self._info_frame = self._info_frame or plain_frame(info.header.frame_id)
+
+    def add_depth(self, depth: Any, most: int = 0) -> None:
+        """Take a depth image; of more than so many the ones that came first go, 0 keeps all."""
+        self._depths[stamp_to_ns(depth.header.stamp)] = depth
+        while most and len(self._depths) > most:
+            del self._depths[next(iter(self._depths))]
+
+    def forget_depths(self, before_ns: int | None = None) -> None:
+        """Forget depth images older than a stamp, or all."""
+        kept = {} if before_ns is None else self._depths
+        self._depths = {s: d for s, d in kept.items() if before_ns is None or s > before_ns}
+
+    def depth_at(self, stamp_ns: int) -> Any | None:
+        """The depth image of an image's time, or None."""
+        best = min(self._depths, key=lambda s: abs(s - stamp_ns), default=None)
+        if best is None or abs(best - stamp_ns) > DEPTH_MATCH_NS:
+            return None
+        return self._depths[best]
+
+    def depth_may_come(self, stamp_ns: int) -> bool:
+        """Whether the depth of an image is missing and no later one has overtaken it."""
+        newest = max(self._depths, default=None)
+        overtaken = newest is not None and stamp_ns + DEPTH_MATCH_NS < newest < stamp_ns + STALE_NS
+        return self.wants_depth and self.depth_at(stamp_ns) is None and not overtaken
+
+    def optical_frame(self, image: Any, named: str = "") -> str:
+        """The frame of an image: as named, else of its header, else of camera_info."""
+        return plain_frame(named) or plain_frame(image.header.frame_id) or self._info_frame
+
+    def frame(
+        self,
+        image: Any,
+        camera_name: str,
+        at: float,
+        placement: Placement,
+        depth: Any | None,
+        *,
+        T_rig_cam: FloatArray | None = None,
+        why_no_depth: str = "",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Frame:
+        """The frame of an image message.
+
+        Args:
+            image: sensor_msgs Image or CompressedImage.
+            camera_name: its optical frame.
+            at: when it came, by the clock of `add_info`.
+            placement: where odometry has the camera; who asks odometry says what it lacks.
+            depth: depth image of its time, or None.
+            T_rig_cam: (4, 4) place of the camera among several, or None.
+            why_no_depth: why there is no depth, where that is known.
+            max_pixels: larger images are refused.
+
+        Raises:
+            ConversionError: the image, or what belongs to it, cannot be used.
+        """
+        stamp_ns, own_frame = stamp_to_ns(image.header.stamp), plain_frame(image.header.frame_id)
+        of_camera, of_depth = [""], [why_no_depth]
+
+        def camera(width: int, height: int) -> CameraModel | None:
+            chosen = self.infos.camera_for(width, height, stamp_ns, at, own_frame)
+            of_camera.append(chosen.why)
+            return chosen.camera
+
+        frame = frame_from_msgs(
+            image,
+            camera if self._uses_info else None,
+            placement.T_odom_cam,
+            depth,
+            camera_name=camera_name,
+            T_rig_cam=T_rig_cam,
+            T_odom_base=placement.T_odom_base,
+            max_pixels=max_pixels,
+            tones=self._tones,
+            say_depth=of_depth.append,
+        )
+        of_depth.append(NO_DEPTH if depth is None and self.wants_depth else "")
+        of_depth.append(_other_frame(depth, own_frame))
+        for kind, reasons in ((CAMERA_INFO, of_camera), (DEPTH, of_depth)):
+            if why := next(filter(None, reasons), ""):
+                self._say(kind, why)
+        return frame
+
+
+def _other_frame(depth: Any | None, own: str) -> str:
+    """A word where depth is of another camera than the image, so that its pixels may not fit."""
+    other = "" if depth is None else plain_frame(depth.header.frame_id)
+    if other in ("", own) or not own:
+        return ""
+    return (
+        f"depth is of frame {other!r}, the images are of {own!r}: it has to be registered to them"
+    )
