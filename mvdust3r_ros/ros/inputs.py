@@ -167,7 +167,7 @@ class Inputs:
             CompressedImage if compressed else Image,
             self._image_topic(camera.prefix),
             (ros.image_reliability, ros.image_depth, "image_reliability"),
-            lambda m: self._on_image(CameraImage(index, m)),
+            partial(self._take_image, index),
             f"{before}image",
         )
         profile = (ros.camera_info_reliability, 5, "camera_info_reliability")
@@ -196,17 +196,20 @@ class Inputs:
             parameter,
         )
         self.arrivals[name] = arrivals
-        callback = arrivals.watched(callback)
+
+        def take(message: Any) -> None:
+            begin_s = time.perf_counter()
+            callback(message)
+            arrivals.add(time.perf_counter() - begin_s)
+
         events = input_events(
             topic, f"set ros.{parameter} to {other}", self._report, arrivals.count_lost
         )
         qos = input_qos(reliability, depth)
         try:
-            made = self._node.create_subscription(
-                kind, topic, callback, qos, event_callbacks=events
-            )
+            made = self._node.create_subscription(kind, topic, take, qos, event_callbacks=events)
         except UnsupportedEventTypeError:
-            made = self._node.create_subscription(kind, topic, callback, qos)
+            made = self._node.create_subscription(kind, topic, take, qos)
         self._subscriptions.append(made)
         return made
 
@@ -222,6 +225,9 @@ class Inputs:
             self._odometry.clear()
             for camera in self._cameras:
                 camera.messages.forget_depths()
+
+    def _take_image(self, camera: int, message: Any) -> None:
+        self._on_image(CameraImage(camera, message))
 
     def _take_info(self, camera: _Camera, message: CameraInfo) -> None:
         with self._news:

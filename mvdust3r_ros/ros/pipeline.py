@@ -80,14 +80,12 @@ class PipelineHooks:
     """What the pipeline calls; none of these may raise.
 
     Attributes:
-        to_frame: message to frame (intake thread); raises MvDust3rError for a bad message.
         on_frame: each good frame (intake thread).
         on_update: each outcome (inference thread).
         on_idle: about ten times a second while there is no window (inference thread).
         on_fault: a reason and a message for each image or window that failed.
     """
 
-    to_frame: Callable[[Any], Frame]
     on_frame: Callable[[Frame], None]
     on_update: Callable[[MapUpdate], None]
     on_idle: Callable[[], None]
@@ -118,11 +116,15 @@ class Pipeline:
         self._busy_since_s: float | None = None
         self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
-        """Start both threads."""
+    def start(self, to_frame: Callable[[Any], Frame]) -> None:
+        """Start both threads.
+
+        Args:
+            to_frame: message to frame (intake thread); raises MvDust3rError for a bad message.
+        """
         self._running = True
         self._threads = [
-            threading.Thread(target=self._intake, name="intake", daemon=True),
+            threading.Thread(target=self._intake, args=(to_frame,), name="intake", daemon=True),
             threading.Thread(target=self._inference, name="inference", daemon=True),
         ]
         for thread in self._threads:
@@ -228,19 +230,19 @@ class Pipeline:
             self._account.superseded += 1
             self._window = None
 
-    def _intake(self) -> None:
+    def _intake(self, to_frame: Callable[[Any], Frame]) -> None:
         while True:
             with self._change:
                 self._change.wait_for(lambda: bool(self._images) or not self._running)
                 if not self._running:
                     return
                 message = self._images.popleft()
-            self._take_image(message)
+            self._take_image(message, to_frame)
 
-    def _take_image(self, message: Any) -> None:
+    def _take_image(self, message: Any, to_frame: Callable[[Any], Frame]) -> None:
         before = self.mapper.keyframe_count
         try:
-            frame = self._hooks.to_frame(message)
+            frame = self.mapper.mounted(to_frame(message))
             with self._change:
                 self._account.had.update(kinds_of(frame))
             self._hooks.on_frame(frame)

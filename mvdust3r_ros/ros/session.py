@@ -29,7 +29,7 @@ from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict
 from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.messages.images import IMAGE_TYPES, ConversionError
+from mvdust3r_ros.messages.images import IMAGE_TYPES
 from mvdust3r_ros.ros.health.arrivals import Arrivals, Silence, explain_silence
 from mvdust3r_ros.ros.health.diagnosis import metres_hint
 from mvdust3r_ros.ros.health.faults import FaultLog
@@ -93,7 +93,6 @@ class Session:
     def start(self) -> str:
         """Subscribe and start the threads; returns the image topic."""
         hooks = PipelineHooks(
-            to_frame=self._to_frame,
             on_frame=self._on_frame,
             on_update=self._on_update,
             on_idle=self._on_idle,
@@ -110,7 +109,7 @@ class Session:
         self._inputs = Inputs(self._node, ros, pipeline.offer, report, rivals.heard)
         self._transforms = TfOutput(self._inputs, self._out.send_transform, report)
         self._out.send_missed(self.mapper)
-        pipeline.start()
+        pipeline.start(self._inputs.frame)
         return self._inputs.image_topic
 
     def stop(self, join_s: float = JOIN_S) -> bool:
@@ -275,17 +274,10 @@ class Session:
 
     # Called by the pipeline's threads.
 
-    def _to_frame(self, message: Any) -> Frame:
-        inputs = self._inputs
-        if inputs is None:
-            raise ConversionError("stopped", "the node is not active")
-        frame = self.mapper.mounted(inputs.frame(message))
-        self.mapper.path_camera = inputs.path_camera
-        return frame
-
     @guarded
     def _on_frame(self, frame: Frame) -> None:
-        if self._transforms is not None:
+        if self._inputs is not None and self._transforms is not None:
+            self.mapper.path_camera = self._inputs.path_camera
             self._transforms.on_frame(frame)
 
     @guarded

@@ -67,7 +67,6 @@ class Rig:
         self.updates: list[MapUpdate] = []
         self.faults: list[tuple[str, str]] = []
         hooks = PipelineHooks(
-            to_frame=self.to_frame,
             on_frame=[].append,
             on_update=self.updates.append,
             on_idle=lambda: None,
@@ -102,7 +101,7 @@ def frames(room: BoxRoom) -> list[Frame]:
 def test_every_image_is_accounted_for(frames: list[Frame]) -> None:
     rig = Rig(OracleEngine((72, 96)))
     rig.pipeline.offer(frames[0])
-    rig.pipeline.start()
+    rig.pipeline.start(rig.to_frame)
     bad = ConversionError("encoding", "encoding 'nv12' is not known")
     for frame in frames[:20]:
         rig.pipeline.offer(frame)
@@ -133,7 +132,7 @@ def test_every_image_is_accounted_for(frames: list[Frame]) -> None:
 def test_handing_over_returns_at_once_while_the_network_is_busy(frames: list[Frame]) -> None:
     engine = SlowOracle()
     rig = Rig(engine)
-    rig.pipeline.start()
+    rig.pipeline.start(rig.to_frame)
     for frame in frames:
         rig.pipeline.offer(frame)  # the network does not go on before all are handed over
     assert engine.entered.acquire(timeout=LIMIT_S)
@@ -152,7 +151,7 @@ def test_handing_over_returns_at_once_while_the_network_is_busy(frames: list[Fra
 def test_the_newest_window_wins_and_still_overlaps_with_the_map(frames: list[Frame]) -> None:
     engine = SlowOracle()
     rig = Rig(engine)
-    rig.pipeline.start()
+    rig.pipeline.start(rig.to_frame)
     for frame in frames:
         rig.pipeline.offer(frame)
     assert engine.entered.acquire(timeout=LIMIT_S)
@@ -173,7 +172,7 @@ def test_a_network_that_fails_is_a_verdict_and_the_next_window_works(
     engine = SlowOracle()
     engine.fault = fault
     rig = Rig(engine)
-    rig.pipeline.start()
+    rig.pipeline.start(rig.to_frame)
     for frame in frames[:10]:
         rig.pipeline.offer(frame)
     assert engine.entered.acquire(timeout=LIMIT_S)
@@ -200,9 +199,9 @@ def test_a_full_queue_drops_the_oldest(frames: list[Frame]) -> None:
         assert hold.wait(LIMIT_S)
         return frame
 
-    hooks = PipelineHooks(to_frame, [].append, rig.updates.append, lambda: None, print)
+    hooks = PipelineHooks([].append, rig.updates.append, lambda: None, print)
     pipeline = Pipeline(rig.pipeline.mapper, hooks, 3)
-    pipeline.start()
+    pipeline.start(to_frame)
     pipeline.offer(frames[0])
     rig.wait(lambda: len(seen) == 1)
     for frame in frames[1:8]:
@@ -217,7 +216,7 @@ def test_a_full_queue_drops_the_oldest(frames: list[Frame]) -> None:
 def test_a_reset_while_the_network_works_gives_a_stale_window(frames: list[Frame]) -> None:
     engine = SlowOracle()
     rig = Rig(engine)
-    rig.pipeline.start()
+    rig.pipeline.start(rig.to_frame)
     for frame in frames[:6]:
         rig.pipeline.offer(frame)
     assert engine.entered.acquire(timeout=LIMIT_S)
@@ -234,7 +233,7 @@ def test_a_reset_while_the_network_works_gives_a_stale_window(frames: list[Frame
 def test_the_end_of_a_drive_is_mapped_without_a_full_window(frames: list[Frame]) -> None:
     """As `Mapper.finish` does where nothing runs in threads."""
     rig = Rig(OracleEngine((72, 96)))
-    rig.pipeline.start()
+    rig.pipeline.start(rig.to_frame)
     for frame in frames[:11]:
         rig.pipeline.offer(frame)
     assert rig.pipeline.finish(LIMIT_S)
@@ -256,7 +255,7 @@ def test_the_end_of_a_drive_is_mapped_without_a_full_window(frames: list[Frame])
 
 def test_a_drive_too_short_for_a_window_is_mapped_at_its_end(frames: list[Frame]) -> None:
     rig = Rig(OracleEngine((72, 96)))
-    rig.pipeline.start()
+    rig.pipeline.start(rig.to_frame)
     for frame in frames[:3]:
         rig.pipeline.offer(frame)
     assert rig.pipeline.finish(LIMIT_S)
@@ -267,7 +266,7 @@ def test_a_drive_too_short_for_a_window_is_mapped_at_its_end(frames: list[Frame]
 def test_who_waits_for_the_end_waits_no_longer_than_told(frames: list[Frame]) -> None:
     engine = SlowOracle()
     rig = Rig(engine)
-    rig.pipeline.start()
+    rig.pipeline.start(rig.to_frame)
     for frame in frames[:10]:
         rig.pipeline.offer(frame)
     assert engine.entered.acquire(timeout=LIMIT_S)
@@ -282,7 +281,7 @@ def test_who_waits_for_the_end_waits_no_longer_than_told(frames: list[Frame]) ->
 
 def test_images_that_keep_coming_do_not_put_off_the_end(frames: list[Frame]) -> None:
     rig = Rig(OracleEngine((72, 96)))
-    rig.pipeline.start()
+    rig.pipeline.start(rig.to_frame)
     ended = threading.Event()
 
     def drive() -> None:
