@@ -22,7 +22,7 @@ from mvdust3r_ros.atlas.session_file import StoredKeyframe, StoredMap
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import Descriptor
 from mvdust3r_ros.descriptors import of_one_kind
-from mvdust3r_ros.drawing.drawing import view_of_floor
+from mvdust3r_ros.graph.floor_views import view_of_floor
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.placing.known_points import Pointmap
