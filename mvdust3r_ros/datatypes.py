@@ -238,19 +238,31 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
+class Descriptor:
+    """What a place looks like, to compare with others of the same kind; see `descriptors`.
+
+    Attributes:
+        kind: what it is made of: `descriptors.THUMBNAIL`, or the name of the engine whose tokens.
+        vector: (D,) float32; views of one place point in much the same direction.
+    """
+
+    kind: str
+    vector: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class ViewTokens:
     """What an engine keeps of one encoded view.
 
     Attributes:
         features: the engine's own array (numpy, torch or device memory); opaque to all others.
         view: the view it was made from (the point head's skip branch reads the image again).
-        descriptor: (D,) float32 what its place looks like, to compare by cosine with others of the
-            same engine; see `descriptors`.
+        descriptor: what its place looks like.
     """
 
     features: Any
     view: View
-    descriptor: FloatArray
+    descriptor: Descriptor
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,17 +16,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
+import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, View
+from mvdust3r_ros.datatypes import Descriptor, FloatArray, View
 
+THUMBNAIL = "thumbnail"
+"""Kind of the descriptors that any view has."""
 THUMBNAIL_PX = 16
 
 
-def image_descriptor(view: View) -> FloatArray:
-    """(D,) float32 thumbnail of a view without brightness and contrast, for engines without."""
+def image_descriptor(view: View) -> Descriptor:
+    """Thumbnail of a view without brightness and contrast, for engines without tokens."""
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     small = cv2.resize(view.image_rgb, size, interpolation=cv2.INTER_AREA).astype("f4")
     flat = small.reshape(-1, 3)
-    spread: FloatArray = ((flat - flat.mean(0)) / (flat.std(0) + 1e-3)).ravel()
-    return spread
+    return Descriptor(THUMBNAIL, ((flat - flat.mean(0)) / (flat.std(0) + 1e-3)).ravel())
+
+
+def of_one_kind(
+    descriptors: Sequence[Descriptor], views: Sequence[View]
+) -> tuple[str, FloatArray]:
+    """Descriptors that can be compared: those given, or thumbnails where their kinds differ.
+
+    Args:
+        descriptors: N of them, at least one.
+        views: that they are of.
+
+    Returns:
+        Their kind, and (N, D) float32 vectors.
+    """
+    kinds = {(d.kind, len(d.vector)) for d in descriptors}
+    if len(kinds) > 1:
+        descriptors = [image_descriptor(view) for view in views]
+    return descriptors[0].kind, np.stack([d.vector for d in descriptors])
+
+
+def similarity(stored: FloatArray, seen: FloatArray) -> FloatArray:
+    """(N, M) cosines between vectors (N, D) and (M, D), less what all stored ones share."""
+    centre = stored.mean(0)
+    cosines: FloatArray = _unit(stored - centre) @ _unit(seen - centre).T
+    return cosines
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    return unit

@@ -55,7 +55,6 @@ from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.loops import loop_candidate, measure_loop
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.graph.relocalisation import (
-    Place,
     RelocalisationError,
     check_same_place,
     likely_places,
@@ -96,7 +95,7 @@ class _State:
             where settings or the engine change.
         keyframes: those that wait, and which come next.
         track: where odometry saw the robot in the last frames.
-        lost_in: the loaded map in which the camera has not been found yet.
+        lost: whether the camera has not been found yet in the map, which was loaded.
         view_hw: height and width of all views; None before the first frame decides.
         rolled_back: windows taken out of the map again.
         refused_loops: why joint windows were no closure, or another correction failed; the last
@@ -110,7 +109,7 @@ class _State:
         self.keyframes.epoch = epoch
         self.reconstructor = reconstructor
         self.track = OdometryTrack()
-        self.lost_in: Place | None = None
+        self.lost = False
         self.view_hw: tuple[int, int] | None = None
         self.rolled_back = 0
         self.refused_loops: deque[str] = deque(maxlen=20)
@@ -219,8 +218,8 @@ class Mapper:
             if window.epoch != state.keyframes.epoch:
                 return MapUpdate(window, Verdict.REJECTED_STALE, "made before a jump back in time")
             window = self.shutter.straightened(state.keyframes.take(window))
-        if state.lost_in is not None:
-            return self._relocalise(state, window, state.lost_in, clock)
+        if state.lost:
+            return self._relocalise(state, window, clock)
         update = self._join(state, window, clock)
         rejected = update.verdict not in (Verdict.COMMITTED, Verdict.REJECTED_STALE)
         with self._lock:
@@ -394,9 +393,7 @@ class Mapper:
             return replace(update, message=message, rolled_back=count)
         return rejected
 
-    def _relocalise(
-        self, state: _State, window: Window, place: Place, clock: StageClock
-    ) -> MapUpdate:
+    def _relocalise(self, state: _State, window: Window, clock: StageClock) -> MapUpdate:
         """Look for the camera in the loaded map; until it is found nothing changes."""
         count = max(2, self.config.keyframes.window_size // 2)
         new = window.keyframes[-count:]
@@ -406,12 +403,12 @@ class Mapper:
                 tokens = state.reconstructor.tokens(window.keyframes)[-count:]
         except MvDust3rError as error:
             return MapUpdate(window, Verdict.REJECTED_ENGINE_ERROR, str(error))
-        seen = [place.descriptor_of(t) for t in tokens]
-        for stored in likely_places(place, seen, count):
+        mapped = list(state.now.graph.keyframes.values())
+        for stored in likely_places(mapped, tokens, count):
             joint = replace(window, keyframes=(*stored, *new))
             update = self._join(state, joint, clock, stored)
             if update.verdict == Verdict.COMMITTED:
-                state.lost_in = None
+                state.lost = False
                 return update
             likeliest = likeliest or update
         assert likeliest is not None  # a loaded map has keyframes
@@ -492,14 +489,11 @@ class Mapper:
                 f"the map was made with views of {size[1]}x{size[0]}, the engine {info.name} "
                 f"takes {info.size_words()}; use the engine that made it"
             )
-        graph = restored(stored, info, self.config.map)
+        graph = restored(stored, info.rel_error, self.config.map)
         state = self._new_state(self._state.keyframes.epoch + 1)
         state.view_hw, state.now = size, Revision.of(graph, self.config)
         state.keyframes.keyframe_count = max(stored.poses) + 1
-        state.lost_in = Place(
-            {key: item.keyframe for key, item in graph.keyframes.items()},
-            {k: m.descriptor for k, m in graph.keyframes.items() if m.descriptor is not None},
-        )
+        state.lost = True
         with self._lock:
             state.keyframes.epoch = self._state.keyframes.epoch + 1
             state.now = state.now.using(self.config)  # they may have changed meanwhile
@@ -595,8 +589,8 @@ class Mapper:
     @property
     def looking_in(self) -> int:
         """Keyframes of a loaded map in which the camera has not been found yet; 0 otherwise."""
-        place = self._state.lost_in
-        return 0 if place is None else len(place.keyframes)
+        state = self._state
+        return len(state.now.graph.keyframes) if state.lost else 0
 
     @property
     def keyframe_count(self) -> int:

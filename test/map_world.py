@@ -21,8 +21,8 @@ from dataclasses import replace
 
 from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.drawing.drawing import view_of_floor
 from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.floor_views import view_of_floor
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.placing.scale import ScaleFilter
 

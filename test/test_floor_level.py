@@ -23,10 +23,10 @@ import pytest
 
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
-from mvdust3r_ros.drawing.drawing import floor_off
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
 from mvdust3r_ros.geometry import Sim3
+from mvdust3r_ros.graph.floor_views import floor_off
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.mapper import Mapper

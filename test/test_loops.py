@@ -25,7 +25,7 @@ import pytest
 from box_room import BoxRoom, with_drift
 from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings, with_values
-from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
+from mvdust3r_ros.datatypes import Descriptor, Frame, Keyframe, Verdict, View
 from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.drawing.voxel_map import VoxelMap
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
@@ -420,7 +420,10 @@ def carried(shift_m: float = 0.0) -> tuple[KeyframeGraph, dict[int, Any]]:
 
 
 def looking(graph: KeyframeGraph, looks: dict[int, Any]) -> KeyframeGraph:
-    keyframes = {k: replace(m, descriptor=looks[k]) for k, m in graph.keyframes.items()}
+    keyframes = {
+        k: replace(m, descriptor=Descriptor("tokens", looks[k]))
+        for k, m in graph.keyframes.items()
+    }
     return replace(graph, keyframes=keyframes)
 
 
@@ -455,7 +458,9 @@ def test_ground_that_drift_has_moved_away_is_known_by_its_looks() -> None:
 
 def test_looks_of_different_engines_are_not_compared() -> None:
     graph, looks = carried()
-    looks[0] = np.zeros(3, np.float32)
-    chosen = loop_candidate(looking(graph, looks), 4, NEAR)
-    assert chosen is not None
-    assert chosen.nearest.id == 0
+    alike_tokens = looking(graph, alike(looks, 1, 39))
+    newest = alike_tokens.keyframes[39]
+    other = replace(newest, descriptor=Descriptor("other tokens", newest.descriptor.vector))
+    mixed = replace(alike_tokens, keyframes={**alike_tokens.keyframes, 39: other})
+    nearest = [loop_candidate(g, 4, NEAR) for g in (graph, alike_tokens, mixed)]
+    assert [c.nearest.id for c in nearest if c is not None] == [0, 1, 0]

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.datatypes import FloatArray, View, ViewTokens
+from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.engines.mvs.readings import FOLLOWING, Readings
 from mvdust3r_ros.sfm.window_poses import WindowPoses, given_poses
 from sfm_world import pose
@@ -48,7 +49,7 @@ def way(start: int = 0, unit: float = 1.0) -> FloatArray:
 
 def tokens(features: list[Features]) -> list[ViewTokens]:
     view = View(np.zeros((4, 4, 3), np.uint8))
-    return [ViewTokens(one, view, np.ones(1)) for one in features]
+    return [ViewTokens(one, view, image_descriptor(view)) for one in features]
 
 
 def started() -> tuple[Readings, list[Features], FloatArray]:
@@ -72,10 +73,8 @@ def test_views_with_others_on_both_sides_are_kept_in_the_new_unit() -> None:
 
 def test_views_before_the_shared_ones_come_along_where_the_window_follows() -> None:
     readings = Readings()
-    every = [
-        ViewTokens(Features(), View(np.zeros((4, 4, 3), np.uint8), stamp_ns=k), np.ones(1))
-        for k in range(8)
-    ]
+    views = [View(np.zeros((4, 4, 3), np.uint8), stamp_ns=k) for k in range(8)]
+    every = [ViewTokens(Features(), view, image_descriptor(view)) for view in views]
     first, depth = every[:VIEWS], np.full((VIEWS, *HW), 2.0, np.float32)
     assert readings.earlier(first) == []
     readings.remember(first, poses(way()), depth, np.zeros_like(depth))

@@ -42,11 +42,9 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.engines.base import EngineError, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.engines.views import token_descriptor
 from mvdust3r_ros.evaluation.metrics.map_metrics import absolute_errors
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder, TrueView
 from mvdust3r_ros.geometry import align_sim3, backproject, invert_se3, make_se3
-from mvdust3r_ros.graph.relocalisation import Place
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.window.keyframes import KeyframeError
 
@@ -448,15 +446,6 @@ def test_a_saved_map_of_aspect_views_goes_on(frames: list[Frame]) -> None:
     assert updates[0].verdict == Verdict.COMMITTED
     with pytest.raises(ConfigError, match=r"views of 64x48, the engine .* takes 96x72"):
         Mapper(CONFIG, PosedEngine()).restore(stored)
-
-
-def test_a_loaded_map_of_another_engine_is_searched_by_pictures(frames: list[Frame]) -> None:
-    view, mean = View(frames[0].image_rgb), token_descriptor(np.array([[1.0, 2.0], [3.0, 6.0]]))
-    assert mean.tolist() == [2.0, 4.0]
-    tokens = ViewTokens(None, view, mean)
-    assert Place({}, {0: np.ones(2, np.float32)}).descriptor_of(tokens) is mean
-    other = Place({}, {0: np.ones(3, np.float32)}).descriptor_of(tokens)
-    np.testing.assert_array_equal(other, image_descriptor(view))
 
 
 def test_the_truth_shows_what_views_in_the_cameras_aspect_show(room: BoxRoom) -> None:

@@ -28,17 +28,12 @@ import numpy as np
 
 from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings
 from mvdust3r_ros.datatypes import FloatArray, StageClock
-from mvdust3r_ros.drawing.drawing import (
-    Drawing,
-    far_away,
-    floor_height,
-    floor_off,
-    seen_often,
-    view_of_floor,
-)
+from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.graph.depth_levels import levels_of
 from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.floor_views import floor_height, floor_off, view_of_floor
+from mvdust3r_ros.graph.forgetting import far_away, seen_often
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.loops import close_loop
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe

@@ -20,9 +20,9 @@ from dataclasses import replace
 
 from mvdust3r_ros.atlas.session_file import StoredKeyframe, StoredMap
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.descriptors import image_descriptor
-from mvdust3r_ros.drawing.drawing import view_of_floor
-from mvdust3r_ros.engines.base import EngineInfo
+from mvdust3r_ros.datatypes import Descriptor
+from mvdust3r_ros.descriptors import of_one_kind
+from mvdust3r_ros.graph.floor_views import view_of_floor
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.placing.known_points import Pointmap
@@ -34,11 +34,12 @@ def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
 
     Args:
         graph: the map.
-        engine: name of the engine that made its descriptors.
+        engine: name of the engine that goes on with it.
     """
-    items = graph.keyframes.values()
-    sizes = {0 if m.descriptor is None else len(m.descriptor) for m in items}
-    of_one_kind = len(sizes) == 1 and 0 not in sizes
+    items = list(graph.keyframes.values())
+    if not items:
+        return StoredMap([], {}, [], graph.scale.estimate, engine)
+    kind, looks = of_one_kind([m.descriptor for m in items], [m.keyframe.view for m in items])
     keyframes = [
         StoredKeyframe(
             m.keyframe,
@@ -48,19 +49,18 @@ def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
             m.conf,
             m.pointmap.points_cam,
             m.pointmap.conf,
-            m.descriptor
-            if of_one_kind and m.descriptor is not None
-            else image_descriptor(m.keyframe.view),
+            vector,
         )
-        for m in items
+        for m, vector in zip(items, looks, strict=True)
     ]
     way = graph.way.held_by(set(graph.keyframes))
-    return StoredMap(keyframes, graph.poses, list(graph.edges), graph.scale.estimate, engine, way)
+    return StoredMap(
+        keyframes, graph.poses, list(graph.edges), graph.scale.estimate, engine, kind, way
+    )
 
 
-def restored(stored: StoredMap, engine: EngineInfo, settings: MapSettings) -> KeyframeGraph:
-    """A saved map to go on with."""
-    same = stored.engine == engine.name
+def restored(stored: StoredMap, rel_error: float, settings: MapSettings) -> KeyframeGraph:
+    """A saved map to go on with, by an engine of this error."""
     items = [
         MapKeyframe(
             k.keyframe,
@@ -69,7 +69,7 @@ def restored(stored: StoredMap, engine: EngineInfo, settings: MapSettings) -> Ke
             k.colors_rgb,
             k.conf,
             pointmap=Pointmap(k.dense_points_cam, k.dense_conf),
-            descriptor=k.descriptor if same else image_descriptor(k.keyframe.view),
+            descriptor=Descriptor(stored.descriptor_kind, k.descriptor),
         )
         for k in stored.keyframes
     ]
@@ -80,5 +80,5 @@ def restored(stored: StoredMap, engine: EngineInfo, settings: MapSettings) -> Ke
         scale=ScaleFilter().known(stored.scale),
         way=stored.way,
         closures=sum(edge.robust for edge in stored.edges),
-        rel_error=engine.rel_error,
+        rel_error=rel_error,
     )

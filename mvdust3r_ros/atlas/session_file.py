@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from mvdust3r_ros.datatypes import (
     ScaleSource,
     View,
 )
+from mvdust3r_ros.descriptors import THUMBNAIL, image_descriptor
 from mvdust3r_ros.graph.driven_way import DrivenWay
 from mvdust3r_ros.placing.pose_graph import PoseEdge
 from mvdust3r_ros.safe_files import FileError, finish_writing, read_limited
@@ -80,7 +81,7 @@ class StoredKeyframe:
         conf: (N,) float32.
         dense_points_cam: (h, w, 3) float32 thinned pointmap, camera frame, metres.
         dense_conf: (h, w) float32 its confidence.
-        descriptor: (D,) float32 what the place looks like.
+        descriptor: (D,) float32 what the place looks like, of the kind that the map says.
     """
 
     keyframe: Keyframe
@@ -102,7 +103,8 @@ class StoredMap:
         poses: keyframe -> (4, 4) T_map_cam, of forgotten keyframes too.
         edges: measured motions between them.
         scale: scale and its evidence.
-        engine: name of the engine that made the descriptors.
+        engine: name of the engine that saved it.
+        descriptor_kind: of all keyframes, see `Descriptor`.
         way: where a robot has driven, tied to the keyframes.
     """
 
@@ -111,6 +113,7 @@ class StoredMap:
     edges: list[PoseEdge]
     scale: ScaleEstimate
     engine: str
+    descriptor_kind: str = THUMBNAIL
     way: DrivenWay = field(default_factory=DrivenWay)
 
 
@@ -131,6 +134,7 @@ def session_bytes(stored: StoredMap) -> bytes:
     arrays: dict[str, Any] = {
         "format": np.array(FORMAT),
         "engine": np.array(stored.engine),
+        "descriptor_kind": np.array(stored.descriptor_kind),
         "ids": np.array([i.keyframe.id for i in items], np.int64),
         "stamps_ns": np.array([i.keyframe.stamp_ns for i in items], np.int64),
         "cameras": np.array([i.keyframe.camera_name for i in items]),
@@ -209,7 +213,8 @@ def _arrays(content: bytes) -> dict[str, Any]:
             raise SessionFileError(f"{', '.join(missing)} missing")
         way = _way_columns(DrivenWay())
         way.update({name: archive[name] for name in way if name in archive})
-        return {**{name: archive[name] for name in ("engine", *ARRAYS)}, **way}
+        kind = {name: archive[name] for name in ("descriptor_kind",) if name in archive}
+        return {**{name: archive[name] for name in ("engine", *ARRAYS)}, **way, **kind}
 
 
 def _check(data: Mapping[str, Any]) -> None:
@@ -256,13 +261,13 @@ def _stored_map(data: Mapping[str, Any]) -> StoredMap:
     points, colors, conf = (
         np.split(data[name], ends) for name in ("points_cam", "colors_rgb", "conf")
     )
+    views = [_view(data, i) for i in range(len(data["ids"]))]
+    kind, looks = _descriptors(data, views)
     keyframes = [
         StoredKeyframe(
-            Keyframe(
-                int(key), int(data["stamps_ns"][i]), _view(data, i), str(data["cameras"][i])
-            ),
+            Keyframe(int(key), int(data["stamps_ns"][i]), views[i], str(data["cameras"][i])),
             data["T_map_cam"][i], points[i], colors[i], conf[i],
-            data["dense_points_cam"][i], data["dense_conf"][i], data["descriptors"][i],
+            data["dense_points_cam"][i], data["dense_conf"][i], looks[i],
         )
         for i, key in enumerate(data["ids"])
     ]  # fmt: skip
@@ -280,8 +285,24 @@ def _stored_map(data: Mapping[str, Any]) -> StoredMap:
         edges,
         ScaleEstimate(factor, rel_sigma, ScaleSource(int(source))),
         str(data["engine"]),
+        kind,
         DrivenWay(*(data[name] for name in WAY_ARRAYS)),
     )
+
+
+def _descriptors(data: Mapping[str, Any], views: Sequence[View]) -> tuple[str, FloatArray]:
+    """Kind and (N, D) vectors.
+
+    Older files name the engine alone. It may have had no tokens, or have gone on with a map of
+    thumbnails: where these are found, all are thumbnails.
+    """
+    stored: FloatArray = data["descriptors"]
+    if "descriptor_kind" in data:
+        return str(data["descriptor_kind"]), stored
+    thumbnails = np.stack([image_descriptor(view).vector for view in views])
+    if stored.shape == thumbnails.shape and np.isclose(stored, thumbnails).all(1).any():
+        return THUMBNAIL, thumbnails
+    return str(data["engine"]), stored
 
 
 def _view(data: Mapping[str, Any], index: int) -> View:

@@ -26,15 +26,10 @@ from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, StageClock
 from mvdust3r_ros.drawing.occupancy import OccupancyMap
 from mvdust3r_ros.drawing.voxel_map import VoxelMap
-from mvdust3r_ros.geometry import rotation_angle_deg
 from mvdust3r_ros.graph.driven_way import DrivenWay
+from mvdust3r_ros.graph.floor_views import floor_height
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
-from mvdust3r_ros.placing.floor import fit_floor
-
-FLOOR_TILT_DEG = 10.0
-MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
-PLACE_M, PLACE_DEG = 0.3, 20.0
 
 
 class Drawn(NamedTuple):
@@ -186,82 +181,6 @@ class Drawing:
         places = [np.stack([T[:, :3, 3], T[:, :3, 3] + 3.0 * T[:, :3, 2]]) for T in (new, old)]
         shift_m = np.linalg.norm(places[0] - places[1], axis=-1)
         return bool(shift_m.max(initial=0.0) < self.settings.voxel_size_m / 2)
-
-
-def view_of_floor(item: MapKeyframe, camera_height_m: float) -> float | None:
-    """What a keyframe says of the height of the floor in the map frame; None for nothing.
-
-    Args:
-        item: the keyframe.
-        camera_height_m: of the camera above the floor; 0 when unknown.
-    """
-    camera = item.T_map_cam[:3, 3]
-    if camera_height_m > 0:
-        return float(camera[2]) - camera_height_m
-    floor = fit_floor(item.points_map(), camera, FLOOR_TILT_DEG)
-    return None if floor is None else floor.height
-
-
-def floor_height(graph: KeyframeGraph, clouds: Iterable[FloatArray]) -> float:
-    """Median over the keyframes that saw a floor; the lowest points while there is none."""
-    if heights := graph.floor_heights_m:
-        return float(np.median(heights))
-    lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
-    return float(min(lowest, default=0.0))
-
-
-def floor_off(graph: KeyframeGraph, settings: MapSettings) -> float:
-    """How far above z = 0 the floor has turned out to be (m); 0 while that is not certain.
-
-    The first window puts the floor at z = 0 by what its few views see. When enough keyframes say
-    otherwise, by more than a cell of the grid, they are right.
-    """
-    heights = np.array(graph.floor_heights_m)
-    if len(heights) < MIN_FLOOR_VIEWS:
-        return 0.0
-    off_m = float(np.median(heights))
-    sigma_m = 1.4826 * float(np.median(np.abs(heights - off_m))) / np.sqrt(len(heights) / 1.57)
-    certain = abs(off_m) > max(settings.grid_resolution_m, FLOOR_SIGMAS * sigma_m)
-    return off_m if certain else 0.0
-
-
-def seen_often(
-    graph: KeyframeGraph, new: Sequence[MapKeyframe], keep: Collection[int], most: int
-) -> set[int]:
-    """Older keyframes of places that have been seen often enough, to let go of.
-
-    A robot that stays in one room would else fill the memory. Of each place the oldest keyframe
-    stays, which holds the map where it is, and the newest. What the others saw stays in voxels and
-    grid until these are drawn again.
-
-    Args:
-        graph: the map.
-        new: the newest keyframes; it is their places that are looked at.
-        keep: keyframes that stay.
-        most: keyframes of a place; 0 for no limit.
-    """
-    ids = list(graph.keyframes)
-    gone: set[int] = set()
-    if most == 0 or len(ids) <= most:
-        return gone
-    T = np.stack([item.T_map_cam for item in graph.keyframes.values()])
-    for item in new:
-        off_m = np.linalg.norm(T[:, :3, 3] - item.T_map_cam[:3, 3], axis=1)
-        turned_deg = rotation_angle_deg(item.T_map_cam[:3, :3].T @ T[:, :3, :3])
-        here = np.flatnonzero((off_m < PLACE_M) & (turned_deg < PLACE_DEG))
-        there = [key for i in here if (key := ids[i]) not in gone]
-        surplus = max(0, len(there) - most)
-        gone.update(key for key in there[1 : 1 + surplus] if key not in keep)
-    return gone
-
-
-def far_away(graph: KeyframeGraph, camera_map: FloatArray, radius_m: float) -> set[int]:
-    """Keyframes farther than a radius from (3,) a place, map frame."""
-    return {
-        key
-        for key, item in graph.keyframes.items()
-        if np.linalg.norm(item.T_map_cam[:3, 3] - camera_map) > radius_m
-    }
 
 
 def draw_in_order(

@@ -80,7 +80,8 @@ class OnnxEngine(Engine):
                 inputs["intrinsics"] = stack_intrinsics(part)
             features = self.run_encoder(inputs)["tokens"]
             tokens.extend(
-                ViewTokens(f, v, token_descriptor(f)) for f, v in zip(features, part, strict=True)
+                ViewTokens(f, v, token_descriptor(f, self._info.name))
+                for f, v in zip(features, part, strict=True)
             )
         return tokens
 

@@ -90,7 +90,7 @@ class TensorRtEngine(Engine):
             inputs["intrinsics"] = stack_intrinsics(views)
         features = self._encoder.run(inputs)["tokens"]
         return [
-            ViewTokens(f, view, token_descriptor(f))
+            ViewTokens(f, view, token_descriptor(f, self._info.name))
             for f, view in zip(features, views, strict=True)
         ]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
+from mvdust3r_ros.datatypes import Descriptor, View, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest
 from mvdust3r_ros.engines.views import path_count, stack_images, stack_intrinsics
@@ -93,10 +93,10 @@ class TorchEngine(Engine):
         images = self._images(views)
         intrinsics = torch.from_numpy(stack_intrinsics(views)).to(self._device)
         tokens = self._network.encode(images, intrinsics)
-        descriptors = _numpy(tokens.double().mean(1))  # as `token_descriptor`, on the device
+        means = _numpy(tokens.double().mean(1))  # as `token_descriptor`, on the device
         return [
-            ViewTokens(t, view, descriptor)
-            for t, view, descriptor in zip(tokens, views, descriptors, strict=True)
+            ViewTokens(t, view, Descriptor(self._info.name, mean))
+            for t, view, mean in zip(tokens, views, means, strict=True)
         ]
 
     @torch.inference_mode()

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mvdust3r_ros.datatypes import FloatArray, View, ViewTokens
+from mvdust3r_ros.datatypes import Descriptor, FloatArray, View, ViewTokens
 from mvdust3r_ros.engines.base import EngineError, EngineInfo
 
 Float32Array = npt.NDArray[np.float32]
@@ -91,7 +91,12 @@ def slot_order(n_ref: int, n_views: int) -> npt.NDArray[np.int64]:
     return order
 
 
-def token_descriptor(tokens: FloatArray) -> FloatArray:
-    """(D,) float32 mean of (..., D) tokens of a view, for networks whose encoder makes some."""
+def token_descriptor(tokens: FloatArray, engine: str) -> Descriptor:
+    """Mean of the (..., D) tokens of a view, for networks whose encoder makes some.
+
+    Args:
+        tokens: of the view.
+        engine: name of the engine that made them; no other one's are compared with them.
+    """
     mean = tokens.reshape(-1, tokens.shape[-1]).mean(0, dtype=np.float64)
-    return np.asarray(mean, np.float32)
+    return Descriptor(engine, np.asarray(mean, np.float32))

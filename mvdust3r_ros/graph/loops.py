@@ -28,6 +28,7 @@ import numpy as np
 
 from mvdust3r_ros.config import LoopSettings
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError
+from mvdust3r_ros.descriptors import of_one_kind, similarity
 from mvdust3r_ros.geometry import AlignmentError, Sim3, invert_se3, make_se3
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.placing.known_points import KnownView, joint_of
@@ -95,11 +96,10 @@ def _best(graph: KeyframeGraph, old: Sequence[int], settings: LoopSettings) -> i
     ids, poses = list(graph.keyframes), graph.poses
     newest = ids[-1]
     alike = dict.fromkeys(old, 0.0)
-    descriptors = [graph.keyframes[i].descriptor for i in (*old, newest)]
-    known = [d for d in descriptors if d is not None]
-    if len(known) == len(old) + 1 > 1 and len({len(d) for d in known}) == 1:
-        found = similarity(np.stack(known[:-1]), known[-1][None])[:, 0]
-        alike = dict(zip(old, found.tolist(), strict=True))
+    if old:
+        items = [graph.keyframes[i] for i in (*old, newest)]
+        _, looks = of_one_kind([m.descriptor for m in items], [m.keyframe.view for m in items])
+        alike = dict(zip(old, similarity(looks[:-1], looks[-1:])[:, 0].tolist(), strict=True))
     cost = {i: _distance(poses[i], poses[newest], settings) - alike[i] for i in old}
     nearest = min(cost, key=lambda i: cost[i], default=None)
     if nearest is None or math.isfinite(cost[nearest]):
@@ -209,15 +209,3 @@ def close_loop(graph: KeyframeGraph, edge: PoseEdge, settings: LoopSettings) -> 
             f"(limit {settings.max_sigmas:g}) and is still {left:.1f} sigmas off"
         )
     return graph.closed(edge, moved)
-
-
-def similarity(stored: FloatArray, seen: FloatArray) -> FloatArray:
-    """(N, M) cosines between descriptors (N, D) and (M, D), less what all stored ones share."""
-    centre = stored.mean(0)
-    cosines: FloatArray = _unit(stored - centre) @ _unit(seen - centre).T
-    return cosines
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
-    return unit

@@ -21,10 +21,12 @@ from functools import cached_property
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe
+from mvdust3r_ros.datatypes import Descriptor, FloatArray, ImageArray, Keyframe
 from mvdust3r_ros.geometry import R_BODY_OPTICAL
 from mvdust3r_ros.graph.range_image import RangeImage
 from mvdust3r_ros.placing.known_points import Pointmap, times
+
+NO_DESCRIPTOR = Descriptor("", np.zeros(0, np.float32))
 
 
 def _nothing() -> Pointmap:
@@ -46,7 +48,7 @@ class MapKeyframe:
         size: metres of their unit, as it is known now.
         level: factor by which they are levelled beside it, see `depth_levels`.
         pointmap: what the window that it came with saw.
-        descriptor: (D,) what the place looks like; None when unknown.
+        descriptor: what the place looks like.
         sized_by: number of the window in the scale's history whose size it follows.
         network_share: how much of the motion to it follows that size, see `FusedPoses`.
         floor_z_m: what its view says of the height of the floor; None for nothing.
@@ -61,7 +63,7 @@ class MapKeyframe:
     size: float = 1.0
     level: float = 1.0
     pointmap: Pointmap = field(default_factory=_nothing)
-    descriptor: FloatArray | None = None
+    descriptor: Descriptor = NO_DESCRIPTOR
     sized_by: int = 0
     network_share: float = 1.0
     floor_z_m: float | None = None

@@ -20,15 +20,14 @@ stored points, and when both see the same surfaces in the same colours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError, ViewTokens
-from mvdust3r_ros.descriptors import image_descriptor
-from mvdust3r_ros.graph.loops import similarity
+from mvdust3r_ros.descriptors import of_one_kind, similarity
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 TRIES = 3
@@ -40,41 +39,30 @@ class RelocalisationError(MvDust3rError):
     """The camera is not where it was looked for; the message says why."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Stored keyframes (id -> keyframe, in the order of commits) and how they look."""
-
-    keyframes: Mapping[int, Keyframe]
-    descriptors: Mapping[int, FloatArray]
-
-    def descriptor_of(self, tokens: ViewTokens) -> FloatArray:
-        """Of a new view, of the kind that the stored keyframes have."""
-        same = all(len(d) == len(tokens.descriptor) for d in self.descriptors.values())
-        return tokens.descriptor if same else image_descriptor(tokens.view)
-
-
 def likely_places(
-    place: Place, seen: Sequence[FloatArray], count: int
+    stored: Sequence[MapKeyframe], seen: Sequence[ViewTokens], count: int
 ) -> list[tuple[Keyframe, ...]]:
     """Groups of neighbouring stored keyframes, the most similar group first.
 
     Args:
-        place: the stored keyframes.
-        seen: descriptors of the new views, same kind as the stored ones.
+        stored: the keyframes of the map, in the order of their commits.
+        seen: the new views; those of a map of another kind of descriptor are compared by pictures.
         count: keyframes of a group.
     """
-    ids = list(place.keyframes)
-    stored = np.stack([place.descriptors[i] for i in ids])
-    similar = similarity(stored, np.stack(seen)).max(1)
+    _, looks = of_one_kind(
+        [*(item.descriptor for item in stored), *(item.descriptor for item in seen)],
+        [*(item.keyframe.view for item in stored), *(item.view for item in seen)],
+    )
+    similar = similarity(looks[: len(stored)], looks[len(stored) :]).max(1)
     groups: list[tuple[Keyframe, ...]] = []
     taken: set[int] = set()
     for best in np.argsort(-similar).tolist():
         if best in taken:
             continue
-        start = min(max(best - count // 2, 0), max(len(ids) - count, 0))
-        around = range(start, min(start + count, len(ids)))
+        start = min(max(best - count // 2, 0), max(len(stored) - count, 0))
+        around = range(start, min(start + count, len(stored)))
         taken.update(around)
-        groups.append(tuple(place.keyframes[ids[i]] for i in around))
+        groups.append(tuple(stored[i].keyframe for i in around))
         if len(groups) == TRIES:
             break
     return groups

@@ -1,0 +1,67 @@
+# Copyright 2026 mvdust3r_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How high the floor is, as the keyframes of a map see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from mvdust3r_ros.config import MapSettings
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
+from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.placing.floor import fit_floor
+
+FLOOR_TILT_DEG = 10.0
+MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
+
+
+def view_of_floor(item: MapKeyframe, camera_height_m: float) -> float | None:
+    """What a keyframe says of the height of the floor in the map frame; None for nothing.
+
+    Args:
+        item: the keyframe.
+        camera_height_m: of the camera above the floor; 0 when unknown.
+    """
+    camera = item.T_map_cam[:3, 3]
+    if camera_height_m > 0:
+        return float(camera[2]) - camera_height_m
+    floor = fit_floor(item.points_map(), camera, FLOOR_TILT_DEG)
+    return None if floor is None else floor.height
+
+
+def floor_height(graph: KeyframeGraph, clouds: Iterable[FloatArray]) -> float:
+    """Median over the keyframes that saw a floor; the lowest points while there is none."""
+    if heights := graph.floor_heights_m:
+        return float(np.median(heights))
+    lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
+    return float(min(lowest, default=0.0))
+
+
+def floor_off(graph: KeyframeGraph, settings: MapSettings) -> float:
+    """How far above z = 0 the floor has turned out to be (m); 0 while that is not certain.
+
+    The first window puts the floor at z = 0 by what its few views see. When enough keyframes say
+    otherwise, by more than a cell of the grid, they are right.
+    """
+    heights = np.array(graph.floor_heights_m)
+    if len(heights) < MIN_FLOOR_VIEWS:
+        return 0.0
+    off_m = float(np.median(heights))
+    sigma_m = 1.4826 * float(np.median(np.abs(heights - off_m))) / np.sqrt(len(heights) / 1.57)
+    certain = abs(off_m) > max(settings.grid_resolution_m, FLOOR_SIGMAS * sigma_m)
+    return off_m if certain else 0.0
