@@ -23,21 +23,85 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mvdust3r_ros.atlas.revision import Revision
-from mvdust3r_ros.config import StitchSettings
-from mvdust3r_ros.datatypes import Keyframe, Verdict, Window
+from mvdust3r_ros.config import MapperConfig, StitchSettings
+from mvdust3r_ros.datatypes import Keyframe, StageClock, Verdict, Window
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
-from mvdust3r_ros.placing.stitching import Placement, check_motion
+from mvdust3r_ros.graph.seen_keyframes import seen_keyframes
+from mvdust3r_ros.placing.stitching import (
+    Placement,
+    Stitcher,
+    agrees_with_odometry,
+    check_motion,
+)
 from mvdust3r_ros.window.keyframes import thin_evenly
-from mvdust3r_ros.window.window_geometry import WindowGeometry
+from mvdust3r_ros.window.reconstruct import Reconstruction, Reconstructor
+from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 CONTRADICTIONS = (Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_ODOMETRY)
 ELSEWHERE_M, ELSEWHERE_DEG, ELSEWHERE_FACTOR = 0.2, 10.0, 1.3
+
+
+@dataclass(frozen=True)
+class Reconsidered:
+    """A window that takes the place of the last ones.
+
+    Attributes:
+        made: the window, of keyframes of the older map and of the one that was rejected.
+        placement: its place in the older map.
+        count: how many windows it replaces.
+    """
+
+    made: Reconstruction
+    placement: Placement
+    count: int
+
+
+def reconsider(
+    now: Revision,
+    rejected: WindowGeometry,
+    reconstructor: Reconstructor,
+    config: MapperConfig,
+    clock: StageClock,
+) -> Reconsidered | None:
+    """Ask whether the last windows are wrong rather than the one that was rejected.
+
+    Args:
+        now: the map.
+        rejected: the window.
+        reconstructor: runs the network on the joint windows.
+        config: settings.
+        clock: takes the times.
+
+    Returns:
+        What should take the place of the last windows; None when they are right, or nobody knows.
+    """
+    if not agrees_with_odometry(rejected):
+        return None
+    rules = config.keyframes
+    for count in range(1, len(now.undo) + 1):
+        before = now.undo[-count]
+        chosen = joint_keyframes(
+            before.overlap_keyframes, rejected.window.keyframes, rules.window_overlap,
+            rules.window_size,
+        )  # fmt: skip
+        joint = replace(rejected.window, keyframes=chosen)
+        try:
+            made = reconstructor.reconstruct(joint, config, clock, aside=True)
+            stitcher = Stitcher(config.stitch, before.end, config.map.camera_height_m)
+            placement = stitcher.place(made.geometry)
+            now.check_reach(seen_keyframes(made, placement, config.map))
+        except WindowError:
+            continue
+        if not lies_elsewhere(made.geometry, placement, now.doubted(count)):
+            return None  # they are right, the window is not
+        return Reconsidered(made, placement, count)
+    return None
 
 
 def joint_keyframes(

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings
-from mvdust3r_ros.datatypes import FloatArray, StageClock
+from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, StageClock, Verdict
 from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.graph.depth_levels import levels_of
@@ -40,7 +40,7 @@ from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.placing.known_points import Pointmap
 from mvdust3r_ros.placing.pose_graph import PoseEdge
 from mvdust3r_ros.placing.stitching import Placement
-from mvdust3r_ros.window.window_geometry import WindowGeometry
+from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 COARSE_POINT = 0.45
 """Sigma of a coarse network's points along their rays over its error, as a share."""
@@ -136,6 +136,17 @@ class Revision:
             else replace(item, floor_z_m=view_of_floor(item, camera_height_m))
             for item in self.levelled(seen)
         ]
+
+    def check_reach(self, seen: Sequence[MapKeyframe]) -> None:
+        """Refuse what the voxel map or the grid cannot hold before anything is written.
+
+        Raises:
+            WindowError: the window lies too far away.
+        """
+        try:
+            self.drawing.check_reach(seen)
+        except MvDust3rError as error:
+            raise WindowError(Verdict.REJECTED_DEGENERATE, str(error)) from None
 
     def with_window(
         self,

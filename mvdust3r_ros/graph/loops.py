@@ -26,13 +26,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mvdust3r_ros.config import LoopSettings
-from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError
+from mvdust3r_ros.config import LoopSettings, MapperConfig
+from mvdust3r_ros.datatypes import FloatArray, Keyframe, MvDust3rError, StageClock, Window
 from mvdust3r_ros.descriptors import of_one_kind, similarity
 from mvdust3r_ros.geometry import AlignmentError, Sim3, invert_se3, make_se3
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.placing.known_points import KnownView, joint_of
 from mvdust3r_ros.placing.pose_graph import PoseEdge, edge_sigmas, optimize_poses
+from mvdust3r_ros.window.reconstruct import Reconstructor
 from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 MIN_END_POINTS = 100
@@ -158,6 +159,28 @@ def measure_loop(
     T_a_newest = invert_se3(graph.keyframes[a].T_map_cam) @ closed
     sigma_m = max(LOOP_SIGMA_M, residual_m / 2)
     return PoseEdge(a, newest, T_a_newest, sigma_m, LOOP_SIGMA_RAD, robust=True)
+
+
+def loop_edge(
+    graph: KeyframeGraph,
+    candidate: LoopCandidate,
+    reconstructor: Reconstructor,
+    config: MapperConfig,
+) -> PoseEdge:
+    """The motion between both ends of a loop, by a window of the keyframes of both.
+
+    It measures what odometry has lost on the way between them: an engine that would use odometry
+    gets none of the older end's.
+
+    Raises:
+        WindowError: the network makes nothing of the window.
+        LoopError: both ends do not show the same place, see `measure_loop`.
+    """
+    joint = Window(-1, (*candidate.old, *candidate.new))
+    made = reconstructor.reconstruct(
+        joint, config, StageClock(), aside=True, without_odometry=candidate.old
+    )
+    return measure_loop(graph, candidate, made.geometry, config.loop)
 
 
 def _fit_end(

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -122,6 +122,18 @@ class WindowGeometry:
         ):
             if pose is not None:
                 yield index, keyframe, pose
+
+    def check_news(self, known: Collection[int]) -> None:
+        """Refuse a window that says nothing of keyframes that the map does not know.
+
+        Args:
+            known: ids of the keyframes of the map.
+
+        Raises:
+            WindowError: none of the new views has a pose.
+        """
+        if all(keyframe.id in known for _, keyframe, _ in self.posed()):
+            raise WindowError(Verdict.REJECTED_POSE, "none of the new views has a pose")
 
     def with_odometry(self) -> tuple[FloatArray, FloatArray]:
         """(N, 4, 4) poses in the window and by odometry of the views that have both."""

@@ -67,7 +67,7 @@ class Rig:
         self.updates: list[MapUpdate] = []
         self.faults: list[tuple[str, str]] = []
         hooks = PipelineHooks(
-            on_frame=[].append,
+            on_frame=lambda _frame: None,
             on_update=self.updates.append,
             on_idle=lambda: None,
             on_fault=lambda reason, message: self.faults.append((reason, message)),
@@ -199,7 +199,7 @@ def test_a_full_queue_drops_the_oldest(frames: list[Frame]) -> None:
         assert hold.wait(LIMIT_S)
         return frame
 
-    hooks = PipelineHooks([].append, rig.updates.append, lambda: None, print)
+    hooks = PipelineHooks(lambda _frame: None, rig.updates.append, lambda: None, print)
     pipeline = Pipeline(rig.pipeline.mapper, hooks, 3)
     pipeline.start(to_frame)
     pipeline.offer(frames[0])
