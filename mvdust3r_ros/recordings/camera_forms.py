@@ -25,7 +25,7 @@ import numpy as np
 from mvdust3r_ros.datatypes import (
     DISTORTION_COUNTS,
     DISTORTION_NAMES,
-    MIN_FOCAL,
+    MIN_FOCAL_WIDTHS,
     CameraModel,
     FloatArray,
     MvDust3rError,
@@ -140,7 +140,7 @@ def camera_of(
 
 def _check_matrix(K: FloatArray, size_wh: Size) -> None:
     """Raise CameraFormError for a matrix that no images of this size have."""
-    if 0 < K[0, 0] < MIN_FOCAL * size_wh[0]:
+    if 0 < K[0, 0] < MIN_FOCAL_WIDTHS * size_wh[0]:
         raise CameraFormError(
             f"a focal length of {K[0, 0]:g} pixels in images of {size_wh[0]} columns: is the "
             "matrix normalised, or in millimetres? It has to be in pixels"
