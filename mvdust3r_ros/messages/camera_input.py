@@ -24,7 +24,7 @@ STALE_NS = 2_000_000_000
 chosen limit, 50 periods of a camera at 25 Hz."""
 Say = Callable[[str, str], None]
 """Takes CAMERA_INFO or DEPTH, and why an image lacks it or what was assumed."""
-NO_DEPTH = "nothing within 20 ms of the image"
+NO_DEPTH = f"nothing within {DEPTH_MATCH_NS // 10**6} ms of the image"
 
 
 class CameraInput:

@@ -56,7 +56,10 @@ from mvdust3r_ros.tones import Tones
 from mvdust3r_ros.wording import plural
 
 DEPTH_WAIT_NS = 500_000_000
+"""Of recording time: drivers send depth some frames after its image; then the image goes
+without."""
 DIFFERENT_CLOCKS_S = 0.25
+"""Exposure, compression and transport take less: a larger difference is one of clocks."""
 OnBad = Callable[[ConversionError], None]
 
 

@@ -80,9 +80,11 @@ PINHOLE = (
     ("cy", "ppy", "c_y", "principal_y"),
 )
 MAX_SKEW = 1e-3
-"""Of the focal length; OpenCV's models have none."""
+"""Of the focal length; OpenCV's models have none. Over 1000 pixels less than this moves a pixel by
+1."""
 OTHER_SIZE = 0.2
-"""A centre that is off the middle by more than this in both directions is of another image."""
+"""Where a centre is off the middle by more than this share, alike in both directions, it is of
+another image: that of one of half the size is off by 0.5."""
 COLMAP_CENTRE_PX = 0.5
 """COLMAP's pixel centres are at one half, ours and OpenCV's at whole numbers."""
 
@@ -91,6 +93,8 @@ EXPECTED = (
     "expected image_width, image_height and camera_matrix as ROS's camera calibration writes them"
 )
 MAX_SIDE = 1 << 16
+"""The longest side that the header of a JPEG can name (16 bits) and one: a bound against hostile
+files."""
 
 
 class CameraFormError(MvDust3rError):
