@@ -430,6 +430,10 @@ class Verdict(IntEnum):
     REJECTED_STALE = 9
 
 
+ENGINE_FAULTS = frozenset({Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE})
+"""Verdicts that say nothing of the views: the network failed."""
+
+
 class ScaleSource(IntEnum):
     """Where metres come from; the values are those of msg/OccupancySummary.msg."""
 

@@ -38,6 +38,7 @@ from mvdust3r_ros.atlas.saved_map import restored, stored_map
 from mvdust3r_ros.atlas.session_file import StoredMap
 from mvdust3r_ros.config import ConfigError, MapperConfig, structural_changes
 from mvdust3r_ros.datatypes import (
+    ENGINE_FAULTS,
     Frame,
     Keyframe,
     MapSnapshot,
@@ -82,7 +83,6 @@ MISFITS = {
     Verdict.REJECTED_DEGENERATE: 1.0, Verdict.REJECTED_POSE: 0.5, Verdict.REJECTED_ODOMETRY: 0.5,
 }  # fmt: skip
 """Reasons that say: the views do not show what the map shows, or else contradict themselves."""
-ENGINE_FAILURES = {Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE}
 MOUNTING_POSES = 60
 """Newest keyframes to find a mounting from, so that a drive that never shows it costs no more."""
 
@@ -225,7 +225,7 @@ class Mapper:
         rejected = update.verdict not in (Verdict.COMMITTED, Verdict.REJECTED_STALE)
         with self._lock:
             if rejected and window.epoch == state.keyframes.epoch:
-                state.keyframes.give_back(window, engine_failed=update.verdict in ENGINE_FAILURES)
+                state.keyframes.give_back(window, engine_failed=update.verdict in ENGINE_FAULTS)
                 known = state.now.graph.end.knows_place(window)
                 if update.verdict in MISFITS and known:
                     state.keyframes.miss(MISFITS[update.verdict])
