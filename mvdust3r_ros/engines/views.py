@@ -91,6 +91,11 @@ def slot_order(n_ref: int, n_views: int) -> npt.NDArray[np.int64]:
     return order
 
 
+def path_order(reference: int, n_views: int) -> npt.NDArray[np.int64]:
+    """(V,) view in each slot of one path: the reference and view 0 have changed places."""
+    return slot_order(reference + 1, n_views)[reference]
+
+
 def token_descriptor(tokens: FloatArray) -> FloatArray:
     """(D,) float32 mean of (..., D) tokens of a view, for networks whose encoder makes some."""
     mean = tokens.reshape(-1, tokens.shape[-1]).mean(0, dtype=np.float64)

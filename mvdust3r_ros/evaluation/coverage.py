@@ -25,10 +25,10 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import FloatArray, Trajectory
 from mvdust3r_ros.evaluation.run import WindowRecord
 
-STEP_M = 0.05
+NOISE_M = 0.05
 """Shorter moves are noise of the reference, not way."""
 MIN_WAY_M = 0.5
-"""A drive that is shorter than this is measured by its time."""
+"""A drive that is shorter than this, ten of the steps above, is measured by its time."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def way_along(xyz: FloatArray) -> FloatArray:
     for k in range(1, len(xyz)):
         step = float(np.linalg.norm(xyz[k] - xyz[corner]))
         way[k] = way[k - 1]
-        if step >= STEP_M:
+        if step >= NOISE_M:
             way[k] += step
             corner = k
     return way

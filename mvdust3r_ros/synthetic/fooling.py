@@ -36,7 +36,7 @@ from mvdust3r_ros.synthetic.sequence import CAMERA_NAME, START_NS, SequenceConfi
 from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.textures import pick_texture
 
-STEP_M, TURN_RAD = 0.1, math.radians(5)
+PACE_M, TURN_RAD = 0.1, math.radians(5)
 """Way between two frames, and turn on the spot."""
 TURN_AFTER_M = 2.0
 RATE_HZ = 10.0
@@ -130,7 +130,7 @@ def covered_lens(seed: int) -> FoolingDrive:
 def poster_close_by(seed: int, speed_m_s: float = 0.0) -> FoolingDrive:
     """Along a board with a picture that fills the image; the board stands, or is carried along."""
     x, y, x1 = _lane(seed)
-    way: list[Planar] = [(at, y, math.pi / 2) for at in np.arange(x, x1, STEP_M)]
+    way: list[Planar] = [(at, y, math.pi / 2) for at in np.arange(x, x1, PACE_M)]
     board = Part(
         Kind.BOX, np.array([(x + x1) / 2, y + 0.65, 0.9]), np.array([1.1, 0.02, 0.9]),
         _texture(seed, "books"), (1.1, 0.9), (0.5, 0.5),
@@ -150,7 +150,7 @@ def mirror_on_the_wall(seed: int, bottom_m: float = 0.0) -> FoolingDrive:
     glass = Part(Kind.BOX, np.array([room.x1 - 0.05, y, middle]), np.array([0.05, 0.8, half]), 0)
     way = [
         (at, y + 0.4 * math.sin(2.5 * (at - x)), math.atan(math.cos(2.5 * (at - x))) / 2)
-        for at in np.arange(x, x1, STEP_M)
+        for at in np.arange(x, x1, PACE_M)
     ]
     drive = _drive(seed, way, [glass])
     return FoolingDrive(drive, mirror=len(drive.scene.parts) - 1)
@@ -208,7 +208,7 @@ def _ahead(x: float, x1: float, y: float) -> list[Planar]:
     """Along x in curves, as a robot that avoids things."""
     return [
         (at, y + 0.15 * math.sin(2 * (at - x)), 0.3 * math.cos(2 * (at - x)))
-        for at in np.arange(x, x1, STEP_M)
+        for at in np.arange(x, x1, PACE_M)
     ]
 
 
@@ -226,7 +226,7 @@ def _drive(
     """A drive through the room of a seed, furniture in the way taken out, with more parts."""
     rig = Rig()
     config = SequenceConfig(
-        seed=seed, frames=len(way), hw=(288, 384), rate_hz=RATE_HZ, step_m=STEP_M, supersample=1,
+        seed=seed, frames=len(way), hw=(288, 384), rate_hz=RATE_HZ, step_m=PACE_M, supersample=1,
         walker=walks, rig=rig,
     )  # fmt: skip
     room = sample_room(seed)

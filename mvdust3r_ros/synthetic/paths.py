@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.datatypes import FREE, FloatArray
 from mvdust3r_ros.synthetic.scenes import Scene, SceneError, scene_occupancy
 from mvdust3r_ros.synthetic.textures import Rng
 
@@ -84,7 +84,8 @@ class FreeSpace:
     def __init__(self, scene: Scene, camera_height_m: float) -> None:
         """Inflate the scene's exact grid."""
         grid = scene_occupancy(scene, CELL_M, (0.02, camera_height_m + 0.15))
-        clear = cv2.distanceTransform((grid.cells == 0).astype(np.uint8), cv2.DIST_L2, 5) * CELL_M
+        is_free = (grid.cells == FREE).astype(np.uint8)
+        clear = cv2.distanceTransform(is_free, cv2.DIST_L2, cv2.DIST_MASK_5) * CELL_M
         self.origin = np.array(grid.origin_xy_m)
         self.free: npt.NDArray[np.bool_] = np.asarray(clear > CLEARANCE_M + CELL_M / 2)
         self._cells = np.argwhere(self.free)

@@ -40,8 +40,11 @@ from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, seque
 
 CORRUPTIONS = ("scale", "pose", "confidence")
 FRAMES_PER_SECOND = 10
+"""Of the drives; the mapper chooses its keyframes by what it sees, not by time."""
 SEED_STEP = 1_000_003
+"""A prime far above the seeds that are asked for: no flat is tried for two of them."""
 MAX_FLATS = 20
+"""A bound: most flats have the rooms that are asked for."""
 
 
 class FlatsError(MvDust3rError):
