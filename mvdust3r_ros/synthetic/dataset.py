@@ -35,13 +35,23 @@ import torch
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError, View
 from mvdust3r_ros.synthetic.paths import Rig, window_poses
 from mvdust3r_ros.synthetic.render import Renderer, pinhole
-from mvdust3r_ros.synthetic.scenes import Scene, SceneError, sample_flat, sample_room
+from mvdust3r_ros.synthetic.scenes import SEED_STEP, Scene, SceneError, sample_flat, sample_room
 from mvdust3r_ros.synthetic.textures import Rng
 
 SHARD_ROOMS = 50
+"""What a process makes before it reports, and what is lost where it is killed."""
 CHECK_PX = 32
+"""Side of the depth images that poses are judged by, before anything is rendered."""
 MIN_OVERLAP = 0.2
+"""Share of its pixels that a view has in common with the next: of less, a network could only
+guess."""
+LOOK_FOR_ROOMS_EVERY = 100
+"""Steps of training between looks for shards that were written meanwhile, which read the
+folder."""
+MIN_CONTRAST = 6.0
+"""Standard deviation of the 256 levels: less is a view of nothing but a plain wall."""
 MIN_MEAN_DEPTH_M = 0.8
+"""Nearer on average, a view shows one piece of furniture and nothing of the room."""
 
 
 class DatasetError(MvDust3rError):
@@ -92,8 +102,8 @@ def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu")
         K = pinhole(rig.fov_rad, hw)
         shots = [renderer.render(K, hw, T) for T in poses]
         rgb = np.stack([s.rgb for s in shots])
-        if rgb.reshape(views, -1).std(1).min() < 6.0:
-            continue  # a view of nothing but a plain wall
+        if rgb.reshape(views, -1).std(1).min() < MIN_CONTRAST:
+            continue
         return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
     raise SceneError(f"no window of {views} views found for seed {seed}")
 
@@ -107,7 +117,7 @@ def drawn_scenes(seed: int, stream: int) -> Iterator[tuple[Rng, Scene, Rig]]:
     """
     for attempt in range(200):
         rng = np.random.default_rng([seed, attempt, stream])
-        layout = seed if attempt < 4 else seed + 1_000_003 * attempt
+        layout = seed if attempt < 4 else seed + SEED_STEP * attempt
         scene = sample_flat(layout) if rng.random() < 1 / 3 else sample_room(layout)
         yield rng, scene, Rig.draw(rng)
 

@@ -37,9 +37,12 @@ from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.textures import pick_texture
 
 PACE_M, TURN_RAD = 0.1, math.radians(5)
-"""Way between two frames, and turn on the spot."""
+"""Way between two frames, and turn on the spot: at 10 Hz, 1 m/s and 50 deg/s, as fast as robots in
+rooms go."""
 TURN_AFTER_M = 2.0
+"""Way before the turn: enough keyframes for a map that the turn is to fit."""
 RATE_HZ = 10.0
+"""Of the frames, as the pace above."""
 LANE_LENGTH_M, WALL_AHEAD_M = 3.0, 1.1
 """Length of the way, and what is left to the wall at its end."""
 LANE_M = 0.8
@@ -47,6 +50,8 @@ LANE_M = 0.8
 ON_WALL_M = 0.08
 """What has its middle nearer to a wall than this is the wall, or hangs on it."""
 SURFACE_M = 5e-3
+"""Points this near to the front of the glass are of it: far above the rounding of depth, far below
+its thickness."""
 CLOTH_M = (0.6, 0.6)
 """What one repeat of the pattern on people covers."""
 TOP_M = 2.0

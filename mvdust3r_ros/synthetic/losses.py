@@ -25,6 +25,8 @@ from torch.nn import functional
 from mvdust3r_ros.synthetic.dataset import Batch
 
 MATCH_DIM = 64
+"""Values of a descriptor that matches are learned by; the layer is left out of the released
+network."""
 
 
 def confidence_loss(

@@ -33,7 +33,9 @@ from mvdust3r_ros.synthetic.scenes import Scene, SceneError, scene_occupancy
 from mvdust3r_ros.synthetic.textures import Rng
 
 CELL_M = 0.1
+"""Of the grid that ways are planned on: a step of a way."""
 CLEARANCE_M = 0.25
+"""Radius of a robot of 0.5 m."""
 Planar = tuple[float, float, float]
 
 

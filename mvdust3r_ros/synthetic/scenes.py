@@ -30,8 +30,12 @@ from mvdust3r_ros.synthetic.furniture import Finish, Kind, Part, draw_piece
 from mvdust3r_ros.synthetic.textures import Rng, pick_texture
 
 SEEDS_PER_BANK = 256
+"""Rooms that share a bank of textures, which takes time to make."""
+SEED_STEP = 1_000_003
+"""Between the seeds that one seed tries: a prime far above those that are asked for, so that no
+two of them try the same."""
 WALL_M = 0.1
-"""Thickness of every wall, floor and ceiling."""
+"""Thickness of every wall, floor and ceiling: as inner walls have."""
 
 
 class SceneError(MvDust3rError):

@@ -27,9 +27,9 @@ Texture = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
 SIDE = 64
-"""Texels along one side of a texture."""
+"""Texels along one side of a texture: a power of two, so that each level halves it."""
 BANK_SIZE = 220
-"""Textures in a bank."""
+"""Textures in a bank: 11 MB in float32."""
 
 
 def interior_color(rng: Rng, saturation: float | None = None) -> Texture:
