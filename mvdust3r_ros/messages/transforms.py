@@ -28,7 +28,7 @@ MAX_TF_FRAMES = 10_000
 SAME_PLACE = 1e-3
 """Metres, and elements of a rotation matrix: 1 mm and 0.06 deg, below any calibration, above the
 rounding of one that is sent twice."""
-MAX_POSES = 20_000
+MAX_BUFFERED = 20_000
 """Of a buffer with a horizon: 10 s at 2 kHz."""
 MAX_GAP_NS = 2_000_000_000
 """Between poses farther apart the motion is not known: a robot may have stopped and turned."""
@@ -77,7 +77,7 @@ class PoseBuffer:
         self._poses.insert(at, T)
         if self._horizon_ns:
             old = bisect.bisect_left(self._stamps_ns, self._stamps_ns[-1] - self._horizon_ns)
-            old = max(old, len(self._stamps_ns) - MAX_POSES)
+            old = max(old, len(self._stamps_ns) - MAX_BUFFERED)
             del self._stamps_ns[:old], self._poses[:old]
 
     def clear(self) -> None:

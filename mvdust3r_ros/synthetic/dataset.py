@@ -48,7 +48,7 @@ guess."""
 LOOK_FOR_ROOMS_EVERY = 100
 """Steps of training between looks for shards that were written meanwhile, which read the
 folder."""
-MIN_CONTRAST = 6.0
+PLAIN_LEVELS = 6.0
 """Standard deviation of the 256 levels: less is a view of nothing but a plain wall."""
 MIN_MEAN_DEPTH_M = 0.8
 """Nearer on average, a view shows one piece of furniture and nothing of the room."""
@@ -102,7 +102,7 @@ def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu")
         K = pinhole(rig.fov_rad, hw)
         shots = [renderer.render(K, hw, T) for T in poses]
         rgb = np.stack([s.rgb for s in shots])
-        if rgb.reshape(views, -1).std(1).min() < MIN_CONTRAST:
+        if rgb.reshape(views, -1).std(1).min() < PLAIN_LEVELS:
             continue
         return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
     raise SceneError(f"no window of {views} views found for seed {seed}")

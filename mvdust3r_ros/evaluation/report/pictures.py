@@ -37,6 +37,7 @@ from mvdust3r_ros.datatypes import (
     ScaleSource,
     Trajectory,
 )
+from mvdust3r_ros.drawing.map_files import CELL_OCCUPIED_FROM
 from mvdust3r_ros.evaluation.coverage import stretch_of
 from mvdust3r_ros.evaluation.report.splat import (
     Viewpoint,
@@ -58,8 +59,6 @@ PATH_RGB, TRUE_PATH_RGB = (30, 110, 220), (230, 140, 20)
 """Blue and orange, which colour-blind people tell apart."""
 START_RGB, END_RGB = (30, 160, 80), (215, 50, 60)
 """Told apart by their markers as well."""
-OCCUPIED_FROM = 65
-"""map_server's `occupied_thresh`, in per cent."""
 HEADROOM_M = 0.1
 """Above the cameras, where views from above are cut: ceilings and lamps hide the rest."""
 ELEVATION_DEG = 38.0
@@ -316,7 +315,7 @@ def draw_grid(
     """An occupancy grid with a path over it, in its stretches; `unit` is that of `bounds`."""
     image = np.full((*grid.cells.shape, 3), UNKNOWN_RGB, np.uint8)
     image[grid.cells >= FREE] = FREE_RGB
-    image[grid.cells >= OCCUPIED_FROM] = OCCUPIED_RGB
+    image[grid.cells >= CELL_OCCUPIED_FROM] = OCCUPIED_RGB
     (x, y), (rows, cols), res = grid.origin_xy_m, grid.cells.shape, grid.resolution_m
     axes.set_facecolor(unit_rgb(UNKNOWN_RGB))
     axes.imshow(
