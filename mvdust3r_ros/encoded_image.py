@@ -277,7 +277,7 @@ def _lacks_its_end(data: Data, height: int, width: int) -> bool:
         kind = int(found[1])
         bits = {4: 1, 5: 8, 6: 24}.get(kind, 0)  # those in letters have no fixed length
         top = PNM_TOP.match(head, found.end() - 1)
-        if top is not None and int(top[1]) > 255 and kind in (5, 6):
+        if top is not None and int(top[1]) > 255 and kind in (5, 6):  # two bytes a value
             bits *= 2
         return len(data) - found.end() < height * ((width * bits + 7) // 8)
     if head.startswith(b"BM"):

@@ -274,6 +274,7 @@ def stretch_scale_errors(xyz: FloatArray, true_xyz: FloatArray) -> list[float | 
     for k in range(len(xyz)):
         begin = max(0, k - SCALE_STRETCH)
         made, true = (float(way[k] - way[begin]) for way in ways)
+        # of fewer keyframes, the error of one would make it
         errors.append(made / true - 1.0 if k >= 3 and true > MIN_STRETCH_M else None)
     return errors
 

@@ -295,6 +295,7 @@ def compressed_to_rgb(
 def _decoded(data: memoryview, max_pixels: int) -> Any:
     """(H, W, 3) BGR of a JPEG or PNG, uint8 or uint16."""
     flags = cv2.IMREAD_COLOR
+    # Bits of a sample (PNG, 11.2.2).
     if bytes(data[:8]) == PNG_MAGIC and len(data) > 24 and data[24] == 16:
         flags |= cv2.IMREAD_ANYDEPTH
     if bytes(data[:1]) in (b"P", b"B"):

@@ -331,6 +331,7 @@ class Reader(nn.Module):
             second = torch.maximum(second, torch.minimum(best, whole))
             best = torch.maximum(best, whole)
         mean = total / seen.clamp_min(1.0)[:, None]
+        # -1: only one source sees it
         second = torch.where(second > -0.999, second, best)
         return mean * groups, best, second, seen / self.config.sources
 

@@ -137,7 +137,7 @@ def camera_of(
         raise CameraFormError(
             f"{known} takes {wanted} coefficients, there are {len(coefficients)}"
         )
-    if known == "plumb_bob" and len(values) >= 8:
+    if known == "plumb_bob" and len(values) >= 8:  # OpenCV: k1 k2 p1 p2 k3 and k4 to k6
         known = "rational_polynomial"
     return CameraModel(K, *size_wh, values, known)
 
@@ -364,7 +364,7 @@ def _coefficients(values: Values, *, is_fisheye: bool) -> list[float]:
     names = NUMBERED_FISHEYE if is_fisheye else NUMBERED
     found = [_number(values.get(name)) for name in names]
     used = max((k for k, value in enumerate(found, 1) if value), default=0)
-    return found[: 4 if used <= 4 else 5 if used == 5 else 8]
+    return found[: 4 if used <= 4 else 5 if used == 5 else 8]  # what OpenCV takes
 
 
 def from_numbers(numbers: Sequence[float], size_wh: Size | None) -> CameraModel:
@@ -376,6 +376,7 @@ def from_numbers(numbers: Sequence[float], size_wh: Size | None) -> CameraModel:
     """
     if size_wh is None:
         raise CameraFormError("no size of the image, and no image to take it from")
+    # Four and 4 or 5 coefficients; the fourth number of a matrix is 0.
     is_line = len(numbers) == 8 or (len(numbers) == 9 and numbers[3] != 0)
     if is_line:
         K, coefficients = pinhole_matrix(*numbers[:4]), numbers[4:]

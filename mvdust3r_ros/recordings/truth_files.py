@@ -345,6 +345,7 @@ def _stamps_of_images(source: _Source, values: Sequence[Decimal]) -> list[int] |
         return None
     counted = [value - values[0] for value in values] == list(range(len(values)))
     every_s = float(np.median(np.diff(frames))) / 1e9
+    # of images that come about once a second, numbers look like times
     if not counted or values[0] not in (0, 1) or 0.5 < every_s < 2:
         return None
     source.say(f"truth {source.path}: its times are taken as the numbers of the images")

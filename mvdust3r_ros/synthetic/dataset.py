@@ -15,7 +15,7 @@
 """Windows of views of synthetic rooms: made by seed, stored in shards, read back in batches.
 
 A room is named by its seed alone: the same seed and size give the same pixels, whether it was
-stored before or is made on the spot.
+stored before or is made on the spot. How often and how much images are disturbed is a choice.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ def drawn_scenes(seed: int, stream: int) -> Iterator[tuple[Rng, Scene, Rig]]:
     """
     for attempt in range(200):
         rng = np.random.default_rng([seed, attempt, stream])
+        # four ways through the first layout, then others
         layout = seed if attempt < 4 else seed + SEED_STEP * attempt
         scene = sample_flat(layout) if rng.random() < 1 / 3 else sample_room(layout)
         yield rng, scene, Rig.draw(rng)
@@ -171,6 +172,7 @@ def overlap(
     z = np.maximum(p[:, 2], 1e-3)
     px = np.rint(K[0, 0] * p[:, 0] / z + K[0, 2]).astype(int)
     py = np.rint(K[1, 1] * p[:, 1] / z + K[1, 2]).astype(int)
+    # In front of the other camera, and the same surface but for pixels as coarse as CHECK_PX.
     seen = (p[:, 2] > 0.05) & (px >= 0) & (px < w) & (py >= 0) & (py < h)
     there = depth_j[np.clip(py, 0, h - 1), np.clip(px, 0, w - 1)]
     return float(np.mean(seen & (np.abs(there - z) < 0.08 * np.maximum(z, 0.5) + 0.05)))

@@ -235,6 +235,7 @@ def _drive(
         walker=walks, rig=rig,
     )  # fmt: skip
     room = sample_room(seed)
+    # floor, ceiling and four walls come first
     kept = tuple(p for i, p in enumerate(room.parts) if i < 6 or not _in_the_way(p, way))
     scene = replace(
         room, parts=(*kept, *more), walker=len(kept) if walks else -1, walker_velocity=velocity

@@ -14,7 +14,8 @@
 
 """Camera paths a robot could take through a synthetic scene; numpy only, seeded.
 
-A planar pose is (x, y, yaw): metres and radians in the world frame, yaw 0 looks along +x.
+A planar pose is (x, y, yaw): metres and radians in the world frame, yaw 0 looks along +x. What is
+drawn at random is a choice: heights, speeds and turns of robots as one meets them, and some more.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ def _tour(rng: Rng, free: FreeSpace, length_m: float) -> list[Planar]:
         if driven >= length_m:
             break
         leg = free.plan(here, free.draw(rng))
-        if leg is None or len(leg) < 8:
+        if leg is None or len(leg) < 8:  # 0.8 m: no way
             continue
         leg = _smooth(leg)
         glance = rng.uniform(-0.6, 0.6)
@@ -192,7 +193,7 @@ def _tour(rng: Rng, free: FreeSpace, length_m: float) -> list[Planar]:
             while abs(turn := _wrap(target - yaw)) > 0.05:  # turns before it goes on
                 yaw = _wrap(yaw + float(np.clip(turn, -0.02, 0.02)))
                 dense.append((float(leg[k, 0]), float(leg[k, 1]), yaw))
-                if abs(turn) < 0.7:
+                if abs(turn) < 0.7:  # the rest of the turn is made on the way
                     break
             yaw = _wrap(yaw + float(np.clip(_wrap(target - yaw), -0.02, 0.02)))
             dense.append((float(leg[k, 0]), float(leg[k, 1]), yaw))
@@ -288,6 +289,7 @@ def _wander(
             room.x0 + rng.uniform(0.25, 0.75) * room.size[0],
             room.y0 + rng.uniform(0.25, 0.75) * room.size[1],
         )
+        # what a robot goes around: neither at its feet nor across the flat
         if not 0.9 < math.hypot(focus[0] - x, focus[1] - y) < 5.0:
             continue
         yaw = math.atan2(focus[1] - y, focus[0] - x) + rng.normal(0, 0.15)

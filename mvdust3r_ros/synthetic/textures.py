@@ -12,7 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Procedural, tileable textures for synthetic rooms; numpy only, seeded."""
+"""Procedural, tileable textures for synthetic rooms; numpy only, seeded.
+
+Colours, scales and odds are choices of looks: variety matters, not what is likely.
+"""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def pnp_poses(points: FloatArray, masks: BoolArray, K: FloatArray) -> FloatArray
     poses = []
     for pointmap, mask in zip(points, masks, strict=True):
         T_cam_frame = make_se3(np.eye(3), np.ones(3))
-        if mask.sum() >= 4:
+        if mask.sum() >= 4:  # PnP takes four points
             found, rvec, tvec, _ = cv2.solvePnPRansac(
                 pointmap[mask].astype(np.float64), uv[mask], K, np.zeros(0)
             )
@@ -352,7 +352,7 @@ def scale_error(predicted: FloatArray, truth: FloatArray, valid: BoolArray) -> f
         valid: (...) bool.
     """
     pred, true = (np.linalg.norm(p[valid], axis=-1) for p in (predicted, truth))
-    use = true > 1e-9
+    use = true > 1e-9  # the centre of the camera has no distance
     if not use.any():
         raise MetricError("no point of the truth is valid")
     return float(np.median(pred[use] / true[use]) - 1.0)
