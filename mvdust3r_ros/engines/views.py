@@ -93,7 +93,8 @@ def slot_order(n_ref: int, n_views: int) -> npt.NDArray[np.int64]:
 
 def path_order(reference: int, n_views: int) -> npt.NDArray[np.int64]:
     """(V,) view in each slot of one path: the reference and view 0 have changed places."""
-    return slot_order(reference + 1, n_views)[reference]
+    order: npt.NDArray[np.int64] = slot_order(reference + 1, n_views)[reference]
+    return order
 
 
 def token_descriptor(tokens: FloatArray) -> FloatArray:
