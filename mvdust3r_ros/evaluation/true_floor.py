@@ -32,7 +32,7 @@ MAX_PLANES = 400
 """Through three random points, and level through one: where a tenth of the low points are floor,
 40 of the level ones lie on it."""
 MAX_TILT_DEG = 10.0
-"""Of a floor against odometry or truth, which lie level: a ramp is steeper than neither."""
+"""Against the frame of the truth, which is upright: a ramp for wheelchairs, 1:12, has 4.8."""
 TOLERANCE_M = 0.05
 """Noise of depth cameras at a few metres."""
 BELOW_M = 0.15

@@ -48,7 +48,7 @@ from mvdust3r_ros.geometry import backproject, invert_se3
 from mvdust3r_ros.window.pose_recovery import recover_poses
 
 MOST_COLUMNS = 224
-"""Wider views are scored on every n-th of their pixels."""
+"""Wider views are scored on every n-th of their pixels: the published network has so many."""
 CONFIDENCE_SAMPLES = 400
 """A bound on memory: of each window, of which a drive has hundreds."""
 SHOWN_PX = 168

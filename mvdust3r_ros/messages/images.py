@@ -117,7 +117,7 @@ BY_SMALL_LETTERS = {name.lower(): name for name in (*ENCODINGS, *PLANAR)}
 DEPTH_LIKE = ("16UC1", "32FC1")
 INVALID_SHARE = 0.01
 """With more pixels of no value than this, 16UC1 and 32FC1 are depth and no picture: a thermal or
-grey sensor has a value for each, but for some that are defect."""
+grey sensor has a value for each but a few defective ones."""
 MAX_MIDDLE_M = 300.0
 """Depth whose median is beyond is in another unit: 300 mm taken for metres, which is nearer than
 depth cameras see."""

@@ -80,8 +80,8 @@ PINHOLE = (
     ("cy", "ppy", "c_y", "principal_y"),
 )
 MAX_SKEW = 1e-3
-"""Of the focal length; OpenCV's models have none. Over 1000 pixels less than this moves a pixel by
-1."""
+"""Of the focal length; OpenCV's models have none. In an image of 1000 pixels it moves none by more
+than about one."""
 OTHER_SIZE = 0.2
 """Where a centre is off the middle by more than this share, alike in both directions, it is of
 another image: that of one of half the size is off by 0.5."""
@@ -93,8 +93,7 @@ EXPECTED = (
     "expected image_width, image_height and camera_matrix as ROS's camera calibration writes them"
 )
 MAX_SIDE = 1 << 16
-"""The longest side that the header of a JPEG can name (16 bits) and one: a bound against hostile
-files."""
+"""One more than the longest side that a JPEG can have (16 bits): a bound against hostile files."""
 
 
 class CameraFormError(MvDust3rError):

@@ -64,13 +64,13 @@ WATCH_S = 0.5
 ADVICE_S = 10.0
 """A node that stays unconfigured for longer says what to do: nobody else seems to do it."""
 GIVE_BACK_S = 1.0
-"""How often memory that is free goes back to the system."""
+"""How often memory that is free goes back to the system: about as often as windows free some."""
 END_S = 1.0
 """How long a node that is told to end waits for the network: `ros2 launch` insists 5 s after it
 asks, and the map may have to be saved before."""
 FINISH_S = 60.0
-"""How long ~/save_map waits for the network to map the newest keyframes: when diagnostics call it
-hung."""
+"""How long ~/save_map waits for the network to map the newest keyframes; one that takes longer
+counts as hanging (diagnosis.py)."""
 LAST_MAP = "last"
 EXECUTOR_THREADS = 3
 """One for each group of callbacks: transitions and inputs, background, saving."""

@@ -32,7 +32,8 @@ InvalidHandle = rclpy_implementation.InvalidHandle
 PAUSE_S = 0.01
 """So that rounds that fail at once do not take a whole core."""
 GAP_S = 0.2
-"""Failures further apart than this are not of one row."""
+"""Failures further apart than this are not of one row: rounds that fail follow each other within
+some 0.01 s."""
 LASTING_S = 0.5
 """A row of failures this long does not pass by itself."""
 GIVE_UP_S = 10.0

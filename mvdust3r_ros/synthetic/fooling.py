@@ -15,7 +15,8 @@
 """Drives that fool stereo: a turn on the spot, a covered lens, a poster, a mirror, people.
 
 All lead through one furnished room, cleared of what stands in the way. The depth of a frame is
-exact: of a mirror it is that of its surface, of a person where he is at that moment.
+exact: of a mirror it is that of its surface, of a person where he is at that moment. Sizes
+are choices: those of a furnished room.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@
 What the network has to learn is to read a cost volume. For that the rooms get what a camera on a
 robot has and `make_window` has not: steps of all lengths, fine grain on some surfaces and none on
 others, floors that shine, and a lens between 50 and 100 degrees.
+Sizes and shares are choices: what real floors and walls have, and some more.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ from mvdust3r_ros.synthetic.preview import HeldOut
 from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainConfig
 
 MOST_SHAPES = 64
-"""Shapes of batches that a compiled step is kept for."""
+"""Shapes of batches that a compiled step is kept for: more than the numbers of views a run asks
+for."""
 
 
 class Trainer:

@@ -16,6 +16,7 @@
 
 Everything that happens in a step follows from (seed, step) and the rooms that are ready. A run
 that is stopped and started again goes on from its last checkpoint.
+How many views, how large, and how much they are disturbed is a choice.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ STEPS = 65535
 STILL_PX = (900, 560)
 """A choice of looks, for who opens the page without scripts."""
 MAX_PATH = 1500
-"""Points of a line: more than a screen has pixels across."""
+"""Points of a line: about as many as a screen has pixels across."""
 
 
 def web_file(name: str) -> str:

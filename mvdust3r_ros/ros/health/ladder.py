@@ -32,10 +32,11 @@ LATENCY_WINDOWS = 20
 """The 95th percentile is taken over this many windows, all of the present rung: the fewest that
 have one."""
 CLIMB_SHARE = 0.5
-"""Share of the latency budget that leaves room for the rung above."""
+"""Share of the latency budget that leaves room for the rung above, whose windows have up to twice
+the views."""
 MAX_PATIENCE = 16
-"""Times the healthy windows that a climb asks for, doubled with each fall: a fault that returns is
-tried at last every 16 times as seldom, but tried."""
+"""At most so many times the healthy windows that a climb asks for, doubled with each fall: a rung
+that fails again is tried ever more seldom, but tried."""
 
 
 class Rung(IntEnum):

@@ -34,7 +34,7 @@ from mvdust3r_ros.ros.qos import RELIABLE
 from mvdust3r_ros.srv import LoadMap, SaveMap
 
 MATCH_S = 0.5
-"""DDS discovery works one way at a time: the other side finds us this much later at most, on one
+"""DDS discovery works one way at a time: what the other side needs to find us as well, on one
 machine or a local network."""
 ASK_AGAIN_S = 5.0
 """Matters only where an answer got lost: then the state is asked for. Configuring may take longer
