@@ -37,8 +37,12 @@ IntArray = npt.NDArray[np.intp]
 """Array of indices."""
 ImageArray = npt.NDArray[np.uint8]
 """Array of bytes, of images and colours; red comes first."""
+JUMP_BACK_NS = 1_000_000_000
+"""A stamp at least so much older than the newest says that time jumped back, as where a bag starts
+again; less is a message that was overtaken on its way."""
 MAX_STAMP_GAP_NS = 10_000_000
-"""Poses and images whose stamps are no farther apart are of one moment."""
+"""Poses and images whose stamps are no farther apart are of one moment: at 1 m/s a robot moves 1
+cm meanwhile."""
 
 
 class MvDust3rError(Exception):
@@ -77,8 +81,11 @@ DISTORTION_NAMES = {
 }
 """Other names of these, in lower case, as Kalibr, ORB-SLAM, COLMAP and drivers have them."""
 MAX_FOCAL_RATIO = 8.0
-MIN_FOCAL, MAX_FOCAL = 0.05, 100.0
-"""Of the focal length, in widths of the image."""
+"""Between fx and fy. A chosen limit: pixels are square, or 1:2 where a camera leaves out every
+other row or column; entries in a wrong place are further off."""
+MIN_FOCAL_WIDTHS, MAX_FOCAL_WIDTHS = 0.05, 100.0
+"""Of the focal length, in widths of the image: fields of view of 169 and of 0.6 degrees. No lens
+that maps a room is wider or longer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +144,7 @@ def pinhole_fault(K: FloatArray, width: int, height: int) -> str:
         return ""
     if not (0 < cx < width and 0 < cy < height):
         return f"is not of {width}x{height} pixels: its centre lies outside"
-    if not MIN_FOCAL < fx / width < MAX_FOCAL:
+    if not MIN_FOCAL_WIDTHS < fx / width < MAX_FOCAL_WIDTHS:
         return f"is not of {width}x{height} pixels: its focal length is out of all bounds"
     return ""
 
@@ -435,6 +442,10 @@ class Verdict(IntEnum):
     REJECTED_STALE = 9
 
 
+ENGINE_FAULTS = frozenset({Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE})
+"""Verdicts that say nothing of the views: the network failed."""
+
+
 class ScaleSource(IntEnum):
     """Where metres come from; the values are those of msg/OccupancySummary.msg."""
 
@@ -530,7 +541,7 @@ class Trajectory:
 
 
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1
-"""Values of the cells of an occupancy grid."""
+"""Values of the cells of an occupancy grid, as nav_msgs/OccupancyGrid has them."""
 
 
 @dataclass(frozen=True, eq=False)

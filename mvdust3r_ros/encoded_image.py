@@ -42,7 +42,11 @@ JPEG_END = b"\xff\xd9"
 PADDING = b"\0\xff\r\n "
 """What drivers and protocols leave behind the end marker of a JPEG."""
 MAX_PREFIX_BYTES = 4096
+"""How far the start of a JPEG is looked for behind headers of drivers. A bound: without it pixels
+that happen to look like a start marker could be found anywhere."""
 MAX_EXIF_BYTES = 1 << 17
+"""Two segments of a JPEG, which have at most 65 535 bytes each (ITU-T T.81, B.1.1.4): EXIF is in
+the first or, behind JFIF, in the second."""
 END_OF_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 """A marker in coded data that is neither a stuffed byte nor a restart (ITU-T T.81, B.1.1.2)."""
 PNM_TOP = re.compile(rb"(?:\s+|#[^\n]*\n)+(\d{1,9})\s")
@@ -52,6 +56,7 @@ MORE_DATA = (
     bytes.fromhex("2f76c91be05d83a4713c6ed8159a4bf0") * 4,
 )
 NO_PIXELS = 128
+"""The level that samples are counted from (ITU-T T.81, A.3.1): a block without coefficients."""
 CUT_OFF = "is cut off"
 STDERR = threading.Lock()
 JPEG_WARNINGS = (b"Corrupt JPEG data", b"Premature end of JPEG", b"Unsupported marker type")
@@ -182,11 +187,11 @@ def _end_of_jpeg(data: Data) -> tuple[int, bool]:
         if marker == 0xFF:
             at += 1
             continue
-        if marker in (0xD8, 0xD9):
+        if marker in (0xD8, 0xD9):  # start and end of an image (ITU-T T.81, table B.1)
             return at, progressive
-        progressive |= marker in (0xC2, 0xCA)
+        progressive |= marker in (0xC2, 0xCA)  # SOF2, SOF10
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xDA:
+        if marker == 0xDA:  # start of scan: coded data follow
             found = END_OF_SCAN.search(data, at)
             if found is None:
                 break
@@ -272,7 +277,7 @@ def _lacks_its_end(data: Data, height: int, width: int) -> bool:
         kind = int(found[1])
         bits = {4: 1, 5: 8, 6: 24}.get(kind, 0)  # those in letters have no fixed length
         top = PNM_TOP.match(head, found.end() - 1)
-        if top is not None and int(top[1]) > 255 and kind in (5, 6):
+        if top is not None and int(top[1]) > 255 and kind in (5, 6):  # two bytes a value
             bits *= 2
         return len(data) - found.end() < height * ((width * bits + 7) // 8)
     if head.startswith(b"BM"):
@@ -291,10 +296,10 @@ def orientation_tag(data: Data) -> int:
     order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
     at = int.from_bytes(tiff[4:8], order)
     for k in range(int.from_bytes(tiff[at : at + 2], order)):
-        entry = tiff[at + 2 + 12 * k : at + 14 + 12 * k]
+        entry = tiff[at + 2 + 12 * k : at + 14 + 12 * k]  # 12 bytes each (TIFF 6.0, section 2)
         if len(entry) < 12:
             break
-        if int.from_bytes(entry[:2], order) == 0x0112:
+        if int.from_bytes(entry[:2], order) == 0x0112:  # Orientation
             value = int.from_bytes(entry[8:10], order)
             return value if 1 <= value <= 8 else 1
     return 1

@@ -113,6 +113,7 @@ def se3_from_quaternion(quat_xyzw: FloatArray, t: FloatArray) -> FloatArray:
     quat = np.asarray(quat_xyzw, float)
     # Not np.linalg.norm, which gives up the GIL: a callback would wait for all busy threads.
     norm = math.hypot(*quat.tolist())
+    # A shorter one is rounding and has no direction.
     if not math.isfinite(norm) or norm < 1e-6 or not np.all(np.isfinite(t)):
         raise AlignmentError(f"not a pose: quaternion {quat.tolist()}, translation {list(t)}")
     return make_se3(Rotation.from_quat(quat / norm).as_matrix(), np.asarray(t, float))
@@ -235,6 +236,7 @@ def align_sim3_robust(
         width = max(2.0 * float(np.median(residual)), 1e-9)
         kernel = (1.0 / (1.0 + (residual / width) ** 2)) ** 2
         updated = align_sim3(points_src, points_dst, weights * kernel, symmetric=symmetric)
+        # A ten-millionth of the map, a thousandth of a millimetre: nothing that a map shows.
         converged = abs(updated.scale - S.scale) < 1e-7 and np.allclose(updated.t, S.t, atol=1e-6)
         S = updated
         if converged:
@@ -277,6 +279,7 @@ def align_cameras_sim3(
     scale = 1.0
     if with_scale:
         power = float((w * src**2).sum())
+        # cameras within a micrometre of each other stand still
         scale = float((w * src * dst).sum() / power) if power > 1e-12 else 0.0
         if scale <= 0:
             raise AlignmentError("the cameras do not move enough to take a scale from them")

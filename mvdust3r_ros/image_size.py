@@ -24,6 +24,8 @@ from mvdust3r_ros.datatypes import MvDust3rError
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8"
 HEAD_BYTES = 4096
+"""The size stands in the first 24 bytes of a PNG and 26 of a BMP; comments of a PNM are longer.
+That of a JPEG is looked for in all of it."""
 PNM = re.compile(rb"P([1-6])(?:\s+|#[^\n]*\n)+(\d{1,9})(?:\s+|#[^\n]*\n)+(\d{1,9})\s")
 OTHER_KINDS = (
     (rb"RIFF....WEBP", "WebP"),
@@ -39,6 +41,8 @@ OTHER_KINDS = (
 )
 """Named, so that people know what to convert; none of them is read."""
 JPEG_LOSSY = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+"""Frame headers SOF0 to SOF2, SOF9 and SOF10: baseline, extended and progressive, by Huffman or
+arithmetic coding (ITU-T T.81, table B.1)."""
 Data = bytes | memoryview
 
 
@@ -53,7 +57,7 @@ def image_size(data: Data) -> tuple[int, int]:
         ImageSizeError: of another kind, or without a complete header.
     """
     head = bytes(data[:HEAD_BYTES])
-    if head.startswith(PNG_MAGIC) and len(head) >= 24:
+    if head.startswith(PNG_MAGIC) and len(head) >= 24:  # IHDR comes first (PNG, 5.6)
         width, height = struct.unpack(">II", head[16:24])
         return height, width
     if head.startswith(JPEG_MAGIC):
@@ -85,6 +89,7 @@ def _jpeg_size(data: Data) -> tuple[int, int]:
         if marker == 0xFF:
             at += 1
             continue
+        # SOF0 to SOF15; DHT, JPG and DAC lie between them (ITU-T T.81, table B.1)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             bits = data[at + 4]
             if bits != 8 or marker not in JPEG_LOSSY:

@@ -30,6 +30,7 @@ from mvdust3r_ros.atlas.outcome import committed
 from mvdust3r_ros.atlas.reconsider import CONTRADICTIONS, check_recent_motion, reconsider
 from mvdust3r_ros.atlas.revision import SETTLE_SHARE, PlacedWindow, Revision
 from mvdust3r_ros.datatypes import (
+    ENGINE_FAULTS,
     Frame,
     Keyframe,
     MapUpdate,
@@ -59,7 +60,6 @@ MISFITS = {
     Verdict.REJECTED_DEGENERATE: 1.0, Verdict.REJECTED_POSE: 0.5, Verdict.REJECTED_ODOMETRY: 0.5,
 }  # fmt: skip
 """Reasons that say: the views do not show what the map shows, or else contradict themselves."""
-ENGINE_FAILURES = {Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE}
 
 
 class Mapper(MapHolder):
@@ -143,7 +143,7 @@ class Mapper(MapHolder):
         rejected = update.verdict not in (Verdict.COMMITTED, Verdict.REJECTED_STALE)
         with self._lock:
             if rejected and window.epoch == state.keyframes.epoch:
-                state.keyframes.give_back(window, engine_failed=update.verdict in ENGINE_FAILURES)
+                state.keyframes.give_back(window, engine_failed=update.verdict in ENGINE_FAULTS)
                 known = state.now.graph.end.knows_place(window)
                 if update.verdict in MISFITS and known:
                     state.keyframes.miss(MISFITS[update.verdict])

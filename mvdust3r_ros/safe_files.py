@@ -36,8 +36,11 @@ from mvdust3r_ros.datatypes import MvDust3rError
 JOURNAL = ".save.commit"
 DRAFT_SUFFIX = ".part"
 MAX_JOURNAL_BYTES = 1 << 16
+"""A bound against a hostile file: a journal names the few files of one save."""
 MAX_YAML_BYTES = 1 << 20
+"""A bound against a hostile file: `config/mapper.yaml`, with every setting, has 12 kB."""
 BLOCK_BYTES = 1 << 24
+"""What a read of a short file takes at most, however large its limit."""
 
 
 class FileError(MvDust3rError):

@@ -25,16 +25,25 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import ImageArray
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Of the sensors whose values come in 16 bits: Mono8 to Mono16 of GenICam."""
 NARROW_SHARE = 1 / 8
-"""Greys that use less of their range than this are stretched, as those of thermal cameras."""
+"""Greys that use less of their range than this are stretched, as those of thermal cameras: less is
+under 32 of the 256 levels of 8 bits."""
 TAILS_PERCENT = (0.5, 99.5)
+"""Where the range of an image begins and ends: a lamp or a dark corner of less than 0.5 % of the
+pixels does not set it."""
 HOT_PERCENT = 99.95
-"""Above are hot pixels, which say nothing of the range."""
+"""Above are hot pixels, which say nothing of the range: 10 of the samples below."""
 SAMPLES = 20_000
+"""Values that the percentiles are taken of: 100 of them lie beyond each end."""
 FOLLOW = 0.05
+"""Share of the way to the range of a new image that an end moves: 20 images to get there, so that
+neighbouring ones look alike."""
 MAX_STEP = 0.02
-"""No image moves an end of the range by more than this share of it."""
+"""No image moves an end of the range by more than this share of it, 5 of 256 levels."""
 CLIPPED_SHARE = 0.25
+"""With more values beyond the range than this, following would take too long: the range is taken
+anew."""
 Values = npt.NDArray[Any]
 
 

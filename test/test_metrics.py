@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import WindowPrediction
+from mvdust3r_ros.engines.views import path_order
 from mvdust3r_ros.evaluation.metrics.window_metrics import (
     MetricError,
     WindowScores,
@@ -48,7 +49,6 @@ from mvdust3r_ros.evaluation.metrics.window_metrics import (
     relative_pose_errors_deg,
     scale_error,
     score_window,
-    slot_order,
     view_errors,
 )
 from mvdust3r_ros.geometry import align_sim3, focal_from_pointmap, invert_se3, make_se3
@@ -235,10 +235,10 @@ def test_depth_and_scale_errors_are_relative() -> None:
 
 
 def test_the_reference_and_view_zero_change_places() -> None:
-    assert [slot_order(5, r) for r in range(3)] == [
-        (0, 1, 2, 3, 4),
-        (1, 0, 2, 3, 4),
-        (2, 1, 0, 3, 4),
+    assert [path_order(r, 5).tolist() for r in range(3)] == [
+        [0, 1, 2, 3, 4],
+        [1, 0, 2, 3, 4],
+        [2, 1, 0, 3, 4],
     ]
 
 
@@ -278,7 +278,7 @@ def test_stored_rows_are_the_truth_in_slots(name: str) -> None:
     for row, _, truth, reference in rows_of(arrays):
         true = truth.in_slots(reference)
         np.testing.assert_array_equal(true.valid, arrays["valid_mask_rows"][row])
-        order = list(slot_order(len(truth.valid), reference))
+        order = path_order(reference, len(truth.valid))
         np.testing.assert_allclose(
             truth.T_world_cam[order], arrays["camera_pose_rows"][row], atol=1e-6
         )
@@ -317,7 +317,7 @@ def check_scalars(
     # the reference of path r sits in slot 0; compare views, not slots
     by_view = by_window.copy()
     for r in range(n_ref):
-        by_view[:, r] = by_window[:, r][:, list(slot_order(slots.shape[1], r))]
+        by_view[:, r] = by_window[:, r][:, path_order(r, slots.shape[1])]
     computed = {
         "nd_first": nd[::n_ref].mean(),
         "nd_first_slot0": by_window[:, 0, 0].mean(),
@@ -381,7 +381,7 @@ def test_stored_cameras(name: str) -> None:
         assert got.rta == pytest.approx(arrays["pose/RTA_rows"][row], abs=step)
         assert got.maa == pytest.approx(arrays["pose/mAA_rows"][row], abs=step / 30)
         # the whole in one go, in the caller's order of views
-        order = list(slot_order(len(conf), reference))
+        order = path_order(reference, len(conf))
         whole = score_window(
             WindowPrediction(pred[order][None], conf[order][None], (reference,)), truth
         )
@@ -470,4 +470,4 @@ def test_stored_primitives() -> None:
         atol=0.05,
     )
     want = p["roworder/view_index_rows_by_slots_b2_r3_v5"].tolist()
-    assert [list(slot_order(5, r)) for _ in range(2) for r in range(3)] == want
+    assert [path_order(r, 5).tolist() for _ in range(2) for r in range(3)] == want

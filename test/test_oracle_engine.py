@@ -23,7 +23,7 @@ import pytest
 from box_room import BoxRoom
 from mvdust3r_ros.datatypes import View, WindowPrediction
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.engines.oracle_engine import CONFIDENT, NO_DEPTH, OracleEngine, OracleNoise
+from mvdust3r_ros.engines.oracle_engine import CONFIDENT, UNSURE, OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import invert_se3
 
 HW = (72, 96)
@@ -81,7 +81,7 @@ def test_pixels_without_depth_are_finite_and_without_confidence(
     depth[3:5] = unknown
     prediction = OracleEngine(HW).infer([views[0], replace(views[1], depth_m=depth)])
     assert np.isfinite(prediction.points).all()
-    assert (prediction.conf[0, 1, 3:5] == NO_DEPTH).all()
+    assert (prediction.conf[0, 1, 3:5] == UNSURE).all()
     assert (prediction.conf[0, 1, 5:] == CONFIDENT).all()
     assert (prediction.conf[0, 0] == CONFIDENT).all()
 

@@ -34,6 +34,8 @@ from mvdust3r_ros.evaluation.lockstep import interruptible
 
 INTERRUPTED = "interrupted"
 CONNECT_S = 20.0
+"""A TCP handshake takes milliseconds in a cluster; who does not answer for so long is not
+there."""
 
 
 class ClusterError(MvDust3rError):

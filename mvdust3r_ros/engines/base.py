@@ -24,9 +24,11 @@ from mvdust3r_ros.config import AnyConfig, ConfigError, KeyframeDefaults, Mapper
 from mvdust3r_ros.datatypes import MvDust3rError, View, ViewTokens, WindowPrediction
 
 SIDE_MULTIPLE = 32
-"""Pixels that both sides of views in the camera's aspect are multiples of."""
+"""Pixels that both sides of views in the camera's aspect are multiples of, so that five halvings
+leave whole pixels."""
 MIN_CONF, CONF_QUANTILE = 1.0, 0.3
-"""What most engines like of `map.min_conf` and `map.conf_quantile`."""
+"""What most engines like of `map.min_conf` and `map.conf_quantile`: 1 is the least confidence
+there is, and a window is dense enough without its least sure pixels."""
 
 
 class EngineError(MvDust3rError):

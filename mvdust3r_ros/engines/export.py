@@ -29,16 +29,16 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.engines.manifest import EngineManifest, save_manifest
+from mvdust3r_ros.engines.manifest import OPSET, EngineManifest, save_manifest
 from mvdust3r_ros.engines.views import slot_order
 from mvdust3r_ros.model.config import config_to_dict
 from mvdust3r_ros.model.network import Network, exchange
 
-OPSET = 17
 EMBED_LIMIT_BYTES = 64 << 20
-"""Weights of a model up to this size lie in the .onnx file itself."""
+"""Weights of a model up to this size lie in the .onnx file itself; protobuf takes 2 GB at most."""
 MIN_STORED_HALF = 256
-"""Smaller constants stay in float32 when weights are stored in half precision."""
+"""Smaller constants stay in float32 when weights are stored in half precision: they save nothing,
+and some are epsilons."""
 
 TENSORRT_OPERATORS = {
     "Add", "And", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "DepthToSpace",

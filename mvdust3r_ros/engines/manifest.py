@@ -32,6 +32,9 @@ from mvdust3r_ros.safe_files import FileError, read_yaml
 
 MANIFEST_NAME = "manifest.yaml"
 MANIFEST_VERSION = 1
+"""Goes up with each change that makes older engine folders unreadable."""
+OPSET = 17
+"""Of the ONNX operators: the first that has layer normalisation as one node."""
 BACKENDS = ("onnx", "torch", "tensorrt", "mvs")
 
 CONFIDENCE_NAMES = ("min_conf", "conf_quantile", "point_rel_sigma")

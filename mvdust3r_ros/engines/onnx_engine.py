@@ -37,7 +37,8 @@ from mvdust3r_ros.engines.views import (
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 """Used in this order, as far as the installed ONNX Runtime has them."""
-ENCODE_AT_ONCE = 8
+VIEWS_A_RUN = 8
+"""One run for a window of the default size; more views would only take more memory."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class OnnxEngine(Engine):
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         """Encode views, a few at a time; tokens are float32 arrays."""
         tokens: list[ViewTokens] = []
-        for start in range(0, max(len(views), 1), ENCODE_AT_ONCE):
-            part = views[start : start + ENCODE_AT_ONCE]
+        for start in range(0, max(len(views), 1), VIEWS_A_RUN):
+            part = views[start : start + VIEWS_A_RUN]
             inputs = {"images": stack_images(part, self._info.image_hw)}
             if self._manifest.intrinsics:
                 inputs["intrinsics"] = stack_intrinsics(part)

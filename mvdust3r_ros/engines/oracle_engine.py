@@ -31,8 +31,9 @@ from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.geometry import backproject, invert_se3
 
-CONFIDENT = 5.0
-NO_DEPTH = 1.0
+CONFIDENT, UNSURE = 5.0, 1.0
+"""Confidences are 1 + exp(...): 1 is the least there is, of pixels without depth; all others are
+equally sure."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class OracleEngine(Engine):
             depth *= 1.0 + rng.normal(0.0, self._noise.points, depth.shape)
         T_ref_cam = T_ref_world @ _pose(view)
         points = backproject(depth, view.K) @ T_ref_cam[:3, :3].T + T_ref_cam[:3, 3]
-        return points * scale, np.where(valid, CONFIDENT, NO_DEPTH)
+        return points * scale, np.where(valid, CONFIDENT, UNSURE)
 
     def describe(self) -> EngineInfo:
         """Metric only while no random scale is added."""

@@ -214,7 +214,7 @@ def _progress_monitor(trt: Any, name: str, report: Callable[[str], None]) -> Any
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             total = self._steps.get(phase_name, 0)
-            if total >= 10 and step % (total // 10) == 0:
+            if total >= 10 and step % (total // 10) == 0:  # ten lines for a phase
                 report(f"{name}: {phase_name} {step} of {total}")
             return True
 

@@ -91,6 +91,12 @@ def slot_order(n_ref: int, n_views: int) -> npt.NDArray[np.int64]:
     return order
 
 
+def path_order(reference: int, n_views: int) -> npt.NDArray[np.int64]:
+    """(V,) view in each slot of one path: the reference and view 0 have changed places."""
+    order: npt.NDArray[np.int64] = slot_order(reference + 1, n_views)[reference]
+    return order
+
+
 def token_descriptor(tokens: FloatArray, engine: str) -> Descriptor:
     """Mean of the (..., D) tokens of a view, for networks whose encoder makes some.
 

@@ -41,8 +41,10 @@ from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.evaluation.window_scores import WatchedEngine, WindowLog
 from mvdust3r_ros.mapper import Mapper
 
-FORMAT = 1
+CAPSULE_FORMAT = 1
+"""Goes up with each change that readers of older capsules would not understand."""
 MAX_CAPSULES = 20
+"""A bound on the disk: the first ones show what goes wrong."""
 
 
 class CapsuleError(MvDust3rError):
@@ -122,7 +124,7 @@ def write_capsule(folder: Path, capsule: Capsule) -> None:
             tensors[f"conf_{place}"] = prediction.conf
             tensors[f"references_{place}"] = np.array(prediction.references)
     description = {
-        "format": FORMAT,
+        "format": CAPSULE_FORMAT,
         "verdict": capsule.verdict.name.lower(),
         "reason": capsule.message,
         "engine": capsule.engine,
@@ -164,8 +166,8 @@ def read_capsule(folder: Path) -> Capsule:
     """
     try:
         values = json.loads((folder / "capsule.json").read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise CapsuleError(f"{folder}: format {values['format']!r}, expected {FORMAT}")
+        if values["format"] != CAPSULE_FORMAT:
+            raise CapsuleError(f"{folder}: format {values['format']!r}, expected {CAPSULE_FORMAT}")
         with np.load(folder / "tensors.npz", allow_pickle=False) as tensors:
             arrays = dict(tensors)
         keyframes = {k["id"]: _keyframe_from(folder, k, arrays) for k in values["keyframes"]}

@@ -25,10 +25,10 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import FloatArray, Trajectory
 from mvdust3r_ros.evaluation.run import WindowRecord
 
-STEP_M = 0.05
+NOISE_M = 0.05
 """Shorter moves are noise of the reference, not way."""
-MIN_WAY_M = 0.5
-"""A drive that is shorter than this is measured by its time."""
+SHORT_DRIVE_M = 0.5
+"""A drive that is shorter than this, ten of the steps above, is measured by its time."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def mapped_share(
     if reference is not None:
         during = (reference.stamps_ns >= first_ns) & (reference.stamps_ns <= last_ns)
         way = way_along(reference.T_world_cam[during, :3, 3])
-        if len(way) and way[-1] >= MIN_WAY_M:
+        if len(way) and way[-1] >= SHORT_DRIVE_M:
             stamps, measure, drive_m = reference.stamps_ns[during], way, float(way[-1])
     seconds = (stamps - first_ns) * 1e-9
     mapped = 0.0
@@ -83,7 +83,7 @@ def way_along(xyz: FloatArray) -> FloatArray:
     for k in range(1, len(xyz)):
         step = float(np.linalg.norm(xyz[k] - xyz[corner]))
         way[k] = way[k - 1]
-        if step >= STEP_M:
+        if step >= NOISE_M:
             way[k] += step
             corner = k
     return way

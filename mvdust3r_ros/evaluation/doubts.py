@@ -24,6 +24,7 @@ from mvdust3r_ros.evaluation.run import RunResult
 from mvdust3r_ros.wording import percent, plural
 
 ALL_SHARE = 0.995
+"""Rounds to 100 %, as `percent` would write it."""
 WARN_SHARE = 0.95
 """Less than this of a drive is worth a warning: a drive ends a little after its last keyframe."""
 REASONS = {

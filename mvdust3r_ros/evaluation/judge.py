@@ -26,6 +26,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from mvdust3r_ros.datatypes import (
+    FREE,
+    OCCUPIED,
     FloatArray,
     MvDust3rError,
     OccupancyGrid,
@@ -49,10 +51,14 @@ from mvdust3r_ros.geometry import Sim3, invert_se3, rotation_angle_deg
 from mvdust3r_ros.wording import plural
 
 SCALE_STRETCH = 8
+"""Keyframes back that the scale is taken over: enough way to divide by, short enough to see it
+drift."""
 MIN_STRETCH_M = 0.2
+"""On less way, errors of centimetres would pass for ones of scale."""
 SAME_PATH_M = 0.001
-"""Odometry that is nowhere further from the truth is the truth."""
+"""Odometry that is nowhere further from the truth is the truth: written with millimetres."""
 CONFIDENCE_BINS = 12
+"""A choice of looks: points of the curve, of equally many pixels each."""
 GRID_COLUMNS = (
     "iou", "known_iou", "free_precision", "free_recall",
     "occupied_precision", "occupied_recall", "false_free",
@@ -167,8 +173,8 @@ def _count(made: Judgement, evidence: Evidence) -> None:
     }
     if snapshot.grid is not None and snapshot.gate_open:
         area = snapshot.grid.resolution_m**2
-        counts["free_m2"] = float((snapshot.grid.cells == 0).sum() * area)
-        counts["occupied_m2"] = float((snapshot.grid.cells == 100).sum() * area)
+        counts["free_m2"] = float((snapshot.grid.cells == FREE).sum() * area)
+        counts["occupied_m2"] = float((snapshot.grid.cells == OCCUPIED).sum() * area)
     assert set(counts) <= set(COUNTS)
     made.numbers.update(counts)
 
@@ -268,6 +274,7 @@ def stretch_scale_errors(xyz: FloatArray, true_xyz: FloatArray) -> list[float | 
     for k in range(len(xyz)):
         begin = max(0, k - SCALE_STRETCH)
         made, true = (float(way[k] - way[begin]) for way in ways)
+        # of fewer keyframes, the error of one would make it
         errors.append(made / true - 1.0 if k >= 3 and true > MIN_STRETCH_M else None)
     return errors
 

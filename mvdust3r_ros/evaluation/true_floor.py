@@ -23,15 +23,24 @@ import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 
-CELL_M = 0.2
-POINTS_PER_CELL, MAX_CELLS, MAX_POINTS = 12, 1000, 500_000
-TRIPLES = 400
+TILE_M = 0.2
+"""Side of the cells that a plane's area is counted in: each counts once, however densely a near
+camera saw it."""
+POINTS_PER_CELL, MAX_CELLS, MAX_FLOOR_POINTS = 12, 1000, 500_000
+"""Bounds on the time: points of a cell, cells, and points that they are chosen from."""
+MAX_PLANES = 400
+"""Through three random points, and level through one: where a tenth of the low points are floor,
+40 of the level ones lie on it."""
 MAX_TILT_DEG = 10.0
+"""Against the frame of the truth, which is upright: a ramp for wheelchairs, 1:12, has 4.8."""
 TOLERANCE_M = 0.05
+"""Noise of depth cameras at a few metres."""
 BELOW_M = 0.15
+"""Three times the tolerance: no floor has points there but by a reflection."""
 MAX_BELOW_SHARE = 0.1
 """Of the cells of a plane: as many may have points below it before it is no floor."""
-MIN_CELLS = 10
+MIN_AREA_CELLS = 10
+"""0.4 m2: less is a step or the top of a box."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ def find_true_floor(points: FloatArray, seed: int = 0) -> TrueFloor | None:
     # a point or two below may be a reflection
     below = np.add.reduceat(heights < -BELOW_M, starts, dtype=np.int64)
     below_share = (below > 1).sum(0) / np.maximum(on, 1)
-    area = np.where((below_share < MAX_BELOW_SHARE) & (on >= MIN_CELLS), on, 0)
+    area = np.where((below_share < MAX_BELOW_SHARE) & (on >= MIN_AREA_CELLS), on, 0)
     if not area.any():
         return None
     best = int(np.argmax(area))
@@ -87,9 +96,9 @@ def _few_of_each_cell(
     points: FloatArray, rng: np.random.Generator
 ) -> tuple[FloatArray, npt.NDArray[np.intp]]:
     """A few points of each cell of the plane (M, 3), cell by cell, and where each cell begins."""
-    count = min(len(points), MAX_POINTS)
+    count = min(len(points), MAX_FLOOR_POINTS)
     points = points[rng.permutation(count) * len(points) // max(count, 1)]
-    cells = np.floor(points[:, :2] / CELL_M).astype(np.int64)
+    cells = np.floor(points[:, :2] / TILE_M).astype(np.int64)
     cells -= cells.min(0, initial=0)
     index = cells[:, 0] * (cells[:, 1].max(initial=0) + 1) + cells[:, 1]
     order = np.argsort(index, kind="stable")
@@ -106,13 +115,13 @@ def _candidates(points: FloatArray, rng: np.random.Generator) -> tuple[FloatArra
     if len(points) < 3:
         return np.zeros((0, 3)), np.zeros(0)
     low = points[points[:, 2] <= np.quantile(points[:, 2], 0.6)]
-    a, b, c = (low[rng.integers(len(low), size=20 * TRIPLES)] for _ in range(3))
+    a, b, c = (low[rng.integers(len(low), size=20 * MAX_PLANES)] for _ in range(3))
     normals = np.cross(b - a, c - a)
     length = np.linalg.norm(normals, axis=1)
     normals = normals / np.maximum(length, 1e-12)[:, None]
     normals = np.where(normals[:, 2:] < 0, -normals, normals)
-    level: BoolArray = (normals[:, 2] > np.cos(np.radians(MAX_TILT_DEG))) & (length > CELL_M**2)
-    normals, a = normals[level][:TRIPLES], a[level][:TRIPLES]
+    level: BoolArray = (normals[:, 2] > np.cos(np.radians(MAX_TILT_DEG))) & (length > TILE_M**2)
+    normals, a = normals[level][:MAX_PLANES], a[level][:MAX_PLANES]
     # each height as it is, too: a level floor needs no luck
     up = np.tile([0.0, 0.0, 1.0], (len(a), 1))
     normals, through = np.concatenate([normals, up]), np.concatenate([a, a])

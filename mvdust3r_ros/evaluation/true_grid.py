@@ -38,14 +38,18 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.evaluation.true_floor import TrueFloor
 
 FLOOR_M = 0.1
-"""Points no farther than this from the true floor lie on it."""
-MIN_VIEWS = 2
+"""Points no farther than this from the true floor lie on it: twice the noise of depth cameras at a
+few metres."""
+LEAST_VIEWS = 2
+"""Of one view alone, a cell may be its noise."""
 OBSTACLE_SHARE = 0.1
 """A cell where fewer of the views than this see an obstacle, and the others floor, is free."""
 FAINT_SHARE, AROUND_CELLS = 0.4, 2
 """Of the views that see an obstacle in the most hit cell around: fewer are its blur, and whether
 the cell is free is not known."""
 MAX_BASE_M = 0.5
+"""Between the robot's base and the floor: a base higher above it is on another storey, or mounted
+otherwise."""
 Counts = npt.NDArray[np.int64]
 
 
@@ -83,7 +87,7 @@ def true_grid(
 
 def _decided(floor_views: Counts, obstacle_views: Counts, views: int) -> npt.NDArray[np.int8]:
     """Cells of the numbers of views that saw floor and obstacles in them."""
-    least = min(MIN_VIEWS, views)
+    least = min(LEAST_VIEWS, views)
     side = 2 * AROUND_CELLS + 1
     most = cv2.dilate(obstacle_views.astype(np.float32), np.ones((side, side), np.uint8))
     sharp = obstacle_views >= FAINT_SHARE * most

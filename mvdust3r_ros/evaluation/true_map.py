@@ -29,8 +29,11 @@ from mvdust3r_ros.geometry import Sim3, backproject, invert_se3
 from mvdust3r_ros.window.preprocess import view_from_frame
 
 MAX_VIEWS = 300
+"""A bound on memory; of a longer drive every second, fourth ... view is kept."""
 VOXEL_M = 0.025
+"""Half a cell of the grid: each cell a view sees keeps points."""
 BASE_STEP_M = 0.05
+"""One cell of the grid by default: more places draw the same."""
 
 
 @dataclass(frozen=True)

@@ -36,22 +36,26 @@ from mvdust3r_ros.datatypes import (
     is_point,
 )
 from mvdust3r_ros.engines.base import Engine, EngineInfo
+from mvdust3r_ros.engines.views import path_order
 from mvdust3r_ros.evaluation.metrics.window_metrics import (
     WindowScores,
     WindowTruth,
     align_pointmaps,
     scale_error,
     score_window,
-    slot_order,
 )
 from mvdust3r_ros.geometry import backproject, invert_se3
 from mvdust3r_ros.window.pose_recovery import recover_poses
 
 MOST_COLUMNS = 224
-"""Wider views are scored on every n-th of their pixels."""
+"""Wider views are scored on every n-th of their pixels: the published network has so many."""
 CONFIDENCE_SAMPLES = 400
-THUMBNAIL_PX = 168
+"""A bound on memory: of each window, of which a drive has hundreds."""
+SHOWN_PX = 168
+"""A choice of looks."""
 FAR_PERCENTILE = 97
+"""Depth that the colours of a thumbnail end at: a window in the wall does not make the room
+dark."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ class WindowLog:
         )
         self.scores[index] = score_window(prediction, truth)
         reference = prediction.references[0]
-        order = list(slot_order(len(views), reference))
+        order = path_order(reference, len(views))
         points, conf = prediction.points[0][order], prediction.conf[0][order]
         true = truth.in_slots(reference)
         metric = prediction.metric
@@ -278,7 +282,7 @@ def depth_colors(depth: FloatArray, far: float) -> ImageArray:
 
 def _jpeg(image_rgb: ImageArray) -> bytes:
     height, width = image_rgb.shape[:2]
-    scale = THUMBNAIL_PX / max(height, width)
+    scale = SHOWN_PX / max(height, width)
     if scale < 1:
         size_wh = round(width * scale), round(height * scale)
         image_rgb = np.asarray(cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_AREA))

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, Keyframe
+from mvdust3r_ros.datatypes import JUMP_BACK_NS, BoolArray, FloatArray, Frame, Keyframe
 from mvdust3r_ros.geometry import invert_se3
 
 STEP_M = 0.05
@@ -34,7 +34,6 @@ MAX_GAP_M = 0.5
 """Between frames farther apart than this the robot may have gone another way."""
 MAX_FRAMES = 5_000
 MAX_PLACES = 20_000
-JUMP_BACK_NS = 1_000_000_000
 
 
 class OdometryTrack:

@@ -26,8 +26,12 @@ from mvdust3r_ros.messages.frame_ids import plain_frame
 from mvdust3r_ros.messages.images import ConversionError
 
 SAME_CLOCK_NS = 3600 * 10**9
+"""Stamps that are farther apart are not of one clock: one that starts at 0 and one since 1970 are
+years apart, clocks of two computers seconds or minutes."""
 MAX_ASPECT_CHANGE = 0.01
+"""Of an image that was resized, not cropped: half a pixel of rounding on a side of 50 pixels."""
 MAX_CHANGES = 1000
+"""A bound on memory: a camera sends one calibration, or one for each step of its zoom."""
 NO_INFO = "no camera_info came"
 REMEDY = "; correct it, or map without it by --camera-info-topic none"
 

@@ -20,10 +20,11 @@ from mvdust3r_ros.tones import Tones
 DEPTH_MATCH_NS = 20_000_000
 """Half the time between two images of a camera at 25 Hz: the depth of this image, not the next."""
 STALE_NS = 2_000_000_000
-"""Messages so much older or newer than an image are of another time: nothing waits for them."""
+"""Messages so much older or newer than an image are of another time: nothing waits for them. A
+chosen limit, 50 periods of a camera at 25 Hz."""
 Say = Callable[[str, str], None]
 """Takes CAMERA_INFO or DEPTH, and why an image lacks it or what was assumed."""
-NO_DEPTH = "nothing within 20 ms of the image"
+NO_DEPTH = f"nothing within {DEPTH_MATCH_NS // 10**6} ms of the image"
 
 
 class CameraInput:

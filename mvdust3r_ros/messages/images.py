@@ -33,6 +33,7 @@ from mvdust3r_ros.tones import Tones
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEFAULT_MAX_PIXELS = 50_000_000
+"""A bound against hostile headers: a frame of 8K video has 33 megapixels."""
 
 
 class ConversionError(MvDust3rError):
@@ -115,9 +116,11 @@ PLANAR = {
 BY_SMALL_LETTERS = {name.lower(): name for name in (*ENCODINGS, *PLANAR)}
 DEPTH_LIKE = ("16UC1", "32FC1")
 INVALID_SHARE = 0.01
-"""With more pixels of no value than this, 16UC1 and 32FC1 are depth and no picture."""
+"""With more pixels of no value than this, 16UC1 and 32FC1 are depth and no picture: a thermal or
+grey sensor has a value for each but a few defective ones."""
 MAX_MIDDLE_M = 300.0
-"""Depth whose median is beyond is in another unit."""
+"""Depth whose median is beyond is in another unit: 300 mm taken for metres, which is nearer than
+depth cameras see."""
 DEPTH_ENCODINGS = {
     "16UC1": Encoding(1, "u2", None),
     "mono16": Encoding(1, "u2", None),
@@ -292,6 +295,7 @@ def compressed_to_rgb(
 def _decoded(data: memoryview, max_pixels: int) -> Any:
     """(H, W, 3) BGR of a JPEG or PNG, uint8 or uint16."""
     flags = cv2.IMREAD_COLOR
+    # Bits of a sample (PNG, 11.2.2).
     if bytes(data[:8]) == PNG_MAGIC and len(data) > 24 and data[24] == 16:
         flags |= cv2.IMREAD_ANYDEPTH
     if bytes(data[:1]) in (b"P", b"B"):

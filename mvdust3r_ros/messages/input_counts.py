@@ -26,6 +26,7 @@ from mvdust3r_ros.datatypes import Frame
 ODOMETRY, CAMERA_INFO, DEPTH = KINDS = ("odometry", "camera_info", "depth")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 REASONS_SHOWN = 3
+"""A choice of looks: the most frequent ones, so that a line stays a line."""
 
 
 @dataclass

@@ -32,10 +32,17 @@ from mvdust3r_ros.messages.images import ConversionError
 from mvdust3r_ros.messages.transforms import MAX_GAP_NS, FrameTree, PoseBuffer, TransformError
 
 EXTRAPOLATION_NS = 100_000_000
+"""How far beyond the first or last pose motion is carried on: two periods of odometry at 20 Hz."""
 OTHER_CLOCK_NS = 60 * 10**9
+"""No message is under way for so long: stamps that are farther apart are of two clocks."""
 UPRIGHT = 0.7
+"""cos(45 deg): an axis that is nearer to the vertical than to the horizontal, with room for
+tilt."""
 MAX_SENDERS = 8
+"""A bound on memory against a sender that makes up frames: a topic has one, or two where fused
+odometry goes onto the topic of the wheels."""
 NAMES_SHOWN = 4
+"""A choice of looks: the frames that sound most like cameras, in one line."""
 
 
 @dataclass(frozen=True)

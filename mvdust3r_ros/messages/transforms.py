@@ -20,16 +20,18 @@ import bisect
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, MvDust3rError
+from mvdust3r_ros.datatypes import JUMP_BACK_NS, FloatArray, MvDust3rError
 from mvdust3r_ros.geometry import interpolate_se3, invert_se3
 
-JUMP_BACK_NS = 1_000_000_000
-MAX_FRAMES = 10_000
+MAX_TF_FRAMES = 10_000
+"""A bound on memory against a sender that makes up frames: robots have some hundred."""
 SAME_PLACE = 1e-3
-"""Metres, and elements of a rotation matrix."""
-MAX_POSES = 20_000
+"""Metres, and elements of a rotation matrix: 1 mm and 0.06 deg, below any calibration, above the
+rounding of one that is sent twice."""
+MAX_BUFFERED = 20_000
 """Of a buffer with a horizon: 10 s at 2 kHz."""
 MAX_GAP_NS = 2_000_000_000
+"""Between poses farther apart the motion is not known: a robot may have stopped and turned."""
 
 
 class TransformError(MvDust3rError):
@@ -75,7 +77,7 @@ class PoseBuffer:
         self._poses.insert(at, T)
         if self._horizon_ns:
             old = bisect.bisect_left(self._stamps_ns, self._stamps_ns[-1] - self._horizon_ns)
-            old = max(old, len(self._stamps_ns) - MAX_POSES)
+            old = max(old, len(self._stamps_ns) - MAX_BUFFERED)
             del self._stamps_ns[:old], self._poses[:old]
 
     def clear(self) -> None:
@@ -161,8 +163,8 @@ class FrameTree:
             self._disputed.add(child)
 
     def _check_room(self, parent: str, child: str) -> None:
-        if child not in self._parents and len(self._parents) >= MAX_FRAMES:
-            raise TransformError(f"more than {MAX_FRAMES} frames on TF, {child} is left out")
+        if child not in self._parents and len(self._parents) >= MAX_TF_FRAMES:
+            raise TransformError(f"more than {MAX_TF_FRAMES} frames on TF, {child} is left out")
         self._names |= {parent, child}
 
     def __contains__(self, frame: object) -> bool:

@@ -26,9 +26,13 @@ from mvdust3r_ros.model.attention import split_axis
 from mvdust3r_ros.model.layers import Linear
 
 SKIP_SCALE = 1e-4
+"""As in the published code, as are the next three: weights are trained with it."""
 MIN_NORM = 1e-8
+"""Of a point in the camera's centre, which has no direction; DUSt3R's `reg_dense_depth`."""
 MAX_CONF = 1e9
+"""`conf_mode` of the published models, ('exp', 1, 1e9)."""
 GAUSSIAN_SCALE = 0.1
+"""Of the Gaussians' sizes."""
 
 
 class PointMaps(NamedTuple):

@@ -33,8 +33,10 @@ from mvdust3r_ros.model.heads import GaussianHead, Gaussians, PointHead, PointMa
 from mvdust3r_ros.model.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear, rope_table
 
 RAY_FEATURES = 6
+"""x, y, xy, x^2 + y^2 of a ray, and the halves of the field of view: what `_rays` returns."""
 ENCODE_AT_ONCE = 4
-"""Views encoded together at inference."""
+"""Views encoded together at inference: no view's tokens depend on another, and memory grows with
+each."""
 
 
 class NetworkOutput(NamedTuple):

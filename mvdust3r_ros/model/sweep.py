@@ -32,12 +32,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SOFTEST_SHARE = 0.1
-"""Planes are even in log(q + q0): q0 as a share of the largest inverse depth q."""
+"""Planes are even in log(q + q0): q0 as a share of the largest inverse depth q. The weights are
+trained with it, as with the next two."""
 LOCAL_PLANES = 2
 """Planes on each side of the best one that its exact place is found from."""
 CONTRAST_PX = 9
 """Side of the neighbourhood whose mean and contrast are taken out of the grey image."""
 BEHIND = 1e-4
+"""A point that is less far in front of the other camera is not in its image; dividing by less
+overflows."""
 
 
 @dataclass(frozen=True)
@@ -328,6 +331,7 @@ class Reader(nn.Module):
             second = torch.maximum(second, torch.minimum(best, whole))
             best = torch.maximum(best, whole)
         mean = total / seen.clamp_min(1.0)[:, None]
+        # -1: only one source sees it
         second = torch.where(second > -0.999, second, best)
         return mean * groups, best, second, seen / self.config.sources
 

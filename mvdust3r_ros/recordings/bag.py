@@ -25,7 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mvdust3r_ros.datatypes import FloatArray, Frame
+from mvdust3r_ros.datatypes import JUMP_BACK_NS, FloatArray, Frame
 from mvdust3r_ros.messages.camera_infos import NO_INFO
 from mvdust3r_ros.messages.camera_input import CameraInput
 from mvdust3r_ros.messages.conversions import pose_from_stamped, stamp_to_ns
@@ -38,7 +38,6 @@ from mvdust3r_ros.messages.odometry import (
     Odometry,
     Placement,
 )
-from mvdust3r_ros.messages.transforms import JUMP_BACK_NS
 from mvdust3r_ros.recordings.bag_files import BagReader
 from mvdust3r_ros.recordings.bag_messages import BagError, decoded, raw_messages
 from mvdust3r_ros.recordings.bag_topics import (
@@ -57,7 +56,10 @@ from mvdust3r_ros.tones import Tones
 from mvdust3r_ros.wording import plural
 
 DEPTH_WAIT_NS = 500_000_000
+"""Of recording time: drivers send depth some frames after its image; then the image goes
+without."""
 DIFFERENT_CLOCKS_S = 0.25
+"""Exposure, compression and transport take less: a larger difference is one of clocks."""
 OnBad = Callable[[ConversionError], None]
 
 

@@ -40,7 +40,7 @@ from rosbags.rosbag2 import Reader as Ros2Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from mvdust3r_ros.recordings.bag_messages import RECOVER, BagError
-from mvdust3r_ros.recordings.layouts import is_image
+from mvdust3r_ros.recordings.layouts import FEW_IMAGES, is_image
 from mvdust3r_ros.recordings.unfinished_mcap import MAGIC as MCAP_MAGIC
 from mvdust3r_ros.recordings.unfinished_mcap import mended_mcap
 from mvdust3r_ros.recordings.unfinished_ros1 import mended_ros1
@@ -54,7 +54,6 @@ BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 ROS2_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")
 ZSTD_SUFFIXES = (".zstd", ".zst")
 METADATA = "metadata.yaml"
-FEW_IMAGES = 2
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LFS_MAGIC = b"version https://git-lfs"
 MAGICS = {b"SQLite format 3": ".db3", MCAP_MAGIC: ".mcap", b"#ROSBAG": ".bag"}

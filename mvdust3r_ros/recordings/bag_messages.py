@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mvdust3r_ros.recordings.bag_files import BagReader
 
 STAMP_BEGIN, STAMP_END = 4, 12
+"""Of std_msgs/Header, int32 sec and uint32 nanosec, behind the 4 bytes that CDR begins with
+(DDSI-RTPS, 10)."""
 RECOVER = "`mcap recover` or sqlite3's `.recover` may save the rest"
 
 

@@ -28,7 +28,9 @@ from mvdust3r_ros.safe_files import FileError, parse_yaml
 
 SENSOR_FILE = "sensor.yaml"
 LIST_FILE = "data.csv"
-ROTATION_TOLERANCE = 1e-3
+CALIBRATION_TOLERANCE = 1e-3
+"""Elements of R R^T: calibrations have six digits and more; a matrix that is off by more is
+none."""
 
 
 def at_camera(
@@ -79,7 +81,7 @@ def _on_body(path: Path) -> FloatArray | None:
         data = given["data"] if isinstance(given, Mapping) else given
         T = np.array(data, float).reshape(4, 4)
         R = T[:3, :3]
-        rigid = np.abs(R @ R.T - np.eye(3)).max() < ROTATION_TOLERANCE and np.linalg.det(R) > 0
+        rigid = np.abs(R @ R.T - np.eye(3)).max() < CALIBRATION_TOLERANCE and np.linalg.det(R) > 0
     except (KeyError, TypeError, ValueError):
         rigid = False
     if not rigid:

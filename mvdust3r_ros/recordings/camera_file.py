@@ -32,14 +32,13 @@ from mvdust3r_ros.recordings.camera_forms import (
 )
 from mvdust3r_ros.recordings.recording import RecordingError
 from mvdust3r_ros.recordings.tables import TableError, is_number, read_text, split_words
-from mvdust3r_ros.safe_files import FileError, parse_yaml
+from mvdust3r_ros.safe_files import MAX_YAML_BYTES, FileError, parse_yaml
 
 CAMERA_FILES = (
     *(f"{stem}.{suffix}" for stem in ("intrinsics", "camera_info", "camera", "calibration")
       for suffix in ("yaml", "yml", "json", "txt")),
     "camchain.yaml", "sensor.yaml", "ost.yaml", "K.txt", "cameras.txt",
 )  # fmt: skip
-MAX_BYTES = 1 << 20
 COLMAP_LINE = re.compile(r"\s*\d+\s+[A-Z_]+(\s+[-+.\deE]+){4,}\s*")
 ASSIGNMENT = re.compile(r"^\s*([A-Za-z_]\w*)\s*[=:]?\s+([-+.\deE]+)\s*$|^\s*(\w+)\s*=\s*(\S+)\s*$")
 
@@ -90,8 +89,8 @@ def read_camera(path: Path, size_wh: Size | None = None, images: str = "") -> Ca
 
 def _parsed(path: Path, size_wh: Size | None, images: str) -> CameraModel:
     text = read_text(path)
-    if len(text) > MAX_BYTES:
-        raise FileError(f"larger than {MAX_BYTES} bytes")
+    if len(text) > MAX_YAML_BYTES:
+        raise FileError(f"larger than {MAX_YAML_BYTES} bytes")
     if text.lstrip().startswith("<"):
         raise CameraFormError("XML is not read; let OpenCV write YAML")
     lines = [line for line in (raw.split("#")[0] for raw in text.splitlines()) if line.strip()]

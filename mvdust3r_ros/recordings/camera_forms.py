@@ -25,7 +25,7 @@ import numpy as np
 from mvdust3r_ros.datatypes import (
     DISTORTION_COUNTS,
     DISTORTION_NAMES,
-    MIN_FOCAL,
+    MIN_FOCAL_WIDTHS,
     CameraModel,
     FloatArray,
     MvDust3rError,
@@ -80,9 +80,11 @@ PINHOLE = (
     ("cy", "ppy", "c_y", "principal_y"),
 )
 MAX_SKEW = 1e-3
-"""Of the focal length; OpenCV's models have none."""
+"""Of the focal length; OpenCV's models have none. In an image of 1000 pixels it moves none by more
+than about one."""
 OTHER_SIZE = 0.2
-"""A centre that is off the middle by more than this in both directions is of another image."""
+"""Where a centre is off the middle by more than this share, alike in both directions, it is of
+another image: that of one of half the size is off by 0.5."""
 COLMAP_CENTRE_PX = 0.5
 """COLMAP's pixel centres are at one half, ours and OpenCV's at whole numbers."""
 
@@ -91,6 +93,7 @@ EXPECTED = (
     "expected image_width, image_height and camera_matrix as ROS's camera calibration writes them"
 )
 MAX_SIDE = 1 << 16
+"""One more than the longest side that a JPEG can have (16 bits): a bound against hostile files."""
 
 
 class CameraFormError(MvDust3rError):
@@ -133,14 +136,14 @@ def camera_of(
         raise CameraFormError(
             f"{known} takes {wanted} coefficients, there are {len(coefficients)}"
         )
-    if known == "plumb_bob" and len(values) >= 8:
+    if known == "plumb_bob" and len(values) >= 8:  # OpenCV: k1 k2 p1 p2 k3 and k4 to k6
         known = "rational_polynomial"
     return CameraModel(K, *size_wh, values, known)
 
 
 def _check_matrix(K: FloatArray, size_wh: Size) -> None:
     """Raise CameraFormError for a matrix that no images of this size have."""
-    if 0 < K[0, 0] < MIN_FOCAL * size_wh[0]:
+    if 0 < K[0, 0] < MIN_FOCAL_WIDTHS * size_wh[0]:
         raise CameraFormError(
             f"a focal length of {K[0, 0]:g} pixels in images of {size_wh[0]} columns: is the "
             "matrix normalised, or in millimetres? It has to be in pixels"
@@ -360,7 +363,7 @@ def _coefficients(values: Values, *, is_fisheye: bool) -> list[float]:
     names = NUMBERED_FISHEYE if is_fisheye else NUMBERED
     found = [_number(values.get(name)) for name in names]
     used = max((k for k, value in enumerate(found, 1) if value), default=0)
-    return found[: 4 if used <= 4 else 5 if used == 5 else 8]
+    return found[: 4 if used <= 4 else 5 if used == 5 else 8]  # what OpenCV takes
 
 
 def from_numbers(numbers: Sequence[float], size_wh: Size | None) -> CameraModel:
@@ -372,6 +375,7 @@ def from_numbers(numbers: Sequence[float], size_wh: Size | None) -> CameraModel:
     """
     if size_wh is None:
         raise CameraFormError("no size of the image, and no image to take it from")
+    # Four and 4 or 5 coefficients; the fourth number of a matrix is 0.
     is_line = len(numbers) == 8 or (len(numbers) == 9 and numbers[3] != 0)
     if is_line:
         K, coefficients = pinhole_matrix(*numbers[:4]), numbers[4:]

@@ -29,6 +29,7 @@ from mvdust3r_ros.recordings.body_poses import at_camera
 from mvdust3r_ros.recordings.camera_file import camera_beside, read_camera
 from mvdust3r_ros.recordings.image_sequence import ShotList
 from mvdust3r_ros.recordings.layouts import (
+    FEW_IMAGES,
     NOT_PICTURES,
     image_folder,
     is_foreign_image,
@@ -63,12 +64,13 @@ UNDERSTOOD = """\
   ScanNet       as SensReader extracts it: color/, pose/ (depth/, intrinsic/)
   images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or a folder above it
   video         .mp4, .mkv, .mov, .avi, .webm or .m4v"""
-SHOWN = 6
+FILES_SHOWN = 6
+"""A choice of looks: names in one message."""
 DEEPEST = 4
-"""Folders above the images that are gone down through."""
+"""Folders above the images that are gone down through: the name of a sequence, then mav0/cam0/data
+as EuRoC has them."""
 MOST_FOLDERS = 1000
-THUMBNAILS = 2
-"""So few pictures beside a folder of more are no recording."""
+"""Looked into at each depth: a bound for who names a home folder or a whole disk."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _recording_folder(path: Path) -> Path:
     """
     if path.name in ("rgb", "color") and (is_tum_rgbd(path.parent) or is_scannet(path.parent)):
         return path.parent
-    if _fits(path) and not (is_image_folder(path) and _pictures(path) <= THUMBNAILS):
+    if _fits(path) and not (is_image_folder(path) and _pictures(path) <= FEW_IMAGES):
         return path
     level = [path]
     for _ in range(DEEPEST):
@@ -149,8 +151,8 @@ def _recording_folder(path: Path) -> Path:
         if len(found) == 1:
             return found[0]
         if found:
-            named = ", ".join(str(folder) for folder in found[:SHOWN])
-            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            named = ", ".join(str(folder) for folder in found[:FILES_SHOWN])
+            more = f" and {len(found) - FILES_SHOWN} more" if len(found) > FILES_SHOWN else ""
             raise RecordingError(f"{path} holds several recordings, name one: {named}{more}")
     if _fits(path):
         return path
@@ -201,8 +203,8 @@ def _unknown(path: Path) -> str:
         return f"{foreign}: convert them to JPEG or PNG"
     if path.is_dir():
         names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir() if p.name[0] != ".")
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        holds = f" (it holds {', '.join(names[:SHOWN]) or 'nothing'}{more})"
+        more = f" and {len(names) - FILES_SHOWN} more" if len(names) > FILES_SHOWN else ""
+        holds = f" (it holds {', '.join(names[:FILES_SHOWN]) or 'nothing'}{more})"
     return f"{path} is no recording of a kind that is understood{holds}; these are:\n{UNDERSTOOD}"
 
 

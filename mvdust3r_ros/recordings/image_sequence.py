@@ -45,13 +45,17 @@ from mvdust3r_ros.tones import Tones
 from mvdust3r_ros.window.preprocess import registered_depth
 
 MAX_PIXELS = 100_000_000
+"""A bound against hostile headers: three times a frame of 8K video, which has 33 megapixels."""
 SIZES_LOOKED_AT = 25
-HEAD_BYTES = 1 << 18
+"""The size of most images needs no more headers, and a slow disk pays for each."""
+JPEG_HEAD_BYTES = 1 << 18
+"""The size stands behind EXIF and colour profile: four segments of at most 64 KiB each (ITU-T
+T.81, B.1.1.4)."""
 ORIENTATION = (
     "orientation tags (EXIF) are ignored, as intrinsics and depth are of the pixels as they are "
     "stored; turn the files themselves if they have to be upright"
 )
-NO_DEPTH = 65535
+INVALID_STEPS = 65535
 """7-Scenes marks pixels without depth so; elsewhere it is beyond the sensor's reach."""
 
 
@@ -155,7 +159,7 @@ def common_size(images: Sequence[Path]) -> Size | None:
     for path in images[:: len(images) // SIZES_LOOKED_AT + 1]:
         try:
             with path.open("rb") as file:
-                height, width = size_within(file.read(HEAD_BYTES), MAX_PIXELS)
+                height, width = size_within(file.read(JPEG_HEAD_BYTES), MAX_PIXELS)
         except (OSError, EncodedImageError):
             continue
         sizes[width, height] += 1
@@ -182,7 +186,7 @@ def read_depth(path: Path, unit_m: float) -> FloatArray:
         EncodedImageError: as for images, or it is no 16-bit grey image.
     """
     steps = read_steps(path)
-    return np.where(steps == NO_DEPTH, np.float32(0), steps * np.float32(unit_m))
+    return np.where(steps == INVALID_STEPS, np.float32(0), steps * np.float32(unit_m))
 
 
 def read_steps(path: Path) -> npt.NDArray[np.uint16]:

@@ -42,9 +42,12 @@ NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 OWN_CLOCK = re.compile(r"[^0-9]*([0-9]{1,9}\.[0-9]{3,9})[^0-9]*")
 """Seconds of a clock that does not count from 1970: simulated, or since the start."""
 STEP_S = (1e-3, 10.0)
+"""Median time between two images, from a camera at 1 kHz to time lapse: others are just
+numbers."""
 COUNTER_DIGITS = 2
+"""A fraction of one digit that goes up by one each time may as well be tenths of seconds."""
 MOST = 0.5
-"""Names are times where more than this share of them is."""
+"""Names are times where more than this share of them is: the majority decides."""
 FRACTION_UNITS = {3: "milliseconds", 6: "microseconds", 9: "nanoseconds"}
 Stamps = list[int | None]
 

@@ -31,21 +31,27 @@ from mvdust3r_ros.recordings.image_times import times_of_images
 from mvdust3r_ros.recordings.recording import Notes, RecordingError
 from mvdust3r_ros.recordings.tables import (
     COMMENT,
+    FEW_TWINS,
     TableError,
     decimal,
     read_text,
     stamp_of,
     unit_since_1970,
 )
-from mvdust3r_ros.recordings.truth_files import truth_beside
+from mvdust3r_ros.recordings.truth_files import ROTATION_TOLERANCE, truth_beside
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
 FOREIGN_SUFFIXES = (
     ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".exr", ".dng",
 )  # fmt: skip
+FEW_IMAGES = 2
+"""So few pictures beside something else are a plan or a preview, no recording."""
 DATASET_HZ = 30.0
+"""Of the depth cameras of 7-Scenes (Kinect) and ScanNet (Structure); the files hold no times."""
 TUM_UNIT_M = 1 / 5000
+"""As the data set's page says: 5000 is 1 m."""
 TUM_MATCH_NS = 20_000_000
+"""Default of `--max_difference` in the data set's associate.py."""
 # fx, fy, cx, cy and distortion as published with the data set, for 640x480 pixels.
 TUM_CAMERAS = {
     "freiburg1": ((517.3, 516.5, 318.6, 255.3), (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)),
@@ -53,13 +59,14 @@ TUM_CAMERAS = {
     "freiburg3": ((535.4, 539.2, 320.1, 247.6), ()),
 }
 SEVEN_SCENES_CAMERA = (585.0, 585.0, 320.0, 240.0)
-ROTATION_TOLERANCE = 1e-2
+"""fx, fy, cx, cy as published with the data set, for 640x480 pixels."""
 NOT_PICTURES = re.compile(
     r"depth|disp|mask|label|normal|confidence|semantic|segment|instance", re.IGNORECASE
 )
+MIN_SERIES = 8
+"""Fewer images may each have a name of its own: no share of them says anything."""
 SERIES_SHARE = 0.2
-FEW_TWINS = 0.1
-"""More images with the time of another than this share of them, and names are no times."""
+"""A name of more of the images than this makes a series; of fewer they are strays."""
 
 
 def is_tum_rgbd(folder: Path) -> bool:
@@ -321,7 +328,7 @@ def _one_series(folder: Path, notes: Notes) -> list[Path]:
             notes.add("images with the name of another are left out", path.name)
     series = Counter(re.sub(r"\d+", "#", stem) for stem in first)
     large = [name for name, count in series.items() if count > SERIES_SHARE * len(first)]
-    if len(first) >= 8 and len(large) > 1:
+    if len(first) >= MIN_SERIES and len(large) > 1:
         raise RecordingError(
             f"{folder} holds images of several series ({', '.join(sorted(large))}): put those of "
             "one camera into a folder of their own"

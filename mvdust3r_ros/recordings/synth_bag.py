@@ -58,7 +58,9 @@ from mvdust3r_ros.synthetic.sequence import (
 )
 
 BAG_VERSION: Literal[9] = 9
+"""Of metadata.yaml, the newest that rosbags writes."""
 CLOUD_STEP_PX = 4
+"""Rows and columns of the true cloud: every fourth keeps the file small and shows every wall."""
 
 
 class SynthBagError(MvDust3rError):

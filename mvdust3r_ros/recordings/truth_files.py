@@ -30,6 +30,7 @@ from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, Trajectory
 from mvdust3r_ros.geometry import se3_from_quaternion
 from mvdust3r_ros.recordings.tables import (
     COMMENT,
+    FEW_TWINS,
     TIMES_FILES,
     UNITS,
     Row,
@@ -47,11 +48,16 @@ from mvdust3r_ros.recordings.tables import (
 TUM_COLUMNS = ("stamp", "x", "y", "z", "qx", "qy", "qz", "qw")
 EUROC_COLUMNS = ("stamp", "x", "y", "z", "qw", "qx", "qy", "qz")
 EUROC_NUMBERS = 17
+"""Time, position, quaternion, velocity and the biases of gyroscope and accelerometer."""
 MATRIX_NUMBERS = (12, 16)
+"""3x4 as KITTI has them, and 4x4."""
 ROTATION_TOLERANCE = 1e-2
+"""Stretch of a rotation, and length of its rows: files round to three digits and more."""
 UNIT_LENGTH = (0.95, 1.05)
-"""Quaternions of rounded numbers are of length 1 within these."""
+"""Quaternions of numbers rounded to two digits are of length 1 to 0.01; what is further off is
+none."""
 BOTTOM_ROW = (0.0, 0.0, 0.0, 1.0)
+"""Of a rigid transform in homogeneous coordinates."""
 TRUTH_FILES = tuple(
     f"{stem}.{suffix}"
     for stem in ("poses", "groundtruth", "truth", "trajectory", "traj")
@@ -69,10 +75,10 @@ FOREIGN = (
     (r"\A<", "HTML or XML"),
 )
 MOST_HEADER_LINES = 20
+"""A foreign format names itself in its first lines; comments behind may say anything."""
 EXPECTED = "lines of `timestamp x y z qx qy qz qw`, or of 3x4 or 4x4 matrices"
 
 
-FEW_TWINS = 0.1
 MOST_RATIO = 100.0
 """Between the time of the truth and that of the images; units are 1000 apart."""
 UNIT_NAMED = re.compile(
@@ -144,10 +150,11 @@ def read_truth(
             raise _foreign(path)
         rows = _of_one_width(source, table.rows)
         numbers = len(rows[0].words)
-        if numbers == 4:
+        if numbers == 4:  # a row of a matrix a line
             return _from_matrices(source, table, _joined(source, rows), 0)
         if numbers in MATRIX_NUMBERS:
             return _from_matrices(source, table, rows, 0)
+        # a time before 12 or 16 numbers; EuRoC's lines have 17 as well
         if numbers == 13 or (numbers == EUROC_NUMBERS and _ends_as_matrix(rows)):
             return _from_matrices(source, table, rows, 1)
         return _from_quaternions(source, table, rows)
@@ -338,6 +345,7 @@ def _stamps_of_images(source: _Source, values: Sequence[Decimal]) -> list[int] |
         return None
     counted = [value - values[0] for value in values] == list(range(len(values)))
     every_s = float(np.median(np.diff(frames))) / 1e9
+    # of images that come about once a second, numbers look like times
     if not counted or values[0] not in (0, 1) or 0.5 < every_s < 2:
         return None
     source.say(f"truth {source.path}: its times are taken as the numbers of the images")

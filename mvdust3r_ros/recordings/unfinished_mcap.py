@@ -26,8 +26,11 @@ MAGIC = b"\x89MCAP0\r\n"
 FOOTER = struct.pack("<BQQQI", 0x02, 20, 0, 0, 0) + MAGIC
 """Says that there is no index, so that readers go through the records."""
 HEADER, FOOTER_OPCODE, CHANNEL, CHUNK_INDEX, SUMMARY_OFFSET, DATA_END = 1, 2, 4, 8, 14, 15
+"""Opcodes of records (mcap.dev/spec, Records)."""
 HEAD = struct.Struct("<BQ")
 PROFILE = b"ros2"
+MAX_NAME_BYTES = 1000
+"""A bound against garbage: the library that wrote a file names itself and its version."""
 
 
 def mended_mcap(file: Path) -> tuple[MendedFile | None, int]:
@@ -75,6 +78,7 @@ def _is_indexed(data: BinaryIO, size: int) -> bool:
         opcode, length = HEAD.unpack(head)
         if opcode in (FOOTER_OPCODE, SUMMARY_OFFSET):
             break
+        # behind four uint64, the length of the map of offsets: 0 where messages have no index
         if opcode == CHUNK_INDEX and not any(data.read(36)[32:]):
             return False
         has_channels |= opcode == CHANNEL
@@ -89,7 +93,7 @@ def _profile(data: BinaryIO) -> dict[int, bytes]:
     place = data.tell()
     lengths = data.read(8).ljust(8, b"\xff")
     profile, library = struct.unpack("<II", lengths)
-    if opcode != HEADER or profile != 0 or not len(PROFILE) <= library < 1000:
+    if opcode != HEADER or profile != 0 or not len(PROFILE) <= library < MAX_NAME_BYTES:
         return {}
     words = struct.pack("<I", len(PROFILE)) + PROFILE
     return {place: words + struct.pack("<I", library - len(PROFILE))}

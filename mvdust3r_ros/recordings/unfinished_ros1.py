@@ -29,6 +29,7 @@ from mvdust3r_ros.recordings.mended_file import MendedFile
 
 MAGIC = b"#ROSBAG V2.0\n"
 BAG_HEADER, INDEX, CHUNK, CHUNK_INFO, CONNECTION = 3, 4, 5, 6, 7
+"""Values of `op` (wiki.ros.org/Bags/Format/2.0)."""
 
 
 @dataclass

@@ -22,9 +22,8 @@ import rclpy
 from rclpy.lifecycle import LifecycleNode
 
 TOPIC = "bond"
-HEARTBEAT_PERIOD_S = 0.1
-HEARTBEAT_TIMEOUT_S = 4.0
-"""Of Nav2's own nodes."""
+HEARTBEAT_PERIOD_S, HEARTBEAT_TIMEOUT_S = 0.1, 4.0
+"""Both as Nav2's own nodes have them (nav2_util::LifecycleNode)."""
 
 
 def make_bond(node: LifecycleNode) -> Any | None:

@@ -49,7 +49,9 @@ from mvdust3r_ros.ros.settings import RosSettings
 from mvdust3r_ros.tones import Tones
 
 HORIZON_NS = 10_000_000_000
+"""How long poses are kept, as tf2 does by default."""
 DEPTHS_KEPT = 30
+"""One second at 30 Hz, on top of one for each image that may be waiting."""
 Report = Callable[[str, str], None]
 
 

@@ -193,7 +193,7 @@ def _length_m(text: str) -> float:
         length_m = float(text)
     except ValueError:
         length_m = -1.0
-    if not 0.0 < length_m < 100.0:
+    if not 0.0 < length_m < 100.0:  # no robot is as wide
         raise LaunchError(f"robot_radius: {text!r} is no length in metres")
     return length_m
 

@@ -42,13 +42,13 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool, Trigger
 
 from mvdust3r_ros.config import ConfigError
-from mvdust3r_ros.datatypes import MvDust3rError
+from mvdust3r_ros.datatypes import JUMP_BACK_NS, MvDust3rError
 from mvdust3r_ros.drawing.map_files import NO_GRID
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.ros.bond import break_bond, make_bond
 from mvdust3r_ros.ros.health.diagnosis import Health, diagnose, diagnostics_msg
-from mvdust3r_ros.ros.health.faults import FaultLog
+from mvdust3r_ros.ros.health.faults import RECENT_S, FaultLog
 from mvdust3r_ros.ros.health.graph import clock_stands, namesakes
 from mvdust3r_ros.ros.oracle_needs import check_node
 from mvdust3r_ros.ros.parameters import NodeParameters
@@ -59,18 +59,21 @@ from mvdust3r_ros.ros.spinning import quiet_end, spin
 from mvdust3r_ros.srv import LoadMap, SaveMap
 from mvdust3r_ros.wording import plural
 
-RECENT_S = 5.0
 WATCH_S = 0.5
+"""How soon the node stops after the network has failed on every rung."""
 ADVICE_S = 10.0
 """A node that stays unconfigured for longer says what to do: nobody else seems to do it."""
 GIVE_BACK_S = 1.0
-"""How often memory that is free goes back to the system."""
+"""How often memory that is free goes back to the system: about as often as windows free some."""
 END_S = 1.0
-"""How long a node that is told to end waits for the network."""
+"""How long a node that is told to end waits for the network: `ros2 launch` insists 5 s after it
+asks, and the map may have to be saved before."""
 FINISH_S = 60.0
-"""How long ~/save_map waits for the network to map the newest keyframes."""
+"""How long ~/save_map waits for the network to map the newest keyframes; one that takes longer
+counts as hanging (diagnosis.py)."""
 LAST_MAP = "last"
 EXECUTOR_THREADS = 3
+"""One for each group of callbacks: transitions and inputs, background, saving."""
 SWITCH_S = 0.0005
 """How long a thread may hold Python's lock while a callback waits for it; 5 ms by default."""
 START_HINT = (
@@ -121,7 +124,9 @@ class MapperNode(LifecycleNode):
         # Saving waits for the network; diagnostics go on.
         self._saving = MutuallyExclusiveCallbackGroup()
         backward = JumpThreshold(
-            min_forward=None, min_backward=Duration(seconds=-1), on_clock_change=False
+            min_forward=None,
+            min_backward=Duration(nanoseconds=-JUMP_BACK_NS),
+            on_clock_change=False,
         )
         self._jumps = self.get_clock().create_jump_callback(
             backward, post_callback=self._on_clock_jump

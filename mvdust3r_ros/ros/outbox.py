@@ -29,7 +29,8 @@ from typing import Any
 
 SPREAD_S = 3.0
 """All clouds of a window are out after this time: TF forgets their stamps after 10 s."""
-JOIN_S = 1.0
+LAST_SEND_S = 1.0
+"""How long the end waits for the thread, which is at most within one publish."""
 
 
 class Outbox:
@@ -89,7 +90,7 @@ class Outbox:
         with self._change:
             self._closed = True
             self._change.notify_all()
-        self._thread.join(JOIN_S)
+        self._thread.join(LAST_SEND_S)
 
     def _send_all(self) -> None:
         while self._waiting:

@@ -43,6 +43,7 @@ from mvdust3r_ros.geometry import quaternion_xyzw
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
 
 MAX_PATH_POSES = 1000
+"""The whole path goes out with each window: 1000 poses of 80 bytes each."""
 POINT_DTYPE = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")]
 )

@@ -32,7 +32,10 @@ from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.messages.input_counts import kinds_of
 
 POLL_S = 0.1
+"""News wake the threads; so often they look without any."""
 JOIN_S = 20.0
+"""How long a transition waits for the window in the network, which takes seconds on a slow
+processor. One that hangs keeps its thread."""
 
 
 @dataclass

@@ -42,6 +42,7 @@ except ImportError:  # ROS 2 Humble
 __all__ = [
     "CLOUDS",
     "LATCHED",
+    "QUEUE_DEPTH",
     "RELIABLE",
     "STATIC_TF",
     "TF",
@@ -51,6 +52,8 @@ __all__ = [
     "match_events",
 ]
 
+QUEUE_DEPTH = 100
+"""Of tf2's listeners; of images at 30 Hz, 3 s."""
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 CLOUDS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 """Clouds of all views of a window at once, for the best-effort queue of 50 of a costmap."""
@@ -59,9 +62,9 @@ LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-TF = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+TF = QoSProfile(depth=QUEUE_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
 STATIC_TF = QoSProfile(
-    depth=100,
+    depth=QUEUE_DEPTH,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )

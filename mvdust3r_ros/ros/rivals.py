@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mvdust3r_ros.messages.conversions import stamp_to_ns
+from mvdust3r_ros.ros.health.faults import RECENT_S
 
-RECENT_S = 5.0
-KEPT = 2000
-"""Own transforms that have not come back yet: some got lost on the way."""
+MAX_OWN = 2000
+"""Own transforms that have not come back yet: some got lost on the way. 20 s at 100 Hz."""
 MAX_CHILDREN = 100
+"""A bound on memory against a sender that makes up frames: the map frame has a few children, odom
+and cameras."""
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Rivals:
         with self._lock:
             self._own[_key(item)] = None
             self._children.add(item.child_frame_id)
-            while len(self._own) > KEPT:
+            while len(self._own) > MAX_OWN:
                 del self._own[next(iter(self._own))]
 
     def heard(self, item: Any, fixed: bool) -> None:

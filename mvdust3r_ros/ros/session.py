@@ -43,7 +43,8 @@ from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.ros.tf_output import TfOutput
 
 HINT_S = 60.0
-"""How often the log says what the user can do."""
+"""How often the log says what the user can do: often enough for who looks at it, too seldom to
+hide the rest."""
 Hook = Callable[..., None]
 
 

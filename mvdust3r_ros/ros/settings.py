@@ -26,7 +26,8 @@ from mvdust3r_ros.config import ConfigError, MapperConfig, Section, setting
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, make_se3
 
-MAX_CAMERAS = 6
+MAX_NAMED_CAMERAS = 6
+"""A chosen limit: six of 60 degrees look all around, and all share one network."""
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -136,8 +137,10 @@ class RosSettings(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = self.camera_names
-        if len(names) > MAX_CAMERAS or len(set(names)) != len(names):
-            raise ConfigError(f"cameras: {self.cameras!r} must be 1 to 6 different names")
+        if len(names) > MAX_NAMED_CAMERAS or len(set(names)) != len(names):
+            raise ConfigError(
+                f"cameras: {self.cameras!r} must be 1 to {MAX_NAMED_CAMERAS} different names"
+            )
         if not all(NAME.fullmatch(name) for name in names if self.cameras):
             raise ConfigError(
                 f"cameras: {self.cameras!r} must be names such as front,left: letters, digits, _"

@@ -30,11 +30,14 @@ from mvdust3r_ros.ros.health.faults import FaultLog
 
 InvalidHandle = rclpy_implementation.InvalidHandle
 PAUSE_S = 0.01
+"""So that rounds that fail at once do not take a whole core."""
 GAP_S = 0.2
-"""Failures further apart than this are not of one row."""
-STUCK_S = 0.5
+"""Failures further apart than this are not of one row: rounds that fail follow each other within
+some 0.01 s."""
+LASTING_S = 0.5
 """A row of failures this long does not pass by itself."""
 GIVE_UP_S = 10.0
+"""Whoever watches the node starts it anew: Nav2 misses the bond after 4 s."""
 
 
 @contextmanager
@@ -96,7 +99,7 @@ def _spin_on(node: Node, executor: Executor) -> bool:
 def _recover(node: Node, row: FailureRow) -> bool:
     """Do what a failed round calls for; False when nothing helps."""
     lasted_s = row.failed()
-    if lasted_s < STUCK_S:
+    if lasted_s < LASTING_S:
         return True
     dropped = drop_dead(node)
     if dropped:

@@ -21,12 +21,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import FloatArray, Frame, Keyframe, MapUpdate, Verdict
+from mvdust3r_ros.datatypes import (
+    JUMP_BACK_NS,
+    FloatArray,
+    Frame,
+    Keyframe,
+    MapUpdate,
+    Verdict,
+)
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.ros.inputs import Inputs, Report
 
 Send = Callable[[FloatArray, int, str], None]
-JUMP_BACK_NS = 1_000_000_000
 
 
 class TfOutput:

@@ -15,7 +15,7 @@
 """Windows of views of synthetic rooms: made by seed, stored in shards, read back in batches.
 
 A room is named by its seed alone: the same seed and size give the same pixels, whether it was
-stored before or is made on the spot.
+stored before or is made on the spot. How often and how much images are disturbed is a choice.
 """
 
 from __future__ import annotations
@@ -35,13 +35,23 @@ import torch
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError, View
 from mvdust3r_ros.synthetic.paths import Rig, window_poses
 from mvdust3r_ros.synthetic.render import Renderer, pinhole
-from mvdust3r_ros.synthetic.scenes import Scene, SceneError, sample_flat, sample_room
+from mvdust3r_ros.synthetic.scenes import SEED_STEP, Scene, SceneError, sample_flat, sample_room
 from mvdust3r_ros.synthetic.textures import Rng
 
 SHARD_ROOMS = 50
+"""What a process makes before it reports, and what is lost where it is killed."""
 CHECK_PX = 32
+"""Side of the depth images that poses are judged by, before anything is rendered."""
 MIN_OVERLAP = 0.2
+"""Share of its pixels that a view has in common with the next: of less, a network could only
+guess."""
+LOOK_FOR_ROOMS_EVERY = 100
+"""Steps of training between looks for shards that were written meanwhile, which read the
+folder."""
+PLAIN_LEVELS = 6.0
+"""Standard deviation of the 256 levels: less is a view of nothing but a plain wall."""
 MIN_MEAN_DEPTH_M = 0.8
+"""Nearer on average, a view shows one piece of furniture and nothing of the room."""
 
 
 class DatasetError(MvDust3rError):
@@ -92,8 +102,8 @@ def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu")
         K = pinhole(rig.fov_rad, hw)
         shots = [renderer.render(K, hw, T) for T in poses]
         rgb = np.stack([s.rgb for s in shots])
-        if rgb.reshape(views, -1).std(1).min() < 6.0:
-            continue  # a view of nothing but a plain wall
+        if rgb.reshape(views, -1).std(1).min() < PLAIN_LEVELS:
+            continue
         return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
     raise SceneError(f"no window of {views} views found for seed {seed}")
 
@@ -107,7 +117,8 @@ def drawn_scenes(seed: int, stream: int) -> Iterator[tuple[Rng, Scene, Rig]]:
     """
     for attempt in range(200):
         rng = np.random.default_rng([seed, attempt, stream])
-        layout = seed if attempt < 4 else seed + 1_000_003 * attempt
+        # four ways through the first layout, then others
+        layout = seed if attempt < 4 else seed + SEED_STEP * attempt
         scene = sample_flat(layout) if rng.random() < 1 / 3 else sample_room(layout)
         yield rng, scene, Rig.draw(rng)
 
@@ -161,6 +172,7 @@ def overlap(
     z = np.maximum(p[:, 2], 1e-3)
     px = np.rint(K[0, 0] * p[:, 0] / z + K[0, 2]).astype(int)
     py = np.rint(K[1, 1] * p[:, 1] / z + K[1, 2]).astype(int)
+    # In front of the other camera, and the same surface but for pixels as coarse as CHECK_PX.
     seen = (p[:, 2] > 0.05) & (px >= 0) & (px < w) & (py >= 0) & (py < h)
     there = depth_j[np.clip(py, 0, h - 1), np.clip(px, 0, w - 1)]
     return float(np.mean(seen & (np.abs(there - z) < 0.08 * np.maximum(z, 0.5) + 0.05)))

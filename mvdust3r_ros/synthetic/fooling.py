@@ -15,7 +15,8 @@
 """Drives that fool stereo: a turn on the spot, a covered lens, a poster, a mirror, people.
 
 All lead through one furnished room, cleared of what stands in the way. The depth of a frame is
-exact: of a mirror it is that of its surface, of a person where he is at that moment.
+exact: of a mirror it is that of its surface, of a person where he is at that moment. Sizes
+are choices: those of a furnished room.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ from mvdust3r_ros.synthetic.sequence import CAMERA_NAME, START_NS, SequenceConfi
 from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.textures import pick_texture
 
-STEP_M, TURN_RAD = 0.1, math.radians(5)
-"""Way between two frames, and turn on the spot."""
+PACE_M, TURN_RAD = 0.1, math.radians(5)
+"""Way between two frames, and turn on the spot: at 10 Hz, 1 m/s and 50 deg/s, as fast as robots in
+rooms go."""
 TURN_AFTER_M = 2.0
+"""Way before the turn: enough keyframes for a map that the turn is to fit."""
 RATE_HZ = 10.0
+"""Of the frames, as the pace above."""
 LANE_LENGTH_M, WALL_AHEAD_M = 3.0, 1.1
 """Length of the way, and what is left to the wall at its end."""
 LANE_M = 0.8
@@ -47,6 +51,8 @@ LANE_M = 0.8
 ON_WALL_M = 0.08
 """What has its middle nearer to a wall than this is the wall, or hangs on it."""
 SURFACE_M = 5e-3
+"""Points this near to the front of the glass are of it: far above the rounding of depth, far below
+its thickness."""
 CLOTH_M = (0.6, 0.6)
 """What one repeat of the pattern on people covers."""
 TOP_M = 2.0
@@ -130,7 +136,7 @@ def covered_lens(seed: int) -> FoolingDrive:
 def poster_close_by(seed: int, speed_m_s: float = 0.0) -> FoolingDrive:
     """Along a board with a picture that fills the image; the board stands, or is carried along."""
     x, y, x1 = _lane(seed)
-    way: list[Planar] = [(at, y, math.pi / 2) for at in np.arange(x, x1, STEP_M)]
+    way: list[Planar] = [(at, y, math.pi / 2) for at in np.arange(x, x1, PACE_M)]
     board = Part(
         Kind.BOX, np.array([(x + x1) / 2, y + 0.65, 0.9]), np.array([1.1, 0.02, 0.9]),
         _texture(seed, "books"), (1.1, 0.9), (0.5, 0.5),
@@ -150,7 +156,7 @@ def mirror_on_the_wall(seed: int, bottom_m: float = 0.0) -> FoolingDrive:
     glass = Part(Kind.BOX, np.array([room.x1 - 0.05, y, middle]), np.array([0.05, 0.8, half]), 0)
     way = [
         (at, y + 0.4 * math.sin(2.5 * (at - x)), math.atan(math.cos(2.5 * (at - x))) / 2)
-        for at in np.arange(x, x1, STEP_M)
+        for at in np.arange(x, x1, PACE_M)
     ]
     drive = _drive(seed, way, [glass])
     return FoolingDrive(drive, mirror=len(drive.scene.parts) - 1)
@@ -208,7 +214,7 @@ def _ahead(x: float, x1: float, y: float) -> list[Planar]:
     """Along x in curves, as a robot that avoids things."""
     return [
         (at, y + 0.15 * math.sin(2 * (at - x)), 0.3 * math.cos(2 * (at - x)))
-        for at in np.arange(x, x1, STEP_M)
+        for at in np.arange(x, x1, PACE_M)
     ]
 
 
@@ -226,10 +232,11 @@ def _drive(
     """A drive through the room of a seed, furniture in the way taken out, with more parts."""
     rig = Rig()
     config = SequenceConfig(
-        seed=seed, frames=len(way), hw=(288, 384), rate_hz=RATE_HZ, step_m=STEP_M, supersample=1,
+        seed=seed, frames=len(way), hw=(288, 384), rate_hz=RATE_HZ, step_m=PACE_M, supersample=1,
         walker=walks, rig=rig,
     )  # fmt: skip
     room = sample_room(seed)
+    # floor, ceiling and four walls come first
     kept = tuple(p for i, p in enumerate(room.parts) if i < 6 or not _in_the_way(p, way))
     scene = replace(
         room, parts=(*kept, *more), walker=len(kept) if walks else -1, walker_velocity=velocity

@@ -12,7 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pieces of furniture as lists of primitives, each in its own frame (x right, y front, z up)."""
+"""Pieces of furniture as lists of primitives, each in its own frame (x right, y front, z up).
+
+Sizes and odds are choices: those of furniture as one meets it, and some more.
+"""
 
 from __future__ import annotations
 

@@ -25,6 +25,8 @@ from torch.nn import functional
 from mvdust3r_ros.synthetic.dataset import Batch
 
 MATCH_DIM = 64
+"""Values of a descriptor that matches are learned by; the layer is left out of the released
+network."""
 
 
 def confidence_loss(
@@ -115,6 +117,7 @@ def find_matches(batch: Batch, points: Tensor, patch: int) -> Matches:
     K = batch.K[:, None, None]
     px = (K[..., 0, 0] * q[..., 0] / z + K[..., 0, 2]).round().long()
     py = (K[..., 1, 1] * q[..., 1] / z + K[..., 1, 2]).round().long()
+    # in front of the other camera
     inside = (q[..., 2] > 0.1) & (px >= 0) & (px < w) & (py >= 0) & (py < h)
     px, py = px.clamp(0, w - 1), py.clamp(0, h - 1)
     there = batch.depth_m.flatten(2).gather(2, py * w + px)

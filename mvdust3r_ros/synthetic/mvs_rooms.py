@@ -17,6 +17,7 @@
 What the network has to learn is to read a cost volume. For that the rooms get what a camera on a
 robot has and `make_window` has not: steps of all lengths, fine grain on some surfaces and none on
 others, floors that shine, and a lens between 50 and 100 degrees.
+Sizes and shares are choices: what real floors and walls have, and some more.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray
 from mvdust3r_ros.geometry import backproject, interpolate_se3
-from mvdust3r_ros.synthetic.dataset import RoomWindow, drawn_scenes
+from mvdust3r_ros.synthetic.dataset import CHECK_PX, RoomWindow, drawn_scenes
 from mvdust3r_ros.synthetic.paths import window_poses
 from mvdust3r_ros.synthetic.render import Renderer, pinhole
 from mvdust3r_ros.synthetic.scenes import Scene, SceneError
@@ -46,9 +47,10 @@ SHINY_SHARE = 0.35
 """Share of the rooms whose floor reflects."""
 LEAST_REFLECTED = (0.02, 0.3)
 """What a floor that shines reflects of light from straight above."""
-FLOOR_M = 2e-3
-CHECK_PX = 32
+ON_FLOOR_M = 2e-3
+"""Points this near to z = 0 are of the floor: far above the rounding of depth."""
 MIN_DEPTH_M, MIN_MEDIAN_M = 0.12, 0.5
+"""A camera nearer to anything has driven into it; in the median, it shows one surface."""
 
 
 def make_mvs_window(seed: int, views: int, hw: tuple[int, int]) -> RoomWindow:
@@ -125,7 +127,7 @@ class Gloss:
         if self._above is None:
             return rgb
         points = _points_world(depth_m, K, T_world_cam)
-        floor = (np.abs(points[..., 2]) < FLOOR_M) & (depth_m > 0)
+        floor = (np.abs(points[..., 2]) < ON_FLOOR_M) & (depth_m > 0)
         upside_down = np.diag([1.0, 1.0, -1.0, 1.0]) @ T_world_cam
         height, width = depth_m.shape
         shown = self._above.render(K, (height, width), upside_down, supersample=1).rgb

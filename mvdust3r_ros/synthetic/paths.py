@@ -14,7 +14,8 @@
 
 """Camera paths a robot could take through a synthetic scene; numpy only, seeded.
 
-A planar pose is (x, y, yaw): metres and radians in the world frame, yaw 0 looks along +x.
+A planar pose is (x, y, yaw): metres and radians in the world frame, yaw 0 looks along +x. What is
+drawn at random is a choice: heights, speeds and turns of robots as one meets them, and some more.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.datatypes import FREE, FloatArray
 from mvdust3r_ros.synthetic.scenes import Scene, SceneError, scene_occupancy
 from mvdust3r_ros.synthetic.textures import Rng
 
 CELL_M = 0.1
+"""Of the grid that ways are planned on: a step of a way."""
 CLEARANCE_M = 0.25
+"""Radius of a robot of 0.5 m."""
 Planar = tuple[float, float, float]
 
 
@@ -84,7 +87,8 @@ class FreeSpace:
     def __init__(self, scene: Scene, camera_height_m: float) -> None:
         """Inflate the scene's exact grid."""
         grid = scene_occupancy(scene, CELL_M, (0.02, camera_height_m + 0.15))
-        clear = cv2.distanceTransform((grid.cells == 0).astype(np.uint8), cv2.DIST_L2, 5) * CELL_M
+        is_free = (grid.cells == FREE).astype(np.uint8)
+        clear = cv2.distanceTransform(is_free, cv2.DIST_L2, cv2.DIST_MASK_5) * CELL_M
         self.origin = np.array(grid.origin_xy_m)
         self.free: npt.NDArray[np.bool_] = np.asarray(clear > CLEARANCE_M + CELL_M / 2)
         self._cells = np.argwhere(self.free)
@@ -178,7 +182,7 @@ def _tour(rng: Rng, free: FreeSpace, length_m: float) -> list[Planar]:
         if driven >= length_m:
             break
         leg = free.plan(here, free.draw(rng))
-        if leg is None or len(leg) < 8:
+        if leg is None or len(leg) < 8:  # 0.8 m: no way
             continue
         leg = _smooth(leg)
         glance = rng.uniform(-0.6, 0.6)
@@ -189,7 +193,7 @@ def _tour(rng: Rng, free: FreeSpace, length_m: float) -> list[Planar]:
             while abs(turn := _wrap(target - yaw)) > 0.05:  # turns before it goes on
                 yaw = _wrap(yaw + float(np.clip(turn, -0.02, 0.02)))
                 dense.append((float(leg[k, 0]), float(leg[k, 1]), yaw))
-                if abs(turn) < 0.7:
+                if abs(turn) < 0.7:  # the rest of the turn is made on the way
                     break
             yaw = _wrap(yaw + float(np.clip(_wrap(target - yaw), -0.02, 0.02)))
             dense.append((float(leg[k, 0]), float(leg[k, 1]), yaw))
@@ -285,6 +289,7 @@ def _wander(
             room.x0 + rng.uniform(0.25, 0.75) * room.size[0],
             room.y0 + rng.uniform(0.25, 0.75) * room.size[1],
         )
+        # what a robot goes around: neither at its feet nor across the flat
         if not 0.9 < math.hypot(focus[0] - x, focus[1] - y) < 5.0:
             continue
         yaw = math.atan2(focus[1] - y, focus[0] - x) + rng.normal(0, 0.15)

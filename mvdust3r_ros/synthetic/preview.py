@@ -29,8 +29,8 @@ from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.synthetic.dataset import RoomWindow, collate, make_window
 from mvdust3r_ros.synthetic.window_tiles import window_row
 
-VIEWS = 8
-SHOWN = (0, 3, 7)
+PREVIEW_VIEWS, VIEWS_SHOWN = 8, (0, 3, 7)
+"""Views of a held-out window, as many as keyframes in one by default, and those in the picture."""
 
 
 class HeldOut:
@@ -59,19 +59,19 @@ class HeldOut:
         """
         hw = network.config.image_hw
         if not self._windows:
-            self._windows = [make_window(seed, VIEWS, hw) for seed in self._seeds]
+            self._windows = [make_window(seed, PREVIEW_VIEWS, hw) for seed in self._seeds]
         own = {k: v.clone() for k, v in network.state_dict().items()}
         network.load_state_dict(dict(weights))
         network.eval()
         result: dict[str, float] = {}
-        for views in (4, VIEWS):
+        for views in (4, PREVIEW_VIEWS):
             scores = [self._score(network, w, views) for w in self._windows]
             result[f"nd_{views}"] = float(np.mean([s[0] for s in scores]))
             result[f"abs_rel_{views}"] = float(np.mean([s[1] for s in scores]))
         rows = []
         for window in self._windows[:4]:
-            rgb, points, truth = self._predict(network, window, VIEWS)
-            rows.append(window_row(rgb, truth, points, SHOWN))
+            rgb, points, truth = self._predict(network, window, PREVIEW_VIEWS)
+            rows.append(window_row(rgb, truth, points, VIEWS_SHOWN))
         cv2.imwrite(
             str(self._folder / f"held_out_{step:06d}.jpg"), np.concatenate(rows)[..., ::-1]
         )

@@ -31,6 +31,7 @@ from mvdust3r_ros.synthetic.train_config import TrainConfig, TrainError
 
 LICENCE = "Apache-2.0"
 USUAL_VIEWS = 8
+"""Keyframes in a window by default: the released error is that of such windows."""
 CROSS_REFERENCE = "dec_same_view_blocks."
 
 

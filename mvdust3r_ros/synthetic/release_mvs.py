@@ -46,12 +46,14 @@ from mvdust3r_ros.synthetic.train_mvs import (
 )
 
 LICENCE = "Apache-2.0"
-LONG_SIDE = 384
-EXAMPLE_HW = (288, 384)
+LONG_SIDE, RELEASE_HW = 384, (288, 384)
+"""Long side of the views that the engine asks for, and their size for a camera of 4:3."""
 HELD_OUT_SEED = 9_500_000
 """First seed of the rooms that the confidence is fitted on; no run trains on them."""
-FIT_ROOMS, CHECK_ROOMS, VIEWS = 24, 12, 8
+FIT_ROOMS, FIT_VIEWS = 24, 8
+"""Rooms that the confidence is fitted on, and views of each; half as many more check it."""
 RIGHT_SHARE = 0.1
+"""A depth is right that is off by less of itself: what a confidence promises."""
 REAL_REL_ERROR = 0.045
 """Median error on recordings of a real office, poses by the engine; rooms give half of it."""
 WINDOW_SIGMA = 0.03
@@ -111,7 +113,7 @@ def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
     manifest = EngineManifest(
         name="mvs",
         backend="mvs",
-        image_hw=EXAMPLE_HW,
+        image_hw=RELEASE_HW,
         rel_error=max(REAL_REL_ERROR, round(float(np.median(checked.rel_error)), 4)),
         licence=LICENCE,
         long_side=LONG_SIDE,
@@ -152,14 +154,14 @@ def right_by_confidence(rule: ConfidenceRule, judged: _Judged) -> list[dict[str,
 def judge_room(reader: DepthReader, seed: int) -> _Judged:
     """Depth of a held-out room, from poses with the errors that adjustment leaves."""
     rng = np.random.default_rng([seed, 77])
-    window = make_mvs_window(seed, VIEWS, EXAMPLE_HW)
+    window = make_mvs_window(seed, FIT_VIEWS, RELEASE_HW)
     images = torch.from_numpy(window.rgb).permute(0, 3, 1, 2).float().div(255)[None].contiguous()
     disturb_images(rng, images)
     rgb = (images[0].permute(0, 2, 3, 1) * 255).round().byte().numpy()
     views = [View(image) for image in rgb]
     T_world_cam = noisy_poses(rng, window.T_world_cam)
     poses = known_poses(rng, invert_se3(T_world_cam[0]) @ T_world_cam, window.K, window.depth_m)
-    depth, log_error = reader.depth([reader.encode(v) for v in views], poses, EXAMPLE_HW)
+    depth, log_error = reader.depth([reader.encode(v) for v in views], poses, RELEASE_HW)
     votes = agreement(depth, log_error, poses.T_ref_cam, half_intrinsics(poses.K))
     truth = window.depth_m[:, ::2, ::2]
     use = (truth > 0) & (depth > 0) & ~on_edges(depth) & (votes.through <= votes.same)

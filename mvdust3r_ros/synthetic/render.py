@@ -38,8 +38,12 @@ from mvdust3r_ros.synthetic.scenes import Scene, SceneError
 from mvdust3r_ros.synthetic.textures import BANK_SIZE, SIDE, texture_bank
 
 NEAR_M = 0.02
-LEVELS = 6
+"""Nothing nearer to the camera is drawn: ways keep farther away, and dividing by less
+overflows."""
+MIP_LEVELS = 6
+"""From 64 texels a side to 2."""
 BAND_RAYS = 16384
+"""Rays shaded together on a CPU: their values stay in the processor's cache."""
 
 
 class Rendering(NamedTuple):
@@ -163,7 +167,7 @@ class Renderer:
         u = torch.where(on_x, local[..., 1], local[..., 0]) / row[..., 10] + row[..., 12]
         v = torch.where(on_top, local[..., 1], -local[..., 2]) / row[..., 11] + row[..., 13]
         texels = footprint_m * SIDE / torch.minimum(row[..., 10], row[..., 11])
-        level = torch.log2(texels.clamp_min(1.0)).round_().clamp_(0, LEVELS - 1).long()
+        level = torch.log2(texels.clamp_min(1.0)).round_().clamp_(0, MIP_LEVELS - 1).long()
         size = SIDE >> level
         base = self._level_start[level] + row[..., 9].long() * size * size
         fu, fv = (u - u.floor()) * size - 0.5, (v - v.floor()) * size - 0.5
@@ -268,7 +272,7 @@ def _mip_bank(seed: int, device: str) -> tuple[Tensor, Tensor]:
     """All texels of all levels, (T, 4), and where each level starts."""
     level = torch.from_numpy(texture_bank(seed)).permute(0, 3, 1, 2)
     flat, start, total = [], [], 0
-    for _ in range(LEVELS):
+    for _ in range(MIP_LEVELS):
         start.append(total)
         flat.append(functional.pad(level.permute(0, 2, 3, 1).reshape(-1, 3), (0, 1)))
         total += len(flat[-1])

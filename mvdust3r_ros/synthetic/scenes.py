@@ -15,6 +15,7 @@
 """Furnished rooms and flats out of boxes, cylinders and spheres; numpy only, seeded.
 
 World frame: z up, metres, the floor at z = 0, the building's corner at x = y = 0.
+What is drawn at random is a choice: sizes of homes and offices, light and furniture of all kinds.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ from mvdust3r_ros.synthetic.furniture import Finish, Kind, Part, draw_piece
 from mvdust3r_ros.synthetic.textures import Rng, pick_texture
 
 SEEDS_PER_BANK = 256
+"""Rooms that share a bank of textures, which takes time to make."""
+SEED_STEP = 1_000_003
+"""Between the seeds that one seed tries: a prime far above those that are asked for, so that no
+two of them try the same."""
 WALL_M = 0.1
-"""Thickness of every wall, floor and ceiling."""
+"""Thickness of every wall, floor and ceiling: as inner walls have."""
 
 
 class SceneError(MvDust3rError):
@@ -155,7 +160,7 @@ def _split_largest(rng: Rng, rooms: list[Room], doorways: list[Doorway]) -> None
     room, half = rooms[index], WALL_M / 2
     across = int(room.size[0] < room.size[1])  # cut the longer side
     lo, hi = ((room.x0, room.x1), (room.y0, room.y1))[across]
-    if hi - lo < 4.8:
+    if hi - lo < 4.8:  # two rooms of 2.4 m
         return
     for _ in range(20):
         cut = rng.uniform(lo + 2.35, hi - 2.35)

@@ -31,6 +31,7 @@ from mvdust3r_ros.synthetic.scenes import Scene, sample_flat, sample_room
 from mvdust3r_ros.synthetic.textures import Rng
 
 START_NS = 1_700_000_000_000_000_000
+"""2023-11-14, UTC: a date, so that stamps are as large as those of a robot."""
 CAMERA_NAME = "camera_optical"
 ROWS_AT_ONCE = 12
 """Rows of an image with a rolling shutter that are rendered from one pose."""

@@ -37,7 +37,7 @@ from torch.multiprocessing.spawn import spawn
 
 from mvdust3r_ros.model.config import NAMED_CONFIGS, config_from_dict, config_to_dict
 from mvdust3r_ros.model.network import Network
-from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, draw_batch
+from mvdust3r_ros.synthetic.dataset import LOOK_FOR_ROOMS_EVERY, Batch, RoomShards, draw_batch
 from mvdust3r_ros.synthetic.losses import (
     MatchHead,
     attention_loss,
@@ -46,12 +46,11 @@ from mvdust3r_ros.synthetic.losses import (
     pose_loss,
 )
 from mvdust3r_ros.synthetic.preview import HeldOut
-from mvdust3r_ros.synthetic.train_config import TrainConfig
+from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainConfig
 
-LOOK_FOR_ROOMS_EVERY = 100
-LOG_EVERY = 25
 MOST_SHAPES = 64
-"""Shapes of batches that a compiled step is kept for."""
+"""Shapes of batches that a compiled step is kept for: more than the numbers of views a run asks
+for."""
 
 
 class Trainer:

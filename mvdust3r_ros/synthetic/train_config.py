@@ -26,6 +26,9 @@ import yaml
 
 from mvdust3r_ros.datatypes import MvDust3rError
 
+LOG_EVERY = 25
+"""Steps of training that a line of the log is the mean of."""
+
 
 class TrainError(MvDust3rError):
     """A training run cannot start or go on."""

@@ -16,6 +16,7 @@
 
 Everything that happens in a step follows from (seed, step) and the rooms that are ready. A run
 that is stopped and started again goes on from its last checkpoint.
+How many views, how large, and how much they are disturbed is a choice.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from mvdust3r_ros.engines.mvs.sources import choose_sources
 from mvdust3r_ros.engines.mvs.sweep_inputs import unit_projection
 from mvdust3r_ros.model.sweep import Depth, SweepConfig, SweepNetwork, place_to_q, q_to_place
 from mvdust3r_ros.synthetic.dataset import (
+    LOOK_FOR_ROOMS_EVERY,
     SHARD_ROOMS,
     Batch,
     RoomShards,
@@ -51,16 +53,18 @@ from mvdust3r_ros.synthetic.dataset import (
 )
 from mvdust3r_ros.synthetic.mvs_rooms import make_mvs_window
 from mvdust3r_ros.synthetic.textures import Rng
-from mvdust3r_ros.synthetic.train_config import TrainError
+from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainError
 
-LOG_EVERY, SAVE_EVERY, LOOK_EVERY = 25, 50, 100
+SAVE_EVERY = 50
+"""Steps: what is lost at most where a run is killed."""
 Report = Callable[[dict[str, float]], None]
 FIRST_SEED, ROOM_VIEWS, ROOM_HW = 700_000, 12, (192, 256)
-"""Rooms to train on."""
+"""Rooms to train on: none of the held-out ones, of twice the views that are encoded together, at
+two thirds of the size that the engine asks for."""
 WEIGHTS = "weights.safetensors"
 """The averaged weights beside the graphs of an engine folder, to go on training from."""
 AVERAGE = 0.998
-"""Share of the averaged weights that a step leaves."""
+"""Share of the averaged weights that a step leaves: a mean over some 500 steps."""
 VIEWS = 6
 """Neighbouring views of a room that are encoded together."""
 AS_ENGINE_SHARE = 0.6
@@ -166,7 +170,7 @@ class MvsTrainer:
         losses: list[dict[str, float]] = []
         while self.step < last and not stop() and not (minutes and time.monotonic() > until):
             begin = time.perf_counter()
-            if self.step % LOOK_EVERY == 0:
+            if self.step % LOOK_FOR_ROOMS_EVERY == 0:
                 self.shards.refresh()
             losses.append(self.train_step())
             self.seconds += time.perf_counter() - begin

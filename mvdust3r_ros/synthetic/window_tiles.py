@@ -62,7 +62,7 @@ def _from_above(
     p, color = points.reshape(-1, 3), rgb.reshape(-1, 3)
     col = ((p[:, 0] - center[0]) / reach * 0.5 + 0.5) * side
     row = (0.5 - (p[:, 2] - center[1]) / reach * 0.5) * side
-    keep = (p[:, 1] > -0.8) & (p[:, 1] < 1.0)
+    keep = (p[:, 1] > -0.8) & (p[:, 1] < 1.0)  # between ceiling and floor
     keep &= (col >= 0) & (col < side) & (row >= 0) & (row < side)
     image[row[keep].astype(int), col[keep].astype(int)] = color[keep]
     return image

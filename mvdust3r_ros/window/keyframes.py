@@ -25,6 +25,7 @@ import numpy as np
 
 from mvdust3r_ros.config import KeyframeSettings, filled_in
 from mvdust3r_ros.datatypes import (
+    JUMP_BACK_NS,
     BoolArray,
     FloatArray,
     Frame,
@@ -58,7 +59,6 @@ MIN_WINDOW = 3
 LOST_AFTER = 2
 """Windows in a row that do not fit the map before one begins anew."""
 MAX_CAMERAS = 16
-EPOCH_JUMP_NS = 1_000_000_000
 
 
 class KeyframeError(MvDust3rError):
@@ -211,7 +211,7 @@ class KeyframeWindow:
                 "their frame_id?"
             )
         last_ns = self._last_stamp_ns.get(camera)
-        if last_ns is not None and frame.stamp_ns <= last_ns - EPOCH_JUMP_NS:
+        if last_ns is not None and frame.stamp_ns <= last_ns - JUMP_BACK_NS:
             self.start_epoch()
         elif last_ns is not None and frame.stamp_ns <= last_ns:
             raise KeyframeError(

@@ -56,11 +56,11 @@ def test_own_transforms_come_back_and_are_nobody_elses() -> None:
 
 def test_own_transforms_that_get_lost_do_not_pile_up() -> None:
     rivals = heard_by()
-    for i in range(3 * module.KEPT):
+    for i in range(3 * module.MAX_OWN):
         rivals.sent(transform(i))
-    rivals.heard(transform(3 * module.KEPT - 1), fixed=False)
+    rivals.heard(transform(3 * module.MAX_OWN - 1), fixed=False)
     assert rivals.words(ODOM) == ""
-    assert len(rivals._own) < module.KEPT
+    assert len(rivals._own) < module.MAX_OWN
 
 
 @pytest.mark.parametrize(

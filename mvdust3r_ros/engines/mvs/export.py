@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mvdust3r_ros.engines.manifest import OPSET
 from mvdust3r_ros.model.sweep import Features, SweepNetwork, place_to_q
 
-OPSET = 17
 EXAMPLE_HW = (192, 256)
 FEATURES = ("match", "fine", "guide", "fine_guide")
 

@@ -28,13 +28,19 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError, WindowPrediction
+from mvdust3r_ros.engines.views import path_order
 from mvdust3r_ros.geometry import focal_from_pointmap, invert_se3, make_se3, pixel_grid
 
 ERROR_CEILING = 10.0
+"""Of ND and CD, as in the published evaluation: one lost view does not make the mean."""
 DAC_THRESHOLD = 0.2
+"""Of ND, metres (the paper's DAc)."""
 ANGLE_LIMIT_DEG = 15
+"""Of RRE and RTE, as in the paper."""
 MAA_LIMIT_DEG = 30
+"""Of mAE, as in the paper: mAA@30."""
 LEAST_CONFIDENT = 0.03
+"""Share of the pixels that the published evaluation passes over when it looks for cameras."""
 ALIGNMENTS = ("scale_shift", "scale_depth_shift", "scale")
 
 
@@ -65,17 +71,10 @@ class WindowTruth:
 
     def in_slots(self, reference: int) -> WindowTruth:
         """The same truth with the reference in front, in the reference's frame."""
-        order = list(slot_order(len(self.valid), reference))
+        order = path_order(reference, len(self.valid))
         T_ref_world = invert_se3(np.asarray(self.T_world_cam[reference], np.float64))
         points = self.points_world[order] @ T_ref_world[:3, :3].T + T_ref_world[:3, 3]
         return WindowTruth(points, self.valid[order], T_ref_world @ self.T_world_cam[order])
-
-
-def slot_order(n_views: int, reference: int) -> tuple[int, ...]:
-    """View in each slot of a reference path: the reference and view 0 have exchanged places."""
-    order = list(range(n_views))
-    order[0], order[reference] = reference, 0
-    return tuple(order)
 
 
 def mean_distance(points: FloatArray, valid: BoolArray) -> float:
@@ -195,7 +194,7 @@ def pnp_poses(points: FloatArray, masks: BoolArray, K: FloatArray) -> FloatArray
     poses = []
     for pointmap, mask in zip(points, masks, strict=True):
         T_cam_frame = make_se3(np.eye(3), np.ones(3))
-        if mask.sum() >= 4:
+        if mask.sum() >= 4:  # PnP takes four points
             found, rvec, tvec, _ = cv2.solvePnPRansac(
                 pointmap[mask].astype(np.float64), uv[mask], K, np.zeros(0)
             )
@@ -313,7 +312,7 @@ def score_window(
         MetricError: the prediction does not fit the truth.
     """
     reference = prediction.references[path]
-    order = list(slot_order(prediction.points.shape[1], reference))
+    order = path_order(reference, prediction.points.shape[1])
     points, conf = prediction.points[path][order], prediction.conf[path][order]
     true = truth.in_slots(reference)
     pred_aligned, true_aligned = align_pointmaps(points, true.points_world, true.valid, alignment)
@@ -353,7 +352,7 @@ def scale_error(predicted: FloatArray, truth: FloatArray, valid: BoolArray) -> f
         valid: (...) bool.
     """
     pred, true = (np.linalg.norm(p[valid], axis=-1) for p in (predicted, truth))
-    use = true > 1e-9
+    use = true > 1e-9  # the centre of the camera has no distance
     if not use.any():
         raise MetricError("no point of the truth is valid")
     return float(np.median(pred[use] / true[use]) - 1.0)

@@ -55,8 +55,11 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, RED, GREEN, GREY = "#1e6edc", "#e68c14", "#c22f3d", "#1e8a4c", "#aab2c0"
 WIDTH_IN, HEIGHT_IN = 4.6, 2.9
+"""A choice of looks: two plots stand side by side in the page."""
 LEGEND_IN = 0.3
+"""One row of a legend at the font size below."""
 PLAN_DPI = 160
+"""A choice of looks: sharp on screens with two pixels for one."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9.5,

@@ -45,7 +45,10 @@ SHORT_NUMBERS = (
     "mapped_share", "ate_m", "scale_error", "grid_iou", "nd", "dropped_frames", "window_p50_ms",
 )  # fmt: skip
 MAX_COLUMNS = 4
+"""A choice of looks: what a terminal of 100 columns holds side by side; more runs make rows."""
 UNEQUAL_SHARE = 0.05
+"""Maps that hold so different shares of a drive have path errors of different parts; smaller
+differences are of the last keyframes."""
 ABOUT_ZERO = ("scale_error", "window_scale_error")
 """Numbers with a sign: the best is the one nearest to zero."""
 

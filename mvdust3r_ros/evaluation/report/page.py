@@ -46,7 +46,9 @@ WINDOW_COLUMNS = {
     "nd": "ND", "cd": "CD", "rre": "RRE", "rte": "RTE", "mae": "mAE", "scale_error": "scale error",
 }  # fmt: skip
 MAX_THUMBNAILS = 12
+"""A choice of looks, evenly over the drive."""
 MAX_ROWS = 200
+"""The page stays one that a phone opens; report.json has all."""
 
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

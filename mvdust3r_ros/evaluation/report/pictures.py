@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 
 from mvdust3r_ros.datatypes import (
+    FREE,
     FloatArray,
     ImageArray,
     MapSnapshot,
@@ -36,6 +37,7 @@ from mvdust3r_ros.datatypes import (
     ScaleSource,
     Trajectory,
 )
+from mvdust3r_ros.drawing.map_files import CELL_OCCUPIED_FROM
 from mvdust3r_ros.evaluation.coverage import stretch_of
 from mvdust3r_ros.evaluation.report.splat import (
     Viewpoint,
@@ -52,12 +54,19 @@ if TYPE_CHECKING:
 
 INK, PAPER = "#1f2430", "#ffffff"
 UNKNOWN_RGB, FREE_RGB, OCCUPIED_RGB = (205, 210, 218), (255, 255, 255), (31, 36, 48)
+"""A choice of looks, as are all colours here: grids as map_server shows them, in softer greys."""
 PATH_RGB, TRUE_PATH_RGB = (30, 110, 220), (230, 140, 20)
+"""Blue and orange, which colour-blind people tell apart."""
 START_RGB, END_RGB = (30, 160, 80), (215, 50, 60)
+"""Told apart by their markers as well."""
 HEADROOM_M = 0.1
+"""Above the cameras, where views from above are cut: ceilings and lamps hide the rest."""
 ELEVATION_DEG = 38.0
+"""A choice of looks: floors and walls are seen alike."""
 VIEW_PX = (1500, 800)
+"""A choice of looks: the oblique view, twice as wide as high."""
 MARGIN_M = 0.3
+"""A choice of looks: around what is drawn."""
 FIRST_DATE_NS = 946_684_800 * 10**9
 """2000-01-01: stamps before it count from the start of a robot or of a simulation."""
 
@@ -305,8 +314,8 @@ def draw_grid(
 ) -> None:
     """An occupancy grid with a path over it, in its stretches; `unit` is that of `bounds`."""
     image = np.full((*grid.cells.shape, 3), UNKNOWN_RGB, np.uint8)
-    image[grid.cells >= 0] = FREE_RGB
-    image[grid.cells >= 65] = OCCUPIED_RGB
+    image[grid.cells >= FREE] = FREE_RGB
+    image[grid.cells >= CELL_OCCUPIED_FROM] = OCCUPIED_RGB
     (x, y), (rows, cols), res = grid.origin_xy_m, grid.cells.shape, grid.resolution_m
     axes.set_facecolor(unit_rgb(UNKNOWN_RGB))
     axes.imshow(

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from mvdust3r_ros.config import settings_dict
-from mvdust3r_ros.datatypes import MvDust3rError, Trajectory, Verdict
+from mvdust3r_ros.datatypes import FREE, OCCUPIED, MvDust3rError, Trajectory, Verdict
 from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.evaluation.coverage import joined, mapped_share
 from mvdust3r_ros.evaluation.doubts import doubts, extent, verdict_words
@@ -107,8 +107,8 @@ def _map_numbers(result: RunResult, truth: Trajectory | None) -> dict[str, Any]:
     if snapshot.grid is not None and snapshot.gate_open:
         area = snapshot.grid.resolution_m**2
         cells = snapshot.grid.cells
-        numbers["free_m2"] = float((cells == 0).sum() * area)
-        numbers["occupied_m2"] = float((cells == 100).sum() * area)
+        numbers["free_m2"] = float((cells == FREE).sum() * area)
+        numbers["occupied_m2"] = float((cells == OCCUPIED).sum() * area)
     return numbers
 
 

@@ -38,7 +38,8 @@ from mvdust3r_ros.messages.input_counts import by_kind
 from mvdust3r_ros.recordings.recording import Recording
 from mvdust3r_ros.wording import plural
 
-FORMAT = 2
+REPORT_FORMAT = 2
+"""Goes up with each change that readers of older reports would not understand."""
 SECTIONS = (
     "complete", "mode", "input", "engine", "numbers", "windows", "path", "trajectory", "settings",
     "timing", "environment",
@@ -86,7 +87,7 @@ def _report(
 ) -> dict[str, Any]:
     result = evidence.result
     report: dict[str, Any] = {
-        "format": FORMAT,
+        "format": REPORT_FORMAT,
         "complete": not stopped,
         "stopped": stopped,
         "mode": mode,
@@ -174,7 +175,7 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReportError(f"report {path} cannot be read: {error}") from None
-    if not isinstance(report, dict) or report.get("format") != FORMAT:
+    if not isinstance(report, dict) or report.get("format") != REPORT_FORMAT:
         raise ReportError(f"{path} is no report of this version's `mvdust3r_ros evaluate`")
     if missing := [name for name in SECTIONS if name not in report]:
         raise ReportError(f"report {path} is damaged: it lacks {', '.join(missing)}")

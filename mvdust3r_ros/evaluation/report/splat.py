@@ -26,11 +26,17 @@ from scipy.spatial import cKDTree
 from mvdust3r_ros.datatypes import FloatArray, ImageArray
 
 SUPERSAMPLING = 2
-MAX_POINTS = 400_000
+"""Edges get four samples a pixel, at four times the time."""
+MAX_SPLATS = 400_000
+"""A bound on the time: the largest picture has 1.2 million pixels."""
 SPLAT_SIZE = 1.7
+"""In spacings of the points: squares overlap, so that walls have no holes."""
 MAX_SPLAT_PX = 15
+"""A bound on the time, which goes with its square, where points are few."""
 OUTLINE_REACH_PX = 2
+"""One pixel of the picture, at twice its resolution."""
 OUTLINE_STRENGTH = 2.5
+"""A choice of looks: a full drop on all four sides leaves exp(-2.5), 8 % of the light."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +128,9 @@ def render_cloud(
     Returns:
         (height, width, 3) uint8.
     """
-    if len(points) > MAX_POINTS:
-        chosen = np.random.default_rng(0).choice(len(points), MAX_POINTS, replace=False)
-        spacing_m *= float(np.sqrt(len(points) / MAX_POINTS))
+    if len(points) > MAX_SPLATS:
+        chosen = np.random.default_rng(0).choice(len(points), MAX_SPLATS, replace=False)
+        spacing_m *= float(np.sqrt(len(points) / MAX_SPLATS))
         points, colors_rgb = points[chosen], colors_rgb[chosen]
     k = SUPERSAMPLING
     width, height = view.width * k, view.height * k

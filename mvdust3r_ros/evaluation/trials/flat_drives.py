@@ -35,13 +35,15 @@ from mvdust3r_ros.engines.base import Engine, EngineInfo
 from mvdust3r_ros.engines.oracle_engine import window_seed
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.synthetic.paths import Rig
+from mvdust3r_ros.synthetic.scenes import SEED_STEP
 from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, sequence_frames
 
 CORRUPTIONS = ("scale", "pose", "confidence")
 FRAMES_PER_SECOND = 10
-SEED_STEP = 1_000_003
+"""Of the drives; the mapper chooses its keyframes by what it sees, not by time."""
 MAX_FLATS = 20
+"""A bound: most flats have the rooms that are asked for."""
 
 
 class FlatsError(MvDust3rError):

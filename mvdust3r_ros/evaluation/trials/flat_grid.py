@@ -39,6 +39,7 @@ from mvdust3r_ros.geometry import backproject
 from mvdust3r_ros.synthetic.scenes import Scene, scene_occupancy
 
 FLOOR_NOISE_M = 0.05
+"""Points no farther below the floor than this are of the floor; one cell of the grid."""
 
 
 @dataclass(frozen=True)

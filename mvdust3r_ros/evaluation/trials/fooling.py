@@ -44,9 +44,10 @@ from mvdust3r_ros.synthetic.fooling import FoolingDrive
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
 
 GHOST_M = 0.1
-"""An obstacle farther than this from all that stands is none."""
+"""An obstacle farther than this from all that stands is none: two cells of the grid."""
 OFF_SHARE = 0.2
-"""A point farther off than this, as a share of its depth, is wrong."""
+"""A point farther off than this, as a share of its depth, is wrong: a chosen limit, far above the
+noise of stereo."""
 
 
 @dataclass(frozen=True)

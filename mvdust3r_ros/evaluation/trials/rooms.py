@@ -49,11 +49,16 @@ Windows = Callable[[int, int], list[View]]
 """(seed, number of views) -> views with exact K, depth_m and T_odom_cam, in order of time."""
 
 LEAST_MOTION_M = 0.1
+"""Errors of translation are relative to the way; on less they would say nothing."""
 LOST_ROTATION_DEG = 180.0
+"""Largest angle there is, for a view without a pose."""
 LOST_TRANSLATION = 10.0
+"""Ten times the way: what a lost view counts, and the most that one counts."""
 PICTURES = 3
+"""A choice: of each number of views, enough to see what the numbers are of."""
 MOST_POINTS = 10_000
-"""Pixels of a window the published columns are computed on."""
+"""Pixels of a window the published columns are computed on: a nearest neighbour is looked for from
+each."""
 
 
 class RoomsError(MvDust3rError):

@@ -28,10 +28,12 @@ import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import MvDust3rError
 
-CHUNK = 1 << 16
+MADE_AT_ONCE = 1 << 16
 """Values made at once, few enough for the processor's cache."""
 _MASK = (1 << 64) - 1
+"""64 bits."""
 _STEP = 0x9E3779B97F4A7C15
+"""2**64 over the golden ratio (SplitMix64)."""
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -58,8 +60,8 @@ def rule_tensor(seed: int, key: str, rule: Mapping[str, Any]) -> npt.NDArray[Any
         raise RuleError(f"{key}: unknown kind of weights {kind!r}, expected lin, exp or int")
     mean, scale = np.float32(rule["mean"]), np.float32(rule["scale"])
     values = np.empty(int(np.prod(shape)), np.float32)
-    for start in range(0, values.size, CHUNK):
-        x = uniform(seed, key, start, min(CHUNK, values.size - start)) * np.float32(
+    for start in range(0, values.size, MADE_AT_ONCE):
+        x = uniform(seed, key, start, min(MADE_AT_ONCE, values.size - start)) * np.float32(
             2
         ) - np.float32(1)
         part = x * scale + mean if kind == "lin" else mean * np.exp(x * scale)

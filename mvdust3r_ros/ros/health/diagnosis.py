@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
-from mvdust3r_ros.datatypes import MapUpdate, Verdict
+from mvdust3r_ros.datatypes import ENGINE_FAULTS, MapUpdate, Verdict
 from mvdust3r_ros.messages.input_counts import KINDS
 from mvdust3r_ros.ros.health.arrivals import CLOCK_HINT, Arrivals, Silence
 from mvdust3r_ros.ros.outputs import status_msg
@@ -29,15 +29,17 @@ from mvdust3r_ros.ros.pipeline import Account
 from mvdust3r_ros.wording import plural
 
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
+"""Of diagnostic_msgs/DiagnosticStatus."""
 BUSY_S = 60.0
-"""A window that has been in the network for longer than this hangs."""
+"""A window that has been in the network for longer than this hangs: an engine that takes a tenth
+of it cannot map a robot's drive."""
 LOST_WINDOWS = 10
-"""After this many rejected windows in a row the camera is lost."""
+"""After this many rejected windows in a row the camera is lost. A chosen limit: a few fall on a
+bare wall or a turn."""
 ENGINE_REASONS = {"ladder", "hang"}
 RIVAL_REASON = "rival"
 ODOMETRY_REASONS = ("no_odometry", "odometry", "mounting")
 OUTPUT_REASONS = ("tf", "internal", "save")
-ENGINE_FAULTS = (Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE)
 Values = list[tuple[str, object]]
 
 

@@ -22,6 +22,10 @@ from collections import Counter
 from collections.abc import Callable
 
 REPEAT_S = 10.0
+"""A log that says the same more often hides the rest; less often, one takes the fault for gone."""
+RECENT_S = 5.0
+"""A fault shows in diagnostics until it has not come for this long: five of their periods, and the
+time after which diagnostic_aggregator calls a status stale by default."""
 
 
 class FaultLog:

@@ -23,7 +23,7 @@ from typing import Any
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's malloc.h."""
 LARGE_B = 1 << 20
-"""Blocks of this size and more lie apart from the heap."""
+"""Blocks of this size and more lie apart from the heap, as images and clouds do."""
 FREE_AT_THE_END_B = 32 << 20
 """So much may lie free at its end until `give_back_memory`: taking it each time is slow."""
 

@@ -29,10 +29,14 @@ from enum import IntEnum
 from mvdust3r_ros.wording import plural
 
 LATENCY_WINDOWS = 20
-"""The 95th percentile is taken over this many windows, all of the present rung."""
+"""The 95th percentile is taken over this many windows, all of the present rung: the fewest that
+have one."""
 CLIMB_SHARE = 0.5
-"""Share of the latency budget that leaves room for the rung above."""
+"""Share of the latency budget that leaves room for the rung above, whose windows have up to twice
+the views."""
 MAX_PATIENCE = 16
+"""At most so many times the healthy windows that a climb asks for, doubled with each fall: a rung
+that fails again is tried ever more seldom, but tried."""
 
 
 class Rung(IntEnum):

@@ -21,15 +21,14 @@ import threading
 from collections.abc import Callable
 
 from mvdust3r_ros.config import KeyframeSettings, with_values
-from mvdust3r_ros.datatypes import MapUpdate, Verdict
+from mvdust3r_ros.datatypes import ENGINE_FAULTS, MapUpdate
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.ros.health.ladder import Ladder, LadderRule, Outcome, Rung
 from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.window.keyframes import MIN_WINDOW
 
-ENGINE_FAULTS = (Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE)
 OUT_OF_MEMORY = re.compile(r"out of memory|MemoryError|bad_alloc|failed to allocate", re.I)
-MIN_VIEWS = 3
 MakeEngine = Callable[[NodeConfig, bool], Engine]
 WORDS = {
     Rung.FULL: "as configured",
@@ -140,7 +139,7 @@ class Supervisor:
 
     def _new_ladder(self) -> Ladder:
         rungs = []
-        if self._keyframes.window_size > MIN_VIEWS:
+        if self._keyframes.window_size > MIN_WINDOW:
             rungs.append(Rung.FEWER_VIEWS)
         if (self._config.engine.n_ref or self._mapper.engine.describe().n_ref) > 1:
             rungs.append(Rung.ONE_REFERENCE)
@@ -161,7 +160,7 @@ class Supervisor:
         """The settings as the present rung allows them."""
         values: dict[str, object] = {}
         if self.rung >= Rung.FEWER_VIEWS:
-            views = max(MIN_VIEWS, self._keyframes.window_size // 2)
+            views = max(MIN_WINDOW, self._keyframes.window_size // 2)
             overlap = min(self._keyframes.window_overlap, max(1, views // 2))
             values["keyframes.window_size"] = values["keyframes.busy_window_size"] = views
             values["keyframes.window_overlap"] = overlap

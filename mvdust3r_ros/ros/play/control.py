@@ -34,7 +34,11 @@ from mvdust3r_ros.ros.qos import RELIABLE
 from mvdust3r_ros.srv import LoadMap, SaveMap
 
 MATCH_S = 0.5
+"""DDS discovery works one way at a time: what the other side needs to find us as well, on one
+machine or a local network."""
 ASK_AGAIN_S = 5.0
+"""Matters only where an answer got lost: then the state is asked for. Configuring may take longer
+and is waited for."""
 REACHED = {
     "configure": "inactive", "activate": "active", "deactivate": "inactive",
     "cleanup": "unconfigured",

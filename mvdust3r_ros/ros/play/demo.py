@@ -58,10 +58,17 @@ PATIENT = {
     "ros.queue_size": "50",
 }
 IDLE_S = 1.0
+"""Nothing waits and nothing comes for this long, one period of the node's diagnostics: it is at
+the end."""
 STUCK_S = 180.0
+"""Matters only where the node hangs: a window takes seconds on a slow processor."""
 MAP_SETTLES_S = 1.5
+"""More than a period of the diagnostics: those that are read are of the end."""
 SAVED_S = 180.0
+"""The node waits 60 s for the network, then writes; matters only where it hangs."""
 FIRST_DOMAIN, DOMAINS = 20, 80
+"""20 to 99 of the 0 to 101 that are safe on every system (docs.ros.org, About ROS_DOMAIN_ID);
+robots mostly use the first."""
 
 
 class DemoError(MvDust3rError):

@@ -44,14 +44,17 @@ from mvdust3r_ros.recordings.bag_topics import choose_image_topic
 from mvdust3r_ros.recordings.depth_folder import DepthFolder, DepthFolderError
 from mvdust3r_ros.ros.message_types import MessageTypeError, message_class
 from mvdust3r_ros.ros.outputs import header_msg, time_msg
+from mvdust3r_ros.ros.qos import QUEUE_DEPTH
 from mvdust3r_ros.ros.spinning import quiet_end
 from mvdust3r_ros.wording import plural
 
 CLOCK_PERIOD_S = 0.025
 """As `ros2 bag play --clock`: every tick wakes every node that lives in the time of the bag."""
 DRAIN_S = 0.5
-MATCH_S = 1.0
-DEPTH = 100
+"""What best-effort subscribers get to take the last messages, which nobody acknowledges."""
+QUIET_S = 1.0
+"""Subscribers are taken to be complete when no more came for this long. DDS discovery on one
+machine takes less."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Player(Node):
             self._depth_maps = DepthFolder(options.depth_folder)
             camera = self._image_topic.removesuffix("/compressed").rsplit("/", 1)[0]
             topic = options.depth_topic or f"{camera}/depth"
-            self._depth = self.create_publisher(Image, topic, DEPTH)
+            self._depth = self.create_publisher(Image, topic, QUEUE_DEPTH)
 
     def _add_output(self, connection: Any) -> None:
         if connection.topic in self._outputs or connection.topic == "/clock":
@@ -121,7 +124,7 @@ class Player(Node):
             )
         )
         qos = QoSProfile(
-            depth=DEPTH,
+            depth=QUEUE_DEPTH,
             reliability=ReliabilityPolicy.RELIABLE,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
@@ -153,11 +156,11 @@ class Player(Node):
             self._tick(self._reader.start_time)
         # The publisher sees the subscriber first; what it sends before it is seen itself is lost.
         # Subscribers of the other topics may come later still.
-        seen, end = -1, time.monotonic() + MATCH_S
+        seen, end = -1, time.monotonic() + QUIET_S
         while time.monotonic() < end:
             count = sum(o.get_subscription_count() for o in self._outputs.values())
             if count != seen:
-                seen, end = count, time.monotonic() + MATCH_S
+                seen, end = count, time.monotonic() + QUIET_S
             self._tick(self._reader.start_time)
 
     def _play_once(self) -> int:

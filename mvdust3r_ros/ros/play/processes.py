@@ -27,6 +27,8 @@ from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.installed import installed
 
 STOP_S = 20.0
+"""Matters only where a process hangs: the node waits a second for the network, then saves its
+map."""
 FASTDDS_PROFILES = Path("config") / "fastdds.xml"
 FASTDDS_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 

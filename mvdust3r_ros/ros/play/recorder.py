@@ -32,11 +32,12 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.ros.message_types import message_class
 from mvdust3r_ros.ros.play.bag_types import bag_qos, typestore_with
+from mvdust3r_ros.ros.qos import QUEUE_DEPTH
 from mvdust3r_ros.ros.spinning import quiet_end
 from mvdust3r_ros.wording import plural
 
 LOOK_PERIOD_S = 0.1
-DEPTH = 100
+"""What a new topic loses at most on top of DDS discovery."""
 
 
 class RecorderError(MvDust3rError):
@@ -96,7 +97,7 @@ class Recorder(Node):
         )
         self._connections[topic] = connection
         qos = QoSProfile(
-            depth=DEPTH,
+            depth=QUEUE_DEPTH,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
