@@ -269,7 +269,7 @@ class Mapper:
         return self._commit(state, now, window_of_map, clock)
 
     def _taken_in(self, now: Revision, seen: Sequence[MapKeyframe]) -> list[MapKeyframe]:
-        return now.taken_in(seen, self.config.map.camera_height_m)
+        return now.taken_in(seen, self.config.map)
 
     def _stitcher(self, end: MapEnd) -> Stitcher:
         return Stitcher(self.config.stitch, end, self.config.map.camera_height_m)

@@ -20,14 +20,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from box_room import BoxRoom
 from mvdust3r_ros.config import LoopSettings
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.geometry import invert_se3, make_se3
+from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3
 from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.floor_views import floor_heights
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.loops import close_loop, loop_candidate
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
@@ -60,7 +62,10 @@ def graph(room: BoxRoom) -> KeyframeGraph:
     made = made.without([4]).closed(replace(edge, robust=True), None)
     assert len(made.way) > 10
     assert len(made.past) == 1
-    floors = {k: replace(m, floor_z_m=0.01 * k) for k, m in made.keyframes.items()}
+    floors = {
+        k: replace(m, floor_cam=np.array([0.1 * k, 1.2, 3.0 - 0.2 * k]))
+        for k, m in made.keyframes.items()
+    }
     return replace(made, keyframes=floors)
 
 
@@ -161,12 +166,36 @@ def test_odometrys_frame_goes_along_with_the_keyframe_that_says_where_it_is(
 def test_a_higher_map_has_its_floors_and_its_path_higher(graph: KeyframeGraph) -> None:
     higher = graph.higher(0.3)
     np.testing.assert_allclose(
-        higher.floor_heights_m, np.array(graph.floor_heights_m) + 0.3, atol=1e-12
+        floor_heights(higher, 0.0), np.array(floor_heights(graph, 0.0)) + 0.3, atol=1e-12
     )
     rise = higher.path().T_world_cam - graph.path().T_world_cam
     expected = np.zeros((12, 4, 4))
     expected[:, 2, 3] = 0.3
     np.testing.assert_allclose(rise, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_floor_goes_along_with_the_keyframe_that_sees_it(
+    graph: KeyframeGraph, seed: int
+) -> None:
+    """A loop, a correction of sizes: whatever moves the keyframe moves what it saw."""
+    rng = np.random.default_rng(seed)
+    turn = cv2.Rodrigues(rng.normal(size=3))[0]
+    S = Sim3(rng.uniform(0.5, 2.0), turn, rng.normal(size=3))
+    items = {k: m.resized(S.scale) for k, m in graph.keyframes.items()}
+    poses = {k: S.apply_pose(T) for k, T in graph.poses.items()}
+    moved = replace(graph, keyframes=items).at(poses)
+    seen = [(m.T_map_cam @ np.append(m.floor_cam, 1))[:3] for m in graph.keyframes.values()]
+    expected = S.apply(np.stack(seen))[:, 2]
+    np.testing.assert_allclose(floor_heights(moved, 0.0), expected, atol=1e-9)
+
+
+def test_with_a_camera_of_known_height_every_keyframe_says_where_the_floor_is(
+    graph: KeyframeGraph,
+) -> None:
+    resized = CALLS["resized"](graph)
+    expected = [T[2, 3] - 1.3 for T in resized.poses.values()]
+    assert floor_heights(resized, 1.3) == expected
 
 
 def test_a_resized_map_is_larger_by_the_window_that_each_keyframe_came_with(

@@ -32,7 +32,12 @@ from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.graph.depth_levels import levels_of
 from mvdust3r_ros.graph.driven_way import OdometryTrack
-from mvdust3r_ros.graph.floor_views import floor_height, floor_off, view_of_floor
+from mvdust3r_ros.graph.floor_views import (
+    floor_height,
+    floor_heights,
+    floor_off,
+    view_of_floor,
+)
 from mvdust3r_ros.graph.forgetting import far_away, seen_often
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.loops import close_loop
@@ -93,7 +98,8 @@ class Revision:
         """A map that is known already, drawn."""
         drawing = Drawing.empty(map_settings(config.map, graph.rel_error))
         clouds = (item.points_map() for item in graph.keyframes.values())
-        return cls(graph, drawing.anew(graph, floor_height(graph, clouds)))
+        height_m = floor_height(graph, clouds, config.map.camera_height_m)
+        return cls(graph, drawing.anew(graph, height_m))
 
     def using(self, config: MapperConfig) -> Revision:
         """With other settings from the next window on."""
@@ -122,19 +128,14 @@ class Revision:
         level = levels_of({**known, **{m.id: m for m in seen}}, fixed=fixed)[window]
         return [item.levelled(level) for item in seen]
 
-    def taken_in(self, seen: Sequence[MapKeyframe], camera_height_m: float) -> list[MapKeyframe]:
-        """The keyframes of a new window, levelled; new ones say how high the floor is.
-
-        Args:
-            seen: the keyframes.
-            camera_height_m: of the camera above the floor; 0 when unknown.
-        """
-        known = self.graph.keyframes
+    def taken_in(self, seen: Sequence[MapKeyframe], settings: MapSettings) -> list[MapKeyframe]:
+        """The keyframes of a new window, levelled; new ones say where they see the floor."""
+        items, known = self.levelled(seen), self.graph.keyframes
+        if settings.camera_height_m > 0:
+            return items
         return [
-            item
-            if item.id in known
-            else replace(item, floor_z_m=view_of_floor(item, camera_height_m))
-            for item in self.levelled(seen)
+            item if item.id in known else replace(item, floor_cam=view_of_floor(item))
+            for item in items
         ]
 
     def with_window(
@@ -215,8 +216,10 @@ class Revision:
             count: windows, 1 to `len(undo)`.
         """
         graph, floor_z_m = self.undo[-count], self.drawing.floor_z_m
-        height_m = floor_height(graph, ()) if graph.floor_heights_m else floor_z_m
-        if abs(height_m - floor_z_m) > self.drawing.settings.grid_resolution_m:
+        rule = self.drawing.settings
+        heights = floor_heights(graph, rule.camera_height_m)
+        height_m = float(np.median(heights)) if heights else floor_z_m
+        if abs(height_m - floor_z_m) > rule.grid_resolution_m:
             floor_z_m = height_m
         return Revision(graph, self.drawing.anew(graph, floor_z_m), self.undo[:-count])
 

@@ -73,9 +73,10 @@ def restored(stored: StoredMap, rel_error: float, settings: MapSettings) -> Keyf
         )
         for k in stored.keyframes
     ]
-    height_m = settings.camera_height_m
+    if settings.camera_height_m == 0:
+        items = [replace(m, floor_cam=view_of_floor(m)) for m in items]
     return KeyframeGraph(
-        {m.id: replace(m, floor_z_m=view_of_floor(m, height_m)) for m in items},
+        {m.id: m for m in items},
         tuple(stored.edges),
         scale=ScaleFilter().known(stored.scale),
         way=stored.way,

@@ -110,7 +110,8 @@ class Drawing:
                 self.voxels.integrate(points, item.colors_rgb, item.conf)
             drawn = {**self.drawn, **{m.id: Drawn(m.T_map_cam, m.window) for m in new}}
         with clock.stage("grid"):
-            floor_z, grid = floor_height(graph, clouds), self.grid
+            floor_z = floor_height(graph, clouds, self.settings.camera_height_m)
+            grid = self.grid
             before = max(set(graph.keyframes) - {item.id for item in new}, default=-1)
             way = graph.way.after(before)
             if grid is None or abs(floor_z - grid.floor_z_m) > self.settings.grid_resolution_m:

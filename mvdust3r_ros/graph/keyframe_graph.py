@@ -194,12 +194,6 @@ class KeyframeGraph:
         """Without past poses farther than a radius from `centre` (3,), map frame."""
         return replace(self, past=self.past.within(self.poses, centre, radius_m))
 
-    @property
-    def floor_heights_m(self) -> list[float]:
-        """What the views say of the height of the floor, as far as they see it."""
-        known = (item.floor_z_m for item in self.keyframes.values())
-        return [z for z in known if z is not None]
-
     def closed(self, edge: PoseEdge, poses: Mapping[int, FloatArray] | None) -> KeyframeGraph:
         """With a loop, and all keyframes at the poses that fit it; None for where they are."""
         closed = replace(self, edges=(*self.edges, edge), closures=self.closures + 1)
@@ -207,15 +201,7 @@ class KeyframeGraph:
 
     def higher(self, rise_m: float) -> KeyframeGraph:
         """With everything higher."""
-        keyframes = {
-            key: replace(
-                item,
-                T_map_cam=lifted(item.T_map_cam, rise_m),
-                floor_z_m=None if item.floor_z_m is None else item.floor_z_m + rise_m,
-            )
-            for key, item in self.keyframes.items()
-        }
-        return replace(self, keyframes=keyframes)._moved_odometry()
+        return self.at({key: lifted(T, rise_m) for key, T in self.poses.items()})
 
     def resized(self, corrections: FloatArray, anchor: FloatArray) -> KeyframeGraph:
         """With windows resized: points, and of the motions between keyframes the network's share.
