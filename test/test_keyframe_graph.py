@@ -165,6 +165,16 @@ def test_odometrys_frame_goes_along_with_the_keyframe_that_says_where_it_is(
     assert graph.tied_to(silent) is graph
 
 
+def test_the_last_keyframe_stays_and_holds_the_way(graph: KeyframeGraph) -> None:
+    alone = graph.without(list(graph.keyframes))
+    assert list(alone.keyframes) == [11]
+    assert len(alone.way) == len(graph.way)
+    assert set(alone.way.hosts.ravel().tolist()) == {11}
+    np.testing.assert_allclose(
+        alone.way.places(alone.poses), graph.way.places(graph.poses), atol=1e-9
+    )
+
+
 def test_a_higher_map_has_its_floors_and_its_path_higher(graph: KeyframeGraph) -> None:
     higher = graph.higher(0.3)
     np.testing.assert_allclose(

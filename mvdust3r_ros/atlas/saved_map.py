@@ -38,7 +38,7 @@ def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
     """
     items = list(graph.keyframes.values())
     if not items:
-        return StoredMap([], {}, [], graph.scale.estimate, engine)
+        return StoredMap([], [], graph.scale.estimate, engine)
     kind, looks = of_one_kind([m.descriptor for m in items], [m.keyframe.view for m in items])
     keyframes = [
         StoredKeyframe(
@@ -53,10 +53,7 @@ def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
         )
         for m, vector in zip(items, looks, strict=True)
     ]
-    way = graph.way.held_by(set(graph.keyframes))
-    return StoredMap(
-        keyframes, graph.poses, list(graph.edges), graph.scale.estimate, engine, kind, way
-    )
+    return StoredMap(keyframes, list(graph.edges), graph.scale.estimate, engine, kind, graph.way)
 
 
 def restored(stored: StoredMap, rel_error: float, settings: MapSettings) -> KeyframeGraph:

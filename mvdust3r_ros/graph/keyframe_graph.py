@@ -254,13 +254,13 @@ class KeyframeGraph:
 
         Their place in the path is kept, tied to a neighbour.
         """
-        graph = self
-        if ids and len(self.way):
+        graph, leave = self, [key for key in ids if key in self.keyframes]
+        leave = leave[: len(self.keyframes) - 1]  # the last one stays
+        if leave and len(self.way):
             poses = self.poses
-            graph = replace(self, way=self.way.rehosted(ids, poses).bounded(poses))
-        for key in ids:
-            if key in graph.keyframes and len(graph.keyframes) > 1:
-                graph = graph._merged(key)
+            graph = replace(self, way=self.way.rehosted(leave, poses).bounded(poses))
+        for key in leave:
+            graph = graph._merged(key)
         return graph
 
     def _merged(self, key: int) -> KeyframeGraph:
