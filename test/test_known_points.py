@@ -34,8 +34,7 @@ def scene(room: BoxRoom) -> Scene:
 
 
 def known(graph: KeyframeGraph, key: int, index: int) -> KnownView:
-    points = graph.overlap[key]
-    return KnownView(index, points.points_cam, points.conf, graph.keyframes[key].T_map_cam)
+    return KnownView(index, graph.overlap[key], graph.keyframes[key].T_map_cam)
 
 
 def test_pairs_are_weighted_by_confidence_over_squared_depth(scene: Scene) -> None:
@@ -56,9 +55,9 @@ def test_a_pixel_is_used_that_has_a_point_in_the_window_and_in_the_map(scene: Sc
     conf = geometry.conf.copy()
     conf[1, :5] = 1.0
     geometry, view = replace(geometry, conf=conf), known(graph, 4, 1)
-    seen = np.full_like(view.conf, 3.0)
+    seen = np.full_like(view.known.conf, 3.0)
     seen[:, 20:] = 1.0
-    view = replace(view, conf=seen)
+    view = replace(view, known=replace(view.known, conf=seen))
     use = view.use(geometry)
     for row, col in np.ndindex(use.shape):
         assert use[row, col] == (row >= 5 and col < 20)
@@ -71,8 +70,8 @@ def test_a_joint_holds_the_pairs_of_all_views_one_after_the_other(scene: Scene) 
     joint, pairs = joint_of(geometry, views), []
     for view in views:
         T = view.T_map_cam
-        for pixel in np.ndindex(view.conf.shape):
-            own = view.points_cam[pixel]
+        for pixel in np.ndindex(view.known.conf.shape):
+            own = view.known.points_cam[pixel]
             pairs.append((geometry.points[view.index][pixel], T[:3, :3] @ own + T[:3, 3]))
     window, in_map = zip(*pairs, strict=True)
     np.testing.assert_allclose(joint.window, np.stack(window))
@@ -85,7 +84,8 @@ def test_a_joint_holds_the_pairs_of_all_views_one_after_the_other(scene: Scene) 
 def test_a_joint_of_no_pixel_is_empty_and_fits_nothing(scene: Scene) -> None:
     geometry, graph = scene.window(range(3, 9)), begun_with(scene.window(range(6)))
     view = known(graph, 4, 1)
-    for views in ([], [replace(view, conf=np.ones_like(view.conf))]):
+    blind = replace(view.known, conf=np.ones_like(view.known.conf))
+    for views in ([], [replace(view, known=blind)]):
         joint = joint_of(geometry, views)
         assert len(joint) == 0
         assert joint.window.shape == joint.map.shape == (0, 3)

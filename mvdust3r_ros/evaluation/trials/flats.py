@@ -35,6 +35,7 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.metrics.map_metrics import absolute_errors
+from mvdust3r_ros.evaluation.run import ENGINE_STAGES
 from mvdust3r_ros.evaluation.trials.flat_drives import (
     FlatOptions,
     FlatsError,
@@ -51,7 +52,6 @@ from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.sequence import odometry
 
-ENGINE_STAGES = ("encode", "decode")
 GRID_COLUMNS = ("right", "free_iou", "free_precision")
 LOOP_HARM = 0.05
 Progress = Callable[[int, int], None]
