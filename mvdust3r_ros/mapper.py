@@ -59,7 +59,7 @@ from mvdust3r_ros.graph.relocalisation import (
     check_same_place,
     likely_places,
 )
-from mvdust3r_ros.graph.seen_keyframes import seen_keyframes, seen_overlap
+from mvdust3r_ros.graph.seen_keyframes import seen_keyframes
 from mvdust3r_ros.placing.mounting import Mounting, estimate_mounting
 from mvdust3r_ros.placing.scale import scale_gate
 from mvdust3r_ros.placing.stitching import (
@@ -265,8 +265,7 @@ class Mapper:
         except RelocalisationError as error:
             verdict = Verdict.REJECTED_NO_OVERLAP
             return MapUpdate(window, verdict, str(error), latency_ms=clock.stages_ms)
-        window_of_map = PlacedWindow(geometry, placement, seen, seen_overlap(made, placement))
-        return self._commit(state, now, window_of_map, clock)
+        return self._commit(state, now, PlacedWindow(geometry, placement, seen), clock)
 
     def _taken_in(self, now: Revision, seen: Sequence[MapKeyframe]) -> list[MapKeyframe]:
         return now.taken_in(seen, self.config.map)
@@ -385,7 +384,7 @@ class Mapper:
                 undone = now.undone(count)
             state.reconstructor.go_on_from(made)
             seen = self._taken_in(undone, seen)
-            placed = PlacedWindow(made.geometry, placement, seen, seen_overlap(made, placement))
+            placed = PlacedWindow(made.geometry, placement, seen)
             update = self._commit(state, undone, placed, clock, undone=count)
             if update.verdict != Verdict.COMMITTED:
                 return update

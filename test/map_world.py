@@ -32,7 +32,7 @@ def grown(
 ) -> Revision:
     """A map with more keyframes, drawn."""
     new = [replace(item, floor_cam=view_of_floor(item)) for item in new]
-    graph = revision.graph.with_window(new, {}, ScaleFilter(), track or OdometryTrack(), 0.02)
+    graph = revision.graph.with_window(new, ScaleFilter(), track or OdometryTrack(), 0.02)
     return replace(revision, graph=graph, drawing=revision.drawing.with_views(graph, new))
 
 

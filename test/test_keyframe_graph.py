@@ -85,9 +85,7 @@ def one_more(graph: KeyframeGraph) -> list[MapKeyframe]:
 CALLS: dict[str, Callable[[KeyframeGraph], Any]] = {
     "path": lambda g: g.path("camera"),
     "end_at": lambda g: g.end_at(g.overlap_keyframes),
-    "with_window": lambda g: g.with_window(
-        one_more(g), dict(g.overlap), g.scale, OdometryTrack(), 0.02
-    ),
+    "with_window": lambda g: g.with_window(one_more(g), g.scale, OdometryTrack(), 0.02),
     "tied_to": lambda g: g.tied_to(g.keyframes[2].keyframe),
     "at": lambda g: g.at(moved(g)),
     "drawn_as": lambda g: g.drawn_as([better(g)]),

@@ -21,7 +21,7 @@ mapper lets it take the place of the present one, at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,7 +42,6 @@ from mvdust3r_ros.graph.forgetting import far_away, seen_often
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.loops import close_loop
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
-from mvdust3r_ros.placing.known_points import Pointmap
 from mvdust3r_ros.placing.pose_graph import PoseEdge
 from mvdust3r_ros.placing.stitching import Placement
 from mvdust3r_ros.window.window_geometry import WindowGeometry
@@ -65,13 +64,11 @@ class PlacedWindow:
         geometry: the window.
         placement: its place.
         seen: its keyframes, levelled, oldest first.
-        overlap: keyframe -> all points that it saw, for the next window to be joined to.
     """
 
     geometry: WindowGeometry
     placement: Placement
     seen: Sequence[MapKeyframe]
-    overlap: Mapping[int, Pointmap]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +177,7 @@ class Revision:
             if item.id in known and len(item.stored_cam) > len(known[item.id].stored_cam)
         ]
         graph = self.graph.drawn_as(better).with_window(
-            seen, window.overlap, placement.scale, track, config.stitch.odom_rel_sigma,
-            placement.sigma_left,
+            seen, placement.scale, track, config.stitch.odom_rel_sigma, placement.sigma_left
         ).tied_to(geometry.window.keyframes[-1])  # fmt: skip
         graph = replace(graph, rel_error=max(graph.rel_error, geometry.rel_error))
         return graph, [item for item in seen if item.id not in known]

@@ -124,7 +124,6 @@ class KeyframeGraph:
     def with_window(
         self,
         seen: Sequence[MapKeyframe],
-        overlap: Mapping[int, Pointmap],
         scale: ScaleFilter,
         track: OdometryTrack,
         odom_rel_sigma: float,
@@ -134,7 +133,6 @@ class KeyframeGraph:
 
         Args:
             seen: its keyframes, oldest first, those of the map at the poses that they have there.
-            overlap: what it saw of them.
             scale: the filter after it.
             track: where odometry saw the robot between its keyframes.
             odom_rel_sigma: relative uncertainty of the motion between neighbours.
@@ -153,8 +151,9 @@ class KeyframeGraph:
                 edges.append(relative_edge(a, b, poses[a], poses[b], sigma.m, sigma.rad))
         new = {item.id: item for item in seen if item.id not in self.keyframes}
         return replace(
-            self, keyframes={**self.keyframes, **new}, edges=tuple(edges), overlap=dict(overlap),
-            scale=scale, way=self._driven(new.values(), track),
+            self, keyframes={**self.keyframes, **new}, edges=tuple(edges),
+            overlap={item.id: item.pointmap for item in seen}, scale=scale,
+            way=self._driven(new.values(), track),
         )  # fmt: skip
 
     def _driven(self, new: Iterable[MapKeyframe], track: OdometryTrack) -> DrivenWay:
