@@ -199,7 +199,7 @@ class Revision:
         if far:
             graph = self.graph.with_way_within(camera_map, radius_m)
             near = replace(self, graph=graph).without(far)
-            near = replace(near, drawing=near.drawing.within(camera_map))
+            near = replace(near, drawing=near.drawing.within(camera_map, radius_m))
         return replace(near, graph=near.graph.with_past_within(camera_map, radius_m))
 
     def undone(self, count: int) -> Revision:

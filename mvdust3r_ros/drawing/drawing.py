@@ -154,13 +154,9 @@ class Drawing:
         """The same voxels and grid, which do not have to show some keyframes any more."""
         return replace(self, drawn={k: d for k, d in self.drawn.items() if k not in ids})
 
-    def within(self, camera_map: FloatArray) -> Drawing:
-        """With what lies farther than `radius_m` from the newest camera dropped.
-
-        Args:
-            camera_map: (3,) its centre, map frame.
-        """
-        radius_m, grid = self.settings.radius_m, self.grid
+    def within(self, camera_map: FloatArray, radius_m: float) -> Drawing:
+        """With what lies farther than a radius from (3,) the newest camera dropped, map frame."""
+        grid = self.grid
         self.voxels.keep_within(camera_map, radius_m)
         if grid is None or not self.settings.forget_outside:
             return replace(self, outside=(camera_map.copy(), radius_m))
