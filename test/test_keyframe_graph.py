@@ -208,6 +208,29 @@ def test_with_a_camera_of_known_height_every_keyframe_says_where_the_floor_is(
     assert floor_heights(resized, 1.3) == expected
 
 
+def test_of_a_resized_map_with_a_loop_the_first_keyframe_holds_the_place(
+    graph: KeyframeGraph,
+) -> None:
+    assert any(edge.robust for edge in graph.edges)
+    first, anchor = graph.poses[0], np.array([1.0, 2.0, 3.0])
+    moved = graph.resized(np.log([2.0, 1.5, 0.5]), anchor).poses[0]
+    np.testing.assert_array_equal(moved[:3, :3], first[:3, :3])
+    np.testing.assert_allclose(moved[:3, 3], anchor + 2.0 * (first[:3, 3] - anchor), atol=1e-12)
+
+
+def test_a_keyframe_of_any_number_leaves(graph: KeyframeGraph) -> None:
+    """Python holds one object for each number up to 256 only."""
+    ids = [key + 1000 for key in range(6)]
+    items = [m for m in graph.keyframes.values() if m.id < 7]
+    new = [
+        replace(m, keyframe=replace(m.keyframe, id=key)) for m, key in zip(items, ids, strict=True)
+    ]
+    large = KeyframeGraph().with_window(new, graph.scale, OdometryTrack(), 0.02)
+    left = large.without([int("1002"), int("1005")])
+    assert list(left.keyframes) == list(left.overlap) == [1000, 1001, 1003, 1004]
+    assert {(e.a, e.b) for e in left.edges} == {(1000, 1001), (1001, 1003), (1003, 1004)}
+
+
 def test_a_resized_map_is_larger_by_the_window_that_each_keyframe_came_with(
     graph: KeyframeGraph,
 ) -> None:

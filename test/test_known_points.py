@@ -93,6 +93,17 @@ def test_a_joint_of_no_pixel_is_empty_and_fits_nothing(scene: Scene) -> None:
             joint.fit()
 
 
+def test_without_a_pose_of_the_view_the_map_alone_says_how_far_its_points_are(
+    scene: Scene,
+) -> None:
+    geometry = scene.window(range(6))
+    use = np.zeros((18, 24), bool)
+    use[9, :3] = True
+    without = replace(geometry, poses=[None, *geometry.poses[1:]])
+    divisor = depth_product(without, 0, use, np.array([0.5, 2.0, 3.0]))
+    np.testing.assert_allclose(divisor, [0.25, 4.0, 9.0])
+
+
 def test_a_point_in_the_camera_itself_has_a_finite_weight(scene: Scene) -> None:
     use = np.zeros((18, 24), bool)
     use[9, :3] = True
