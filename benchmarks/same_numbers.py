@@ -107,8 +107,9 @@ def numbers_of(mapper: Mapper, updates: Iterable[MapUpdate | None]) -> Numbers:
     if snapshot.grid is not None:
         found["end grid"] = snapshot.grid.cells
         found["end grid place"] = np.array(snapshot.grid.origin_xy_m)
+    poses = {k.keyframe.id: k.T_map_cam for k in stored.keyframes}
     found["stored keyframes"] = np.array([k.keyframe.id for k in stored.keyframes])
-    found["stored poses"] = np.array([stored.poses[k] for k in sorted(stored.poses)])
+    found["stored poses"] = np.array([poses[k] for k in sorted(poses)])
     found["stored points"] = np.array(
         [
             np.r_[k.points_cam.sum(0, float), k.dense_points_cam.sum((0, 1), float), k.conf.sum()]

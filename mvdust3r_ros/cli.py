@@ -35,6 +35,7 @@ from mvdust3r_ros.commands.words import (
     add_command,
     add_frames,
     bag_options,
+    parse,
     progress,
     seeds,
     speed,
@@ -310,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["evaluate"] and words[1:2] and words[1] in SYNTHETIC:
         words[:2] = [SYNTHETIC[words[1]]]
-    args = parser.parse_args(words)
+    args = parse(parser, words)
     run: Command = args.run
     try:
         with explain_missing():

@@ -46,7 +46,7 @@ from mvdust3r_ros.graph.relocalisation import (
     check_same_place,
     likely_places,
 )
-from mvdust3r_ros.graph.seen_keyframes import seen_keyframes, seen_overlap
+from mvdust3r_ros.graph.seen_keyframes import seen_keyframes
 from mvdust3r_ros.placing.stitching import Placement, Stitcher
 from mvdust3r_ros.window.limits import attainable
 from mvdust3r_ros.window.lone_windows import check_lone_window, check_turns
@@ -206,8 +206,7 @@ class Mapper(MapHolder):
     def _placed(self, now: Revision, made: Reconstruction, placement: Placement) -> PlacedWindow:
         """What a map would keep of a window."""
         seen = seen_keyframes(made, placement, self.config.map)
-        seen = now.taken_in(seen, self.config.map.camera_height_m)
-        return PlacedWindow(made.geometry, placement, seen, seen_overlap(made, placement))
+        return PlacedWindow(made.geometry, placement, now.taken_in(seen, self.config.map))
 
     def _reconsider(
         self, state: MapState, geometry: WindowGeometry, rejected: MapUpdate, clock: StageClock

@@ -31,9 +31,8 @@ def grown(
     revision: Revision, new: Sequence[MapKeyframe], track: OdometryTrack | None = None
 ) -> Revision:
     """A map with more keyframes, drawn."""
-    height_m = revision.drawing.settings.camera_height_m
-    new = [replace(item, floor_z_m=view_of_floor(item, height_m)) for item in new]
-    graph = revision.graph.with_window(new, {}, ScaleFilter(), track or OdometryTrack(), 0.02)
+    new = [replace(item, floor_cam=view_of_floor(item)) for item in new]
+    graph = revision.graph.with_window(new, ScaleFilter(), track or OdometryTrack(), 0.02)
     return replace(revision, graph=graph, drawing=revision.drawing.with_views(graph, new))
 
 

@@ -28,7 +28,7 @@ from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.geometry import Sim3, invert_se3
 from mvdust3r_ros.graph.driven_way import OdometryTrack
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.graph.seen_keyframes import seen_keyframes, seen_overlap
+from mvdust3r_ros.graph.seen_keyframes import seen_keyframes
 from mvdust3r_ros.placing.stitching import Placement, Stitcher
 from mvdust3r_ros.window.reconstruct import Reconstruction
 from mvdust3r_ros.window.window_geometry import WindowGeometry
@@ -79,9 +79,8 @@ def followed_by(
     """The map with a placed window."""
     made, window = made_of(geometry), len(graph.keyframes)
     seen = [replace(m, window=window) for m in seen_keyframes(made, placement, EVERY_POINT)]
-    overlap, track = seen_overlap(made, placement), OdometryTrack()
     graph = graph.with_window(
-        seen, overlap, placement.scale, track, StitchSettings().odom_rel_sigma,
+        seen, placement.scale, OdometryTrack(), StitchSettings().odom_rel_sigma,
         placement.sigma_left,
     )  # fmt: skip
     return graph.tied_to(geometry.window.keyframes[-1])

@@ -106,6 +106,28 @@ def test_a_speed_is_a_number_above_zero(
 
 
 @pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        ("evaluate my_bag --speed 2", "evaluate "),
+        ("evaluate flats --out x --speed 2", "evaluate-flats "),
+        ("map my_bag --speed 2", "map "),
+        ("synth bag --out room --speed 2", "synth bag "),
+        ("engine info models/mvs --speed 2", "engine info "),
+        ("params --speed 2", "params "),
+    ],
+)
+def test_an_unknown_option_shows_the_usage_of_its_command(
+    words: str, usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"usage: mvdust3r_ros {usage}")
+    assert "unrecognized arguments: --speed" in said
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "demo --out {}",

@@ -113,7 +113,7 @@ def floors(*heights_m: float) -> float:
     items = [
         MapKeyframe(
             Keyframe(key, key, view, "camera"), np.eye(4), nothing, nothing.astype(np.uint8),
-            nothing[:, 0], floor_z_m=height_m,
+            nothing[:, 0], floor_cam=np.array([0.0, 0.0, height_m]),
         )
         for key, height_m in enumerate(heights_m)
     ]  # fmt: skip

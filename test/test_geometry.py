@@ -231,6 +231,17 @@ def test_alignment_finds_the_similarity(S: Sim3, count: int, seed: int) -> None:
     np.testing.assert_allclose(found.t, S.t, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_alignment_and_its_refusal_do_not_depend_on_the_unit(unit: float) -> None:
+    S, src = Sim3(2.0, ROT_Z_90, np.ones(3)), unit * cloud(20, 0)
+    found = align_sim3(src, S.apply(src))
+    assert found.scale == pytest.approx(2.0)
+    np.testing.assert_allclose(found.R, ROT_Z_90, atol=1e-6)
+    line = unit * np.linspace(0.0, 1.0, 20)[:, None] * np.array([1.0, 2.0, -1.0])
+    with pytest.raises(AlignmentError, match="on a line"):
+        align_sim3(line, S.apply(line))
+
+
 def test_alignment_of_the_example_by_umeyama() -> None:
     src = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     dst = np.array([[0.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])

@@ -20,14 +20,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from box_room import BoxRoom
 from mvdust3r_ros.config import LoopSettings
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.geometry import invert_se3, make_se3
+from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3
 from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.floor_views import floor_heights
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.loops import close_loop, loop_candidate
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
@@ -60,7 +62,10 @@ def graph(room: BoxRoom) -> KeyframeGraph:
     made = made.without([4]).closed(replace(edge, robust=True), None)
     assert len(made.way) > 10
     assert len(made.past) == 1
-    floors = {k: replace(m, floor_z_m=0.01 * k) for k, m in made.keyframes.items()}
+    floors = {
+        k: replace(m, floor_cam=np.array([0.1 * k, 1.2, 3.0 - 0.2 * k]))
+        for k, m in made.keyframes.items()
+    }
     return replace(made, keyframes=floors)
 
 
@@ -80,9 +85,7 @@ def one_more(graph: KeyframeGraph) -> list[MapKeyframe]:
 CALLS: dict[str, Callable[[KeyframeGraph], Any]] = {
     "path": lambda g: g.path("camera"),
     "end_at": lambda g: g.end_at(g.overlap_keyframes),
-    "with_window": lambda g: g.with_window(
-        one_more(g), dict(g.overlap), g.scale, OdometryTrack(), 0.02
-    ),
+    "with_window": lambda g: g.with_window(one_more(g), g.scale, OdometryTrack(), 0.02),
     "tied_to": lambda g: g.tied_to(g.keyframes[2].keyframe),
     "at": lambda g: g.at(moved(g)),
     "drawn_as": lambda g: g.drawn_as([better(g)]),
@@ -149,24 +152,83 @@ def test_odometrys_frame_goes_along_with_the_keyframe_that_says_where_it_is(
     for made in (graph.at(moved(graph)), graph.higher(0.3), CALLS["resized"](graph)):
         assert not np.array_equal(made.poses[11], graph.poses[11])
         np.testing.assert_allclose(made.T_map_odom @ T_odom_cam, made.poses[11], atol=1e-12)
-    gone = graph.without([11])
-    assert np.array_equal(gone.T_map_odom, graph.T_map_odom)
-    assert np.array_equal(gone.at(moved(gone)).T_map_odom, graph.T_map_odom)
+    for ids in ([11], [11, 10, 9]):  # a neighbour says it when that keyframe has left
+        gone = graph.without(ids)
+        np.testing.assert_allclose(gone.T_map_odom, graph.T_map_odom, atol=1e-12)
+        expected = ASIDE @ graph.T_map_odom
+        np.testing.assert_allclose(gone.at(moved(gone)).T_map_odom, expected, atol=1e-12)
     silent = replace(graph.keyframes[5].keyframe, view=replace(
         graph.keyframes[5].keyframe.view, T_odom_cam=None
     ))  # fmt: skip
     assert graph.tied_to(silent) is graph
 
 
+def test_the_last_keyframe_stays_and_holds_the_way(graph: KeyframeGraph) -> None:
+    alone = graph.without(list(graph.keyframes))
+    assert list(alone.keyframes) == [11]
+    assert len(alone.way) == len(graph.way)
+    assert set(alone.way.hosts.ravel().tolist()) == {11}
+    np.testing.assert_allclose(
+        alone.way.places(alone.poses), graph.way.places(graph.poses), atol=1e-9
+    )
+
+
 def test_a_higher_map_has_its_floors_and_its_path_higher(graph: KeyframeGraph) -> None:
     higher = graph.higher(0.3)
     np.testing.assert_allclose(
-        higher.floor_heights_m, np.array(graph.floor_heights_m) + 0.3, atol=1e-12
+        floor_heights(higher, 0.0), np.array(floor_heights(graph, 0.0)) + 0.3, atol=1e-12
     )
     rise = higher.path().T_world_cam - graph.path().T_world_cam
     expected = np.zeros((12, 4, 4))
     expected[:, 2, 3] = 0.3
     np.testing.assert_allclose(rise, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_floor_goes_along_with_the_keyframe_that_sees_it(
+    graph: KeyframeGraph, seed: int
+) -> None:
+    """A loop, a correction of sizes: whatever moves the keyframe moves what it saw."""
+    rng = np.random.default_rng(seed)
+    turn = cv2.Rodrigues(rng.normal(size=3))[0]
+    S = Sim3(rng.uniform(0.5, 2.0), turn, rng.normal(size=3))
+    items = {k: m.resized(S.scale) for k, m in graph.keyframes.items()}
+    poses = {k: S.apply_pose(T) for k, T in graph.poses.items()}
+    moved = replace(graph, keyframes=items).at(poses)
+    seen = [(m.T_map_cam @ np.append(m.floor_cam, 1))[:3] for m in graph.keyframes.values()]
+    expected = S.apply(np.stack(seen))[:, 2]
+    np.testing.assert_allclose(floor_heights(moved, 0.0), expected, atol=1e-9)
+
+
+def test_with_a_camera_of_known_height_every_keyframe_says_where_the_floor_is(
+    graph: KeyframeGraph,
+) -> None:
+    resized = CALLS["resized"](graph)
+    expected = [T[2, 3] - 1.3 for T in resized.poses.values()]
+    assert floor_heights(resized, 1.3) == expected
+
+
+def test_of_a_resized_map_with_a_loop_the_first_keyframe_holds_the_place(
+    graph: KeyframeGraph,
+) -> None:
+    assert any(edge.robust for edge in graph.edges)
+    first, anchor = graph.poses[0], np.array([1.0, 2.0, 3.0])
+    moved = graph.resized(np.log([2.0, 1.5, 0.5]), anchor).poses[0]
+    np.testing.assert_array_equal(moved[:3, :3], first[:3, :3])
+    np.testing.assert_allclose(moved[:3, 3], anchor + 2.0 * (first[:3, 3] - anchor), atol=1e-12)
+
+
+def test_a_keyframe_of_any_number_leaves(graph: KeyframeGraph) -> None:
+    """Python holds one object for each number up to 256 only."""
+    ids = [key + 1000 for key in range(6)]
+    items = [m for m in graph.keyframes.values() if m.id < 7]
+    new = [
+        replace(m, keyframe=replace(m.keyframe, id=key)) for m, key in zip(items, ids, strict=True)
+    ]
+    large = KeyframeGraph().with_window(new, graph.scale, OdometryTrack(), 0.02)
+    left = large.without([int("1002"), int("1005")])
+    assert list(left.keyframes) == list(left.overlap) == [1000, 1001, 1003, 1004]
+    assert {(e.a, e.b) for e in left.edges} == {(1000, 1001), (1001, 1003), (1003, 1004)}
 
 
 def test_a_resized_map_is_larger_by_the_window_that_each_keyframe_came_with(

@@ -34,8 +34,7 @@ def scene(room: BoxRoom) -> Scene:
 
 
 def known(graph: KeyframeGraph, key: int, index: int) -> KnownView:
-    points = graph.overlap[key]
-    return KnownView(index, points.points_cam, points.conf, graph.keyframes[key].T_map_cam)
+    return KnownView(index, graph.overlap[key], graph.keyframes[key].T_map_cam)
 
 
 def test_pairs_are_weighted_by_confidence_over_squared_depth(scene: Scene) -> None:
@@ -56,9 +55,9 @@ def test_a_pixel_is_used_that_has_a_point_in_the_window_and_in_the_map(scene: Sc
     conf = geometry.conf.copy()
     conf[1, :5] = 1.0
     geometry, view = replace(geometry, conf=conf), known(graph, 4, 1)
-    seen = np.full_like(view.conf, 3.0)
+    seen = np.full_like(view.known.conf, 3.0)
     seen[:, 20:] = 1.0
-    view = replace(view, conf=seen)
+    view = replace(view, known=replace(view.known, conf=seen))
     use = view.use(geometry)
     for row, col in np.ndindex(use.shape):
         assert use[row, col] == (row >= 5 and col < 20)
@@ -71,8 +70,8 @@ def test_a_joint_holds_the_pairs_of_all_views_one_after_the_other(scene: Scene) 
     joint, pairs = joint_of(geometry, views), []
     for view in views:
         T = view.T_map_cam
-        for pixel in np.ndindex(view.conf.shape):
-            own = view.points_cam[pixel]
+        for pixel in np.ndindex(view.known.conf.shape):
+            own = view.known.points_cam[pixel]
             pairs.append((geometry.points[view.index][pixel], T[:3, :3] @ own + T[:3, 3]))
     window, in_map = zip(*pairs, strict=True)
     np.testing.assert_allclose(joint.window, np.stack(window))
@@ -85,12 +84,24 @@ def test_a_joint_holds_the_pairs_of_all_views_one_after_the_other(scene: Scene) 
 def test_a_joint_of_no_pixel_is_empty_and_fits_nothing(scene: Scene) -> None:
     geometry, graph = scene.window(range(3, 9)), begun_with(scene.window(range(6)))
     view = known(graph, 4, 1)
-    for views in ([], [replace(view, conf=np.ones_like(view.conf))]):
+    blind = replace(view.known, conf=np.ones_like(view.known.conf))
+    for views in ([], [replace(view, known=blind)]):
         joint = joint_of(geometry, views)
         assert len(joint) == 0
         assert joint.window.shape == joint.map.shape == (0, 3)
         with pytest.raises(AlignmentError):
             joint.fit()
+
+
+def test_without_a_pose_of_the_view_the_map_alone_says_how_far_its_points_are(
+    scene: Scene,
+) -> None:
+    geometry = scene.window(range(6))
+    use = np.zeros((18, 24), bool)
+    use[9, :3] = True
+    without = replace(geometry, poses=[None, *geometry.poses[1:]])
+    divisor = depth_product(without, 0, use, np.array([0.5, 2.0, 3.0]))
+    np.testing.assert_allclose(divisor, [0.25, 4.0, 9.0])
 
 
 def test_a_point_in_the_camera_itself_has_a_finite_weight(scene: Scene) -> None:

@@ -250,7 +250,7 @@ def test_the_network_and_odometry_are_more_certain_of_a_motion_than_odometry_alo
     graph, truth = KeyframeGraph(), square()[1]
     for ids in (range(4), range(2, 6), range(20, 24)):
         graph = graph.with_window(
-            [blank(i, truth[i]) for i in ids], {}, ScaleFilter(), OdometryTrack(), 0.02,
+            [blank(i, truth[i]) for i in ids], ScaleFilter(), OdometryTrack(), 0.02,
             PoseSigma(0.5, 0.25),
         )  # fmt: skip
     left = {}
@@ -384,7 +384,7 @@ def test_the_path_of_keyframes_that_left_outlives_a_window_that_is_undone() -> N
     ).without(range(1, 38))
     path = before.path()
     later = before.with_window(
-        [graph.keyframes[k] for k in (38, 39)], {}, ScaleFilter(), OdometryTrack(), 0.02
+        [graph.keyframes[k] for k in (38, 39)], ScaleFilter(), OdometryTrack(), 0.02
     ).without([0, 38])
     assert list(later.keyframes) == [39]
     revision = Revision(later, Drawing.empty(MapSettings()), (before,))

@@ -358,6 +358,27 @@ def test_a_drive_off_the_floor_or_out_of_reach_says_nothing() -> None:
     assert known(occupancy) == {}
 
 
+def test_a_drive_fades_from_its_own_time_on() -> None:
+    second = 1_000_000_000
+    occupancy = OccupancyMap(replace(RULE, robot_radius_m=0.2, half_life_s=60.0), 0.0)
+    occupancy.add_view(CAMERA + 9, floor(10.0, 10.5), 1000 * second)
+    drive_over(occupancy, 2000 * second)
+    for at_s, expected in ((2100, FREE), (2600, UNKNOWN)):
+        occupancy.add_view(CAMERA + 9, floor(10.0, 10.5), at_s * second)
+        assert value(occupancy, 0.05, 0.05) == expected
+
+
+@pytest.mark.parametrize(("look_z_m", "left"), [(0.45, True), (0.55, False), (0.65, True)])
+def test_a_view_clears_what_it_looks_through_and_not_what_it_passes_above_or_below(
+    look_z_m: float, left: bool
+) -> None:
+    occupancy = seen([[1.05, 0.05, 0.55]] * 3)
+    beyond = wall(3.05, (look_z_m - 0.04, look_z_m + 0.05))
+    for _ in range(10):
+        occupancy.add_view(np.array([0.05, 0.05, look_z_m]), beyond)
+    assert (value(occupancy, 1.05, 0.05) == OCCUPIED) == left
+
+
 def test_a_drive_fades_like_a_look() -> None:
     second = 1_000_000_000
     occupancy = OccupancyMap(replace(RULE, robot_radius_m=0.2, half_life_s=60.0), 0.0)

@@ -106,7 +106,9 @@ def contradiction(stored: StoredMap, sizes: bool) -> str:
             thinned = item.points_cam.reshape(*HW, 3)[2::4, 2::4]
             if not np.allclose(item.dense_points_cam, thinned, rtol=1e-4):
                 return f"keyframe {key} has points of two sizes"
-    gone = {end for e in stored.edges for end in (e.a, e.b)} - set(stored.poses)
+    gone = {end for e in stored.edges for end in (e.a, e.b)} - {
+        k.keyframe.id for k in stored.keyframes
+    }
     return f"edges to keyframes that have left: {sorted(gone)}" if gone else ""
 
 

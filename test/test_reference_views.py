@@ -58,20 +58,10 @@ def test_a_standing_robot_falls_back_to_the_index() -> None:
     assert order_views(views_at([1.0] * 9), 1)[0] == 4
 
 
-def test_farthest_point_takes_the_most_typical_view_first_then_the_extremes() -> None:
-    tokens = np.array([[0.0], [4.0], [5.0], [6.0], [11.0]])
-    assert order_views([View(IMAGE)] * 5, 3, tokens)[:3] == (2, 4, 0)
-
-
 @pytest.mark.parametrize("n_ref", [0, 5])
 def test_wrong_number_of_references_is_named(n_ref: int) -> None:
     with pytest.raises(ReferenceViewsError, match=f"{n_ref} references in a window of 4 views"):
         order_views([View(IMAGE)] * 4, n_ref)
-
-
-def test_tokens_of_another_window_are_refused() -> None:
-    with pytest.raises(ReferenceViewsError, match=r"\(3, 2\)"):
-        order_views([View(IMAGE)] * 4, 1, np.zeros((3, 2)))
 
 
 def test_best_path_has_the_highest_confidence() -> None:

@@ -118,6 +118,18 @@ def test_the_loaded_map_is_the_saved_one(saved: tuple[Path, Mapper]) -> None:
     assert (new.grid.cells != old.grid.cells).mean() < 0.01
 
 
+def test_a_motion_to_a_keyframe_that_is_not_there_is_refused(
+    saved: tuple[Path, Mapper], tmp_path: Path
+) -> None:
+    with np.load(saved[0]) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["edge_ids"][0, 0] = 999
+    path = tmp_path / "astray.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(SessionFileError, match="a motion leads to a keyframe"):
+        read_session(path)
+
+
 @pytest.mark.slow
 def test_the_drive_goes_on_in_the_same_frame(saved: tuple[Path, Mapper], room: BoxRoom) -> None:
     path, _ = saved

@@ -27,7 +27,7 @@ from mvdust3r_ros.config import StitchSettings
 from mvdust3r_ros.datatypes import FloatArray, ScaleEstimate, ScaleSource, Verdict, Window
 from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3, rotation_angle_deg
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
-from mvdust3r_ros.graph.seen_keyframes import seen_keyframes, seen_overlap
+from mvdust3r_ros.graph.seen_keyframes import seen_keyframes
 from mvdust3r_ros.placing.scale import ScaleFilter
 from mvdust3r_ros.placing.stitching import (
     MIN_SHARED_POINTS,
@@ -173,6 +173,19 @@ def test_the_height_of_the_camera_gives_the_scale(scene: Scene, odometry: bool) 
     assert placement.scale.estimate.rel_sigma < 0.04
 
 
+def test_the_view_that_says_what_is_level_is_the_one_whose_pose_is_asked(room: BoxRoom) -> None:
+    """The camera nods from view to view: up in one is not up in the next."""
+    tilting = Scene(room, 24)
+    for k in range(1, 6, 2):
+        nod = Rotation.from_euler("x", -20, degrees=True).as_matrix()
+        tilting.poses[k] = tilting.poses[k] @ make_se3(nod, np.zeros(3))
+    height_m = float(np.median([T[2, 3] for T in tilting.poses[:6]]))
+    stitcher = Stitcher(StitchSettings(min_baseline_m=100.0), camera_height_m=height_m)
+    placement = stitcher.place(tilting.window(range(6), 2.5))
+    assert placement.scale.estimate.source == ScaleSource.CAMERA_HEIGHT
+    assert placement.scale.estimate.scale == pytest.approx(1 / 2.5, rel=0.02)
+
+
 def test_the_height_of_the_camera_holds_in_later_windows(scene: Scene) -> None:
     height_m = float(np.median([T[2, 3] for T in scene.poses[:9]]))
     graph = KeyframeGraph()
@@ -301,6 +314,15 @@ def test_a_shape_that_odometry_confirms(scene: Scene) -> None:
     assert not agrees_with_odometry(with_odometry(scene.window(range(6)), backwards))
 
 
+@pytest.mark.parametrize(("turn_deg", "agrees"), [(8.0, True), (12.0, False), (90.0, False)])
+def test_a_path_whose_views_are_turned_is_another_shape(
+    scene: Scene, turn_deg: float, agrees: bool
+) -> None:
+    aside = make_se3(Rotation.from_euler("y", turn_deg, degrees=True).as_matrix(), np.zeros(3))
+    poses = {k: T @ aside if k == 3 else T for k, T in enumerate(scene.poses[:6])}
+    assert agrees_with_odometry(with_odometry(scene.window(range(6)), poses)) == agrees
+
+
 def test_place_alone_changes_nothing(scene: Scene) -> None:
     graph = begun_with(scene.window(range(6)))
     stitcher, before = at_end_of(graph), pickle.dumps(graph)
@@ -308,7 +330,7 @@ def test_place_alone_changes_nothing(scene: Scene) -> None:
     again = stitcher.place(scene.window(range(3, 9), 2.0))
     assert np.array_equal(first.T_map_cam[8], again.T_map_cam[8])
     assert pickle.dumps(graph) == before
-    assert stitcher.end.T_map_odom is graph.T_map_odom
+    np.testing.assert_array_equal(stitcher.end.T_map_odom, graph.T_map_odom)
     assert stitcher.end.scale is graph.scale
     assert stitcher.end.points is graph.overlap
 
@@ -365,11 +387,9 @@ def test_a_pointmap_follows_the_final_pose_of_its_view(scene: Scene) -> None:
     T = moved @ scene.poses[1]
     placement = replace(placement, T_map_cam={**placement.T_map_cam, 1: T})
     truth = scene.room.points(scene.poses[1])[SPREAD, SPREAD] @ moved[:3, :3].T + moved[:3, 3]
-    made = made_of(geometry)
-    item = seen_keyframes(made, placement, EVERY_POINT)[1]
-    for pointmap in (seen_overlap(made, placement)[1], item.pointmap):
-        in_map = pointmap.points_cam @ T[:3, :3].T + T[:3, 3]
-        np.testing.assert_allclose(in_map, truth, atol=1e-5)
+    item = seen_keyframes(made_of(geometry), placement, EVERY_POINT)[1]
+    in_map = item.pointmap.points_cam @ T[:3, :3].T + T[:3, 3]
+    np.testing.assert_allclose(in_map, truth, atol=1e-5)
     np.testing.assert_allclose(item.points_map(), truth.reshape(-1, 3), atol=1e-5)
 
 
@@ -546,6 +566,27 @@ def with_odometry(geometry: WindowGeometry, poses: dict[int, FloatArray]) -> Win
         for k in geometry.window.keyframes
     ]
     return replace(geometry, window=Window(0, tuple(frames)))
+
+
+@pytest.mark.parametrize(
+    ("factor", "fits"), [(0.4, False), (0.6, True), (1.8, True), (2.5, False)]
+)
+def test_a_window_in_metres_by_odometry_is_as_large_as_odometry_says(
+    scene: Scene, factor: float, fits: bool
+) -> None:
+    geometry = replace(scene.window(range(6), metric=True), used_odometry=True)
+    poses = {}
+    for k, T in enumerate(scene.poses[:6]):
+        poses[k] = make_se3(T[:3, :3], factor * T[:3, 3])
+    driven = with_odometry(geometry, poses)
+    if fits:
+        placement = Stitcher(StitchSettings(max_odom_translation=10.0)).place(driven)
+        assert placement.scale.estimate.scale == pytest.approx(1.0)
+    else:
+        refused(
+            Stitcher(StitchSettings()), driven, Verdict.REJECTED_ODOMETRY,
+            rf"by odometry, which moved {factor:.2f} times as far \(limit 2\)",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,19 @@ def test_the_conflict_is_that_of_the_worst_pair_of_views(scene: Scene, factor: f
     assert (expected > 0.1) == (factor < 1.0)
 
 
+def test_views_that_see_through_each_other_both_ways_contradict_each_other_twice(
+    scene: Scene,
+) -> None:
+    """Each has one half of the same picture at half the distance."""
+    good = scene.window([8, 8])
+    points, cols = good.points.copy(), good.conf.shape[2]
+    points[0, :, : cols // 2] *= 0.5
+    points[1, :, cols // 2 :] *= 0.5
+    spoiled = replace(good, points=points)
+    assert spoiled.worst_conflict() == pytest.approx(0.5, abs=0.02)
+    assert conflict_pair_by_pair(spoiled) == pytest.approx(0.5, abs=0.02)
+
+
 def test_what_lies_behind_a_camera_is_seen_through_by_nobody(scene: Scene) -> None:
     """The pixels of a view that it sees behind itself are no surface to see through."""
     good = scene.window(range(8, 14))

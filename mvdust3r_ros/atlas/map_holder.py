@@ -126,7 +126,7 @@ class MapHolder:
         graph = restored(stored, info.rel_error, self.config.map)
         state = self._new_state(self._state.keyframes.epoch + 1)
         state.view_hw, state.now = size, Revision.of(graph, self.config)
-        state.keyframes.keyframe_count = max(stored.poses) + 1
+        state.keyframes.keyframe_count = max(graph.keyframes) + 1
         state.lost = True
         with self._lock:
             state.keyframes.epoch = self._state.keyframes.epoch + 1

@@ -21,7 +21,7 @@ mapper lets it take the place of the present one, at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,12 +32,16 @@ from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.graph.depth_levels import levels_of
 from mvdust3r_ros.graph.driven_way import OdometryTrack
-from mvdust3r_ros.graph.floor_views import floor_height, floor_off, view_of_floor
+from mvdust3r_ros.graph.floor_views import (
+    floor_height,
+    floor_heights,
+    floor_off,
+    view_of_floor,
+)
 from mvdust3r_ros.graph.forgetting import far_away, seen_often
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.loops import close_loop
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
-from mvdust3r_ros.placing.known_points import Pointmap
 from mvdust3r_ros.placing.pose_graph import PoseEdge
 from mvdust3r_ros.placing.stitching import Placement
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
@@ -60,13 +64,11 @@ class PlacedWindow:
         geometry: the window.
         placement: its place.
         seen: its keyframes, levelled, oldest first.
-        overlap: keyframe -> all points that it saw, for the next window to be joined to.
     """
 
     geometry: WindowGeometry
     placement: Placement
     seen: Sequence[MapKeyframe]
-    overlap: Mapping[int, Pointmap]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +95,8 @@ class Revision:
         """A map that is known already, drawn."""
         drawing = Drawing.empty(map_settings(config.map, graph.rel_error))
         clouds = (item.points_map() for item in graph.keyframes.values())
-        return cls(graph, drawing.anew(graph, floor_height(graph, clouds)))
+        height_m = floor_height(graph, clouds, config.map.camera_height_m)
+        return cls(graph, drawing.anew(graph, height_m))
 
     def using(self, config: MapperConfig) -> Revision:
         """With other settings from the next window on."""
@@ -122,19 +125,14 @@ class Revision:
         level = levels_of({**known, **{m.id: m for m in seen}}, fixed=fixed)[window]
         return [item.levelled(level) for item in seen]
 
-    def taken_in(self, seen: Sequence[MapKeyframe], camera_height_m: float) -> list[MapKeyframe]:
-        """The keyframes of a new window, levelled; new ones say how high the floor is.
-
-        Args:
-            seen: the keyframes.
-            camera_height_m: of the camera above the floor; 0 when unknown.
-        """
-        known = self.graph.keyframes
+    def taken_in(self, seen: Sequence[MapKeyframe], settings: MapSettings) -> list[MapKeyframe]:
+        """The keyframes of a new window, levelled; new ones say where they see the floor."""
+        items, known = self.levelled(seen), self.graph.keyframes
+        if settings.camera_height_m > 0:
+            return items
         return [
-            item
-            if item.id in known
-            else replace(item, floor_z_m=view_of_floor(item, camera_height_m))
-            for item in self.levelled(seen)
+            item if item.id in known else replace(item, floor_cam=view_of_floor(item))
+            for item in items
         ]
 
     def check_reach(self, seen: Sequence[MapKeyframe]) -> None:
@@ -190,8 +188,7 @@ class Revision:
             if item.id in known and len(item.stored_cam) > len(known[item.id].stored_cam)
         ]
         graph = self.graph.drawn_as(better).with_window(
-            seen, window.overlap, placement.scale, track, config.stitch.odom_rel_sigma,
-            placement.sigma_left,
+            seen, placement.scale, track, config.stitch.odom_rel_sigma, placement.sigma_left
         ).tied_to(geometry.window.keyframes[-1])  # fmt: skip
         graph = replace(graph, rel_error=max(graph.rel_error, geometry.rel_error))
         return graph, [item for item in seen if item.id not in known]
@@ -213,7 +210,7 @@ class Revision:
         if far:
             graph = self.graph.with_way_within(camera_map, radius_m)
             near = replace(self, graph=graph).without(far)
-            near = replace(near, drawing=near.drawing.within(camera_map))
+            near = replace(near, drawing=near.drawing.within(camera_map, radius_m))
         return replace(near, graph=near.graph.with_past_within(camera_map, radius_m))
 
     def undone(self, count: int) -> Revision:
@@ -226,8 +223,10 @@ class Revision:
             count: windows, 1 to `len(undo)`.
         """
         graph, floor_z_m = self.undo[-count], self.drawing.floor_z_m
-        height_m = floor_height(graph, ()) if graph.floor_heights_m else floor_z_m
-        if abs(height_m - floor_z_m) > self.drawing.settings.grid_resolution_m:
+        rule = self.drawing.settings
+        heights = floor_heights(graph, rule.camera_height_m)
+        height_m = float(np.median(heights)) if heights else floor_z_m
+        if abs(height_m - floor_z_m) > rule.grid_resolution_m:
             floor_z_m = height_m
         return Revision(graph, self.drawing.anew(graph, floor_z_m), self.undo[:-count])
 

@@ -38,7 +38,7 @@ def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
     """
     items = list(graph.keyframes.values())
     if not items:
-        return StoredMap([], {}, [], graph.scale.estimate, engine)
+        return StoredMap([], [], graph.scale.estimate, engine)
     kind, looks = of_one_kind([m.descriptor for m in items], [m.keyframe.view for m in items])
     keyframes = [
         StoredKeyframe(
@@ -53,10 +53,7 @@ def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
         )
         for m, vector in zip(items, looks, strict=True)
     ]
-    way = graph.way.held_by(set(graph.keyframes))
-    return StoredMap(
-        keyframes, graph.poses, list(graph.edges), graph.scale.estimate, engine, kind, way
-    )
+    return StoredMap(keyframes, list(graph.edges), graph.scale.estimate, engine, kind, graph.way)
 
 
 def restored(stored: StoredMap, rel_error: float, settings: MapSettings) -> KeyframeGraph:
@@ -73,9 +70,10 @@ def restored(stored: StoredMap, rel_error: float, settings: MapSettings) -> Keyf
         )
         for k in stored.keyframes
     ]
-    height_m = settings.camera_height_m
+    if settings.camera_height_m == 0:
+        items = [replace(m, floor_cam=view_of_floor(m)) for m in items]
     return KeyframeGraph(
-        {m.id: replace(m, floor_z_m=view_of_floor(m, height_m)) for m in items},
+        {m.id: m for m in items},
         tuple(stored.edges),
         scale=ScaleFilter().known(stored.scale),
         way=stored.way,

@@ -50,8 +50,8 @@ ARRAYS = {
     "images": ("u1", 4), "K": ("f8", 3), "T_true_cam": ("f8", 3), "depth_m": ("f4", 3),
     "counts": ("i8", 1), "points_cam": ("f4", 2), "colors_rgb": ("u1", 2), "conf": ("f4", 1),
     "dense_points_cam": ("f4", 4), "dense_conf": ("f4", 3), "descriptors": ("f4", 2),
-    "pose_ids": ("i8", 1), "poses": ("f8", 3), "edge_ids": ("i8", 2), "edge_poses": ("f8", 3),
-    "edge_sigmas": ("f8", 2), "edge_robust": ("b1", 1), "scale": ("f8", 1),
+    "edge_ids": ("i8", 2), "edge_poses": ("f8", 3), "edge_sigmas": ("f8", 2),
+    "edge_robust": ("b1", 1), "scale": ("f8", 1),
 }  # fmt: skip
 """Name -> kind and number of axes; the arrays of keyframes have one row each."""
 WAY_ARRAYS = {
@@ -100,7 +100,6 @@ class StoredMap:
 
     Attributes:
         keyframes: in the order of their commits.
-        poses: keyframe -> (4, 4) T_map_cam, of forgotten keyframes too.
         edges: measured motions between them.
         scale: scale and its evidence.
         engine: name of the engine that saved it.
@@ -109,7 +108,6 @@ class StoredMap:
     """
 
     keyframes: list[StoredKeyframe]
-    poses: dict[int, FloatArray]
     edges: list[PoseEdge]
     scale: ScaleEstimate
     engine: str
@@ -150,8 +148,6 @@ def session_bytes(stored: StoredMap) -> bytes:
         "dense_points_cam": np.stack([i.dense_points_cam for i in items]).astype("f4"),
         "dense_conf": np.stack([i.dense_conf for i in items]).astype("f4"),
         "descriptors": np.stack([i.descriptor for i in items]).astype("f4"),
-        "pose_ids": np.array(list(stored.poses), np.int64),
-        "poses": np.stack(list(stored.poses.values())),
         "edge_ids": np.array([(e.a, e.b) for e in stored.edges], np.int64).reshape(-1, 2),
         "edge_poses": np.array([e.T_a_b for e in stored.edges]).reshape(-1, 4, 4),
         "edge_sigmas": np.array([(e.sigma_m, e.sigma_rad) for e in stored.edges]).reshape(-1, 2),
@@ -228,13 +224,13 @@ def _check(data: Mapping[str, Any]) -> None:
     counts = data["counts"]
     shapes = all(len(data[name]) == count for name in PER_KEYFRAME)
     ragged = (counts >= 0).all() and int(counts.sum()) == total == len(data["conf"])
-    poses = all(data[n].shape[1:] == (4, 4) for n in ("T_map_cam", "T_true_cam", "poses"))
+    poses = all(data[n].shape[1:] == (4, 4) for n in ("T_map_cam", "T_true_cam"))
     edges = {len(data[n]) for n in ("edge_ids", "edge_poses", "edge_sigmas", "edge_robust")}
     fits = (
         count > 0 and len(set(data["ids"].tolist())) == count and len(edges) == 1
         and len(data["colors_rgb"]) == total and data["K"].shape[1:] == (3, 3)
         and data["dense_points_cam"].shape == (*data["dense_conf"].shape, 3)
-        and len(data["pose_ids"]) == len(data["poses"]) and data["scale"].shape == (3,)
+        and data["scale"].shape == (3,)
         and len(data["depth_m"]) in (0, count)
     )  # fmt: skip
     places = len(data["way_until"])
@@ -245,11 +241,10 @@ def _check(data: Mapping[str, Any]) -> None:
     )  # fmt: skip
     if not (fits and shapes and ragged and poses and way):
         raise SessionFileError("its parts do not fit together")
-    known = set(data["pose_ids"].tolist())
-    if not {*data["ids"].tolist(), *data["edge_ids"].ravel().tolist()} <= known:
-        raise SessionFileError("a keyframe has no pose")
+    if not {*data["edge_ids"].ravel().tolist()} <= {*data["ids"].tolist()}:
+        raise SessionFileError("a motion leads to a keyframe that it does not hold")
     for name in (
-        "T_map_cam", "poses", "points_cam", "edge_poses", "edge_sigmas", "way_shares",
+        "T_map_cam", "points_cam", "edge_poses", "edge_sigmas", "way_shares",
         "way_places",
     ):  # fmt: skip
         if not np.isfinite(data[name]).all():
@@ -281,7 +276,6 @@ def _stored_map(data: Mapping[str, Any]) -> StoredMap:
     factor, rel_sigma, source = map(float, data["scale"])
     return StoredMap(
         keyframes,
-        {int(k): T for k, T in zip(data["pose_ids"], data["poses"], strict=True)},
         edges,
         ScaleEstimate(factor, rel_sigma, ScaleSource(int(source))),
         str(data["engine"]),

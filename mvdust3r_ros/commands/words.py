@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -50,13 +50,28 @@ def add_command(
         description: above its options; empty for the summary.
     """
     text = example if "\n" in example else f"example: {example}"
-    return commands.add_parser(
+    command = commands.add_parser(
         name,
         help=summary,
         description=description or f"{summary[:1].upper()}{summary[1:]}.",
         epilog=text,
         formatter_class=HelpText,
     )
+    command.set_defaults(parser=command)
+    return command
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """What a command was given; one that does not know an option shows its own usage.
+
+    argparse hands what a command does not know up to the parser of all commands, whose usage says
+    nothing of it.
+    """
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        command: argparse.ArgumentParser = args.parser
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
 
 
 def number_list(text: str) -> list[int]:

@@ -110,7 +110,8 @@ class Drawing:
                 self.voxels.integrate(points, item.colors_rgb, item.conf)
             drawn = {**self.drawn, **{m.id: Drawn(m.T_map_cam, m.window) for m in new}}
         with clock.stage("grid"):
-            floor_z, grid = floor_height(graph, clouds), self.grid
+            floor_z = floor_height(graph, clouds, self.settings.camera_height_m)
+            grid = self.grid
             before = max(set(graph.keyframes) - {item.id for item in new}, default=-1)
             way = graph.way.after(before)
             if grid is None or abs(floor_z - grid.floor_z_m) > self.settings.grid_resolution_m:
@@ -153,13 +154,9 @@ class Drawing:
         """The same voxels and grid, which do not have to show some keyframes any more."""
         return replace(self, drawn={k: d for k, d in self.drawn.items() if k not in ids})
 
-    def within(self, camera_map: FloatArray) -> Drawing:
-        """With what lies farther than `radius_m` from the newest camera dropped.
-
-        Args:
-            camera_map: (3,) its centre, map frame.
-        """
-        radius_m, grid = self.settings.radius_m, self.grid
+    def within(self, camera_map: FloatArray, radius_m: float) -> Drawing:
+        """With what lies farther than a radius from (3,) the newest camera dropped, map frame."""
+        grid = self.grid
         self.voxels.keep_within(camera_map, radius_m)
         if grid is None or not self.settings.forget_outside:
             return replace(self, outside=(camera_map.copy(), radius_m))

@@ -75,7 +75,7 @@ class Evidence:
         windows: scores of the windows, or None where predictions cannot be seen (live).
         true_map: true points, or None.
         drops: reason -> images dropped; lockstep drops none.
-        superseded: windows that gave way to newer ones.
+        superseded: windows that never reached the network, which a newer one replaced.
         left_out: keyframes that no window held that the network had time for.
         peak_memory_mb: largest memory of the process that mapped; 0 for this one.
         notes: what the reader of the recording has to say, a sentence for each kind of trouble.

@@ -180,10 +180,6 @@ class DrivenWay:
         """What was driven since a keyframe."""
         return self.part(slice(int(np.searchsorted(self.until, key, "right")), None))
 
-    def held_by(self, keys: Collection[int]) -> DrivenWay:
-        """The part that these keyframes alone hold."""
-        return self.part(np.asarray(np.isin(self.hosts, list(keys)).all(1), bool))
-
     def rehosted(self, gone: Collection[int], T_map_cam: Mapping[int, FloatArray]) -> DrivenWay:
         """The way with what was tied to keyframes that leave tied to their neighbours.
 

@@ -30,23 +30,34 @@ FLOOR_TILT_DEG = 10.0
 MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
 
 
-def view_of_floor(item: MapKeyframe, camera_height_m: float) -> float | None:
-    """What a keyframe says of the height of the floor in the map frame; None for nothing.
+def view_of_floor(item: MapKeyframe) -> FloatArray | None:
+    """(3,) the floor where a keyframe sees it, camera frame, metres; None for nowhere."""
+    R, camera = item.T_map_cam[:3, :3], item.T_map_cam[:3, 3]
+    floor = fit_floor(item.points_map(), camera, FLOOR_TILT_DEG)
+    if floor is None:
+        return None
+    seen: FloatArray = (np.array([*floor.middle_xy, floor.height]) - camera) @ R
+    return seen
+
+
+def floor_heights(graph: KeyframeGraph, camera_height_m: float) -> list[float]:
+    """What the keyframes say of the height of the floor (m), map frame, as far as they do.
 
     Args:
-        item: the keyframe.
-        camera_height_m: of the camera above the floor; 0 when unknown.
+        graph: the map.
+        camera_height_m: of the camera above the floor, which then says it; 0 when unknown.
     """
-    camera = item.T_map_cam[:3, 3]
+    items = graph.keyframes.values()
     if camera_height_m > 0:
-        return float(camera[2]) - camera_height_m
-    floor = fit_floor(item.points_map(), camera, FLOOR_TILT_DEG)
-    return None if floor is None else floor.height
+        return [float(item.T_map_cam[2, 3]) - camera_height_m for item in items]
+    return [z for z in (item.floor_z_m for item in items) if z is not None]
 
 
-def floor_height(graph: KeyframeGraph, clouds: Iterable[FloatArray]) -> float:
+def floor_height(
+    graph: KeyframeGraph, clouds: Iterable[FloatArray], camera_height_m: float
+) -> float:
     """Median over the keyframes that saw a floor; the lowest points while there is none."""
-    if heights := graph.floor_heights_m:
+    if heights := floor_heights(graph, camera_height_m):
         return float(np.median(heights))
     lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
     return float(min(lowest, default=0.0))
@@ -58,7 +69,7 @@ def floor_off(graph: KeyframeGraph, settings: MapSettings) -> float:
     The first window puts the floor at z = 0 by what its few views see. When enough keyframes say
     otherwise, by more than a cell of the grid, they are right.
     """
-    heights = np.array(graph.floor_heights_m)
+    heights = np.array(floor_heights(graph, settings.camera_height_m))
     if len(heights) < MIN_FLOOR_VIEWS:
         return 0.0
     off_m = float(np.median(heights))

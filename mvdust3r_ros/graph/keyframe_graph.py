@@ -24,6 +24,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,13 @@ MAX_TIES = 2
 """Closures of a keyframe that are handed on to its neighbour when it leaves."""
 
 
+class OdometryTie(NamedTuple):
+    """Where odometry's frame lies: (4, 4) beside a keyframe of the graph, the host."""
+
+    host: int
+    T_host_odom: FloatArray
+
+
 @dataclass(frozen=True, eq=False)
 class KeyframeGraph:
     """Keyframes with their poses and points, and the motions between them.
@@ -55,8 +63,7 @@ class KeyframeGraph:
         overlap: id -> what the last window saw of its keyframes; the next window is joined there.
         scale: what is known of the metres of the windows.
         way: where the robot has driven between them.
-        tie: the newest keyframe that says where odometry's frame lies; None for none.
-        T_map_odom: (4, 4) by it; None for unknown.
+        tie: the newest statement of where odometry's frame lies; None for none.
         closures: loops closed.
         rel_error: of the coarsest window, relative.
     """
@@ -67,10 +74,15 @@ class KeyframeGraph:
     overlap: dict[int, Pointmap] = field(default_factory=dict)
     scale: ScaleFilter = field(default_factory=ScaleFilter)
     way: DrivenWay = field(default_factory=DrivenWay)
-    tie: Keyframe | None = None
-    T_map_odom: FloatArray | None = None
+    tie: OdometryTie | None = None
     closures: int = 0
     rel_error: float = 0.0
+
+    @property
+    def T_map_odom(self) -> FloatArray | None:  # noqa: N802
+        """(4, 4) where odometry's frame lies; None for unknown."""
+        tie = self.tie
+        return None if tie is None else self.keyframes[tie.host].T_map_cam @ tie.T_host_odom
 
     @property
     def poses(self) -> dict[int, FloatArray]:
@@ -112,7 +124,6 @@ class KeyframeGraph:
     def with_window(
         self,
         seen: Sequence[MapKeyframe],
-        overlap: Mapping[int, Pointmap],
         scale: ScaleFilter,
         track: OdometryTrack,
         odom_rel_sigma: float,
@@ -122,7 +133,6 @@ class KeyframeGraph:
 
         Args:
             seen: its keyframes, oldest first, those of the map at the poses that they have there.
-            overlap: what it saw of them.
             scale: the filter after it.
             track: where odometry saw the robot between its keyframes.
             odom_rel_sigma: relative uncertainty of the motion between neighbours.
@@ -141,8 +151,9 @@ class KeyframeGraph:
                 edges.append(relative_edge(a, b, poses[a], poses[b], sigma.m, sigma.rad))
         new = {item.id: item for item in seen if item.id not in self.keyframes}
         return replace(
-            self, keyframes={**self.keyframes, **new}, edges=tuple(edges), overlap=dict(overlap),
-            scale=scale, way=self._driven(new.values(), track),
+            self, keyframes={**self.keyframes, **new}, edges=tuple(edges),
+            overlap={item.id: item.pointmap for item in seen}, scale=scale,
+            way=self._driven(new.values(), track),
         )  # fmt: skip
 
     def _driven(self, new: Iterable[MapKeyframe], track: OdometryTrack) -> DrivenWay:
@@ -160,21 +171,14 @@ class KeyframeGraph:
         """With odometry's frame where this keyframe says; as before where it says nothing."""
         if keyframe.view.T_odom_cam is None or keyframe.id not in self.keyframes:
             return self
-        return replace(self, tie=keyframe)._moved_odometry()
-
-    def _moved_odometry(self) -> KeyframeGraph:
-        item = None if self.tie is None else self.keyframes.get(self.tie.id)
-        if item is None or self.tie is None:
-            return self
-        assert self.tie.view.T_odom_cam is not None
-        return replace(self, T_map_odom=item.T_map_cam @ invert_se3(self.tie.view.T_odom_cam))
+        return replace(self, tie=OdometryTie(keyframe.id, invert_se3(keyframe.view.T_odom_cam)))
 
     def at(self, poses: Mapping[int, FloatArray]) -> KeyframeGraph:
         """With all keyframes at other poses."""
         keyframes = {
             key: replace(item, T_map_cam=poses[key]) for key, item in self.keyframes.items()
         }
-        return replace(self, keyframes=keyframes)._moved_odometry()
+        return replace(self, keyframes=keyframes)
 
     def drawn_as(self, better: Collection[MapKeyframe]) -> KeyframeGraph:
         """With other points to draw for some of the keyframes."""
@@ -194,12 +198,6 @@ class KeyframeGraph:
         """Without past poses farther than a radius from `centre` (3,), map frame."""
         return replace(self, past=self.past.within(self.poses, centre, radius_m))
 
-    @property
-    def floor_heights_m(self) -> list[float]:
-        """What the views say of the height of the floor, as far as they see it."""
-        known = (item.floor_z_m for item in self.keyframes.values())
-        return [z for z in known if z is not None]
-
     def closed(self, edge: PoseEdge, poses: Mapping[int, FloatArray] | None) -> KeyframeGraph:
         """With a loop, and all keyframes at the poses that fit it; None for where they are."""
         closed = replace(self, edges=(*self.edges, edge), closures=self.closures + 1)
@@ -207,15 +205,7 @@ class KeyframeGraph:
 
     def higher(self, rise_m: float) -> KeyframeGraph:
         """With everything higher."""
-        keyframes = {
-            key: replace(
-                item,
-                T_map_cam=lifted(item.T_map_cam, rise_m),
-                floor_z_m=None if item.floor_z_m is None else item.floor_z_m + rise_m,
-            )
-            for key, item in self.keyframes.items()
-        }
-        return replace(self, keyframes=keyframes)._moved_odometry()
+        return self.at({key: lifted(T, rise_m) for key, T in self.poses.items()})
 
     def resized(self, corrections: FloatArray, anchor: FloatArray) -> KeyframeGraph:
         """With windows resized: points, and of the motions between keyframes the network's share.
@@ -263,13 +253,13 @@ class KeyframeGraph:
 
         Their place in the path is kept, tied to a neighbour.
         """
-        graph = self
-        if ids and len(self.way):
+        graph, leave = self, [key for key in ids if key in self.keyframes]
+        leave = leave[: len(self.keyframes) - 1]  # the last one stays
+        if leave and len(self.way):
             poses = self.poses
-            graph = replace(self, way=self.way.rehosted(ids, poses).bounded(poses))
-        for key in ids:
-            if key in graph.keyframes and len(graph.keyframes) > 1:
-                graph = graph._merged(key)
+            graph = replace(self, way=self.way.rehosted(leave, poses).bounded(poses))
+        for key in leave:
+            graph = graph._merged(key)
         return graph
 
     def _merged(self, key: int) -> KeyframeGraph:
@@ -293,12 +283,15 @@ class KeyframeGraph:
             edges.append(replace(tie, robust=edge.robust))
         T_host_key = invert_se3(poses[host]) @ poses[key]
         stamp_ns, camera = leaving.keyframe.stamp_ns, leaving.keyframe.camera_name
-        past = self.past.rehosted(key, host, T_host_key)
+        past, odometry = self.past.rehosted(key, host, T_host_key), self.tie
+        if odometry is not None and odometry.host == key:
+            odometry = OdometryTie(host, T_host_key @ odometry.T_host_odom)
         return replace(
             self,
             keyframes={k: item for k, item in self.keyframes.items() if k != key},
             edges=tuple(edges),
             past=past.with_pose(stamp_ns, camera, host, T_host_key),
+            tie=odometry,
             overlap={k: points for k, points in self.overlap.items() if k != key},
         )
 

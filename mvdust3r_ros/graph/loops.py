@@ -192,7 +192,7 @@ def _fit_end(
     """Similarity from the window to the mapped points of one end, and median residual (m)."""
     items = [graph.keyframes[geometry.window.keyframes[i].id] for i in indices]
     joint = joint_of(geometry, [
-        KnownView(i, item.pointmap.points_cam, item.pointmap.conf, item.T_map_cam)
+        KnownView(i, item.pointmap, item.T_map_cam)
         for i, item in zip(indices, items, strict=True)
     ])  # fmt: skip
     if len(joint) < MIN_END_POINTS:

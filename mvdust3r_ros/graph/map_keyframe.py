@@ -51,7 +51,7 @@ class MapKeyframe:
         descriptor: what the place looks like.
         sized_by: number of the window in the scale's history whose size it follows.
         network_share: how much of the motion to it follows that size, see `FusedPoses`.
-        floor_z_m: what its view says of the height of the floor; None for nothing.
+        floor_cam: (3,) the floor where it is seen, camera frame, metres; None for nowhere.
     """
 
     keyframe: Keyframe
@@ -66,7 +66,7 @@ class MapKeyframe:
     descriptor: Descriptor = NO_DESCRIPTOR
     sized_by: int = 0
     network_share: float = 1.0
-    floor_z_m: float | None = None
+    floor_cam: FloatArray | None = None
 
     @property
     def id(self) -> int:
@@ -84,9 +84,18 @@ class MapKeyframe:
         moved: FloatArray = self.points_cam @ R.T.astype(np.float32) + t.astype(np.float32)
         return moved
 
+    @property
+    def floor_z_m(self) -> float | None:
+        """Height of the floor that it sees, map frame; None for none."""
+        T = self.T_map_cam
+        return None if self.floor_cam is None else float(T[2, :3] @ self.floor_cam + T[2, 3])
+
     def resized(self, factor: float) -> MapKeyframe:
         """With all its points so many times as far from the camera."""
-        return replace(self, size=self.size * factor, pointmap=self.pointmap.resized(factor))
+        return replace(
+            self, size=self.size * factor, pointmap=self.pointmap.resized(factor),
+            floor_cam=None if self.floor_cam is None else factor * self.floor_cam,
+        )  # fmt: skip
 
     def levelled(self, level: float) -> MapKeyframe:
         """With the points to draw levelled by another factor."""

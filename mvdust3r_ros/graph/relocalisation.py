@@ -109,7 +109,7 @@ def colour_agreement(geometry: WindowGeometry, old: Sequence[int], new: Sequence
 
 def _colours(geometry: WindowGeometry, a: int, b: int) -> FloatArray:
     """(N, 2) grey values in views a and b of the points of b that a sees at that depth."""
-    thin = slice(geometry.stride // 2, None, geometry.stride)
+    thin = geometry.thin
     grey_a, grey_b = (
         cv2.blur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (3, 3))[thin, thin].astype(float)
         for image in (geometry.window.keyframes[i].view.image_rgb for i in (a, b))

@@ -70,18 +70,3 @@ def seen_keyframes(
             )
         )
     return seen
-
-
-def seen_overlap(made: Reconstruction, placement: Placement) -> dict[int, Pointmap]:
-    """What the next window is joined to.
-
-    Returns:
-        Keyframe -> (h, w, 3) float64 points in metres, camera frame, that this window saw of it.
-    """
-    geometry, scale = made.geometry, placement.S_map_window.scale
-    return {
-        keyframe.id: Pointmap(
-            geometry.points_cam(index).astype(np.float64) * scale, geometry.conf[index].copy()
-        )
-        for index, keyframe, _ in geometry.posed()
-    }

@@ -47,6 +47,11 @@ class Pointmap:
         """(h, w, 3) in the camera frame, metres."""
         return times(self.stored_cam, self.size)
 
+    @property
+    def valid(self) -> BoolArray:
+        """(h, w) pixels that have a point."""
+        return is_point(self.conf)
+
     def resized(self, factor: float) -> Pointmap:
         """With the points so many times as far from the camera."""
         return replace(self, size=self.size * factor)
@@ -63,19 +68,17 @@ class KnownView:
 
     Attributes:
         index: of the view.
-        points_cam: (h, w, 3) its points in the map, camera frame, metres.
-        conf: (h, w) their confidence.
+        known: its points in the map.
         T_map_cam: (4, 4) its pose in the map.
     """
 
     index: int
-    points_cam: FloatArray
-    conf: FloatArray
+    known: Pointmap
     T_map_cam: FloatArray
 
     def use(self, geometry: WindowGeometry) -> BoolArray:
         """(h, w) pixels that have a point both in the window and in the map."""
-        return np.asarray(geometry.valid[self.index] & is_point(self.conf))
+        return np.asarray(geometry.valid[self.index] & self.known.valid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +115,9 @@ def joint_of(geometry: WindowGeometry, known: Sequence[KnownView]) -> Joint:
     window, in_map, weights, depths = [], [], [], []
     for view in known:
         use = view.use(geometry)
-        points_cam, T = view.points_cam[use].astype(np.float64), view.T_map_cam
+        points_cam, T = view.known.points_cam[use].astype(np.float64), view.T_map_cam
         depth = np.maximum(np.linalg.norm(points_cam, axis=1), MIN_DEPTH)
-        sure = np.log(np.minimum(geometry.conf[view.index], view.conf)[use])
+        sure = np.log(np.minimum(geometry.conf[view.index], view.known.conf)[use])
         window.append(geometry.points[view.index][use].astype(np.float64))
         in_map.append(points_cam @ T[:3, :3].T + T[:3, 3])
         weights.append(sure / depth_product(geometry, view.index, use, depth))

@@ -152,7 +152,7 @@ class Stitcher:
                 f"of the other (limit {self.settings.max_conflict:.0%})",
             )
         shared = [
-            KnownView(i, known.points_cam, known.conf, self.end.T_map_cam[k.id])
+            KnownView(i, known, self.end.T_map_cam[k.id])
             for i, k in enumerate(geometry.window.keyframes)
             if (known := self.end.points.get(k.id)) is not None
         ]
@@ -364,7 +364,7 @@ class Stitcher:
             use = view.use(geometry)
             if geometry.poses[view.index] is None or use.sum() < MIN_VIEW_POINTS:
                 continue
-            known = np.linalg.norm(view.points_cam[use], axis=1)
+            known = np.linalg.norm(view.known.points_cam[use], axis=1)
             logs.append(float(np.median(np.log(known / geometry.distance(view.index, use)))))
         if len(logs) < 2:
             return max(MIN_CHAIN_SIGMA, relative)

@@ -48,7 +48,9 @@ class Account:
         skipped: images not kept on purpose: blurred, or too much like the last keyframe.
         dropped: images that could not be used, by reason.
         windows: complete windows.
-        superseded: windows replaced by a newer one before the network was free.
+        superseded: windows that never reached the network: a newer one, which chooses from their
+            keyframes and later ones, was complete before it was free; or all that waited was
+            dropped.
         verdicts: outcomes of the windows that reached the network.
         had: "odometry", "camera_info", "depth" -> images that could be decoded and had it.
     """

@@ -177,7 +177,6 @@ def _match(
     gray_target: FloatArray,
 ) -> Match | None:
     """The points of a view as another camera sees them; None when it sees too few."""
-    stride = geometry.stride
     row, col = np.nonzero(geometry.valid[source])
     points = geometry.points[source][row, col].astype(np.float64)
     cam = (points - target.T_window_cam[:3, 3]) @ target.T_window_cam[:3, :3]
@@ -188,13 +187,13 @@ def _match(
     seen, uv = front[inside], uv[inside].astype(np.float32)
     if len(seen) < MIN_CELLS:
         return None
-    at = row[seen] * stride + stride // 2, col[seen] * stride + stride // 2
+    thin, at = geometry.thin, (row[seen], col[seen])
     seen_there = cv2.remap(gray_target, uv[:, None, 0], uv[:, None, 1], cv2.INTER_LINEAR)
     there = np.asarray(seen_there, np.float32)[:, 0]
-    here = gray_source[at]
+    here = gray_source[thin, thin][at]
     if min(float(here.std()), float(there.std())) < MIN_CONTRAST:
         return None
-    return Match(_correlation(here, there), _correlation(here, gray_target[at]))
+    return Match(_correlation(here, there), _correlation(here, gray_target[thin, thin][at]))
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> float:

@@ -239,7 +239,7 @@ def sample_confident(
     stride = max(1, int(np.sqrt(height * width * (1 - quantile) / PNP_POINTS)))
     rows = slice(stride // 2, None, stride)
     sampled = conf[rows, rows]
-    valid = sampled > 1.0
+    valid = is_point(sampled)
     if not valid.any():
         return np.zeros((0, points.shape[2])), np.zeros((0, 2))
     keep = valid & (sampled >= np.quantile(sampled[valid], quantile))

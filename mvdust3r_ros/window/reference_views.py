@@ -34,38 +34,28 @@ class ReferenceViewsError(MvDust3rError):
     """References cannot be chosen from this window."""
 
 
-def order_views(
-    views: Sequence[View], n_ref: int, tokens: FloatArray | None = None
-) -> tuple[int, ...]:
+def order_views(views: Sequence[View], n_ref: int) -> tuple[int, ...]:
     """Order in which to give the views of a window to an engine, references first.
 
     References lie evenly along the travelled path, one in the middle of each of n_ref equal parts,
     the most central one first; path length from odometry where all views have it, else one step a
-    view. With `tokens`, they are instead the views farthest apart in appearance (farthest-point
-    sampling), starting with the most typical one.
+    view.
 
     Args:
         views: views of the window, oldest first.
         n_ref: number of references, at most the number of views.
-        tokens: (V, D) pooled encoder tokens of each view; None to go by the path.
 
     Returns:
         A permutation of all views: position k gets view order[k]. Views that are no reference
         follow, oldest first.
 
     Raises:
-        ReferenceViewsError: n_ref is not in 1..V, or `tokens` has another
-            number of rows.
+        ReferenceViewsError: n_ref is not in 1..V.
     """
     count = len(views)
     if not 1 <= n_ref <= count:
         raise ReferenceViewsError(f"{n_ref} references in a window of {count} views")
-    if tokens is None:
-        references = _spread(_travelled(views), n_ref)
-    elif np.ndim(tokens) != 2 or len(tokens) != count:
-        raise ReferenceViewsError(f"tokens {np.shape(tokens)} for a window of {count} views")
-    else:
-        references = _farthest(np.asarray(tokens, np.float64), n_ref)
+    references = _spread(_travelled(views), n_ref)
     return (*references, *(i for i in range(count) if i not in references))
 
 
@@ -101,15 +91,4 @@ def _spread(along: FloatArray, n_ref: int) -> list[int]:
         nearest = min(free, key=lambda i: abs(along[i] - middle))
         free.remove(nearest)
         chosen.append(nearest)
-    return chosen
-
-
-def _farthest(tokens: FloatArray, n_ref: int) -> list[int]:
-    """Farthest-point sampling, starting with the token nearest to the mean."""
-    chosen = [int(np.argmin(np.linalg.norm(tokens - tokens.mean(0), axis=1)))]
-    distance = np.full(len(tokens), np.inf)
-    for _ in range(n_ref - 1):
-        distance = np.minimum(distance, np.linalg.norm(tokens - tokens[chosen[-1]], axis=1))
-        distance[chosen] = -1.0
-        chosen.append(int(np.argmax(distance)))
     return chosen

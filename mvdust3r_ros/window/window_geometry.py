@@ -115,6 +115,11 @@ class WindowGeometry:
         """Pixels of the views for each of the points; the first one is half as far from 0."""
         return int(self.window.keyframes[0].view.image_rgb.shape[0] // self.conf.shape[1])
 
+    @property
+    def thin(self) -> slice:
+        """Rows, and columns, of the views that have a point."""
+        return slice(self.stride // 2, None, self.stride)
+
     def posed(self) -> Iterator[Posed]:
         """The views whose pose is known, in order."""
         for index, (keyframe, pose) in enumerate(
@@ -172,7 +177,7 @@ class WindowGeometry:
     def sighted(self, index: int, points: FloatArray) -> Sighting:
         """The (N, 3) points of the window's frame that a view with a pose has in its image."""
         pose, (rows, cols), stride = self._pose(index), self.conf.shape[1:], self.stride
-        shift = (stride // 2) / stride
+        shift = self.thin.start / stride
         cell_from_pixel = np.array([[1 / stride, 0, -shift], [0, 1 / stride, -shift], [0, 0, 1]])
         R, t = pose.T_window_cam[:3, :3], pose.T_window_cam[:3, 3]
         P = cell_from_pixel @ pose.K @ R.T

@@ -88,7 +88,7 @@ COUNTS = {
     "windows_committed": Quantity("windows in the map", "", "higher"),
     "windows_rejected": Quantity("windows rejected", "", "lower"),
     "windows_rolled_back": Quantity("windows that left the map again", "", "lower"),
-    "windows_superseded": Quantity("windows that gave way to newer ones"),
+    "windows_superseded": Quantity("windows that a newer one replaced while the network was busy"),
     "windows_scored": Quantity("windows compared with recorded depth"),
     "committed_share": Quantity("windows in the map, of all", "%", "higher"),
     "mapped_share": Quantity("part of the drive that is in the map", "%", "higher"),

@@ -131,7 +131,7 @@ class DemoResult:
         dropped: images that the node could not use, by reason.
         keyframes: images kept.
         verdicts: outcomes of the windows.
-        superseded: windows that gave way to newer ones, larger ones mostly.
+        superseded: windows that never reached the network, which a newer one replaced.
         left_out: keyframes that no window held that the network had time for.
         window_ms: median time of a window, all stages together.
         seconds: playing and mapping took this long.
