@@ -147,7 +147,7 @@ def test_a_file_says_what_its_descriptors_are(
 ) -> None:
     mapper = driven[kind]
     path = tmp_path / "map.npz"
-    path.write_bytes(session_bytes(mapper.stored()))
+    path.write_bytes(session_bytes(mapper.saved()[1]))
     if old:
         without(path, "descriptor_kind")
     stored = read_session(path)
@@ -160,9 +160,9 @@ def test_a_file_says_what_its_descriptors_are(
 def test_an_old_file_of_both_kinds_is_one_of_thumbnails(
     driven: dict[str, Mapper], tmp_path: Path
 ) -> None:
-    first, second = (driven[kind].stored().keyframes for kind in ("none", "tokens"))
+    first, second = (driven[kind].saved()[1].keyframes for kind in ("none", "tokens"))
     path = tmp_path / "map.npz"
-    mixed = replace(driven["tokens"].stored(), keyframes=[*first[:3], *second[3:]])
+    mixed = replace(driven["tokens"].saved()[1], keyframes=[*first[:3], *second[3:]])
     path.write_bytes(session_bytes(mixed))
     without(path, "descriptor_kind")
     stored = read_session(path)
