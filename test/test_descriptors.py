@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 
 from box_room import BoxRoom
+from map_world import SAW_NOTHING
 from mvdust3r_ros.atlas.session_file import read_session, session_bytes
 from mvdust3r_ros.config import KeyframeSettings, MapperConfig
 from mvdust3r_ros.datatypes import Descriptor, Keyframe, View, ViewTokens
@@ -57,7 +59,9 @@ def tokens_of(views: list[View], engine: str) -> list[ViewTokens]:
 def mapped(tokens: list[ViewTokens]) -> list[MapKeyframe]:
     nothing = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32)
     return [
-        MapKeyframe(Keyframe(i, i, t.view, ""), np.eye(4), *nothing, descriptor=t.descriptor)
+        MapKeyframe(
+            Keyframe(i, i, t.view, ""), np.eye(4), *nothing, SAW_NOTHING, descriptor=t.descriptor
+        )
         for i, t in enumerate(tokens)
     ]
 
@@ -121,7 +125,7 @@ def thumbnails(views: list[View]) -> list[ViewTokens]:
 class WideEngine(OracleEngine):
     """An oracle with tokens as long as thumbnails."""
 
-    def encode(self, views):  # type: ignore[no-untyped-def]
+    def encode(self, views: Sequence[View]) -> list[ViewTokens]:
         name = self.describe().name
         tokens = super().encode(views)
         return [

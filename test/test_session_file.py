@@ -30,7 +30,7 @@ from mvdust3r_ros.datatypes import FloatArray, Frame, MapUpdate, Verdict
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.window.window_geometry import WindowError
+from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 CONFIG = MapperConfig(
     keyframes=KeyframeSettings(window_size=6, window_overlap=3, max_translation_m=0.2)
@@ -174,7 +174,7 @@ def test_of_several_places_that_do_not_fit_the_likeliest_is_told_of(
         tried.append(f"place {len(tried)}")
         raise WindowError(Verdict.REJECTED_POSE, tried[-1])
 
-    monkeypatch.setattr("mvdust3r_ros.mapper.check_news", refuse)
+    monkeypatch.setattr(WindowGeometry, "check_news", refuse)
     frames = [room.frame((200 + i) * 10**9, T) for i, T in enumerate(room.walk(60)[:12])]
     update = next(u for u in map(mapper.process, frames) if u is not None)
     assert len(tried) > 1
