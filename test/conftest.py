@@ -17,22 +17,29 @@
 from __future__ import annotations
 
 # ruff: noqa: E402 (libraries read the number of threads as they are imported)
+import fcntl
 import os
 
 # A worker of the suite has one core: threads that wait for each other on it take most of its time.
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
 import mvdust3r_ros
 from box_room import BoxRoom
+from mvdust3r_ros.cli import main
+from mvdust3r_ros.datatypes import Trajectory
+from mvdust3r_ros.drawing.map_files import write_tum
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from room_bag import BagKind, RoomBag, write_room_bag
+from short_drive import Drive
 from stored_data import HAS_MORE_DATA, MORE_DATA, VARIABLE, WITHOUT_MORE_DATA
 
 # How long an example takes says something about the machine, nothing about the code.
@@ -81,3 +88,74 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def room() -> BoxRoom:
     return BoxRoom()
+
+
+@pytest.fixture(scope="session")
+def make_bag(
+    room: BoxRoom, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[BagKind], RoomBag]:
+    def make(kind: BagKind) -> RoomBag:
+        return write_room_bag(tmp_path_factory.mktemp("room_bag"), room, kind)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def room_bag(make_bag: Callable[[BagKind], RoomBag]) -> RoomBag:
+    return make_bag(BagKind())
+
+
+@pytest.fixture(scope="session")
+def drive() -> Drive:
+    return Drive()
+
+
+@pytest.fixture(scope="session")
+def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Settings with small windows, so that a short drive makes several."""
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    path.write_text("keyframes: {window_size: 4, window_overlap: 2, max_translation_m: 0.2}\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def room_reports(
+    room_bag: RoomBag, params: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder of two reports on the room bag, which all workers of the suite share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "room_reports"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            make_reports(room_bag, params, folder)
+            (folder / "made").touch()
+    return folder
+
+
+def make_reports(room_bag: RoomBag, params: Path, folder: Path) -> None:
+    first, other = folder / "oracle_report", folder / "other_report"
+    for report in (first, other):
+        report.mkdir()
+    truth = first / "truth.tum"
+    write_tum(truth, Trajectory(np.array(room_bag.stamps_ns), np.array(room_bag.poses)))
+    words = ["--engine", "oracle", "--params", str(params), "--truth", str(truth)]
+    words += ["--require", "ate_m<0.1,grid_iou>0.3"]
+    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(first)]) == 0
+    (other / "params.yaml").write_text("keyframes: {window_size: 6, max_translation_m: 0.25}\n")
+    words = ["--engine", "oracle", "--params", str(other / "params.yaml"), "--truth", "/odom"]
+    words += ["--max-frames", "28"]
+    assert main(["evaluate", str(room_bag.bag), *words, "--out", str(other)]) == 0
+
+
+@pytest.fixture(scope="session")
+def oracle_report(room_reports: Path) -> Path:
+    """Folder of a report on the room bag with its true path in a file."""
+    return room_reports / "oracle_report"
+
+
+@pytest.fixture(scope="session")
+def other_report(room_reports: Path) -> Path:
+    """Folder of a report on the same bag with other settings and the truth on a topic."""
+    return room_reports / "other_report"

@@ -105,7 +105,8 @@ def test_without_more_data_tests_are_skipped_with_one_reason(tmp_path: Path) -> 
     root = tmp_path / "empty" / "checkout"
     (root / "test").mkdir(parents=True)
     shutil.copy(ROOT / "pyproject.toml", root)
-    for name in ("conftest.py", "box_room.py", "stored_data.py", "test_map_bag.py"):
+    helpers = ("box_room.py", "room_bag.py", "short_drive.py", "stored_data.py")
+    for name in ("conftest.py", *helpers, "test_map_bag.py"):
         shutil.copy(TESTS / name, root / "test")
     path = os.pathsep.join([*sys.path[1:], str(ROOT)])
     done = python(*PYTEST, "-k", "becomes or images_are_counted", cwd=root, PYTHONPATH=path)

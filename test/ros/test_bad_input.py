@@ -22,6 +22,9 @@ from typing import Any
 
 import pytest
 
+from live_nodes import LiveCamera, Stage
+from room_bag import BagKind, RoomBag
+
 times_ns = itertools.count(2_000_000_000_000, 100_000_000_000)
 
 
@@ -41,7 +44,7 @@ times_ns = itertools.count(2_000_000_000_000, 100_000_000_000)
     ids=["encoding", "cut", "empty", "enormous", "resized"],
 )
 def test_a_bad_image_is_named_and_counted_and_mapping_goes_on(
-    camera: Any, changes: dict[str, Any], reason: str, words: str
+    camera: LiveCamera, changes: dict[str, Any], reason: str, words: str
 ) -> None:
     start_ns = next(times_ns)
     camera.drive(start_ns, 2)
@@ -60,7 +63,7 @@ def test_a_bad_image_is_named_and_counted_and_mapping_goes_on(
     assert not camera.stage.processes.ended("mapper")
 
 
-def test_every_image_is_accounted_for(camera: Any) -> None:
+def test_every_image_is_accounted_for(camera: LiveCamera) -> None:
     values = {k: int(v) for k, v in camera.settle().items() if v.isdigit()}
     assert values["images received"] == camera.sent
     assert values["images received"] == (
@@ -70,7 +73,7 @@ def test_every_image_is_accounted_for(camera: Any) -> None:
     assert sum(by_reason) == values["images dropped"]
 
 
-def test_time_that_goes_back_starts_a_new_epoch_and_mapping_goes_on(camera: Any) -> None:
+def test_time_that_goes_back_starts_a_new_epoch_and_mapping_goes_on(camera: LiveCamera) -> None:
     start_ns = next(times_ns)
     camera.drive(start_ns, 8)
     camera.settle()
@@ -81,7 +84,7 @@ def test_time_that_goes_back_starts_a_new_epoch_and_mapping_goes_on(camera: Any)
     assert camera.committed() > mapped
 
 
-def test_an_image_slightly_out_of_order_is_dropped(camera: Any) -> None:
+def test_an_image_slightly_out_of_order_is_dropped(camera: LiveCamera) -> None:
     start_ns = next(times_ns)
     camera.drive(start_ns, 14)
     before = camera.settle()
@@ -95,7 +98,7 @@ def test_an_image_slightly_out_of_order_is_dropped(camera: Any) -> None:
     assert camera.control.windows[-1].epoch == epoch
 
 
-def test_a_quality_of_service_that_does_not_fit_is_said_in_words(camera: Any) -> None:
+def test_a_quality_of_service_that_does_not_fit_is_said_in_words(camera: LiveCamera) -> None:
     from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import Image
 
@@ -108,9 +111,9 @@ def test_a_quality_of_service_that_does_not_fit_is_said_in_words(camera: Any) ->
 
 
 def test_a_bag_in_a_loop_is_a_new_epoch_each_time(
-    new_stage: Callable[[], Any], make_bag: Callable[..., Any], bag_kind: Any
+    new_stage: Callable[[], Stage], make_bag: Callable[[BagKind], RoomBag]
 ) -> None:
-    made = make_bag(bag_kind(odometry="tf", frames=40))
+    made = make_bag(BagKind(odometry="tf", frames=40))
     stage = new_stage()
     topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
               "depth": "/camera/depth"}  # fmt: skip

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from live_nodes import Stage
 
 LIMIT_S = 20.0
 STAND_IN = '''
@@ -61,10 +63,17 @@ class Bond:
 '''
 
 
+@dataclass
+class BondedStage(Stage):
+    """A stage that keeps the beats of its node's bond."""
+
+    beats: list[str] = field(default_factory=list)
+
+
 @pytest.fixture
 def bonded(
-    new_stage: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Any]:
+    new_stage: Callable[[], Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., BondedStage]:
     """Starts a mapper that finds the stand-in; heard are the beats of its bond."""
     package = tmp_path / "path" / "bondpy"
     package.mkdir(parents=True)
@@ -72,11 +81,11 @@ def bonded(
     (package / "bondpy.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", f"{package.parent}:{os.environ.get('PYTHONPATH', '')}")
 
-    def make(**values: object) -> Any:
+    def make(**values: object) -> BondedStage:
         from std_msgs.msg import String
 
-        stage = new_stage()
-        stage.beats = []
+        made = new_stage()
+        stage = BondedStage(made.processes, made.control, made.logs)
         stage.control.create_subscription(
             String, "/bond", lambda m: stage.beats.append(m.data), 100
         )
@@ -86,7 +95,7 @@ def bonded(
     return make
 
 
-def test_the_node_lives_on_after_each_deactivate(bonded: Callable[..., Any]) -> None:
+def test_the_node_lives_on_after_each_deactivate(bonded: Callable[..., BondedStage]) -> None:
     from std_srvs.srv import Trigger
 
     stage = bonded()
@@ -112,14 +121,14 @@ def test_the_node_lives_on_after_each_deactivate(bonded: Callable[..., Any]) -> 
     assert control.state() == "unconfigured"
 
 
-def processor_s(stage: Any) -> float:
+def processor_s(stage: Stage) -> float:
     """Processor time of the mapper so far."""
     fields = Path(f"/proc/{stage.processes.pid('mapper')}/stat").read_text().rpartition(")")[2]
     return sum(map(int, fields.split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_bond_does_not_keep_the_last_map_from_being_saved(
-    bonded: Callable[..., Any], tmp_path: Path
+    bonded: Callable[..., BondedStage], tmp_path: Path
 ) -> None:
     stage = bonded(ros__save_on_shutdown=True, ros__map_dir=tmp_path / "maps")
     stage.bring_up()

@@ -24,31 +24,23 @@ import numpy as np
 import pytest
 
 from box_room import BoxRoom
-from mvdust3r_ros.config import ConfigError
-from mvdust3r_ros.ros.settings import RosSettings
+from live_nodes import Stage
+from room_bag import T_FRONT_LEFT, BagKind, RoomBag
 
 LIMIT_S = 60.0
 CLOUD = "sensor_msgs/msg/PointCloud2"
-
-
-def test_camera_names_are_checked() -> None:
-    assert RosSettings().camera_names == [""]
-    assert RosSettings(cameras="front, left").camera_names == ["front", "left"]
-    for bad in ("front,front", "a,b,c,d,e,f,g", "front,", "fr/ont", "2d"):
-        with pytest.raises(ConfigError, match="cameras"):
-            RosSettings(cameras=bad)
-    with pytest.raises(ConfigError, match="camera_frame"):
-        RosSettings(cameras="front,left", camera_frame="front_optical")
+Driven = tuple[Stage, RoomBag, dict[str, list[Any]]]
+"""Node and bag, and what was heard."""
 
 
 @pytest.fixture(scope="module")
-def driven(new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any) -> Any:
+def driven(new_stage: Callable[[], Stage], make_bag: Callable[[BagKind], RoomBag]) -> Driven:
     from nav_msgs.msg import Path
     from rclpy.qos import DurabilityPolicy, QoSProfile
 
     from mvdust3r_ros.ros.message_types import message_class
 
-    bag, stage = make_bag(bag_kind(odometry="base", rig=True)), new_stage()
+    bag, stage = make_bag(BagKind(odometry="base", rig=True)), new_stage()
     names = [f"{c}/{t}" for c in ("front", "left") for t in ("image", "camera_info", "depth")]
     stage.mapper(
         topics={name: f"/{name}" for name in names}, ros__cameras="front,left",
@@ -77,7 +69,7 @@ def driven(new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any) -> Any:
     return stage, bag, heard
 
 
-def test_windows_of_both_cameras_are_committed(driven: Any) -> None:
+def test_windows_of_both_cameras_are_committed(driven: Driven) -> None:
     stage, _, _ = driven
     windows = stage.control.windows
     assert len(windows) >= 2
@@ -85,7 +77,7 @@ def test_windows_of_both_cameras_are_committed(driven: Any) -> None:
 
 
 def test_clouds_come_from_both_cameras_and_lie_on_true_surfaces(
-    driven: Any, room: BoxRoom
+    driven: Driven, room: BoxRoom
 ) -> None:
     """Each cloud with the true pose of its own camera; sizes and fields of view differ."""
     _, bag, heard = driven
@@ -102,14 +94,7 @@ def test_clouds_come_from_both_cameras_and_lie_on_true_surfaces(
         assert np.percentile(off, 90) < 0.05
 
 
-YAW = np.radians(50.0)
-T_FRONT_LEFT = np.array(
-    [[np.cos(YAW), 0, -np.sin(YAW), -0.25], [0, 1, 0, 0],
-     [np.sin(YAW), 0, np.cos(YAW), 0], [0, 0, 0, 1.0]]
-)  # fmt: skip
-
-
-def test_the_path_is_that_of_the_first_camera(driven: Any) -> None:
+def test_the_path_is_that_of_the_first_camera(driven: Driven) -> None:
     """Straight differences to the front camera's truth are one constant shift: the floor's."""
     _, bag, heard = driven
     truth = dict(zip(bag.stamps_ns, bag.poses, strict=True))
@@ -124,9 +109,9 @@ def test_the_path_is_that_of_the_first_camera(driven: Any) -> None:
 
 
 def test_without_tf_the_camera_sits_where_the_parameter_says(
-    new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any
+    new_stage: Callable[[], Stage], make_bag: Callable[[BagKind], RoomBag]
 ) -> None:
-    bag, stage = make_bag(bag_kind(odometry="unmounted")), new_stage()
+    bag, stage = make_bag(BagKind(odometry="unmounted")), new_stage()
     topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
               "depth": "/camera/depth"}  # fmt: skip
     stage.mapper(

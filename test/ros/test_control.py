@@ -109,19 +109,25 @@ def loser(
             each.__exit__(None, None, None)
 
 
-def test_a_request_that_did_not_arrive_is_made_again(loser: Callable[..., Any]) -> None:
+def test_a_request_that_did_not_arrive_is_made_again(
+    loser: Callable[..., tuple[Loser, MapperControl]],
+) -> None:
     node, control = loser(1, transition_is_made=False)
     assert control.transition("configure", timeout_s=60.0)
     assert node.requests == 2
 
 
-def test_a_transition_is_done_though_its_answer_is_lost(loser: Callable[..., Any]) -> None:
+def test_a_transition_is_done_though_its_answer_is_lost(
+    loser: Callable[..., tuple[Loser, MapperControl]],
+) -> None:
     node, control = loser(1, transition_is_made=True)
     assert control.transition("configure", timeout_s=60.0)
     assert node.requests == 1
 
 
-def test_a_node_that_never_answers_is_told_with_its_state(loser: Callable[..., Any]) -> None:
+def test_a_node_that_never_answers_is_told_with_its_state(
+    loser: Callable[..., tuple[Loser, MapperControl]],
+) -> None:
     _, control = loser(3, transition_is_made=False)
     with pytest.raises(ControlError, match=r"change_state: not within 2 s; the node is unconf"):
         control.transition("configure", timeout_s=2.0)

@@ -23,7 +23,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -51,6 +50,7 @@ from mvdust3r_ros.ros.play.demo import (
 )
 from mvdust3r_ros.ros.play.demo_report import _draw, _tell_numbers
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence
+from room_bag import BagKind, RoomBag
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not installed")
@@ -96,10 +96,8 @@ def test_the_room_of_the_demo_is_what_is_said_of_it() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_leaves_a_map(
-    make_bag: Callable[..., Any], bag_kind: Any, tmp_path: Path
-) -> None:
-    made = make_bag(bag_kind(compressed=True, odometry="base", frames=60))
+def test_the_demo_leaves_a_map(make_bag: Callable[[BagKind], RoomBag], tmp_path: Path) -> None:
+    made = make_bag(BagKind(compressed=True, odometry="base", frames=60))
     out = tmp_path / "out"
     words = ("--bag", str(made.bag), "--engine", "oracle", "--depth", str(made.depth))
     params = tmp_path / "params.yaml"
@@ -131,7 +129,7 @@ def test_the_demo_leaves_a_map(
     assert made.stamps_ns[0] - 2 * 10**9 <= begin_ns <= made.stamps_ns[-1]
 
 
-def test_what_is_missing_is_said_in_one_line(room_bag: Any, tmp_path: Path) -> None:
+def test_what_is_missing_is_said_in_one_line(room_bag: RoomBag, tmp_path: Path) -> None:
     with pytest.raises(MvDust3rError, match="does not exist"):
         run_demo(DemoOptions(tmp_path / "nothing", out=tmp_path), print)
     with pytest.raises(MvDust3rError, match="name its folder by --depth"):
@@ -144,16 +142,16 @@ def test_what_is_missing_is_said_in_one_line(room_bag: Any, tmp_path: Path) -> N
     assert (tmp_path / "bag" / "diary.txt").exists()
 
 
-def test_a_node_that_cannot_start_is_quoted(room_bag: Any, tmp_path: Path) -> None:
+def test_a_node_that_cannot_start_is_quoted(room_bag: RoomBag, tmp_path: Path) -> None:
     options = DemoOptions(room_bag.bag, engine=str(tmp_path / "no_engine"), out=tmp_path)
     with pytest.raises(MvDust3rError, match=r"did not configure: .*no engine at .*mapper\.log"):
         run_demo(options, print)
 
 
 def test_a_bag_that_gives_no_window_is_explained(
-    make_bag: Callable[..., Any], bag_kind: Any, tmp_path: Path
+    make_bag: Callable[[BagKind], RoomBag], tmp_path: Path
 ) -> None:
-    made = make_bag(bag_kind(frames=1))
+    made = make_bag(BagKind(frames=1))
     words = ("--bag", str(made.bag), "--engine", "oracle", "--depth", str(made.depth))
     done = demo(*words, "--out", str(tmp_path / "out"), cwd=tmp_path)
     assert done.returncode == 1
@@ -161,7 +159,7 @@ def test_a_bag_that_gives_no_window_is_explained(
 
 
 def test_a_node_that_dies_at_once_is_not_waited_for(
-    room_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    room_bag: RoomBag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a library of it is broken; without a look at the process this takes two minutes."""
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_that_is_not_there")

@@ -30,6 +30,8 @@ from typing import Any
 import pytest
 import yaml
 
+from live_nodes import Stage
+
 FOLDER = Path(__file__).parents[2] / "launch"
 NAV2 = {
     "nav2_controller": "controller_server",
@@ -80,7 +82,7 @@ def test_navigation_hands_over_every_argument_of_the_mapper() -> None:
     assert sorted(forwarded) == sorted(literal(FOLDER / "recon.launch.py", "ARGUMENTS"))
 
 
-class Stage:
+class Machine:
     """A machine with stand-ins, and what they were called with.
 
     Attributes:
@@ -138,27 +140,27 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
+def machine(tmp_path: Path) -> Machine:
     pytest.importorskip("launch_ros.actions", reason="launch_ros is not installed")
-    return Stage(tmp_path)
+    return Machine(tmp_path)
 
 
 @pytest.fixture
-def robot(stage: Stage) -> Stage:
+def robot(machine: Machine) -> Machine:
     """With Nav2, RViz and the mapper."""
-    stage.install_mapper()
+    machine.install_mapper()
     for package, program in NAV2.items():
-        stage.install(package, program)
+        machine.install(package, program)
     for package in PLUGINS:
-        stage.install(package)
-    stage.install("rviz2", "rviz2")
-    return stage
+        machine.install(package)
+    machine.install("rviz2", "rviz2")
+    return machine
 
 
 NAVIGATION = ["image:=/cam/image_raw", "odom:=/wheels/odom", "autostart:=false"]
 
 
-def test_odometry_and_radius_reach_mapper_and_nav2(robot: Stage) -> None:
+def test_odometry_and_radius_reach_mapper_and_nav2(robot: Machine) -> None:
     found = robot.launch("nav2.launch.py", *NAVIGATION, "robot_radius:=0.35", "rviz:=true")
     assert found.returncode == 0, found.stderr
     assert set(robot.calls) == {*NAV2.values(), "mapper_node", "rviz2"}
@@ -173,7 +175,7 @@ def test_odometry_and_radius_reach_mapper_and_nav2(robot: Stage) -> None:
         assert settings[costmap][costmap]["ros__parameters"]["robot_radius"] == 0.35
 
 
-def test_radius_without_an_argument_is_that_of_nav2(robot: Stage) -> None:
+def test_radius_without_an_argument_is_that_of_nav2(robot: Machine) -> None:
     robot.launch("nav2.launch.py", *NAVIGATION)
     (settings,) = robot.settings("planner_server")
     radius = settings["global_costmap"]["global_costmap"]["ros__parameters"]["robot_radius"]
@@ -181,7 +183,7 @@ def test_radius_without_an_argument_is_that_of_nav2(robot: Stage) -> None:
 
 
 @pytest.mark.parametrize("namespace", ["", "robot1"])
-def test_a_namespace_is_that_of_all(robot: Stage, namespace: str) -> None:
+def test_a_namespace_is_that_of_all(robot: Machine, namespace: str) -> None:
     words = [f"namespace:={namespace}"] if namespace else []
     found = robot.launch("nav2.launch.py", *NAVIGATION, *words, "rviz:=true")
     assert found.returncode == 0, found.stderr
@@ -193,7 +195,7 @@ def test_a_namespace_is_that_of_all(robot: Stage, namespace: str) -> None:
     assert (shown in robot.calls["rviz2"]) == bool(namespace)
 
 
-def test_autostart_goes_to_the_lifecycle_manager(robot: Stage) -> None:
+def test_autostart_goes_to_the_lifecycle_manager(robot: Machine) -> None:
     robot.launch("nav2.launch.py", *NAVIGATION, "use_sim_time:=true")
     settings = robot.own("lifecycle_manager")
     assert settings["autostart"] is False
@@ -214,15 +216,15 @@ def test_autostart_goes_to_the_lifecycle_manager(robot: Stage) -> None:
     ],
 )
 def test_what_is_missing_is_named_before_anything_runs(
-    stage: Stage, file: str, absent: str, words: list[str]
+    machine: Machine, file: str, absent: str, words: list[str]
 ) -> None:
-    stage.install_mapper()
+    machine.install_mapper()
     for package in [*NAV2, *PLUGINS, "rviz2"]:
         if package != absent:
-            stage.install(package, NAV2.get(package, ""))
-    found = stage.launch(file, *words)
+            machine.install(package, NAV2.get(package, ""))
+    found = machine.launch(file, *words)
     assert found.returncode == 1
-    assert stage.calls == {}
+    assert machine.calls == {}
     deb = f"ros-jazzy-{absent.replace('_', '-')}"
     output = found.stdout + found.stderr
     lines = [line for line in output.splitlines() if "sudo apt install" in line]
@@ -230,7 +232,7 @@ def test_what_is_missing_is_named_before_anything_runs(
     assert lines[0].endswith(f"{absent} not found: sudo apt install {deb}")
 
 
-def test_arguments_do_not_leak_out_of_the_included_file(robot: Stage, tmp_path: Path) -> None:
+def test_arguments_do_not_leak_out_of_the_included_file(robot: Machine, tmp_path: Path) -> None:
     """A bring-up of one's own that includes the file keeps its own arguments."""
     file = tmp_path / "bringup.launch.py"
     file.write_text(
@@ -256,7 +258,7 @@ def generate_launch_description():
     assert "__ns:=/mine" in robot.calls["mapper_node"]
 
 
-def test_a_started_mapper_comes_to_life(new_stage: Callable[[], Any]) -> None:
+def test_a_started_mapper_comes_to_life(new_stage: Callable[[], Stage]) -> None:
     """The real node under the real launch; the oracle engine needs no network."""
     pytest.importorskip("launch_ros.actions", reason="launch_ros is not installed")
     domain = new_stage()

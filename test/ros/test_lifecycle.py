@@ -22,9 +22,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+from live_nodes import Stage
+
+if TYPE_CHECKING:
+    from mvdust3r_ros.ros.play.control import MapperControl
 
 LIMIT_S = 20.0
 STEPS = [
@@ -33,12 +38,14 @@ STEPS = [
 ]  # fmt: skip
 
 
-def publishers(control: Any) -> int:
+def publishers(control: MapperControl) -> int:
     return int(control.count_publishers("/mapper/map_points"))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_all_transitions_twice_and_a_clean_end(new_stage: Callable[[], Any], how: Any) -> None:
+def test_all_transitions_twice_and_a_clean_end(
+    new_stage: Callable[[], Stage], how: signal.Signals
+) -> None:
     stage = new_stage()
     stage.mapper()
     control = stage.control
@@ -63,7 +70,9 @@ def test_all_transitions_twice_and_a_clean_end(new_stage: Callable[[], Any], how
     assert "Traceback" not in stage.log()
 
 
-def test_transitions_in_quick_succession_never_end_the_node(new_stage: Callable[[], Any]) -> None:
+def test_transitions_in_quick_succession_never_end_the_node(
+    new_stage: Callable[[], Stage],
+) -> None:
     stage = new_stage()
     stage.mapper()
     for _ in range(100):
@@ -72,7 +81,7 @@ def test_transitions_in_quick_succession_never_end_the_node(new_stage: Callable[
     assert not stage.processes.ended("mapper")
 
 
-def test_shutdown_from_each_state(new_stage: Callable[[], Any]) -> None:
+def test_shutdown_from_each_state(new_stage: Callable[[], Stage]) -> None:
     for steps, end in (
         ([], "shutdown_unconfigured"),
         (["configure"], "shutdown_inactive"),
@@ -86,7 +95,9 @@ def test_shutdown_from_each_state(new_stage: Callable[[], Any]) -> None:
         assert stage.processes.stop("mapper") == 0
 
 
-def test_a_request_that_the_state_does_not_have_is_survived(new_stage: Callable[[], Any]) -> None:
+def test_a_request_that_the_state_does_not_have_is_survived(
+    new_stage: Callable[[], Stage],
+) -> None:
     from mvdust3r_ros.ros.play.control import ControlError
 
     stage = new_stage()
@@ -101,7 +112,7 @@ def test_a_request_that_the_state_does_not_have_is_survived(new_stage: Callable[
 
 
 def test_a_missing_engine_is_said_and_can_be_mended(
-    new_stage: Callable[[], Any], tmp_path: Path
+    new_stage: Callable[[], Stage], tmp_path: Path
 ) -> None:
     stage = new_stage()
     stage.mapper(engine__engine=tmp_path / "nothing")
@@ -118,7 +129,7 @@ def test_a_missing_engine_is_said_and_can_be_mended(
 
 
 def test_wrong_values_at_the_start_are_named_and_can_be_mended(
-    new_stage: Callable[[], Any],
+    new_stage: Callable[[], Stage],
 ) -> None:
     stage = new_stage()
     stage.mapper(map__voxel_size_m=50.0, keyframes__window_size="many", map__voxel_sise_m=0.1)
@@ -134,7 +145,7 @@ def test_wrong_values_at_the_start_are_named_and_can_be_mended(
     stage.bring_up()
 
 
-def test_autostart_needs_nobody(new_stage: Callable[[], Any]) -> None:
+def test_autostart_needs_nobody(new_stage: Callable[[], Stage]) -> None:
     stage = new_stage()
     stage.mapper(ros__autostart=True)
     control = stage.control
@@ -142,7 +153,7 @@ def test_autostart_needs_nobody(new_stage: Callable[[], Any]) -> None:
     assert control.state() == "active"
 
 
-def test_silence_is_explained(new_stage: Callable[[], Any]) -> None:
+def test_silence_is_explained(new_stage: Callable[[], Stage]) -> None:
     from sensor_msgs.msg import CompressedImage
 
     stage = new_stage()
@@ -159,7 +170,7 @@ def test_silence_is_explained(new_stage: Callable[[], Any]) -> None:
 
 
 def test_a_hint_never_offers_what_the_node_itself_listens_to_or_publishes(
-    new_stage: Callable[[], Any],
+    new_stage: Callable[[], Stage],
 ) -> None:
     """Of several cameras with depth each listens to topics of the type that the others miss."""
     from sensor_msgs.msg import Image
@@ -180,7 +191,7 @@ def test_a_hint_never_offers_what_the_node_itself_listens_to_or_publishes(
 
 
 def test_every_transition_and_every_service_leaves_a_line_in_the_log(
-    new_stage: Callable[[], Any], tmp_path: Path
+    new_stage: Callable[[], Stage], tmp_path: Path
 ) -> None:
     from std_srvs.srv import SetBool, Trigger
 
@@ -214,7 +225,7 @@ def test_every_transition_and_every_service_leaves_a_line_in_the_log(
     assert "lifecycle set" not in stage.log(), "somebody did it at once"
 
 
-def test_a_node_that_nobody_configures_says_what_to_do(new_stage: Callable[[], Any]) -> None:
+def test_a_node_that_nobody_configures_says_what_to_do(new_stage: Callable[[], Stage]) -> None:
     script = "from mvdust3r_ros.ros import node; node.ADVICE_S = 0.5; node.main()"
     waiting, started = new_stage(), new_stage()
     waiting.mapper(script=script)
@@ -226,7 +237,7 @@ def test_a_node_that_nobody_configures_says_what_to_do(new_stage: Callable[[], A
     assert "lifecycle set" not in started.log()
 
 
-def test_services_answer_in_words_when_they_cannot_help(new_stage: Callable[[], Any]) -> None:
+def test_services_answer_in_words_when_they_cannot_help(new_stage: Callable[[], Stage]) -> None:
     from std_srvs.srv import SetBool
 
     stage = new_stage()

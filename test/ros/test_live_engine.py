@@ -24,6 +24,8 @@ from typing import Any
 
 import pytest
 
+from live_nodes import LiveCamera
+
 LIMIT_S = 30.0
 FAILURES = 2
 SECOND_NS = 1_000_000_000
@@ -67,7 +69,7 @@ sys.exit(node.main())
 class MoodyNode:
     """A live node, its camera and the mood of its engine."""
 
-    def __init__(self, new_camera: Callable[..., Any], folder: Path) -> None:
+    def __init__(self, new_camera: Callable[..., LiveCamera], folder: Path) -> None:
         self._mood = folder / "mood"
         self.maps = folder / "maps"
         self.set("")
@@ -105,7 +107,9 @@ class MoodyNode:
 
 
 @pytest.fixture(scope="module")
-def moody(new_camera: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> MoodyNode:
+def moody(
+    new_camera: Callable[..., LiveCamera], tmp_path_factory: pytest.TempPathFactory
+) -> MoodyNode:
     return MoodyNode(new_camera, tmp_path_factory.mktemp("moody"))
 
 
@@ -164,7 +168,7 @@ def test_told_to_end_while_the_network_hangs_it_saves_the_map_and_ends(moody: Mo
 
 
 def test_after_a_kill_in_the_middle_of_a_save_a_new_node_goes_on_with_the_map(
-    new_camera: Callable[..., Any], tmp_path: Path
+    new_camera: Callable[..., LiveCamera], tmp_path: Path
 ) -> None:
     from mvdust3r_ros.srv import SaveMap
 

@@ -22,12 +22,14 @@ from typing import Any
 
 import pytest
 
+from live_nodes import LiveCamera
+
 LIMIT_S = 30.0
 SECOND_NS = 1_000_000_000
 times_ns = itertools.count(500_000 * SECOND_NS, 1000 * SECOND_NS)
 
 
-def maps_on(camera: Any, start_ns: int, count: int = 10) -> None:
+def maps_on(camera: LiveCamera, start_ns: int, count: int = 10) -> None:
     """Drive, and see that windows are committed and every image is accounted for.
 
     After a jump in time an image can overtake its odometry; a window that it spoils is one of the
@@ -46,15 +48,15 @@ def maps_on(camera: Any, start_ns: int, count: int = 10) -> None:
     )
 
 
-def dropped(camera: Any, reason: str) -> int:
+def dropped(camera: LiveCamera, reason: str) -> int:
     return int(camera.settle().get(f"images dropped: {reason}", 0))
 
 
-def hear(camera: Any, part: str, words: str) -> None:
+def hear(camera: LiveCamera, part: str, words: str) -> None:
     camera.control.wait(lambda: words in camera.control.message(part), LIMIT_S, words)
 
 
-def restart_publisher(camera: Any) -> None:
+def restart_publisher(camera: LiveCamera) -> None:
     """As when a driver dies and comes back; its subscriptions match anew."""
     from sensor_msgs.msg import Image
 
@@ -65,7 +67,7 @@ def restart_publisher(camera: Any) -> None:
     camera.control.spin_for(0.5)
 
 
-def test_an_image_with_a_stamp_of_zero_is_refused_and_costs_no_epoch(camera: Any) -> None:
+def test_an_image_with_a_stamp_of_zero_is_refused_and_costs_no_epoch(camera: LiveCamera) -> None:
     start_ns = next(times_ns)
     maps_on(camera, start_ns)
     epoch, before = camera.control.windows[-1].epoch, dropped(camera, "stamp")
@@ -76,7 +78,7 @@ def test_an_image_with_a_stamp_of_zero_is_refused_and_costs_no_epoch(camera: Any
     assert camera.control.windows[-1].epoch == epoch
 
 
-def test_an_image_from_the_far_future_costs_one_epoch(camera: Any) -> None:
+def test_an_image_from_the_far_future_costs_one_epoch(camera: LiveCamera) -> None:
     start_ns = next(times_ns)
     maps_on(camera, start_ns)
     epoch = camera.control.windows[-1].epoch
@@ -85,7 +87,9 @@ def test_an_image_from_the_far_future_costs_one_epoch(camera: Any) -> None:
     assert camera.control.windows[-1].epoch == epoch + 1
 
 
-def test_a_second_publisher_with_older_images_is_counted_and_harms_nobody(camera: Any) -> None:
+def test_a_second_publisher_with_older_images_is_counted_and_harms_nobody(
+    camera: LiveCamera,
+) -> None:
     from sensor_msgs.msg import Image
 
     start_ns = next(times_ns)
@@ -103,7 +107,7 @@ def test_a_second_publisher_with_older_images_is_counted_and_harms_nobody(camera
     assert camera.control.windows[-1].epoch == epoch
 
 
-def test_a_publisher_that_restarts_is_heard_again(camera: Any) -> None:
+def test_a_publisher_that_restarts_is_heard_again(camera: LiveCamera) -> None:
     start_ns = next(times_ns)
     maps_on(camera, start_ns)
     epoch = camera.control.windows[-1].epoch
@@ -112,7 +116,9 @@ def test_a_publisher_that_restarts_is_heard_again(camera: Any) -> None:
     assert camera.control.windows[-1].epoch == epoch
 
 
-def test_a_camera_info_that_is_no_pinhole_is_named_until_a_good_one_comes(camera: Any) -> None:
+def test_a_camera_info_that_is_no_pinhole_is_named_until_a_good_one_comes(
+    camera: LiveCamera,
+) -> None:
     from sensor_msgs.msg import CameraInfo
 
     start_ns, before = next(times_ns), dropped(camera, "camera_info")
@@ -127,7 +133,7 @@ def test_a_camera_info_that_is_no_pinhole_is_named_until_a_good_one_comes(camera
 
 
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
-def test_odometry_that_is_no_pose_is_named_and_left_out(camera: Any, bad: float) -> None:
+def test_odometry_that_is_no_pose_is_named_and_left_out(camera: LiveCamera, bad: float) -> None:
     from nav_msgs.msg import Odometry
 
     from mvdust3r_ros.ros.outputs import header_msg
@@ -141,7 +147,7 @@ def test_odometry_that_is_no_pose_is_named_and_left_out(camera: Any, bad: float)
     maps_on(camera, start_ns + 10 * SECOND_NS)
 
 
-def test_a_depth_image_that_is_none_leaves_its_image_without_depth(camera: Any) -> None:
+def test_a_depth_image_that_is_none_leaves_its_image_without_depth(camera: LiveCamera) -> None:
     start_ns, before = next(times_ns), dropped(camera, "encoding")
     camera.depth.publish(camera.message(start_ns))
     camera.control.spin_for(0.3)
@@ -152,7 +158,7 @@ def test_a_depth_image_that_is_none_leaves_its_image_without_depth(camera: Any) 
     maps_on(camera, start_ns + 10 * SECOND_NS)
 
 
-def test_transforms_in_a_circle_or_without_numbers_harm_nobody(camera: Any) -> None:
+def test_transforms_in_a_circle_or_without_numbers_harm_nobody(camera: LiveCamera) -> None:
     from geometry_msgs.msg import TransformStamped
     from tf2_msgs.msg import TFMessage
 
@@ -177,7 +183,7 @@ def test_transforms_in_a_circle_or_without_numbers_harm_nobody(camera: Any) -> N
 
 @pytest.mark.parametrize("topic", ["/tf", "/tf_static"])
 def test_a_second_publisher_of_map_to_odom_is_an_error_with_its_name(
-    camera: Any, topic: str
+    camera: LiveCamera, topic: str
 ) -> None:
     from geometry_msgs.msg import TransformStamped
     from tf2_msgs.msg import TFMessage
@@ -207,7 +213,7 @@ def test_a_second_publisher_of_map_to_odom_is_an_error_with_its_name(
     maps_on(camera, start_ns + 100 * SECOND_NS)
 
 
-def test_bursts_of_images_are_counted_to_the_last(camera: Any) -> None:
+def test_bursts_of_images_are_counted_to_the_last(camera: LiveCamera) -> None:
     """Each half as long as the queues of DDS, which would lose more without a word."""
     start_ns = next(times_ns)
     maps_on(camera, start_ns)
@@ -221,7 +227,9 @@ def test_bursts_of_images_are_counted_to_the_last(camera: Any) -> None:
     maps_on(camera, start_ns + 100 * SECOND_NS)
 
 
-def test_a_storm_of_parameters_is_answered_and_leaves_what_was_accepted(camera: Any) -> None:
+def test_a_storm_of_parameters_is_answered_and_leaves_what_was_accepted(
+    camera: LiveCamera,
+) -> None:
     from rcl_interfaces.srv import SetParameters
     from rclpy.parameter import Parameter
 
@@ -252,7 +260,7 @@ def test_a_storm_of_parameters_is_answered_and_leaves_what_was_accepted(camera: 
     maps_on(camera, start_ns + 500 * SECOND_NS)
 
 
-def test_a_storm_of_services_is_answered_while_images_flow(camera: Any) -> None:
+def test_a_storm_of_services_is_answered_while_images_flow(camera: LiveCamera) -> None:
     from std_srvs.srv import SetBool, Trigger
 
     from mvdust3r_ros.srv import LoadMap, SaveMap
@@ -281,7 +289,7 @@ def test_a_storm_of_services_is_answered_while_images_flow(camera: Any) -> None:
     maps_on(camera, start_ns + 500 * SECOND_NS)
 
 
-def test_requests_for_transitions_that_do_not_exist_are_refused(camera: Any) -> None:
+def test_requests_for_transitions_that_do_not_exist_are_refused(camera: LiveCamera) -> None:
     from lifecycle_msgs.msg import Transition
     from lifecycle_msgs.srv import ChangeState
 
@@ -295,7 +303,7 @@ def test_requests_for_transitions_that_do_not_exist_are_refused(camera: Any) -> 
     assert "request refused" in camera.stage.log()
 
 
-def test_a_clock_that_stands_jumps_ahead_and_jumps_back(camera: Any) -> None:
+def test_a_clock_that_stands_jumps_ahead_and_jumps_back(camera: LiveCamera) -> None:
     from rosgraph_msgs.msg import Clock
 
     from mvdust3r_ros.ros.outputs import time_msg
@@ -331,7 +339,7 @@ def test_a_clock_that_stands_jumps_ahead_and_jumps_back(camera: Any) -> None:
         assert camera.stage.set_parameter("use_sim_time", False).successful
 
 
-def test_a_second_node_of_the_same_name_is_said_and_its_end_too(camera: Any) -> None:
+def test_a_second_node_of_the_same_name_is_said_and_its_end_too(camera: LiveCamera) -> None:
     camera.stage.mapper(process="twin")
     hear(camera, "outputs", "1 more node(s) of this name")
     assert camera.stage.processes.stop("twin") == 0
@@ -341,7 +349,7 @@ def test_a_second_node_of_the_same_name_is_said_and_its_end_too(camera: Any) -> 
     maps_on(camera, next(times_ns))
 
 
-def test_transitions_under_images_lose_neither_node_nor_map(camera: Any) -> None:
+def test_transitions_under_images_lose_neither_node_nor_map(camera: LiveCamera) -> None:
     """Deactivated and activated while images come; the map stays and grows afterwards."""
     start_ns = next(times_ns)
     for i in range(5):
@@ -358,6 +366,6 @@ def test_transitions_under_images_lose_neither_node_nor_map(camera: Any) -> None
     maps_on(camera, start_ns + 500 * SECOND_NS)
 
 
-def test_it_ends_as_it_should_after_all_that(camera: Any) -> None:
+def test_it_ends_as_it_should_after_all_that(camera: LiveCamera) -> None:
     assert camera.stage.processes.stop("mapper") == 0
     assert "Traceback" not in camera.stage.log()

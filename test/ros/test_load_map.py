@@ -17,27 +17,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from live_nodes import Stage
+from room_bag import RoomBag
+
 LIMIT_S = 60.0
 TOPICS = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
           "depth": "/camera/depth"}  # fmt: skip
 
 
-def started(new_stage: Callable[[], Any], maps: Path) -> Any:
-    stage = new_stage()
+@dataclass
+class Watched(Stage):
+    """A stage that keeps what its node shows of the map."""
+
+    paths: list[Any] = field(default_factory=list)
+    grids: list[Any] = field(default_factory=list)
+
+
+def started(new_stage: Callable[[], Stage], maps: Path) -> Watched:
+    made = new_stage()
+    stage = Watched(made.processes, made.control, made.logs)
     stage.mapper(topics=TOPICS, use_sim_time=True, ros__use_depth=True, ros__map_dir=maps,
                  ros__queue_size=100, ros__image_depth=100)  # fmt: skip
-    stage.paths = []
     from nav_msgs.msg import OccupancyGrid, Path
     from rclpy.qos import DurabilityPolicy, QoSProfile
 
     latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    stage.grids = []
     control = stage.control
     control.create_subscription(Path, "/mapper/path", stage.paths.append, latched)
     control.create_subscription(
@@ -47,7 +58,7 @@ def started(new_stage: Callable[[], Any], maps: Path) -> Any:
     return stage
 
 
-def play(stage: Any, bag: Any) -> None:
+def play(stage: Stage, bag: RoomBag) -> None:
     words = [str(bag.bag), "--depth", str(bag.depth), "--clock", "--rate", "2"]
     stage.processes.start("player", "play.player", words)
     control = stage.control
@@ -69,7 +80,7 @@ def places(path: Any) -> dict[int, np.ndarray]:
 
 
 def test_a_new_node_goes_on_in_the_frame_of_the_saved_map(
-    new_stage: Callable[[], Any], room_bag: Any, tmp_path: Path
+    new_stage: Callable[[], Stage], room_bag: RoomBag, tmp_path: Path
 ) -> None:
     first = started(new_stage, tmp_path)
     play(first, room_bag)

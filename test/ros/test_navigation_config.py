@@ -16,13 +16,12 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -30,14 +29,17 @@ import pytest
 import yaml
 
 from box_room import BoxRoom
-from mvdust3r_ros.config import KeyframeSettings, MapperConfig
-from mvdust3r_ros.datatypes import Verdict
-from mvdust3r_ros.engines.oracle_engine import OracleEngine
-from mvdust3r_ros.mapper import Mapper
+from live_nodes import Stage
+from room_bag import BagKind, RoomBag
+
+if TYPE_CHECKING:
+    from mvdust3r_ros.ros.play.control import MapperControl
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 60.0
 CLOUD, GRID = "sensor_msgs/msg/PointCloud2", "nav_msgs/msg/OccupancyGrid"
+Listened = tuple[Stage, dict[str, list[Any]], RoomBag]
+"""Node, what was heard of it, and the bag."""
 
 
 def nav2() -> Any:
@@ -71,13 +73,13 @@ def named_topics(value: Any) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def listened(new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any) -> Any:
+def listened(new_stage: Callable[[], Stage], make_bag: Callable[[BagKind], RoomBag]) -> Listened:
     """A drive with odometry, heard on the topics that navigation takes."""
     from rclpy.qos import qos_profile_sensor_data
 
     from mvdust3r_ros.ros.message_types import message_class
 
-    bag, stage = make_bag(bag_kind(odometry="base")), new_stage()
+    bag, stage = make_bag(BagKind(odometry="base")), new_stage()
     topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
               "depth": "/camera/depth", "odom": "/odom"}  # fmt: skip
     stage.mapper(topics=topics, use_sim_time=True, ros__use_depth=True, ros__queue_size=100,
@@ -97,7 +99,7 @@ def listened(new_stage: Callable[[], Any], make_bag: Any, bag_kind: Any) -> Any:
     return stage, {topic: list(messages) for topic, messages in heard.items()}, bag
 
 
-def listen_to_grids(control: Any, take: Callable[[Any], None]) -> None:
+def listen_to_grids(control: MapperControl, take: Callable[[Any], None]) -> None:
     from rclpy.qos import DurabilityPolicy, QoSProfile
 
     from mvdust3r_ros.ros.message_types import message_class
@@ -106,7 +108,7 @@ def listen_to_grids(control: Any, take: Callable[[Any], None]) -> None:
     control.create_subscription(message_class(GRID), "/mapper/occupancy_grid", take, latched)
 
 
-def play(stage: Any, bag: Path, depth: Path) -> None:
+def play(stage: Stage, bag: Path, depth: Path) -> None:
     """Play a bag and wait until it is mapped."""
     stage.processes.start("player", "play.player", [str(bag), "--depth", str(depth), "--clock"])
     control = stage.control
@@ -118,7 +120,7 @@ def play(stage: Any, bag: Path, depth: Path) -> None:
     control.wait(idle, LIMIT_S, "the bag to be mapped")
 
 
-def published(listened: Any) -> dict[str, list[str]]:
+def published(listened: Listened) -> dict[str, list[str]]:
     control = listened[0].control
     return {
         topic: kinds
@@ -127,7 +129,7 @@ def published(listened: Any) -> dict[str, list[str]]:
     }
 
 
-def test_nav2_takes_topics_and_types_that_the_node_publishes(listened: Any) -> None:
+def test_nav2_takes_topics_and_types_that_the_node_publishes(listened: Listened) -> None:
     topics = published(listened)
     static = costmap("global_costmap")["static_layer"]
     assert topics[static["map_topic"]] == [GRID]
@@ -142,7 +144,7 @@ def test_nav2_takes_topics_and_types_that_the_node_publishes(listened: Any) -> N
         assert source["data_type"] == "PointCloud2"
 
 
-def test_nav2_frames_are_those_of_the_map(listened: Any) -> None:
+def test_nav2_frames_are_those_of_the_map(listened: Listened) -> None:
     _, heard, _ = listened
     assert {g.header.frame_id for g in heard["/mapper/occupancy_grid"]} == {
         costmap("global_costmap")["global_frame"]
@@ -154,7 +156,7 @@ def test_nav2_frames_are_those_of_the_map(listened: Any) -> None:
 
 
 def test_obstacle_points_are_what_each_camera_saw_at_its_time(
-    listened: Any, room: BoxRoom
+    listened: Listened, room: BoxRoom
 ) -> None:
     """In the optical frame at the image's stamp: with the true pose they lie on true surfaces."""
     _, heard, bag = listened
@@ -179,7 +181,7 @@ def test_obstacle_points_are_what_each_camera_saw_at_its_time(
 
 
 def test_grid_updates_lie_inside_the_whole_grid_and_are_in_its_frame(
-    listened: Any, room: BoxRoom, tmp_path: Path
+    listened: Listened, room: BoxRoom, tmp_path: Path
 ) -> None:
     """The same drive again, with a larger cupboard and no time for whole grids."""
     from mvdust3r_ros.ros.message_types import message_class
@@ -214,7 +216,7 @@ def test_grid_updates_lie_inside_the_whole_grid_and_are_in_its_frame(
 
 
 @pytest.mark.parametrize("name", ["recon.rviz", "foxglove_layout.json"])
-def test_what_is_shown_is_published(listened: Any, name: str) -> None:
+def test_what_is_shown_is_published(listened: Listened, name: str) -> None:
     text = (ROOT / "config" / name).read_text()
     shown = set(named_topics(json.loads(text) if name.endswith("json") else yaml.safe_load(text)))
     assert {
@@ -223,40 +225,14 @@ def test_what_is_shown_is_published(listened: Any, name: str) -> None:
     assert shown <= set(published(listened))
 
 
-def test_the_layout_shows_the_state_of_the_gate(listened: Any) -> None:
+def test_the_layout_shows_the_state_of_the_gate(listened: Listened) -> None:
     layout = json.loads((ROOT / "config" / "foxglove_layout.json").read_text())
     panel = layout["configById"]["DiagnosticStatusPanel!gate"]
     assert panel["selectedName"] in listened[0].control.diagnostics
 
 
-def test_a_standing_robot_gets_clouds_in_time_for_nav2(room: BoxRoom) -> None:
-    """With the interval of the launch file: a costmap that waits longer would stop the robot."""
-    launch = ast.parse((ROOT / "launch" / "nav2.launch.py").read_text())
-    (interval_s,) = [
-        float(ast.literal_eval(node.elts[1]))
-        for node in ast.walk(launch)
-        if isinstance(node, ast.Tuple)
-        and isinstance(node.elts[0], ast.Constant)
-        and node.elts[0].value == "max_interval_s"
-        and isinstance(node.elts[1], ast.Constant)
-    ]
-    mapper = Mapper(
-        MapperConfig(keyframes=KeyframeSettings(max_interval_s=interval_s)), OracleEngine()
-    )
-    walk = room.walk(60)[:20]
-    committed_s = []
-    for i, T in enumerate([*walk, *[walk[-1]] * 60]):
-        update = mapper.process(room.frame((i + 1) * 500_000_000, T))
-        if update is not None:
-            assert update.verdict == Verdict.COMMITTED, update.message
-            committed_s.append(i / 2)
-    longest_s = max(np.diff([*committed_s, 40.0]))
-    waits_s = costmap("local_costmap")["voxel_layer"]["marker"]["expected_update_rate"]
-    assert longest_s < waits_s / 2
-
-
 def test_without_metres_nothing_reaches_navigation(
-    new_stage: Callable[[], Any], room_bag: Any
+    new_stage: Callable[[], Stage], room_bag: RoomBag
 ) -> None:
     from mvdust3r_ros.ros.message_types import message_class
     from mvdust3r_ros.ros.qos import RELIABLE

@@ -21,13 +21,18 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from box_room import BoxRoom
+from live_nodes import Stage
 from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum
+from room_bag import RoomBag
+
+if TYPE_CHECKING:
+    from mvdust3r_ros.ros.play.control import MapperControl
 
 LIMIT_S = 60.0
 TOPICS = {
@@ -46,18 +51,20 @@ TOPICS = {
 class Played:
     """What was heard while a bag was played once."""
 
-    stage: Any
-    bag: Any
+    stage: Stage
+    bag: RoomBag
     maps: Path
     heard: dict[str, list[Any]]
     late: dict[str, list[Any]]
 
     @property
-    def control(self) -> Any:
+    def control(self) -> MapperControl:
         return self.stage.control
 
 
-def listen(control: Any, topics: dict[str, tuple[str, str]], heard: dict[str, list[Any]]) -> None:
+def listen(
+    control: MapperControl, topics: dict[str, tuple[str, str]], heard: dict[str, list[Any]]
+) -> None:
     from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
     from mvdust3r_ros.ros.message_types import message_class
@@ -71,14 +78,16 @@ def listen(control: Any, topics: dict[str, tuple[str, str]], heard: dict[str, li
         control.create_subscription(message_class(kind), topic, heard[topic].append, qos)
 
 
-def idle(control: Any, images: int) -> bool:
+def idle(control: MapperControl, images: int) -> bool:
     received = control.value("input", "images received")
     waiting = control.value("input", "images waiting"), control.value("engine", "windows waiting")
     return received == str(images) and waiting == ("0", "0")
 
 
 @pytest.fixture(scope="module")
-def played(new_stage: Callable[[], Any], room_bag: Any, tmp_path_factory: Any) -> Played:
+def played(
+    new_stage: Callable[[], Stage], room_bag: RoomBag, tmp_path_factory: pytest.TempPathFactory
+) -> Played:
     stage, maps = new_stage(), tmp_path_factory.mktemp("maps")
     topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",
               "depth": "/camera/depth"}  # fmt: skip
@@ -101,7 +110,7 @@ def played(new_stage: Callable[[], Any], room_bag: Any, tmp_path_factory: Any) -
     return Played(stage, room_bag, maps, heard, late)
 
 
-def counted(control: Any, heard: dict[str, list[Any]]) -> bool:
+def counted(control: MapperControl, heard: dict[str, list[Any]]) -> bool:
     """Whether the counts are those after the last window that was heard of."""
     complete, superseded = (
         int(control.value("engine", f"windows {which}")) for which in ("complete", "superseded")
@@ -329,7 +338,7 @@ def test_pause_and_reset(played: Played) -> None:
 
 
 def test_the_grid_waits_until_the_scale_is_known(
-    new_stage: Callable[[], Any], room_bag: Any, tmp_path: Path
+    new_stage: Callable[[], Stage], room_bag: RoomBag, tmp_path: Path
 ) -> None:
     stage = new_stage()
     topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info",

@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
@@ -58,6 +59,7 @@ from mvdust3r_ros.ros.settings import NodeConfig
 LIMIT_S = 20.0
 SECOND_NS = 1_000_000_000
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+Cells = npt.NDArray[np.int8]
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
 
@@ -104,7 +106,7 @@ class Rig:
             gate_open=True,
         )  # fmt: skip
 
-    def map_changes(self, cells: Any) -> None:
+    def map_changes(self, cells: Cells) -> None:
         """A window has changed the grid to these cells."""
         self.grid = OccupancyGrid(cells.copy(), 0.05, (-1.0, 2.0))
         view = Keyframe(1, SECOND_NS, View(IMAGE), "camera")
@@ -138,7 +140,9 @@ PERSON = np.array([(1.5, y, z) for y in np.linspace(-0.2, 0.2, 9) for z in HEIGH
 CELL_M = 0.1
 
 
-def seen(keyframe: int, *, person: bool, aside: bool = False) -> tuple[Keyframe, Any, Any]:
+def seen(
+    keyframe: int, *, person: bool, aside: bool = False
+) -> tuple[Keyframe, FloatArray, FloatArray]:
     """A keyframe of a camera in the middle, its pose, and its points in the map."""
     T = np.eye(4)
     T[:3, :3], T[:3, 3] = ASIDE if aside else AHEAD, (0.0, 0.0, 1.0)
@@ -148,7 +152,7 @@ def seen(keyframe: int, *, person: bool, aside: bool = False) -> tuple[Keyframe,
     return Keyframe(keyframe, keyframe * SECOND_NS // 5, View(IMAGE), "camera"), T, points
 
 
-def window(views: list[tuple[Keyframe, Any, Any]]) -> MapUpdate:
+def window(views: list[tuple[Keyframe, FloatArray, FloatArray]]) -> MapUpdate:
     points = np.vstack([p for _, _, p in views]).astype(np.float32)
     return MapUpdate(
         Window(0, tuple(k for k, _, _ in views)), Verdict.COMMITTED,
@@ -232,7 +236,7 @@ class StaticLayer:
     def __init__(self, rig: Rig) -> None:
         from mvdust3r_ros.ros.message_types import message_class
 
-        self.cells: Any = None
+        self.cells: Cells | None = None
         self.wholes = 0
         self._lock = threading.Lock()
         node, topic = rig.other, "/mapper/occupancy_grid"
@@ -256,7 +260,7 @@ class StaticLayer:
                 part = np.array(message.data, np.int8).reshape(message.height, message.width)
                 self.cells[rows, cols] = part
 
-    def has(self, cells: Any) -> bool:
+    def has(self, cells: Cells) -> bool:
         with self._lock:
             return self.cells is not None and np.array_equal(self.cells, cells)
 
@@ -266,11 +270,11 @@ class StaticLayer:
 
 
 @pytest.fixture
-def cells() -> Any:
+def cells() -> Cells:
     return np.full((40, 60), -1, np.int8)
 
 
-def test_who_joins_late_has_the_newest_state_of_every_cell(rig: Rig, cells: Any) -> None:
+def test_who_joins_late_has_the_newest_state_of_every_cell(rig: Rig, cells: Cells) -> None:
     pytest.importorskip("map_msgs.msg", reason="map_msgs is not installed")
     early = StaticLayer(rig)
     subscribed = rig.out.subscriber_counts
@@ -298,7 +302,7 @@ def test_who_joins_late_has_the_newest_state_of_every_cell(rig: Rig, cells: Any)
 
 
 def test_a_map_forgotten_while_the_node_was_inactive_is_shown_when_it_is_active(
-    rig: Rig, cells: Any
+    rig: Rig, cells: Cells
 ) -> None:
     layer = StaticLayer(rig)
     rig.map_changes(cells)

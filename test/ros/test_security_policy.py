@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from live_nodes import Stage
+
 LIMIT_S = 30.0
 POLICY = Path(__file__).parents[2] / "config" / "security" / "policy.xml"
 OPTIONAL = {"/bond", "/clock", "/image/compressed"}
@@ -36,7 +38,7 @@ def granted(kind: str, right: str) -> set[str]:
     return {str(item.text) for part in parts for item in part.iter(kind)}
 
 
-def test_the_policy_is_that_of_a_running_node(new_stage: Callable[[], Any]) -> None:
+def test_the_policy_is_that_of_a_running_node(new_stage: Callable[[], Stage]) -> None:
     stage = new_stage()
     stage.mapper(ros__use_depth=True)
     stage.bring_up()

@@ -30,7 +30,7 @@ from mvdust3r_ros.config import (
 )
 from mvdust3r_ros.ros.settings import NodeConfig, RosSettings
 
-CONFIG = Path(__file__).parents[2] / "config" / "mapper.yaml"
+CONFIG = Path(__file__).parents[1] / "config" / "mapper.yaml"
 
 
 def test_the_parameter_file_is_that_of_the_settings() -> None:
@@ -69,3 +69,13 @@ def test_the_mounting_of_the_camera_in_six_numbers() -> None:
     for bad in ("1 2 3", "0 0 0 0 0 nan", "a b c d e f"):
         with pytest.raises(ConfigError, match="six numbers"):
             RosSettings(T_base_cam=bad)
+
+
+def test_camera_names_are_checked() -> None:
+    assert RosSettings().camera_names == [""]
+    assert RosSettings(cameras="front, left").camera_names == ["front", "left"]
+    for bad in ("front,front", "a,b,c,d,e,f,g", "front,", "fr/ont", "2d"):
+        with pytest.raises(ConfigError, match="cameras"):
+            RosSettings(cameras=bad)
+    with pytest.raises(ConfigError, match="camera_frame"):
+        RosSettings(cameras="front,left", camera_frame="front_optical")

@@ -55,6 +55,7 @@ def sent() -> Iterator[Sent]:
     made.box.close()
 
 
+@pytest.mark.slow
 def test_items_go_out_in_their_order_a_period_apart_the_first_at_once(sent: Sent) -> None:
     begin_s = time.monotonic()
     sent.box.put([1, 2, 3], 0.4)
@@ -82,6 +83,7 @@ def test_without_a_period_everything_goes_out_at_once(sent: Sent) -> None:
     assert sent.items == list(range(50))
 
 
+@pytest.mark.slow
 def test_a_large_window_is_out_before_tf_forgets_its_stamps(sent: Sent) -> None:
     count = 300
     sent.box.put(list(range(count)), 0.25)

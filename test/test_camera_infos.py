@@ -24,21 +24,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mvdust3r_ros.datatypes import Frame
 from mvdust3r_ros.messages.conversions import camera_from_info
 from mvdust3r_ros.messages.images import ConversionError
 from mvdust3r_ros.messages.input_counts import InputCounts
 from mvdust3r_ros.recordings.bag import BagOptions, read_frames
+from short_drive import Drive, Recorded
 
 INFO, IMAGE = "/camera/camera_info", "/camera/image_raw"
 NAN_K = [float("nan"), 0.0, 19.0, 0.0, 36.0, 15.5, 0.0, 0.0, 1.0]
-Edit = Callable[[list[Any]], list[Any]]
+Edit = Callable[[list[Recorded]], list[Recorded]]
 
 
-def infos(items: list[Any]) -> list[Any]:
+def infos(items: list[Recorded]) -> list[Recorded]:
     return [i.message for i in items if i.topic == INFO]
 
 
-def edited(items: list[Any], change: Callable[[Any], object], which: slice) -> list[Any]:
+def edited(items: list[Recorded], change: Callable[[Any], object], which: slice) -> list[Recorded]:
     for message in infos(items)[which]:
         change(message)
     return items
@@ -71,7 +73,7 @@ def projection(f: float) -> list[float]:
 def moved(topics: dict[str, str], **header: str) -> Edit:
     """Messages on other topics; `header` sets the frame of camera_info."""
 
-    def edit(items: list[Any]) -> list[Any]:
+    def edit(items: list[Recorded]) -> list[Recorded]:
         for item in items:
             if item.topic == INFO and "frame" in header:
                 item.message.header.frame_id = header["frame"]
@@ -81,15 +83,15 @@ def moved(topics: dict[str, str], **header: str) -> Edit:
     return edit
 
 
-def late(items: list[Any]) -> list[Any]:
+def late(items: list[Recorded]) -> list[Recorded]:
     """The first three images come before any camera_info."""
     dropped = [i for i in items if i.topic == INFO][:3]
     return [i for i in items if not any(i is d for d in dropped)]
 
 
 def frames_of(
-    items: list[Any], drive: Any, folder: Path, **options: Any
-) -> tuple[list[Any], InputCounts]:
+    items: list[Recorded], drive: Drive, folder: Path, **options: Any
+) -> tuple[list[Frame], InputCounts]:
     inputs, frames = InputCounts(), []
     for frame in read_frames(drive.write(folder, items), BagOptions(**options), inputs=inputs):
         inputs.add(frame)
@@ -128,7 +130,7 @@ RIGHT: dict[str, tuple[Edit, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", RIGHT)
-def test_every_image_has_its_matrix(kind: str, drive: Any, tmp_path: Path) -> None:
+def test_every_image_has_its_matrix(kind: str, drive: Drive, tmp_path: Path) -> None:
     edit, options, words = RIGHT[kind]
     frames, inputs = frames_of(edit(drive.items()), drive, tmp_path, **options)
     assert len(frames) == len(drive.stamps_ns)
@@ -158,7 +160,7 @@ UNUSED: dict[str, tuple[Edit, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", UNUSED)
-def test_why_there_are_no_intrinsics_is_one_line(kind: str, drive: Any, tmp_path: Path) -> None:
+def test_why_there_are_no_intrinsics_is_one_line(kind: str, drive: Drive, tmp_path: Path) -> None:
     edit, options, words = UNUSED[kind]
     frames, inputs = frames_of(edit(drive.items()), drive, tmp_path, **options)
     assert len(frames) == len(drive.stamps_ns)
@@ -201,7 +203,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_calibration_that_cannot_be_right_is_refused(
-    kind: str, drive: Any, tmp_path: Path
+    kind: str, drive: Drive, tmp_path: Path
 ) -> None:
     fields, words = REFUSED[kind]
     bag = drive.write(tmp_path, every(**fields)(drive.items()))
@@ -234,7 +236,7 @@ def test_a_calibration_that_cannot_be_right_is_refused(
     ],
 )
 def test_models_and_their_other_names(
-    model: str, given: list[float], kept: list[float], as_model: str, drive: Any
+    model: str, given: list[float], kept: list[float], as_model: str, drive: Drive
 ) -> None:
     info = infos(drive.items())[0]
     put(info, d=given, distortion_model=model)
@@ -244,7 +246,7 @@ def test_models_and_their_other_names(
     assert camera.distortion_model == as_model
 
 
-def test_a_zoom_is_followed(drive: Any, tmp_path: Path) -> None:
+def test_a_zoom_is_followed(drive: Drive, tmp_path: Path) -> None:
     """From the fifth image on; camera_info comes after the image of its stamp."""
     items = drive.items()
     for n, item in enumerate(i for i in items if i.topic == INFO):
@@ -258,7 +260,7 @@ def test_a_zoom_is_followed(drive: Any, tmp_path: Path) -> None:
     ]
 
 
-def test_two_cameras_on_one_topic_are_told_by_their_frames(drive: Any, tmp_path: Path) -> None:
+def test_two_cameras_on_one_topic_are_told_by_their_frames(drive: Drive, tmp_path: Path) -> None:
     """A stereo driver sends both calibrations, that of the other camera newer or wrong."""
     items = drive.items()
     others = copy.deepcopy([i for i in items if i.topic == INFO])
@@ -275,7 +277,7 @@ def test_two_cameras_on_one_topic_are_told_by_their_frames(drive: Any, tmp_path:
 
 @pytest.mark.parametrize("frame", ["camera_optical", ""])
 def test_a_wrong_one_holds_images_back_until_a_good_one_comes(
-    drive: Any, tmp_path: Path, frame: str
+    drive: Drive, tmp_path: Path, frame: str
 ) -> None:
     def spoil(info: Any) -> None:
         put(info, k=NAN_K)
@@ -288,7 +290,7 @@ def test_a_wrong_one_holds_images_back_until_a_good_one_comes(
     assert len(bad) == 2
 
 
-def test_one_image_of_another_size_is_refused(drive: Any, tmp_path: Path) -> None:
+def test_one_image_of_another_size_is_refused(drive: Drive, tmp_path: Path) -> None:
     """Where the others have the size of the calibration it is no resized stream."""
     items = drive.items()
     odd = [i.message for i in items if i.topic == IMAGE][5]
@@ -300,7 +302,7 @@ def test_one_image_of_another_size_is_refused(drive: Any, tmp_path: Path) -> Non
     assert "is for 40x30 pixels, the image has 20x15" in str(bad[0])
 
 
-def test_a_region_keeps_its_rays(drive: Any) -> None:
+def test_a_region_keeps_its_rays(drive: Drive) -> None:
     """The centre of a region may lie outside it; that of the whole image may not."""
     info = copy.deepcopy(infos(drive.items())[0])
     put(info, **larger(10))

@@ -42,6 +42,7 @@ from mvdust3r_ros.evaluation.report.report_files import same_numbers
 from mvdust3r_ros.recordings.bag import BagOptions
 from mvdust3r_ros.recordings.bag_recording import bag_recording
 from mvdust3r_ros.recordings.recording import TruthOptions
+from room_bag import BagKind, RoomBag
 from stored_data import OFFICE, needs_more_data
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -49,7 +50,7 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 BIN = Path(sys.executable).parent
 
 
-def truth_file(made: Any, folder: Path, shift_m: float = 0.0, later_s: int = 0) -> Path:
+def truth_file(made: RoomBag, folder: Path, shift_m: float = 0.0, later_s: int = 0) -> Path:
     """The true path of a bag of the box room as a TUM file."""
     poses = np.array(made.poses)
     poses[:, 0, 3] += shift_m * np.arange(len(poses))
@@ -69,6 +70,7 @@ def report_in(folder: Path) -> dict[str, Any]:
     )
 
 
+@pytest.mark.slow
 def test_the_oracle_is_right_in_every_column(oracle_report: Path) -> None:
     report = report_in(oracle_report)
     numbers = report["numbers"]
@@ -99,6 +101,7 @@ def test_the_oracle_is_right_in_every_column(oracle_report: Path) -> None:
     assert report["timing"]["numbers"]["peak_memory_mb"] > 20
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone(oracle_report: Path) -> None:
     html = (oracle_report / "report.html").read_text()
     assert html.count("<svg") >= 10
@@ -108,9 +111,10 @@ def test_the_page_stands_alone(oracle_report: Path) -> None:
     assert len(html) < 3_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["oracle", ""])
 def test_twice_gives_the_same_numbers_to_the_bit(
-    room_bag: Any, params: Path, tmp_path: Path, engine: str
+    room_bag: RoomBag, params: Path, tmp_path: Path, engine: str
 ) -> None:
     truth = truth_file(room_bag, tmp_path)
     words = (*(("--engine", engine) if engine else ()), "--params", params, "--truth", truth)
@@ -127,7 +131,8 @@ def test_twice_gives_the_same_numbers_to_the_bit(
     assert not same_numbers(first, again)
 
 
-def test_the_path_errors_are_those_of_evo(room_bag: Any, params: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_path_errors_are_those_of_evo(room_bag: RoomBag, params: Path, tmp_path: Path) -> None:
     """A truth that bends away from the path, so that the errors are not zero."""
     if not (BIN / "evo_ape").exists():
         pytest.skip("evo is not installed")
@@ -163,8 +168,9 @@ def evo(command: str, truth: Path, estimate: Path, *words: str) -> dict[str, flo
     return stats
 
 
+@pytest.mark.slow
 def test_a_limit_that_does_not_hold_is_an_exit_code(
-    room_bag: Any, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    room_bag: RoomBag, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth = truth_file(room_bag, tmp_path)
     words = (room_bag.bag, "--engine", "oracle", "--params", params, "--truth", truth)
@@ -175,8 +181,9 @@ def test_a_limit_that_does_not_hold_is_an_exit_code(
     assert "did you mean ate_m" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_truth_is_said_and_the_rest_reported(
-    room_bag: Any, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    room_bag: RoomBag, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--engine", "oracle", "--params", params, "--out", tmp_path / "out")
     assert evaluate(room_bag.bag, *words) == 0
@@ -189,9 +196,9 @@ def test_no_truth_is_said_and_the_rest_reported(
 
 @pytest.mark.parametrize("odometry", ["topic", "base", "tf"])
 def test_truth_from_a_topic_is_of_the_camera(
-    make_bag: Callable[..., Any], bag_kind: Any, odometry: str
+    make_bag: Callable[[BagKind], RoomBag], odometry: str
 ) -> None:
-    made = make_bag(bag_kind(odometry=odometry, frames=6))
+    made = make_bag(BagKind(odometry=odometry, frames=6))
     topic = "/tf" if odometry == "tf" else "/odom"
     recording = bag_recording(made.bag, BagOptions(), TruthOptions(truth=topic))
     assert recording.truth is not None
@@ -220,8 +227,9 @@ def copied(bag: Path, folder: Path, change: Callable[[str, int, bytes], bytes | 
     return out
 
 
+@pytest.mark.slow
 def test_a_corrupt_message_is_counted_named_and_passed_over(
-    room_bag: Any, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    room_bag: RoomBag, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def change(topic: str, number: int, raw: bytes) -> bytes:
         spoiled = (topic, number) in {("/camera/image_raw", 5), ("/odom", 9)}
@@ -248,9 +256,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_each_mistake_gives_one_clear_line(
-    make_bag: Callable[..., Any],
-    bag_kind: Any,
-    room_bag: Any,
+    make_bag: Callable[[BagKind], RoomBag],
+    room_bag: RoomBag,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -277,7 +284,7 @@ def test_each_mistake_gives_one_clear_line(
     assert evaluate(bag, "--depth", "/depth", *out) == 1
     assert "neither a folder nor an image topic" in one_line(capsys)
 
-    two = make_bag(bag_kind(second_camera=True, frames=3))
+    two = make_bag(BagKind(second_camera=True, frames=3))
     assert evaluate(two.bag, *out) == 1
     assert "choose one by --image-topic: /camera/image_raw, /rear/image_raw" in one_line(capsys)
     assert not (tmp_path / "out").exists()
@@ -285,13 +292,12 @@ def test_each_mistake_gives_one_clear_line(
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 def test_a_bag_that_was_cut_off_is_named_with_the_remedy(
-    make_bag: Callable[..., Any],
-    bag_kind: Any,
+    make_bag: Callable[[BagKind], RoomBag],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     storage: StoragePlugin,
 ) -> None:
-    made = make_bag(bag_kind(storage=storage, frames=8))
+    made = make_bag(BagKind(storage=storage, frames=8))
     bag = tmp_path / "cut"
     shutil.copytree(made.bag, bag)
     file = next(f for f in bag.iterdir() if f.suffix in (".mcap", ".db3"))
@@ -302,8 +308,9 @@ def test_a_bag_that_was_cut_off_is_named_with_the_remedy(
     assert "recover" in line
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_valid_partial_report(
-    room_bag: Any,
+    room_bag: RoomBag,
     params: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -336,6 +343,17 @@ def test_rooms_and_flats_are_still_there(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "evaluate rooms --help" in out
     assert "--require" in out
+
+
+def test_what_live_mode_cannot_play_is_said(
+    room_bag: RoomBag, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, hint in (
+        ((str(tmp_path),), "live mode plays bags alone"),
+        ((str(room_bag.bag), "--max-frames", "3"), "leave out --max-frames"),
+    ):
+        assert main(["evaluate", *words, "--mode", "live", "--out", str(tmp_path / "out")]) == 1
+        assert hint in capsys.readouterr().err
 
 
 @needs_more_data

@@ -27,12 +27,16 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.cli import main
+from room_bag import RoomBag
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
+]
 SOFTWARE_GL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 TIMEOUT_MS = 120_000
 
@@ -160,7 +164,7 @@ def test_without_webgl_a_still_picture_stays(
 
 
 def test_a_report_without_a_map_is_a_page_too(
-    room_bag: Any, tmp_path: Path, open_page: Callable[..., Visit]
+    room_bag: RoomBag, tmp_path: Path, open_page: Callable[..., Visit]
 ) -> None:
     (tmp_path / "params.yaml").write_text("keyframes: {max_translation_m: 5.0}\n")
     words = ["--engine", "oracle", "--params", str(tmp_path / "params.yaml"), "--max-frames", "1"]

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Writer as Ros1Writer
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -36,6 +37,7 @@ from mvdust3r_ros.messages.input_counts import InputCounts
 from mvdust3r_ros.recordings.bag import opened_bag, read_frames
 from mvdust3r_ros.recordings.bag_files import bag_at, is_bag
 from mvdust3r_ros.recordings.bag_messages import BagError
+from short_drive import Drive, Recorded, large_images, mcap_records
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -52,16 +54,16 @@ QOS = {
 
 
 @pytest.fixture(scope="module")
-def sqlite_bag(drive: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sqlite_bag(drive: Drive, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drive.write(tmp_path_factory.mktemp("db3"), drive.items(), StoragePlugin.SQLITE3)
 
 
 @pytest.fixture(scope="module")
-def mcap_bag(drive: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mcap_bag(drive: Drive, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drive.write(tmp_path_factory.mktemp("mcap"), drive.items())
 
 
-def assert_complete(bag: Path, drive: Any) -> InputCounts:
+def assert_complete(bag: Path, drive: Drive) -> InputCounts:
     """Every image with its own pose and camera."""
     inputs = InputCounts()
     frames = list(read_frames(bag, inputs=inputs))
@@ -89,14 +91,17 @@ def ros1_message(message: Any) -> Any:
 
 
 def write_ros1(
-    path: Path, items: list[Any], compression: Any = None, chunk_bytes: int = 0
+    path: Path,
+    items: list[Recorded],
+    compression: Ros1Writer.CompressionFormat | None = None,
+    chunk_bytes: int = 0,
 ) -> Path:
     writer = Ros1Writer(path)
     writer.chunk_threshold = chunk_bytes or writer.chunk_threshold
     if compression is not None:
         writer.set_compression(compression)
     with writer:
-        topics: dict[str, Any] = {}
+        topics: dict[str, Connection] = {}
         for item in items:
             kind, message = item.message.__msgtype__, ros1_message(item.message)
             if item.topic not in topics:
@@ -107,7 +112,7 @@ def write_ros1(
 
 @pytest.mark.parametrize("compression", [None, "BZ2", "LZ4"])
 def test_a_bag_of_ros_1_is_read_as_one_of_ros_2(
-    drive: Any, tmp_path: Path, compression: str | None
+    drive: Drive, tmp_path: Path, compression: str | None
 ) -> None:
     form = None if compression is None else Ros1Writer.CompressionFormat[compression]
     bag = write_ros1(tmp_path / "drive.bag", drive.items(), form)
@@ -116,7 +121,7 @@ def test_a_bag_of_ros_1_is_read_as_one_of_ros_2(
         assert reader.kind == "ROS 1 bag"
 
 
-def test_topics_of_ros_1_without_a_slash_and_split_bags(drive: Any, tmp_path: Path) -> None:
+def test_topics_of_ros_1_without_a_slash_and_split_bags(drive: Drive, tmp_path: Path) -> None:
     items = drive.items()
     for item in items:
         item.topic = item.topic.lstrip("/")
@@ -125,7 +130,7 @@ def test_topics_of_ros_1_without_a_slash_and_split_bags(drive: Any, tmp_path: Pa
     assert_complete(tmp_path, drive)
 
 
-def killed_ros1(drive: Any, folder: Path, compression: str) -> bytes:
+def killed_ros1(drive: Drive, folder: Path, compression: str) -> bytes:
     """A bag of many chunks as the recorder leaves it when it is killed: no index, no counts."""
     form = None if compression == "NONE" else Ros1Writer.CompressionFormat[compression]
     items, noise = drive.items(), np.random.default_rng(1)
@@ -145,7 +150,7 @@ def killed_ros1(drive: Any, folder: Path, compression: str) -> bytes:
 
 @pytest.mark.parametrize("compression", ["NONE", "BZ2", "LZ4"])
 def test_a_ros_1_bag_of_a_killed_recorder_is_read_as_far_as_it_is_whole(
-    compression: str, drive: Any, tmp_path: Path
+    compression: str, drive: Drive, tmp_path: Path
 ) -> None:
     content = killed_ros1(drive, tmp_path, compression)
     bag = tmp_path / "killed.bag.active"
@@ -163,14 +168,14 @@ def test_a_ros_1_bag_of_a_killed_recorder_is_read_as_far_as_it_is_whole(
         next(read_frames(bag))
 
 
-def test_a_copy_of_a_ros_1_bag_that_stopped_half_way(drive: Any, tmp_path: Path) -> None:
+def test_a_copy_of_a_ros_1_bag_that_stopped_half_way(drive: Drive, tmp_path: Path) -> None:
     bag = write_ros1(tmp_path / "drive.bag", drive.items(), chunk_bytes=6000)
     content = bag.read_bytes()
     bag.write_bytes(content[: len(content) // 2])
     assert 2 <= len(list(read_frames(bag))) < len(drive.stamps_ns)
 
 
-def test_split_bags_of_ros_1_have_the_time_in_their_names(drive: Any, tmp_path: Path) -> None:
+def test_split_bags_of_ros_1_have_the_time_in_their_names(drive: Drive, tmp_path: Path) -> None:
     items = drive.items()
     write_ros1(tmp_path / "kitchen_2024-03-01-10-00-00_0.bag", items[:20])
     write_ros1(tmp_path / "kitchen_2024-03-01-10-05-00_1.bag", items[20:])
@@ -220,21 +225,21 @@ METADATA_KINDS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", METADATA_KINDS)
-def test_metadata_loses_nothing(kind: str, sqlite_bag: Path, drive: Any, tmp_path: Path) -> None:
+def test_metadata_loses_nothing(kind: str, sqlite_bag: Path, drive: Drive, tmp_path: Path) -> None:
     bag = shutil.copytree(sqlite_bag, tmp_path / "bag")
     METADATA_KINDS[kind](bag)
     assert is_bag(bag)
     assert_complete(bag, drive)
 
 
-def test_metadata_or_one_file_may_be_named(sqlite_bag: Path, drive: Any) -> None:
+def test_metadata_or_one_file_may_be_named(sqlite_bag: Path, drive: Drive) -> None:
     for path in (sqlite_bag / "metadata.yaml", sqlite_bag / "bag.db3"):
         assert is_bag(path)
         assert_complete(path, drive)
 
 
 @pytest.mark.parametrize("version", [3, 5, 8])
-def test_older_releases(version: int, sqlite_bag: Path, drive: Any, tmp_path: Path) -> None:
+def test_older_releases(version: int, sqlite_bag: Path, drive: Drive, tmp_path: Path) -> None:
     """Foxy, Humble and Iron wrote fewer columns and QoS as numbers in a text."""
     bag = shutil.copytree(sqlite_bag, tmp_path / "bag")
     information(bag, lambda i: i.update(version=version))
@@ -251,11 +256,11 @@ def test_older_releases(version: int, sqlite_bag: Path, drive: Any, tmp_path: Pa
 
 @pytest.mark.parametrize("mode", ["FILE", "MESSAGE"])
 @pytest.mark.parametrize("storage", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
-def test_compressed_bags(mode: str, storage: StoragePlugin, drive: Any, tmp_path: Path) -> None:
+def test_compressed_bags(mode: str, storage: StoragePlugin, drive: Drive, tmp_path: Path) -> None:
     writer = Writer(tmp_path / "bag", version=8, storage_plugin=storage)
     writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
     with writer:
-        topics: dict[str, Any] = {}
+        topics: dict[str, Connection] = {}
         for item in drive.items():
             kind = item.message.__msgtype__
             if item.topic not in topics:
@@ -270,7 +275,7 @@ def test_compressed_bags(mode: str, storage: StoragePlugin, drive: Any, tmp_path
     assert_complete(file, drive)
 
 
-def split(drive: Any, folder: Path) -> Path:
+def split(drive: Drive, folder: Path) -> Path:
     items = drive.items()
     bag = folder / "bag"
     bag.mkdir()
@@ -282,14 +287,14 @@ def split(drive: Any, folder: Path) -> Path:
     return bag
 
 
-def test_split_bags_with_and_without_metadata(drive: Any, tmp_path: Path) -> None:
+def test_split_bags_with_and_without_metadata(drive: Drive, tmp_path: Path) -> None:
     bag = split(drive, tmp_path)
     assert_complete(bag, drive)
     (bag / "metadata.yaml").unlink()
     assert_complete(bag, drive)
 
 
-def test_parts_of_a_recorder_that_was_killed_while_it_packed(drive: Any, tmp_path: Path) -> None:
+def test_parts_of_a_recorder_that_was_killed_while_it_packed(drive: Drive, tmp_path: Path) -> None:
     """All but the last are packed; it lies there twice, or nothing of it was written yet."""
     bag, items = tmp_path / "bag", drive.items()
     bag.mkdir()
@@ -306,7 +311,7 @@ def test_parts_of_a_recorder_that_was_killed_while_it_packed(drive: Any, tmp_pat
     assert assert_complete(bag, drive).lines() == ["bag_2.mcap is empty and left out"]
 
 
-def test_a_missing_part_is_named(drive: Any, tmp_path: Path) -> None:
+def test_a_missing_part_is_named(drive: Drive, tmp_path: Path) -> None:
     bag = split(drive, tmp_path)
     (bag / "bag_0.db3").unlink()
     with pytest.raises(BagError, match=r"bag_0\.db3 of its metadata\.yaml is not there; copy it"):
@@ -329,7 +334,7 @@ def test_several_bags_in_a_folder_need_a_choice(
 
 @pytest.mark.parametrize("tail", [0, 20, 37])
 def test_an_mcap_of_a_killed_recorder_is_read_as_far_as_it_is_whole(
-    tail: int, mcap_bag: Path, drive: Any, tmp_path: Path
+    tail: int, mcap_bag: Path, drive: Drive, tmp_path: Path
 ) -> None:
     """Cut within the index, within the end, and with zeros of the file system after it."""
     whole = (mcap_bag / "bag.mcap").read_bytes()
@@ -339,16 +344,7 @@ def test_an_mcap_of_a_killed_recorder_is_read_as_far_as_it_is_whole(
     assert "not closed by its recorder" in inputs.lines()[0]
 
 
-def large_images(drive: Any) -> list[Any]:
-    items = drive.items()
-    for item in items:
-        if item.topic == "/camera/image_raw":
-            item.message.height, item.message.width, item.message.step = 480, 640, 1920
-            item.message.data = np.full(480 * 1920, 80, np.uint8)
-    return list(items)
-
-
-def test_an_mcap_cut_in_a_record_keeps_those_before(drive: Any, tmp_path: Path) -> None:
+def test_an_mcap_cut_in_a_record_keeps_those_before(drive: Drive, tmp_path: Path) -> None:
     """Images large enough that a chunk holds one or two of them."""
     file = drive.write(tmp_path, large_images(drive)) / "bag.mcap"
     whole = file.read_bytes()
@@ -360,7 +356,7 @@ def test_an_mcap_cut_in_a_record_keeps_those_before(drive: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize("journal", ["WAL", "DELETE"])
 def test_a_sqlite_bag_with_its_journal_beside(
-    journal: str, sqlite_bag: Path, drive: Any, tmp_path: Path
+    journal: str, sqlite_bag: Path, drive: Drive, tmp_path: Path
 ) -> None:
     """Copied while the recorder held the file: the newest messages lie beside it."""
     work = tmp_path / "work.db3"
@@ -419,14 +415,14 @@ def test_a_folder_without_storage_is_said(sqlite_bag: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "name", ["run #3", "run?x=1", "100%25 done", "K\u00fcche S\u00fcd", ".run"]
 )
-def test_any_name_of_a_folder(name: str, sqlite_bag: Path, drive: Any, tmp_path: Path) -> None:
+def test_any_name_of_a_folder(name: str, sqlite_bag: Path, drive: Drive, tmp_path: Path) -> None:
     bag = shutil.copytree(sqlite_bag, tmp_path / name)
     assert_complete(bag, drive)
     assert_complete(bag / "bag.db3", drive)
 
 
 def test_the_content_of_a_file_decides_not_its_name(
-    sqlite_bag: Path, mcap_bag: Path, drive: Any, tmp_path: Path
+    sqlite_bag: Path, mcap_bag: Path, drive: Drive, tmp_path: Path
 ) -> None:
     ros1 = write_ros1(tmp_path / "drive.bag", drive.items())
     packed = tmp_path / "packed"
@@ -446,7 +442,7 @@ def test_the_content_of_a_file_decides_not_its_name(
 
 
 def test_a_folder_above_one_bag_is_that_bag(
-    sqlite_bag: Path, mcap_bag: Path, drive: Any, tmp_path: Path
+    sqlite_bag: Path, mcap_bag: Path, drive: Drive, tmp_path: Path
 ) -> None:
     shutil.copytree(sqlite_bag, tmp_path / "monday")
     (tmp_path / "truth.pgm").write_bytes(b"P5 2 2 255\n1234")
@@ -463,7 +459,7 @@ def test_a_folder_above_one_bag_is_that_bag(
 
 @pytest.mark.parametrize("share", [0.4, 0.9])
 def test_a_packed_mcap_that_is_cut_off_is_read_as_far_as_it_goes(
-    share: float, drive: Any, tmp_path: Path
+    share: float, drive: Drive, tmp_path: Path
 ) -> None:
     items = drive.items()
     noise = np.random.default_rng(1)
@@ -483,16 +479,7 @@ def mcap_header(profile: str, library: str) -> bytes:
     return b"\x89MCAP0\r\n" + struct.pack("<BQ", 1, len(words)) + words
 
 
-def mcap_records(content: bytes, at: int) -> list[tuple[int, bytes]]:
-    records = []
-    while at < len(content) - 8:
-        opcode, length = struct.unpack_from("<BQ", content, at)
-        records.append((opcode, content[at + 9 : at + 9 + length]))
-        at += 9 + length
-    return records
-
-
-def test_an_mcap_without_a_profile(mcap_bag: Path, drive: Any, tmp_path: Path) -> None:
+def test_an_mcap_without_a_profile(mcap_bag: Path, drive: Drive, tmp_path: Path) -> None:
     """As writers leave it that know no ROS; other places in the file stay what they were."""
     content = (mcap_bag / "bag.mcap").read_bytes()
     old = mcap_header("ros2", content[29 : 29 + content[25]].decode())
@@ -505,7 +492,7 @@ def test_an_mcap_without_a_profile(mcap_bag: Path, drive: Any, tmp_path: Path) -
 
 @pytest.mark.parametrize("missing", ["channels", "message index"])
 def test_an_mcap_whose_summary_is_not_enough(
-    missing: str, mcap_bag: Path, drive: Any, tmp_path: Path
+    missing: str, mcap_bag: Path, drive: Drive, tmp_path: Path
 ) -> None:
     """Recorders tuned for speed leave out the index of messages, others repeat no channels."""
     content = (mcap_bag / "bag.mcap").read_bytes()
@@ -541,36 +528,6 @@ def test_messages_that_are_lost_in_the_middle_do_not_pass_in_silence(
     bag = damaged(mcap_bag, tmp_path)
     with pytest.raises(BagError, match=r"damaged.*`mcap recover`"):
         list(read_frames(bag, on_bad=lambda _: None))
-
-
-def test_the_player_says_in_a_line_that_a_bag_is_damaged(
-    drive: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from mvdust3r_ros.ros.play.player import main as play
-
-    file = drive.write(tmp_path, large_images(drive)) / "bag.mcap"
-    content = bytearray(file.read_bytes())
-    records = mcap_records(bytes(content), 8)
-    last_chunk = max(n for n, (opcode, _) in enumerate(records) if opcode == 6)
-    begin = 8 + sum(9 + len(data) for _, data in records[:last_chunk])
-    content[begin + 9 + 24 : begin + 9 + 28] = b"\xa5" * 4  # its checksum
-    file.write_bytes(content)
-    assert play([str(file), "--wait", "0", "--rate", "50"]) == 1
-    last = capfd.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"bag_player: bag {file} is damaged after ")
-    assert "`mcap recover`" in last
-
-
-def test_a_player_that_is_stopped_just_before_a_message_ends_well(
-    mcap_bag: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import rclpy
-
-    from mvdust3r_ros.ros.play.player import Player
-    from mvdust3r_ros.ros.play.player import main as play
-
-    monkeypatch.setattr(Player, "_wait_until", lambda *_: rclpy.try_shutdown())
-    assert play([str(mcap_bag), "--wait", "0"]) == 0
 
 
 def test_messages_of_other_encodings_have_a_remedy(mcap_bag: Path, tmp_path: Path) -> None:

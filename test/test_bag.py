@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from mvdust3r_ros.drawing.map_files import read_tum
 from mvdust3r_ros.recordings.bag import BagOptions, opened_bag, read_frames
 from mvdust3r_ros.recordings.bag_messages import BagError
 from mvdust3r_ros.recordings.depth_folder import DepthFolder, DepthFolderError
+from room_bag import BagKind, RoomBag
 from stored_data import OFFICE as DATA
 from stored_data import needs_more_data
 
@@ -35,9 +35,9 @@ from stored_data import needs_more_data
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_frames_come_back_as_they_were_recorded(
-    room: BoxRoom, make_bag: Callable[..., Any], bag_kind: Any, storage: Any, compressed: bool
+    room: BoxRoom, make_bag: Callable[[BagKind], RoomBag], storage: StoragePlugin, compressed: bool
 ) -> None:
-    made = make_bag(bag_kind(storage=storage, compressed=compressed, frames=5))
+    made = make_bag(BagKind(storage=storage, compressed=compressed, frames=5))
     frames = list(read_frames(made.bag, BagOptions(depth_folder=made.depth)))
     assert [f.stamp_ns for f in frames] == made.stamps_ns
     for frame, T in zip(frames, made.poses, strict=True):
@@ -51,9 +51,9 @@ def test_frames_come_back_as_they_were_recorded(
 
 @pytest.mark.parametrize("odometry", ["base", "tf"])
 def test_odometry_of_the_robot_reaches_the_camera(
-    make_bag: Callable[..., Any], bag_kind: Any, odometry: str
+    make_bag: Callable[[BagKind], RoomBag], odometry: str
 ) -> None:
-    made = make_bag(bag_kind(odometry=odometry, frames=4))
+    made = make_bag(BagKind(odometry=odometry, frames=4))
     places = []
     for frame, T in zip(read_frames(made.bag), made.poses, strict=True):
         np.testing.assert_allclose(frame.T_odom_cam, T, atol=1e-9)
@@ -64,30 +64,32 @@ def test_odometry_of_the_robot_reaches_the_camera(
     assert np.linalg.norm(places[0][:3, 3]) > 0.1
 
 
-def test_odometry_of_the_camera_itself_does_not_say_where_a_robot_is(room_bag: Any) -> None:
+def test_odometry_of_the_camera_itself_does_not_say_where_a_robot_is(room_bag: RoomBag) -> None:
     frames = list(read_frames(room_bag.bag, BagOptions(max_frames=3)))
     assert [f.T_odom_base for f in frames] == [None] * 3
 
 
 def test_without_odometry_frames_have_no_pose(
-    make_bag: Callable[..., Any], bag_kind: Any, room_bag: Any
+    make_bag: Callable[[BagKind], RoomBag], room_bag: RoomBag
 ) -> None:
-    made = make_bag(bag_kind(odometry="none", frames=2))
+    made = make_bag(BagKind(odometry="none", frames=2))
     assert all(f.T_odom_cam is None for f in read_frames(made.bag))
     ignored = BagOptions(odometry="none", camera_info_topic="none", max_frames=2)
     frames = list(read_frames(room_bag.bag, ignored))
     assert [(f.T_odom_cam, f.camera, f.depth_m) for f in frames] == [(None, None, None)] * 2
 
 
-def test_odometry_that_nothing_connects_to_the_camera_is_that_of_the_robot(room_bag: Any) -> None:
+def test_odometry_that_nothing_connects_to_the_camera_is_that_of_the_robot(
+    room_bag: RoomBag,
+) -> None:
     frames = read_frames(room_bag.bag, BagOptions(camera_frame="left", max_frames=3))
     for frame, T in zip(frames, room_bag.poses[:3], strict=True):
         assert frame.T_odom_cam is None
         np.testing.assert_allclose(frame.T_odom_base, T, atol=1e-9)
 
 
-def test_two_cameras_need_a_choice(make_bag: Callable[..., Any], bag_kind: Any) -> None:
-    made = make_bag(bag_kind(second_camera=True, frames=2))
+def test_two_cameras_need_a_choice(make_bag: Callable[[BagKind], RoomBag]) -> None:
+    made = make_bag(BagKind(second_camera=True, frames=2))
     with pytest.raises(
         BagError, match=r"choose one by --image-topic: /camera/image_raw, /rear/image_raw"
     ):
@@ -106,14 +108,14 @@ def test_two_cameras_need_a_choice(make_bag: Callable[..., Any], bag_kind: Any) 
     ],
 )
 def test_a_missing_topic_is_named_with_those_there_are(
-    room_bag: Any, options: BagOptions, words: str
+    room_bag: RoomBag, options: BagOptions, words: str
 ) -> None:
     with pytest.raises(BagError, match=words):
         next(read_frames(room_bag.bag, options))
 
 
-def test_a_bag_without_images_lists_its_topics(make_bag: Any, bag_kind: Any) -> None:
-    made = make_bag(bag_kind(frames=0))
+def test_a_bag_without_images_lists_its_topics(make_bag: Callable[[BagKind], RoomBag]) -> None:
+    made = make_bag(BagKind(frames=0))
     with pytest.raises(BagError, match="no images; its topics: "):
         next(read_frames(made.bag))
 
@@ -126,13 +128,13 @@ def test_what_is_no_bag_is_an_error(tmp_path: Path) -> None:
         next(read_frames(tmp_path / "broken.mcap"))
 
 
-def test_a_single_file_is_a_bag_too(room_bag: Any) -> None:
+def test_a_single_file_is_a_bag_too(room_bag: RoomBag) -> None:
     (file,) = room_bag.bag.glob("*.mcap")
     with opened_bag(file) as reader:
         assert reader.message_count == 3 * len(room_bag.stamps_ns)
 
 
-def test_a_depth_folder_by_number_and_by_stamp(tmp_path: Path, room_bag: Any) -> None:
+def test_a_depth_folder_by_number_and_by_stamp(tmp_path: Path, room_bag: RoomBag) -> None:
     by_number = DepthFolder(room_bag.depth)
     assert by_number.path(3, 0) == room_bag.depth / "000003.png"
     assert by_number.path(999, 0) is None
@@ -144,10 +146,8 @@ def test_a_depth_folder_by_number_and_by_stamp(tmp_path: Path, room_bag: Any) ->
     assert by_stamp.path(0, 17_000_000_002) is None
 
 
-def test_an_image_whose_depth_is_bad_comes_without(
-    make_bag: Callable[..., Any], bag_kind: Any
-) -> None:
-    made = make_bag(bag_kind(frames=4))
+def test_an_image_whose_depth_is_bad_comes_without(make_bag: Callable[[BagKind], RoomBag]) -> None:
+    made = make_bag(BagKind(frames=4))
     (made.depth / "000001.png").write_bytes(b"no picture")
     frames = list(read_frames(made.bag, BagOptions(depth_folder=made.depth)))
     assert [frame.depth_m is None for frame in frames] == [False, True, False, False]
@@ -191,18 +191,18 @@ def test_the_raw_bag_is_the_same_footage_and_its_odometry_is_on_tf_too() -> None
 
 
 @pytest.mark.parametrize("fits", [True, False], ids=["a map", "no map"])
+@pytest.mark.slow
 def test_without_the_cameras_place_mapping_says_what_to_record(
-    make_bag: Callable[..., Any],
-    bag_kind: Any,
+    make_bag: Callable[[BagKind], RoomBag],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     fits: bool,
 ) -> None:
-    made = make_bag(bag_kind(odometry="unmounted", frames=20))
+    made = make_bag(BagKind(odometry="unmounted", frames=20))
     if fits:  # the room model is no good in this room, and without odometry its pictures show it
         monkeypatch.setattr("mvdust3r_ros.mapper.check_lone_window", lambda *_: None)
-    engine = str(Path(__file__).parents[2] / "models" / "room")
+    engine = str(Path(__file__).parents[1] / "models" / "room")
     words = ["map", str(made.bag), "--engine", engine, "--out", str(tmp_path)]
     assert main(words) == (0 if fits else 1)
     out, err = capsys.readouterr()

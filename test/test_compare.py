@@ -26,6 +26,7 @@ import pytest
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.evaluation.report.compare import compare, labels_of
 from mvdust3r_ros.evaluation.report.report_files import read_report
+from room_bag import RoomBag
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -36,8 +37,9 @@ def reports(oracle_report: Path, other_report: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("truth", [True, False])
+@pytest.mark.slow
 def test_paths_lie_over_each_other(
-    reports: list[dict[str, Any]], room_bag: Any, *, truth: bool
+    reports: list[dict[str, Any]], room_bag: RoomBag, *, truth: bool
 ) -> None:
     T_first_true = np.linalg.inv(reports[0]["trajectory"]["T_true_map"])
     if not truth:
@@ -51,6 +53,7 @@ def test_paths_lie_over_each_other(
         np.testing.assert_allclose(run.path, (T_first_true @ true)[:, :3, 3], atol=0.005)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_laid_over_is_said(reports: list[dict[str, Any]]) -> None:
     other, empty = copy.deepcopy(reports[1]), copy.deepcopy(reports[1])
     other["input"]["name"] = "kitchen"
@@ -61,6 +64,7 @@ def test_what_cannot_be_laid_over_is_said(reports: list[dict[str, Any]]) -> None
     assert runs[3].why_not == "it has no map"
 
 
+@pytest.mark.slow
 def test_the_best_is_found_with_its_sign(reports: list[dict[str, Any]]) -> None:
     for report, ate, scale, iou in zip(
         reports, (0.2, 0.3), (-0.04, 0.01), (0.7, 0.7), strict=True
@@ -81,6 +85,7 @@ def test_labels_tell_the_reports_apart(tmp_path: Path) -> None:
     assert labels_of([paths[0], paths[0]]) == ["office", "office (2)"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_a_page(
     oracle_report: Path,
     other_report: Path,
@@ -102,6 +107,7 @@ def test_the_command_prints_a_table_and_writes_a_page(
     assert len(lines) == 8
 
 
+@pytest.mark.slow
 def test_what_is_no_report_is_one_line(
     oracle_report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,6 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,12 +28,13 @@ from mvdust3r_ros.commands.evaluate_many import Outcome, attempt, in_processes, 
 from mvdust3r_ros.commands.evaluate_one import EvaluateJob
 from mvdust3r_ros.evaluation.report.report_files import read_report, same_numbers
 from mvdust3r_ros.recordings.bag import BagOptions
+from room_bag import RoomBag
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 
 @pytest.fixture
-def jobs(room_bag: Any, params: Path, tmp_path: Path) -> list[EvaluateJob]:
+def jobs(room_bag: RoomBag, params: Path, tmp_path: Path) -> list[EvaluateJob]:
     """Two that can be done, and between them one that cannot."""
     return [
         EvaluateJob(source, tmp_path / name, "oracle", params, BagOptions(max_frames=frames))
@@ -65,8 +65,9 @@ def test_processes_give_what_one_gives_and_a_failure_stays_alone(jobs: list[Eval
     assert same_numbers(here.done.report, report)
 
 
+@pytest.mark.slow
 def test_the_command_tells_of_each_and_ends_with_a_table(
-    room_bag: Any,
+    room_bag: RoomBag,
     params: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -91,7 +92,8 @@ def test_the_command_tells_of_each_and_ends_with_a_table(
     assert head.split() == ["*", "best", name, f"{name}-3"]
 
 
-def test_a_process_that_is_killed_takes_no_other_along(room_bag: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_process_that_is_killed_takes_no_other_along(room_bag: RoomBag, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "stuck.yaml")  # reading it never ends
     jobs = [
         EvaluateJob(room_bag.bag, tmp_path / "out", params=tmp_path / "stuck.yaml"),
