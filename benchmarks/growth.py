@@ -121,7 +121,7 @@ def drive_frames(args: argparse.Namespace) -> Iterator[Frame]:
 
 def map_error_m(mapper: Mapper) -> float:
     """Root mean square distance of the cameras of the map from where they were."""
-    mapped = mapper.stored().keyframes
+    mapped = mapper.now.graph.keyframes.values()
     off = [m.T_map_cam - m.keyframe.view.T_world_cam for m in mapped]
     return float(np.sqrt((np.stack(off)[:, :3, 3] ** 2).sum(1).mean()))
 

@@ -154,7 +154,7 @@ def found_again() -> Numbers:
     for frame in frames[:20]:
         first.process(frame)
     mapper = Mapper(BASE, NoisyOracle(room.image_wh[::-1]))
-    mapper.restore(first.stored())
+    mapper.restore(first.saved()[1])
     updates = [mapper.process(frame) for frame in frames[6:]]
     return numbers_of(mapper, [*updates, mapper.finish()])
 

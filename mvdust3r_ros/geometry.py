@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError
 
@@ -356,31 +356,3 @@ def focal_from_pointmap(
     if not np.isfinite(f) or f <= 0:
         raise AlignmentError(f"the reference pointmap gives a focal length of {f} pixels")
     return f
-
-
-def interpolate_poses(
-    stamps_ns: FloatArray, T_world_cam: FloatArray, query_ns: FloatArray
-) -> FloatArray:
-    """Poses (M, 4, 4) at times inside a trajectory: linear in translation, slerp in rotation.
-
-    Raises:
-        AlignmentError: a time lies outside the trajectory, or its stamps do not increase.
-    """
-    query = np.asarray(query_ns)
-    if len(query) == 0:
-        return np.zeros((0, 4, 4))
-    if len(stamps_ns) == 0 or query.min() < stamps_ns[0] or query.max() > stamps_ns[-1]:
-        raise AlignmentError("a time lies outside the trajectory")
-    if np.any(np.diff(stamps_ns) <= 0):
-        raise AlignmentError("the stamps of the trajectory do not increase")
-    if len(stamps_ns) == 1:
-        return np.repeat(T_world_cam, len(query), axis=0)
-    seconds = (np.asarray(stamps_ns) - stamps_ns[0]) * 1e-9
-    wanted = (query - stamps_ns[0]) * 1e-9
-    poses = np.tile(np.eye(4), (len(query), 1, 1))
-    poses[:, :3, :3] = Slerp(seconds, Rotation.from_matrix(T_world_cam[:, :3, :3]))(
-        wanted
-    ).as_matrix()
-    for axis in range(3):
-        poses[:, axis, 3] = np.interp(wanted, seconds, T_world_cam[:, axis, 3])
-    return poses

@@ -468,12 +468,8 @@ class Mapper:
             note=geometry.note,
         )
 
-    def stored(self) -> StoredMap:
-        """The map as it can be saved and gone on with; empty before the first window."""
-        return stored_map(self._state.now.graph, self.engine.describe().name)
-
     def saved(self) -> tuple[MapSnapshot, StoredMap]:
-        """`snapshot` and `stored` of one moment: files that are written together agree."""
+        """`snapshot`, and the map as it can be gone on with, of one moment: their files agree."""
         now, cloud, grid = self._drawn()
         return self._snapshot(now, cloud, grid), stored_map(now.graph, self.engine.describe().name)
 
@@ -586,11 +582,6 @@ class Mapper:
     def epoch(self) -> int:
         """Counts resets and jumps back in time."""
         return self._state.keyframes.epoch
-
-    @property
-    def encoded_keyframes(self) -> set[int]:
-        """Keyframes whose views need not be encoded again."""
-        return self._state.reconstructor.encoded
 
     @property
     def looking_in(self) -> int:

@@ -17,14 +17,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from box_room import BoxRoom
-from mvdust3r_ros.config import MapSettings, StitchSettings
-from mvdust3r_ros.datatypes import FloatArray, Keyframe, View, ViewPose, ViewTokens, Window
+from mvdust3r_ros.atlas.revision import PlacedWindow, Revision
+from mvdust3r_ros.config import MapperConfig, MapSettings, StitchSettings
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    Keyframe,
+    StageClock,
+    View,
+    ViewPose,
+    ViewTokens,
+    Window,
+)
 from mvdust3r_ros.descriptors import image_descriptor
+from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.geometry import Sim3, invert_se3
 from mvdust3r_ros.graph.driven_way import OdometryTrack
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
@@ -77,14 +86,13 @@ def followed_by(
     graph: KeyframeGraph, geometry: WindowGeometry, placement: Placement
 ) -> KeyframeGraph:
     """The map with a placed window."""
-    made, window = made_of(geometry), len(graph.keyframes)
-    seen = [replace(m, window=window) for m in seen_keyframes(made, placement, EVERY_POINT)]
-    overlap, track = seen_overlap(made, placement), OdometryTrack()
-    graph = graph.with_window(
-        seen, overlap, placement.scale, track, StitchSettings().odom_rel_sigma,
-        placement.sigma_left,
-    )  # fmt: skip
-    return graph.tied_to(geometry.window.keyframes[-1])
+    made, revision = made_of(geometry), Revision(graph, Drawing.empty(EVERY_POINT))
+    seen = revision.taken_in(seen_keyframes(made, placement, EVERY_POINT), 0.0)
+    placed = PlacedWindow(geometry, placement, seen, seen_overlap(made, placement))
+    config = MapperConfig(map=EVERY_POINT)
+    return revision.with_window(
+        placed, OdometryTrack(), config, StageClock(), can_be_undone=False
+    ).graph
 
 
 def begun_with(geometry: WindowGeometry, settings: StitchSettings | None = None) -> KeyframeGraph:

@@ -15,13 +15,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from box_room import BoxRoom
-from map_world import map_of
+from map_world import SAW_NOTHING, map_of
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Keyframe, ScaleSource, View
 from mvdust3r_ros.drawing.drawing import seen_often
@@ -72,7 +71,7 @@ def test_a_grid_takes_over_the_cells_beyond_or_within_a_circle(inside: bool) -> 
     assert (b.cells[~chosen] == -1).all()
 
 
-def run(room: BoxRoom, **values: Any) -> Mapper:
+def run(room: BoxRoom, **values: object) -> Mapper:
     config = with_values(CONFIG, {f"map.{k}": v for k, v in values.items()})
     mapper = Mapper(config, OracleEngine(HW))
     for frame in room.frames(room.walk(24)):
@@ -100,7 +99,7 @@ def at(key: int, x_m: float) -> MapKeyframe:
     view = View(np.zeros((4, 4, 3), np.uint8))
     return MapKeyframe(
         Keyframe(key, key, view, "camera"), make_se3(np.eye(3), np.array([x_m, 0.0, 0.5])),
-        nothing, nothing.astype(np.uint8), nothing[:, 0],
+        nothing, nothing.astype(np.uint8), nothing[:, 0], SAW_NOTHING,
     )  # fmt: skip
 
 
@@ -141,7 +140,7 @@ def test_a_camera_that_stays_in_one_place_does_not_fill_the_memory(room: BoxRoom
     np.testing.assert_allclose(a.trajectory.T_world_cam, b.trajectory.T_world_cam, atol=1e-9)
     np.testing.assert_array_equal(a.grid.cells, b.grid.cells)
     assert len(a.points_map) == len(b.points_map)
-    stored = bounded.stored()
+    _, stored = bounded.saved()
     assert len(stored.keyframes) == len(stored.poses) == kept
     assert len(stored.edges) == kept - 1
     keyframes = bounded.now.graph.keyframes

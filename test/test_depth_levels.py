@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from box_room import BoxRoom
-from map_world import grown, map_of
+from map_world import SAW_NOTHING, grown, map_of
 from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import Keyframe, View
@@ -48,7 +48,8 @@ def seen(
         made.append(
             MapKeyframe(
                 Keyframe(key, key, view, "camera"), T, cam.astype(np.float32),
-                np.zeros((len(cam), 3), np.uint8), np.full(len(cam), 20.0, np.float32), window,
+                np.zeros((len(cam), 3), np.uint8), np.full(len(cam), 20.0, np.float32),
+                SAW_NOTHING, window,
             )
         )  # fmt: skip
     return made

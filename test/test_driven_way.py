@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from map_world import grown
+from map_world import SAW_NOTHING, grown
 from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, Keyframe, View
@@ -64,7 +64,7 @@ def mapped(key: int, of: Frame, T_map_odom: FloatArray = T_MAP_ODOM) -> MapKeyfr
     nothing = np.zeros((0, 3), np.float32)
     return MapKeyframe(
         Keyframe(key, of.stamp_ns, view, "camera"), T_map_odom @ of.T_odom_cam,
-        nothing, nothing.astype(np.uint8), nothing[:, 0],
+        nothing, nothing.astype(np.uint8), nothing[:, 0], SAW_NOTHING,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from map_world import SAW_NOTHING
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
 from mvdust3r_ros.drawing.drawing import floor_off
@@ -113,7 +114,7 @@ def floors(*heights_m: float) -> float:
     items = [
         MapKeyframe(
             Keyframe(key, key, view, "camera"), np.eye(4), nothing, nothing.astype(np.uint8),
-            nothing[:, 0], floor_z_m=height_m,
+            nothing[:, 0], SAW_NOTHING, floor_z_m=height_m,
         )
         for key, height_m in enumerate(heights_m)
     ]  # fmt: skip

@@ -31,7 +31,6 @@ from mvdust3r_ros.geometry import (
     align_sim3_robust,
     backproject,
     focal_from_pointmap,
-    interpolate_poses,
     interpolate_se3,
     invert_se3,
     make_se3,
@@ -148,41 +147,6 @@ def test_interpolation_does_not_depend_on_the_world(
         return  # two shortest ways
     moved = interpolate_se3(T_w @ T_0, T_w @ T_1, alpha)
     np.testing.assert_allclose(moved, T_w @ interpolate_se3(T_0, T_1, alpha), atol=1e-7)
-
-
-def test_interpolated_poses_of_a_trajectory() -> None:
-    stamps = np.array([1_000_000_000_000_000_000, 1_000_000_000_000_000_100])
-    T = np.stack([np.eye(4), make_se3(ROT_Z_90, np.array([2.0, 4.0, 8.0]))])
-    found = interpolate_poses(stamps, T, stamps[0] + np.array([0, 25, 100]))
-    np.testing.assert_allclose(found[:, :3, 3], [[0, 0, 0], [0.5, 1, 2], [2, 4, 8]], atol=1e-12)
-    np.testing.assert_allclose(rotation_angle_deg(found[:, :3, :3]), [0, 22.5, 90], atol=1e-6)
-    assert found[:, 3].tolist() == [[0, 0, 0, 1]] * 3
-
-
-def test_one_pose_is_its_own_trajectory() -> None:
-    T = make_se3(ROT_Z_90, np.ones(3))[None]
-    assert np.array_equal(
-        interpolate_poses(np.array([5]), T, np.array([5, 5])), np.stack([T[0]] * 2)
-    )
-
-
-def test_no_times_give_no_poses() -> None:
-    assert interpolate_poses(np.array([1, 2]), np.stack([np.eye(4)] * 2), np.zeros(0)).shape == (
-        0, 4, 4,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("query", [0, 31])
-def test_times_outside_a_trajectory_are_refused(query: int) -> None:
-    with pytest.raises(AlignmentError, match="outside"):
-        interpolate_poses(np.array([1, 30]), np.stack([np.eye(4)] * 2), np.array([query]))
-    with pytest.raises(AlignmentError, match="outside"):
-        interpolate_poses(np.zeros(0), np.zeros((0, 4, 4)), np.array([query]))
-
-
-def test_stamps_that_do_not_increase_are_refused() -> None:
-    with pytest.raises(AlignmentError, match="increase"):
-        interpolate_poses(np.array([1, 3, 3]), np.stack([np.eye(4)] * 3), np.array([2]))
 
 
 # Similarities

@@ -18,7 +18,6 @@ import inspect
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +76,7 @@ def one_more(graph: KeyframeGraph) -> list[MapKeyframe]:
     return [newest, replace(newest, keyframe=replace(newest.keyframe, id=12, stamp_ns=12))]
 
 
-CALLS: dict[str, Callable[[KeyframeGraph], Any]] = {
+CALLS: dict[str, Callable[[KeyframeGraph], object]] = {
     "path": lambda g: g.path("camera"),
     "end_at": lambda g: g.end_at(g.overlap_keyframes),
     "with_window": lambda g: g.with_window(

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +110,9 @@ def blind(frames: Sequence[Frame]) -> list[Frame]:
     return [replace(f, T_odom_cam=None, T_world_cam=f.T_odom_cam) for f in frames]
 
 
-def run(engine: OracleEngine, frames: Sequence[Frame], config: Any = CONFIG) -> list[MapUpdate]:
+def run(
+    engine: OracleEngine, frames: Sequence[Frame], config: MapperConfig = CONFIG
+) -> list[MapUpdate]:
     mapper = Mapper(config, engine)
     return [u for u in (mapper.process(f) for f in frames) if u is not None]
 

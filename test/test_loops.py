@@ -17,15 +17,15 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
 
 from box_room import BoxRoom, with_drift
+from map_world import SAW_NOTHING
 from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import LoopSettings, MapperConfig, MapSettings, with_values
-from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
+from mvdust3r_ros.datatypes import FloatArray, Frame, Keyframe, Verdict, View
 from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.drawing.voxel_map import VoxelMap
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
@@ -59,7 +59,7 @@ CONFIG = with_values(
 )  # fmt: skip
 
 
-def turned(yaw: float, x: float = 0.0, y: float = 0.0) -> Any:
+def turned(yaw: float, x: float = 0.0, y: float = 0.0) -> FloatArray:
     c, s = np.cos(yaw), np.sin(yaw)
     return make_se3(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), np.array([x, y, 0.0]))
 
@@ -70,7 +70,7 @@ def drifting(room: BoxRoom) -> list[Frame]:
     return with_drift(room.frames(room.walk(COUNT, turns=2.0)), 0.4)
 
 
-def drive(frames: list[Frame], **values: Any) -> tuple[Mapper, float]:
+def drive(frames: list[Frame], **values: object) -> tuple[Mapper, float]:
     """The mapper and its absolute error in metres."""
     config = with_values(CONFIG, {k.replace("__", "."): v for k, v in values.items()})
     mapper = Mapper(config, OracleEngine(HW, OracleNoise(points=0.02, smooth=0.03, seed=2)))
@@ -132,15 +132,21 @@ def keyframe(key: int) -> Keyframe:
     return Keyframe(key, key, View(np.zeros((4, 4, 3), np.uint8)), "camera")
 
 
-def blank(key: int, T_map_cam: Any) -> MapKeyframe:
+def blank(key: int, T_map_cam: FloatArray) -> MapKeyframe:
     """A keyframe that sees nothing, sized by a window of its own."""
     nothing = np.zeros((0, 3), np.float32)
     return MapKeyframe(
-        keyframe(key), T_map_cam, nothing, nothing.astype(np.uint8), nothing[:, 0], sized_by=key
+        keyframe(key),
+        T_map_cam,
+        nothing,
+        nothing.astype(np.uint8),
+        nothing[:, 0],
+        SAW_NOTHING,
+        sized_by=key,
     )
 
 
-def square() -> tuple[KeyframeGraph, dict[int, Any]]:
+def square() -> tuple[KeyframeGraph, dict[int, FloatArray]]:
     """40 nodes around a 10 m square; the measured path turns 0.2 degrees too far a step."""
     truth, measured = {0: turned(0)}, {0: turned(0)}
     for k in range(1, 40):
@@ -156,12 +162,12 @@ def square() -> tuple[KeyframeGraph, dict[int, Any]]:
     return KeyframeGraph(keyframes, edges, scale=ScaleFilter(history=history)), truth
 
 
-def closure(truth: dict[int, Any], shift_m: float = 0.0) -> PoseEdge:
+def closure(truth: dict[int, FloatArray], shift_m: float = 0.0) -> PoseEdge:
     T = turned(0, shift_m, shift_m) @ np.linalg.inv(truth[0]) @ truth[39]
     return PoseEdge(0, 39, T, 0.02, np.radians(0.4), robust=True)
 
 
-def error(poses: dict[int, Any], truth: dict[int, Any]) -> float:
+def error(poses: dict[int, FloatArray], truth: dict[int, FloatArray]) -> float:
     return max(float(np.linalg.norm(poses[k][:3, 3] - truth[k][:3, 3])) for k in truth)
 
 
@@ -266,7 +272,9 @@ def test_the_network_and_odometry_are_more_certain_of_a_motion_than_odometry_alo
 # What a joint window measures
 
 
-def apart(room: BoxRoom, T: Any, factor: float = 1.0) -> tuple[KeyframeGraph, LoopCandidate]:
+def apart(
+    room: BoxRoom, T: FloatArray, factor: float = 1.0
+) -> tuple[KeyframeGraph, LoopCandidate]:
     """A map whose last three keyframes of six lie elsewhere, and are larger, than they are."""
     graph = begun_with(Scene(room).window(range(6)))
     keyframes = {
@@ -408,7 +416,7 @@ def test_the_last_keyframe_stays() -> None:
 NEAR = LoopSettings(min_gap=18, min_windows=1)
 
 
-def carried(shift_m: float = 0.0) -> tuple[KeyframeGraph, dict[int, Any]]:
+def carried(shift_m: float = 0.0) -> tuple[KeyframeGraph, dict[int, FloatArray]]:
     """The square, whose last keyframe the path has carried `shift_m` away from the first."""
     graph = true_square()
     poses = graph.poses
@@ -419,12 +427,12 @@ def carried(shift_m: float = 0.0) -> tuple[KeyframeGraph, dict[int, Any]]:
     return graph.at(poses), looks
 
 
-def looking(graph: KeyframeGraph, looks: dict[int, Any]) -> KeyframeGraph:
+def looking(graph: KeyframeGraph, looks: dict[int, FloatArray]) -> KeyframeGraph:
     keyframes = {k: replace(m, descriptor=looks[k]) for k, m in graph.keyframes.items()}
     return replace(graph, keyframes=keyframes)
 
 
-def alike(looks: dict[int, Any], a: int, b: int) -> dict[int, Any]:
+def alike(looks: dict[int, FloatArray], a: int, b: int) -> dict[int, FloatArray]:
     return {**looks, b: looks[a] + 0.1}
 
 

@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +46,9 @@ def drive(count: int, turn: float, pitch: float = 0.0) -> list[FloatArray]:
     return poses
 
 
-def seen(base: list[FloatArray], seed: int, noise: float = 0.0, scale: float = 0.37) -> list[Any]:
+def seen(
+    base: list[FloatArray], seed: int, noise: float = 0.0, scale: float = 0.37
+) -> list[FloatArray]:
     """The camera's poses in a frame and a scale of its own, with so many metres of noise."""
     rng = np.random.default_rng(seed)
     T_map_odom = make_se3(Rotation.random(random_state=seed).as_matrix(), rng.normal(0, 2, 3))

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -27,9 +27,10 @@ import pytest
 
 from box_room import BoxRoom, with_drift
 from mvdust3r_ros.atlas.revision import Revision
+from mvdust3r_ros.atlas.saved_map import stored_map
 from mvdust3r_ros.atlas.session_file import StoredMap
 from mvdust3r_ros.config import MapperConfig, with_values
-from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, WindowPrediction
+from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, ViewTokens, WindowPrediction
 from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.trials.flat_drives import spoil
@@ -56,7 +57,7 @@ class Engine(OracleEngine):
         super().__init__(HW, OracleNoise(points=0.02, smooth=0.03, scale=0.3, seed=2))
         self.bad, self.shy = False, shy
 
-    def decode(self, tokens: Any, n_ref: int = 0) -> WindowPrediction:
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
         good = super().decode(tokens, n_ref)
         if self.shy:
             good.conf[:, -1, : HW[0] // 2] = 1.0
@@ -77,9 +78,8 @@ class Witness:
     def watch(self) -> None:
         while not self.stop.is_set():
             try:
-                fault = contradiction(self.mapper.stored(), self.sizes) or misdrawn(
-                    self.mapper.now
-                )
+                now = self.mapper.now
+                fault = contradiction(stored_map(now.graph, ""), self.sizes) or misdrawn(now)
             except Exception as error:  # noqa: BLE001 - reading must never raise
                 fault = repr(error)
             with self.news:

@@ -15,13 +15,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from box_room import BoxRoom
-from mvdust3r_ros.datatypes import View, WindowPrediction
+from mvdust3r_ros.datatypes import FloatArray, View, WindowPrediction
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.oracle_engine import CONFIDENT, NO_DEPTH, OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import invert_se3
@@ -34,12 +33,12 @@ def views(room: BoxRoom) -> list[View]:
     return [View(room.image(T), room.K, T, room.depth(T)) for T in room.walk(24)[:4]]
 
 
-def in_world(room: BoxRoom, prediction: WindowPrediction, reference: int) -> Any:
+def in_world(room: BoxRoom, prediction: WindowPrediction, reference: int) -> FloatArray:
     T = room.walk(24)[reference]
     return prediction.points[0].astype(float) @ T[:3, :3].T + T[:3, 3]
 
 
-def truth(room: BoxRoom) -> Any:
+def truth(room: BoxRoom) -> FloatArray:
     return np.stack([room.points(T) for T in room.walk(24)[:4]])
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -44,6 +44,9 @@ from mvdust3r_ros.evaluation.report.pictures import (
     nice_length,
     path_parts,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 matplotlib_text = pytest.importorskip("matplotlib.text", reason="matplotlib is not installed")
 
@@ -143,7 +146,7 @@ SPLIT = ((0, 2), (3, 5))
 
 
 @pytest.fixture(scope="module")
-def figure() -> Any:
+def figure() -> Figure:
     """A map with a known scale, whose path has a gap."""
     made = dataclasses.replace(make_map(6), scale=ScaleEstimate(1.0, 0.021, ScaleSource.ODOMETRY))
     caption = Caption("hall $1$_2", "room (ONNX Runtime)", 1_700_000_000 * 10**9)
@@ -153,7 +156,7 @@ def figure() -> Any:
 
 
 @pytest.mark.slow
-def test_the_picture_says_what_it_shows(figure: Any) -> None:
+def test_the_picture_says_what_it_shows(figure: Figure) -> None:
     text = "\n".join(t.get_text() for t in figure.findobj(matplotlib_text.Text))
     for words in (
         "hall $1$_2",
@@ -165,7 +168,7 @@ def test_the_picture_says_what_it_shows(figure: Any) -> None:
         assert words in text
 
 
-def test_plans_have_the_coordinates_of_the_map(figure: Any) -> None:
+def test_plans_have_the_coordinates_of_the_map(figure: Figure) -> None:
     for plan in figure.axes[:2]:
         shown = [float(t.get_text()) for t in plan.get_xticklabels() if t.get_text()]
         inside = [x for x in shown if plan.get_xlim()[0] <= x <= plan.get_xlim()[1]]
@@ -173,7 +176,7 @@ def test_plans_have_the_coordinates_of_the_map(figure: Any) -> None:
         assert inside == [x for x in plan.get_xticks() if x in inside]
 
 
-def test_a_path_is_not_drawn_where_no_window_joins_it(figure: Any) -> None:
+def test_a_path_is_not_drawn_where_no_window_joins_it(figure: Figure) -> None:
     made = make_map(6)
     assert [len(part) for part in path_parts(made.trajectory, ((0, 5),))] == [6]
     assert [len(part) for part in path_parts(made.trajectory, SPLIT)] == [3, 3]

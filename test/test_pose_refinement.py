@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -48,13 +47,13 @@ REL_ERROR, MAX_RESIDUAL = 0.2, 0.3
 
 
 @pytest.fixture(scope="module")
-def large(room: BoxRoom) -> Any:
+def large(room: BoxRoom) -> BoxRoom:
     """The room as cameras with more pixels see it."""
     return replace(room, image_wh=HW[::-1], focal_px=147.0)
 
 
 @pytest.fixture(scope="module")
-def views(large: Any) -> list[View]:
+def views(large: BoxRoom) -> list[View]:
     """A drive along a bend, with true depth and poses."""
     return [
         View(f.image_rgb, large.K, depth_m=f.depth_m, T_world_cam=f.T_odom_cam)
@@ -240,7 +239,7 @@ class BentEngine(OracleEngine):
 
 
 @pytest.fixture
-def frames(large: Any) -> list[Frame]:
+def frames(large: BoxRoom) -> list[Frame]:
     """Of a window, without odometry."""
     known = large.frames(large.walk(36)[:COUNT])
     return [replace(f, T_odom_cam=None, T_world_cam=f.T_odom_cam) for f in known]

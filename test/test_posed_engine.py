@@ -381,11 +381,11 @@ def test_what_the_engine_likes_fills_in_what_nobody_has_set(frames: list[Frame])
         {"keyframes.window_size": 4, "keyframes.min_overlap": 0.5, "map.conf_quantile": 0.3},
     )
     mapper.reconfigure(given)
-    rule = mapper._state.keyframes.settings
+    rule = mapper.config.keyframes
     assert (rule.window_size, rule.window_overlap, rule.min_overlap) == (4, 2, 0.5)
     assert (mapper.config.map.min_conf, mapper.config.map.conf_quantile) == (1.5, 0.3)
     mapper.use_engine(OracleEngine(HW))
-    rule = mapper._state.keyframes.settings
+    rule = mapper.config.keyframes
     assert (rule.window_size, rule.window_overlap, rule.min_overlap) == (4, 2, 0.5)
     assert (rule.max_translation_m, mapper.config.map.min_conf) == (0.5, 1.0)
     updates = [u for u in (mapper.process(f) for f in frames[:12]) if u is not None]
@@ -439,7 +439,7 @@ def test_a_saved_map_of_aspect_views_goes_on(frames: list[Frame]) -> None:
     engine = PosedEngine()
     engine.info = ASPECT
     mapper, _ = drive(frames[:12], engine)
-    stored = mapper.stored()
+    _, stored = mapper.saved()
     fresh = Mapper(CONFIG, engine)
     fresh.restore(stored)
     assert fresh.view_hw == (48, 64)

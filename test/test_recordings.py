@@ -28,7 +28,7 @@ import yaml
 
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.config import MapperConfig, with_values
-from mvdust3r_ros.datatypes import FloatArray, Frame, MvDust3rError, Trajectory
+from mvdust3r_ros.datatypes import FloatArray, Frame, ImageArray, MvDust3rError, Trajectory
 from mvdust3r_ros.drawing.map_files import write_tum
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.evaluation.judge import judge
@@ -36,7 +36,7 @@ from mvdust3r_ros.evaluation.lockstep import run_lockstep
 from mvdust3r_ros.geometry import quaternion_xyzw
 from mvdust3r_ros.recordings.files import FileOptions, files_recording
 from mvdust3r_ros.recordings.recording import Recording, TruthOptions
-from mvdust3r_ros.synthetic.render import Renderer
+from mvdust3r_ros.synthetic.render import Renderer, Rendering
 from mvdust3r_ros.synthetic.sequence import Sequence, SequenceConfig, make_sequence
 
 HW = (96, 128)
@@ -59,11 +59,11 @@ def drive() -> Sequence:
 
 
 @pytest.fixture(scope="module")
-def shots(drive: Sequence) -> list[Any]:
+def shots(drive: Sequence) -> list[Rendering]:
     return [drive.rendering(k) for k in range(FRAMES)]
 
 
-def write_image(path: Path, rgb: Any) -> None:
+def write_image(path: Path, rgb: ImageArray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), np.ascontiguousarray(rgb[..., ::-1]))
 
@@ -82,7 +82,7 @@ def write_intrinsics(path: Path, drive: Sequence) -> None:
     path.write_text(yaml.safe_dump(values))
 
 
-def tum(folder: Path, drive: Sequence, shots: list[Any]) -> Path:
+def tum(folder: Path, drive: Sequence, shots: list[Rendering]) -> Path:
     """Depth and truth have stamps of their own, a little later and a little earlier."""
     images, depths, poses = ["# color images"], ["# depth maps"], ["# ground truth"]
     for shot, stamp_ns, T in zip(
@@ -102,7 +102,7 @@ def tum(folder: Path, drive: Sequence, shots: list[Any]) -> Path:
     return folder
 
 
-def seven_scenes(folder: Path, drive: Sequence, shots: list[Any]) -> Path:
+def seven_scenes(folder: Path, drive: Sequence, shots: list[Rendering]) -> Path:
     for k, shot in enumerate(shots):
         write_image(folder / f"frame-{k:06d}.color.png", shot.rgb)
         write_depth(folder / f"frame-{k:06d}.depth.png", shot.depth_m)
@@ -111,7 +111,7 @@ def seven_scenes(folder: Path, drive: Sequence, shots: list[Any]) -> Path:
     return folder
 
 
-def scannet(folder: Path, drive: Sequence, shots: list[Any], lost: int = -1) -> Path:
+def scannet(folder: Path, drive: Sequence, shots: list[Rendering], lost: int = -1) -> Path:
     """Colour is larger than depth and of another camera at the same place."""
     K_color = drive.camera.K * np.array([[1.9], [1.9], [1]]) + np.array(
         [[0, 0, 5.0], [0, 0, -3.0], [0, 0, 0]]
@@ -133,7 +133,7 @@ def scannet(folder: Path, drive: Sequence, shots: list[Any], lost: int = -1) -> 
     return folder
 
 
-def images(folder: Path, drive: Sequence, shots: list[Any]) -> Path:
+def images(folder: Path, drive: Sequence, shots: list[Rendering]) -> Path:
     """Numbers without leading zeros; times and truth as KITTI has them, beside the folder."""
     for k, shot in enumerate(shots):
         write_image(folder / "images" / f"{k}.png", shot.rgb)
@@ -145,7 +145,7 @@ def images(folder: Path, drive: Sequence, shots: list[Any]) -> Path:
     return folder / "images"
 
 
-def video(folder: Path, drive: Sequence, shots: list[Any]) -> Path:
+def video(folder: Path, drive: Sequence, shots: list[Rendering]) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / "walk.mkv"
     code = cv2.VideoWriter.fourcc(*"FFV1")
@@ -179,7 +179,7 @@ def frames_of(recording: Recording) -> list[Frame]:
 )  # fmt: skip
 @pytest.mark.slow
 def test_a_layout_is_found_out_and_its_map_has_no_error(
-    write: Callable[..., Path], kind: str, drive: Sequence, shots: list[Any], tmp_path: Path
+    write: Callable[..., Path], kind: str, drive: Sequence, shots: list[Rendering], tmp_path: Path
 ) -> None:
     recording = opened(write(tmp_path / "made", drive, shots))
     assert (recording.kind, recording.total) == (kind, FRAMES)
@@ -200,7 +200,7 @@ def test_a_layout_is_found_out_and_its_map_has_no_error(
 
 @pytest.mark.parametrize("write", [tum, seven_scenes, images, video])
 def test_images_depth_and_poses_are_those_written(
-    write: Callable[..., Path], drive: Sequence, shots: list[Any], tmp_path: Path
+    write: Callable[..., Path], drive: Sequence, shots: list[Rendering], tmp_path: Path
 ) -> None:
     frames = frames_of(opened(write(tmp_path / "made", drive, shots)))
     assert len(frames) == FRAMES
@@ -215,7 +215,7 @@ def test_images_depth_and_poses_are_those_written(
 
 
 def test_scannets_depth_is_moved_to_the_pixels_of_colour(
-    drive: Sequence, shots: list[Any], tmp_path: Path
+    drive: Sequence, shots: list[Rendering], tmp_path: Path
 ) -> None:
     frame, without_pose = frames_of(opened(scannet(tmp_path / "made", drive, shots[:2], lost=1)))
     assert frame.T_world_cam is not None
@@ -247,7 +247,7 @@ def test_published_intrinsics_are_used_where_no_file_says_otherwise(tmp_path: Pa
 
 
 def test_times_come_from_names_and_depth_can_be_left_out(
-    drive: Sequence, shots: list[Any], tmp_path: Path
+    drive: Sequence, shots: list[Rendering], tmp_path: Path
 ) -> None:
     for name in ("1403636579763555584", "1403636579813555456"):
         write_image(tmp_path / "data" / f"{name}.png", shots[0].rgb)
@@ -263,7 +263,7 @@ def test_times_come_from_names_and_depth_can_be_left_out(
 
 
 def test_a_damaged_image_is_named_and_passed_over(
-    drive: Sequence, shots: list[Any], tmp_path: Path
+    drive: Sequence, shots: list[Rendering], tmp_path: Path
 ) -> None:
     folder = images(tmp_path / "made", drive, shots[:4])
     (tmp_path / "made" / "poses.txt").unlink()
@@ -279,7 +279,7 @@ def test_a_damaged_image_is_named_and_passed_over(
 
 
 def test_each_mistake_says_what_to_do(
-    drive: Sequence, shots: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drive: Sequence, shots: list[Rendering], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty" / "inner").mkdir(parents=True)
     (tmp_path / "empty" / "notes.txt").write_text("nothing")

@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +52,9 @@ def drive(count: int) -> tuple[dict[int, FloatArray], list[RigPair]]:
     return poses, pairs
 
 
-def jolted(poses: dict[int, FloatArray], rng: np.random.Generator, m: float) -> Any:
+def jolted(
+    poses: dict[int, FloatArray], rng: np.random.Generator, m: float
+) -> dict[int, FloatArray]:
     moved = {k: T.copy() for k, T in poses.items()}
     for T in moved.values():
         T[:3, 3] += rng.normal(0, m, 3)

@@ -16,9 +16,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +33,7 @@ from mvdust3r_ros.datatypes import (
     MapUpdate,
     Verdict,
     View,
+    ViewTokens,
     WindowPrediction,
 )
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
@@ -68,7 +68,7 @@ class Engine(OracleEngine):
         self.kind = ""
         self.decoded = 0
 
-    def decode(self, tokens: Any, n_ref: int = 0) -> WindowPrediction:
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
         self.decoded += 1
         good = super().decode(tokens, n_ref)
         return spoil(good, self.kind, np.random.default_rng(1)) if self.kind else good

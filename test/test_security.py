@@ -104,7 +104,7 @@ windows = sum(with_network.process(frame) is not None for frame in frames)
 mapper = Mapper(config, OracleEngine())
 for frame in frames:
     mapper.process(frame)
-stored = session_bytes(mapper.stored())
+stored = session_bytes(mapper.saved()[1])
 Path("map.npz").write_bytes(stored)
 Mapper(config, OracleEngine()).restore(read_session(Path("map.npz")))
 save_map(mapper.snapshot(), Path("maps"), "map", {"npz": stored})

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,10 +25,6 @@ from mvdust3r_ros.datatypes import FloatArray, ImageArray, Keyframe
 from mvdust3r_ros.geometry import R_BODY_OPTICAL
 from mvdust3r_ros.graph.range_image import RangeImage
 from mvdust3r_ros.placing.known_points import Pointmap, times
-
-
-def _nothing() -> Pointmap:
-    return Pointmap(np.zeros((0, 0, 3), np.float32), np.zeros((0, 0), np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +38,10 @@ class MapKeyframe:
             when sizes change: maps of several moments share them.
         colors_rgb: (N, 3) uint8.
         conf: (N,) float32.
+        pointmap: what the window that it came with saw.
         window: the window that its points are from; any number, another one for each.
         size: metres of their unit, as it is known now.
         level: factor by which they are levelled beside it, see `depth_levels`.
-        pointmap: what the window that it came with saw.
         descriptor: (D,) what the place looks like; None when unknown.
         sized_by: number of the window in the scale's history whose size it follows.
         network_share: how much of the motion to it follows that size, see `FusedPoses`.
@@ -57,10 +53,10 @@ class MapKeyframe:
     stored_cam: FloatArray
     colors_rgb: ImageArray
     conf: FloatArray
+    pointmap: Pointmap
     window: int = 0
     size: float = 1.0
     level: float = 1.0
-    pointmap: Pointmap = field(default_factory=_nothing)
     descriptor: FloatArray | None = None
     sized_by: int = 0
     network_share: float = 1.0

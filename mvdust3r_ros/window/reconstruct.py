@@ -78,11 +78,6 @@ class Reconstructor:
         self.uses_odometry = False
         self._tokens: dict[int, ViewTokens] = {}
 
-    @property
-    def encoded(self) -> set[int]:
-        """Keyframes whose views need not be encoded again."""
-        return set(self._tokens)
-
     def go_on_from(self, made: Reconstruction) -> None:
         """The next window follows one that was reconstructed aside."""
         ids = (k.id for k in made.geometry.window.keyframes)
