@@ -212,7 +212,7 @@ def _has_all_pixels(coded: bytes) -> bool:
     """
     seen: list[Any] = []
     flags = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
-    with _without_jpeg_warnings():
+    with without_jpeg_warnings():
         for more in (b"", *MORE_DATA):
             seen.append(cv2.imdecode(np.frombuffer(coded + more + JPEG_END, np.uint8), flags))
     if any(image is None for image in seen):
@@ -221,7 +221,7 @@ def _has_all_pixels(coded: bytes) -> bool:
 
 
 @contextmanager
-def _without_jpeg_warnings() -> Iterator[None]:
+def without_jpeg_warnings() -> Iterator[None]:
     """Leave out what libjpeg writes to stderr; what others write meanwhile is passed on."""
     with STDERR:
         try:

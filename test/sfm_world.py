@@ -25,6 +25,7 @@ from scipy.spatial.transform import Rotation
 
 from mvdust3r_ros.datatypes import FloatArray, View
 from mvdust3r_ros.geometry import invert_se3, make_se3, rotation_angle_deg
+from mvdust3r_ros.sfm.bundle import Observations, Scene
 from mvdust3r_ros.sfm.features import ViewFeatures
 
 HW = (288, 384)
@@ -162,3 +163,26 @@ def worst(T: FloatArray, truth: FloatArray, any_scale: bool = False) -> tuple[fl
     places = T[:, :3, 3] / (scale_of(T, truth) if any_scale else 1.0)
     turn = rotation_angle_deg(np.swapaxes(truth[:, :3, :3], 1, 2) @ T[:, :3, :3])
     return float(turn.max()), float(np.linalg.norm(places - truth[:, :3, 3], axis=1).max())
+
+
+def seen_by(
+    points: FloatArray, T: FloatArray, noise_px: float, seed: int
+) -> tuple[Observations, FloatArray]:
+    """Observations of the points that two or more views see, and these points."""
+    uv = np.stack([project(points, P, K) for P in T], 1)
+    uv += np.random.default_rng(seed).normal(0, noise_px, uv.shape)
+    points, uv = (x[(~np.isnan(uv[..., 0])).sum(1) >= 2] for x in (points, uv))
+    point, view = np.nonzero(~np.isnan(uv[..., 0]))
+    return Observations(view, point, uv[point, view]), points
+
+
+def world(
+    noise_px: float = 0.3, seed: int = 0, count: int = 120, views: int = 5
+) -> tuple[Scene, Observations]:
+    """The true scene in the frame of the first view, and what is seen of it."""
+    T = drive(views)
+    seen, points = seen_by(box(count), T, noise_px, seed)
+    first = invert_se3(T[0])
+    return Scene(
+        relative(T), np.repeat(K[None], views, 0), points @ first[:3, :3].T + first[:3, 3]
+    ), seen

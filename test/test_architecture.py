@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 
+TESTS = Path(__file__).parent
 PACKAGE = Path(__file__).parents[1] / "mvdust3r_ros"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
@@ -81,6 +82,11 @@ TORCH_FILES = {
     "engines/mvs/export.py",
     "evaluation/trials/golden.py",
 }
+# What tests take from others in spite of its underscore.
+DOCUMENTED = {"_replace", "_exit"}  # of named tuples and of `os`
+UNAVOIDABLE = {
+    "test_cli.py": {"_actions", "_SubParsersAction"}
+}  # argparse lists commands so alone
 FORBIDDEN_NAMES = {"msg", "srv", "action", "utils", "helpers", "manager"} | sys.stdlib_module_names
 
 
@@ -211,3 +217,49 @@ def test_every_folder_of_modules_is_a_package() -> None:
 
 def test_the_tests_are_not_a_package() -> None:
     assert list(Path(__file__).parent.rglob("__init__.py")) == []
+
+
+def private_names(text: str) -> set[str]:
+    """Private names that a test takes from other objects or modules, or names in a string."""
+    tree, own, found = ast.parse(text), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Attribute):
+            of_self = isinstance(node.value, ast.Name) and node.value.id == "self"
+            if of_self and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+            found.add(f"self.{node.attr}" if of_self else node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {part for alias in node.names for part in alias.name.split(".")}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):
+            named = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            found |= {str(value).rpartition(".")[2] for value in named}
+    taken = found - {f"self.{name}" for name in own}
+    names = {name.removeprefix("self.") for name in taken}
+    return {name for name in names if name[:1] == "_" and name[:2] != "__"} - DOCUMENTED
+
+
+@pytest.mark.slow
+def test_tests_take_nothing_private() -> None:
+    found = {path.name: private_names(path.read_text()) for path in sorted(TESTS.rglob("*.py"))}
+    assert {name: names for name, names in found.items() if names} == UNAVOIDABLE
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mapper._state",
+        "class Other(OracleEngine):\n    def hw(self): return self._image_hw",
+        "from mvdust3r_ros.cli import _params",
+        "monkeypatch.setattr('mvdust3r_ros.cli._params', None)",
+        "monkeypatch.setattr(Mapper, '_join', None)",
+        "getattr(mapper, '_state')",
+    ],
+)
+def test_a_private_name_is_noticed(line: str) -> None:
+    assert len(private_names(line)) == 1
+    assert (
+        private_names("class A:\n    def f(self): self._a = self.__dict__; return self._a")
+        == set()
+    )

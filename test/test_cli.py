@@ -134,10 +134,10 @@ def test_a_place_that_cannot_be_written_is_said_before_any_work(
 def test_what_the_disk_refuses_is_one_line_that_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refused(_: argparse.Namespace) -> int:
-        return len((tmp_path / "none").read_bytes())
+    def refused(*_: object) -> str:
+        return (tmp_path / "none").read_text()
 
-    monkeypatch.setattr("mvdust3r_ros.cli._params", refused)
+    monkeypatch.setattr("mvdust3r_ros.config.config_to_yaml", refused)
     assert main(["params"]) == 1
     error = capsys.readouterr().err
     assert error == f"mvdust3r_ros: {tmp_path / 'none'}: No such file or directory\n"

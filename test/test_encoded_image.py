@@ -176,7 +176,7 @@ def test_a_picture_that_is_plain_grey_is_whole() -> None:
 def test_libjpeg_says_nothing_of_its_own_while_others_are_heard(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with encoded_image._without_jpeg_warnings():
+    with encoded_image.without_jpeg_warnings():
         os.write(2, b"Corrupt JPEG data: 5 extraneous bytes\nheard\n")
     decoded(PLAIN[:-2])
     with pytest.raises(EncodedImageError):

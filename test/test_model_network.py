@@ -164,7 +164,7 @@ def test_intrinsics_matter_where_known_and_zeros_mean_unknown() -> None:
 @torch.inference_mode()
 def test_rays_follow_the_pinhole_model() -> None:
     network = random_network(SMALL)
-    rays, known = network._rays(torch.tensor([[40.0, 20.0, 15.5, 11.5]]))
+    rays, known = network.rays(torch.tensor([[40.0, 20.0, 15.5, 11.5]]))
     first = rays[0, 0]  # centre of the patch of rows and columns 0..7 is pixel (3.5, 3.5)
     x, y = (3.5 - 15.5) / 40, (3.5 - 11.5) / 20
     expected = torch.tensor([x, y, x * y, x * x + y * y, 16 / 40, 12 / 20])

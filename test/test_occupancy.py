@@ -36,7 +36,7 @@ from mvdust3r_ros.drawing.occupancy import (
     SUBCELL_BITS,
     OccupancyError,
     OccupancyMap,
-    _distinct_to_half_a_cell,
+    distinct_to_half_a_cell,
     summarize_grid,
 )
 
@@ -543,7 +543,7 @@ def test_the_nearest_obstacle_is_the_smallest_sector(
 def test_rays_are_one_only_when_both_ends_share_half_cells() -> None:
     halves = np.random.default_rng(0).integers(-6, 6, (20000, 4))
     segments = (halves << (SUBCELL_BITS - 1)).astype(np.int32)
-    kept = _distinct_to_half_a_cell(segments.T)
+    kept = distinct_to_half_a_cell(segments.T)
     np.testing.assert_array_equal(kept, np.unique(segments, axis=0))
 
 

@@ -46,7 +46,7 @@ from mvdust3r_ros.synthetic.sequence import (
     sequence_frames,
 )
 from sfm_world import K as WORLD_K
-from test_sfm_bundle import world
+from sfm_world import world
 
 HW = (192, 256)
 
@@ -198,7 +198,7 @@ def test_derivative_by_the_readout_is_the_drift() -> None:
         readout_sigma_s=np.array([0.01, 0.02]),
     )  # fmt: skip
     at = Scene(scene.T, scene.K, scene.points, np.array([0.001, 0.001, -0.002, -0.002, -0.002]))
-    normal = bundle._normal_equations(at, problem)
+    normal = bundle.normal_equations(at, problem)
     for group, views in enumerate(([0, 1], [2, 3, 4])):
         step = np.zeros(5)
         step[views] = 1e-7

@@ -36,32 +36,9 @@ from mvdust3r_ros.sfm.bundle import (
     derivatives,
     prior_derivatives,
 )
-from sfm_world import HW, K, box, drive, pose, project, relative, scale_of, worst
+from sfm_world import HW, K, pose, project, scale_of, world, worst
 
 NO_FOCAL = np.zeros((0, 2))
-
-
-def seen_by(
-    points: FloatArray, T: FloatArray, noise_px: float, seed: int
-) -> tuple[Observations, FloatArray]:
-    """Observations of the points that two or more views see, and these points."""
-    uv = np.stack([project(points, P, K) for P in T], 1)
-    uv += np.random.default_rng(seed).normal(0, noise_px, uv.shape)
-    points, uv = (x[(~np.isnan(uv[..., 0])).sum(1) >= 2] for x in (points, uv))
-    point, view = np.nonzero(~np.isnan(uv[..., 0]))
-    return Observations(view, point, uv[point, view]), points
-
-
-def world(
-    noise_px: float = 0.3, seed: int = 0, count: int = 120, views: int = 5
-) -> tuple[Scene, Observations]:
-    """The true scene in the frame of the first view, and what is seen of it."""
-    T = drive(views)
-    seen, points = seen_by(box(count), T, noise_px, seed)
-    first = invert_se3(T[0])
-    return Scene(
-        relative(T), np.repeat(K[None], views, 0), points @ first[:3, :3].T + first[:3, 3]
-    ), seen
 
 
 def problem(
@@ -140,7 +117,7 @@ def test_eliminating_the_points_leaves_the_step_of_the_whole_system() -> None:
     scene, seen = world(count=25, views=3)
     scene = shaken(scene, 2)
     task = problem(scene, seen, steps(scene.T, 0.02, 0.05))
-    normal = bundle._normal_equations(scene, task)
+    normal = bundle.normal_equations(scene, task)
     damping = 1e-3
     D, count = task.size, len(scene.points)
     whole = np.zeros((D + 3 * count,) * 2)
@@ -155,7 +132,7 @@ def test_eliminating_the_points_leaves_the_step_of_the_whole_system() -> None:
     free = np.concatenate([task.unknown, np.ones(3 * count, bool)])
     dense = np.zeros(len(g))
     dense[free] = -np.linalg.solve(whole[np.ix_(free, free)], g[free])
-    step, shift = bundle._step(normal, task, damping)
+    step, shift = bundle.damped_step(normal, task, damping)
     np.testing.assert_allclose(step, dense[:D], atol=1e-8)
     np.testing.assert_allclose(shift.ravel(), dense[D:], atol=1e-7)
 

@@ -564,11 +564,11 @@ def test_the_limit_of_motion_is_a_share_of_the_way_and_a_little(
     placement = Placement(Sim3(1.0, np.eye(3), np.zeros(3)), recovered, 0.0, ScaleFilter())
     stitcher = Stitcher(StitchSettings(max_odom_translation=0.5))
     if fits:
-        stitcher._check_odometry(geometry, placement)
+        stitcher.check_odometry(geometry, placement)
     else:
         limit = r"limits 0\.76 m, 20 deg" if way_m == 1 else r"limits 2\.30 m, 20 deg"
         with pytest.raises(WindowError, match=rf"by {off_m} m and 0\.0 deg \({limit}"):
-            stitcher._check_odometry(geometry, placement)
+            stitcher.check_odometry(geometry, placement)
 
 
 @pytest.mark.parametrize(("turn_deg", "fits"), [(19.5, True), (20.5, False)])
@@ -578,10 +578,10 @@ def test_the_limit_of_rotation(scene: Scene, turn_deg: float, fits: bool) -> Non
     recovered = {0: np.eye(4), 1: turned}
     placement = Placement(Sim3(1.0, np.eye(3), np.zeros(3)), recovered, 0.0, ScaleFilter())
     if fits:
-        Stitcher(StitchSettings())._check_odometry(geometry, placement)
+        Stitcher(StitchSettings()).check_odometry(geometry, placement)
     else:
         with pytest.raises(WindowError, match=r"20\.5 deg"):
-            Stitcher(StitchSettings())._check_odometry(geometry, placement)
+            Stitcher(StitchSettings()).check_odometry(geometry, placement)
 
 
 def test_two_odometry_poses_place_a_window_and_one_does_not(scene: Scene) -> None:
@@ -663,8 +663,8 @@ def test_a_shared_keyframe_without_a_pose_still_holds_a_window_to_odometry(scene
     near = {i: make_se3(np.eye(3), np.array([1.0 + i, 0, 0])) for i in (1, 2)}
     placement = Placement(Sim3(1.0, np.eye(3), np.zeros(3)), near, 0.0, ScaleFilter())
     with pytest.raises(WindowError, match=r"by 8\.00 m"):
-        stitcher._check_odometry(geometry, placement)
-    fused = stitcher._fused(geometry, placement).T_map_cam
+        stitcher.check_odometry(geometry, placement)
+    fused = stitcher.fused(geometry, placement).T_map_cam
     assert fused.keys() == {1, 2}
     assert fused[1][0, 3] == pytest.approx(10.0, abs=0.5)
 

@@ -35,8 +35,8 @@ from mvdust3r_ros.ros.settings import NodeConfig
 class MoodyOracle(OracleEngine):
     """Fails for as long as it is told to."""
 
-    def __init__(self) -> None:
-        super().__init__((72, 96))
+    def __init__(self, image_hw: tuple[int, int] = (72, 96)) -> None:
+        super().__init__(image_hw)
         self.fault: Exception | None = None
         self.not_finite = False
         self.views: list[int] = []
@@ -67,6 +67,7 @@ class Rig:
         self.config = with_values(NodeConfig(), {**given, **values})
         self.made: list[tuple[bool, MoodyOracle]] = []
         self.cannot_make: Exception | None = None
+        self.spare_hw = (72, 96)
         self.said: list[str] = []
         self.engine = MoodyOracle()
         self.mapper = Mapper(self.config, self.engine)
@@ -78,7 +79,7 @@ class Rig:
     def make(self, _config: NodeConfig, fallback: bool) -> MoodyOracle:
         if self.cannot_make is not None:
             raise self.cannot_make
-        engine = MoodyOracle()
+        engine = MoodyOracle(self.spare_hw)
         self.made.append((fallback, engine))
         return engine
 
@@ -240,14 +241,12 @@ def test_a_fallback_for_views_of_another_size_is_refused(room: BoxRoom) -> None:
     rig = Rig(room, **{"keyframes.window_size": 3, "keyframes.window_overlap": 2,
                        "ladder.fallback_engine": "spare"})  # fmt: skip
     rig.windows(1)
-    spare = MoodyOracle()
-    spare._image_hw = (48, 48)
-    rig.make = lambda _config, _fallback: spare  # type: ignore[method-assign]
-    rig.supervisor._make_engine = rig.make
+    rig.spare_hw = (48, 48)
     rig.engine.fault = EngineError("broken")
     rig.windows(3)
     assert rig.supervisor.rung == Rung.STOPPED
     size = rig.mapper.view_hw
     words = f"the engine takes views of 48x48, the map is made of {size[1]}x{size[0]}"
     assert words in rig.supervisor.gave_up
+    ((_, spare),) = rig.made
     assert spare.closed == 1

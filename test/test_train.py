@@ -120,13 +120,13 @@ def test_growing_data_is_replayed_as_it_was(
     first = Trainer(config)
     first.train_step()
     first.save()
-    assert first._rooms() == 6
+    assert first.room_count() == 6
     write_shard(rooms, 6, 6, (32, 32))
     first.train_step()
     first.train_step()
-    assert first._rooms() == 12
+    assert first.room_count() == 12
     again = Trainer(config)
-    assert (again.step, again._rooms()) == (1, 6)
+    assert (again.step, again.room_count()) == (1, 6)
     for _ in range(2):
         again.train_step()
     for name, value in first.network.state_dict().items():

@@ -137,7 +137,7 @@ def test_grain_is_fixed_in_space() -> None:
     hw, K = (48, 64), np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])
     wall, plain = np.full(hw, 2.0), np.full((*hw, 3), 120, np.uint8)
     grain = next(
-        g for seed in range(20) if (g := Grain(np.random.default_rng(seed)))._strength > 0.2
+        g for seed in range(20) if (g := Grain(np.random.default_rng(seed))).strength > 0.2
     )
     T = np.eye(4)
     a = grain.on(plain, wall, K, T).astype(float)

@@ -330,7 +330,7 @@ class OccupancyMap:
         ends = (x0 + begin * dx, y0 + begin * dy, x0 + end * dx, y0 + end * dy)
         segments = np.stack([np.rint(v).astype(np.int32) for v in ends])
         image = np.zeros(shape, np.uint8)
-        distinct = _distinct_to_half_a_cell(segments).reshape(-1, 2, 2)
+        distinct = distinct_to_half_a_cell(segments).reshape(-1, 2, 2)
         cv2.polylines(image, list(distinct), False, 1, 1, cv2.LINE_8, SUBCELL_BITS)
         return image.astype(bool)
 
@@ -415,7 +415,7 @@ def _where(mask: BoolArray) -> tuple[npt.NDArray[np.intp], ...]:
     return np.unravel_index(np.flatnonzero(mask), mask.shape)
 
 
-def _distinct_to_half_a_cell(segments: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+def distinct_to_half_a_cell(segments: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """One of the segments (4, N), in subcells, that begin and end in the same half cells: (M, 4).
 
     Rays to points above each other cross the same cells; drawing each of them takes most of the

@@ -255,14 +255,14 @@ class Network(nn.Module):
         if self.pos_embed is not None:
             x = x + self.pos_embed
         if self.ray_embed is not None and intrinsics is not None:
-            rays, known = self._rays(intrinsics)
+            rays, known = self.rays(intrinsics)
             x = x + self.ray_embed(rays) * known
         rope = (self.enc_rope_cos, self.enc_rope_sin)
         for block in self.enc_blocks:
             x = block(x, rope)
         return self.enc_norm(x)  # type: ignore[no-any-return]
 
-    def _rays(self, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
+    def rays(self, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
         """(V, S, 6) features of the ray through each patch centre, and (V, 1, 1) 1 where known."""
         known = (intrinsics[:, :1] > 0).to(intrinsics.dtype)
         focal = (intrinsics[:, :2] + (1 - known)).unsqueeze(1)  # (V, 1, 2), never 0

@@ -163,8 +163,8 @@ class Stitcher:
             placement = self._place_by_points(geometry, shared, evidence)
         else:
             placement = self._place_by_odometry(geometry, evidence)
-        self._check_odometry(geometry, placement)
-        fused = self._fused(geometry, placement)
+        self.check_odometry(geometry, placement)
+        fused = self.fused(geometry, placement)
         return replace(
             placement,
             T_map_cam=fused.T_map_cam,
@@ -172,7 +172,7 @@ class Stitcher:
             sigma_left=fused.sigma_left,
         )
 
-    def _fused(self, geometry: WindowGeometry, placement: Placement) -> FusedPoses:
+    def fused(self, geometry: WindowGeometry, placement: Placement) -> FusedPoses:
         """Poses weighed against odometry and rig; keyframes already in the map keep theirs."""
         T_map_cam, T_odom_cam = self._on_odometry(geometry, placement)
         rule, pairs = self.settings.odom_rel_sigma, rig_pairs(geometry.window.keyframes)
@@ -418,7 +418,7 @@ class Stitcher:
                     f"{item.source.name.lower()} (limit {limit:g})",
                 )
 
-    def _check_odometry(self, geometry: WindowGeometry, placement: Placement) -> None:
+    def check_odometry(self, geometry: WindowGeometry, placement: Placement) -> None:
         """Compare the motion over the window with what odometry measured."""
         T_map_cam, T_odom_cam = (
             np.array(list(d.values())) for d in self._on_odometry(geometry, placement)

@@ -186,7 +186,7 @@ class Adjusted:
 
 
 @dataclass(frozen=True, eq=False)
-class _Normal:
+class NormalEquations:
     """Normal equations: cameras (D, D), (D,); points (P, 3, 3), (P, 3); between (D, 3, P)."""
 
     cameras: FloatArray
@@ -209,10 +209,10 @@ def adjust(scene: Scene, problem: Problem, iterations: int = 10) -> Adjusted:
     """
     damping, now = FIRST_DAMPING, cost(scene, problem)
     for _ in range(iterations):
-        normal = _normal_equations(scene, problem)
+        normal = normal_equations(scene, problem)
         fallen = 0.0
         while damping <= MOST_DAMPING:
-            tried = _moved(scene, problem, *_step(normal, problem, damping))
+            tried = _moved(scene, problem, *damped_step(normal, problem, damping))
             then = cost(tried, problem)
             if then < now:
                 fallen, scene, now = now - then, tried, then
@@ -221,7 +221,7 @@ def adjust(scene: Scene, problem: Problem, iterations: int = 10) -> Adjusted:
             damping *= 10
         if fallen <= CONVERGED * now:
             break
-    S, _, _ = _reduced(_normal_equations(scene, problem), 0.0)
+    S, _, _ = _reduced(normal_equations(scene, problem), 0.0)
     return Adjusted(scene, now, S)
 
 
@@ -292,7 +292,8 @@ def _projected(scene: Scene, seen: Observations, cam: FloatArray, z: FloatArray)
     return np.stack([K[:, 0, 0], K[:, 1, 1]], 1) * xy + K[:, :2, 2]
 
 
-def _normal_equations(scene: Scene, problem: Problem) -> _Normal:
+def normal_equations(scene: Scene, problem: Problem) -> NormalEquations:
+    """Those of one Gauss-Newton step, each residual weighed as it stands."""
     seen, views, count = problem.observations, len(scene.T), len(scene.points)
     J_pose, J_focal, J_point, error = derivatives(scene, seen)
     of_camera = [J_focal] if seen.drift is None else [J_focal, seen.drift]
@@ -326,7 +327,7 @@ def _normal_equations(scene: Scene, problem: Problem) -> _Normal:
     g[last] += _camera_residual(scene, problem) / sigma
     if problem.kept_distance is not None:
         _add_distance(H, g, scene, *problem.kept_distance)
-    return _Normal(H, g, of_points[..., :3], of_points[..., 3], cross)
+    return NormalEquations(H, g, of_points[..., :3], of_points[..., 3], cross)
 
 
 def _summed(at: IndexArray, size: int, values: FloatArray) -> FloatArray:
@@ -451,7 +452,7 @@ def _inverse_right_jacobian(turn: FloatArray) -> FloatArray:
     return np.asarray(np.eye(3) + W / 2 + share * W @ W)
 
 
-def _reduced(normal: _Normal, damping: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _reduced(normal: NormalEquations, damping: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Schur complement: (D, D) and (D,) of the cameras, and (P, 3, 3) inverses of the points."""
     own = np.einsum("pii->pi", normal.points)
     damped = normal.points.copy()
@@ -469,7 +470,9 @@ def _reduced(normal: _Normal, damping: float) -> tuple[FloatArray, FloatArray, F
     return S, g, inverse
 
 
-def _step(normal: _Normal, problem: Problem, damping: float) -> tuple[FloatArray, FloatArray]:
+def damped_step(
+    normal: NormalEquations, problem: Problem, damping: float
+) -> tuple[FloatArray, FloatArray]:
     """(D,) change of the cameras and (P, 3) of the points."""
     S, g, inverse = _reduced(normal, damping)
     free = problem.unknown

@@ -138,13 +138,17 @@ class Gloss:
 
 
 class Grain:
-    """Noise fixed in space that darkens and lightens some surfaces and leaves others plain."""
+    """Noise fixed in space that darkens and lightens some surfaces and leaves others plain.
+
+    Attributes:
+        strength: by how much at most, as the logarithm of a factor.
+    """
 
     def __init__(self, rng: Rng) -> None:
         """Draw the noise, how strong it is and how much of the room it covers."""
         self._values = rng.standard_normal((LATTICE,) * 3).astype(np.float32)
         self._shift = rng.uniform(0, LATTICE, (OCTAVES + 1, 3))
-        self._strength = float(rng.uniform(0.0, 0.35))
+        self.strength = float(rng.uniform(0.0, 0.35))
         self._bare = float(rng.normal(-0.1, 0.35))
         decay = rng.uniform(0.6, 1.0)
         self._weights = decay ** np.arange(OCTAVES)
@@ -169,7 +173,7 @@ class Grain:
             cell_m = COARSEST_M / 2**octave
             seen = np.clip(1.5 - 2 * pixel_m / cell_m, 0, 1)
             total += weight * seen * self._noise(points, cell_m, octave)
-        factor = np.exp(self._strength * where * total)[..., None]
+        factor = np.exp(self.strength * where * total)[..., None]
         return np.asarray(np.clip(rgb * factor, 0, 255), np.uint8)
 
     def _noise(self, points: FloatArray, cell_m: float, octave: int) -> FloatArray:

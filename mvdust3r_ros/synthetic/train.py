@@ -131,7 +131,9 @@ class Trainer:
         n_ref = n_ref if config.n_ref > 1 else 1
         rng = np.random.default_rng([config.seed, self.step, 11, self.rank])
         count = max(1, config.views_per_step // (views * n_ref if n_ref > 1 else views))
-        batch = draw_batch(rng, self.shards, self._rooms(), count, views, config.middle_reference)
+        batch = draw_batch(
+            rng, self.shards, self.room_count(), count, views, config.middle_reference
+        )
         known = torch.from_numpy(rng.random((count, 1)) >= config.ray_drop).float()
         values = batch.K[:, (0, 1, 0, 1), (0, 1, 2, 2)] * known
         intrinsics = values[:, None].expand(-1, views, -1)
@@ -200,7 +202,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ rooms that still grow
 
-    def _rooms(self) -> int:
+    def room_count(self) -> int:
         """Rooms in the data set at this step, on record so that a replay sees the same."""
         asked = [n for start, n in self._pool if start <= self.step]
         if self.step % LOOK_FOR_ROOMS_EVERY and asked:

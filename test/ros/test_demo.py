@@ -43,12 +43,12 @@ from mvdust3r_ros.ros.message_types import message_class
 from mvdust3r_ros.ros.play.demo import (
     DemoOptions,
     DemoResult,
-    _in_windows,
-    _prepare,
+    keyframes_in,
+    prepare,
     run_demo,
     snapshot_of_files,
 )
-from mvdust3r_ros.ros.play.demo_report import _draw, _tell_numbers
+from mvdust3r_ros.ros.play.demo_report import draw, tell_numbers
 from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence
 from room_bag import BagKind, RoomBag
 
@@ -177,7 +177,7 @@ def test_a_withheld_grid_is_announced_as_missing_the_rest_drawn_and_an_older_map
 ) -> None:
     for name in ("map.pgm", "map.yaml", "map.png", "mine.txt"):
         (tmp_path / name).write_text("of an earlier run")
-    _prepare(tmp_path)
+    prepare(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "log"}
     snapshot = MapSnapshot(
         np.zeros((1, 3), np.float32), np.zeros((1, 3), np.uint8), np.ones(1, np.float32),
@@ -188,7 +188,7 @@ def test_a_withheld_grid_is_announced_as_missing_the_rest_drawn_and_an_older_map
     back = snapshot_of_files(tmp_path, "map")
     assert (back.grid, back.gate_open, len(back.trajectory)) == (None, False, 1)
     nothing = DemoResult(1, {}, 1, Counter(), 0, 0, 0.0, 0.0)
-    _draw(DemoOptions(None, out=tmp_path), nothing, Console(soft_wrap=True))
+    draw(DemoOptions(None, out=tmp_path), nothing, Console(soft_wrap=True))
     assert "no occupancy grid: the scale is unknown" in capsys.readouterr().out
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")  # cloud and path alone
 
@@ -198,10 +198,10 @@ def test_keyframes_that_no_window_held_are_told(capsys: pytest.CaptureFixture[st
     first, second = Time(sec=1), Time(sec=2, nanosec=5)
     stamps = [[first, first, second], [first, second, Time(sec=3)]]
     # two cameras at the first moment
-    assert _in_windows([WindowStatus(keyframe_stamps=s) for s in stamps]) == 4
+    assert keyframes_in([WindowStatus(keyframe_stamps=s) for s in stamps]) == 4
     for left_out, words in ((0, ""), (1, "1 keyframe left out"), (3, "3 keyframes left out")):
         result = DemoResult(9, {}, 9, Counter(), 2, left_out, 0.0, 0.0)
-        _tell_numbers(result, DemoOptions(None, rate=2.0), Console(soft_wrap=True))
+        tell_numbers(result, DemoOptions(None, rate=2.0), Console(soft_wrap=True))
         told = capsys.readouterr().out
         assert words in told
         assert ("--rate than 2 " in told) == bool(left_out)

@@ -194,7 +194,7 @@ def run_demo(options: DemoOptions, report: Report) -> DemoResult:
             depth="" if topics.depth else "name its folder by --depth",
             poses="record odometry or TF" if topics.odom_source == "none" else "",
         )
-    logs = _prepare(options.out)
+    logs = prepare(options.out)
     domain = FIRST_DOMAIN + os.getpid() % DOMAINS
     run = Processes(logs, domain, fastdds_environment())
     try:
@@ -262,7 +262,7 @@ def _look_into(bag: Path, wanted: BagOptions, *, has_depth_maps: bool) -> _Topic
     return _Topics(image, info, odom, depth, images, odom_source, tuple(transforms))
 
 
-def _prepare(out: Path) -> Path:
+def prepare(out: Path) -> Path:
     """Make the folders; remove recording and map of an earlier run, and nothing else."""
     bag, logs = out / "bag", out / "log"
     if bag.exists():
@@ -399,7 +399,7 @@ def _result(control: MapperControl, seconds: float) -> DemoResult:
         keyframes=keyframes,
         verdicts=Counter(Verdict(w.verdict).name.lower() for w in control.windows),
         superseded=int(control.value("engine", "windows superseded") or 0),
-        left_out=max(0, keyframes - _in_windows(control.windows)),
+        left_out=max(0, keyframes - keyframes_in(control.windows)),
         window_ms=times_ms[len(times_ms) // 2] if times_ms else 0.0,
         seconds=seconds,
         last_rejection=next((w.message for w in reversed(control.windows) if w.message), ""),
@@ -408,7 +408,7 @@ def _result(control: MapperControl, seconds: float) -> DemoResult:
     )
 
 
-def _in_windows(windows: Iterable[WindowStatus]) -> int:
+def keyframes_in(windows: Iterable[WindowStatus]) -> int:
     """Keyframes of all windows together, those of several cameras at one time each."""
     held: Counter[tuple[int, int]] = Counter()
     for window in windows:

@@ -76,7 +76,7 @@ def show_demo(options: DemoOptions) -> int:
         console.print(f"no window was mapped, so there is no map: {why}")
         console.print(f"what the nodes said is in {options.out / 'log'}")
         return 1
-    _draw(options, result, console)
+    draw(options, result, console)
     _tell_files(options.out, console)
     return 0
 
@@ -94,7 +94,7 @@ def _play(options: DemoOptions, console: Console) -> DemoResult:
     console.print(f"playing {options.bag} at {options.rate:g} times its speed{engine}")
     with _bar(console) as report:
         result = run_demo(options, report)
-    _tell_numbers(result, options, console)
+    tell_numbers(result, options, console)
     return result
 
 
@@ -142,7 +142,8 @@ def _bar(console: Console) -> Iterator[Report]:
             bar.update(task, visible=bar.tasks[0].completed > 0)
 
 
-def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) -> None:
+def tell_numbers(result: DemoResult, options: DemoOptions, console: Console) -> None:
+    """What came of the images, keyframes and windows."""
     verdicts = ", ".join(
         f"{n} {verdict_words(Verdict[name.upper()])}"
         for name, n in sorted(result.verdicts.items())
@@ -164,7 +165,8 @@ def _tell_numbers(result: DemoResult, options: DemoOptions, console: Console) ->
         )
 
 
-def _draw(options: DemoOptions, result: DemoResult, console: Console) -> None:
+def draw(options: DemoOptions, result: DemoResult, console: Console) -> None:
+    """Draw the saved map beside its files; what cannot be drawn is said."""
     snapshot = replace(snapshot_of_files(options.out, "map"), scale=result.scale)
     if snapshot.grid is None:
         console.print(NO_GRID)
