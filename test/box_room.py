@@ -77,7 +77,8 @@ class BoxRoom:
         depth = to_walls.min(-1)
         enter, leave = np.minimum(to_low, to_high).max(-1), np.maximum(to_low, to_high).min(-1)
         hit = (enter < leave) & (enter > 0)
-        return np.where(hit, np.minimum(depth, enter), depth).astype(np.float32)
+        nearest: FloatArray = np.where(hit, np.minimum(depth, enter), depth).astype(np.float32)
+        return nearest
 
     def image(self, T_world_cam: FloatArray) -> ImageArray:
         """Tiles of 25 cm, each with a colour of its own."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 30.0
 # Where `demo` and `evaluate --mode live` do not go, and their ports are not for outgoing traffic.
-DOMAINS = (*range(1, 20), *range(215, 233))
+DOMAINS: tuple[int, ...] = (*range(1, 20), *range(215, 233))
 
 
 @contextmanager

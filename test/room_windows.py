@@ -61,7 +61,8 @@ class Scene:
         first = invert_se3(self.poses[ids[0]])
         S = Sim3(scale, first[:3, :3], scale * first[:3, 3])
         T_odom_world = np.eye(4) if T_odom_world is None else T_odom_world
-        frames, points, poses = [], [], []
+        frames, points = [], []
+        poses: list[ViewPose | None] = []
         for i in ids:
             T_odom = T_odom_world @ self.poses[i] if odometry else None
             frames.append(Keyframe(i, i, View(BLANK, self.room.K, T_odom), "camera"))

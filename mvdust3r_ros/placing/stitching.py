@@ -419,7 +419,11 @@ class Stitcher:
                 )
 
     def check_odometry(self, geometry: WindowGeometry, placement: Placement) -> None:
-        """Compare the motion over the window with what odometry measured."""
+        """Compare the motion over the window with what odometry measured.
+
+        Raises:
+            WindowError: they differ by more than the settings allow.
+        """
         T_map_cam, T_odom_cam = (
             np.array(list(d.values())) for d in self._on_odometry(geometry, placement)
         )

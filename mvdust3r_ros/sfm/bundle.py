@@ -473,7 +473,11 @@ def _reduced(normal: NormalEquations, damping: float) -> tuple[FloatArray, Float
 def damped_step(
     normal: NormalEquations, problem: Problem, damping: float
 ) -> tuple[FloatArray, FloatArray]:
-    """(D,) change of the cameras and (P, 3) of the points."""
+    """(D,) change of the cameras and (P, 3) of the points.
+
+    Raises:
+        BundleError: the observations leave some pose undetermined.
+    """
     S, g, inverse = _reduced(normal, damping)
     free = problem.unknown
     step = np.zeros(problem.size)

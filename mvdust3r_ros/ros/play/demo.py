@@ -263,7 +263,14 @@ def _look_into(bag: Path, wanted: BagOptions, *, has_depth_maps: bool) -> _Topic
 
 
 def prepare(out: Path) -> Path:
-    """Make the folders; remove recording and map of an earlier run, and nothing else."""
+    """Make the folders; remove recording and map of an earlier run, and nothing else.
+
+    Returns:
+        Where the logs go.
+
+    Raises:
+        DemoError: what lies where the recording goes is none.
+    """
     bag, logs = out / "bag", out / "log"
     if bag.exists():
         if not (bag / "metadata.yaml").exists() and any(bag.glob("[!.]*")):
