@@ -50,12 +50,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
     "geometry": ["test_geometry.py"],
     "window.window_geometry": ["test_window_geometry.py"],
-    "placing.stitching": ["test_stitching.py"],
-    "placing.known_points": ["test_known_points.py"],
+    "placing.stitching": ["test_stitching.py", "test_posed_engine.py"],
+    "placing.known_points": [
+        "test_known_points.py", "test_keyframe_graph.py", "test_posed_engine.py",
+    ],
     "placing.scale": ["test_scale.py", "test_scale_evidence.py"],
     "graph.keyframe_graph": ["test_keyframe_graph.py", "test_loops.py"],
     "drawing.occupancy": ["test_occupancy.py"],
-}
+}  # fmt: skip
 # Imported once, before the forks; nothing of the package itself.
 HEAVY = [
     "cv2", "hypothesis.extra.numpy", "scipy.ndimage", "scipy.optimize", "scipy.sparse.linalg",

@@ -156,6 +156,9 @@ def test_odometrys_frame_goes_along_with_the_keyframe_that_says_where_it_is(
         np.testing.assert_allclose(gone.T_map_odom, graph.T_map_odom, atol=1e-12)
         expected = ASIDE @ graph.T_map_odom
         np.testing.assert_allclose(gone.at(moved(gone)).T_map_odom, expected, atol=1e-12)
+    earlier = graph.tied_to(graph.keyframes[5].keyframe)
+    for ids in ([11, 9], [3, 0]):  # others that leave have no say in it
+        assert np.array_equal(earlier.without(ids).T_map_odom, earlier.T_map_odom)
     silent = replace(graph.keyframes[5].keyframe, view=replace(
         graph.keyframes[5].keyframe.view, T_odom_cam=None
     ))  # fmt: skip

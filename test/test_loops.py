@@ -411,6 +411,23 @@ def test_the_last_keyframe_stays() -> None:
     assert len(graph.path()) == 40
 
 
+@pytest.mark.parametrize("known", [MAX_TIES - 1, MAX_TIES])
+def test_a_closure_is_handed_on_up_to_so_many_of_both_ends(known: int) -> None:
+    graph = true_square()
+    poses = graph.poses
+    pairs = [
+        (6, 20),
+        *((5, k) for k in range(25, 25 + known)),
+        *((20, k) for k in range(30, 30 + known)),
+    ]
+    ties = [
+        replace(relative_edge(a, b, poses[a], poses[b], 0.02, 0.01), robust=True) for a, b in pairs
+    ]
+    left = replace(graph, edges=(*graph.edges, *ties)).without([6])  # 5 takes its place
+    handed_on = [(e.a, e.b) for e in left.edges if e.robust and {e.a, e.b} == {5, 20}]
+    assert handed_on == ([(5, 20)] if known < MAX_TIES else [])
+
+
 # Candidates
 
 NEAR = LoopSettings(min_gap=18, min_windows=1)

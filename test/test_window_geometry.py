@@ -87,6 +87,7 @@ def test_a_view_sights_what_lies_before_it_in_its_image(scene: Scene, index: int
 def test_a_view_sights_its_own_points_at_their_pixels(scene: Scene) -> None:
     geometry = scene.window(range(4), 2.0)
     found = geometry.sighted(2, geometry.points[2].reshape(-1, 3).astype(float))
+    assert np.arange(96)[geometry.thin].tolist() == list(range(2, 96, 4))
     pixels = np.indices(geometry.conf.shape[1:]).reshape(2, -1)
     assert np.array_equal(np.stack([found.row, found.col]), pixels)
     np.testing.assert_allclose(found.depth, geometry.depth(2).ravel(), rtol=1e-5)
@@ -179,6 +180,18 @@ def test_views_that_see_through_each_other_both_ways_contradict_each_other_twice
     spoiled = replace(good, points=points)
     assert spoiled.worst_conflict() == pytest.approx(0.5, abs=0.02)
     assert conflict_pair_by_pair(spoiled) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(("pixels", "conflict"), [(40, 0.0), (50, 0.5)])
+def test_views_with_few_pixels_in_common_are_not_compared(
+    scene: Scene, pixels: int, conflict: float
+) -> None:
+    """43 of the 432 pixels of both are a fifth of a view together."""
+    good = scene.window([8, 8])
+    points, conf = good.points.copy(), np.ones_like(good.conf)
+    points[1] *= 0.5
+    conf[:, 4:9, 4 : 4 + pixels // 5] = 3.0
+    assert replace(good, points=points, conf=conf).worst_conflict() == pytest.approx(conflict)
 
 
 def test_what_lies_behind_a_camera_is_seen_through_by_nobody(scene: Scene) -> None:
