@@ -301,7 +301,8 @@ class Inputs:
     def _say(self, prefix: str, kind: str, why: str) -> None:
         """Report what an image lacks of camera_info or depth; the image is used without."""
         if kind == DEPTH:
-            self._report("no_depth" if why == NO_DEPTH else "depth", f"{prefix}depth: {why}")
+            reason = "no_depth" if why == NO_DEPTH else "depth"
+            self._report(reason, f"{prefix}depth: {why}; the image is used without")
         elif why != NO_INFO:  # diagnostics tell of silent topics
             self._report("no_calibration", why)
 
