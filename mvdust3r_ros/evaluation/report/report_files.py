@@ -211,8 +211,8 @@ def describe_report(report: dict[str, Any], out: Path, capsules: Sequence[Path] 
     lines += [f"note: {note}" for note in report["notes"]]
     if capsules:
         lines.append(
-            f"{plural(len(capsules), 'capsule')} of rejected windows: mvdust3r_ros evaluate "
-            f"--capsule {capsules[0]}"
+            f"{plural(len(capsules), 'rejected window')} kept; to run one again: "
+            f"mvdust3r_ros evaluate --replay {capsules[0]}"
         )
     return "\n".join([*lines, f"{out / 'report.html'}"])
 
