@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The commands that judge recordings: `evaluate BAG...`, `compare REPORT...`."""
+"""Commands that evaluate recordings: `evaluate BAG...`, `compare REPORT...`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the words of several commands share: lists, progress, the type of a command tree."""
+"""Shared parts of the command line: help, argument types, progress, renamed options."""
 
 from __future__ import annotations
 

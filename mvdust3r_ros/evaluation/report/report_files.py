@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""report.json and report.html of one evaluated recording."""
+"""Write report.json and report.html of one evaluated recording."""
 
 from __future__ import annotations
 
