@@ -88,7 +88,7 @@ def add_old_name(parser: argparse.ArgumentParser, old: str, new: argparse.Action
     """
     parser.add_argument(
         old, action=_OldName, new=new, dest=new.dest, nargs=new.nargs, const=new.const,
-        type=new.type, default=argparse.SUPPRESS, help=argparse.SUPPRESS,
+        type=new.type or str, default=argparse.SUPPRESS, help=argparse.SUPPRESS,
     )  # fmt: skip
 
 
