@@ -28,12 +28,17 @@ from pathlib import Path
 from mvdust3r_ros.commands.evaluate import DEFAULT_OUT, add_compare, add_evaluate
 from mvdust3r_ros.commands.network import add_engine, add_golden, add_weights
 from mvdust3r_ros.commands.setup import add_setup_python
-from mvdust3r_ros.commands.synthetic import SYNTHETIC, add_evaluate_flats, add_evaluate_rooms
+from mvdust3r_ros.commands.synthetic import (
+    add_evaluate_flats,
+    add_evaluate_rooms,
+    synthetic_in_one_word,
+)
 from mvdust3r_ros.commands.words import (
     Commands,
     HelpText,
     add_command,
     add_frames,
+    add_old_name,
     bag_options,
     parse,
     progress,
@@ -68,13 +73,14 @@ def _add_synth(commands: Commands) -> None:
     kinds = synth.add_subparsers(dest="kind", required=True, metavar="WHAT")
     bag = add_command(
         kinds, "bag", "a drive as a ROS 2 bag, ground truth beside it",
-        "mvdust3r_ros synth bag --seed 4 --flat --out flat",
+        "mvdust3r_ros synth bag --seed 4 --apartment --out apartment",
     )  # fmt: skip
     bag.add_argument("--seed", type=int, default=0, help="which scene (default %(default)s)")
     bag.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     bag.add_argument("--frames", type=int, default=80, help="frames (default %(default)s)")
     bag.add_argument("--size", type=_size, default=(240, 320), metavar="WxH", help="image size")
-    bag.add_argument("--flat", action="store_true", help="several rooms instead of one")
+    several = bag.add_argument("--apartment", action="store_true", help="several rooms, not one")
+    add_old_name(bag, "--flat", several)
     bag.add_argument("--walker", action="store_true", help="a person walks about")
     bag.add_argument("--raw", action="store_true", help="raw images instead of JPEG")
     bag.add_argument("--no-odometry", action="store_true", help="no odometry and no TF")
@@ -97,7 +103,7 @@ def _synth_bag(args: argparse.Namespace) -> int:
     from mvdust3r_ros.synthetic.sequence import SequenceConfig
 
     drive = SequenceConfig(
-        seed=args.seed, frames=args.frames, hw=args.size, flat=args.flat, walker=args.walker
+        seed=args.seed, frames=args.frames, hw=args.size, flat=args.apartment, walker=args.walker
     )
     config = BagConfig(drive, not args.raw, not args.no_odometry, args.drift)
     with progress("frames") as report:
@@ -308,10 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = build_parser()
     argcomplete.autocomplete(parser)
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["evaluate"] and words[1:2] and words[1] in SYNTHETIC:
-        words[:2] = [SYNTHETIC[words[1]]]
-    args = parse(parser, words)
+    args = parse(parser, synthetic_in_one_word(sys.argv[1:] if argv is None else argv))
     run: Command = args.run
     try:
         with explain_missing():

@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 from mvdust3r_ros.cli import build_parser, main
+from mvdust3r_ros.commands.synthetic import synthetic_in_one_word
 from mvdust3r_ros.commands.words import progress
 
 
@@ -56,9 +57,29 @@ def test_help_shows_an_example_that_parses(prog: str) -> None:
     assert example is not None
     if "\n" not in example:
         words = example.partition("mvdust3r_ros ")[2].partition(">")[0].split()
-        if words[:2] in (["evaluate", "rooms"], ["evaluate", "flats"]):
+        if words[:2] in (["evaluate", "rooms"], ["evaluate", "apartments"]):
             words[:2] = ["-".join(words[:2])]
         build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("evaluate flats --seeds 1:2 --out o", "evaluate apartments --seeds 1:2 --out o"),
+        ("evaluate-flats --out o", "evaluate apartments --out o"),
+        ("evaluate --capsule folder", "evaluate --replay folder"),
+        ("evaluate bag --no-capsules", "evaluate bag --no-dumps"),
+        ("synth bag --flat --out o", "synth bag --apartment --out o"),
+    ],
+)
+def test_an_old_name_does_the_same_with_a_warning(
+    old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [build_parser().parse_args(synthetic_in_one_word(w.split())) for w in (old, new)]
+    assert len({str({**vars(args), "parser": None}) for args in given}) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.endswith("; the next release drops the old name\n")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +98,7 @@ def test_the_tab_key_completes(typed: str, offered: set[str], tmp_path: Path) ->
     assert {w.strip() for w in out.read_text().split("\n")} == {w.strip() for w in offered}
 
 
-@pytest.mark.parametrize("words", [("synth", "bag", "--out"), ("evaluate", "flats", "--out")])
+@pytest.mark.parametrize("words", [("synth", "bag", "--out"), ("evaluate", "apartments", "--out")])
 @pytest.mark.slow
 def test_a_command_that_needs_pytorch_says_so_in_one_line(
     words: tuple[str, ...], tmp_path: Path
@@ -109,7 +130,7 @@ def test_a_speed_is_a_number_above_zero(
     ("words", "usage"),
     [
         ("evaluate my_bag --speed 2", "evaluate "),
-        ("evaluate flats --out x --speed 2", "evaluate-flats "),
+        ("evaluate apartments --out x --speed 2", "evaluate-apartments "),
         ("map my_bag --speed 2", "map "),
         ("synth bag --out room --speed 2", "synth bag "),
         ("engine info models/mvs --speed 2", "engine info "),
@@ -135,7 +156,7 @@ def test_an_unknown_option_shows_the_usage_of_its_command(
         "map bag --out {}",
         "evaluate bag --out {}",
         "evaluate rooms --out {}",
-        "evaluate flats --out {}",
+        "evaluate apartments --out {}",
         "compare a b --out {}/page.html",
         "synth bag --out {}",
         "synth rooms --out {}",

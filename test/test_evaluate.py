@@ -333,7 +333,7 @@ def test_ctrl_c_leaves_a_valid_partial_report(
 
 
 def test_rooms_and_flats_are_still_there(capsys: pytest.CaptureFixture[str]) -> None:
-    for kind, words in (("rooms", "--views"), ("flats", "--drift")):
+    for kind, words in (("rooms", "--views"), ("apartments", "--drift")):
         with pytest.raises(SystemExit) as ended:
             main(["evaluate", kind, "--help"])
         assert ended.value.code == 0

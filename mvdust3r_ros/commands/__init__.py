@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The commands: arguments in, words out, and the calls behind `map` and `evaluate`."""
+"""The commands: parse arguments, call the package, print the result."""

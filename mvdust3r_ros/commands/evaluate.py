@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The commands that judge recordings: `evaluate BAG...`, `compare REPORT...`."""
+"""Commands that evaluate recordings: `evaluate BAG...`, `compare REPORT...`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from mvdust3r_ros.commands.words import (
     Commands,
     add_command,
     add_frames,
+    add_old_name,
     bag_options,
     progress,
     speed,
@@ -46,10 +47,10 @@ examples:
   mvdust3r_ros evaluate walk.mp4 --intrinsics phone.yaml
   mvdust3r_ros evaluate bags/* --jobs 4             one report each, and a table
   mvdust3r_ros evaluate my_bag --mode live --rate 2
-  mvdust3r_ros evaluate --capsule evaluation/my_bag/capsule-0003
-judged on synthetic scenes with exact truth:
+  mvdust3r_ros evaluate --replay evaluation/my_bag/capsule-0003
+on synthetic scenes with exact truth:
   mvdust3r_ros evaluate rooms --help
-  mvdust3r_ros evaluate flats --help
+  mvdust3r_ros evaluate apartments --help
 """
 
 
@@ -86,8 +87,14 @@ def add_evaluate(commands: Commands) -> None:
         "--require", default="", metavar="LIMITS",
         help='exit with 1 unless they hold, for example "ate_m<0.1,grid_iou>0.6"',
     )  # fmt: skip
-    parser.add_argument("--capsule", type=Path, metavar="DIR", help="run a rejected window again")
-    parser.add_argument("--no-capsules", action="store_true", help="do not keep rejected windows")
+    replay = parser.add_argument(
+        "--replay", type=Path, metavar="DIR", help="run a rejected window again"
+    )
+    add_old_name(parser, "--capsule", replay)
+    no_dumps = parser.add_argument(
+        "--no-dumps", action="store_true", help="do not keep rejected windows"
+    )
+    add_old_name(parser, "--no-capsules", no_dumps)
     parser.add_argument(
         "--mode", choices=("lockstep", "live"), default="lockstep",
         help="lockstep: every image, nothing dropped, the same numbers each time (default); live: "
@@ -138,10 +145,10 @@ def _add_topics(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    if args.capsule is not None:
+    if args.replay is not None:
         return _replay(args)
     if not args.recordings:
-        args.parser.error("name a recording, or a capsule by --capsule")
+        args.parser.error("name a recording, or a rejected window by --replay")
     from mvdust3r_ros.evaluation.report.report_files import describe_report, why_nothing
     from mvdust3r_ros.evaluation.report.requirements import failures, parse_requirements
 
@@ -223,7 +230,7 @@ def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
             topics=topics,
             files=files,
             truth=truth,
-            capsules=not args.no_capsules,
+            capsules=not args.no_dumps,
             mode=args.mode,
             rate=args.rate,
         )
@@ -249,7 +256,7 @@ def _replay(args: argparse.Namespace) -> int:
     from mvdust3r_ros.engines.create import EngineOptions, create_engine
     from mvdust3r_ros.evaluation.capsules import describe_replay, read_capsule, replay_capsule
 
-    capsule = read_capsule(args.capsule)
+    capsule = read_capsule(args.replay)
     config = None if args.params is None else load_config(args.params)
     rules = (config or capsule.config).engine
     engine = create_engine(args.engine or capsule.engine, EngineOptions(rules.threads))

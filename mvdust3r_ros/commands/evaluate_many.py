@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Many recordings: one after the other, in processes, or as tasks on a Ray cluster."""
+"""Evaluate many recordings: in sequence, in processes, or as tasks on a Ray cluster."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One recording to one report: what `mvdust3r_ros evaluate` does for each of its inputs."""
+"""Evaluate one recording and write its report, as `mvdust3r_ros evaluate` does for each input."""
 
 from __future__ import annotations
 

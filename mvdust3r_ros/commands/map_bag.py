@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A bag to a map, as fast as it goes: no messages, the same mapper."""
+"""Map a bag as fast as possible, with the node's mapper but without ROS messages."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Commands on the network itself: `golden`, `weights`, `engine`."""
+"""Commands for the network itself: `golden`, `weights`, `engine`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""`mvdust3r_ros setup-python`: what apt does not have, without touching the system's Python."""
+"""`mvdust3r_ros setup-python`: install what apt lacks without touching the system's Python."""
 
 from __future__ import annotations
 

@@ -12,31 +12,51 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The commands that judge an engine on synthetic scenes: `evaluate rooms`, `evaluate flats`."""
+"""Commands that evaluate an engine on synthetic scenes: `evaluate rooms` and `apartments`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvdust3r_ros.commands.words import Commands, add_command, number_list, progress, seeds
+from mvdust3r_ros.commands.words import (
+    Commands,
+    add_command,
+    number_list,
+    progress,
+    seeds,
+    warn_renamed,
+)
 
 if TYPE_CHECKING:
     from mvdust3r_ros.engines.base import Engine
 
 HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
 BASELINE_SEEDS = range(8_500_000, 8_500_060)
-SYNTHETIC = {"rooms": "evaluate-rooms", "flats": "evaluate-flats"}
+SYNTHETIC = {"rooms": "evaluate-rooms", "apartments": "evaluate-apartments"}
 """Word after `evaluate` -> the command it stands for, which completion knows by one word."""
+
+
+def synthetic_in_one_word(words: Sequence[str]) -> list[str]:
+    """The words of a call, with `evaluate rooms` and the like as their command."""
+    given = list(words)
+    for old in (["evaluate", "flats"], ["evaluate-flats"]):
+        if given[: len(old)] == old:
+            warn_renamed(" ".join(old), "evaluate apartments")
+            given[: len(old)] = ["evaluate", "apartments"]
+    if given[:1] == ["evaluate"] and given[1:2] and given[1] in SYNTHETIC:
+        given[:2] = [SYNTHETIC[given[1]]]
+    return given
 
 
 def add_evaluate_rooms(commands: Commands) -> None:
     """`evaluate rooms`: synthetic rooms by seed."""
     rooms = add_command(
         commands, SYNTHETIC["rooms"],
-        "`evaluate rooms`: judge an engine on synthetic rooms by seed",
+        "`evaluate rooms`: score an engine on synthetic rooms by seed",
         "mvdust3r_ros evaluate rooms --seeds 7500000:7500020 --views 8 --out rooms",
     )  # fmt: skip
     rooms.add_argument("--seeds", type=seeds, default=HELD_OUT_SEEDS, metavar="A:B")
@@ -49,43 +69,47 @@ def add_evaluate_rooms(commands: Commands) -> None:
         help="map whole paths as well, by the first N seeds; 0 for none (default %(default)s)",
     )  # fmt: skip
     rooms.add_argument(
-        "--path", type=float, default=20.0, metavar="M", help="their way (default %(default)s)"
+        "--path", type=float, default=20.0, metavar="M", help="their length (default %(default)s)"
     )
     rooms.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
     rooms.set_defaults(run=_evaluate_rooms)
 
 
 def add_evaluate_flats(commands: Commands) -> None:
-    """`evaluate flats`: drives through synthetic flats."""
-    flats = add_command(
-        commands, SYNTHETIC["flats"],
-        "`evaluate flats`: drives through synthetic flats with drifting odometry",
-        "mvdust3r_ros evaluate flats --seeds 9000:9003 --out flats",
+    """`evaluate apartments`: drives through synthetic apartments."""
+    apartments = add_command(
+        commands, SYNTHETIC["apartments"],
+        "`evaluate apartments`: drives through synthetic apartments with drifting odometry",
+        "mvdust3r_ros evaluate apartments --seeds 9000:9003 --out apartments",
     )  # fmt: skip
-    flats.add_argument("--seeds", type=seeds, default=range(9000, 9003), metavar="A:B")
-    flats.add_argument(
+    apartments.add_argument("--seeds", type=seeds, default=range(9000, 9003), metavar="A:B")
+    apartments.add_argument(
         "--engine", default="oracle", metavar="DIR|oracle", help="default: truth with noise"
     )
-    flats.add_argument("--params", type=Path, metavar="YAML", help="settings of the mapper")
-    flats.add_argument("--path", type=float, default=60.0, metavar="M", help="way of a drive")
-    flats.add_argument(
-        "--corrupt", type=float, default=0.0, metavar="SHARE", help="share of spoiled windows"
+    apartments.add_argument("--params", type=Path, metavar="YAML", help="settings of the mapper")
+    apartments.add_argument(
+        "--path", type=float, default=60.0, metavar="M", help="length of a drive"
     )
-    flats.add_argument(
+    apartments.add_argument(
+        "--corrupt", type=float, default=0.0, metavar="SHARE", help="share of corrupted windows"
+    )
+    apartments.add_argument(
         "--drift", type=float, default=0.02,
         help="of odometry, a random walk: one-sigma of a metre (default %(default)s)",
     )  # fmt: skip
-    flats.add_argument(
+    apartments.add_argument(
         "--odom-bias", type=float, default=0.0, metavar="SHARE",
         help="one-sigma of a length error of odometry that stays the same over a drive",
     )  # fmt: skip
-    flats.add_argument(
+    apartments.add_argument(
         "--loops", action=argparse.BooleanOptionalAction, default=True,
         help="close loops, and drive again without to compare",
     )  # fmt: skip
-    flats.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
-    flats.add_argument("--out", type=Path, required=True, metavar="DIR")
-    flats.set_defaults(run=_evaluate_flats)
+    apartments.add_argument(
+        "--threads", type=int, default=2, help="CPU threads (default %(default)s)"
+    )
+    apartments.add_argument("--out", type=Path, required=True, metavar="DIR")
+    apartments.set_defaults(run=_evaluate_flats)
 
 
 def _evaluate_rooms(args: argparse.Namespace) -> int:
@@ -113,7 +137,7 @@ def _evaluate_rooms(args: argparse.Namespace) -> int:
 
 
 def _map_paths(args: argparse.Namespace, engine: Engine) -> str:
-    """The maps of whole paths through flats that are held out, too; their table."""
+    """Map whole paths through held-out apartments as well; their table."""
     from mvdust3r_ros.config import MapperConfig, with_values
     from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions
     from mvdust3r_ros.evaluation.trials.flats import evaluate_flats, format_flats
@@ -143,7 +167,7 @@ def _evaluate_flats(args: argparse.Namespace) -> int:
     if not needs_truth(args.engine):
         engine = create_engine(args.engine, EngineOptions(threads=args.threads))
         options = replace(options, hw=engine.describe().image_hw)
-    with progress("flats") as report:
+    with progress("apartments") as report:
         results = evaluate_flats(args.seeds, config, options, args.out, engine, report)
     print(format_flats(results))
     print(f"{args.out}: results.json and table.md")

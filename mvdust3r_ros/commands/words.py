@@ -12,12 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the words of several commands share: lists, progress, the type of a command tree."""
+"""Shared parts of the command line: help, argument types, progress, renamed options."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -72,6 +73,43 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
         command: argparse.ArgumentParser = args.parser
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
+
+
+class _OldName(argparse.Action):
+    """An option by its old name: warns, and does what the option does."""
+
+    def __init__(self, *args: Any, new: argparse.Action, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._new = new
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        warn_renamed(str(option_string), self._new.option_strings[0])
+        self._new(parser, namespace, values, option_string)
+
+
+def add_old_name(parser: argparse.ArgumentParser, old: str, new: argparse.Action) -> None:
+    """Let a renamed option work by its old name too, with a warning.
+
+    Args:
+        parser: of the command.
+        old: the name before; the help does not show it.
+        new: the option.
+    """
+    parser.add_argument(
+        old, action=_OldName, new=new, dest=new.dest, nargs=new.nargs, const=new.const,
+        type=new.type or str, default=argparse.SUPPRESS, help=argparse.SUPPRESS,
+    )  # fmt: skip
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Say on stderr that a command or an option has another name now."""
+    sys.stderr.write(f"mvdust3r_ros: {old} is now {new}; the next release drops the old name\n")
 
 
 def number_list(text: str) -> list[int]:

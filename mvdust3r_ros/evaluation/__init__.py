@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Judging results against the truth: numbers, pictures, runs over recordings."""
+"""Evaluation against ground truth: metrics, plots, runs over recordings."""

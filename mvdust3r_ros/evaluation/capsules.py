@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Rejected windows as folders of plain files, to look at and to run again."""
+"""Dumps of rejected windows: folders of plain files, to inspect and to run again."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How much of a drive its map speaks of."""
+"""How much of a drive the map covers."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a reader has to know before the good numbers of a report: one sentence for each."""
+"""Caveats that qualify the numbers of a report, one sentence each."""
 
 from __future__ import annotations
 

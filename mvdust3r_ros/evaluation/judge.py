@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A run against the truth: every number and curve of a report."""
+"""Scoring of a run against ground truth: every number and curve of a report."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Every frame of a recording through the mapper, watched: deterministic, nothing dropped."""
+"""Run a recording through the mapper frame by frame: deterministic, no frame dropped."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A recording through the mapper, and what became of every frame and window."""
+"""Run a recording through the mapper and record the outcome of every frame and window."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The floor under true points: of all views together, so that no table is taken for it."""
+"""Estimate the true floor from all views together, so that no table is mistaken for it."""
 
 from __future__ import annotations
 

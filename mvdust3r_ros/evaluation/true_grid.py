@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The true grid, by counting: what true points say of each cell, without rays and without votes.
+"""The true grid, by counting true points per cell, without ray casting or votes.
 
-These rules are not the mapper's, on purpose: an error that both grids share would not show.
+The rules differ from the mapper's on purpose: an error common to both grids would not show.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What recorded depth and true poses show, to hold the map against."""
+"""The ground-truth map, from recorded depth and true poses."""
 
 from __future__ import annotations
 

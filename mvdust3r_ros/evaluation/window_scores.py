@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the network gave for each window of a recording, against recorded depth and poses."""
+"""Score the network's prediction for each window against recorded depth and poses."""
 
 from __future__ import annotations
 

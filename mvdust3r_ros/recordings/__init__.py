@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Everything that can be read: bags, folders, videos, truth, intrinsics."""
+"""Readers for bags, image folders, videos, ground truth and intrinsics."""

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A recorded bag (MCAP, sqlite3, ROS 1) to frames; needs no ROS installation."""
+"""Frames from a recorded bag (MCAP, sqlite3, ROS 1), without a ROS installation."""
 
 from __future__ import annotations
 

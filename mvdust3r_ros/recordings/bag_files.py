@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The files of a bag as one reader, whichever release or recorder wrote them.
+"""One reader for the files of a bag of any release and recorder.
 
-Storage files speak for themselves. `metadata.yaml` only says which of them belong together, so
-nothing is lost where it is missing, counts nothing, or was edited by hand.
+The storage files are read on their own. `metadata.yaml` only lists which of them belong together,
+so nothing is lost if it is missing, has no counts, or was edited by hand.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Messages of an open bag, with one clear error for each way they can be damaged."""
+"""Messages of an open bag, with a clear error for each kind of damage."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A bag as a recording to evaluate: its images, and truth and depth from topics or files."""
+"""A bag as a recording to evaluate, with truth and depth from topics or files."""
 
 from __future__ import annotations
 

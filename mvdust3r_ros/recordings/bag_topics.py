@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which topics of a bag are meant: the camera, its calibration, the odometry of its robot."""
+"""Choose the topics of a bag: camera, camera_info and odometry of its robot."""
 
 from __future__ import annotations
 

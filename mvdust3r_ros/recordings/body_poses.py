@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Poses of a robot's body, as EuRoC and TUM-VI keep them, to poses of the camera."""
+"""Convert body poses, as in EuRoC and TUM-VI, to camera poses."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Intrinsics from a file, in the forms that ROS, OpenCV, Kalibr, COLMAP and data sets have."""
+"""Read intrinsics from files of ROS, OpenCV, Kalibr, COLMAP and common data sets."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The forms in which people keep intrinsics, each to a `CameraModel`."""
+"""Parse the common forms of intrinsics into a `CameraModel`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Depth maps kept as PNG files beside a bag."""
+"""Depth images stored as PNG files next to a bag."""
 
 from __future__ import annotations
 

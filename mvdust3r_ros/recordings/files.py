@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Recordings that are no bags: which layout a path has, and the recording behind it."""
+"""Recordings other than bags: detect the layout of a path and open it."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Images on disk as frames: what every layout of folders comes down to."""
+"""Frames from image files on disk, the common form of all folder layouts."""
 
 from __future__ import annotations
 

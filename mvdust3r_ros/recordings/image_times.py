@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""When images were taken, as their names or a list beside them say."""
+"""Time stamps of images, from their file names or from a list next to them."""
 
 from __future__ import annotations
 

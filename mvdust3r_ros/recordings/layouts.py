@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Folders of images as people have them: TUM RGB-D, 7-Scenes, ScanNet, or just images."""
+"""Folder layouts: TUM RGB-D, 7-Scenes, ScanNet, or plain images."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A file as it should have been: cut where it is whole, mended in places, with an end after it."""
+"""A damaged file as it should be: truncated where it is intact, patched, with a new end."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What can be evaluated: a recording of any kind as frames, with its truth where there is one."""
+"""A recording of any kind as frames, with its ground truth if there is one."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A synthetic drive as a ROS 2 bag with exact ground truth beside it; needs no ROS."""
+"""Write a synthetic drive as a ROS 2 bag with exact ground truth; needs no ROS."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Text files of numbers as people have them: any code page, separator and unit of time."""
+"""Parse text tables of numbers in any encoding, separator and unit of time."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""MCAP files of recorders that were killed, wrote no index or no profile, for rosbags to read."""
+"""Make MCAP files without an end, an index or a profile readable for rosbags."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A bag of ROS 1 whose recorder was killed: its chunks, with the index that was never written."""
+"""Rebuild the index of a ROS 1 bag whose recorder was killed."""
 
 from __future__ import annotations
 

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""ROS 2 and bags: messages to datatypes and back; the nodes."""
+"""The ROS 2 nodes, and the conversion of datatypes to messages."""

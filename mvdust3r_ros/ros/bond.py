@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The bond of Nav2's lifecycle manager, where `bondpy` is installed."""
+"""The bond with Nav2's lifecycle manager, if `bondpy` is installed."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The grid: whole on a latched topic, and what changed on `_updates`, as Nav2 takes it."""
+"""Publish the grid on a latched topic, and its changes on `_updates`, as Nav2 expects."""
 
 from __future__ import annotations
 

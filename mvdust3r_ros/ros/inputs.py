@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The node's subscriptions: images, and what belongs to the time of each image."""
+"""The node's subscriptions: images, and the data that belongs to the time of each image."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the launch files work out before they start anything; needs neither launch nor Nav2."""
+"""What the launch files compute before they start anything; needs neither launch nor Nav2."""
 
 from __future__ import annotations
 

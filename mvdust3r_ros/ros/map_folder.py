@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where maps may be saved."""
+"""Restrict map files to the map folder."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the oracle engine needs beside images, asked before anything is read or started."""
+"""Check that the oracle engine has the inputs it needs before anything starts."""
 
 from __future__ import annotations
 

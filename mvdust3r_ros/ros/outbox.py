@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Spreads the clouds of a window over time: a costmap uses one cloud in each of its updates.
+"""Spread the clouds of a window over time, because a costmap uses one cloud per update.
 
-Nav2 with `observation_persistence: 0.0` keeps the newest cloud alone and looks at it when it
-updates, by its wall clock; of clouds in a burst all but the last are lost. So the time between two
-clouds is one of the steady clock, whatever ROS time does.
+With `observation_persistence: 0.0` Nav2 keeps only the newest cloud and uses it at its next
+update, on the wall clock; of a burst of clouds it loses all but the last. So the time between two
+clouds is measured on the steady clock, independent of ROS time.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Datatypes to outgoing messages."""
+"""Convert datatypes to outgoing messages."""
 
 from __future__ import annotations
 

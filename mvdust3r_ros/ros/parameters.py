@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The node's parameters: declared from the settings, checked when they change."""
+"""The node's parameters: declared from the settings, validated on change."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Two threads between the callbacks and the map, and an exact account of every image.
+"""Two threads between the callbacks and the map, with exact counters of every image.
 
 Callbacks put images into a short queue and return. The intake thread decodes them and asks the
 mapper for keyframes; the inference thread maps the newest complete window. Needs no ROS.

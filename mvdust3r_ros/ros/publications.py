@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The node's map topics."""
+"""Publishers of the node's map topics."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Quality of service of each topic, and misfits in words."""
+"""Quality of service of each topic, and messages about mismatches."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Who else publishes a transform that the node publishes: TF then jumps between the two."""
+"""Detect other publishers of the node's transforms, between which TF would jump."""
 
 from __future__ import annotations
 

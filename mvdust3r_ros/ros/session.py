@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the node holds from `configure` to `cleanup`: the mapper with its inputs and outputs."""
+"""A session from `configure` to `cleanup`: the mapper with its inputs and outputs."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Settings of the node itself, on top of those of the mapper."""
+"""Settings of the node itself, in addition to those of the mapper."""
 
 from __future__ import annotations
 

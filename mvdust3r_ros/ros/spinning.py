@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Keeps a node's executor going, and says what stands in its way."""
+"""Keep a node's executor running, and report what interrupts it."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The one transform that the node adds to the tree (REP-105)."""
+"""The transform that the node publishes (REP-105)."""
 
 from __future__ import annotations
 

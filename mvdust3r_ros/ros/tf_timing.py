@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How the stamps of a transform follow each other: what costmaps have to tolerate."""
+"""Timing of the published transforms: the `transform_tolerance` that costmaps need."""
 
 from __future__ import annotations
 

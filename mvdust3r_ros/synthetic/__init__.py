@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Procedural rooms with exact ground truth, and the training of the small models of our own."""
+"""Procedural rooms with exact ground truth, and the training of the bundled models."""

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Drives that fool stereo: a turn on the spot, a covered lens, a poster, a mirror, people.
+"""Drives that fool stereo: rotation in place, a covered lens, a poster, a mirror, people.
 
-All lead through one furnished room, cleared of what stands in the way. The depth of a frame is
-exact: of a mirror it is that of its surface, of a person where he is at that moment. Sizes
-are choices: those of a furnished room.
+All lead through one furnished room, with the furniture on the path removed. The depth of a frame
+is exact: for a mirror that of its surface, for people that of their position at that moment.
+Sizes are choices: those of a furnished room.
 """
 
 from __future__ import annotations

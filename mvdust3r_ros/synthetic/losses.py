@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Losses of the pointmap network; all reduce to a scalar."""
+"""Losses of the pointmap network, each a scalar."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Windows of views to train the engine `mvs` on: rooms seen in short steps, with grain.
+"""Training windows for the engine `mvs`: rooms seen in short steps, with grain.
 
-What the network has to learn is to read a cost volume. For that the rooms get what a camera on a
-robot has and `make_window` has not: steps of all lengths, fine grain on some surfaces and none on
-others, floors that shine, and a lens between 50 and 100 degrees.
-Sizes and shares are choices: what real floors and walls have, and some more.
+The network has to learn to read a cost volume. So these rooms add what `make_window` lacks and a
+camera on a robot sees: steps of all lengths, surfaces with and without fine grain, reflective
+floors, and fields of view from 50 to 100 degrees. Sizes and shares are choices: those of real
+floors and walls, and somewhat beyond.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Camera paths a robot could take through a synthetic scene; numpy only, seeded.
+"""Camera paths that a robot could drive through a synthetic scene; numpy only, seeded.
 
-A planar pose is (x, y, yaw): metres and radians in the world frame, yaw 0 looks along +x. What is
-drawn at random is a choice: heights, speeds and turns of robots as one meets them, and some more.
+A planar pose is (x, y, yaw) in the world frame, metres and radians; yaw 0 faces +x. What is drawn
+at random is a choice: heights, speeds and turns of common robots, and somewhat beyond.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How a network does on held-out rooms while it is trained: a few numbers and a picture."""
+"""Validation during training: metrics and an image of held-out rooms."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From a training run to the engine folder that is installed with the package."""
+"""Turn a training run into the engine folder that ships with the package."""
 
 from __future__ import annotations
 

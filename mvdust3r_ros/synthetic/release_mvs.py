@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From a training run to the folder of the engine `mvs`, with how sure its depths are."""
+"""Turn a training run into the engine folder of `mvs`, with a calibrated confidence."""
 
 from __future__ import annotations
 

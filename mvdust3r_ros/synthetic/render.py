@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Ray casting of synthetic scenes: the same torch code on CPU and GPU.
+"""Ray casting of synthetic scenes, with the same torch code on CPU and GPU.
 
 Exact geometry comes from one ray through the centre of each pixel; colour is averaged over
-`supersample`^2 rays a pixel. Integer pixel coordinates lie at pixel centres.
+`supersample`^2 rays per pixel. Integer pixel coordinates are pixel centres.
 """
 
 from __future__ import annotations

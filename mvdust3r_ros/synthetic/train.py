@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Training of a small pointmap network on synthetic rooms.
+"""Train a small pointmap network on synthetic rooms.
 
-Everything that happens in a step follows from (seed, step, rank): data, augmentation, learning
-rate. A run that is stopped and started again goes on from its last checkpoint to the same weights.
+Data, augmentation and learning rate of a step depend only on (seed, step, rank). A run that is
+stopped and restarted continues from its last checkpoint and ends with the same weights.
 """
 
 from __future__ import annotations

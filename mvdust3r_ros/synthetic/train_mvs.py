@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Training of the network of the engine `mvs` on synthetic rooms.
+"""Train the network of the engine `mvs` on synthetic rooms.
 
-Everything that happens in a step follows from (seed, step) and the rooms that are ready. A run
-that is stopped and started again goes on from its last checkpoint.
-How many views, how large, and how much they are disturbed is a choice.
+A step depends only on (seed, step) and on the rooms that are ready. A run that is stopped and
+restarted continues from its last checkpoint. How many views, how large, and how much they are
+disturbed is a choice.
 """
 
 from __future__ import annotations

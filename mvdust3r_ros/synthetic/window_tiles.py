@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A window as one row of small pictures: views, depth, and both maps from above."""
+"""A window as a row of small images: views, depth, and both maps from above."""
 
 from __future__ import annotations
 

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Errors of windows and of maps."""
+"""Metrics of windows and of maps."""

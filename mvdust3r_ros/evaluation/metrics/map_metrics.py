@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Trajectories and occupancy grids against the truth; numbers only."""
+"""Metrics of trajectories and occupancy grids against ground truth."""
 
 from __future__ import annotations
 

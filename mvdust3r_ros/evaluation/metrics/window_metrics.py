@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pointmaps and cameras of a window against the truth, as MV-DUSt3R+ (Tang et al. 2024) is judged.
+"""Metrics of a window's pointmaps and cameras, as in MV-DUSt3R+ (Tang et al. 2024).
 
-Numbers only. The pose of the reference view is the identity, all pointmaps are in its frame.
+The pose of the reference view is the identity, and all pointmaps are in its frame.
 """
 
 from __future__ import annotations

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pages, pictures and tables of a run."""
+"""Pages, plots and tables of a run."""

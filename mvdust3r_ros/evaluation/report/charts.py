@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The plots of a report, as SVG that stands in the page."""
+"""The plots of a report, as inline SVG."""
 
 from __future__ import annotations
 

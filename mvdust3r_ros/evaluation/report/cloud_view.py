@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The 3-D view of a report: cloud and paths as text in the page, drawn by three.js."""
+"""The 3-D view of a report: cloud and paths embedded in the page, rendered by three.js."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Several reports side by side: which number is better, and paths in one frame."""
+"""Compare several reports: the best value of each number, and paths in a common frame."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""compare.html: reports over each other and side by side, one file that opens from disk."""
+"""compare.html: several reports overlaid and side by side, in one file that opens from disk."""
 
 from __future__ import annotations
 

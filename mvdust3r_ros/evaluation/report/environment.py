@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""On what machine and with which versions something was measured."""
+"""The machine and the package versions of a measurement."""
 
 from __future__ import annotations
 

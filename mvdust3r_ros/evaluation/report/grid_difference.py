@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A grid against the true one, cell by cell, in colours that everybody can tell apart."""
+"""Cell by cell difference of a grid and the true one, in colours safe for colour blindness."""
 
 from __future__ import annotations
 

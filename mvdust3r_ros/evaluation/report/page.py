@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""report.html: one file that opens from disk, on a desk or a phone."""
+"""report.html: one file that opens from disk, on a desktop or a phone."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One picture of a map that a person likes to look at."""
+"""The overview image of a map: cloud from above, grid and oblique view."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Every number of a report: its name, meaning and unit, in one place."""
+"""Catalogue of the metrics in a report: name, meaning and unit of each."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a run leaves behind: the map's files, a picture, numbers, and words for the terminal."""
+"""Results of a run: map files, overview image, statistics, and the summary on the terminal."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""report.json and report.html of one evaluated recording."""
+"""Write report.json and report.html of one evaluated recording."""
 
 from __future__ import annotations
 
@@ -212,8 +212,8 @@ def describe_report(report: dict[str, Any], out: Path, capsules: Sequence[Path] 
     lines += [f"note: {note}" for note in report["notes"]]
     if capsules:
         lines.append(
-            f"{plural(len(capsules), 'capsule')} of rejected windows: mvdust3r_ros evaluate "
-            f"--capsule {capsules[0]}"
+            f"{plural(len(capsules), 'rejected window')} kept; to run one again: "
+            f"mvdust3r_ros evaluate --replay {capsules[0]}"
         )
     return "\n".join([*lines, f"{out / 'report.html'}"])
 

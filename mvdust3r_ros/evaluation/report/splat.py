@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Coloured clouds drawn as small squares with a depth buffer, in numpy."""
+"""Render coloured clouds as small squares with a depth buffer, in numpy."""
 
 from __future__ import annotations
 

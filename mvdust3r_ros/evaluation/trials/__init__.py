@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Engines on synthetic scenes and stored outputs."""
+"""Trials of engines on synthetic scenes and stored outputs."""

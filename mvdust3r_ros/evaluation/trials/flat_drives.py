@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Drives through synthetic flats: the way, drifting odometry, and an engine that errs at times."""
+"""Synthetic drives through flats: path, drifting odometry, occasional corrupted windows."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The grid of a drive through a flat against the true grid of the flat."""
+"""Score the grid of a drive through a flat against its true grid."""
 
 from __future__ import annotations
 

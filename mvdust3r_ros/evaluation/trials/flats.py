@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Drives through synthetic flats: a noisy oracle or a network, drifting odometry, exact truth."""
+"""Trial of the mapper on synthetic flats, with a noisy oracle or a network."""
 
 from __future__ import annotations
 

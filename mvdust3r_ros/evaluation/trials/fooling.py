@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a drive that fools stereo leaves in the map that is not so."""
+"""Score the maps of drives that fool stereo: false points, free cells and obstacles."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@
 
 """Compare the network with stored outputs of the reference implementation.
 
-A case is a folder with `config.json`, `io.npz` and `state_dict.safetensors`; where the weights are
-missing, `config.json` gives the rule that makes them.
+A case is a folder with `config.json`, `io.npz` and `state_dict.safetensors`. If the weights are
+missing, they follow from the rule in `config.json`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""An engine and trivial predictors on windows with exact truth: tables, JSON and pictures."""
+"""Score an engine and trivial predictors on windows with exact truth: tables and images."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@
 
 """Weights defined by a counter-based rule, so that a full-size network needs no file.
 
-Value i of a parameter is a function of the case's seed, the parameter's name and i alone: the
-64-bit finaliser of SplitMix64 (Steele et al., 2014), started by FNV-1a of "<seed>:<key>".
+Value i of a parameter depends only on the case's seed, the parameter's name and i: the 64-bit
+finaliser of SplitMix64 (Steele et al., 2014), seeded by FNV-1a of "<seed>:<key>".
 """
 
 from __future__ import annotations

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How the node is, and what it does about it."""
+"""The health of the node, and how it reacts to faults."""

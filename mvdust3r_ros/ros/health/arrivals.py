@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What arrives on the inputs, how long the callbacks take, and in words why nothing comes."""
+"""Statistics of arriving inputs and callback times, and explanations why nothing arrives."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The node's state in the words of /diagnostics (REP-107), one status for each subsystem."""
+"""The node's state for /diagnostics (REP-107), one status per subsystem."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Faults said once in a while and counted always."""
+"""Count all faults, and log each kind at a limited rate."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Questions to the ROS graph."""
+"""Queries to the ROS graph."""
 
 from __future__ import annotations
 

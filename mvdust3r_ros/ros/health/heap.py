@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The heap of the C library."""
+"""Configure the C library's heap to limit memory."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@
 
 """How far the node steps back while the network fails or is too slow; needs no ROS.
 
-One rung at a time: fewer views, one reference view, the fallback engine, and in the end the node
-stops mapping. Whoever stays healthy long enough climbs again, and waits longer each time that
-climbing went wrong.
+It goes down one rung at a time: fewer views, one reference view, the fallback engine, and in the
+end the node stops mapping. After enough healthy windows it goes up again, and waits longer after
+each attempt that failed.
 """
 
 from __future__ import annotations

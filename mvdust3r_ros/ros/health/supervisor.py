@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Keeps a mapper going while its network fails or is too slow; needs no ROS."""
+"""Keep a mapper running while its network fails or is too slow; needs no ROS."""
 
 from __future__ import annotations
 

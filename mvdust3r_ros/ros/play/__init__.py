@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Bags played through the nodes."""
+"""Play bags through the nodes."""

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Message types as a bag describes them."""
+"""Message types as described in a bag."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Drives a mapper node from outside: transitions, progress, services."""
+"""Control a mapper node from outside: transitions, progress, services."""
 
 from __future__ import annotations
 

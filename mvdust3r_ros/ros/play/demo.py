@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The whole chain as real processes: bag player, mapper node, recorder."""
+"""The whole pipeline as real processes: bag player, mapper node, recorder."""
 
 from __future__ import annotations
 

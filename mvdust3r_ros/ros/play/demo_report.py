@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The demo as a person sees it: default bag, progress, what was made and how to open it."""
+"""User interface of the demo: default bag, progress, results and how to open them."""
 
 from __future__ import annotations
 

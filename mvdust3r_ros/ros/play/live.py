@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A bag played to the real node over DDS, judged by what the node published."""
+"""Play a bag to the real node over DDS, and evaluate what the node publishes."""
 
 from __future__ import annotations
 

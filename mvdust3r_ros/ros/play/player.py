@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Plays a bag: publishes its messages byte for byte (`ros2 run mvdust3r_ros bag_player`)."""
+"""Play a bag, message bytes unchanged (`ros2 run mvdust3r_ros bag_player`)."""
 
 from __future__ import annotations
 

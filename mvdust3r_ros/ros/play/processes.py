@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Nodes as child processes, each with a log, in a ROS domain of their own."""
+"""Run nodes as child processes, each with a log, in their own ROS domain."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Records topics into an MCAP bag, bytes as they come (`ros2 run mvdust3r_ros recorder`)."""
+"""Record topics into an MCAP bag, message bytes unchanged (`ros2 run mvdust3r_ros recorder`)."""
 
 from __future__ import annotations
 
