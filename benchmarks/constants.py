@@ -14,7 +14,7 @@
 
 """In which range the numbers in the code do not matter: the "insensitive" of their comments.
 
-    python benchmarks/constants.py [NAME ...] [--bag BAG ...] [--drives N] [--out FILE.jsonl]
+    python benchmarks/constants.py [NAME ...] [--bag BAG ...] [--alone BAG ...] [--out FILE.jsonl]
 
 NAME is a module or one number of it: `placing.stitching`, `graph.loops.LOOP_SIGMA_M`; without any,
 all numbers of `window`, `placing`, `graph`, `drawing` and `atlas`. One number at a time is
@@ -22,7 +22,8 @@ multiplied by factors, members of a tuple one by one, and the same inputs are ma
 through synthetic flats with loops, drifting odometry, depth that is off by a few per cent and some
 windows gone wrong ("wheels": the camera's place on the robot is unknown); with --bag, recordings
 with true poses and depth beside them, with the default engine, whose answers to the same views are
-remembered from the first run.
+remembered from the first run (not where numbers of the engine itself change); --alone, the same
+without their odometry.
 
 "same" are results that differ by no more than other random numbers make them differ: ATE within
 20 % or 2 mm, scale within 0.2 %, precision of free cells within 1 point, their recall and both of
@@ -47,6 +48,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -159,6 +161,7 @@ class Input:
     truth: Trajectory
     config: MapperConfig
     seed: int = -1
+    alone: bool = False
     tokens: dict[int, ViewTokens] = field(default_factory=dict)
     said: dict[Any, Prediction] = field(default_factory=dict)
     _true_map: TrueMapBuilder | None = None
@@ -193,6 +196,9 @@ class Input:
             "loops": "loop_closures",
             **{k: f"grid_{k}" for k in WITHIN if k.startswith(("free", "occupied"))},
         }  # fmt: skip
+        if self.alone:
+            kept = ("windows", "loops")
+            names = {"ate_m": "ate_sim3_m", **{k: names[k] if k in kept else "" for k in WITHIN}}
         found = {k: numbers.get(v) for k, v in names.items()}
         return {k: math.nan if v is None else float(v) for k, v in found.items()}
 
@@ -215,13 +221,22 @@ def flat_input(seed: int, *, wheels: bool = False) -> Input:
     return Input(name, frames, drive.truth, with_values(MapperConfig(), values), seed)
 
 
-def bag_input(bag: Path) -> Input:
-    """A recording with true poses and depth beside it."""
-    recording = open_recording(EvaluateJob(bag, Path(), topics=BagOptions(), truth=TruthOptions()))
+def bag_input(bag: Path, frames: int, *, alone: bool = False) -> Input:
+    """A recording with true poses and depth beside it.
+
+    Args:
+        bag: the recording.
+        frames: how many of its first images; 0 for all.
+        alone: whether the mapper gets images alone, without odometry: the map has no metres then,
+            and only the shape of the path is judged.
+    """
+    topics = BagOptions(odometry="none") if alone else BagOptions()
+    recording = open_recording(EvaluateJob(bag, Path(), topics=topics, truth=TruthOptions()))
     if recording.truth is None or not recording.depth_source:
         sys.exit(f"{bag}: true poses and depth are needed beside the bag")
-    frames = list(recording.frames(lambda _: None))
-    return Input(recording.name, frames, recording.truth, MapperConfig())
+    some = list(islice(recording.frames(lambda _: None), frames or None))
+    name = f"{recording.name}{' alone' if alone else ''}{f' {frames}' if frames else ''}"
+    return Input(name, some, recording.truth, MapperConfig(), alone=alone)
 
 
 @dataclass(frozen=True)
@@ -534,6 +549,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=FOLDERS, help="modules, folders or numbers")
     parser.add_argument("--bag", nargs="+", type=Path, default=[], help="recordings with truth")
+    parser.add_argument("--alone", nargs="+", type=Path, default=[], help="without odometry")
+    parser.add_argument("--frames", type=int, default=0, help="of each recording; 0 for all")
     parser.add_argument("--drives", type=int, default=1, help="synthetic flats to drive through")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, help="of drives")
     parser.add_argument("--factors", nargs="+", type=float, default=FACTORS)
@@ -548,7 +565,8 @@ def main() -> None:
         return
     seeds = [FIRST_SEED + k for k in range(given.drives)]
     inputs = [flat_input(seed, wheels=kind == "wheels") for kind in given.kinds for seed in seeds]
-    inputs += [bag_input(bag) for bag in given.bag]
+    inputs += [bag_input(bag, given.frames) for bag in given.bag]
+    inputs += [bag_input(bag, given.frames, alone=True) for bag in given.alone]
     bases = {}
     for data in inputs:
         since = time.perf_counter()
