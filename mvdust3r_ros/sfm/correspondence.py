@@ -30,8 +30,9 @@ from mvdust3r_ros.sfm.bundle import Observations
 IndexArray = npt.NDArray[np.intp]
 
 TRIANGULATION_ROUNDS = 4
+"""Of re-weighting; bundle adjustment goes on from there."""
 KERNEL_PX = 2.0
-"""Width of the Cauchy kernel of triangulation."""
+"""Least width of the Cauchy kernel of triangulation: two sigmas of an observation at the start."""
 
 
 def link_matches(

@@ -44,7 +44,8 @@ ROUGH_PX = (12.0, 5.0, 2.5)
 GOOD_PX = (4.0, 2.5)
 """The same from a good start."""
 MIN_ANGLE_RAD = math.radians(1.0)
-"""Least angle between the rays of a point."""
+"""Least angle between the rays of a point: a pixel, a sixth of a degree at 384, is then 17 % of
+its depth."""
 MIN_POINTS = 12
 """Fewer points than this say nothing of poses."""
 INDEPENDENT = 20

@@ -27,9 +27,13 @@ from mvdust3r_ros.geometry import invert_se3, make_se3
 EPIPOLAR_PX = 1.5
 """Largest distance from the epipolar line, in pixels of the views."""
 MIN_MATCHES = 15
+"""As in COLMAP (Schonberger and Frahm 2016): so many do not agree by chance."""
 SEED = 1
-RANSAC_ROUNDS = 1000
+"""Any: the same images give the same poses."""
+RANSAC_ROUNDS, RANSAC_SURE = 1000, 0.999
+"""So many samples of 5 matches hold one without outliers, that surely, where 37 % are inliers."""
 ROTATION_ROUNDS = 5
+"""Of re-weighting towards least distances instead of least squares (Weiszfeld 1937)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +90,12 @@ def verify_pair(
 def _usac(threshold: float) -> cv2.UsacParams:
     params = cv2.UsacParams()
     params.randomGeneratorState = SEED
-    params.confidence = 0.999
+    params.confidence = RANSAC_SURE
     params.maxIterations = RANSAC_ROUNDS
     params.score = cv2.SCORE_METHOD_MAGSAC
     params.sampler = cv2.SAMPLING_UNIFORM
     params.loMethod = cv2.LOCAL_OPTIM_SIGMA
-    params.loIterations = 5
-    params.loSampleSize = 14
+    params.loIterations, params.loSampleSize = 5, 14  # OpenCV's defaults
     params.threshold = threshold
     params.isParallel = False
     return params
