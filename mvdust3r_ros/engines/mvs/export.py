@@ -23,10 +23,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mvdust3r_ros.engines.export import OPSET
 from mvdust3r_ros.model.sweep import Features, SweepNetwork, place_to_q
 
-OPSET = 17
 EXAMPLE_HW = (192, 256)
+"""Of the images that are traced; any multiples of `SIDE_MULTIPLE`, as sizes stay open."""
 FEATURES = ("match", "fine", "guide", "fine_guide")
 
 
