@@ -30,11 +30,17 @@ from mvdust3r_ros.geometry import rotation_angle_deg
 from mvdust3r_ros.graph.driven_way import DrivenWay
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
-from mvdust3r_ros.placing.floor import fit_floor
+from mvdust3r_ros.placing.floor import LEVEL_TILT_DEG, fit_floor
+from mvdust3r_ros.placing.scale import MAD_TO_SIGMA
 
-FLOOR_TILT_DEG = 10.0
 MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
+MEDIAN_VARIANCE = 1.57
+"""Variance of the median of normal values over that of their mean: pi / 2."""
+LOOKED_AT_M = 3.0
+"""A typical distance of what a camera in a room looks at."""
 PLACE_M, PLACE_DEG = 0.3, 20.0
+"""Views nearer to each other than this are of one place and show much the same, so that a few of
+them (`map.keyframes_per_place`) say all of it."""
 
 
 class Drawn(NamedTuple):
@@ -180,10 +186,12 @@ class Drawing:
         return grid
 
     def _still_in_place(self, graph: KeyframeGraph) -> bool:
-        """Whether all keyframes, and what lies 3 m before them, are within half a voxel."""
+        """Whether all keyframes, and what they look at, are within half a voxel."""
         new = np.array([graph.keyframes[key].T_map_cam for key in self.drawn])
         old = np.array([drawn.T_map_cam for drawn in self.drawn.values()])
-        places = [np.stack([T[:, :3, 3], T[:, :3, 3] + 3.0 * T[:, :3, 2]]) for T in (new, old)]
+        places = [
+            np.stack([T[:, :3, 3], T[:, :3, 3] + LOOKED_AT_M * T[:, :3, 2]]) for T in (new, old)
+        ]
         shift_m = np.linalg.norm(places[0] - places[1], axis=-1)
         return bool(shift_m.max(initial=0.0) < self.settings.voxel_size_m / 2)
 
@@ -198,7 +206,7 @@ def view_of_floor(item: MapKeyframe, camera_height_m: float) -> float | None:
     camera = item.T_map_cam[:3, 3]
     if camera_height_m > 0:
         return float(camera[2]) - camera_height_m
-    floor = fit_floor(item.points_map(), camera, FLOOR_TILT_DEG)
+    floor = fit_floor(item.points_map(), camera, LEVEL_TILT_DEG)
     return None if floor is None else floor.height
 
 
@@ -220,7 +228,8 @@ def floor_off(graph: KeyframeGraph, settings: MapSettings) -> float:
     if len(heights) < MIN_FLOOR_VIEWS:
         return 0.0
     off_m = float(np.median(heights))
-    sigma_m = 1.4826 * float(np.median(np.abs(heights - off_m))) / np.sqrt(len(heights) / 1.57)
+    deviation_m = float(np.median(np.abs(heights - off_m)))
+    sigma_m = MAD_TO_SIGMA * deviation_m / np.sqrt(len(heights) / MEDIAN_VARIANCE)
     certain = abs(off_m) > max(settings.grid_resolution_m, FLOOR_SIGMAS * sigma_m)
     return off_m if certain else 0.0
 

@@ -12,7 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The 2-D grid for navigation: free where the floor was seen, occupied where something stands."""
+"""The 2-D grid for navigation: free where the floor was seen, occupied where something stands.
+
+An occupancy grid (Moravec and Elfes 1985) of log-odds (Thrun, Burgard and Fox, Probabilistic
+Robotics, 2005, chapter 9), one for each layer of height.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +41,19 @@ from mvdust3r_ros.graph.range_image import RangeImage
 
 Cells = npt.NDArray[np.int64]
 
-# log-odds in steps of 0.05: a hit is 1.2, a miss -0.2
 HIT, MISS = 24, -4
+"""Log-odds in steps of 0.05: 1.2 and -0.2, so that five looks past a place outweigh a hit."""
 CLAMP = (-12, 72)
+"""Clamped as in OctoMap (Hornung et al. 2013), so that changes are believed: an obstacle goes
+after 17 looks past it, and one hit brings it back, however often it was seen or not."""
 OCCUPIED_FROM, FREE_UP_TO = 8, 4
 MAX_PASSES = 20
+"""Votes that count: with `map.half_life_s` a free cell is unknown again in five half-lives."""
 DRIVEN = -36
 """Log-odds where a robot has driven: it takes hits of two views to outweigh that."""
 PLACES_AT_ONCE = 30
+"""3 m of a way (`driven_way.SPACING_M`), so that the rectangle of cells around them stays
+small."""
 STANDS_UP_TO_M = 0.5
 """A robot whose base, or a camera that, is no higher than this above the floor stands on it."""
 FLOOR_SLACK_M = 0.15
@@ -53,8 +62,11 @@ STOP_SHORT_SIGMAS = 2.0
 LOOK_PAST_CELLS = 0.5
 BEHIND_SURFACE_CELLS = 0.2
 SUBCELL_BITS = 3
+"""Ends of rays are drawn to an eighth of a cell, finer than they are known."""
 GROW_M = 2.0
+"""The arrays grow in such steps, rather than with each view."""
 MAX_VOXELS = 1_000_000_000
+"""A bound of memory, 1.2 GB: 300 m by 300 m of 5 cm cells with 28 layers."""
 
 
 class OccupancyError(MvDust3rError):

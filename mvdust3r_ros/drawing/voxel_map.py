@@ -23,9 +23,11 @@ from scipy.sparse import csr_array
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
 
 KEY_BITS = 21
+"""Three indices in one integer of 64 bits."""
 KEY_OFFSET = 1 << (KEY_BITS - 1)
 X, COLOR, CONF, WEIGHT, HITS = slice(0, 3), slice(3, 6), 6, 7, 8
 CHANNELS = 9
+"""Columns of the table of voxels: those above."""
 Cloud = tuple[FloatArray, ImageArray, FloatArray]
 """Points (N, 3) float32, colours (N, 3) uint8 and confidence (N,)."""
 

@@ -18,6 +18,8 @@ The depth of a window is as long as its baselines are, and these are known to a 
 low parallax adds more. All its views are off by about one factor, so that what two windows say of
 a wall lies apart by a hand's breadth. Where views of several windows look at the same surface, the
 ratio of their ranges says by how much they differ. Their mean is better than each of them.
+
+Least squares with the weights of Huber (1964), again and again as Holland and Welsch (1977) do.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ A_WINDOW = 2
 WORTH = 0.005
 """Smaller corrections are noise."""
 ROUNDS = 5
+"""Of re-weighting, and of the median of what lies near it."""
 
 Levels = dict[int, float]
 """Window -> factor."""

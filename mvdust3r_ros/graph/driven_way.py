@@ -26,15 +26,18 @@ import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, Keyframe
 from mvdust3r_ros.geometry import invert_se3
+from mvdust3r_ros.window.keyframes import EPOCH_JUMP_NS
 
 STEP_M = 0.05
 """Frames closer to the last one kept than this say nothing new of the way."""
 SPACING_M = 0.1
+"""Of the places kept: discs of a robot's size around places so near to each other leave no gap."""
 MAX_GAP_M = 0.5
 """Between frames farther apart than this the robot may have gone another way."""
 MAX_FRAMES = 5_000
+"""A bound of memory: 250 m in steps of `STEP_M`, and no window comes as late as that."""
 MAX_PLACES = 20_000
-JUMP_BACK_NS = 1_000_000_000
+"""A bound of memory, 1.6 MB: 2 km before only the newest place of each spot is kept."""
 
 
 class OdometryTrack:
@@ -49,7 +52,7 @@ class OdometryTrack:
         if frame.T_odom_base is None or frame.T_odom_cam is None:
             return
         place = tuple(frame.T_odom_base[:3, 3].tolist())
-        if self._seen and frame.stamp_ns <= self._seen[-1][0] - JUMP_BACK_NS:
+        if self._seen and frame.stamp_ns <= self._seen[-1][0] - EPOCH_JUMP_NS:
             self._seen.clear()
         if not self._seen or math.dist(place, self._seen[-1][1]) >= STEP_M:
             self._seen.append((frame.stamp_ns, place))
@@ -61,7 +64,7 @@ class OdometryTrack:
         """
         found = []
         for stamp_ns, place in reversed(self._seen):
-            if stamp_ns <= begin_ns - JUMP_BACK_NS:
+            if stamp_ns <= begin_ns - EPOCH_JUMP_NS:
                 break
             if begin_ns < stamp_ns < end_ns:
                 found.append((stamp_ns, place))

@@ -35,6 +35,7 @@ from mvdust3r_ros.placing.pose_graph import PoseEdge, edge_sigmas, optimize_pose
 from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 MIN_END_POINTS = 100
+"""As `stitching.MIN_SHARED_POINTS`: the same fit."""
 MAX_SCALE_RATIO = 1.15
 LOOP_SIGMA_M = 0.02
 LOOP_SIGMA_RAD = math.radians(0.4)

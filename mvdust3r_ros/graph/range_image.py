@@ -22,8 +22,10 @@ import numpy as np
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 
 MIN_POINTS = 16
+"""Fewer rays do not show how dense they are, and say nothing."""
 RAYS_PER_BIN = 2.0
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+"""A bin and the four beside it."""
 PITCH_RAD = (np.radians(0.2), np.radians(4.0))
 
 

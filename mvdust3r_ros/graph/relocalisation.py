@@ -34,6 +34,7 @@ from mvdust3r_ros.window.window_geometry import WindowGeometry
 TRIES = 3
 MIN_COLOUR_AGREEMENT = 0.4
 MIN_COLOUR_POINTS = 100
+"""A correlation of so many values is known to 0.1 (1 / sqrt(N - 3), Fisher 1921)."""
 
 
 class RelocalisationError(MvDust3rError):

@@ -12,7 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How a camera sits on the robot, from the motion of both."""
+"""How a camera sits on the robot, from the motion of both.
+
+Hand-eye calibration (Tsai and Lenz 1989), rotation and translation together as Horaud and Dornaika
+(1995), with the scale of the camera's motion as one more unknown.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,7 @@ def estimate_mounting(
 ) -> Mounting | None:
     """Hand-eye calibration with a scale: the same motions seen by the wheels and by the camera.
 
-    With R_a, t_a a motion of the robot and R_b, t_b the camera's (Tsai and Lenz 1989): their turns
+    With R_a, t_a a motion of the robot and R_b, t_b the camera's: their turns
     are alike but for the mounting's rotation, and t_a + (R_a - 1) arm = scale * R_base_cam t_b.
     Turns fix the rotation but for one angle where all are about one axis, as on a flat floor; the
     ways driven fix that one. Least squares over rotation, arm and scale tells how well.

@@ -32,6 +32,9 @@ WINDOW = -1
 """The node of the window's own frame."""
 MIN_SIGMA_M = 0.005
 MIN_SIGMA_RAD = math.radians(0.2)
+DRIFT_LEFT = 0.5
+"""Root mean square of a drift that grows evenly, over what it is at the end: 1 / sqrt(3) where the
+beginning is held, 1 / sqrt(12) where it is aligned as a whole."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ def network_sigma(
     turned = np.swapaxes(T_odom_cam[:, :3, :3], 1, 2) @ S_odom_map.R @ T_map_cam[:, :3, :3]
     rms_rad = math.radians(float(np.sqrt((rotation_angle_deg(turned) ** 2).mean())))
     steps_m = np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1)
-    drift_m = 0.5 * odom_rel_sigma * float(steps_m.sum())
+    drift_m = DRIFT_LEFT * odom_rel_sigma * float(steps_m.sum())
     axis_m = math.sqrt(max(rms_m**2 - drift_m**2, 0.0) / 3)
     return PoseSigma.of(axis_m, rms_rad / math.sqrt(3))
 

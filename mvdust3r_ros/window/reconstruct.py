@@ -43,6 +43,7 @@ from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 STITCH_STRIDE = 4
 MIN_POSED_SHARE = 0.5
+"""Where most views have no pose, the network has not understood the window."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,6 +42,7 @@ IN_FRONT = 0.75
 SAME_DEPTH = 0.1
 """Points within this share of the depth that a view sees are the same surface."""
 NEAREST = 1e-6
+"""Keeps divisions by a depth finite; no camera sees so near, in metres or in median depths."""
 
 
 class WindowError(MvDust3rError):
