@@ -81,10 +81,14 @@ MISFITS = {
     Verdict.REJECTED_RESIDUAL: 1.0, Verdict.REJECTED_LOW_CONFIDENCE: 1.0,
     Verdict.REJECTED_DEGENERATE: 1.0, Verdict.REJECTED_POSE: 0.5, Verdict.REJECTED_ODOMETRY: 0.5,
 }  # fmt: skip
-"""Reasons that say: the views do not show what the map shows, or else contradict themselves."""
+"""Reasons that say: the views do not show what the map shows, or else contradict themselves, which
+of the last two is as likely."""
 ENGINE_FAILURES = {Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE}
 MOUNTING_POSES = 60
-"""Newest keyframes to find a mounting from, so that a drive that never shows it costs no more."""
+"""Newest keyframes to find a mounting from, so that a drive that never shows it costs no more:
+five times what a mounting needs."""
+REFUSALS_KEPT = 20
+"""Words for the diagnostics alone."""
 
 
 class _State:
@@ -113,7 +117,7 @@ class _State:
         self.lost_in: Place | None = None
         self.view_hw: tuple[int, int] | None = None
         self.rolled_back = 0
-        self.refused_loops: deque[str] = deque(maxlen=20)
+        self.refused_loops: deque[str] = deque(maxlen=REFUSALS_KEPT)
         self.windows_since_loop = 0
 
 

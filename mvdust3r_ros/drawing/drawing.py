@@ -214,6 +214,7 @@ def floor_height(graph: KeyframeGraph, clouds: Iterable[FloatArray]) -> float:
     """Median over the keyframes that saw a floor; the lowest points while there is none."""
     if heights := graph.floor_heights_m:
         return float(np.median(heights))
+    # a few points lie below everything
     lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
     return float(min(lowest, default=0.0))
 

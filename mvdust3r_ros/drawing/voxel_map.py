@@ -80,7 +80,7 @@ class VoxelMap:
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         rows = self._rows_for(keys[starts].tolist())
         ends = np.append(starts, len(keys))
-        weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)
+        weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)  # none has no mean
         voxel_from_point = csr_array((weight[order], order, ends), (len(rows), len(keys)))
         self._sums[rows, :HITS] += voxel_from_point @ _columns(points_map, colors_rgb, conf)
         self._sums[rows, HITS] += np.diff(ends)

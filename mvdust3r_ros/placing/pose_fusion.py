@@ -59,7 +59,8 @@ class PoseSigma:
 
         What a network is off by is much the same each time it sees a place. Were that weighed as
         chance, a network far coarser than odometry would turn the map a little further with each
-        window, always the same way. So its variance grows with the ratio of both variances.
+        window, always the same way. So its variance grows with the ratio of both variances, which
+        is that of a motion, between two poses.
         """
         way = way_sigma(steps)
         return PoseSigma(

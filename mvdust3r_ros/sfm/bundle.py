@@ -224,7 +224,7 @@ def adjust(scene: Scene, problem: Problem, iterations: int = 10) -> Adjusted:
             then = cost(tried, problem)
             if then < now:
                 fallen, scene, now = now - then, tried, then
-                damping = max(damping / 10, LEAST_DAMPING)
+                damping = max(damping / 10, LEAST_DAMPING)  # Marquardt's factor
                 break
             damping *= 10
         if fallen <= CONVERGED * now:

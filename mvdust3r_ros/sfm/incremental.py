@@ -28,7 +28,7 @@ from mvdust3r_ros.sfm.bundle import MotionPrior
 from mvdust3r_ros.sfm.matching import Matcher, Pair, Verified
 from mvdust3r_ros.sfm.priors import among
 from mvdust3r_ros.sfm.solve import Cameras, Solution, solve
-from mvdust3r_ros.sfm.two_view import TwoViews, verify_pair
+from mvdust3r_ros.sfm.two_view import RANSAC_SURE, TwoViews, verify_pair
 
 IndexArray = npt.NDArray[np.intp]
 
@@ -162,7 +162,7 @@ def _pose_of(
     try:
         found, turn, t, inliers = cv2.solvePnPRansac(
             points / unit, uv, K[view], np.zeros(0), iterationsCount=PNP_ROUNDS,
-            reprojectionError=PNP_PX, confidence=0.999, flags=cv2.SOLVEPNP_SQPNP,
+            reprojectionError=PNP_PX, confidence=RANSAC_SURE, flags=cv2.SOLVEPNP_SQPNP,
         )  # fmt: skip
     except cv2.error:
         return None

@@ -26,6 +26,8 @@ from mvdust3r_ros.geometry import invert_se3, make_se3
 
 EPIPOLAR_PX = 1.5
 """Largest distance from the epipolar line, in pixels of the views."""
+EPIPOLAR_MATCHES = 8
+"""So many determine an epipolar geometry linearly (Longuet-Higgins 1981)."""
 MIN_MATCHES = 15
 """As in COLMAP (Schonberger and Frahm 2016): so many do not agree by chance."""
 SEED = 1
@@ -74,7 +76,7 @@ def verify_pair(
     Returns:
         The geometry, or None when too few matches agree on one.
     """
-    if len(uv_a) < max(min_matches, 8):
+    if len(uv_a) < max(min_matches, EPIPOLAR_MATCHES):
         return None
     try:
         found = (
@@ -111,7 +113,7 @@ def _essential(
     F = np.linalg.inv(K_b).T @ E @ np.linalg.inv(K_a)
     inliers = mask.ravel().astype(bool)
     x_a, x_b = (normalised(uv, K)[inliers] for uv, K in ((uv_a, K_a), (uv_b, K_b)))
-    if len(x_a) < 8:
+    if len(x_a) < EPIPOLAR_MATCHES:
         return None
     _, R, t, _ = cv2.recoverPose(E, x_a, x_b, np.eye(3))
     parallax = parallax_px(x_a, x_b, float(K_b[0, 0]))
@@ -160,7 +162,7 @@ def parallax_px(x_a: FloatArray, x_b: FloatArray, focal_px: float) -> float:
         U, _, Vt = np.linalg.svd((weight[:, None] * b).T @ a)
         R = U @ np.diag([1, 1, np.linalg.det(U @ Vt)]) @ Vt
         off = np.linalg.norm(b - a @ R.T, axis=1)
-        weight = 1.0 / np.maximum(off, 0.1 / focal_px)
+        weight = 1.0 / np.maximum(off, 0.1 / focal_px)  # no feature is found to a tenth of a pixel
     return float(np.median(off)) * focal_px
 
 

@@ -65,6 +65,7 @@ class _Read(nn.Module):
         view = Features(match, fine, guide, fine_guide)
         depth = self.reader(view, (source_match, source_fine), projection, weight, range_q)
         q = place_to_q(depth.place, range_q[:, :, None, None], self.planes)
+        # no farther beyond the sweep than its last planes can tell; never at infinity
         return torch.maximum(q, 0.7 * range_q[:, 0, None, None]), depth.log_error
 
 

@@ -34,6 +34,8 @@ DEPTHS = (0.6, 1.0, 1.8)
 BEST_DEG, WIDE_DEG, TOO_WIDE_DEG = 5.0, 20.0, 50.0
 """Angle between the rays from which a source is worth most; up to where it stays so; and where it
 is worth nothing as all looks different."""
+MIN_DEPTH_SHARE = 0.02
+"""Of the typical depth; a point as near as that to a source is beside it rather than before it."""
 MIN_SCORE = 0.06
 """Views with less see too little of the view, or from the same place: a mean angle of 0.3
 degrees."""
@@ -75,7 +77,9 @@ def choose_sources(
         seen = points @ T[:3, :3].T + T[:3, 3]
         z = np.maximum(seen[:, 2], 1e-9)
         pixel = (seen / z[:, None]) @ K[other].T
-        inside = (seen[:, 2] > 0.02 * depth) & (pixel[:, 0] >= 0) & (pixel[:, 0] < width)
+        inside = (
+            (seen[:, 2] > MIN_DEPTH_SHARE * depth) & (pixel[:, 0] >= 0) & (pixel[:, 0] < width)
+        )
         inside &= (pixel[:, 1] >= 0) & (pixel[:, 1] < height)
         centre = -T[:3, :3].T @ T[:3, 3]
         scores[other] = float((inside * _worth(points, centre)).mean())
