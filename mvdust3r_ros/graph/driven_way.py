@@ -29,11 +29,12 @@ from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.window.keyframes import EPOCH_JUMP_NS
 
 STEP_M = 0.05
-"""Frames closer to the last one kept than this say nothing new of the way."""
+"""Frames closer to the last one kept than this, a cell of the grid, say nothing new of the way."""
 SPACING_M = 0.1
 """Of the places kept: discs of a robot's size around places so near to each other leave no gap."""
 MAX_GAP_M = 0.5
-"""Between frames farther apart than this the robot may have gone another way."""
+"""Between frames farther apart than this the robot may have gone another way: it is what one at 5
+m/s does between two frames at 10 Hz."""
 MAX_FRAMES = 5_000
 """A bound of memory: 250 m in steps of `STEP_M`, and no window comes as late as that."""
 MAX_PLACES = 20_000

@@ -37,8 +37,12 @@ from mvdust3r_ros.window.window_geometry import WindowGeometry
 MIN_END_POINTS = 100
 """As `stitching.MIN_SHARED_POINTS`: the same fit."""
 MAX_SCALE_RATIO = 1.15
+"""Both ends are of one map and one joint window: three sigmas of its levels (`depth_levels`).
+Insensitive up to 2.3 (benchmarks/constants.py)."""
 LOOP_SIGMA_M = 0.02
 LOOP_SIGMA_RAD = math.radians(0.4)
+"""Of the joint window that measures a closure. Insensitive from half to twice of both
+(benchmarks/constants.py)."""
 SETTLED_SIGMAS = 1.0
 GIVEN_UP_SIGMAS = 4.0
 

@@ -39,11 +39,18 @@ SCREENING_POINTS = 300
 `FINALISTS`."""
 FINALISTS = 24
 REL_TOLERANCE = 0.015
+"""Distance from the plane at which a point is on it, over the distance of a typical point: less
+than the noise of one, as a floor has many. Insensitive from 0.0075 to 0.03
+(benchmarks/constants.py)."""
 CLEARANCE, CLEARLY_BELOW = 4, 2
 """In tolerances: how far below the camera the floor has to be; how far a point lies below a plane
 that is not the floor, so that the plane's own noise does not count."""
 MAX_SHARE_BELOW = 0.06
+"""Below a table is its floor; below a floor is what mirrors and wrong points show. Insensitive
+from 0.03 to 0.12 (benchmarks/constants.py)."""
 MIN_SUPPORT = 0.04
+"""Share of the points on a plane of chance, with such a tolerance. Insensitive from 0.02 to 0.08
+(benchmarks/constants.py)."""
 MAX_LINE_SHARE, LINES = 0.5, 64
 """When more of a plane's points than this share lie along one of so many lines through two of
 them, they are where it cuts a wall, and the plane is no floor."""

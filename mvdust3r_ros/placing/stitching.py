@@ -54,16 +54,27 @@ from mvdust3r_ros.window.limits import attainable
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 WINDOW_PATH_M, DRIFT_SIGMAS = 3.0, 3.0
-"""A network's error does not grow with a way that is longer than its views see; drift does."""
+"""A network's error does not grow with a way that is longer than its views see; drift does.
+Insensitive from half to twice of both (benchmarks/constants.py): what is refused is far beyond."""
 MOTION_SLACK_M = 0.2
+"""What poses may be off by where nothing moves: a view that was taken for another is farther off.
+Insensitive from 0.1 to 0.4 (benchmarks/constants.py)."""
 SURE_SIGMA = 0.1
-"""Relative sigma below which evidence of the scale can refuse a window."""
+"""Relative sigma below which evidence of the scale can refuse a window: `stitch.max_scale_change`
+is many of them. Insensitive from 0.05 to 0.2 (benchmarks/constants.py)."""
 MIN_SHARED_POINTS = 100
+"""Of seven unknowns; with 10 % noise the size is known to a per cent. Insensitive from 50 to 200
+(benchmarks/constants.py): a window has thousands."""
 MIN_CHAIN_SIGMA = 0.001
+"""Of the scale of a joint, so that views that agree by chance do not make it exact. Insensitive
+from 0.0005 to 0.002 (benchmarks/constants.py)."""
 DEPTH_BIAS = 2.0
 """How much depth may err alike in all views of a window, over its typical error: as much the scale
-of a joint is off, while the distances that odometry gave are not."""
+of a joint is off, while the distances that odometry gave are not. Insensitive from 1 to 4
+(benchmarks/constants.py)."""
 MIN_VIEW_POINTS = 20
+"""Of a view that both know, for the median of their ratio: to a quarter of a sigma of one
+point."""
 MIN_SHAPE_POSES = 3
 """Two poses have no shape that a scale does not give them."""
 STANDS_M, STANDS_DEG = 0.1, 5.0

@@ -156,7 +156,10 @@ def _rays(T: FloatArray, K: FloatArray, uv: FloatArray) -> FloatArray:
 
 
 def _nearest_points(rays: FloatArray, centres: FloatArray, weight: FloatArray) -> FloatArray:
-    """(P, 3) points with the least weighted sum of squared distances from their rays."""
+    """(P, 3) points with the least weighted sum of squared distances from their rays.
+
+    The midpoint method, for any number of views (Hartley and Sturm, "Triangulation", 1997).
+    """
     total = weight.sum(1)
     weight = weight / np.maximum(total, 1e-300)[:, None]
     A = np.eye(3) - np.einsum("pv,pvi,pvj->pij", weight, rays, rays, optimize=True)

@@ -148,6 +148,8 @@ def one_plane(uv_a: FloatArray, uv_b: FloatArray, threshold_px: float) -> int:
 def parallax_px(x_a: FloatArray, x_b: FloatArray, focal_px: float) -> float:
     """Median displacement that is left after the turn that explains most of it.
 
+    The turn is that of Kabsch (1976), with weights.
+
     Args:
         x_a: (M, 2) points on the plane z = 1 of view a.
         x_b: (M, 2) the same of view b.

@@ -47,7 +47,8 @@ that probability, where 58 % are inliers (Fischler and Bolles 1981)."""
 FOCAL_ROWS = 112
 """Rows or columns of a pointmap, at least, that its focal length is taken from."""
 ALIGNED_SHARE = 0.2
-"""Two maps agree on a point when it moves by less than this share of its distance."""
+"""Two maps agree on a point when it moves by less than this share of its distance: wide, as it is
+to tell whether the paths agree at all, and the fit is robust by itself."""
 
 
 class PoseError(MvDust3rError):

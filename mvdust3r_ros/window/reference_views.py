@@ -27,7 +27,8 @@ import numpy as np
 from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, View, WindowPrediction
 
 STILL_M = 1e-3
-"""A path shorter than this says nothing on where a view lies along it."""
+"""A path shorter than this says nothing on where a view lies along it: below what odometry
+tells."""
 
 
 class ReferenceViewsError(MvDust3rError):
@@ -105,7 +106,7 @@ def _spread(along: FloatArray, n_ref: int) -> list[int]:
 
 
 def _farthest(tokens: FloatArray, n_ref: int) -> list[int]:
-    """Farthest-point sampling, starting with the token nearest to the mean."""
+    """Farthest-point sampling (Gonzalez 1985), starting with the token nearest to the mean."""
     chosen = [int(np.argmin(np.linalg.norm(tokens - tokens.mean(0), axis=1)))]
     distance = np.full(len(tokens), np.inf)
     for _ in range(n_ref - 1):
