@@ -34,6 +34,8 @@ from mvdust3r_ros.placing.floor import LEVEL_TILT_DEG, fit_floor
 from mvdust3r_ros.placing.scale import MAD_TO_SIGMA
 
 MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
+"""A window's views, and the certainty that by chance one map in 20 is moved without need.
+Insensitive from half to twice of both (benchmarks/constants.py)."""
 MEDIAN_VARIANCE = 1.57
 """Variance of the median of normal values over that of their mean: pi / 2."""
 LOOKED_AT_M = 3.0

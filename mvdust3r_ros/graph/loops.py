@@ -44,7 +44,11 @@ LOOP_SIGMA_RAD = math.radians(0.4)
 """Of the joint window that measures a closure. Insensitive from half to twice of both
 (benchmarks/constants.py)."""
 SETTLED_SIGMAS = 1.0
+"""A closure that fits as well as this moves nothing. Insensitive from 0.5 to 2
+(benchmarks/constants.py)."""
 GIVEN_UP_SIGMAS = 4.0
+"""Beyond the kernel's width (`pose_graph.KERNEL_SIGMAS`): the measured motions have overruled the
+closure. Insensitive from 2 to 8 (benchmarks/constants.py)."""
 
 
 class LoopError(MvDust3rError):

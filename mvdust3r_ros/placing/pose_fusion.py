@@ -32,9 +32,12 @@ WINDOW = -1
 """The node of the window's own frame."""
 MIN_SIGMA_M = 0.005
 MIN_SIGMA_RAD = math.radians(0.2)
+"""What a calibration or a clock may be off by: 5 ms at 1 m/s, and at 40 degrees a second.
+Insensitive from half to twice of both (benchmarks/constants.py)."""
 DRIFT_LEFT = 0.5
 """Root mean square of a drift that grows evenly, over what it is at the end: 1 / sqrt(3) where the
-beginning is held, 1 / sqrt(12) where it is aligned as a whole."""
+beginning is held, 1 / sqrt(12) where it is aligned as a whole. Insensitive from 0.25 to 1
+(benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError
 from mvdust3r_ros.geometry import invert_se3
 
 KERNEL_SIGMAS = 3.0
+"""Last width of the kernel: farther off than that, a closure loses its weight. Insensitive from
+1.5 to 6 (benchmarks/constants.py)."""
 CONVERGED = 1e-7
 """Metres and radians of a step: far below what a map shows."""
 

@@ -34,6 +34,8 @@ from mvdust3r_ros.geometry import AlignmentError, align_cameras_sim3
 from mvdust3r_ros.placing.floor import fit_floor
 
 OUTLIER_SIGMAS = 4.0
+"""Chance alone leaves out one opinion in 16,000. Insensitive from 2 to 8
+(benchmarks/constants.py)."""
 UNKNOWN_VARIANCE = 1e8
 """Of a logarithm of which nothing is known: far wider than any scale, and small enough for doubles
 to keep 1e-8 beside it (1e8 * 2^-53)."""

@@ -80,6 +80,9 @@ MIN_SHAPE_POSES = 3
 STANDS_M, STANDS_DEG = 0.1, 5.0
 """Views nearer to each other than this are of a camera that stands."""
 SHAPE_SHARE, SHAPE_M, SHAPE_DEG = 0.05, 0.05, 10.0
+"""How far a window's path may be from odometry's to be of its shape: drift over a window, noise,
+and a turn that no wrong window meets by chance. Insensitive from half to twice of each
+(benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,11 @@ from mvdust3r_ros.geometry import (
 )
 
 PNP_POINTS = 600
+"""Points of a view that a pose is found from. Insensitive from 300 to 1200
+(benchmarks/constants.py)."""
 MIN_PNP_POINTS = 24
+"""About five samples of RANSAC; half of them are inliers at least. Insensitive from 12 to 48
+(benchmarks/constants.py)."""
 RANSAC_ROUNDS, RANSAC_SURE = 100, 0.999
 """So many samples of 5 points (EPnP in OpenCV, Lepetit et al. 2009) hold one without outliers, to
 that probability, where 58 % are inliers (Fischler and Bolles 1981)."""
