@@ -12,7 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a place looks like, as a vector: views of one place have alike ones."""
+"""What a place looks like, as a vector: views of one place have alike ones.
+
+Engines with tokens give the mean of them. Without, a view is its own small image, as in the
+relocaliser of PTAM (Klein and Murray 2008) and in SeqSLAM (Milford and Wyeth 2012).
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ from mvdust3r_ros.datatypes import Descriptor, FloatArray, View
 THUMBNAIL = "thumbnail"
 """Kind of the descriptors that any view has."""
 THUMBNAIL_PX = 16
+"""Coarse enough for a turn of a few degrees to change little: a pixel is about 4 degrees."""
 
 
 def image_descriptor(view: View) -> Descriptor:

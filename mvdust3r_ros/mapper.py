@@ -59,7 +59,8 @@ MISFITS = {
     Verdict.REJECTED_RESIDUAL: 1.0, Verdict.REJECTED_LOW_CONFIDENCE: 1.0,
     Verdict.REJECTED_DEGENERATE: 1.0, Verdict.REJECTED_POSE: 0.5, Verdict.REJECTED_ODOMETRY: 0.5,
 }  # fmt: skip
-"""Reasons that say: the views do not show what the map shows, or else contradict themselves."""
+"""Reasons that say: the views do not show what the map shows, or else contradict themselves, which
+of the last two is as likely."""
 
 
 class Mapper(MapHolder):

@@ -37,27 +37,34 @@ import numpy as np
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, ImageArray, View, Window
 
 MAX_READOUT_S = 0.1
-"""No camera reads its rows more slowly."""
+"""No camera reads its rows more slowly: at 10 Hz it could not."""
 WORTH_WORDS_S = 0.003
 """Less than this may be the uncertainty of a camera without a rolling shutter."""
 LEAST_SHIFT_PX = 0.2
-"""A picture whose first and last rows are off by less is left as it is."""
+"""A picture whose first and last rows are off by less is left as it is: remapping blurs by
+more."""
 MAX_GAPS = 600
-"""Gaps between frames of a camera that are remembered: those of the keyframes not yet mapped."""
+"""Gaps between frames of a camera that are remembered, 20 s at 30 Hz: those of the keyframes not
+yet mapped."""
 MAX_GAP_S = 0.4
 """Frames farther apart do not show how fast the camera turns in either."""
 GUESSED_FOCAL = 1.0
-"""Of a camera that is not calibrated, in long sides: turn and shift go through the same one."""
+"""Of a camera that is not calibrated, in long sides. Any would do: turn and shift go through the
+same one."""
 CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 80, 0.01, 6
+"""Corners of Shi and Tomasi (1994) at half the size: enough for three numbers, and 1 to 2 ms."""
 PATCH_PX, LEVELS = 13, 4
+"""Of Lucas and Kanade's flow: up to 31 times half a patch (Bouguet 2000), the whole image."""
 BACK_PX = 1.0
 """A corner that is followed there and back is lost when it ends farther from where it was."""
 MIN_CORNERS, MIN_SHARE = 12, 0.3
 """Fewer corners that are followed, in number or as a share, show no turn."""
 LEAST_SIGMA_PX = 0.3
+"""Of a followed corner: what fits better than that does so by chance."""
 ROUNDS = 5
+"""Gauss-Newton steps with Geman and McClure's weights, from a start that is a shift."""
 GRID = (9, 13)
-"""Nodes of the smooth map by which a picture is straightened."""
+"""Nodes of the map by which a picture is straightened, which is smooth: quadratic in the place."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,9 @@ from mvdust3r_ros.rolling_shutter import RollingShutter
 from mvdust3r_ros.window.keyframes import KeyframeWindow
 from mvdust3r_ros.window.reconstruct import Reconstructor
 
+REFUSALS_KEPT = 20
+"""Words for the diagnostics alone."""
+
 
 class MapState:
     """Everything that a reset forgets.
@@ -61,7 +64,7 @@ class MapState:
         self.lost = False
         self.view_hw: tuple[int, int] | None = None
         self.rolled_back = 0
-        self.refused_loops: deque[str] = deque(maxlen=20)
+        self.refused_loops: deque[str] = deque(maxlen=REFUSALS_KEPT)
         self.windows_since_loop = 0
 
 

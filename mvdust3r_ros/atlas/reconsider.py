@@ -45,6 +45,9 @@ from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 CONTRADICTIONS = (Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_ODOMETRY)
 ELSEWHERE_M, ELSEWHERE_DEG, ELSEWHERE_FACTOR = 0.2, 10.0, 1.3
+"""By more than two good windows ever differ, in place, turn or size, and by less than what has
+made odometry doubt the last ones. Insensitive from half to twice of each
+(benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,16 @@ from mvdust3r_ros.placing.stitching import Placement
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 COARSE_POINT = 0.45
-"""Sigma of a coarse network's points along their rays over its error, as a share."""
+"""Sigma of a coarse network's points along their rays over its error, as a share: its rays free
+less, and its hits count less, see `occupancy.STOP_SHORT_SIGMAS`."""
 SETTLE_SHARE = 0.5
 """The map is drawn again when of so many of its keyframes it shows an older view: rarely enough
-that the time a keyframe takes does not grow with the map."""
+that the time a keyframe takes does not grow with the map. Insensitive from 0.25 to 1
+(benchmarks/constants.py)."""
 RESIZE_SHARE, RESIZE_SIGMAS = 0.003, 0.2
-"""Root mean square of the corrections of all windows' sizes that is worth a new map, by itself and
-as a share of what the scale may be off by."""
+"""Root mean square of the corrections of all windows' sizes that is worth a new map, by itself (1
+cm at 3 m, where a cell has 5) and as a share of what the scale may be off by. Insensitive from
+half to twice of both (benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True, eq=False)

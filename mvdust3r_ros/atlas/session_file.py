@@ -45,6 +45,7 @@ from mvdust3r_ros.safe_files import FileError, finish_writing, read_limited
 FORMAT = "mvdust3r_ros map 1"
 SUFFIX = "npz"
 MAX_BYTES = 8 << 30
+"""A bound for files from outside: 20,000 keyframes of 0.4 MiB (docs/mapping.md, Time)."""
 ARRAYS = {
     "ids": ("i8", 1), "stamps_ns": ("i8", 1), "cameras": ("U", 1), "T_map_cam": ("f8", 3),
     "images": ("u1", 4), "K": ("f8", 3), "T_true_cam": ("f8", 3), "depth_m": ("f4", 3),

@@ -31,6 +31,9 @@ from mvdust3r_ros.graph.floor_views import floor_height
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 
+LOOKED_AT_M = 3.0
+"""A typical distance of what a camera in a room looks at."""
+
 
 class Drawn(NamedTuple):
     """A keyframe as voxels and grid show it: its pose, and the window that its points are from."""
@@ -172,10 +175,12 @@ class Drawing:
         return grid
 
     def _still_in_place(self, graph: KeyframeGraph) -> bool:
-        """Whether all keyframes, and what lies 3 m before them, are within half a voxel."""
+        """Whether all keyframes, and what they look at, are within half a voxel."""
         new = np.array([graph.keyframes[key].T_map_cam for key in self.drawn])
         old = np.array([drawn.T_map_cam for drawn in self.drawn.values()])
-        places = [np.stack([T[:, :3, 3], T[:, :3, 3] + 3.0 * T[:, :3, 2]]) for T in (new, old)]
+        places = [
+            np.stack([T[:, :3, 3], T[:, :3, 3] + LOOKED_AT_M * T[:, :3, 2]]) for T in (new, old)
+        ]
         shift_m = np.linalg.norm(places[0] - places[1], axis=-1)
         return bool(shift_m.max(initial=0.0) < self.settings.voxel_size_m / 2)
 

@@ -45,7 +45,9 @@ from mvdust3r_ros.safe_files import (
 )
 
 PIXEL_OCCUPIED, PIXEL_FREE, PIXEL_UNKNOWN = 0, 254, 205
+"""As Nav2's map saver writes them; 205 is just above the lower threshold, (255 - 205) / 255."""
 OCCUPIED_THRESH, FREE_THRESH = 0.65, 0.196
+"""What map_server of ROS 1 wrote; at Nav2's own 0.25, the value 205 would be free."""
 CELL_OCCUPIED_FROM, CELL_FREE_UP_TO = 65, 25
 """Cells between these are saved as unknown, with the defaults of Nav2's map saver."""
 
@@ -55,6 +57,7 @@ NO_GRID = (
 )
 """What is said where a map is saved without its grid."""
 MAX_MAP_PIXELS = 100_000_000
+"""A bound of memory: 500 m by 500 m at 5 cm, as below."""
 MAX_FILE_BYTES = 4 << 30
 """Larger files are no maps of ours: a grid of 500 m by 500 m at 5 cm, 200 million points."""
 

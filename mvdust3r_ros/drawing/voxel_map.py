@@ -23,9 +23,12 @@ from scipy.sparse import csr_array
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
 
 KEY_BITS = 21
+"""Three indices in one integer of 64 bits."""
 KEY_OFFSET = 1 << (KEY_BITS - 1)
+# columns of the table of voxels
 X, COLOR, CONF, WEIGHT, HITS = slice(0, 3), slice(3, 6), 6, 7, 8
 CHANNELS = 9
+"""All of them."""
 Cloud = tuple[FloatArray, ImageArray, FloatArray]
 """Points (N, 3) float32, colours (N, 3) uint8 and confidence (N,)."""
 
@@ -38,7 +41,8 @@ class VoxelMap:
     """Sparse voxels with confidence-weighted mean position and colour.
 
     The time to integrate depends on the new points alone, not on the size of the map: voxels are
-    rows of a growing table, found by a dictionary from their packed index.
+    rows of a growing table, found by a dictionary from their packed index, as in voxel hashing
+    (Niessner et al. 2013).
     """
 
     def __init__(self, voxel_size_m: float) -> None:
@@ -78,7 +82,7 @@ class VoxelMap:
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         rows = self._rows_for(keys[starts].tolist())
         ends = np.append(starts, len(keys))
-        weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)
+        weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)  # none has no mean
         voxel_from_point = csr_array((weight[order], order, ends), (len(rows), len(keys)))
         self._sums[rows, :HITS] += voxel_from_point @ _columns(points_map, colors_rgb, conf)
         self._sums[rows, HITS] += np.diff(ends)

@@ -28,12 +28,16 @@ from mvdust3r_ros.datatypes import JUMP_BACK_NS, BoolArray, FloatArray, Frame, K
 from mvdust3r_ros.geometry import invert_se3
 
 STEP_M = 0.05
-"""Frames closer to the last one kept than this say nothing new of the way."""
+"""Frames closer to the last one kept than this, a cell of the grid, say nothing new of the way."""
 SPACING_M = 0.1
+"""Of the places kept: discs of a robot's size around places so near to each other leave no gap."""
 MAX_GAP_M = 0.5
-"""Between frames farther apart than this the robot may have gone another way."""
+"""Between frames farther apart than this the robot may have gone another way: it is what one at 5
+m/s does between two frames at 10 Hz."""
 MAX_FRAMES = 5_000
+"""A bound of memory: 250 m in steps of `STEP_M`, and no window comes as late as that."""
 MAX_PLACES = 20_000
+"""A bound of memory, 1.6 MB: 2 km before only the newest place of each spot is kept."""
 
 
 class OdometryTrack:

@@ -24,16 +24,20 @@ from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
-from mvdust3r_ros.placing.floor import fit_floor
+from mvdust3r_ros.placing.floor import LEVEL_TILT_DEG, fit_floor
+from mvdust3r_ros.placing.scale import MAD_TO_SIGMA
 
-FLOOR_TILT_DEG = 10.0
 MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
+"""A window's views, and the certainty that by chance one map in 20 is moved without need.
+Insensitive from half to twice of both (benchmarks/constants.py)."""
+MEDIAN_VARIANCE = 1.57
+"""Variance of the median of normal values over that of their mean: pi / 2."""
 
 
 def view_of_floor(item: MapKeyframe) -> FloatArray | None:
     """(3,) the floor where a keyframe sees it, camera frame, metres; None for nowhere."""
     R, camera = item.T_map_cam[:3, :3], item.T_map_cam[:3, 3]
-    floor = fit_floor(item.points_map(), camera, FLOOR_TILT_DEG)
+    floor = fit_floor(item.points_map(), camera, LEVEL_TILT_DEG)
     if floor is None:
         return None
     seen: FloatArray = (np.array([*floor.middle_xy, floor.height]) - camera) @ R
@@ -73,6 +77,7 @@ def floor_off(graph: KeyframeGraph, settings: MapSettings) -> float:
     if len(heights) < MIN_FLOOR_VIEWS:
         return 0.0
     off_m = float(np.median(heights))
-    sigma_m = 1.4826 * float(np.median(np.abs(heights - off_m))) / np.sqrt(len(heights) / 1.57)
+    deviation_m = float(np.median(np.abs(heights - off_m)))
+    sigma_m = MAD_TO_SIGMA * deviation_m / np.sqrt(len(heights) / MEDIAN_VARIANCE)
     certain = abs(off_m) > max(settings.grid_resolution_m, FLOOR_SIGMAS * sigma_m)
     return off_m if certain else 0.0

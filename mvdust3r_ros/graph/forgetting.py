@@ -26,6 +26,8 @@ from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 
 PLACE_M, PLACE_DEG = 0.3, 20.0
+"""Views nearer to each other than this are of one place and show much the same, so that a few of
+them (`map.keyframes_per_place`) say all of it."""
 
 
 def seen_often(

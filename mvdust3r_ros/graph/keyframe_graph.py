@@ -40,7 +40,8 @@ from mvdust3r_ros.placing.scale import ScaleFilter
 from mvdust3r_ros.placing.stitching import MapEnd
 
 MAX_TIES = 2
-"""Closures of a keyframe that are handed on to its neighbour when it leaves."""
+"""Closures of a keyframe that are handed on to its neighbour when it leaves: a place that is seen
+again and again has many, and a few hold it as well."""
 
 
 class OdometryTie(NamedTuple):

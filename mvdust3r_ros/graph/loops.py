@@ -37,11 +37,20 @@ from mvdust3r_ros.window.reconstruct import Reconstructor
 from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 MIN_END_POINTS = 100
+"""As `stitching.MIN_SHARED_POINTS`: the same fit."""
 MAX_SCALE_RATIO = 1.15
+"""Both ends are of one map and one joint window: three sigmas of its levels (`depth_levels`).
+Insensitive up to 2.3 (benchmarks/constants.py)."""
 LOOP_SIGMA_M = 0.02
 LOOP_SIGMA_RAD = math.radians(0.4)
+"""Of the joint window that measures a closure. Insensitive from half to twice of both
+(benchmarks/constants.py)."""
 SETTLED_SIGMAS = 1.0
+"""A closure that fits as well as this moves nothing. Insensitive from 0.5 to 2
+(benchmarks/constants.py)."""
 GIVEN_UP_SIGMAS = 4.0
+"""Beyond the kernel's width (`pose_graph.KERNEL_SIGMAS`): the measured motions have overruled the
+closure. Insensitive from 2 to 8 (benchmarks/constants.py)."""
 
 
 class LoopError(MvDust3rError):

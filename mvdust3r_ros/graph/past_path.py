@@ -25,6 +25,7 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 
 MAX_POSES = 10_000
+"""A bound of memory, 1.3 MB of poses; half a map of them is still a path."""
 
 StampArray = npt.NDArray[np.int64]
 

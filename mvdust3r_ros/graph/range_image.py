@@ -22,9 +22,14 @@ import numpy as np
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 
 MIN_POINTS = 16
+"""Fewer rays do not show how dense they are, and say nothing."""
 RAYS_PER_BIN = 2.0
+"""Insensitive from 1 to 2 (benchmarks/constants.py); at 4 the nearest ray of a bin hides what lies
+beside it, and 78 % of the obstacles drawn are some instead of 82 %."""
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+"""A bin and the four beside it."""
 PITCH_RAD = (np.radians(0.2), np.radians(4.0))
+"""Bounds of a bin that no view of the trials reaches: a pixel of a wide view, and 20 cm at 3 m."""
 
 
 class RangeImage:

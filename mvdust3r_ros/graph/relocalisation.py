@@ -31,8 +31,11 @@ from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 TRIES = 3
+"""Places that are looked at for each window: each takes a run of the network."""
 MIN_COLOUR_AGREEMENT = 0.4
+"""Correlation of greys: no more than wrong windows have (`lone_windows.MIN_MATCH`)."""
 MIN_COLOUR_POINTS = 100
+"""A correlation of so many values is known to 0.1 (1 / sqrt(N - 3), Fisher 1921)."""
 
 
 class RelocalisationError(MvDust3rError):

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The floor: the lowest large plane that is about level."""
+"""The floor: the lowest large plane that is about level, by RANSAC (Fischler and Bolles 1981)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,42 @@ import numpy as np
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import make_se3
 
+LEVEL_TILT_DEG = 10.0
+"""Largest tilt of a floor in axes that are level by odometry or by the map: a ramp for wheelchairs
+has up to 5 (1 in 12)."""
+UNLEVEL_TILT_DEG = 40.0
+"""The same in the axes of a camera that is taken to look straight ahead."""
+MIN_POINTS, MIN_LOW_POINTS = 50, 30
+"""In all and below the camera; with fewer, `MIN_SUPPORT` would be one or two points."""
 SAMPLE_POINTS = 3000
+"""A support of 4 % is known to 0.4 of it. Insensitive from 1500 to 6000
+(benchmarks/constants.py)."""
 TRIPLES = 400
+"""Where a quarter of the low points are floor, one triple in 64 is: 400 miss it in 0.2 % of all
+cases."""
 SCREENING_POINTS = 300
+"""So many know the support of a plane to 3 points (sqrt(p (1 - p) / 300)): enough to find the
+`FINALISTS`."""
 FINALISTS = 24
+"""Planes that all points choose among. Insensitive from 12 to 48 (benchmarks/constants.py)."""
 REL_TOLERANCE = 0.015
+"""Distance from the plane at which a point is on it, over the distance of a typical point: less
+than the noise of one, as a floor has many. Insensitive from 0.0075 to 0.03
+(benchmarks/constants.py)."""
+CLEARANCE, CLEARLY_BELOW = 4, 2
+"""In tolerances: how far below the camera the floor has to be; how far a point lies below a plane
+that is not the floor, so that the plane's own noise does not count."""
 MAX_SHARE_BELOW = 0.06
+"""Below a table is its floor; below a floor is what mirrors and wrong points show. Insensitive
+from 0.03 to 0.12 (benchmarks/constants.py)."""
 MIN_SUPPORT = 0.04
+"""Share of the points on a plane of chance, with such a tolerance. Insensitive from 0.02 to 0.08
+(benchmarks/constants.py)."""
 MAX_LINE_SHARE, LINES = 0.5, 64
 """When more of a plane's points than this share lie along one of so many lines through two of
-them, they are where it cuts a wall, and the plane is no floor."""
+them, they are where it cuts a wall, and the plane is no floor. The share: insensitive from 0.25 to
+1 (benchmarks/constants.py); 64 lines miss one that holds half of the points, and so a quarter of
+the pairs, once in 10^8."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +112,18 @@ def fit_floor(
     Returns:
         The floor, or None when no plane qualifies.
     """
-    if len(points) < 50:
+    if len(points) < MIN_POINTS:
         return None
     rng = np.random.default_rng(seed)
     if len(points) > SAMPLE_POINTS:
         points = points[rng.choice(len(points), SAMPLE_POINTS, replace=False)]
     points = np.asarray(points, float)
     tolerance = REL_TOLERANCE * float(np.median(np.linalg.norm(points - camera, axis=1)))
-    low = points[points[:, 2] < camera[2] - 4 * tolerance]
-    if len(low) < 30:
+    low = points[points[:, 2] < camera[2] - CLEARANCE * tolerance]
+    if len(low) < MIN_LOW_POINTS:
         return None
     normals, offsets = _candidate_planes(low, rng, max_tilt_deg)
-    offsets_ok = normals @ camera - offsets > 4 * tolerance
+    offsets_ok = normals @ camera - offsets > CLEARANCE * tolerance
     normals, offsets = normals[offsets_ok], offsets[offsets_ok]
     if len(normals) == 0:
         return None
@@ -131,7 +157,7 @@ def _scores(
     """Share of the points on each plane (M,); 0 for a plane with points below it or few on it."""
     heights = normals @ points.T - offsets[:, None]
     support = np.count_nonzero(np.abs(heights) < tolerance, 1) / len(points)
-    below = np.count_nonzero(heights < -2 * tolerance, 1) / len(points)
+    below = np.count_nonzero(heights < -CLEARLY_BELOW * tolerance, 1) / len(points)
     return np.where((below < MAX_SHARE_BELOW) & (support > MIN_SUPPORT), support, 0.0)
 
 

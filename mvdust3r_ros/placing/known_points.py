@@ -23,9 +23,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, is_point
 from mvdust3r_ros.geometry import Sim3, align_sim3_robust
-from mvdust3r_ros.window.window_geometry import WindowGeometry
-
-MIN_DEPTH = 1e-6
+from mvdust3r_ros.window.window_geometry import NEAREST, WindowGeometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +114,7 @@ def joint_of(geometry: WindowGeometry, known: Sequence[KnownView]) -> Joint:
     for view in known:
         use = view.use(geometry)
         points_cam, T = view.known.points_cam[use].astype(np.float64), view.T_map_cam
-        depth = np.maximum(np.linalg.norm(points_cam, axis=1), MIN_DEPTH)
+        depth = np.maximum(np.linalg.norm(points_cam, axis=1), NEAREST)
         sure = np.log(np.minimum(geometry.conf[view.index], view.known.conf)[use])
         window.append(geometry.points[view.index][use].astype(np.float64))
         in_map.append(points_cam @ T[:3, :3].T + T[:3, 3])
@@ -145,10 +143,10 @@ def depth_product(
         use: (h, w) pixels.
         depth_map: (N,) their depth in the map, metres.
     """
-    depth_map = np.maximum(depth_map, MIN_DEPTH)
+    depth_map = np.maximum(depth_map, NEAREST)
     if geometry.poses[index] is None or not depth_map.size:
         return depth_map**2
     window = geometry.distance(index, use)
     scale = float(np.median(depth_map) / max(float(np.median(window)), 1e-9))
-    product: FloatArray = np.maximum(scale * window.astype(np.float64), MIN_DEPTH) * depth_map
+    product: FloatArray = np.maximum(scale * window.astype(np.float64), NEAREST) * depth_map
     return product

@@ -12,7 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How a camera sits on the robot, from the motion of both."""
+"""How a camera sits on the robot, from the motion of both.
+
+Hand-eye calibration (Tsai and Lenz 1989), rotation and translation together as Horaud and Dornaika
+(1995), with the scale of the camera's motion as one more unknown.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +32,20 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3
 
 MIN_POSES = 12
+"""Insensitive from 6 to 12; with 17 and 24 the mounting is found later, and the ATE of a short
+drive is 27 and 32 mm instead of 18 (benchmarks/constants.py, wheels)."""
 REACH = 3
-"""Motions are taken between poses that are 1 to REACH places apart."""
+"""Motions are taken between poses that are 1 to REACH places apart: longer ones have more turn
+over the same noise. Insensitive from 2 to 6 (benchmarks/constants.py)."""
 TURN_SIGMA_RAD = math.radians(1.0)
 STEP_SIGMA_M, STEP_REL_SIGMA = 0.01, 0.03
 ARM_SIGMA_M = 0.3
 STRAIGHT_RAD, MIN_STEP_M = math.radians(8.0), 0.05
 MIN_SIGMA_DEG = 0.2
 MAX_CONDITION, MIN_SPREAD = 1e12, 1e-3
+"""Of the information, and of the second direction in which anything moves over the first: what the
+motion leaves open is beyond, as doubles tell 1e16 from nothing. The sigma judges all that is
+not."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ def estimate_mounting(
 ) -> Mounting | None:
     """Hand-eye calibration with a scale: the same motions seen by the wheels and by the camera.
 
-    With R_a, t_a a motion of the robot and R_b, t_b the camera's (Tsai and Lenz 1989): their turns
+    With R_a, t_a a motion of the robot and R_b, t_b the camera's: their turns
     are alike but for the mounting's rotation, and t_a + (R_a - 1) arm = scale * R_base_cam t_b.
     Turns fix the rotation but for one angle where all are about one axis, as on a flat floor; the
     ways driven fix that one. Least squares over rotation, arm and scale tells how well.

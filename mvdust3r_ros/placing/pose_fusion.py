@@ -32,6 +32,12 @@ WINDOW = -1
 """The node of the window's own frame."""
 MIN_SIGMA_M = 0.005
 MIN_SIGMA_RAD = math.radians(0.2)
+"""What a calibration or a clock may be off by: 5 ms at 1 m/s, and at 40 degrees a second.
+Insensitive from half to twice of both (benchmarks/constants.py)."""
+DRIFT_LEFT = 0.5
+"""Root mean square of a drift that grows evenly, over what it is at the end: 1 / sqrt(3) where the
+beginning is held, 1 / sqrt(12) where it is aligned as a whole. Insensitive from 0.25 to 1
+(benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ class PoseSigma:
 
         What a network is off by is much the same each time it sees a place. Were that weighed as
         chance, a network far coarser than odometry would turn the map a little further with each
-        window, always the same way. So its variance grows with the ratio of both variances.
+        window, always the same way. So its variance grows with the ratio of both variances, which
+        is that of a motion, between two poses.
         """
         way = way_sigma(steps)
         return PoseSigma(
@@ -194,7 +201,7 @@ def network_sigma(
     turned = np.swapaxes(T_odom_cam[:, :3, :3], 1, 2) @ S_odom_map.R @ T_map_cam[:, :3, :3]
     rms_rad = math.radians(float(np.sqrt((rotation_angle_deg(turned) ** 2).mean())))
     steps_m = np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1)
-    drift_m = 0.5 * odom_rel_sigma * float(steps_m.sum())
+    drift_m = DRIFT_LEFT * odom_rel_sigma * float(steps_m.sum())
     axis_m = math.sqrt(max(rms_m**2 - drift_m**2, 0.0) / 3)
     return PoseSigma.of(axis_m, rms_rad / math.sqrt(3))
 

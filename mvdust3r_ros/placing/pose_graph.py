@@ -12,7 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Poses that agree best with all relative measurements between them."""
+"""Poses that agree best with all relative measurements between them: a pose graph.
+
+Errors, derivatives and sparse normal equations as in Grisetti, Kuemmerle, Stachniss and Burgard
+("A tutorial on graph-based SLAM", 2010); steps are taken in the frame of each pose, as in Sola,
+Deray and Atchuthan ("A micro Lie theory for state estimation in robotics", 2018), translation and
+rotation apart.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +36,10 @@ from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError
 from mvdust3r_ros.geometry import invert_se3
 
 KERNEL_SIGMAS = 3.0
+"""Last width of the kernel: farther off than that, a closure loses its weight. Insensitive from
+1.5 to 6 (benchmarks/constants.py)."""
+CONVERGED = 1e-7
+"""Metres and radians of a step: far below what a map shows."""
 
 
 class PoseGraphError(MvDust3rError):
@@ -100,7 +110,7 @@ def optimize_poses(
         step = _gauss_newton_step(T, table, column, width)
         moving = column >= 0
         T[moving] = T[moving] @ _exp(step[column[moving]])
-        if width == KERNEL_SIGMAS and np.abs(step).max() < 1e-7:
+        if width == KERNEL_SIGMAS and np.abs(step).max() < CONVERGED:
             break
         width = max(width / 2, KERNEL_SIGMAS)
     T[:, :3, :3] = Rotation.from_matrix(T[:, :3, :3]).as_matrix()  # products drift off rotations

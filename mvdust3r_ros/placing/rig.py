@@ -28,6 +28,7 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.placing.scale import ScaleEvidence
 
 CALIBRATION_REL_SIGMA = 0.01
+"""Error of the distance of two cameras by calibration: a millimetre in ten centimetres."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from mvdust3r_ros.geometry import (
     invert_se3,
     rotation_angle_deg,
 )
-from mvdust3r_ros.placing.floor import fit_floor
+from mvdust3r_ros.placing.floor import LEVEL_TILT_DEG, UNLEVEL_TILT_DEG, fit_floor
 from mvdust3r_ros.placing.known_points import KnownView, Pointmap, joint_of
 from mvdust3r_ros.placing.pose_fusion import (
     ALL_OF_IT,
@@ -54,21 +54,35 @@ from mvdust3r_ros.window.limits import attainable
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 WINDOW_PATH_M, DRIFT_SIGMAS = 3.0, 3.0
-"""A network's error does not grow with a way that is longer than its views see; drift does."""
+"""A network's error does not grow with a way that is longer than its views see; drift does.
+Insensitive from half to twice of both (benchmarks/constants.py): what is refused is far beyond."""
+MOTION_SLACK_M = 0.2
+"""What poses may be off by where nothing moves: a view that was taken for another is farther off.
+Insensitive from 0.1 to 0.4 (benchmarks/constants.py)."""
 SURE_SIGMA = 0.1
-"""Relative sigma below which evidence of the scale can refuse a window."""
+"""Relative sigma below which evidence of the scale can refuse a window: `stitch.max_scale_change`
+is many of them. Insensitive from 0.05 to 0.2 (benchmarks/constants.py)."""
 MIN_SHARED_POINTS = 100
+"""Of seven unknowns; with 10 % noise the size is known to a per cent. Insensitive from 50 to 200
+(benchmarks/constants.py): a window has thousands."""
 MIN_CHAIN_SIGMA = 0.001
+"""Of the scale of a joint, so that views that agree by chance do not make it exact. Insensitive
+from 0.0005 to 0.002 (benchmarks/constants.py)."""
 DEPTH_BIAS = 2.0
 """How much depth may err alike in all views of a window, over its typical error: as much the scale
-of a joint is off, while the distances that odometry gave are not."""
+of a joint is off, while the distances that odometry gave are not. Insensitive from 1 to 4
+(benchmarks/constants.py)."""
 MIN_VIEW_POINTS = 20
+"""Of a view that both know, for the median of their ratio: to a quarter of a sigma of one
+point."""
 MIN_SHAPE_POSES = 3
+"""Two poses have no shape that a scale does not give them."""
 STANDS_M, STANDS_DEG = 0.1, 5.0
 """Views nearer to each other than this are of a camera that stands."""
 SHAPE_SHARE, SHAPE_M, SHAPE_DEG = 0.05, 0.05, 10.0
-FLOOR_TILT_DEG = 40.0
-ODOM_TILT_DEG = 10.0
+"""How far a window's path may be from odometry's to be of its shape: drift over a window, noise,
+and a turn that no wrong window meets by chance. Insensitive from half to twice of each
+(benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True)
@@ -293,11 +307,11 @@ class Stitcher:
         for _, keyframe, pose in geometry.posed():
             T_map_cam = self.end.T_map_cam.get(keyframe.id)
             if T_map_cam is not None:
-                return T_map_cam[:3, :3] @ pose.T_window_cam[:3, :3].T, ODOM_TILT_DEG
+                return T_map_cam[:3, :3] @ pose.T_window_cam[:3, :3].T, LEVEL_TILT_DEG
         T_window_cam, T_odom_cam = geometry.with_odometry()
         if len(T_odom_cam):
-            return T_odom_cam[0, :3, :3] @ T_window_cam[0, :3, :3].T, ODOM_TILT_DEG
-        return R_BODY_OPTICAL @ geometry.first_pose[:3, :3].T, FLOOR_TILT_DEG
+            return T_odom_cam[0, :3, :3] @ T_window_cam[0, :3, :3].T, LEVEL_TILT_DEG
+        return R_BODY_OPTICAL @ geometry.first_pose[:3, :3].T, UNLEVEL_TILT_DEG
 
     def _place_first(self, geometry: WindowGeometry, evidence: list[ScaleEvidence]) -> Placement:
         """The first window defines the map: odometry's axes, or the floor's."""
@@ -452,7 +466,8 @@ def check_motion(
     off_m = float(np.linalg.norm(moved[:3, 3] - truth[:3, 3]))
     path_m = float(np.linalg.norm(np.diff(T_odom_cam[:, :3, 3], axis=0), axis=1).sum())
     drift_m = DRIFT_SIGMAS * settings.odom_rel_sigma * path_m
-    limit_m = settings.max_odom_translation * min(path_m, WINDOW_PATH_M) + drift_m + 0.2
+    share_m = settings.max_odom_translation * min(path_m, WINDOW_PATH_M)
+    limit_m = share_m + drift_m + MOTION_SLACK_M
     if off_m > limit_m or turned_deg > settings.max_odom_rotation_deg:
         raise WindowError(
             Verdict.REJECTED_ODOMETRY,
@@ -516,7 +531,7 @@ def on_the_floor(geometry: WindowGeometry, S_map_window: Sim3) -> Sim3:
     """The same place moved up or down so that the floor is at z = 0, if it can be seen."""
     camera = S_map_window.apply(geometry.first_pose[:3, 3])
     points = S_map_window.apply(geometry.points[geometry.valid])
-    floor = fit_floor(points, camera, ODOM_TILT_DEG)
+    floor = fit_floor(points, camera, LEVEL_TILT_DEG)
     if floor is None:
         return S_map_window
     up = np.array([0.0, 0.0, floor.height_at(camera[:2])])
@@ -534,7 +549,7 @@ def level_by_floor(geometry: WindowGeometry) -> Sim3:
     origin = first[:3, 3]
     points = (geometry.points[geometry.valid] - origin) @ R.T
     S = Sim3(1.0, R, -R @ origin)
-    floor = fit_floor(points, np.zeros(3), FLOOR_TILT_DEG)
+    floor = fit_floor(points, np.zeros(3), UNLEVEL_TILT_DEG)
     if floor is None:
         return S
     T = floor.level_transform()

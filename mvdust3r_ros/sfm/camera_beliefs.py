@@ -26,15 +26,16 @@ from mvdust3r_ros.rolling_shutter import MAX_READOUT_S, intrinsics_of
 READOUT_SIGMA_S = 0.015
 """Before anything is known: 0 with this sigma, as rows of most cameras take 5 to 30 ms."""
 CALIBRATION_SIGMA = 0.01
-"""Relative error of a calibrated focal length."""
+"""Relative error of a calibrated focal length: a lens may have been focused anew since. Images may
+correct it."""
 SURE_FOCAL = 0.03
-"""A focal length that windows have said this well is taken for given."""
+"""A focal length that windows have said this well is taken for given: `MAX_FOCAL_SIGMA`."""
 LEAST_FOCAL_SIGMA, LEAST_READOUT_SIGMA_S = 0.003, 0.0003
 """Windows that share views and a lens are not independent: their mean is never better."""
 SHOWN_SIGMAS = 2.0
-"""A readout of fewer sigmas is none."""
+"""A readout of fewer sigmas is none: by chance one in 20 has more."""
 EXACT_SIGMA_S = 1e-6
-"""Of a readout that a setting says."""
+"""Of a readout that a setting says: what a camera turns meanwhile is no part of a pixel."""
 FADING = 1.1
 """Growth of a sigma from window to window: these share views, and a lens may change."""
 

@@ -30,8 +30,9 @@ from mvdust3r_ros.sfm.bundle import Observations
 IndexArray = npt.NDArray[np.intp]
 
 TRIANGULATION_ROUNDS = 4
+"""Of re-weighting; bundle adjustment goes on from there."""
 KERNEL_PX = 2.0
-"""Width of the Cauchy kernel of triangulation."""
+"""Least width of the Cauchy kernel of triangulation: two sigmas of an observation at the start."""
 
 
 def link_matches(
@@ -155,7 +156,10 @@ def _rays(T: FloatArray, K: FloatArray, uv: FloatArray) -> FloatArray:
 
 
 def _nearest_points(rays: FloatArray, centres: FloatArray, weight: FloatArray) -> FloatArray:
-    """(P, 3) points with the least weighted sum of squared distances from their rays."""
+    """(P, 3) points with the least weighted sum of squared distances from their rays.
+
+    The midpoint method, for any number of views (Hartley and Sturm, "Triangulation", 1997).
+    """
     total = weight.sum(1)
     weight = weight / np.maximum(total, 1e-300)[:, None]
     A = np.eye(3) - np.einsum("pv,pvi,pvj->pij", weight, rays, rays, optimize=True)

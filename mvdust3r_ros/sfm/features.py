@@ -30,12 +30,12 @@ IndexArray = npt.NDArray[np.intp]
 MAX_FEATURES = 1200
 """Strongest features kept of a view."""
 CONTRAST = 0.01
-"""SIFT's least contrast; low, as walls show little: what is noise finds no partner."""
+"""SIFT's least contrast, where Lowe has 0.03: walls show little, and noise finds no partner."""
 SIFT_SHIFT_PX = 0.25
 """OpenCV's keypoints lie so far off in x and y, as it doubles the image first."""
 RATIO, FAINT_RATIO = 0.8, 0.9
-"""A match is clear when it is nearer than this share of the distance of the second best; up to the
-second share it is kept for where poses are known."""
+"""A match is clear when it is nearer than this share of the distance of the second best (0.8: Lowe
+2004, figure 11); up to the second share it is kept for where poses are known."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from mvdust3r_ros.sfm.bundle import MotionPrior
 from mvdust3r_ros.sfm.matching import Matcher, Pair, Verified
 from mvdust3r_ros.sfm.priors import among
 from mvdust3r_ros.sfm.solve import Cameras, Solution, solve
-from mvdust3r_ros.sfm.two_view import TwoViews, verify_pair
+from mvdust3r_ros.sfm.two_view import RANSAC_SURE, TwoViews, verify_pair
 
 IndexArray = npt.NDArray[np.intp]
 
@@ -37,14 +37,18 @@ MIN_PARALLAX_PX = 2.5
 ENOUGH_PARALLAX_PX = 20.0
 """More than this makes a pair no better."""
 MIN_PAIR_POINTS = 20
+"""Matches of that pair, a few more than make a pair count (`two_view.MIN_MATCHES`)."""
 UNSURE_PX = 4.0
-"""Largest distance from the epipolar line where the focal length is a guess."""
+"""Largest distance from the epipolar line where the focal length is a guess, off by up to 17 %
+(`FOCAL_STARTS`)."""
 MIN_PNP_POINTS = 15
 """Least points of the model that a view must see to be placed."""
 PNP_PX = 4.0
+"""Largest distance of a point from where a view sees it: `GOOD_PX` of a start."""
 PNP_ROUNDS = 300
+"""Samples of 5 points (EPnP in OpenCV): one has no outlier, to 99.9 %, from 47 % inliers on."""
 STARTS = 3
-"""Pairs that are tried to begin with."""
+"""Pairs that are tried to begin with: more only where the first does not place all views."""
 
 
 def start_pairs(
@@ -158,7 +162,7 @@ def _pose_of(
     try:
         found, turn, t, inliers = cv2.solvePnPRansac(
             points / unit, uv, K[view], np.zeros(0), iterationsCount=PNP_ROUNDS,
-            reprojectionError=PNP_PX, confidence=0.999, flags=cv2.SOLVEPNP_SQPNP,
+            reprojectionError=PNP_PX, confidence=RANSAC_SURE, flags=cv2.SOLVEPNP_SQPNP,
         )  # fmt: skip
     except cv2.error:
         return None

@@ -38,6 +38,7 @@ ODOM_TURN_SHARE = 0.01
 RIG_SIGMA_RAD = math.radians(0.15)
 """Error of the calibration of a rig."""
 RIG_SIGMA_M = 0.002
+"""The same of the place of a camera, as of a hand-measured or calibrated mount."""
 RIG_REL_SIGMA = 0.01
 """Share of the distance of two cameras."""
 BEFORE_SIGMA_RAD = math.radians(0.1)

@@ -12,7 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Points followed through the frames between keyframes, by pyramidal Lucas-Kanade."""
+"""Points followed through the frames between keyframes.
+
+Corners of Shi and Tomasi (1994), Lucas and Kanade's method (1981) in pyramids (Bouguet 2000).
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,12 @@ from mvdust3r_ros.datatypes import BoolArray, FloatArray, ImageArray
 MAX_FRAMES = 150
 """Frames of a camera that are remembered, some 15 MB of 384 x 288 pixels."""
 MAX_KEYFRAMES = 64
-"""Keyframes of a camera whose points are remembered."""
+"""Keyframes of a camera whose points are remembered: eight windows."""
 MAX_CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 500, 0.01, 7
-"""Corners that are followed from a keyframe on (`cv2.goodFeaturesToTrack`)."""
+"""Corners that are followed from a keyframe on (`cv2.goodFeaturesToTrack`); at that distance so
+many take up a fifth of 384 x 288 pixels at least."""
 PATCH_PX, LEVELS = 13, 3
+"""Of the flow: steps of up to 15 times half a patch, 97 pixels, can be followed (Bouguet 2000)."""
 BACK_PX = 0.5
 """A point is lost when it is not found again this near to where it was, there and back."""
 

@@ -26,10 +26,16 @@ from mvdust3r_ros.geometry import invert_se3, make_se3
 
 EPIPOLAR_PX = 1.5
 """Largest distance from the epipolar line, in pixels of the views."""
+EPIPOLAR_MATCHES = 8
+"""So many determine an epipolar geometry linearly (Longuet-Higgins 1981)."""
 MIN_MATCHES = 15
+"""As in COLMAP (Schonberger and Frahm 2016): so many do not agree by chance."""
 SEED = 1
-RANSAC_ROUNDS = 1000
+"""Any: the same images give the same poses."""
+RANSAC_ROUNDS, RANSAC_SURE = 1000, 0.999
+"""So many samples of 5 matches hold one without outliers, that surely, where 37 % are inliers."""
 ROTATION_ROUNDS = 5
+"""Of re-weighting towards least distances instead of least squares (Weiszfeld 1937)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +76,7 @@ def verify_pair(
     Returns:
         The geometry, or None when too few matches agree on one.
     """
-    if len(uv_a) < max(min_matches, 8):
+    if len(uv_a) < max(min_matches, EPIPOLAR_MATCHES):
         return None
     try:
         found = (
@@ -86,13 +92,12 @@ def verify_pair(
 def _usac(threshold: float) -> cv2.UsacParams:
     params = cv2.UsacParams()
     params.randomGeneratorState = SEED
-    params.confidence = 0.999
+    params.confidence = RANSAC_SURE
     params.maxIterations = RANSAC_ROUNDS
     params.score = cv2.SCORE_METHOD_MAGSAC
     params.sampler = cv2.SAMPLING_UNIFORM
     params.loMethod = cv2.LOCAL_OPTIM_SIGMA
-    params.loIterations = 5
-    params.loSampleSize = 14
+    params.loIterations, params.loSampleSize = 5, 14  # OpenCV's defaults
     params.threshold = threshold
     params.isParallel = False
     return params
@@ -108,7 +113,7 @@ def _essential(
     F = np.linalg.inv(K_b).T @ E @ np.linalg.inv(K_a)
     inliers = mask.ravel().astype(bool)
     x_a, x_b = (normalised(uv, K)[inliers] for uv, K in ((uv_a, K_a), (uv_b, K_b)))
-    if len(x_a) < 8:
+    if len(x_a) < EPIPOLAR_MATCHES:
         return None
     _, R, t, _ = cv2.recoverPose(E, x_a, x_b, np.eye(3))
     parallax = parallax_px(x_a, x_b, float(K_b[0, 0]))
@@ -143,6 +148,8 @@ def one_plane(uv_a: FloatArray, uv_b: FloatArray, threshold_px: float) -> int:
 def parallax_px(x_a: FloatArray, x_b: FloatArray, focal_px: float) -> float:
     """Median displacement that is left after the turn that explains most of it.
 
+    The turn is that of Kabsch (1976), with weights.
+
     Args:
         x_a: (M, 2) points on the plane z = 1 of view a.
         x_b: (M, 2) the same of view b.
@@ -157,7 +164,7 @@ def parallax_px(x_a: FloatArray, x_b: FloatArray, focal_px: float) -> float:
         U, _, Vt = np.linalg.svd((weight[:, None] * b).T @ a)
         R = U @ np.diag([1, 1, np.linalg.det(U @ Vt)]) @ Vt
         off = np.linalg.norm(b - a @ R.T, axis=1)
-        weight = 1.0 / np.maximum(off, 0.1 / focal_px)
+        weight = 1.0 / np.maximum(off, 0.1 / focal_px)  # no feature is found to a tenth of a pixel
     return float(np.median(off)) * focal_px
 
 

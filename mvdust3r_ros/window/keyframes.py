@@ -12,7 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which frames to keep, and when enough of them make a window."""
+"""Which frames to keep, and when enough of them make a window.
+
+How much of the last keyframe is still in view follows from corners (Shi and Tomasi 1994) that are
+followed from frame to frame by Lucas and Kanade's method (1981) in pyramids (Bouguet 2000).
+"""
 
 from __future__ import annotations
 
@@ -38,27 +42,43 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 
 TRACK_SIDE_PX = 128
+"""Shorter side of the image in which corners are followed; all pixels below are of this image."""
 MAX_CORNERS = 120
+"""The share of so many that is still in view is known to 5 points: sqrt(0.25 / 120)."""
+CORNER_QUALITY = 0.01
+"""Least strength of a corner over the strongest one, as in OpenCV's tutorials."""
+FLOW_PATCH_PX, FLOW_LEVELS = 15, 3
+"""Side of a patch and levels above the image. Up to 15 times half a patch can be followed (Bouguet
+2000: 2^(levels + 1) - 1), which is 105 px, nearly the whole image."""
 MIN_CORNERS, CLEARLY = 8, 2
 """Fewer corners show no motion; to begin with an image anew after that takes clearly more, or as
 many that the image before has as well."""
 MIN_STRENGTH, SMOOTH_PX = 1e-4, 1.0
-"""Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) of the smoothed image."""
+"""Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) of the smoothed image: white noise of 3
+grey levels has none above 0.6e-4, of 5 levels 1.6e-4."""
 SEEN_WELL = 0.6
 """Share of the corners below which they are looked for in the reference once more."""
 THERE_AND_BACK_PX, BELIEVED = 5.0, 0.5
 """A corner that is followed there and back ends this near to where it was; a step is believed as a
 whole when this share of the corners does."""
 SAME_CORNER_PX = 5.0
+"""Corners of one image keep this distance; nearer to one than that is that one."""
 BLIND_S = 0.5
 """A keyframe without texture is followed by another one of what can be seen after this time."""
 SUDDEN = 0.2
 """Where the overlap falls so far below its limit from one frame to the next, the frame before is a
 keyframe as well: it is the only one that leads there."""
 MIN_WINDOW = 3
+"""Of two views there is one baseline alone, which nothing checks."""
 LOST_AFTER = 2
 """Windows in a row that do not fit the map before one begins anew."""
-MAX_CAMERAS = 16
+MAX_CAMERA_NAMES = 16
+"""More than a rig has: frame ids that change with each message would fill the memory."""
+SHARPNESS_FRAMES, MIN_SHARPNESS_FRAMES = 30, 5
+"""Frames, about a second of them, whose median says how sharp images are; before there are a few
+none is called blurred."""
+MAX_WAITING_WINDOWS = 8
+"""Keyframes of so many windows wait at most while nobody takes any, then every second one goes."""
 
 
 class KeyframeError(MvDust3rError):
@@ -147,15 +167,16 @@ def _corners(gray: ImageArray) -> FloatArray:
     strength = float(cv2.cornerMinEigenVal(smooth, 3).max())
     if strength < MIN_STRENGTH:
         return np.zeros((0, 1, 2), np.float32)
-    quality = max(0.01, MIN_STRENGTH / strength)
-    corners = cv2.goodFeaturesToTrack(smooth, MAX_CORNERS, quality, 5)
+    quality = max(CORNER_QUALITY, MIN_STRENGTH / strength)
+    corners = cv2.goodFeaturesToTrack(smooth, MAX_CORNERS, quality, SAME_CORNER_PX)
     return np.asarray(corners if corners is not None else [], np.float32).reshape(-1, 1, 2)
 
 
 def _track(a: ImageArray, b: ImageArray, corners: FloatArray) -> tuple[FloatArray, BoolArray]:
     moved, found, _ = cv2.calcOpticalFlowPyrLK(
-        a, b, corners, np.zeros_like(corners), winSize=(15, 15), maxLevel=3
-    )
+        a, b, corners, np.zeros_like(corners), winSize=(FLOW_PATCH_PX, FLOW_PATCH_PX),
+        maxLevel=FLOW_LEVELS,
+    )  # fmt: skip
     return np.asarray(moved, np.float32), found[:, 0] == 1
 
 
@@ -205,9 +226,9 @@ class KeyframeWindow:
                 are too many cameras.
         """
         camera, size = frame.camera_name, frame.image_rgb.shape[:2]
-        if camera not in self._size_hw and len(self._size_hw) >= MAX_CAMERAS:
+        if camera not in self._size_hw and len(self._size_hw) >= MAX_CAMERA_NAMES:
             raise KeyframeError(
-                f"{camera}: images of more than {MAX_CAMERAS} cameras; do the images change "
+                f"{camera}: images of more than {MAX_CAMERA_NAMES} cameras; do the images change "
                 "their frame_id?"
             )
         last_ns = self._last_stamp_ns.get(camera)
@@ -254,7 +275,7 @@ class KeyframeWindow:
             self._keep(frame.camera_name, *before)
         self._keep(frame.camera_name, frame.stamp_ns, view)
         self._motion.setdefault(frame.camera_name, MotionGauge()).restart(gray)
-        limit = 8 * self.settings.window_size
+        limit = MAX_WAITING_WINDOWS * self.settings.window_size
         if len(self._pending) > limit:
             self._pending = thin_evenly(self._pending, limit // 2)
             self._returned = 0
@@ -357,8 +378,8 @@ class KeyframeWindow:
 
     def _is_blurred(self, camera: str, gray: ImageArray) -> bool:
         sharpness = float(cv2.Laplacian(gray, cv2.CV_32F).var())
-        recent = self._sharpness.setdefault(camera, deque(maxlen=30))
-        typical = float(np.median(recent)) if len(recent) >= 5 else 0.0
+        recent = self._sharpness.setdefault(camera, deque(maxlen=SHARPNESS_FRAMES))
+        typical = float(np.median(recent)) if len(recent) >= MIN_SHARPNESS_FRAMES else 0.0
         recent.append(sharpness)
         return sharpness < self.settings.min_sharpness * typical
 

@@ -45,11 +45,16 @@ from 0.89 and 0.8; garbage has 0.0 to 0.4 where the camera moves, and no gain wh
 SURE_MATCH = 0.9
 """Correlation that needs no gain: of a camera that stands there is nothing to explain."""
 COARSE_FROM = 0.1
-"""Error of a point over its distance from which a network's own word is not enough."""
+"""Error of a point over its distance from which a network's own word is not enough: between the
+two bundled ones, 0.045 and 0.27."""
 MIN_COMPARISONS, MIN_CELLS = 3, 30
+"""Pairs of views and points of each. A correlation of 30 values is known to 0.2 (1 / sqrt(N - 3),
+Fisher 1921), the median of three pairs better than that."""
 MIN_CONTRAST = 4.0
-"""Standard deviation of the greys below which there is nothing to compare."""
+"""Standard deviation of the greys below which there is nothing to compare: twice the noise of a
+camera, of which a correlation is still at least 0.75."""
 BLUR_PX = 1.0
+"""The place of a point is known to a pixel: finer texture than that would not meet itself."""
 
 
 class Match(NamedTuple):

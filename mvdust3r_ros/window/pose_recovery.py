@@ -40,9 +40,19 @@ from mvdust3r_ros.geometry import (
 )
 
 PNP_POINTS = 600
+"""Points of a view that a pose is found from. Insensitive from 300 to 1200
+(benchmarks/constants.py)."""
 MIN_PNP_POINTS = 24
+"""About five samples of RANSAC; half of them are inliers at least. Insensitive from 12 to 48
+(benchmarks/constants.py)."""
+RANSAC_ROUNDS, RANSAC_SURE = 100, 0.999
+"""So many samples of 5 points (EPnP in OpenCV, Lepetit et al. 2009) hold one without outliers, to
+that probability, where 58 % are inliers (Fischler and Bolles 1981)."""
+FOCAL_ROWS = 112
+"""Rows or columns of a pointmap, at least, that its focal length is taken from."""
 ALIGNED_SHARE = 0.2
-"""Two maps agree on a point when it moves by less than this share of its distance."""
+"""Two maps agree on a point when it moves by less than this share of its distance: wide, as it is
+to tell whether the paths agree at all, and the fit is robust by itself."""
 
 
 class PoseError(MvDust3rError):
@@ -60,8 +70,8 @@ def recover_poses(
     The reference is the identity by definition of the frame. A view that is the reference of
     another path was predicted in its own frame as well and is placed by `align_view`: the errors
     of the two maps are alike and cancel. For all others, and where that fails, perspective-n-point
-    with RANSAC on a regular sample of the confident points, refined by Levenberg-Marquardt on the
-    inliers.
+    with RANSAC on a regular sample of the confident points; on the inliers SQPnP (Terzakis and
+    Lourakis 2020) and Levenberg-Marquardt.
 
     Args:
         prediction: pointmaps of V views.
@@ -152,7 +162,7 @@ def _intrinsics(
         return view.K
     height, width = conf.shape
     mask = (conf >= np.quantile(conf, settings.conf_quantile)) & is_point(conf)
-    stride = max(1, min(height, width) // 112)
+    stride = max(1, min(height, width) // FOCAL_ROWS)
     try:
         f = focal_from_pointmap(points_cam[::stride, ::stride], mask[::stride, ::stride]) * stride
     except MvDust3rError as error:
@@ -183,8 +193,9 @@ def solve_pose(
         return None
     try:
         found, rvec, tvec, inliers = cv2.solvePnPRansac(
-            points / unit, pixels, K, np.zeros(0), iterationsCount=100,
-            reprojectionError=settings.reprojection_px, confidence=0.999, flags=cv2.SOLVEPNP_SQPNP,
+            points / unit, pixels, K, np.zeros(0), iterationsCount=RANSAC_ROUNDS,
+            reprojectionError=settings.reprojection_px, confidence=RANSAC_SURE,
+            flags=cv2.SOLVEPNP_SQPNP,
         )  # fmt: skip
         if not found or inliers is None or len(inliers) < MIN_PNP_POINTS // 2:
             return None

@@ -45,24 +45,27 @@ from mvdust3r_ros.wording import percent, plural
 IndexArray = npt.NDArray[np.intp]
 
 REMEMBERED_VIEWS = 24
-"""Views whose features are kept: windows overlap."""
+"""Views whose features are kept: windows overlap, and three of them hold so many."""
 UNKNOWN_REL_ERROR = 0.1
-"""Of the points of an engine that does not say how far off they are."""
+"""Of the points of an engine that does not say how far off they are: between 0.045 and 0.27 of the
+two bundled ones."""
 POSE_SHARE = 0.5
 """Sigma of a recovered pose, each axis, over the error of the points: of its turn in radians, of
-its place in median depths of the window."""
+its place in median depths of the window. For the room model 8 degrees: matches decide wherever
+there are some."""
 MIN_VIEW_POINTS, MIN_SHARED = 15, 12
 """Least points of a view, and of two views that are linked by them: fewer than poses without a
 start would need."""
 MIN_VIEWS = 3
 """Fewer views than this that images hold refine nothing."""
 MIN_EXPLAINED = 0.8
-"""Least share of the matches of single pairs that the refined poses explain."""
+"""Least share of the matches of single pairs that the refined poses explain: between what is asked
+of images beside odometry and of images alone (`sfm.window_poses`)."""
 FIRST_SIGMAS = 2.0
 """An observation counts at first where it is no farther from its point than a turn by so many
 sigmas would bring it."""
 ROUGH_STEPS = 6
-"""Most steps of each round from the recovered poses on."""
+"""Most steps of each round from the recovered poses on; the last round has `solve`'s own."""
 
 
 class UnrefinedError(MvDust3rError):

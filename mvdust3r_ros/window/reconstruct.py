@@ -42,7 +42,10 @@ from mvdust3r_ros.window.reference_views import order_views
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 STITCH_STRIDE = 4
+"""Every fourth pixel of every fourth row joins windows: neighbours err alike. Insensitive from 2
+to 8 (benchmarks/constants.py)."""
 MIN_POSED_SHARE = 0.5
+"""Where most views have no pose, the network has not understood the window."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,8 @@ import numpy as np
 from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, View, WindowPrediction
 
 STILL_M = 1e-3
-"""A path shorter than this says nothing on where a view lies along it."""
+"""A path shorter than this says nothing on where a view lies along it: below what odometry
+tells."""
 
 
 class ReferenceViewsError(MvDust3rError):

@@ -36,12 +36,17 @@ from mvdust3r_ros.datatypes import (
 )
 
 MIN_CONFLICT_SHARE = 0.2
-"""Share of a view's pixels that another one has to see before the two are compared."""
+"""Share of a view's pixels that another one has to see before the two are compared. Insensitive
+from 0.1 to 0.4 (benchmarks/constants.py)."""
 IN_FRONT = 0.75
-"""A point nearer than this share of what a view sees there would hide it."""
+"""A point nearer than this share of what a view sees there would hide it: farther off than engines
+err by chance, and no nearer than what stands before a wall. Insensitive from 0.375 on
+(benchmarks/constants.py); at 1 every window contradicts itself."""
 SAME_DEPTH = 0.1
-"""Points within this share of the depth that a view sees are the same surface."""
+"""Points within this share of the depth that a view sees are the same surface: two sigmas of the
+engine's points. Insensitive from 0.05 to 0.2 (benchmarks/constants.py)."""
 NEAREST = 1e-6
+"""Keeps divisions by a depth finite; no camera sees so near, in metres or in median depths."""
 
 
 class WindowError(MvDust3rError):

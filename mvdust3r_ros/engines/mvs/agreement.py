@@ -12,7 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the depth images of a window say of each other: who agrees with a point, who denies it."""
+"""What the depth images of a window say of each other: who agrees with a point, who denies it.
+
+The rule in the engine's manifest is fitted to the votes that these numbers make
+(`synthetic.release_mvs`): a change of one needs the rule to be fitted again.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,8 @@ THROUGH_SHARE = 0.12
 JUMP_SHARE = 0.1
 """Neighbouring pixels whose depths differ by more than this share lie on two surfaces."""
 LOG_ERRORS = (-6.0, 1.0)
-"""Expected errors outside this range are not believed."""
+"""Logarithms of expected errors outside this range are not believed: that a depth is known to
+0.25 %, or only within a factor of 15."""
 
 
 class Agreement(NamedTuple):

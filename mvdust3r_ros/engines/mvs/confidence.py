@@ -32,12 +32,17 @@ from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.mvs.agreement import LOG_ERRORS, Agreement
 
 MOST_VOTES = 4
+"""Views of a window are alike: more of them that agree say no more."""
 MOST_CERTAIN = 0.99
+"""A confidence of 100: no share is known better from the points that rules are fitted on."""
 LEAST_SHARE = 0.5
 """A point that is more likely wrong than right says nothing, neither in the map nor of where a
 window joins it."""
 FEATURES = 5
+"""What `rule_inputs` gives."""
 NEWTON_STEPS, RIDGE = 25, 1.0
+"""Newton's method doubles its digits with each step; the ridge keeps weights finite where points
+are few or all right, and is nothing beside thousands of them."""
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ LEAST_FEATURES = 8
 
 BENT_S = 0.003
 """Images that were made straight for a readout this far off are encoded again: in the first
-windows, when it is not known yet."""
+windows, when it is not known yet. At 0.3 rad/s that bends a view of 384 pixels by 0.3 of them."""
 TYPICAL_DEPTH = 2.0
-"""Median depth of a window that has no metres."""
+"""Median depth of a window that has no metres: that of a room, `METRIC_TYPICAL_M`."""
 
 
 @dataclass(eq=False)

@@ -27,6 +27,7 @@ from mvdust3r_ros.engines.manifest import OPSET
 from mvdust3r_ros.model.sweep import Features, SweepNetwork, place_to_q
 
 EXAMPLE_HW = (192, 256)
+"""Of the images that are traced; any multiples of `SIDE_MULTIPLE`, as sizes stay open."""
 FEATURES = ("match", "fine", "guide", "fine_guide")
 
 
@@ -64,6 +65,7 @@ class _Read(nn.Module):
         view = Features(match, fine, guide, fine_guide)
         depth = self.reader(view, (source_match, source_fine), projection, weight, range_q)
         q = place_to_q(depth.place, range_q[:, :, None, None], self.planes)
+        # no farther beyond the sweep than its last planes can tell; never at infinity
         return torch.maximum(q, 0.7 * range_q[:, 0, None, None]), depth.log_error
 
 

@@ -34,7 +34,8 @@ from mvdust3r_ros.sfm.priors import PosesBefore
 from mvdust3r_ros.sfm.window_poses import WindowPoses
 
 FOLLOWING = 2
-"""Later views of the window from which on a view has sources on both sides."""
+"""Later views of the window from which on a view has sources on both sides: half of the four that
+a window adds."""
 MIN_SPAN = 0.05
 """Distance of two shared views, in median depths, that shows the ratio of the units."""
 MAX_OFF, MAX_TURNED_DEG = 0.05, 0.5

@@ -12,7 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which views tell the depth of a view: those that see the same from far enough apart."""
+"""Which views tell the depth of a view: those that see the same from far enough apart.
+
+The score is like that of MVSNet (Yao et al. 2018): the angle between rays, worth most from 5
+degrees on. The network has seen such sources, among others, when it was trained.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,17 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3
 
 SAMPLE_HW = (6, 8)
-"""Points of the image that are tried, rows and columns."""
+"""Points of the image that are tried, rows and columns: its field of view in 48 samples."""
 DEPTHS = (0.6, 1.0, 1.8)
 """Where they are tried, as shares of the typical depth."""
 BEST_DEG, WIDE_DEG, TOO_WIDE_DEG = 5.0, 20.0, 50.0
 """Angle between the rays from which a source is worth most; up to where it stays so; and where it
 is worth nothing as all looks different."""
+MIN_DEPTH_SHARE = 0.02
+"""Of the typical depth; a point as near as that to a source is beside it rather than before it."""
 MIN_SCORE = 0.06
+"""Views with less see too little of the view, or from the same place: a mean angle of 0.3
+degrees."""
 
 
 def choose_sources(
@@ -69,7 +77,9 @@ def choose_sources(
         seen = points @ T[:3, :3].T + T[:3, 3]
         z = np.maximum(seen[:, 2], 1e-9)
         pixel = (seen / z[:, None]) @ K[other].T
-        inside = (seen[:, 2] > 0.02 * depth) & (pixel[:, 0] >= 0) & (pixel[:, 0] < width)
+        inside = (
+            (seen[:, 2] > MIN_DEPTH_SHARE * depth) & (pixel[:, 0] >= 0) & (pixel[:, 0] < width)
+        )
         inside &= (pixel[:, 1] >= 0) & (pixel[:, 1] < height)
         centre = -T[:3, :3].T @ T[:3, 3]
         scores[other] = float((inside * _worth(points, centre)).mean())

@@ -27,11 +27,12 @@ from mvdust3r_ros.sfm.window_poses import WindowPoses
 MIN_POINTS = 24
 """Points in a view below which those of the whole window say how deep it is."""
 NEAR_SHARE, FAR_SHARE = 0.5, 2.0
-"""How far beyond the nearest and farthest points (2nd and 98th percentile) depth is looked for."""
+"""How far beyond the nearest and farthest points (2nd and 98th percentile) depth is looked for:
+the widest that the network is trained with (`synthetic.train_mvs`)."""
 LEAST_SPAN = 6.0
 """Least ratio of the farthest to the nearest depth."""
 METRIC_NEAR_M, METRIC_TYPICAL_M, METRIC_FAR_M = 0.35, 2.0, 12.0
-"""Where nothing has been seen, a room."""
+"""Where nothing has been seen, a room: from an arm's length to across a hall."""
 
 
 @dataclass(frozen=True)
