@@ -19,7 +19,7 @@
 NAME is a module or one number of it: `placing.stitching`, `graph.loops.LOOP_SIGMA_M`; without any,
 all numbers of `window`, `placing`, `graph`, `drawing` and `atlas`. One number at a time is
 multiplied by factors, members of a tuple one by one, and the same inputs are mapped again: drives
-through synthetic flats with loops, drifting odometry, depth that is off by a few per cent and some
+through synthetic apartments with loops, drifting odometry, depth that is off by a few per cent and some
 windows gone wrong ("wheels": the camera's place on the robot is unknown); with --bag, recordings
 with true poses and depth beside them, with the default engine, whose answers to the same views are
 remembered from the first run (not where numbers of the engine itself change); --alone, the same
@@ -27,7 +27,7 @@ without their odometry.
 
 "same" are results that differ by no more than other random numbers make them differ: ATE within
 20 % or 2 mm, scale within 0.2 %, precision of free cells within 1 point, their recall and both of
-obstacles within 3, windows in the map and loops within 1 (`--scatter 6` on the flat: standard
+obstacles within 3, windows in the map and loops within 1 (`--scatter 6` on the apartment: standard
 deviations of 23 %, 0.2 %, 0.2 points, 2 to 6 points, 0 and 0.4). Where they are the same at the
 outermost factor of a side, those within are not tried. Results are appended to --out; what is in
 there already is not run again.
@@ -62,13 +62,13 @@ from mvdust3r_ros.datatypes import WindowPrediction as Prediction
 from mvdust3r_ros.engines.base import Engine, EngineInfo
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.judge import Evidence, judge
 from mvdust3r_ros.evaluation.run import run_mapper
-from mvdust3r_ros.evaluation.trials.flat_drives import (
-    FlatOptions,
-    SpoiledEngine,
+from mvdust3r_ros.evaluation.scoring import Evidence, score_run
+from mvdust3r_ros.evaluation.trials.apartment_drives import (
+    ApartmentOptions,
+    CorruptedEngine,
+    apartment_drive,
     drifting_frames,
-    flat_drive,
 )
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
 from mvdust3r_ros.mapper import Mapper
@@ -82,9 +82,9 @@ FOLDERS = ("window", "placing", "graph", "drawing", "atlas")
 IN_THE_ENGINE = ("sfm", "engines", "rolling_shutter", "descriptors")
 """What the engine itself is made of: its answers are not remembered where these change."""
 FACTORS = (0.5, 0.7, 1.4, 2.0)
-KINDS = ("flat", "wheels")
+KINDS = ("apartment", "wheels")
 FIRST_SEED = 7_500_000
-FLAT = FlatOptions(path_m=30.0, corrupt=0.1)
+FLAT = ApartmentOptions(path_m=30.0, corrupt=0.1)
 WITHIN = {
     "windows": 1.0, "loops": 1.0, "scale_error": 0.002, "free_precision": 0.01,
     "free_recall": 0.03, "occupied_precision": 0.03, "occupied_recall": 0.03,
@@ -170,10 +170,10 @@ class Input:
         if self.seed < 0:
             return create_engine("", EngineOptions())
         noise = OracleNoise(FLAT.points, smooth=0.02, scale=FLAT.scale, seed=self.seed + luck)
-        return SpoiledEngine(OracleEngine(FLAT.hw, noise), FLAT.corrupt, self.seed)
+        return CorruptedEngine(OracleEngine(FLAT.hw, noise), FLAT.corrupt, self.seed)
 
     def results(self, *, remember: bool = True, luck: int = 0) -> Results:
-        """Map it and judge the map.
+        """Map it and score_run the map.
 
         Args:
             remember: whether the engine answers as before to the same views.
@@ -190,7 +190,7 @@ class Input:
             result = run_mapper(self.frames, Mapper(self.config, engine))
         finally:
             engine.close()
-        numbers = judge(Evidence(result, self.truth, None, self._true_map)).numbers
+        numbers = score_run(Evidence(result, self.truth, None, self._true_map)).numbers
         names = {
             "ate_m": "ate_m", "scale_error": "scale_error", "windows": "windows_committed",
             "loops": "loop_closures",
@@ -204,20 +204,20 @@ class Input:
 
 
 def flat_input(seed: int, *, wheels: bool = False) -> Input:
-    """A drive through a synthetic flat; rendering takes longer than mapping.
+    """A drive through a synthetic apartment; rendering takes longer than mapping.
 
     Args:
         seed: of everything.
         wheels: whether odometry is of a robot on which nobody knows how the camera sits, but how
             high: there is no motion of the camera before the mapper has found that out.
     """
-    drive = flat_drive(seed, FLAT, Rig())
+    drive = apartment_drive(seed, FLAT, Rig())
     frames = list(drifting_frames(drive, odometry(drive, FLAT.drift)))
     values: dict[str, Any] = {"stitch.odom_rel_sigma": FLAT.drift}
     if wheels:
         frames = [replace(frame, T_odom_cam=None) for frame in frames]
         values["map.camera_height_m"] = Rig().height_m
-    name = f"{'wheels' if wheels else 'flat'} {seed}"
+    name = f"{'wheels' if wheels else 'apartment'} {seed}"
     return Input(name, frames, drive.truth, with_values(MapperConfig(), values), seed)
 
 
@@ -551,7 +551,9 @@ def main() -> None:
     parser.add_argument("--bag", nargs="+", type=Path, default=[], help="recordings with truth")
     parser.add_argument("--alone", nargs="+", type=Path, default=[], help="without odometry")
     parser.add_argument("--frames", type=int, default=0, help="of each recording; 0 for all")
-    parser.add_argument("--drives", type=int, default=1, help="synthetic flats to drive through")
+    parser.add_argument(
+        "--drives", type=int, default=1, help="synthetic apartments to drive through"
+    )
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, help="of drives")
     parser.add_argument("--factors", nargs="+", type=float, default=FACTORS)
     parser.add_argument("--out", type=Path, default=Path("out/constants.jsonl"))

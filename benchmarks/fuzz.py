@@ -17,9 +17,9 @@
     python benchmarks/fuzz.py --inputs 1000000
     python benchmarks/fuzz.py --engine models/mvs --inputs 100
 
-With an engine each input is a short drive through a room, spoiled in one to four ways: images that
-are black, noise, tiny, huge, twice the same, of other sizes; wrong K, depth, stamps, odometry. The
-map has to stay finite and the memory as it is.
+With an engine each input is a short drive through a room, corrupted in one to four ways: images
+that are black, noise, tiny, huge, twice the same, of other sizes; wrong K, depth, stamps,
+odometry. The map has to stay finite and the memory as it is.
 
 Each input has to be used or refused with one of the package's own errors, within one second of
 processor time (others may keep the machine busy) and without more memory than the limit (the
@@ -309,12 +309,12 @@ SHARES: dict[str, float] = {
 
 
 class OddDrives:
-    """Drives through a room, spoiled from one random generator, through the mapper.
+    """Drives through a room, corrupted from one random generator, through the mapper.
 
     The engine stays the same, as a node's does over resets.
     """
 
-    SPOILS: tuple[str, ...] = (
+    CORRUPTIONS: tuple[str, ...] = (
         "flat", "noise", "grey", "same", "turned", "tiny", "huge", "small", "wide", "tall",
         "depth", "camera", "no_camera", "lens", "repeated", "past", "future", "jump", "far",
         "no_odometry", "not_a_pose", "base", "other_camera",
@@ -335,7 +335,7 @@ class OddDrives:
 
     def drive(self) -> None:
         """One drive."""
-        chosen = self.rng.choice(self.SPOILS, self.rng.integers(1, 5))
+        chosen = self.rng.choice(self.CORRUPTIONS, self.rng.integers(1, 5))
         shares = self.rng.choice([0.1, 0.5, 1.0], len(chosen))
         mapper, refused = Mapper(self.config, self.engine), 0
         for given in self.frames:
@@ -367,7 +367,7 @@ class OddDrives:
             K = np.diag([hw[1] / camera.width, hw[0] / camera.height, 1.0]) @ camera.K
             values["camera"] = CameraModel(K, hw[1], hw[0])
 
-    # One function for each spoil.
+    # One function for each corruption.
 
     def flat(self, v: dict[str, Any]) -> None:
         v["image_rgb"] = np.zeros_like(v["image_rgb"]) + self.rng.choice([0, 3, 128, 255], 3)

@@ -12,13 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Picture of a flat's grid: from the oracle with noise, the true one, and where they differ.
+"""Picture of an apartment's grid: from the oracle with noise, the true one, and where they differ.
 
     python benchmarks/grid_picture.py [--seed 9003] [--out grid.png]
 
 White is free, black an obstacle, grey unknown. On the right, over a faint true grid: red is free
-where something stands or outside the flat, blue an obstacle where the flat is free, green free
-cells that the map does not know.
+where something stands or outside the apartment, blue an obstacle where the apartment is free,
+green free cells that the map does not know.
 """
 
 from __future__ import annotations
@@ -41,8 +41,12 @@ from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.metrics.map_metrics import (
     on_common_lattice,
 )
-from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
-from mvdust3r_ros.evaluation.trials.flat_grid import judge_flat_grid
+from mvdust3r_ros.evaluation.trials.apartment_drives import (
+    ApartmentOptions,
+    apartment_drive,
+    drifting_frames,
+)
+from mvdust3r_ros.evaluation.trials.apartment_grid import score_apartment_grid
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
@@ -81,15 +85,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("grid.png"))
     args = parser.parse_args()
     config = with_values(MapperConfig(), {"map.camera_height_m": CAMERA_HEIGHT_M})
-    options, rule = FlatOptions(), config.map
-    drive = flat_drive(args.seed, options, Rig(height_m=CAMERA_HEIGHT_M))
+    options, rule = ApartmentOptions(), config.map
+    drive = apartment_drive(args.seed, options, Rig(height_m=CAMERA_HEIGHT_M))
     noise = OracleNoise(points=options.points, scale=options.scale, seed=args.seed)
     mapper = Mapper(config, OracleEngine(options.hw, noise))
     for frame in drifting_frames(drive, odometry(drive, options.drift)):
         mapper.process(frame)
     grid = mapper.snapshot().grid
     assert grid is not None
-    scores = judge_flat_grid(grid, drive.scene, mapper.mapped_keyframes(), rule)
+    scores = score_apartment_grid(grid, drive.scene, mapper.mapped_keyframes(), rule)
     print(f"seed {args.seed}: {scores[0]}\nfrom exact depth and poses: {scores[1]}")
     band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)
     cv2.imwrite(str(args.out), picture(grid, scene_occupancy(drive.scene, 0.05, band)))

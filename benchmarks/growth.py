@@ -18,10 +18,10 @@
     python benchmarks/growth.py --stay --path 12 --size 64 --keyframes 6000
 
 The oracle, with noise and random scales, or the network of `--engine` drives through one synthetic
-flat for as long as it takes; with `--stay` the same way back and forth, while odometry drifts on.
-Of each window counts the processor time of one thread, so that other work on the machine matters
-less; that of the network is left out. `growth.json` holds all figures, `growth.png` shows them;
-runs with other bounds into the same folder are added.
+apartment for as long as it takes; with `--stay` the same way back and forth, while odometry drifts
+on. Of each window counts the processor time of one thread, so that other work on the machine
+matters less; that of the network is left out. `growth.json` holds all figures, `growth.png` shows
+them; runs with other bounds into the same folder are added.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.engines.base import Engine, EngineInfo
 from mvdust3r_ros.engines.create import create_engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.evaluation.trials.apartment_drives import (
+    ApartmentOptions,
+    apartment_drive,
+    drifting_frames,
+)
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import odometry, sequence_frames
@@ -103,8 +107,8 @@ class TimedEngine(Engine):
 
 def drive_frames(args: argparse.Namespace) -> Iterator[Frame]:
     """Frames of a drive, rendered as they are asked for, or back and forth for ever."""
-    options = FlatOptions(path_m=args.path, hw=(args.size, args.size), min_rooms=1)
-    drive = flat_drive(args.seed, options, Rig(height_m=CAMERA_HEIGHT_M))
+    options = ApartmentOptions(path_m=args.path, hw=(args.size, args.size), min_rooms=1)
+    drive = apartment_drive(args.seed, options, Rig(height_m=CAMERA_HEIGHT_M))
     if not args.stay:
         yield from drifting_frames(drive, odometry(drive, options.drift))
         return

@@ -51,13 +51,13 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.drawing.map_files import load_occupancy
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine, default_engine_folder
-from mvdust3r_ros.evaluation.judge import Evidence, Judgement, judge
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
 from mvdust3r_ros.evaluation.metrics.map_metrics import (
     absolute_errors,
     compare_grids,
     on_common_lattice,
 )
+from mvdust3r_ros.evaluation.scoring import Evidence, RunScores, score_run
 from mvdust3r_ros.evaluation.window_scores import WatchedEngine
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.recordings.bag import BagOptions, read_frames
@@ -93,12 +93,12 @@ class Run:
 
     bag: Path
     evidence: Evidence
-    judged: Judgement
+    scores: RunScores
     windows: list[tuple[list[View], WindowPrediction]]
 
     def number(self, name: str) -> float:
         """A number of the report; NaN where nothing can be said."""
-        value = self.judged.numbers.get(name)
+        value = self.scores.numbers.get(name)
         return float("nan") if value is None else value
 
     @property
@@ -123,7 +123,7 @@ def mapped(bag: Path, topics: BagOptions | None = None) -> Run:
         engine.close()
     if stopped:
         sys.exit(f"{bag}: {stopped}")
-    return Run(bag, evidence, judge(evidence), engine.windows)
+    return Run(bag, evidence, score_run(evidence), engine.windows)
 
 
 def percent(*shares: float) -> str:
@@ -168,7 +168,7 @@ def obstacles_that_the_truth_could_see(run: Run) -> tuple[float, int, int]:
     Returns:
         The share that is right; wrong cells that count; wrong cells that do not.
     """
-    snapshot, truth = run.evidence.result.snapshot, run.judged.true_grid
+    snapshot, truth = run.evidence.result.snapshot, run.scores.true_grid
     assert snapshot.grid is not None and truth is not None
     drawn, true = on_common_lattice(snapshot.grid, truth)
     cells = drawn == OCCUPIED
@@ -255,7 +255,7 @@ class DepthErrors:
     errors: FloatArray
     conf: FloatArray
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """Share within 10 %; that of the surest 60 %; mean relative error of those."""
         ties = np.random.default_rng(0).random(len(self.conf)) * 1e-3
         surest = self.conf + ties >= np.quantile(self.conf + ties, 1 - SUREST)
@@ -389,9 +389,9 @@ def rows_of(name: str, data: Path) -> dict[str, str]:
         return {
             **with_odometry(run),
             "depth with true poses: within 10 %, of the surest 60 %, AbsRel of those": (
-                depth_with_true_poses(run).words()
+                depth_with_true_poses(run).summary()
             ),
-            "depth with the engine's own poses: the same": own.words(),
+            "depth with the engine's own poses: the same": own.summary(),
             **by_confidence,
         }
     if name in ("alone", "walk_alone"):

@@ -14,16 +14,16 @@
 
 """Says whether a change of the code has changed a number of the map.
 
-    python benchmarks/same_numbers.py record before [--bag BAG --depth FOLDER] [--flats]
-    python benchmarks/same_numbers.py compare before [--bag BAG --depth FOLDER] [--flats]
+    python benchmarks/same_numbers.py record before [--bag BAG --depth FOLDER] [--apartments]
+    python benchmarks/same_numbers.py compare before [--bag BAG --depth FOLDER] [--apartments]
 
 Drives go through `Mapper`, which is asked by its public methods alone: laps of a room with
 an odometry that drifts (loops, sizes, the height of the floor), a map that forgets, a window that
-goes wrong and leaves the map again, a camera that is looked for in a saved map; with `--flats` two
-synthetic flats, with `--bag` a recording, once with its true depth, once with the default
-engine. `record` keeps every outcome and the whole map at the end of each drive; `compare` drives
-again and exits with 1 when a number is off by more than 1e-6 and 1e-6 of its size, a point of the
-cloud by more than 0.01 mm, or a stamp, count or cell at all.
+goes wrong and leaves the map again, a camera that is looked for in a saved map; with
+`--apartments` two synthetic apartments, with `--bag` a recording, once with its true depth, once
+with the default engine. `record` keeps every outcome and the whole map at the end of each drive;
+`compare` drives again and exits with 1 when a number is off by more than 1e-6 and 1e-6 of its
+size, a point of the cloud by more than 0.01 mm, or a stamp, count or cell at all.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import Frame, MapUpdate, WindowPrediction
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.trials.flat_drives import spoil
+from mvdust3r_ros.evaluation.trials.apartment_drives import corrupt_prediction
 from mvdust3r_ros.mapper import Mapper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test"))
@@ -69,16 +69,16 @@ class NoisyOracle(OracleEngine):
     """The oracle with noise; windows go wrong on demand."""
 
     def __init__(self, image_hw: tuple[int, int]) -> None:
-        """Good until `spoiled` names a kind of `spoil`."""
+        """Good until `corrupted` names a kind of `corrupt_prediction`."""
         super().__init__(image_hw, OracleNoise(points=0.02, smooth=0.03, scale=0.3, seed=2))
-        self.spoiled = ""
+        self.corrupted = ""
 
     def decode(self, tokens: Any, n_ref: int = 0) -> WindowPrediction:
         """As the oracle does."""
         good = super().decode(tokens, n_ref)
-        if not self.spoiled:
+        if not self.corrupted:
             return good
-        return spoil(good, self.spoiled, np.random.default_rng(1))
+        return corrupt_prediction(good, self.corrupted, np.random.default_rng(1))
 
 
 def numbers_of(mapper: Mapper, updates: Iterable[MapUpdate | None]) -> Numbers:
@@ -137,11 +137,11 @@ def undone() -> Numbers:
     frames, engine = room.frames(room.walk(30)), NoisyOracle(room.image_wh[::-1])
     mapper = Mapper(BASE, engine)
     updates = [mapper.process(frame) for frame in frames[:12]]
-    engine.spoiled = "pose"
+    engine.corrupted = "pose"
     mapper.reconfigure(with_values(BASE, LOOSE))
     blind = [replace(f, T_odom_cam=None, T_world_cam=f.T_odom_cam) for f in frames[12:15]]
     updates += [mapper.process(frame) for frame in blind]
-    engine.spoiled = ""
+    engine.corrupted = ""
     mapper.reconfigure(BASE)
     updates += [mapper.process(frame) for frame in frames[15:]]
     return numbers_of(mapper, [*updates, mapper.finish()])
@@ -160,20 +160,22 @@ def found_again() -> Numbers:
     return numbers_of(mapper, [*updates, mapper.finish()])
 
 
-def flats() -> Iterator[tuple[str, Numbers]]:
-    """Two flats with loops: exact depth with noise, a tenth of the windows spoiled."""
-    from mvdust3r_ros.evaluation.trials import flat_drives
+def apartments() -> Iterator[tuple[str, Numbers]]:
+    """Two apartments with loops: exact depth with noise, a tenth of the windows corrupted."""
+    from mvdust3r_ros.evaluation.trials import apartment_drives
     from mvdust3r_ros.synthetic.sequence import odometry
 
-    options = flat_drives.FlatOptions(path_m=40.0, corrupt=0.1)
+    options = apartment_drives.ApartmentOptions(path_m=40.0, corrupt=0.1)
     for seed in (7_500_000, 7_600_001):
-        drive = flat_drives.flat_drive(seed, options, flat_drives.Rig())
-        frames = flat_drives.drifting_frames(drive, odometry(drive, options.drift))
+        drive = apartment_drives.apartment_drive(seed, options, apartment_drives.Rig())
+        frames = apartment_drives.drifting_frames(drive, odometry(drive, options.drift))
         noise = OracleNoise(points=options.points, scale=options.scale, seed=seed)
-        engine = flat_drives.SpoiledEngine(OracleEngine(options.hw, noise), options.corrupt, seed)
+        engine = apartment_drives.CorruptedEngine(
+            OracleEngine(options.hw, noise), options.corrupt, seed
+        )
         mapper = Mapper(MapperConfig(), engine)
         updates = [mapper.process(frame) for frame in frames]
-        yield f"flat {seed}", numbers_of(mapper, [*updates, mapper.finish()])
+        yield f"apartment {seed}", numbers_of(mapper, [*updates, mapper.finish()])
 
 
 def recording(bag: Path, depth: Path | None) -> Iterator[tuple[str, Numbers]]:
@@ -198,8 +200,8 @@ def drives(args: argparse.Namespace) -> Iterator[tuple[str, Numbers]]:
     yield "no odometry in the scale", laps({"stitch.odom_bias_sigma": 0.3})
     yield "undone", undone()
     yield "found again", found_again()
-    if args.flats:
-        yield from flats()
+    if args.apartments:
+        yield from apartments()
     if args.bag is not None:
         yield from recording(args.bag, args.depth)
 
@@ -256,7 +258,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bag", type=Path)
     parser.add_argument("--depth", type=Path, help="depth images of the bag")
-    parser.add_argument("--flats", action="store_true", help="with two flats")
+    parser.add_argument("--apartments", action="store_true", help="with two apartments")
     args = parser.parse_args(words)
     act: Callable[[str, Numbers, Path], int] = record if args.what == "record" else compare
     changed = sum(act(name, numbers, args.folder) for name, numbers in drives(args))

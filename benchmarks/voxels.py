@@ -16,9 +16,9 @@
 
     python benchmarks/voxels.py [--repeat 20]
 
-Points of a synthetic drive through a flat, thinned out as the mapper does, into a map that holds
-the window before. Where `open3d` can be imported, its VoxelBlockGrid integrates the depth images
-of the same views on the CPU, which is what it takes instead of points.
+Points of a synthetic drive through an apartment, thinned out as the mapper does, into a map that
+holds the window before. Where `open3d` can be imported, its VoxelBlockGrid integrates the depth
+images of the same views on the CPU, which is what it takes instead of points.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Cloud = tuple[FloatArray, ImageArray, FloatArray]
 def drive(count: int, seed: int = 9002) -> list[Frame]:
     """Frames 0.4 m apart."""
     config = SequenceConfig(
-        seed=seed, frames=count, hw=(224, 224), step_m=0.4, flat=True, supersample=1
+        seed=seed, frames=count, hw=(224, 224), step_m=0.4, apartment=True, supersample=1
     )
     return list(sequence_frames(make_sequence(config)))
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from mvdust3r_ros.commands.evaluate_one import EvaluateJob, evaluate_recording
 from mvdust3r_ros.datatypes import MvDust3rError
-from mvdust3r_ros.evaluation.report.report_files import why_nothing
+from mvdust3r_ros.evaluation.report.report_files import explain_no_images
 from mvdust3r_ros.evaluation.report.requirements import failures, parse_requirements
 
 
@@ -43,7 +43,7 @@ def main() -> int:
     except MvDust3rError as error:
         sys.exit(f"FAILED {error}")
     failed = failures(required, report)
-    if nothing := why_nothing(report):
+    if nothing := explain_no_images(report):
         failed.append(nothing)
     if not report["complete"]:
         failed.append(f"partial report: {report['stopped']}")

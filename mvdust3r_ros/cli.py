@@ -25,15 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mvdust3r_ros.commands.evaluate import DEFAULT_OUT, add_compare, add_evaluate
-from mvdust3r_ros.commands.network import add_engine, add_golden, add_weights
-from mvdust3r_ros.commands.setup import add_setup_python
-from mvdust3r_ros.commands.synthetic import (
-    add_evaluate_flats,
-    add_evaluate_rooms,
-    synthetic_in_one_word,
-)
-from mvdust3r_ros.commands.words import (
+from mvdust3r_ros.commands.command_line import (
     Commands,
     HelpText,
     add_command,
@@ -44,6 +36,14 @@ from mvdust3r_ros.commands.words import (
     progress,
     seeds,
     speed,
+)
+from mvdust3r_ros.commands.evaluate import DEFAULT_OUT, add_compare, add_evaluate
+from mvdust3r_ros.commands.network import add_engine, add_golden, add_weights
+from mvdust3r_ros.commands.setup import add_setup_python
+from mvdust3r_ros.commands.synthetic import (
+    add_evaluate_apartments,
+    add_evaluate_rooms,
+    synthetic_in_one_word,
 )
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.robot_python import explain_missing
@@ -103,7 +103,11 @@ def _synth_bag(args: argparse.Namespace) -> int:
     from mvdust3r_ros.synthetic.sequence import SequenceConfig
 
     drive = SequenceConfig(
-        seed=args.seed, frames=args.frames, hw=args.size, flat=args.apartment, walker=args.walker
+        seed=args.seed,
+        frames=args.frames,
+        hw=args.size,
+        apartment=args.apartment,
+        walker=args.walker,
     )
     config = BagConfig(drive, not args.raw, not args.no_odometry, args.drift)
     with progress("frames") as report:
@@ -298,7 +302,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_evaluate,
     add_compare,
     add_evaluate_rooms,
-    add_evaluate_flats,
+    add_evaluate_apartments,
     _add_demo,
     _add_params,
     add_engine,

@@ -166,7 +166,7 @@ class KeyframeSettings(Section):
 
 @dataclass(frozen=True)
 class KeyframeDefaults:
-    """What an engine likes of the settings `keyframes.*` that are left to it.
+    """What an engine prefers for the settings `keyframes.*` that are left to it.
 
     Attributes:
         window_size: keyframes in a window.
@@ -196,27 +196,29 @@ class KeyframeDefaults:
             raise ConfigError(f"{left[0]}: 0 leaves it to the engine, which must say a number")
 
 
-def filled_in(given: KeyframeSettings, liked: KeyframeDefaults | None = None) -> KeyframeSettings:
+def filled_in(
+    given: KeyframeSettings, preferred: KeyframeDefaults | None = None
+) -> KeyframeSettings:
     """Settings with a number for each that is left to the engine.
 
     What the user gave stays; window and overlap that do not go with it are adapted.
 
     Args:
         given: as configured.
-        liked: what the engine likes; None for the defaults of most engines.
+        preferred: what the engine prefers; None for the defaults of most engines.
     """
-    liked = liked or KeyframeDefaults()
-    size = given.window_size or max(liked.window_size, given.window_overlap + 1)
-    share = size / liked.window_size
-    busy_size = given.busy_window_size or round(liked.busy_window_size * share)
+    preferred = preferred or KeyframeDefaults()
+    size = given.window_size or max(preferred.window_size, given.window_overlap + 1)
+    share = size / preferred.window_size
+    busy_size = given.busy_window_size or round(preferred.busy_window_size * share)
     return dataclasses.replace(
         given,
         window_size=size,
         window_overlap=given.window_overlap
-        or max(1, min(round(liked.window_overlap * share), size - 1)),
-        min_overlap=given.min_overlap or liked.min_overlap,
-        max_translation_m=given.max_translation_m or liked.max_translation_m,
-        max_rotation_deg=given.max_rotation_deg or liked.max_rotation_deg,
+        or max(1, min(round(preferred.window_overlap * share), size - 1)),
+        min_overlap=given.min_overlap or preferred.min_overlap,
+        max_translation_m=given.max_translation_m or preferred.max_translation_m,
+        max_rotation_deg=given.max_rotation_deg or preferred.max_rotation_deg,
         busy_window_size=max(size, busy_size),
     )
 
@@ -316,7 +318,7 @@ class LoopSettings(Section):
         low=-1.0, high=1.0,
     )  # fmt: skip
     max_drift: float = setting(
-        0.1, "and if they are no farther apart than radius_m and this share of the way between",
+        0.1, "and if they are no farther apart than radius_m and this share of the path between",
         low=0.0, high=10.0,
     )  # fmt: skip
     max_residual: float = setting(

@@ -100,7 +100,7 @@ def decode_image(data: Data, flags: int, max_pixels: int) -> ImageArray:
     height, width = size_within(data, max_pixels)
     if bytes(data[:2]) == JPEG_MAGIC:
         data = _whole_jpeg(data)
-    elif _lacks_its_end(data, height, width):
+    elif _is_truncated(data, height, width):
         raise EncodedImageError("undecodable", CUT_OFF)
     elif bytes(data[: len(PNG_MAGIC)]) == PNG_MAGIC and not _is_sound_png(data):
         raise EncodedImageError("undecodable", "is damaged")
@@ -263,7 +263,7 @@ def _is_sound_png(data: Data) -> bool:
     return True
 
 
-def _lacks_its_end(data: Data, height: int, width: int) -> bool:
+def _is_truncated(data: Data, height: int, width: int) -> bool:
     """Whether a PNG has no last chunk, or a PNM or BMP too few bytes."""
     head = bytes(data[:4096])
     if head.startswith(PNG_MAGIC):

@@ -48,14 +48,14 @@ from mvdust3r_ros.graph.relocalisation import (
 )
 from mvdust3r_ros.graph.seen_keyframes import seen_keyframes
 from mvdust3r_ros.placing.stitching import Placement, Stitcher
+from mvdust3r_ros.window.disconnected_windows import check_disconnected_window, check_turns
 from mvdust3r_ros.window.limits import attainable
-from mvdust3r_ros.window.lone_windows import check_lone_window, check_turns
 from mvdust3r_ros.window.preprocess import view_from_frame
 from mvdust3r_ros.window.reconstruct import Reconstruction
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 from mvdust3r_ros.wording import plural
 
-MISFITS = {
+MISMATCHES = {
     Verdict.REJECTED_RESIDUAL: 1.0, Verdict.REJECTED_LOW_CONFIDENCE: 1.0,
     Verdict.REJECTED_DEGENERATE: 1.0, Verdict.REJECTED_POSE: 0.5, Verdict.REJECTED_ODOMETRY: 0.5,
 }  # fmt: skip
@@ -146,8 +146,8 @@ class Mapper(MapHolder):
             if rejected and window.epoch == state.keyframes.epoch:
                 state.keyframes.give_back(window, engine_failed=update.verdict in ENGINE_FAULTS)
                 known = state.now.graph.end.knows_place(window)
-                if update.verdict in MISFITS and known:
-                    state.keyframes.miss(MISFITS[update.verdict])
+                if update.verdict in MISMATCHES and known:
+                    state.keyframes.record_mismatch(MISMATCHES[update.verdict])
         return update
 
     def _join(
@@ -158,7 +158,7 @@ class Mapper(MapHolder):
         end = now.graph.end_at(place) if place else now.graph.end
         try:
             made = state.reconstructor.reconstruct(window, self.config, clock)
-            made.geometry.check_news(now.graph.keyframes)
+            made.geometry.check_adds_views(now.graph.keyframes)
             with clock.stage("stitch"):
                 stitcher = Stitcher(self.config.stitch, end, self.config.map.camera_height_m)
                 placement = stitcher.place(made.geometry)
@@ -198,7 +198,7 @@ class Mapper(MapHolder):
             # as configured: how the ends turn has a wider limit for a coarse network
             check_turns(geometry, rule.max_odom_rotation_deg, "a window")
         else:
-            check_lone_window(geometry)
+            check_disconnected_window(geometry)
         limits = attainable(rule, geometry.rel_error)
         check_recent_motion(now, geometry.window, placement, limits)
         if stored_count:
@@ -207,7 +207,7 @@ class Mapper(MapHolder):
     def _placed(self, now: Revision, made: Reconstruction, placement: Placement) -> PlacedWindow:
         """What a map would keep of a window."""
         seen = seen_keyframes(made, placement, self.config.map)
-        return PlacedWindow(made.geometry, placement, now.taken_in(seen, self.config.map))
+        return PlacedWindow(made.geometry, placement, now.prepared(seen, self.config.map))
 
     def _reconsider(
         self, state: MapState, geometry: WindowGeometry, rejected: MapUpdate, clock: StageClock
@@ -218,7 +218,7 @@ class Mapper(MapHolder):
             return rejected
         with clock.stage("rollback"):
             undone = state.now.undone(found.count)
-        state.reconstructor.go_on_from(found.made)
+        state.reconstructor.continue_from(found.made)
         placed = self._placed(undone, found.made, found.placement)
         update = self._commit(state, undone, placed, clock, undone=found.count)
         if update.verdict != Verdict.COMMITTED:

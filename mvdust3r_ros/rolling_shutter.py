@@ -116,7 +116,7 @@ class RollingShutter:
         """Of all cameras, by name, as far as known."""
         return {name: self.readout_s(name) for name in sorted(self._last)}
 
-    def words(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What was found of cameras with a rolling shutter, ready to be copied."""
         return [
             f"{name or 'camera'}: the rows of an image take {1e3 * found_s:.0f} ms (rolling "

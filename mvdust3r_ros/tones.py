@@ -59,9 +59,9 @@ class Tones:
     first image uses, and follow later ones slowly: a jump would look like a change of the scene.
     """
 
-    def __init__(self, say: Callable[[str], None] = _unheard) -> None:
-        """`say` is told once what is done, unless it is just the upper byte of all 16 bits."""
-        self._say, self._said = say, ""
+    def __init__(self, notify: Callable[[str], None] = _unheard) -> None:
+        """`notify` is told once what is done, unless it is just the upper byte of all 16 bits."""
+        self._notify, self._notified = notify, ""
         self._bits = BIT_DEPTHS[0]
         self._range: tuple[float, float] | None = None
         self._is_new = True
@@ -88,7 +88,9 @@ class Tones:
             return self._stretched(values)
         if values.dtype == np.uint16:
             if self._bits < BIT_DEPTHS[-1]:
-                self._tell(f"16-bit images use {self._bits} bits; the upper 8 of those are taken")
+                self._report(
+                    f"16-bit images use {self._bits} bits; the upper 8 of those are taken"
+                )
             return np.asarray(np.minimum(values >> (self._bits - 8), 255), np.uint8)
         return np.asarray(np.clip(values * (255 / min(full, 1.0)) + 0.5, 0, 255), np.uint8)
 
@@ -114,16 +116,16 @@ class Tones:
         assert self._range is not None
         begin, end = self._range
         if end <= begin:
-            self._tell("images are of one grey alone: there is nothing to see in them")
+            self._report("images are of one grey alone: there is nothing to see in them")
             return np.full(values.shape, 128, np.uint8)
-        self._tell(
+        self._report(
             f"images use the values {begin:g} to {end:g} alone; stretched to 8 bits, following "
             "slowly (thermal camera?)"
         )
         scaled = (values.astype(np.float32) - begin) * np.float32(255 / (end - begin))
         return np.asarray(np.clip(scaled + 0.5, 0, 255), np.uint8)
 
-    def _tell(self, words: str) -> None:
-        if not self._said:
-            self._said = words
-            self._say(words)
+    def _report(self, words: str) -> None:
+        if not self._notified:
+            self._notified = words
+            self._notify(words)

@@ -25,7 +25,7 @@ from mvdust3r_ros.atlas.revision import PlacedWindow, Revision
 from mvdust3r_ros.config import MapperConfig, MapSettings
 from mvdust3r_ros.datatypes import StageClock, Window
 from mvdust3r_ros.geometry import Sim3
-from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.driven_path import OdometryTrack
 from mvdust3r_ros.graph.floor_views import view_of_floor
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.placing.known_points import Pointmap

@@ -288,7 +288,9 @@ NOT_KNOWN: dict[str, tuple[Edit, dict[str, Any], str]] = {
     "poses that nobody named": (
         lambda m: as_pose(without(m, TF, STATIC), "geometry_msgs/msg/PoseStamped"), {},
         "poses that --odom-topic may name: /odom"),
-    "no TF": (lambda m: without(m, TF, STATIC), {}, "no TF came, so the way from 'base_link'"),
+    "no TF": (
+        lambda m: without(m, TF, STATIC), {},
+        "no TF came, so the transform from 'base_link'"),
     "another base": (
         lambda m: child_of_odometry(m, "/base_footprint"), {},
         "frame 'base_footprint' is not in TF, which has 'camera_optical', 'base_link', 'odom'"),

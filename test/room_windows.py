@@ -35,7 +35,7 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.descriptors import image_descriptor
 from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.geometry import Sim3, invert_se3
-from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.driven_path import OdometryTrack
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.seen_keyframes import seen_keyframes
 from mvdust3r_ros.placing.stitching import Placement, Stitcher
@@ -88,7 +88,7 @@ def followed_by(
 ) -> KeyframeGraph:
     """The map with a placed window."""
     made, revision = made_of(geometry), Revision(graph, Drawing.empty(EVERY_POINT))
-    seen = revision.taken_in(seen_keyframes(made, placement, EVERY_POINT), EVERY_POINT)
+    seen = revision.prepared(seen_keyframes(made, placement, EVERY_POINT), EVERY_POINT)
     placed = PlacedWindow(geometry, placement, seen)
     config = MapperConfig(map=EVERY_POINT)
     return revision.with_window(

@@ -35,11 +35,11 @@ def why(
 ) -> str:
     arrivals = Arrivals("/image", IMAGE, asks, "image_reliability")
     arrivals.last_s -= 7.0
-    silence = explain_silence(arrivals, offers, others, clock_stands=stands)
+    silence = explain_silence(arrivals, offers, others, clock_stopped=stands)
     assert silence.published == bool(offers)
     head = "nothing on /image for 7 s: "
-    assert silence.words.startswith(head)
-    return silence.words.removeprefix(head)
+    assert silence.message.startswith(head)
+    return silence.message.removeprefix(head)
 
 
 def test_nobody_publishes() -> None:

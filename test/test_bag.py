@@ -201,7 +201,7 @@ def test_without_the_cameras_place_mapping_says_what_to_record(
 ) -> None:
     made = make_bag(BagKind(odometry="unmounted", frames=20))
     if fits:  # the room model is no good in this room, and without odometry its pictures show it
-        monkeypatch.setattr("mvdust3r_ros.mapper.check_lone_window", lambda *_: None)
+        monkeypatch.setattr("mvdust3r_ros.mapper.check_disconnected_window", lambda *_: None)
     engine = str(Path(__file__).parents[1] / "models" / "room")
     words = ["map", str(made.bag), "--engine", engine, "--out", str(tmp_path)]
     assert main(words) == (0 if fits else 1)

@@ -61,7 +61,7 @@ def test_a_grid_takes_over_the_cells_beyond_or_within_a_circle(inside: bool) -> 
     old, new = OccupancyMap(settings, 0.0), OccupancyMap(settings, 0.0)
     wall = np.stack([np.full(80, 3.0), np.linspace(-2, 2, 80), np.full(80, 0.5)], 1)
     old.add_view(np.array([0.0, 0.0, 0.6]), wall)
-    new.take_over(old, np.array([0.0, 0.0, 0.6]), 1.5, inside=inside)
+    new.copy_region(old, np.array([0.0, 0.0, 0.6]), 1.5, inside=inside)
     a, b = old.grid(), new.grid()
     assert a.origin_xy_m == b.origin_xy_m
     rows, cols = np.indices(a.cells.shape)

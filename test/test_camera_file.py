@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvdust3r_ros.recordings.camera_file import camera_beside, read_camera
+from mvdust3r_ros.recordings.camera_file import read_camera, sidecar_camera
 from mvdust3r_ros.recordings.recording import RecordingError
 
 FX, FY, CX, CY = 104.5, 103.25, 79.5, 58.75
@@ -314,7 +314,7 @@ def test_a_matrix_alone_needs_the_size_of_the_images(tmp_path: Path) -> None:
 def test_the_folder_tells_which_camera_of_a_rig_is_meant(tmp_path: Path) -> None:
     (tmp_path / "cam1").mkdir()
     (tmp_path / "camchain.yaml").write_text(kalibr(cameras=("cam0", "cam1")))
-    camera = camera_beside(tmp_path / "cam1", SIZE)
+    camera = sidecar_camera(tmp_path / "cam1", SIZE)
     assert camera is not None
     assert camera.K[0, 0] == FX + 100
 
@@ -322,8 +322,8 @@ def test_the_folder_tells_which_camera_of_a_rig_is_meant(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["intrinsics.yaml", "camera_info.yml", "camera.json", "K.txt"])
 def test_a_file_is_found_in_the_folder_and_above_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "images").mkdir()
-    assert camera_beside(tmp_path / "images") is None
+    assert sidecar_camera(tmp_path / "images") is None
     (tmp_path / name).write_text(FORMS["tabs.json" if "json" in name else "ros.yaml"][0])
-    camera = camera_beside(tmp_path / "images", SIZE)
+    camera = sidecar_camera(tmp_path / "images", SIZE)
     assert camera is not None
     assert camera.K[0, 2] == CX

@@ -26,8 +26,8 @@ from pathlib import Path
 import pytest
 
 from mvdust3r_ros.cli import build_parser, main
+from mvdust3r_ros.commands.command_line import progress
 from mvdust3r_ros.commands.synthetic import synthetic_in_one_word
-from mvdust3r_ros.commands.words import progress
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -154,7 +154,7 @@ def test_depth_of_another_shape_is_refused_not_squeezed() -> None:
         frame_from_msgs(image(), depth=depth_image(np.full((8, 6), 1000)))
     assert caught.value.reason == "depth"
     said: list[str] = []
-    frame = frame_from_msgs(image(), depth=depth_image(np.ones((8, 6))), say_depth=said.append)
+    frame = frame_from_msgs(image(), depth=depth_image(np.ones((8, 6))), on_bad_depth=said.append)
     assert frame.depth_m is None
     assert "has to be registered" in said[0]
 

@@ -115,4 +115,4 @@ def test_a_better_view_is_drawn_when_the_map_is_drawn_again(room: BoxRoom) -> No
     assert settled.unsettled == 0
     assert len(settled.drawing.voxels) > few
     np.testing.assert_array_equal(graph.keyframes[0].T_map_cam, items[0].T_map_cam)
-    assert len(settled.drawing.anew(first.graph).voxels) == few
+    assert len(settled.drawing.rebuilt(first.graph).voxels) == few

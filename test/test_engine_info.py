@@ -87,11 +87,11 @@ def test_views_that_an_engine_takes() -> None:
     fixed = EngineInfo("a", "onnx", (224, 224))
     assert fixed.takes((224, 224)) and not fixed.takes((224, 384))
     assert fixed.view_hw((720, 1280)) == (224, 224)
-    assert fixed.size_words() == "224x224"
+    assert fixed.describe_size() == "224x224"
     info = ASPECT.engine_info("CPU")
     assert info.takes((224, 384)) and info.takes((384, 32)) and info.takes((384, 384))
     assert not any(info.takes(hw) for hw in ((224, 224), (220, 384), (384, 0), (416, 384)))
-    assert info.size_words() == "384 pixels on the longer side, multiples of 32"
+    assert info.describe_size() == "384 pixels on the longer side, multiples of 32"
 
 
 def test_every_backend_of_a_manifest_has_a_maker() -> None:

@@ -37,7 +37,7 @@ from rosbags.typesys import Stores, get_typestore
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.datatypes import Trajectory
 from mvdust3r_ros.drawing.map_files import write_tum
-from mvdust3r_ros.evaluation.report.quantities import QUANTITIES
+from mvdust3r_ros.evaluation.report.metric_catalogue import METRICS
 from mvdust3r_ros.evaluation.report.report_files import same_numbers
 from mvdust3r_ros.recordings.bag import BagOptions
 from mvdust3r_ros.recordings.bag_recording import bag_recording
@@ -74,8 +74,8 @@ def report_in(folder: Path) -> dict[str, Any]:
 def test_the_oracle_is_right_in_every_column(oracle_report: Path) -> None:
     report = report_in(oracle_report)
     numbers = report["numbers"]
-    assert set(numbers) == {n for n, q in QUANTITIES.items() if not q.measured}
-    assert set(report["timing"]["numbers"]) == {n for n, q in QUANTITIES.items() if q.measured}
+    assert set(numbers) == {n for n, q in METRICS.items() if not q.measured}
+    assert set(report["timing"]["numbers"]) == {n for n, q in METRICS.items() if q.measured}
     missing = {name for name, value in numbers.items() if value is None}
     # all points of the oracle are equally sure
     assert missing == {"confidence_rank"}
@@ -332,7 +332,7 @@ def test_ctrl_c_leaves_a_valid_partial_report(
     assert "Partial report: interrupted" in (tmp_path / "report.html").read_text()
 
 
-def test_rooms_and_flats_are_still_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rooms_and_apartments_are_still_there(capsys: pytest.CaptureFixture[str]) -> None:
     for kind, words in (("rooms", "--views"), ("apartments", "--drift")):
         with pytest.raises(SystemExit) as ended:
             main(["evaluate", kind, "--help"])

@@ -25,7 +25,11 @@ from map_world import SAW_NOTHING
 from mvdust3r_ros.config import MapperConfig, MapSettings, with_values
 from mvdust3r_ros.datatypes import Frame, Keyframe, Verdict, View
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.evaluation.trials.apartment_drives import (
+    ApartmentOptions,
+    apartment_drive,
+    drifting_frames,
+)
 from mvdust3r_ros.geometry import Sim3
 from mvdust3r_ros.graph.floor_views import floor_off
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
@@ -56,8 +60,8 @@ def misjudged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def frames() -> list[Frame]:
-    options = FlatOptions()
-    drive = flat_drive(SEED, options, Rig())
+    options = ApartmentOptions()
+    drive = apartment_drive(SEED, options, Rig())
     return list(islice(drifting_frames(drive, odometry(drive, options.drift)), 100))
 
 
@@ -121,7 +125,7 @@ def floors(*heights_m: float) -> float:
     return floor_off(KeyframeGraph({m.id: m for m in items}), MapSettings())
 
 
-def test_few_views_a_small_misfit_or_views_that_disagree_move_nothing() -> None:
+def test_few_views_a_small_residual_or_views_that_disagree_move_nothing() -> None:
     assert floors(*[0.08] * 7) == 0.0
     assert floors(*[0.08] * 8) == 0.08
     assert floors(*[0.04] * 50) == 0.0

@@ -30,7 +30,7 @@ from mvdust3r_ros.datatypes import Frame, MvDust3rError
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
 from mvdust3r_ros.geometry import quaternion_xyzw, se3_from_quaternion
-from mvdust3r_ros.recordings.files import FileOptions, files_recording
+from mvdust3r_ros.recordings.formats import FileOptions, files_recording
 from mvdust3r_ros.recordings.image_times import times_of_names
 from mvdust3r_ros.recordings.recording import Recording, RecordingError, TruthOptions
 

@@ -27,7 +27,7 @@ from box_room import BoxRoom
 from mvdust3r_ros.config import LoopSettings
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import Sim3, invert_se3, make_se3
-from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.driven_path import OdometryTrack
 from mvdust3r_ros.graph.floor_views import floor_heights
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.loops import close_loop, loop_candidate
@@ -59,7 +59,7 @@ def graph(room: BoxRoom) -> KeyframeGraph:
         made = followed_by(made, geometry, at_end_of(made).place(geometry))
     edge = relative_edge(0, 11, made.poses[0], ASIDE @ made.poses[11], 0.2, 0.1)
     made = made.without([4]).closed(replace(edge, robust=True), None)
-    assert len(made.way) > 10
+    assert len(made.driven_path) > 10
     assert len(made.past) == 1
     floors = {
         k: replace(m, floor_cam=np.array([0.1 * k, 1.2, 3.0 - 0.2 * k]))
@@ -168,10 +168,10 @@ def test_odometrys_frame_goes_along_with_the_keyframe_that_says_where_it_is(
 def test_the_last_keyframe_stays_and_holds_the_way(graph: KeyframeGraph) -> None:
     alone = graph.without(list(graph.keyframes))
     assert list(alone.keyframes) == [11]
-    assert len(alone.way) == len(graph.way)
-    assert set(alone.way.hosts.ravel().tolist()) == {11}
+    assert len(alone.driven_path) == len(graph.driven_path)
+    assert set(alone.driven_path.hosts.ravel().tolist()) == {11}
     np.testing.assert_allclose(
-        alone.way.places(alone.poses), graph.way.places(graph.poses), atol=1e-9
+        alone.driven_path.places(alone.poses), graph.driven_path.places(graph.poses), atol=1e-9
     )
 
 
@@ -260,7 +260,7 @@ def test_keyframes_that_leave_are_no_end_to_join_to(graph: KeyframeGraph) -> Non
     assert list(left.overlap) == [6, 8, 10, 11]
     assert [k.id for k in left.overlap_keyframes] == [6, 8, 10, 11]
     assert np.array_equal(left.path().stamps_ns, graph.path().stamps_ns)
-    assert set(left.way.hosts.ravel().tolist()) <= set(left.keyframes)
+    assert set(left.driven_path.hosts.ravel().tolist()) <= set(left.keyframes)
 
 
 # One keyframe

@@ -407,13 +407,13 @@ def test_after_two_windows_that_do_not_fit_one_begins_anew() -> None:
     for start in (5, 8):
         (found,) = drive(window, 3, start=start)
         assert ids(window.take(found))[:2] == [3, 4]
-        window.miss()
+        window.record_mismatch()
     (fresh,) = drive(window, 5, start=11)
     assert ids(fresh) == [11, 12, 13, 14, 15]
     window.commit(window.take(fresh).keyframes)
     (after,) = drive(window, 3, start=16)
     window.take(after)
-    window.miss()  # the count began anew, too
+    window.record_mismatch()  # the count began anew, too
     (last,) = drive(window, 3, start=19)
     assert ids(last)[:2] == [14, 15]
 
@@ -425,7 +425,7 @@ def test_windows_that_contradict_themselves_count_half() -> None:
     for start in (5, 8, 11, 14):
         (found,) = drive(window, 3, start=start)
         assert ids(window.take(found))[:2] == [3, 4]
-        window.miss(0.5)
+        window.record_mismatch(0.5)
     (fresh,) = drive(window, 5, start=17)
     assert ids(fresh) == [17, 18, 19, 20, 21]
 

@@ -31,7 +31,7 @@ from mvdust3r_ros.drawing.voxel_map import VoxelMap
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.metrics.map_metrics import absolute_errors
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.driven_path import OdometryTrack
 from mvdust3r_ros.graph.keyframe_graph import MAX_TIES, KeyframeGraph
 from mvdust3r_ros.graph.loops import (
     LoopCandidate,
@@ -440,40 +440,40 @@ def carried(shift_m: float = 0.0) -> tuple[KeyframeGraph, dict[int, FloatArray]]
     poses[39] = poses[39].copy()
     poses[39][:2, 3] = shift_m, 0.0
     rng = np.random.default_rng(0)
-    looks = {k: rng.normal(size=32).astype(np.float32) for k in poses}
-    return graph.at(poses), looks
+    descriptors = {k: rng.normal(size=32).astype(np.float32) for k in poses}
+    return graph.at(poses), descriptors
 
 
-def looking(graph: KeyframeGraph, looks: dict[int, FloatArray]) -> KeyframeGraph:
+def looking(graph: KeyframeGraph, descriptors: dict[int, FloatArray]) -> KeyframeGraph:
     keyframes = {
-        k: replace(m, descriptor=Descriptor("tokens", looks[k]))
+        k: replace(m, descriptor=Descriptor("tokens", descriptors[k]))
         for k, m in graph.keyframes.items()
     }
     return replace(graph, keyframes=keyframes)
 
 
-def alike(looks: dict[int, FloatArray], a: int, b: int) -> dict[int, FloatArray]:
-    return {**looks, b: looks[a] + 0.1}
+def alike(descriptors: dict[int, FloatArray], a: int, b: int) -> dict[int, FloatArray]:
+    return {**descriptors, b: descriptors[a] + 0.1}
 
 
 def test_of_two_near_keyframes_the_one_that_looks_alike_is_tried() -> None:
-    graph, looks = carried()
+    graph, descriptors = carried()
     plain = loop_candidate(graph, 4, NEAR)
     assert plain is not None
     assert plain.nearest.id == 0
-    chosen = loop_candidate(looking(graph, alike(looks, 1, 39)), 4, NEAR)
+    chosen = loop_candidate(looking(graph, alike(descriptors, 1, 39)), 4, NEAR)
     assert chosen is not None
     assert chosen.nearest.id == 1
     assert [k.id for k in chosen.new] == [36, 37, 38, 39]
     assert 1 in [k.id for k in chosen.old]
 
 
-def test_ground_that_drift_has_moved_away_is_known_by_its_looks() -> None:
-    graph, looks = carried(shift_m=-4.5)  # the way back to the start is 39 m
+def test_ground_that_drift_has_moved_away_is_known_by_its_descriptor() -> None:
+    graph, descriptors = carried(shift_m=-4.5)  # the way back to the start is 39 m
     poses = {k: T @ turned(np.pi) if k == 39 else T for k, T in graph.poses.items()}
-    graph, same = graph.at(poses), alike(looks, 0, 39)
+    graph, same = graph.at(poses), alike(descriptors, 0, 39)
     assert loop_candidate(graph, 4, NEAR) is None
-    assert loop_candidate(looking(graph, looks), 4, NEAR) is None
+    assert loop_candidate(looking(graph, descriptors), 4, NEAR) is None
     chosen = loop_candidate(looking(graph, same), 4, NEAR)
     assert chosen is not None
     assert chosen.nearest.id == 0
@@ -481,9 +481,9 @@ def test_ground_that_drift_has_moved_away_is_known_by_its_looks() -> None:
     assert loop_candidate(looking(graph.at(poses), same), 4, NEAR) is None
 
 
-def test_looks_of_different_engines_are_not_compared() -> None:
-    graph, looks = carried()
-    alike_tokens = looking(graph, alike(looks, 1, 39))
+def test_descriptors_of_different_engines_are_not_compared() -> None:
+    graph, descriptors = carried()
+    alike_tokens = looking(graph, alike(descriptors, 1, 39))
     newest = alike_tokens.keyframes[39]
     other = replace(newest, descriptor=Descriptor("other tokens", newest.descriptor.vector))
     mixed = replace(alike_tokens, keyframes={**alike_tokens.keyframes, 39: other})

@@ -116,7 +116,7 @@ def test_the_words_can_be_copied_into_the_parameter() -> None:
     base = drive(20, 0.3)
     found = estimate_mounting(base, seen(base, 1))
     assert found is not None
-    words = found.words("front_optical")
+    words = found.summary("front_optical")
     assert words.startswith("front_optical: ")
     again = RosSettings(T_base_cam=words.split("'")[1]).mounting()
     np.testing.assert_allclose(again, found.T_base_cam, atol=2e-3)

@@ -21,9 +21,9 @@ import pytest
 
 from mvdust3r_ros.datatypes import OccupancyGrid, Verdict
 from mvdust3r_ros.engines.base import Engine
-from mvdust3r_ros.evaluation.trials.fooling import FooledScores, judge_fooling
+from mvdust3r_ros.evaluation.trials.adversarial import AdversarialScores, score_adversarial_drive
 from mvdust3r_ros.geometry import backproject
-from mvdust3r_ros.synthetic.fooling import DRIVES, mirror_on_the_wall
+from mvdust3r_ros.synthetic.adversarial import DRIVES, mirror_on_the_wall
 from mvdust3r_ros.synthetic.furniture import Part
 
 pytestmark = pytest.mark.slow
@@ -31,8 +31,8 @@ ROOM = 41
 """Seed of a room with little in it that a drive with nothing that fools maps without a fault."""
 
 
-def mapped(name: str, engine: Engine) -> FooledScores:
-    scores = judge_fooling(DRIVES[name](ROOM), engine)
+def mapped(name: str, engine: Engine) -> AdversarialScores:
+    scores = score_adversarial_drive(DRIVES[name](ROOM), engine)
     assert scores.free > 500
     assert scores.path_m < 1.5 * scores.odometry_m
     return scores
@@ -92,14 +92,14 @@ def test_people_who_cross_leave_no_obstacles_and_hide_none(engine: Engine) -> No
 
 
 def test_a_mirror_changes_what_is_seen_in_its_glass_and_no_depth() -> None:
-    fooling = mirror_on_the_wall(ROOM)
-    frame, bare = next(fooling.frames()), fooling.drive.rendering(0)
+    adversarial = mirror_on_the_wall(ROOM)
+    frame, bare = next(adversarial.frames()), adversarial.drive.rendering(0)
     assert frame.T_world_cam is not None
     assert frame.depth_m is not None
     np.testing.assert_array_equal(frame.depth_m, bare.depth_m)
-    T, K = frame.T_world_cam, fooling.drive.camera.K
+    T, K = frame.T_world_cam, adversarial.drive.camera.K
     points = backproject(frame.depth_m, K) @ T[:3, :3].T + T[:3, 3]
-    glass = fooling.drive.scene.parts[fooling.mirror]
+    glass = adversarial.drive.scene.parts[adversarial.mirror]
     in_glass = (np.abs(points - glass.center) < glass.half + 0.01).all(-1)
     changed = (frame.image_rgb != bare.rgb).any(-1)
     assert not (changed & ~in_glass).any()

@@ -572,7 +572,7 @@ def test_rays_are_one_only_when_both_ends_share_half_cells() -> None:
 def test_taking_over_cells_beyond_or_within_a_circle(inside: bool) -> None:
     old = seen([[1.05, 0.05, 0.5], [3.05, 1.05, 0.5], [3.05, 0.05, 0.0]], views=4)
     new = OccupancyMap(RULE, 0.0)
-    new.take_over(old, CAMERA, 2.02, inside=inside)
+    new.copy_region(old, CAMERA, 2.02, inside=inside)
     expected = {
         (x, y): v
         for (x, y), v in known(old).items()

@@ -33,7 +33,7 @@ from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import Frame, MapUpdate, Verdict, ViewTokens, WindowPrediction
 from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.trials.flat_drives import spoil
+from mvdust3r_ros.evaluation.trials.apartment_drives import corrupt_prediction
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.mapper import Mapper
 
@@ -61,7 +61,7 @@ class Engine(OracleEngine):
         good = super().decode(tokens, n_ref)
         if self.shy:
             good.conf[:, -1, : HW[0] // 2] = 1.0
-        return spoil(good, "pose", np.random.default_rng(1)) if self.bad else good
+        return corrupt_prediction(good, "pose", np.random.default_rng(1)) if self.bad else good
 
 
 class Witness:
@@ -139,7 +139,7 @@ def witnessed(
 
         return run
 
-    monkeypatch.setattr(Drawing, "anew", slowly(Drawing.anew))
+    monkeypatch.setattr(Drawing, "rebuilt", slowly(Drawing.rebuilt))
     thread = threading.Thread(target=witness.watch)
     thread.start()
     try:
@@ -241,7 +241,7 @@ def test_settings_that_change_during_a_correction_are_not_lost(
 ) -> None:
     mapper = Mapper(CONFIG, Engine())
     other = with_values(CONFIG, {"loop.max_sigmas": 2.5, "map.obstacle_max_z_m": 1.1})
-    redrawn, drawn = Drawing.anew, []
+    redrawn, drawn = Drawing.rebuilt, []
 
     def changed_meanwhile(*args: Any, **kwargs: Any) -> Any:
         drawn.append(redrawn(*args, **kwargs))
@@ -250,7 +250,7 @@ def test_settings_that_change_during_a_correction_are_not_lost(
 
     off_m = iter([0.07])
     monkeypatch.setattr("mvdust3r_ros.atlas.revision.floor_off", lambda *_: next(off_m, 0.0))
-    monkeypatch.setattr(Drawing, "anew", changed_meanwhile)
+    monkeypatch.setattr(Drawing, "rebuilt", changed_meanwhile)
     for frame in drifting[:6]:
         mapper.process(frame)
     drawing = mapper.now.drawing

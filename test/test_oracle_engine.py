@@ -162,7 +162,7 @@ def test_what_is_missing_is_named(
         OracleEngine(HW).encode([views[0], replace(views[1], **missing)])
 
 
-def test_views_of_another_size_and_lone_views_are_refused(views: list[View]) -> None:
+def test_views_of_another_size_and_disconnected_views_are_refused(views: list[View]) -> None:
     with pytest.raises(EngineError, match=r"view of \(72, 96\), expected \(224, 224\)"):
         OracleEngine().encode(views)
     engine = OracleEngine(HW)

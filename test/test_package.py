@@ -32,7 +32,7 @@ import pytest
 import yaml
 
 from mvdust3r_ros.datatypes import ScaleSource, Verdict
-from mvdust3r_ros.ros.health.ladder import Rung
+from mvdust3r_ros.ros.health.degradation import ServiceLevel
 
 ROOT = Path(__file__).parents[1]
 VERSION = ElementTree.parse(ROOT / "package.xml").findtext("version")
@@ -62,7 +62,7 @@ def entry_points() -> dict[str, str]:
 
 
 def test_verdicts_and_rungs_are_those_of_the_message() -> None:
-    both = {**values(Verdict), **values(Rung, "RUNG_")}
+    both = {**values(Verdict), **values(ServiceLevel, "RUNG_")}
     assert constants(ROOT / "msg/WindowStatus.msg") == both
 
 
@@ -73,7 +73,7 @@ def test_scale_sources_are_those_of_the_message() -> None:
 @NEEDS_ROS
 def test_generated_messages_carry_the_constants() -> None:
     msg = pytest.importorskip("mvdust3r_ros.msg", reason="not built: make build, source env.sh")
-    for name, value in {**values(Verdict), **values(Rung, "RUNG_")}.items():
+    for name, value in {**values(Verdict), **values(ServiceLevel, "RUNG_")}.items():
         assert getattr(msg.WindowStatus, name) == value
     for name, value in values(ScaleSource, "SCALE_").items():
         assert getattr(msg.OccupancySummary, name) == value

@@ -45,7 +45,7 @@ def test_one_camera_of_a_rig() -> None:
     assert path.poses({7: at(0.0)}, "rear")[0].tolist() == []
 
 
-def test_a_new_host_changes_nothing_and_sizes_scale_the_way_to_it() -> None:
+def test_a_new_host_changes_nothing_and_sizes_scale_the_path_to_it() -> None:
     path = PastPath().with_pose(10, "camera", 7, at(1.0))
     hosts = {7: at(5.0, 0.3), 8: at(3.0, -0.2)}
     before = path.poses(hosts)[1]

@@ -23,7 +23,7 @@ import pytest
 
 from mvdust3r_ros.geometry import rotation_angle_deg
 from mvdust3r_ros.synthetic.paths import FreeSpace, Rig, camera_pose, trajectory, window_poses
-from mvdust3r_ros.synthetic.scenes import Scene, sample_flat, sample_room, scene_occupancy
+from mvdust3r_ros.synthetic.scenes import Scene, sample_apartment, sample_room, scene_occupancy
 
 
 def test_camera_looks_where_it_is_told() -> None:
@@ -45,7 +45,7 @@ def clearance(scene: Scene, poses: np.ndarray, height_m: float) -> float:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_tour_never_touches_anything(seed: int) -> None:
-    scene = sample_flat(seed)
+    scene = sample_apartment(seed)
     rig = Rig(height_m=0.6)
     poses = trajectory(scene, seed, 200, rig)
     assert clearance(scene, poses, 0.6) > 0.15
@@ -63,7 +63,7 @@ def test_tour_has_even_steps(seed: int) -> None:
 
 
 def test_plan_goes_round_and_finds_no_way_through_a_wall() -> None:
-    scene = sample_flat(1)
+    scene = sample_apartment(1)
     free = FreeSpace(scene, 0.6)
     rng = np.random.default_rng(0)
     found = 0

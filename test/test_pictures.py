@@ -185,7 +185,7 @@ def test_a_path_is_not_drawn_where_no_window_joins_it(figure: Figure) -> None:
 
 
 def test_stamps_that_are_no_dates_are_not_shown_as_one() -> None:
-    words = Caption("room", first_stamp_ns=12 * 10**9).words(ScaleEstimate())
+    words = Caption("room", first_stamp_ns=12 * 10**9).summary(ScaleEstimate())
     assert "1970" not in words
     assert f"mapped {datetime.now(timezone.utc):%Y-}" in words
     assert "scale unknown: not in metres" in words

@@ -85,12 +85,12 @@ class Rig:
     def wait(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + LIMIT_S
         while not condition():
-            assert time.monotonic() < end, self.pipeline.account()
+            assert time.monotonic() < end, self.pipeline.counters()
             time.sleep(0.005)
 
     def settle(self) -> None:
-        self.wait(lambda: self.pipeline.account().waiting == 0)
-        self.wait(lambda: self.pipeline.account().windows_waiting == 0)
+        self.wait(lambda: self.pipeline.counters().waiting == 0)
+        self.wait(lambda: self.pipeline.counters().windows_waiting == 0)
 
 
 @pytest.fixture
@@ -117,14 +117,14 @@ def test_every_image_is_accounted_for(frames: list[Frame]) -> None:
     rig.settle()
     assert rig.pipeline.stop()
     rig.pipeline.offer(frames[32])
-    account = rig.pipeline.account()
-    assert account.received == 36
-    assert account.dropped == {"stopped": 2, "encoding": 1, "internal": 1, "paused": 1}
-    assert account.keyframes + account.skipped == 31
-    assert account.had["odometry"] == account.had["depth"] == 31
-    assert account.windows == account.superseded + account.verdicts.total()
-    assert account.verdicts[Verdict.COMMITTED] == len(rig.updates) >= 1
-    assert account.waiting == account.windows_waiting == 0
+    counters = rig.pipeline.counters()
+    assert counters.received == 36
+    assert counters.dropped == {"stopped": 2, "encoding": 1, "internal": 1, "paused": 1}
+    assert counters.keyframes + counters.skipped == 31
+    assert counters.had["odometry"] == counters.had["depth"] == 31
+    assert counters.windows == counters.superseded + counters.verdicts.total()
+    assert counters.verdicts[Verdict.COMMITTED] == len(rig.updates) >= 1
+    assert counters.waiting == counters.windows_waiting == 0
     assert ("encoding", str(bad)) in rig.faults
     assert ("internal", "ValueError: a bug") in rig.faults
 
@@ -136,14 +136,14 @@ def test_handing_over_returns_at_once_while_the_network_is_busy(frames: list[Fra
     for frame in frames:
         rig.pipeline.offer(frame)  # the network does not go on before all are handed over
     assert engine.entered.acquire(timeout=LIMIT_S)
-    rig.wait(lambda: rig.pipeline.account().waiting == 0)
-    busy = rig.pipeline.account()
+    rig.wait(lambda: rig.pipeline.counters().waiting == 0)
+    busy = rig.pipeline.counters()
     assert busy.verdicts.total() == 0
     assert busy.windows_waiting <= 2
     engine.go_on.release(100)
     rig.settle()
     assert rig.pipeline.stop()
-    done = rig.pipeline.account()
+    done = rig.pipeline.counters()
     assert done.superseded == done.windows - done.verdicts.total() >= 1
     assert all(u.verdict == Verdict.COMMITTED for u in rig.updates)
 
@@ -155,7 +155,7 @@ def test_the_newest_window_wins_and_still_overlaps_with_the_map(frames: list[Fra
     for frame in frames:
         rig.pipeline.offer(frame)
     assert engine.entered.acquire(timeout=LIMIT_S)
-    rig.wait(lambda: rig.pipeline.account().waiting == 0)
+    rig.wait(lambda: rig.pipeline.counters().waiting == 0)
     engine.go_on.release(100)
     rig.settle()
     assert rig.pipeline.stop()
@@ -206,9 +206,9 @@ def test_a_full_queue_drops_the_oldest(frames: list[Frame]) -> None:
     rig.wait(lambda: len(seen) == 1)
     for frame in frames[1:8]:
         pipeline.offer(frame)
-    assert pipeline.account().dropped == {"queue_full": 4}
+    assert pipeline.counters().dropped == {"queue_full": 4}
     hold.set()
-    rig.wait(lambda: pipeline.account().waiting == 0)
+    rig.wait(lambda: pipeline.counters().waiting == 0)
     assert pipeline.stop()
     assert seen == [frames[i].stamp_ns for i in (0, 5, 6, 7)]
 
@@ -220,7 +220,7 @@ def test_a_reset_while_the_network_works_gives_a_stale_window(frames: list[Frame
     for frame in frames[:6]:
         rig.pipeline.offer(frame)
     assert engine.entered.acquire(timeout=LIMIT_S)
-    rig.wait(lambda: rig.pipeline.account().waiting == 0)
+    rig.wait(lambda: rig.pipeline.counters().waiting == 0)
     rig.pipeline.clear("reset")
     rig.pipeline.mapper.reset()
     engine.go_on.release(100)
@@ -239,9 +239,9 @@ def test_the_end_of_a_drive_is_mapped_without_a_full_window(frames: list[Frame])
     assert rig.pipeline.finish(LIMIT_S)
     assert rig.updates[-1].window.keyframes[-1].stamp_ns == frames[10].stamp_ns
     assert all(u.verdict == Verdict.COMMITTED for u in rig.updates)
-    account = rig.pipeline.account()
-    assert account.waiting == account.windows_waiting == 0
-    assert account.windows == account.superseded + account.verdicts.total()
+    counters = rig.pipeline.counters()
+    assert counters.waiting == counters.windows_waiting == 0
+    assert counters.windows == counters.superseded + counters.verdicts.total()
     done = len(rig.updates)
     assert rig.pipeline.finish(LIMIT_S)
     assert len(rig.updates) == done

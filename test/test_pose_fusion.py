@@ -22,8 +22,8 @@ from scipy.spatial.transform import Rotation
 from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3, rotation_angle_deg
 from mvdust3r_ros.placing.pose_fusion import (
-    ALL_OF_IT,
     MIN_SIGMA_M,
+    UNIT_FACTORS,
     PoseSigma,
     fuse_poses,
     network_sigma,
@@ -154,14 +154,14 @@ def test_the_share_of_the_network_is_what_it_knows_better_than_odometry() -> Non
     assert shares[2] < 0.01
     assert fuse_poses(truth, {}, {}, 0.02).network_share == 1.0
     # both opinions together are more certain than odometry alone
-    left = [f.sigma_left for f in fused]
+    left = [f.sigma_factors for f in fused]
     assert 0 < left[0].m < 0.7
     assert 0 < left[0].rad < 0.7
     assert left[0].m < left[1].m < left[2].m < 1
     assert left[0].rad < left[1].rad < left[2].rad < 1
     assert left[2].m > 0.99
     assert left[2].rad > 0.95
-    assert fuse_poses(truth, {}, {}, 0.02).sigma_left == PoseSigma(1.0, 1.0)
+    assert fuse_poses(truth, {}, {}, 0.02).sigma_factors == PoseSigma(1.0, 1.0)
 
 
 def test_a_map_begins_exactly_where_it_is_told() -> None:
@@ -180,7 +180,7 @@ def test_a_window_that_odometry_is_in_moves_as_one_body() -> None:
     alone = fuse_poses(network, odometry, {}, 0.02, own={})
     for i, T in network.items():
         np.testing.assert_allclose(alone.T_map_cam[i], T, atol=1e-9)
-    assert (alone.network_share, alone.sigma_left) == (1.0, ALL_OF_IT)
+    assert (alone.network_share, alone.sigma_factors) == (1.0, UNIT_FACTORS)
     # the map knows the first four keyframes elsewhere: the others follow them
     T_map_window = make_se3(Rotation.from_euler("z", 0.3).as_matrix(), np.array([5.0, -2.0, 0.4]))
     mapped = {i: T_map_window @ network[i] for i in range(4)}

@@ -246,7 +246,7 @@ def test_a_closure_is_measured_without_odometry_of_the_older_end(room: BoxRoom) 
 
 
 @pytest.mark.slow
-def test_a_lone_window_with_odometry_in_it_needs_its_pictures(frames: list[Frame]) -> None:
+def test_a_disconnected_window_with_odometry_in_it_needs_its_pictures(frames: list[Frame]) -> None:
     class Garbage(PosedEngine):
         """Poses by odometry, points at random."""
 

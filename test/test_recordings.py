@@ -31,10 +31,10 @@ from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import FloatArray, Frame, ImageArray, MvDust3rError, Trajectory
 from mvdust3r_ros.drawing.map_files import write_tum
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
-from mvdust3r_ros.evaluation.judge import judge
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
+from mvdust3r_ros.evaluation.scoring import score_run
 from mvdust3r_ros.geometry import quaternion_xyzw
-from mvdust3r_ros.recordings.files import FileOptions, files_recording
+from mvdust3r_ros.recordings.formats import FileOptions, files_recording
 from mvdust3r_ros.recordings.recording import Recording, TruthOptions
 from mvdust3r_ros.synthetic.render import Renderer, Rendering
 from mvdust3r_ros.synthetic.sequence import Sequence, SequenceConfig, make_sequence
@@ -188,7 +188,7 @@ def test_a_layout_is_found_out_and_its_map_has_no_error(
     evidence, stopped = run_lockstep(recording, CONFIG, OracleEngine(HW))
     assert stopped == ""
     assert not evidence.result.faults
-    numbers = judge(evidence).numbers
+    numbers = score_run(evidence).numbers
     assert numbers["windows_committed"] == numbers["windows"] == numbers["windows_scored"]
     assert numbers["windows"] is not None and numbers["windows"] >= 2
     # not rte: where the camera turns on the spot, its motion has no direction

@@ -25,7 +25,7 @@ from mvdust3r_ros.geometry import backproject, invert_se3, pixel_grid, project
 from mvdust3r_ros.synthetic.furniture import Kind, Part
 from mvdust3r_ros.synthetic.paths import Rig, camera_pose, trajectory
 from mvdust3r_ros.synthetic.render import Renderer, pinhole, render_view
-from mvdust3r_ros.synthetic.scenes import Room, Scene, SceneError, sample_flat, sample_room
+from mvdust3r_ros.synthetic.scenes import Room, Scene, SceneError, sample_apartment, sample_room
 
 HW = (96, 128)
 K = pinhole(math.radians(70), HW)
@@ -120,7 +120,7 @@ def test_points_are_depth_backprojected() -> None:
     assert np.abs(shot.points_cam - backproject(shot.depth_m, K)).max() < 1e-5
 
 
-@pytest.mark.parametrize(("seed", "sample"), [(11, sample_room), (12, sample_flat)])
+@pytest.mark.parametrize(("seed", "sample"), [(11, sample_room), (12, sample_apartment)])
 def test_pointmaps_reproject_between_views(seed: int, sample: object) -> None:
     """A point of view a, cast into the pixel of view b where it projects, is the same point."""
     scene = sample(seed)  # type: ignore[operator]
@@ -147,10 +147,10 @@ def test_pointmaps_reproject_between_views(seed: int, sample: object) -> None:
 
 
 def test_the_same_seed_gives_the_same_pixels() -> None:
-    pose = trajectory(sample_flat(4), 4, 3)[2]
-    a, b = (render_view(sample_flat(4), K, HW, pose) for _ in range(2))
+    pose = trajectory(sample_apartment(4), 4, 3)[2]
+    a, b = (render_view(sample_apartment(4), K, HW, pose) for _ in range(2))
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
-    other = render_view(sample_flat(5), K, HW, pose)
+    other = render_view(sample_apartment(5), K, HW, pose)
     assert np.abs(a.rgb.astype(int) - other.rgb).mean() > 5
 
 

@@ -34,14 +34,14 @@ from mvdust3r_ros.datatypes import (
     Verdict,
 )
 from mvdust3r_ros.engines.base import EngineInfo
-from mvdust3r_ros.evaluation.coverage import mapped_share, way_along
-from mvdust3r_ros.evaluation.doubts import extent
-from mvdust3r_ros.evaluation.judge import Evidence, judge
+from mvdust3r_ros.evaluation.caveats import extent
+from mvdust3r_ros.evaluation.coverage import distance_along, mapped_share
 from mvdust3r_ros.evaluation.report.compare import compare, unequal_parts
 from mvdust3r_ros.evaluation.report.compare_page import comparison_page
 from mvdust3r_ros.evaluation.report.report import no_map_reason
 from mvdust3r_ros.evaluation.report.report_files import describe_report, write_report
 from mvdust3r_ros.evaluation.run import RunResult, WindowRecord, empty_snapshot
+from mvdust3r_ros.evaluation.scoring import Evidence, score_run
 from mvdust3r_ros.recordings.recording import Recording
 
 SECOND_NS = 10**9
@@ -146,8 +146,8 @@ def test_windows_refused_for_one_reason_with_other_figures_are_counted_together(
     )
 
 
-def test_the_share_is_that_of_the_way_not_of_the_windows() -> None:
-    made = judge(one_of_four()).numbers
+def test_the_share_is_that_of_the_distance_not_of_the_windows() -> None:
+    made = score_run(one_of_four()).numbers
     assert made["mapped_share"] == pytest.approx(0.25)
     assert made["drive_m"] == pytest.approx(LAST_S * STEP_M)
     assert made["windows_committed"] == 1
@@ -161,9 +161,9 @@ def test_where_the_camera_stood_is_no_part_of_the_drive() -> None:
     assert found.share == pytest.approx(0.5)
 
 
-def test_noise_of_the_truth_is_no_way() -> None:
+def test_noise_of_the_truth_is_no_distance() -> None:
     rng = np.random.default_rng(1)
-    assert way_along(rng.normal(0, 0.005, (1000, 3)))[-1] < 0.1
+    assert distance_along(rng.normal(0, 0.005, (1000, 3)))[-1] < 0.1
 
 
 def test_without_truth_and_odometry_time_is_the_measure() -> None:
@@ -175,7 +175,7 @@ def test_without_truth_and_odometry_time_is_the_measure() -> None:
 
 def test_odometry_is_judged_on_the_keyframes_of_the_map() -> None:
     """A line that is 10 % too long is off by 10 % of the spread of its points."""
-    made = judge(one_of_four()).numbers
+    made = score_run(one_of_four()).numbers
     assert made["ate_m"] == pytest.approx(0, abs=1e-9)
     spread_m = STEP_M * np.std(np.arange(6))
     assert made["odometry_ate_m"] == pytest.approx(DRIFT * spread_m, rel=1e-6)
@@ -184,9 +184,9 @@ def test_odometry_is_judged_on_the_keyframes_of_the_map() -> None:
 
 def test_a_truth_that_is_the_odometry_is_named() -> None:
     evidence = one_of_four()
-    assert not [n for n in judge(evidence).notes if "truth is the odometry" in n]
+    assert not [n for n in score_run(evidence).notes if "truth is the odometry" in n]
     evidence.truth = evidence.result.odometry
-    assert [n for n in judge(evidence).notes if "truth is the odometry" in n]
+    assert [n for n in score_run(evidence).notes if "truth is the odometry" in n]
 
 
 def test_windows_that_left_the_map_do_not_count_as_mapped() -> None:
@@ -198,7 +198,7 @@ def test_windows_that_left_the_map_do_not_count_as_mapped() -> None:
     ]
     evidence = one_of_four()
     evidence.result.windows = windows
-    made = judge(evidence)
+    made = score_run(evidence)
     assert [w.index for w in evidence.result.in_map] == [0, 3]
     assert made.numbers["windows_committed"] == 2
     assert made.numbers["windows_rolled_back"] == 2
@@ -298,9 +298,7 @@ def test_any_map_gives_a_page_without_empty_charts(
         drawn = re.findall(r"<g id=\"(?:line2d|patch|Line|Path)|<image|<use|<path", plot)
         assert len(drawn) > 5
     for said in (re.sub(r"<script.*?</script>|<svg.*?</svg>", "", body, flags=re.DOTALL), text):
-        assert not re.search(
-            r"\b1 (images|windows|keyframes|frames|points|capsules|cores)\b", said
-        )
+        assert not re.search(r"\b1 (images|windows|keyframes|frames|points|dumps|cores)\b", said)
         assert not re.search(r"-0\.?0* ?(m|%|deg|<)", said)
         assert not re.search(r"\bnan\b", said)
 

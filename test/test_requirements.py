@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from mvdust3r_ros.evaluation.report.quantities import QUANTITIES, show
+from mvdust3r_ros.evaluation.report.metric_catalogue import METRICS, show
 from mvdust3r_ros.evaluation.report.requirements import (
     RequirementError,
     failures,
@@ -63,7 +63,7 @@ def test_a_term_that_cannot_be_meant_is_explained(text: str, words: str) -> None
 
 
 def test_every_number_says_what_it_means() -> None:
-    assert all(q.meaning and q.better in ("lower", "higher", "") for q in QUANTITIES.values())
+    assert all(q.meaning and q.better in ("lower", "higher", "") for q in METRICS.values())
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from mvdust3r_ros.datatypes import (
 )
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.metrics.map_metrics import absolute_errors
-from mvdust3r_ros.evaluation.trials.flat_drives import CORRUPTIONS, spoil
+from mvdust3r_ros.evaluation.trials.apartment_drives import CORRUPTIONS, corrupt_prediction
 from mvdust3r_ros.geometry import make_se3
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.mapper import Mapper
@@ -61,7 +61,7 @@ LOOSE = with_values(
 
 
 class Engine(OracleEngine):
-    """The oracle, spoiled on demand."""
+    """The oracle, corrupted on demand."""
 
     def __init__(self) -> None:
         super().__init__(HW, OracleNoise(points=0.01, scale=0.3, seed=4))
@@ -71,7 +71,7 @@ class Engine(OracleEngine):
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
         self.decoded += 1
         good = super().decode(tokens, n_ref)
-        return spoil(good, self.kind, np.random.default_rng(1)) if self.kind else good
+        return corrupt_prediction(good, self.kind, np.random.default_rng(1)) if self.kind else good
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +171,9 @@ def test_a_correction_since_puts_no_window_elsewhere(
 ) -> None:
     now = started(frames)[0].now
     later = replace(now, graph=corrected(now))
-    moved = [later.graph.keyframes[k].T_map_cam for k in now.doubted(1)]
-    assert not np.allclose(moved, [m.T_map_cam for m in now.doubted(1).values()], atol=0.05)
-    for key, item in later.doubted(1).items():
+    moved = [later.graph.keyframes[k].T_map_cam for k in now.suspects(1)]
+    assert not np.allclose(moved, [m.T_map_cam for m in now.suspects(1).values()], atol=0.05)
+    for key, item in later.suspects(1).items():
         then = now.graph.keyframes[key]
         np.testing.assert_allclose(item.T_map_cam, then.T_map_cam, atol=2e-3)
         np.testing.assert_allclose(
@@ -185,7 +185,7 @@ def test_undoing_puts_the_floor_back_too(frames: list[Frame]) -> None:
     now = started(frames)[0].now
     floor_z_m = now.undone(1).drawing.floor_z_m
     graph = now.graph.higher(0.4)
-    later = replace(now, graph=graph, drawing=now.drawing.anew(graph, floor_z_m + 0.4))
+    later = replace(now, graph=graph, drawing=now.drawing.rebuilt(graph, floor_z_m + 0.4))
     cell_m = STRICT.map.grid_resolution_m  # a floor within a cell is that of the grid
     assert later.undone(1).drawing.floor_z_m == pytest.approx(floor_z_m, abs=cell_m)
 

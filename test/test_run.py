@@ -28,7 +28,6 @@ from mvdust3r_ros.config import KeyframeSettings, MapperConfig
 from mvdust3r_ros.datatypes import Frame, Trajectory, Verdict
 from mvdust3r_ros.drawing.map_files import load_occupancy, read_ply, read_tum
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.judge import Evidence, judge
 from mvdust3r_ros.evaluation.report.report import (
     ReportError,
     describe_run,
@@ -37,6 +36,7 @@ from mvdust3r_ros.evaluation.report.report import (
     write_outputs,
 )
 from mvdust3r_ros.evaluation.run import RunResult, run_mapper, stage_latencies
+from mvdust3r_ros.evaluation.scoring import Evidence, score_run
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.sequence import synthetic_frames
 
@@ -141,7 +141,7 @@ def test_areas_are_not_told_of_a_grid_whose_metres_are_unknown(result: RunResult
     text = describe_run({**summary, "files": ["map.ply"]})
     assert " m² " not in text
     assert "if its scale is right" in text
-    numbers = judge(Evidence(withheld)).numbers
+    numbers = score_run(Evidence(withheld)).numbers
     assert numbers["free_m2"] is numbers["occupied_m2"] is None
 
 

@@ -58,7 +58,7 @@ def test_sigma_by_hand() -> None:
     T_window = path([[-1, 0.3, 0], [1, 0.3, 0], [-1, -0.3, 0], [1, -0.3, 0]])
     found = odometry_evidence(T_window, T_odom, 0.1, 0.05)
     assert found.scale == pytest.approx(1.0)
-    # noise averages out over four centres; the square of the misfit does not
+    # noise averages out over four centres; the square of the residual does not
     assert found.rel_sigma == pytest.approx(math.hypot(0.3 / 2, 0.3**2, 0.05))
 
 
@@ -76,7 +76,7 @@ def test_the_noise_of_a_coarse_network_does_not_make_the_map_smaller() -> None:
     assert 0.9 < np.median(found) < 1.1
 
 
-def test_a_short_way_is_no_evidence() -> None:
+def test_a_short_path_is_no_evidence() -> None:
     T = path([[0, 0, 0], [0.2, 0, 0]])  # 0.1 m from the mean
     assert odometry_evidence(T, T, 0.101, 0.02) is None
     assert odometry_evidence(T, T, 0.099, 0.02).scale == pytest.approx(1.0)

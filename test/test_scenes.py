@@ -20,7 +20,13 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.synthetic.furniture import Kind, Part
-from mvdust3r_ros.synthetic.scenes import Room, Scene, sample_flat, sample_room, scene_occupancy
+from mvdust3r_ros.synthetic.scenes import (
+    Room,
+    Scene,
+    sample_apartment,
+    sample_room,
+    scene_occupancy,
+)
 
 SEEDS = range(40)
 
@@ -34,10 +40,10 @@ def test_rooms_have_the_promised_size_and_content() -> None:
         assert len(scene.lights) == 2
 
 
-def test_flats_have_a_doorway_less_than_rooms() -> None:
+def test_apartments_have_a_doorway_less_than_rooms() -> None:
     counts = set()
     for seed in SEEDS:
-        scene = sample_flat(seed)
+        scene = sample_apartment(seed)
         assert len(scene.doorways) == len(scene.rooms) - 1
         assert all(min(room.size) > 2.2 for room in scene.rooms)
         counts.add(len(scene.rooms))
@@ -46,7 +52,7 @@ def test_flats_have_a_doorway_less_than_rooms() -> None:
 
 def test_every_doorway_is_free_from_room_to_room() -> None:
     for seed in SEEDS:
-        scene = sample_flat(seed)
+        scene = sample_apartment(seed)
         grid = scene_occupancy(scene, 0.05, (0.02, 1.9))
         for door in scene.doorways:
             dx, dy = (0.0, 0.5) if door.along == 0 else (0.5, 0.0)
@@ -57,7 +63,7 @@ def test_every_doorway_is_free_from_room_to_room() -> None:
 
 
 def test_same_seed_same_scene() -> None:
-    for sample in (sample_room, sample_flat):
+    for sample in (sample_room, sample_apartment):
         assert repr(sample(7)) == repr(sample(7))
         assert repr(sample(7)) != repr(sample(8))
 

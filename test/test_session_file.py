@@ -84,18 +84,18 @@ def test_where_the_robot_has_driven_is_saved_and_loaded(room: BoxRoom, tmp_path:
     grids = [m.snapshot().grid for m in (before, after)]
     assert grids[0] is not None and grids[1] is not None
     np.testing.assert_array_equal(grids[0].cells, grids[1].cells)
-    assert len(after.now.graph.way) == len(before.now.graph.way) > 3
+    assert len(after.now.graph.driven_path) == len(before.now.graph.driven_path) > 3
 
 
 @pytest.mark.slow
-def test_a_map_saved_before_there_was_a_way_loads(
+def test_a_map_saved_before_there_was_a_driven_path_loads(
     saved: tuple[Path, Mapper], tmp_path: Path
 ) -> None:
     with np.load(saved[0]) as archive:
         arrays = {name: archive[name] for name in archive.files if not name.startswith("way_")}
     old = tmp_path / "old.npz"
     np.savez_compressed(old, **arrays)
-    assert len(read_session(old).way) == 0
+    assert len(read_session(old).driven_path) == 0
     broken = {**arrays, "way_until": np.zeros(3, np.int64)}
     np.savez_compressed(old, **broken)
     with pytest.raises(SessionFileError, match="do not fit together"):
@@ -174,7 +174,7 @@ def test_of_several_places_that_do_not_fit_the_likeliest_is_told_of(
         tried.append(f"place {len(tried)}")
         raise WindowError(Verdict.REJECTED_POSE, tried[-1])
 
-    monkeypatch.setattr(WindowGeometry, "check_news", refuse)
+    monkeypatch.setattr(WindowGeometry, "check_adds_views", refuse)
     frames = [room.frame((200 + i) * 10**9, T) for i, T in enumerate(room.walk(60)[:12])]
     update = next(u for u in map(mapper.process, frames) if u is not None)
     assert len(tried) > 1

@@ -594,7 +594,7 @@ def test_a_window_in_metres_by_odometry_is_as_large_as_odometry_says(
     [(1.0, 0.75, True), (1.0, 0.77, False), (10.0, 2.29, True), (10.0, 2.31, False)],
 )
 @pytest.mark.parametrize("steps", [1, 5])
-def test_the_limit_of_motion_is_a_share_of_the_way_and_a_little(
+def test_the_limit_of_motion_is_a_share_of_the_distance_and_a_little(
     scene: Scene, way_m: float, off_m: float, fits: bool, steps: int
 ) -> None:
     """In one step or five: half of at most 3 m, 3 x 2 % of the way, and 0.2 m."""

@@ -27,7 +27,7 @@ from mvdust3r_ros.datatypes import MapUpdate, Verdict, ViewTokens, WindowPredict
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.health.ladder import Rung
+from mvdust3r_ros.ros.health.degradation import ServiceLevel
 from mvdust3r_ros.ros.health.supervisor import Supervisor
 from mvdust3r_ros.ros.settings import NodeConfig
 
@@ -110,7 +110,7 @@ def test_three_failures_halve_the_views_and_health_brings_them_back(
     rig.windows(1)
     rig.engine.fault = fault
     rig.windows(3)
-    assert rig.supervisor.rung == Rung.FEWER_VIEWS
+    assert rig.supervisor.level == ServiceLevel.FEWER_VIEWS
     assert rig.said == [rig.supervisor.message]
     assert str(fault) in rig.supervisor.message
     rig.engine.fault = None
@@ -118,7 +118,7 @@ def test_three_failures_halve_the_views_and_health_brings_them_back(
     updates = rig.windows(2)
     assert max(rig.engine.views) == 4
     assert updates[-1].verdict == Verdict.COMMITTED
-    assert rig.supervisor.rung == Rung.FULL
+    assert rig.supervisor.level == ServiceLevel.FULL
     assert rig.supervisor.message == ""
     rig.engine.views.clear()
     rig.windows(2)
@@ -134,29 +134,30 @@ def test_three_failures_halve_the_views_and_health_brings_them_back(
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_out_of_memory_is_one_rung_at_once(room: BoxRoom, fault: Exception) -> None:
+def test_out_of_memory_is_one_level_at_once(room: BoxRoom, fault: Exception) -> None:
     rig = Rig(room)
     rig.engine.fault = fault
     rig.windows(1)
-    assert rig.supervisor.rung == Rung.FEWER_VIEWS
+    assert rig.supervisor.level == ServiceLevel.FEWER_VIEWS
 
 
 def test_values_that_are_not_finite_count_as_failures(room: BoxRoom) -> None:
     rig = Rig(room)
     rig.engine.not_finite = True
     rig.windows(3)
-    assert rig.supervisor.rung == Rung.FEWER_VIEWS
+    assert rig.supervisor.level == ServiceLevel.FEWER_VIEWS
 
 
-def test_every_rung_in_order_down_to_the_end(room: BoxRoom) -> None:
+def test_every_level_in_order_down_to_the_end(room: BoxRoom) -> None:
     rig = Rig(room, **{"engine.n_ref": 2, "ladder.fallback_engine": "spare", "ladder.failures": 1})
     walked = []
     for _ in range(4):
         rig.mapper.engine.fault = EngineError("broken")  # type: ignore[attr-defined]
         rig.windows(1)
-        walked.append(rig.supervisor.rung)
+        walked.append(rig.supervisor.level)
     assert walked == [
-        Rung.FEWER_VIEWS, Rung.ONE_REFERENCE, Rung.FALLBACK_ENGINE, Rung.STOPPED,
+        ServiceLevel.FEWER_VIEWS, ServiceLevel.ONE_REFERENCE, ServiceLevel.FALLBACK_ENGINE,
+        ServiceLevel.STOPPED,
     ]  # fmt: skip
     assert rig.engine.closed == 1
     assert [fallback for fallback, _ in rig.made] == [True]
@@ -173,11 +174,11 @@ def test_the_fallback_engine_maps_on_and_hands_back(room: BoxRoom) -> None:
     points = len(rig.mapper.snapshot().points_map)
     rig.engine.fault = EngineError("broken")
     rig.windows(3)
-    assert rig.supervisor.rung == Rung.FALLBACK_ENGINE
+    assert rig.supervisor.level == ServiceLevel.FALLBACK_ENGINE
     assert rig.windows(1)[-1].verdict == Verdict.COMMITTED
     assert len(rig.mapper.snapshot().points_map) > points
     rig.windows(1)
-    assert rig.supervisor.rung == Rung.FULL
+    assert rig.supervisor.level == ServiceLevel.FULL
     assert [(fallback, engine.closed) for fallback, engine in rig.made] == [(True, 1), (False, 0)]
 
 
@@ -188,7 +189,7 @@ def test_a_main_engine_that_cannot_come_back_leaves_the_fallback_in_place(room: 
     rig.windows(3)
     rig.cannot_make = EngineError("no engine at x")
     assert {u.verdict for u in rig.windows(4)} == {Verdict.COMMITTED}
-    assert rig.supervisor.rung == Rung.FALLBACK_ENGINE
+    assert rig.supervisor.level == ServiceLevel.FALLBACK_ENGINE
     assert "no engine at x" in rig.supervisor.message
     assert rig.made[0][1].closed == 0
 
@@ -201,23 +202,23 @@ def test_a_fallback_that_cannot_be_loaded_ends_the_ladder_and_a_restart_mends_it
     rig.engine.fault = EngineError("broken")
     rig.cannot_make = EngineError("no engine at spare")
     rig.windows(3)
-    assert rig.supervisor.rung == Rung.STOPPED
+    assert rig.supervisor.level == ServiceLevel.STOPPED
     assert "no engine at spare" in rig.supervisor.gave_up
     with pytest.raises(EngineError, match="no engine at spare"):
         rig.supervisor.restart()
     rig.cannot_make = None
     rig.supervisor.restart()
-    assert (rig.supervisor.rung, rig.supervisor.gave_up) == (Rung.FULL, "")
+    assert (rig.supervisor.level, rig.supervisor.gave_up) == (ServiceLevel.FULL, "")
     assert rig.windows(1)[-1].verdict == Verdict.COMMITTED
 
 
 def test_a_window_that_does_not_fit_the_map_is_no_fault_of_the_network(room: BoxRoom) -> None:
     rig = Rig(room, **{"stitch.max_odom_translation": 0.01, "ladder.failures": 1})
     rig.supervisor.after(MapUpdate(rig.windows(1)[0].window, Verdict.REJECTED_STALE, "old"))
-    assert rig.supervisor.rung == Rung.FULL
+    assert rig.supervisor.level == ServiceLevel.FULL
 
 
-def test_new_settings_are_used_within_what_the_rung_allows(room: BoxRoom) -> None:
+def test_new_settings_are_used_within_what_the_level_allows(room: BoxRoom) -> None:
     rig = Rig(room)
     rig.engine.fault = MemoryError()
     rig.windows(1)
@@ -232,8 +233,8 @@ def test_what_the_engine_likes_is_halved_where_nobody_set_it(room: BoxRoom) -> N
     rig.engine.fault = MemoryError()
     rig.windows(1)
     rule = rig.mapper.config.keyframes
-    assert (rig.supervisor.rung, rule.window_size, rule.window_overlap) == (
-        Rung.FEWER_VIEWS, 4, 2,
+    assert (rig.supervisor.level, rule.window_size, rule.window_overlap) == (
+        ServiceLevel.FEWER_VIEWS, 4, 2,
     )  # fmt: skip
 
 
@@ -244,7 +245,7 @@ def test_a_fallback_for_views_of_another_size_is_refused(room: BoxRoom) -> None:
     rig.spare_hw = (48, 48)
     rig.engine.fault = EngineError("broken")
     rig.windows(3)
-    assert rig.supervisor.rung == Rung.STOPPED
+    assert rig.supervisor.level == ServiceLevel.STOPPED
     size = rig.mapper.view_hw
     words = f"the engine takes views of 48x48, the map is made of {size[1]}x{size[0]}"
     assert words in rig.supervisor.gave_up

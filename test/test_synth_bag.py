@@ -129,7 +129,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-def test_odometry_drifts_with_the_way() -> None:
+def test_odometry_drifts_with_the_distance() -> None:
     sequence = make_sequence(SequenceConfig(seed=2, frames=200))
     truth = sequence.truth.T_world_cam
     exact = odometry(sequence, drift=0.0, noise_m=0.0)

@@ -23,7 +23,7 @@ from mvdust3r_ros.cli import main
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.manifest import EngineManifest
 from mvdust3r_ros.engines.tensorrt_engine import check_window
-from mvdust3r_ros.engines.tensorrt_plan import (
+from mvdust3r_ros.engines.tensorrt_profiles import (
     Profile,
     ViewRange,
     buffer_bytes,

@@ -31,7 +31,11 @@ from mvdust3r_ros.evaluation.metrics.map_metrics import (
     compare_grids,
     on_common_lattice,
 )
-from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.evaluation.trials.apartment_drives import (
+    ApartmentOptions,
+    apartment_drive,
+    drifting_frames,
+)
 from mvdust3r_ros.evaluation.true_floor import TrueFloor, find_true_floor
 from mvdust3r_ros.evaluation.true_grid import true_grid
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
@@ -51,7 +55,9 @@ NO_ROBOT = np.zeros((0, 3))
 
 @pytest.fixture(scope="module")
 def drive() -> Drive:
-    return flat_drive(9003, FlatOptions(path_m=5.0, hw=HW, min_rooms=1, step_m=0.1), Rig())
+    return apartment_drive(
+        9003, ApartmentOptions(path_m=5.0, hw=HW, min_rooms=1, step_m=0.1), Rig()
+    )
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import pytest
 
-from mvdust3r_ros.evaluation.report.quantities import show
+from mvdust3r_ros.evaluation.report.metric_catalogue import show
 from mvdust3r_ros.wording import decimal, percent, plural
 
 

@@ -28,7 +28,7 @@ from mvdust3r_ros.config import ConfigError, MapperConfig, structural_changes
 from mvdust3r_ros.datatypes import Keyframe, MapSnapshot, OccupancyGrid
 from mvdust3r_ros.drawing.voxel_map import Cloud
 from mvdust3r_ros.engines.base import Engine
-from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.driven_path import OdometryTrack
 from mvdust3r_ros.placing.mounting import Mounting
 from mvdust3r_ros.rolling_shutter import RollingShutter
 from mvdust3r_ros.window.keyframes import KeyframeWindow
@@ -120,7 +120,7 @@ class MapHolder:
         if not info.takes(size):
             raise ConfigError(
                 f"the map was made with views of {size[1]}x{size[0]}, the engine {info.name} "
-                f"takes {info.size_words()}; use the engine that made it"
+                f"takes {info.describe_size()}; use the engine that made it"
             )
         graph = restored(stored, info.rel_error, self.config.map)
         state = self._new_state(self._state.keyframes.epoch + 1)

@@ -41,7 +41,7 @@ def committed(
         clock: what took how long.
     """
     geometry, scale = placed.geometry, placed.placement.scale.estimate
-    seen = [_by_now(item, then, now) for item in placed.seen]
+    seen = [_as_corrected(item, then, now) for item in placed.seen]
     gate_open, gate_hint = scale_gate(scale, limit)
     return MapUpdate(
         window=geometry.window,
@@ -62,7 +62,7 @@ def committed(
     )
 
 
-def _by_now(item: MapKeyframe, then: KeyframeGraph, now: KeyframeGraph) -> MapKeyframe:
+def _as_corrected(item: MapKeyframe, then: KeyframeGraph, now: KeyframeGraph) -> MapKeyframe:
     """What a window saw of a keyframe, where and how large corrections have made it since."""
     before, after = then.keyframes.get(item.id), now.keyframes.get(item.id)
     if before is None or after is None:

@@ -95,13 +95,13 @@ def reconsider(
         )  # fmt: skip
         joint = replace(rejected.window, keyframes=chosen)
         try:
-            made = reconstructor.reconstruct(joint, config, clock, aside=True)
+            made = reconstructor.reconstruct(joint, config, clock, one_off=True)
             stitcher = Stitcher(config.stitch, before.end, config.map.camera_height_m)
             placement = stitcher.place(made.geometry)
             now.check_reach(seen_keyframes(made, placement, config.map))
         except WindowError:
             continue
-        if not lies_elsewhere(made.geometry, placement, now.doubted(count)):
+        if not lies_elsewhere(made.geometry, placement, now.suspects(count)):
             return None  # they are right, the window is not
         return Reconsidered(made, placement, count)
     return None
@@ -129,17 +129,17 @@ def joint_keyframes(
 def lies_elsewhere(
     geometry: WindowGeometry,
     placement: Placement,
-    doubted: Mapping[int, MapKeyframe],
+    suspects: Mapping[int, MapKeyframe],
 ) -> bool:
     """Whether a placed window has a keyframe at another place, or its points at another distance.
 
     Args:
         geometry: the window.
         placement: its place.
-        doubted: keyframes of the map -> what it knows of them.
+        suspects: keyframes of the map -> what it knows of them.
     """
     for index, keyframe, _ in geometry.posed():
-        known = doubted.get(keyframe.id)
+        known = suspects.get(keyframe.id)
         if known is None:
             continue
         delta = invert_se3(known.T_map_cam) @ placement.T_map_cam[keyframe.id]

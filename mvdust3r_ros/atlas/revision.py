@@ -31,7 +31,7 @@ from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, StageClock, Verdic
 from mvdust3r_ros.drawing.drawing import Drawing
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.graph.depth_levels import levels_of
-from mvdust3r_ros.graph.driven_way import OdometryTrack
+from mvdust3r_ros.graph.driven_path import OdometryTrack
 from mvdust3r_ros.graph.floor_views import (
     floor_height,
     floor_heights,
@@ -99,7 +99,7 @@ class Revision:
         drawing = Drawing.empty(map_settings(config.map, graph.rel_error))
         clouds = (item.points_map() for item in graph.keyframes.values())
         height_m = floor_height(graph, clouds, config.map.camera_height_m)
-        return cls(graph, drawing.anew(graph, height_m))
+        return cls(graph, drawing.rebuilt(graph, height_m))
 
     def using(self, config: MapperConfig) -> Revision:
         """With other settings from the next window on."""
@@ -128,7 +128,7 @@ class Revision:
         level = levels_of({**known, **{m.id: m for m in seen}}, fixed=fixed)[window]
         return [item.levelled(level) for item in seen]
 
-    def taken_in(self, seen: Sequence[MapKeyframe], settings: MapSettings) -> list[MapKeyframe]:
+    def prepared(self, seen: Sequence[MapKeyframe], settings: MapSettings) -> list[MapKeyframe]:
         """The keyframes of a new window, levelled; new ones say where they see the floor."""
         items, known = self.levelled(seen), self.graph.keyframes
         if settings.camera_height_m > 0:
@@ -191,7 +191,7 @@ class Revision:
             if item.id in known and len(item.stored_cam) > len(known[item.id].stored_cam)
         ]
         graph = self.graph.drawn_as(better).with_window(
-            seen, placement.scale, track, config.stitch.odom_rel_sigma, placement.sigma_left
+            seen, placement.scale, track, config.stitch.odom_rel_sigma, placement.sigma_factors
         ).tied_to(geometry.window.keyframes[-1])  # fmt: skip
         graph = replace(graph, rel_error=max(graph.rel_error, geometry.rel_error))
         return graph, [item for item in seen if item.id not in known]
@@ -231,9 +231,9 @@ class Revision:
         height_m = float(np.median(heights)) if heights else floor_z_m
         if abs(height_m - floor_z_m) > rule.grid_resolution_m:
             floor_z_m = height_m
-        return Revision(graph, self.drawing.anew(graph, floor_z_m), self.undo[:-count])
+        return Revision(graph, self.drawing.rebuilt(graph, floor_z_m), self.undo[:-count])
 
-    def doubted(self, count: int) -> dict[int, MapKeyframe]:
+    def suspects(self, count: int) -> dict[int, MapKeyframe]:
         """Keyframes of the last windows, where the map before these would have put them.
 
         Sizes, loops and the floor may have moved both maps apart since: the newest keyframe that
@@ -271,7 +271,7 @@ class Revision:
         first = next(iter(self.graph.keyframes.values())).T_map_cam
         anchor = np.array([first[0, 3], first[1, 3], self.drawing.floor_z_m])
         graph = self.graph.resized(logs, anchor)
-        return replace(self, graph=graph, drawing=self.drawing.anew(graph))
+        return replace(self, graph=graph, drawing=self.drawing.rebuilt(graph))
 
     def closed(self, edge: PoseEdge, settings: LoopSettings) -> Revision:
         """With a loop.
@@ -288,14 +288,14 @@ class Revision:
         if rise_m == 0.0:
             return self
         graph = self.graph.higher(rise_m)
-        drawing = self.drawing.anew(graph, self.drawing.floor_z_m + rise_m)
+        drawing = self.drawing.rebuilt(graph, self.drawing.floor_z_m + rise_m)
         return replace(self, graph=graph, drawing=drawing)
 
     def settled(self) -> Revision:
         """With everything drawn that has become better, all windows levelled to each other."""
         levels = levels_of(self.graph.keyframes)
         graph = self.graph.levelled(levels)
-        return replace(self, graph=graph, drawing=self.drawing.anew(graph))
+        return replace(self, graph=graph, drawing=self.drawing.rebuilt(graph))
 
     @property
     def unsettled(self) -> int:

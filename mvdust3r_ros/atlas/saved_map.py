@@ -53,7 +53,9 @@ def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
         )
         for m, vector in zip(items, looks, strict=True)
     ]
-    return StoredMap(keyframes, list(graph.edges), graph.scale.estimate, engine, kind, graph.way)
+    return StoredMap(
+        keyframes, list(graph.edges), graph.scale.estimate, engine, kind, graph.driven_path
+    )
 
 
 def restored(stored: StoredMap, rel_error: float, settings: MapSettings) -> KeyframeGraph:
@@ -76,7 +78,7 @@ def restored(stored: StoredMap, rel_error: float, settings: MapSettings) -> Keyf
         {m.id: m for m in items},
         tuple(stored.edges),
         scale=ScaleFilter().known(stored.scale),
-        way=stored.way,
+        driven_path=stored.driven_path,
         closures=sum(edge.robust for edge in stored.edges),
         rel_error=rel_error,
     )

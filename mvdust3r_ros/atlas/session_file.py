@@ -38,7 +38,7 @@ from mvdust3r_ros.datatypes import (
     View,
 )
 from mvdust3r_ros.descriptors import THUMBNAIL, image_descriptor
-from mvdust3r_ros.graph.driven_way import DrivenWay
+from mvdust3r_ros.graph.driven_path import DrivenPath
 from mvdust3r_ros.placing.pose_graph import PoseEdge
 from mvdust3r_ros.safe_files import FileError, finish_writing, read_limited
 
@@ -55,7 +55,7 @@ ARRAYS = {
     "edge_robust": ("b1", 1), "scale": ("f8", 1),
 }  # fmt: skip
 """Name -> kind and number of axes; the arrays of keyframes have one row each."""
-WAY_ARRAYS = {
+DRIVEN_PATH_ARRAYS = {
     "way_until": ("i8", 1), "way_hosts": ("i8", 2), "way_shares": ("f8", 1),
     "way_places": ("f8", 3),
 }  # fmt: skip
@@ -105,7 +105,7 @@ class StoredMap:
         scale: scale and its evidence.
         engine: name of the engine that saved it.
         descriptor_kind: of all keyframes, see `Descriptor`.
-        way: where a robot has driven, tied to the keyframes.
+        driven_path: where a robot has driven, tied to the keyframes.
     """
 
     keyframes: list[StoredKeyframe]
@@ -113,7 +113,7 @@ class StoredMap:
     scale: ScaleEstimate
     engine: str
     descriptor_kind: str = THUMBNAIL
-    way: DrivenWay = field(default_factory=DrivenWay)
+    driven_path: DrivenPath = field(default_factory=DrivenPath)
 
 
 def session_bytes(stored: StoredMap) -> bytes:
@@ -154,17 +154,17 @@ def session_bytes(stored: StoredMap) -> bytes:
         "edge_sigmas": np.array([(e.sigma_m, e.sigma_rad) for e in stored.edges]).reshape(-1, 2),
         "edge_robust": np.array([e.robust for e in stored.edges], bool),
         "scale": np.array([scale.scale, scale.rel_sigma, float(scale.source)]),
-        **_way_columns(stored.way),
+        **_driven_path_columns(stored.driven_path),
     }
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     return file.getvalue()
 
 
-def _way_columns(way: DrivenWay) -> dict[str, Any]:
+def _driven_path_columns(driven: DrivenPath) -> dict[str, Any]:
     return {
-        "way_until": way.until, "way_hosts": way.hosts,
-        "way_shares": way.shares, "way_places": way.from_hosts,
+        "way_until": driven.until, "way_hosts": driven.hosts,
+        "way_shares": driven.shares, "way_places": driven.from_hosts,
     }  # fmt: skip
 
 
@@ -208,15 +208,15 @@ def _arrays(content: bytes) -> dict[str, Any]:
         missing = sorted({"engine", *ARRAYS} - set(archive.files))
         if missing:
             raise SessionFileError(f"{', '.join(missing)} missing")
-        way = _way_columns(DrivenWay())
-        way.update({name: archive[name] for name in way if name in archive})
+        driven = _driven_path_columns(DrivenPath())
+        driven.update({name: archive[name] for name in driven if name in archive})
         kind = {name: archive[name] for name in ("descriptor_kind",) if name in archive}
-        return {**{name: archive[name] for name in ("engine", *ARRAYS)}, **way, **kind}
+        return {**{name: archive[name] for name in ("engine", *ARRAYS)}, **driven, **kind}
 
 
 def _check(data: Mapping[str, Any]) -> None:
     """Refuse what does not fit together."""
-    for name, (kind, axes) in (ARRAYS | WAY_ARRAYS).items():
+    for name, (kind, axes) in (ARRAYS | DRIVEN_PATH_ARRAYS).items():
         value = data[name]
         right_kind = value.dtype.kind == "U" if kind == "U" else value.dtype == np.dtype(kind)
         if not right_kind or value.ndim != axes:
@@ -235,12 +235,12 @@ def _check(data: Mapping[str, Any]) -> None:
         and len(data["depth_m"]) in (0, count)
     )  # fmt: skip
     places = len(data["way_until"])
-    way = (
+    driven = (
         len(data["way_shares"]) == places and data["way_hosts"].shape == (places, 2)
         and data["way_places"].shape == (places, 2, 3)
         and {*data["way_hosts"].ravel().tolist()} <= {*data["ids"].tolist()}
     )  # fmt: skip
-    if not (fits and shapes and ragged and poses and way):
+    if not (fits and shapes and ragged and poses and driven):
         raise SessionFileError("its parts do not fit together")
     if not {*data["edge_ids"].ravel().tolist()} <= {*data["ids"].tolist()}:
         raise SessionFileError("a motion leads to a keyframe that it does not hold")
@@ -281,7 +281,7 @@ def _stored_map(data: Mapping[str, Any]) -> StoredMap:
         ScaleEstimate(factor, rel_sigma, ScaleSource(int(source))),
         str(data["engine"]),
         kind,
-        DrivenWay(*(data[name] for name in WAY_ARRAYS)),
+        DrivenPath(*(data[name] for name in DRIVEN_PATH_ARRAYS)),
     )
 
 

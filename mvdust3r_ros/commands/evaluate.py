@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvdust3r_ros.commands.words import (
+from mvdust3r_ros.commands.command_line import (
     Commands,
     add_command,
     add_frames,
@@ -149,7 +149,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         return _replay(args)
     if not args.recordings:
         args.parser.error("name a recording, or a rejected window by --replay")
-    from mvdust3r_ros.evaluation.report.report_files import describe_report, why_nothing
+    from mvdust3r_ros.evaluation.report.report_files import describe_report, explain_no_images
     from mvdust3r_ros.evaluation.report.requirements import failures, parse_requirements
 
     requirements = parse_requirements(args.require)
@@ -164,8 +164,8 @@ def _evaluate(args: argparse.Namespace) -> int:
             status = 130 if outcome.interrupted else max(status, 1)
             continue
         report = reports[place] = outcome.done.report
-        print(describe_report(report, outcome.job.out, outcome.done.capsules))
-        if nothing := why_nothing(report):
+        print(describe_report(report, outcome.job.out, outcome.done.dumps))
+        if nothing := explain_no_images(report):
             _complain(f"{name}{nothing}")
             status = max(status, 1)
         for line in failures(requirements, report):
@@ -215,7 +215,7 @@ def _print_table(reports: dict[int, dict[str, Any]], jobs: Sequence[EvaluateJob]
 
 def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
     from mvdust3r_ros.commands.evaluate_one import EvaluateJob
-    from mvdust3r_ros.recordings.files import FileOptions
+    from mvdust3r_ros.recordings.formats import FileOptions
     from mvdust3r_ros.recordings.recording import TruthOptions
 
     topics = bag_options(args)
@@ -230,7 +230,7 @@ def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
             topics=topics,
             files=files,
             truth=truth,
-            capsules=not args.no_dumps,
+            dumps=not args.no_dumps,
             mode=args.mode,
             rate=args.rate,
         )
@@ -254,14 +254,14 @@ def _folders(args: argparse.Namespace) -> list[Path]:
 def _replay(args: argparse.Namespace) -> int:
     from mvdust3r_ros.config import load_config
     from mvdust3r_ros.engines.create import EngineOptions, create_engine
-    from mvdust3r_ros.evaluation.capsules import describe_replay, read_capsule, replay_capsule
+    from mvdust3r_ros.evaluation.window_dumps import describe_replay, read_dump, replay_dump
 
-    capsule = read_capsule(args.replay)
+    dump = read_dump(args.replay)
     config = None if args.params is None else load_config(args.params)
-    rules = (config or capsule.config).engine
-    engine = create_engine(args.engine or capsule.engine, EngineOptions(rules.threads))
+    rules = (config or dump.config).engine
+    engine = create_engine(args.engine or dump.engine, EngineOptions(rules.threads))
     try:
-        print(describe_replay(capsule, replay_capsule(capsule, engine, config)))
+        print(describe_replay(dump, replay_dump(dump, engine, config)))
     finally:
         engine.close()
     return 0

@@ -173,7 +173,7 @@ def _cluster(address: str) -> Iterator[Any]:
         ) from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        _knock(address)
+        _check_listening(address)
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:  # noqa: BLE001 - each kind of address fails in its own way
         raise ClusterError(
@@ -186,7 +186,7 @@ def _cluster(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_listening(address: str) -> None:
     """See that somebody listens at HOST:PORT, for which Ray would wait for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:

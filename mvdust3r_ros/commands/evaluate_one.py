@@ -26,13 +26,13 @@ import yaml
 from mvdust3r_ros.config import MapperConfig, load_config, with_values
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.engines.create import EngineOptions, create_engine, needs_truth
-from mvdust3r_ros.evaluation.capsules import CapsuleWriter
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
 from mvdust3r_ros.evaluation.report.report_files import write_report
+from mvdust3r_ros.evaluation.window_dumps import WindowDumpWriter
 from mvdust3r_ros.recordings.bag import BagOptions, bag_gives_poses
 from mvdust3r_ros.recordings.bag_files import is_bag
 from mvdust3r_ros.recordings.bag_recording import bag_recording
-from mvdust3r_ros.recordings.files import FileOptions, files_recording
+from mvdust3r_ros.recordings.formats import FileOptions, files_recording
 from mvdust3r_ros.recordings.recording import Recording, TruthOptions
 from mvdust3r_ros.ros.oracle_needs import require_depth_and_poses
 from mvdust3r_ros.safe_files import read_yaml
@@ -57,7 +57,7 @@ class EvaluateJob:
         topics: which topics of a bag.
         files: how to read a recording that is no bag.
         truth: where the truth is.
-        capsules: keep rejected windows; the node does not give them away.
+        dumps: keep rejected windows; the node does not give them away.
         mode: "lockstep" for every frame through the mapper, or "live" for the bag played to the
             real node.
         rate: speed of the bag in live mode.
@@ -70,7 +70,7 @@ class EvaluateJob:
     topics: BagOptions = field(default_factory=BagOptions)
     files: FileOptions = field(default_factory=FileOptions)
     truth: TruthOptions = field(default_factory=TruthOptions)
-    capsules: bool = True
+    dumps: bool = True
     mode: str = LOCKSTEP
     rate: float = 1.0
 
@@ -86,12 +86,12 @@ class Evaluated:
     Attributes:
         report: as in report.json.
         out: its folder.
-        capsules: folders of rejected windows.
+        dumps: folders of rejected windows.
     """
 
     report: dict[str, Any]
     out: Path
-    capsules: tuple[Path, ...] = ()
+    dumps: tuple[Path, ...] = ()
 
 
 def mapper_config(job: EvaluateJob) -> MapperConfig:
@@ -132,13 +132,13 @@ def evaluate_recording(job: EvaluateJob, progress: Progress | None = None) -> Ev
     _check_oracle(job, config, recording)
     rules = config.engine
     engine = create_engine(rules.engine, EngineOptions(rules.threads, rules.provider))
-    capsules = CapsuleWriter(job.out, rules.engine, config) if job.capsules else None
+    dumps = WindowDumpWriter(job.out, rules.engine, config) if job.dumps else None
     try:
-        evidence, stopped = run_lockstep(recording, config, engine, capsules, progress)
+        evidence, stopped = run_lockstep(recording, config, engine, dumps, progress)
     finally:
         engine.close()
     report = write_report(job.out, recording, evidence, LOCKSTEP, stopped)
-    return Evaluated(report, job.out, () if capsules is None else tuple(capsules.folders))
+    return Evaluated(report, job.out, () if dumps is None else tuple(dumps.folders))
 
 
 def _check_oracle(job: EvaluateJob, config: MapperConfig, recording: Recording) -> None:

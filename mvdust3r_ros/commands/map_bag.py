@@ -71,7 +71,7 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
         MvDust3rError: the bag, the engine or a file cannot be used, or no map came out.
     """
     notes: list[str] = []
-    truth = None if job.truth is None else read_truth(job.truth, say=notes.append)
+    truth = None if job.truth is None else read_truth(job.truth, notify=notes.append)
     config = MapperConfig() if job.params is None else load_config(job.params)
     if job.engine:
         config = with_values(config, {"engine.engine": job.engine})
@@ -108,16 +108,16 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     result.frames += undecodable.total()
     result.faults += undecodable
     details: dict[str, Any] = {"bag": str(job.bag), "images_with": inputs.numbers()}
-    details["notes"] = [*notes, *inputs.lines(), *mapper.shutter.words()]
+    details["notes"] = [*notes, *inputs.lines(), *mapper.shutter.notes()]
     if unmounted:
-        details["mountings"] = [_mounting_words(mapper, camera) for camera in sorted(unmounted)]
+        details["mountings"] = [_describe_mounting(mapper, camera) for camera in sorted(unmounted)]
     return write_outputs(result, job.out, truth, recording_name(job.bag), details)
 
 
-def _mounting_words(mapper: Mapper, camera: str) -> str:
+def _describe_mounting(mapper: Mapper, camera: str) -> str:
     found = mapper.mountings.get(camera)
     if found is not None:
-        return found.words(camera)
+        return found.summary(camera)
     return (
         f"{camera}: odometry is of the robot, nothing in the bag says how the camera sits on it, "
         "and the motion did not show it: no metres from odometry; record /tf_static too"

@@ -22,7 +22,7 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from mvdust3r_ros.commands.words import Commands, add_command
+from mvdust3r_ros.commands.command_line import Commands, add_command
 from mvdust3r_ros.datatypes import MvDust3rError
 
 
@@ -210,7 +210,7 @@ def _engine_build(args: argparse.Namespace) -> int:
     if args.backend == "onnx":
         args.precision = "fp32"
         return _engine_export(args)
-    from mvdust3r_ros.engines.tensorrt_plan import load_tensorrt, parse_views
+    from mvdust3r_ros.engines.tensorrt_profiles import load_tensorrt, parse_views
 
     load_tensorrt()
     _need_torch()

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvdust3r_ros.commands.words import Commands, add_command
+from mvdust3r_ros.commands.command_line import Commands, add_command
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.robot_python import ADDED, FOLDER_VARIABLE, folder
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvdust3r_ros.commands.words import (
+from mvdust3r_ros.commands.command_line import (
     Commands,
     add_command,
     number_list,
@@ -75,7 +75,7 @@ def add_evaluate_rooms(commands: Commands) -> None:
     rooms.set_defaults(run=_evaluate_rooms)
 
 
-def add_evaluate_flats(commands: Commands) -> None:
+def add_evaluate_apartments(commands: Commands) -> None:
     """`evaluate apartments`: drives through synthetic apartments."""
     apartments = add_command(
         commands, SYNTHETIC["apartments"],
@@ -109,7 +109,7 @@ def add_evaluate_flats(commands: Commands) -> None:
         "--threads", type=int, default=2, help="CPU threads (default %(default)s)"
     )
     apartments.add_argument("--out", type=Path, required=True, metavar="DIR")
-    apartments.set_defaults(run=_evaluate_flats)
+    apartments.set_defaults(run=_evaluate_apartments)
 
 
 def _evaluate_rooms(args: argparse.Namespace) -> int:
@@ -139,28 +139,28 @@ def _evaluate_rooms(args: argparse.Namespace) -> int:
 def _map_paths(args: argparse.Namespace, engine: Engine) -> str:
     """Map whole paths through held-out apartments as well; their table."""
     from mvdust3r_ros.config import MapperConfig, with_values
-    from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions
-    from mvdust3r_ros.evaluation.trials.flats import evaluate_flats, format_flats
+    from mvdust3r_ros.evaluation.trials.apartment_drives import ApartmentOptions
+    from mvdust3r_ros.evaluation.trials.apartments import evaluate_apartments, format_apartments
 
     config = with_values(MapperConfig(), {"loop.enabled": False})
-    options = FlatOptions(args.path, min_rooms=1, hw=engine.describe().image_hw)
+    options = ApartmentOptions(args.path, min_rooms=1, hw=engine.describe().image_hw)
     with progress("paths") as report:
-        results = evaluate_flats(
+        results = evaluate_apartments(
             args.seeds[: args.paths], config, options, args.out / "paths", engine, report
         )
-    return f"### Whole paths\n\n{format_flats(results)}"
+    return f"### Whole paths\n\n{format_apartments(results)}"
 
 
-def _evaluate_flats(args: argparse.Namespace) -> int:
+def _evaluate_apartments(args: argparse.Namespace) -> int:
     from mvdust3r_ros.config import MapperConfig, load_config, with_values
     from mvdust3r_ros.engines.create import EngineOptions, create_engine, needs_truth
-    from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions
-    from mvdust3r_ros.evaluation.trials.flats import evaluate_flats, format_flats
+    from mvdust3r_ros.evaluation.trials.apartment_drives import ApartmentOptions
+    from mvdust3r_ros.evaluation.trials.apartments import evaluate_apartments, format_apartments
 
     config = MapperConfig() if args.params is None else load_config(args.params)
     if not args.loops:
         config = with_values(config, {"loop.enabled": False})
-    options = FlatOptions(
+    options = ApartmentOptions(
         path_m=args.path, drift=args.drift, bias=args.odom_bias, corrupt=args.corrupt
     )
     engine = None
@@ -168,7 +168,7 @@ def _evaluate_flats(args: argparse.Namespace) -> int:
         engine = create_engine(args.engine, EngineOptions(threads=args.threads))
         options = replace(options, hw=engine.describe().image_hw)
     with progress("apartments") as report:
-        results = evaluate_flats(args.seeds, config, options, args.out, engine, report)
-    print(format_flats(results))
+        results = evaluate_apartments(args.seeds, config, options, args.out, engine, report)
+    print(format_apartments(results))
     print(f"{args.out}: results.json and table.md")
     return 0

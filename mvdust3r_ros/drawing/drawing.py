@@ -26,7 +26,7 @@ from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import FloatArray, StageClock
 from mvdust3r_ros.drawing.occupancy import OccupancyMap
 from mvdust3r_ros.drawing.voxel_map import VoxelMap
-from mvdust3r_ros.graph.driven_way import DrivenWay
+from mvdust3r_ros.graph.driven_path import DrivenPath
 from mvdust3r_ros.graph.floor_views import floor_height
 from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
@@ -116,12 +116,12 @@ class Drawing:
             floor_z = floor_height(graph, clouds, self.settings.camera_height_m)
             grid = self.grid
             before = max(set(graph.keyframes) - {item.id for item in new}, default=-1)
-            way = graph.way.after(before)
+            driven = graph.driven_path.after(before)
             if grid is None or abs(floor_z - grid.floor_z_m) > self.settings.grid_resolution_m:
-                grid, way = self._empty_grid(floor_z), graph.way
+                grid, driven = self._empty_grid(floor_z), graph.driven_path
                 new = list(graph.keyframes.values())
                 clouds = [item.points_map() for item in new]
-            draw_in_order(grid, new, clouds, way, way.places(graph.poses))
+            draw_in_order(grid, new, clouds, driven, driven.places(graph.poses))
         return replace(self, grid=grid, drawn=drawn)
 
     def of(self, graph: KeyframeGraph) -> Drawing:
@@ -130,9 +130,9 @@ class Drawing:
         Where everything stays within half a voxel of where it was drawn it is this one: the time
         to draw the map again grows with it.
         """
-        return self if self._still_in_place(graph) else self.anew(graph)
+        return self if self._still_in_place(graph) else self.rebuilt(graph)
 
-    def anew(self, graph: KeyframeGraph, floor_z_m: float | None = None) -> Drawing:
+    def rebuilt(self, graph: KeyframeGraph, floor_z_m: float | None = None) -> Drawing:
         """Voxels and grid of the keyframes of a map alone.
 
         Args:
@@ -149,7 +149,9 @@ class Drawing:
                 voxels.integrate(points, item.colors_rgb, item.conf)
                 yield points
 
-        draw_in_order(grid, items, clouds(), graph.way, graph.way.places(graph.poses))
+        draw_in_order(
+            grid, items, clouds(), graph.driven_path, graph.driven_path.places(graph.poses)
+        )
         drawn = {item.id: Drawn(item.T_map_cam, item.window) for item in items}
         return replace(self, voxels=voxels, grid=grid, drawn=drawn)
 
@@ -164,14 +166,14 @@ class Drawing:
         if grid is None or not self.settings.forget_outside:
             return replace(self, outside=(camera_map.copy(), radius_m))
         inside = OccupancyMap(self.settings, self.floor_z_m)
-        inside.take_over(grid, camera_map, radius_m, inside=True)
+        inside.copy_region(grid, camera_map, radius_m, inside=True)
         return replace(self, grid=inside, outside=None)
 
     def _empty_grid(self, floor_z_m: float) -> OccupancyMap:
         """A grid to draw; cells whose keyframes lie outside and are forgotten stay as they are."""
         grid = OccupancyMap(self.settings, floor_z_m)
         if self.grid is not None and self.outside is not None:
-            grid.take_over(self.grid, *self.outside)
+            grid.copy_region(self.grid, *self.outside)
         return grid
 
     def _still_in_place(self, graph: KeyframeGraph) -> bool:
@@ -189,22 +191,22 @@ def draw_in_order(
     grid: OccupancyMap,
     items: Sequence[MapKeyframe],
     clouds: Iterable[FloatArray],
-    way: DrivenWay,
+    driven: DrivenPath,
     places_map: FloatArray,
 ) -> None:
-    """Draw views, and before each of them the way that had been driven until then.
+    """Draw views, and before each of them the path that had been driven until then.
 
     Args:
         grid: what to draw into.
         items: keyframes, oldest first.
         clouds: (N, 3) points of each, map frame.
-        way: where the robot drove.
-        places_map: (M, 3) the places of the way, map frame.
+        driven: where the robot drove.
+        places_map: (M, 3) the places of the path, map frame.
     """
     begin = 0
     for item, points in zip(items, clouds, strict=True):
         key, stamp_ns = item.id, item.keyframe.stamp_ns
-        end = int(np.searchsorted(way.until, key, "right"))
+        end = int(np.searchsorted(driven.until, key, "right"))
         grid.add_drive(places_map[begin:end], stamp_ns)
         grid.add_view(item.T_map_cam[:3, 3], points, stamp_ns)
         begin = max(begin, end)

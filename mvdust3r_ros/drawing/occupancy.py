@@ -60,7 +60,7 @@ DRIVEN = -36
 """Log-odds where a robot has driven: it takes hits of two views to outweigh that. Insensitive from
 -72 to -18 (benchmarks/constants.py)."""
 PLACES_AT_ONCE = 30
-"""3 m of a way (`driven_way.SPACING_M`), so that the rectangle of cells around them stays
+"""3 m of a way (`driven_path.SPACING_M`), so that the rectangle of cells around them stays
 small."""
 STANDS_UP_TO_M = 0.5
 """A robot whose base, or a camera that, is no higher than this above the floor stands on it:
@@ -145,7 +145,7 @@ class OccupancyMap:
         camera_xy = camera_map[:2] / self.settings.grid_resolution_m - low
         hits = self._hit_votes(rays, camera_xy, log_odds.shape)
         passed = self._passed_cells(rays, camera_xy, hits.shape[1:])
-        passed |= self._stood_on(camera_map, low, hits.shape[1:])
+        passed |= self._under_camera(camera_map, low, hits.shape[1:])
         if self.settings.half_life_s > 0:
             self._fade(part, passed | hits.any(0), stamp_ns)
         self._clear(camera_map, points_map, low, log_odds, hits > 0)
@@ -237,7 +237,7 @@ class OccupancyMap:
             evidence[...] = np.rint(evidence * kept)
         looked_s[touched] = now_s
 
-    def take_over(
+    def copy_region(
         self, other: OccupancyMap, centre: FloatArray, radius_m: float, *, inside: bool = False
     ) -> None:
         """Copy the cells of another grid that lie beyond (or within) a circle into this empty one.
@@ -312,19 +312,19 @@ class OccupancyMap:
         above = (rays.end_m >= rule.obstacle_min_z_m) & (rays.end_m <= rule.obstacle_max_z_m)
         if rule.drop_m > 0:
             above |= rays.end_m < -rule.drop_m
-        met = rays.take(np.flatnonzero(above))
+        blocked = rays.take(np.flatnonzero(above))
         # what is solid lies behind the surface
-        lengthened = 1.0 / rule.grid_resolution_m + BEHIND_SURFACE_CELLS / met.level_m
+        lengthened = 1.0 / rule.grid_resolution_m + BEHIND_SURFACE_CELLS / blocked.level_m
         col, row = (
             np.floor(camera_xy[k] + d * lengthened).astype(np.int64)
-            for k, d in enumerate((met.x_m, met.y_m))
+            for k, d in enumerate((blocked.x_m, blocked.y_m))
         )
-        layer = ((met.end_m - rule.obstacle_min_z_m) / rule.grid_resolution_m).astype(np.int64)
+        layer = ((blocked.end_m - rule.obstacle_min_z_m) / rule.grid_resolution_m).astype(np.int64)
         layer = np.clip(layer + 1, 0, self._layers)
-        layer[met.end_m < 0] = 0
+        layer[blocked.end_m < 0] = 0
         column = row * shape[2] + col
         count = np.bincount(column, minlength=shape[1] * shape[2])[column]
-        sigma_m = rule.point_rel_sigma * np.hypot(met.level_m, met.rise_m)
+        sigma_m = rule.point_rel_sigma * np.hypot(blocked.level_m, blocked.rise_m)
         certain = rule.grid_resolution_m * np.sqrt(count) / np.maximum(2.0 * sigma_m, 1e-9)
         votes = np.zeros(math.prod(shape), np.int8)
         share = np.minimum(1.0, count / rule.min_hits) * np.minimum(1.0, certain)
@@ -354,11 +354,11 @@ class OccupancyMap:
         """Bool mask of cells that rays cross right above the floor; the camera is in cells."""
         begin, end = self._spans_above_floor(rays)
         use = np.flatnonzero(end > begin)
-        met, begin, end = rays.take(use), begin.take(use), end.take(use)
+        blocked, begin, end = rays.take(use), begin.take(use), end.take(use)
         # cv2 has cell centres at integers
         x0, y0 = ((camera_xy - 0.5) * (1 << SUBCELL_BITS)).astype(np.float32)
         unit = np.float32((1 << SUBCELL_BITS) / self.settings.grid_resolution_m)
-        dx, dy = unit * met.x_m, unit * met.y_m
+        dx, dy = unit * blocked.x_m, unit * blocked.y_m
         ends = (x0 + begin * dx, y0 + begin * dy, x0 + end * dx, y0 + end * dy)
         segments = np.stack([np.rint(v).astype(np.int32) for v in ends])
         image = np.zeros(shape, np.uint8)
@@ -380,7 +380,9 @@ class OccupancyMap:
         # a ray that ends far below the floor has not met the floor
         return begin, np.where(rays.end_m < -FLOOR_SLACK_M, begin, end)
 
-    def _stood_on(self, camera_map: FloatArray, low: Cells, shape: tuple[int, ...]) -> BoolArray:
+    def _under_camera(
+        self, camera_map: FloatArray, low: Cells, shape: tuple[int, ...]
+    ) -> BoolArray:
         """Bool mask of the cells under a camera that something on the floor carries.
 
         One vote that this is floor, no more: what a camera in a hand is held over is not known.

@@ -27,7 +27,7 @@ SIDE_MULTIPLE = 32
 """Pixels that both sides of views in the camera's aspect are multiples of, so that five halvings
 leave whole pixels."""
 MIN_CONF, CONF_QUANTILE = 1.0, 0.3
-"""What most engines like of `map.min_conf` and `map.conf_quantile`: 1 is the least confidence
+"""What most engines prefer for `map.min_conf` and `map.conf_quantile`: 1 is the least confidence
 there is, and a window is dense enough without its least sure pixels."""
 
 
@@ -111,7 +111,7 @@ class EngineInfo:
             return self.image_hw
         return aspect_size(camera_hw, self.long_side, self.side_multiple)
 
-    def size_words(self) -> str:
+    def describe_size(self) -> str:
         """The views it takes, in words."""
         if not self.long_side:
             return f"{self.image_hw[1]}x{self.image_hw[0]}"

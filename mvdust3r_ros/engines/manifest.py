@@ -99,7 +99,7 @@ class EngineManifest:
             EngineError: what the engine likes does not suit its setting, or its sizes do not fit.
         """
         try:
-            liked = KeyframeDefaults(**self.keyframes) if self.keyframes else None
+            preferred = KeyframeDefaults(**self.keyframes) if self.keyframes else None
         except (ConfigError, TypeError) as error:
             raise EngineError(f"keyframes of {self.name}: {error}") from None
         return EngineInfo(
@@ -113,7 +113,7 @@ class EngineManifest:
             licence=self.licence,
             long_side=self.long_side,
             side_multiple=self.side_multiple,
-            keyframes=liked,
+            keyframes=preferred,
             min_conf=self.confidence.get("min_conf"),
             conf_quantile=self.confidence.get("conf_quantile"),
             point_rel_sigma=self.confidence.get("point_rel_sigma", 0.0),

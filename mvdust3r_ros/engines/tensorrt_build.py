@@ -33,7 +33,7 @@ from mvdust3r_ros.engines.manifest import (
     load_manifest,
     save_manifest,
 )
-from mvdust3r_ros.engines.tensorrt_plan import (
+from mvdust3r_ros.engines.tensorrt_profiles import (
     SELF_TEST_NAME,
     Profile,
     ViewRange,

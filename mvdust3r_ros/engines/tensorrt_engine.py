@@ -31,7 +31,7 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest
-from mvdust3r_ros.engines.tensorrt_plan import (
+from mvdust3r_ros.engines.tensorrt_profiles import (
     SELF_TEST_NAME,
     buffer_bytes,
     check_build,

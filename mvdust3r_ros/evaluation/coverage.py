@@ -26,7 +26,7 @@ from mvdust3r_ros.datatypes import FloatArray, Trajectory
 from mvdust3r_ros.evaluation.run import WindowRecord
 
 NOISE_M = 0.05
-"""Shorter moves are noise of the reference, not way."""
+"""Shorter moves are noise of the reference, not motion."""
 SHORT_DRIVE_M = 0.5
 """A drive that is shorter than this, ten of the steps above, is measured by its time."""
 
@@ -36,8 +36,8 @@ class Coverage:
     """A drive, and the part of it between the first and last keyframes of mapped windows.
 
     Attributes:
-        share: of the drive's way, or of its time where there is no way; None without images.
-        drive_m: way of the whole drive, metres; None where nothing tells.
+        share: of the drive's length, or of its time where it has none; None without images.
+        drive_m: length of the whole drive, metres; None where nothing tells.
     """
 
     share: float | None = None
@@ -64,9 +64,9 @@ def mapped_share(
     measure, drive_m = np.array([0.0, (last_ns - first_ns) * 1e-9]), None
     if reference is not None:
         during = (reference.stamps_ns >= first_ns) & (reference.stamps_ns <= last_ns)
-        way = way_along(reference.T_world_cam[during, :3, 3])
-        if len(way) and way[-1] >= SHORT_DRIVE_M:
-            stamps, measure, drive_m = reference.stamps_ns[during], way, float(way[-1])
+        distance = distance_along(reference.T_world_cam[during, :3, 3])
+        if len(distance) and distance[-1] >= SHORT_DRIVE_M:
+            stamps, measure, drive_m = reference.stamps_ns[during], distance, float(distance[-1])
     seconds = (stamps - first_ns) * 1e-9
     mapped = 0.0
     for begin_ns, end_ns in joined([(w.first_ns, w.stamp_ns) for w in in_map]):
@@ -76,17 +76,17 @@ def mapped_share(
     return Coverage(min(1.0, mapped / float(measure[-1])), drive_m)
 
 
-def way_along(xyz: FloatArray) -> FloatArray:
-    """(N,) way travelled up to each of (N, 3) positions, metres, in steps of 5 cm or more."""
-    way = np.zeros(len(xyz))
+def distance_along(xyz: FloatArray) -> FloatArray:
+    """(N,) distance travelled up to each of (N, 3) positions, metres, in steps of 5 cm or more."""
+    distance = np.zeros(len(xyz))
     corner = 0
     for k in range(1, len(xyz)):
         step = float(np.linalg.norm(xyz[k] - xyz[corner]))
-        way[k] = way[k - 1]
+        distance[k] = distance[k - 1]
         if step >= NOISE_M:
-            way[k] += step
+            distance[k] += step
             corner = k
-    return way
+    return distance
 
 
 def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -29,10 +29,10 @@ from mvdust3r_ros.config import MapperConfig
 from mvdust3r_ros.datatypes import Frame, MapUpdate, MvDust3rError
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.oracle_engine import missing_truth
-from mvdust3r_ros.evaluation.capsules import CapsuleWriter
-from mvdust3r_ros.evaluation.judge import Evidence
 from mvdust3r_ros.evaluation.run import run_mapper
+from mvdust3r_ros.evaluation.scoring import Evidence
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
+from mvdust3r_ros.evaluation.window_dumps import WindowDumpWriter
 from mvdust3r_ros.evaluation.window_scores import WatchedEngine, WindowLog
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.recordings.recording import Recording
@@ -47,7 +47,7 @@ class _Feed:
     Attributes:
         needs_truth: the engine needs the truth with each image; those without are left out.
         stopped: why the recording was not read to its end; empty when it was.
-        aside_s: time spent on what the mapper does not need.
+        excluded_s: time spent on what the mapper does not need.
     """
 
     recording: Recording
@@ -56,7 +56,7 @@ class _Feed:
     unusable: Counter[str]
     needs_truth: bool = False
     stopped: str = ""
-    aside_s: float = 0.0
+    excluded_s: float = 0.0
 
     def frames(self) -> Iterator[Frame]:
         source = self.recording.frames(lambda error: self.unusable.update([str(error)]))
@@ -73,7 +73,7 @@ class _Feed:
                 continue
             since = time.perf_counter()
             self.true_map.add(frame)
-            self.aside_s += time.perf_counter() - since
+            self.excluded_s += time.perf_counter() - since
             yield frame
         self.stopped = "interrupted"
 
@@ -102,7 +102,7 @@ def run_lockstep(
     recording: Recording,
     config: MapperConfig,
     engine: Engine,
-    capsules: CapsuleWriter | None = None,
+    dumps: WindowDumpWriter | None = None,
     progress: Progress | None = None,
 ) -> tuple[Evidence, str]:
     """Map a recording frame by frame.
@@ -111,7 +111,7 @@ def run_lockstep(
         recording: what to map.
         config: settings of the mapper.
         engine: the network; stays open.
-        capsules: keeps rejected windows; None not to.
+        dumps: keeps rejected windows; None not to.
         progress: called with frames done and frames in all.
 
     Returns:
@@ -124,8 +124,8 @@ def run_lockstep(
 
     def observe(update: MapUpdate) -> None:
         prediction = log.observe(update)
-        if capsules is not None:
-            capsules.observe(update, prediction)
+        if dumps is not None:
+            dumps.observe(update, prediction)
 
     with interruptible() as interrupted:
         needs_truth = engine.describe().needs_truth
@@ -138,5 +138,5 @@ def run_lockstep(
         )
     result.frames += feed.unusable.total()
     result.faults += feed.unusable
-    result.seconds -= feed.aside_s
+    result.seconds -= feed.excluded_s
     return Evidence(result, recording.truth, log, true_map), feed.stopped

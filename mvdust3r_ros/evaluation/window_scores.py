@@ -109,7 +109,7 @@ class WatchedEngine(Engine):
         """As the engine does."""
         self._inner.close()
 
-    def taken(self, keyframes: Sequence[Keyframe]) -> WindowPrediction | None:
+    def prediction_of(self, keyframes: Sequence[Keyframe]) -> WindowPrediction | None:
         """What was given for these keyframes since the last call, in their order; or None."""
         decoded, self._decoded = self._decoded, []
         found = (item.of(keyframes) for item in decoded)
@@ -166,7 +166,7 @@ class WindowLog:
             What the engine gave for it, in the order of its keyframes; None when it failed.
         """
         keyframes = update.window.keyframes
-        prediction = self.engine.taken(keyframes)
+        prediction = self.engine.prediction_of(keyframes)
         self.thumbnails.append(thumbnail(update, prediction, self.pose))
         try:
             if prediction is None:

@@ -61,7 +61,7 @@ NEIGHBOURS = 8
 (benchmarks/constants.py)."""
 A_WINDOW = 2
 """Of these, how many of one window. Insensitive from 1 to 4 (benchmarks/constants.py)."""
-WORTH = 0.005
+LEAST_CHANGE = 0.005
 """Smaller corrections are noise: 1.5 cm at 3 m, where a cell has 5. Insensitive from 0.0025 to
 0.01 (benchmarks/constants.py)."""
 ROUNDS = 5
@@ -98,7 +98,7 @@ def levels_of(keyframes: Mapping[int, MapKeyframe], fixed: Collection[int] = ())
     wanted = [w for w in level_of if w not in fixed]
     found = _solved(links, level_of, wanted)
     return {
-        w: level if abs(math.log(level / level_of[w])) > WORTH else level_of[w]
+        w: level if abs(math.log(level / level_of[w])) > LEAST_CHANGE else level_of[w]
         for w, level in zip(wanted, found.tolist(), strict=True)
     }
 

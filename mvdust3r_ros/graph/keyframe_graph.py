@@ -30,11 +30,11 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray, Keyframe, Trajectory
 from mvdust3r_ros.geometry import invert_se3, lifted
-from mvdust3r_ros.graph.driven_way import DrivenWay, Host, OdometryTrack
+from mvdust3r_ros.graph.driven_path import DrivenPath, Host, OdometryTrack
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.graph.past_path import PastPath
 from mvdust3r_ros.placing.known_points import Pointmap
-from mvdust3r_ros.placing.pose_fusion import ALL_OF_IT, PoseSigma, odometry_sigma
+from mvdust3r_ros.placing.pose_fusion import UNIT_FACTORS, PoseSigma, odometry_sigma
 from mvdust3r_ros.placing.pose_graph import PoseEdge, optimize_poses, relative_edge
 from mvdust3r_ros.placing.scale import ScaleFilter
 from mvdust3r_ros.placing.stitching import MapEnd
@@ -63,7 +63,7 @@ class KeyframeGraph:
         past: where keyframes were that have left.
         overlap: id -> what the last window saw of its keyframes; the next window is joined there.
         scale: what is known of the metres of the windows.
-        way: where the robot has driven between them.
+        driven_path: where the robot has driven between them.
         tie: the newest statement of where odometry's frame lies; None for none.
         closures: loops closed.
         rel_error: of the coarsest window, relative.
@@ -74,7 +74,7 @@ class KeyframeGraph:
     past: PastPath = field(default_factory=PastPath)
     overlap: dict[int, Pointmap] = field(default_factory=dict)
     scale: ScaleFilter = field(default_factory=ScaleFilter)
-    way: DrivenWay = field(default_factory=DrivenWay)
+    driven_path: DrivenPath = field(default_factory=DrivenPath)
     tie: OdometryTie | None = None
     closures: int = 0
     rel_error: float = 0.0
@@ -128,7 +128,7 @@ class KeyframeGraph:
         scale: ScaleFilter,
         track: OdometryTrack,
         odom_rel_sigma: float,
-        sigma_left: PoseSigma = ALL_OF_IT,
+        sigma_factors: PoseSigma = UNIT_FACTORS,
     ) -> KeyframeGraph:
         """With a window.
 
@@ -137,7 +137,7 @@ class KeyframeGraph:
             scale: the filter after it.
             track: where odometry saw the robot between its keyframes.
             odom_rel_sigma: relative uncertainty of the motion between neighbours.
-            sigma_left: factors of odometry's sigmas for its motions, see `FusedPoses`.
+            sigma_factors: factors of odometry's sigmas for its motions, see `FusedPoses`.
         """
         placed = {item.id: item.T_map_cam for item in seen}
         ids = list(placed)
@@ -148,25 +148,25 @@ class KeyframeGraph:
             if a not in self.keyframes or b not in self.keyframes:
                 sigma = odometry_sigma(poses[a], poses[b], odom_rel_sigma)
                 if a in placed:
-                    sigma = PoseSigma(sigma_left.m * sigma.m, sigma_left.rad * sigma.rad)
+                    sigma = PoseSigma(sigma_factors.m * sigma.m, sigma_factors.rad * sigma.rad)
                 edges.append(relative_edge(a, b, poses[a], poses[b], sigma.m, sigma.rad))
         new = {item.id: item for item in seen if item.id not in self.keyframes}
         return replace(
             self, keyframes={**self.keyframes, **new}, edges=tuple(edges),
             overlap={item.id: item.pointmap for item in seen}, scale=scale,
-            way=self._driven(new.values(), track),
+            driven_path=self._driven(new.values(), track),
         )  # fmt: skip
 
-    def _driven(self, new: Iterable[MapKeyframe], track: OdometryTrack) -> DrivenWay:
-        """The way extended from keyframe to keyframe, where these say where the robot was."""
+    def _driven(self, new: Iterable[MapKeyframe], track: OdometryTrack) -> DrivenPath:
+        """The path extended from keyframe to keyframe, where these say where the robot was."""
         hosts = (Host.of(m.keyframe, m.T_map_cam) for m in reversed(list(self.keyframes.values())))
         before, stretches = next((host for host in hosts if host is not None), None), []
         for item in new:
             after = Host.of(item.keyframe, item.T_map_cam)
             if after is not None:
-                stretches.append(DrivenWay.stretch(before, after, track))
+                stretches.append(DrivenPath.stretch(before, after, track))
                 before = after
-        return self.way.followed_by(stretches) if stretches else self.way
+        return self.driven_path.followed_by(stretches) if stretches else self.driven_path
 
     def tied_to(self, keyframe: Keyframe) -> KeyframeGraph:
         """With odometry's frame where this keyframe says; as before where it says nothing."""
@@ -193,7 +193,7 @@ class KeyframeGraph:
 
     def with_way_within(self, centre: FloatArray, radius_m: float) -> KeyframeGraph:
         """Without places of the robot farther than a radius from `centre` (3,), map frame."""
-        return replace(self, way=self.way.within(self.poses, centre, radius_m))
+        return replace(self, driven_path=self.driven_path.within(self.poses, centre, radius_m))
 
     def with_past_within(self, centre: FloatArray, radius_m: float) -> KeyframeGraph:
         """Without past poses farther than a radius from `centre` (3,), map frame."""
@@ -256,9 +256,11 @@ class KeyframeGraph:
         """
         graph, leave = self, [key for key in ids if key in self.keyframes]
         leave = leave[: len(self.keyframes) - 1]  # the last one stays
-        if leave and len(self.way):
+        if leave and len(self.driven_path):
             poses = self.poses
-            graph = replace(self, way=self.way.rehosted(leave, poses).bounded(poses))
+            graph = replace(
+                self, driven_path=self.driven_path.rehosted(leave, poses).bounded(poses)
+            )
         for key in leave:
             graph = graph._merged(key)
         return graph

@@ -187,7 +187,7 @@ def loop_edge(
     """
     joint = Window(-1, (*candidate.old, *candidate.new))
     made = reconstructor.reconstruct(
-        joint, config, StageClock(), aside=True, without_odometry=candidate.old
+        joint, config, StageClock(), one_off=True, without_odometry=candidate.old
     )
     return measure_loop(graph, candidate, made.geometry, config.loop)
 

@@ -33,7 +33,7 @@ from mvdust3r_ros.window.window_geometry import WindowGeometry
 TRIES = 3
 """Places that are looked at for each window: each takes a run of the network."""
 MIN_COLOUR_AGREEMENT = 0.4
-"""Correlation of greys: no more than wrong windows have (`lone_windows.MIN_MATCH`)."""
+"""Correlation of greys: no more than wrong windows have (`disconnected_windows.MIN_MATCH`)."""
 MIN_COLOUR_POINTS = 100
 """A correlation of so many values is known to 0.1 (1 / sqrt(N - 3), Fisher 1921)."""
 

@@ -22,7 +22,7 @@ DEPTH_MATCH_NS = 20_000_000
 STALE_NS = 2_000_000_000
 """Messages so much older or newer than an image are of another time: nothing waits for them. A
 chosen limit, 50 periods of a camera at 25 Hz."""
-Say = Callable[[str, str], None]
+Notify = Callable[[str, str], None]
 """Takes CAMERA_INFO or DEPTH, and why an image lacks it or what was assumed."""
 NO_DEPTH = f"nothing within {DEPTH_MATCH_NS // 10**6} ms of the image"
 
@@ -37,7 +37,7 @@ class CameraInput:
 
     def __init__(
         self,
-        say: Say,
+        notify: Notify,
         tones: Tones,
         *,
         rectified: bool = False,
@@ -47,7 +47,7 @@ class CameraInput:
         """Nothing came yet.
 
         Args:
-            say: told what images lack.
+            notify: told what images lack.
             tones: how images with more than 8 bits are brought to 8.
             rectified: the images have no distortion left.
             uses_info: False to leave camera_info aside.
@@ -55,7 +55,7 @@ class CameraInput:
         """
         self.infos = CameraInfos(rectified=rectified)
         self.wants_depth = wants_depth
-        self._say, self._tones, self._uses_info = say, tones, uses_info
+        self._notify, self._tones, self._uses_info = notify, tones, uses_info
         self._info_frame = ""
         self._depths: dict[int, Any] = {}
 
@@ -137,13 +137,13 @@ class CameraInput:
             T_odom_base=placement.T_odom_base,
             max_pixels=max_pixels,
             tones=self._tones,
-            say_depth=of_depth.append,
+            on_bad_depth=of_depth.append,
         )
         of_depth.append(NO_DEPTH if depth is None and self.wants_depth else "")
         of_depth.append(_other_frame(depth, own_frame))
         for kind, reasons in ((CAMERA_INFO, of_camera), (DEPTH, of_depth)):
             if why := next(filter(None, reasons), ""):
-                self._say(kind, why)
+                self._notify(kind, why)
         return frame
 
 

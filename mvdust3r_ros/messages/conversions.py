@@ -66,7 +66,7 @@ def frame_from_msgs(
     T_odom_base: FloatArray | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     tones: Tones | None = None,
-    say_depth: Callable[[str], None] | None = None,
+    on_bad_depth: Callable[[str], None] | None = None,
 ) -> Frame:
     """One camera image with all that is known about it.
 
@@ -82,7 +82,7 @@ def frame_from_msgs(
         T_odom_base: (4, 4) pose of the robot by odometry, or None.
         max_pixels: larger images are refused.
         tones: as in `image_to_rgb`.
-        say_depth: told why the depth cannot be used, and the frame comes without; None to raise.
+        on_bad_depth: told why depth cannot be used, and the frame comes without; None to raise.
 
     Raises:
         ConversionError: a message cannot be used; its reason names what kind of fault.
@@ -105,9 +105,9 @@ def frame_from_msgs(
     try:
         depth_m = None if depth is None else _depth_for(depth, rgb.shape[:2], max_pixels)
     except ConversionError as error:
-        if say_depth is None:
+        if on_bad_depth is None:
             raise
-        say_depth(str(error))
+        on_bad_depth(str(error))
     try:
         return Frame(
             stamp_ns=stamp_ns,

@@ -71,11 +71,13 @@ class InputCounts:
         """A line for each kind about which something is to be said."""
         lines = []
         for kind, reasons in self.reasons.items():
-            said = [
+            counts = [
                 words if count == self.images else f"{words} ({counted(count, 'image')})"
                 for words, count in Counter(by_kind(reasons)).most_common(REASONS_SHOWN)
             ]
-            lines.append(f"{kind} for {self.had[kind]} of {self.images} images: {'; '.join(said)}")
+            lines.append(
+                f"{kind} for {self.had[kind]} of {self.images} images: {'; '.join(counts)}"
+            )
         faults = by_kind(self.faults)
         lines += [f"{counted(n, 'message')} not used: {why}" for why, n in faults.items()]
         return lines + self.notes

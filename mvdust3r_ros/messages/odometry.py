@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where a camera was by odometry: poses of a robot, and the way from there to the camera.
+"""Where a camera was by odometry: poses of a robot, and the transform to the camera.
 
 The node and the reader of bags ask the same object, so that both understand a robot alike.
 """
@@ -219,7 +219,7 @@ class Odometry:
             assumed = assumed if T is None else _body_frame(camera, T) or said
             T_base_cam = T_base_cam if T is None else T
         if T_base_cam is None:
-            return Placement(None, T_odom_base, self._no_way(base, camera, stamp_ns))
+            return Placement(None, T_odom_base, self._no_transform(base, camera, stamp_ns))
         pose: FloatArray = T_odom_base @ T_base_cam
         return Placement(pose, T_odom_base, assumed)
 
@@ -257,7 +257,9 @@ class Odometry:
     def _place_by_tf(self, camera: str, stamp_ns: int, beyond_ns: int) -> Placement:
         T = self.lookup(self.odom_frame, camera, stamp_ns, beyond_ns)
         if T is None:
-            return Placement(why=self._no_way(self._known(self.odom_frame), camera, stamp_ns))
+            return Placement(
+                why=self._no_transform(self._known(self.odom_frame), camera, stamp_ns)
+            )
         root = self._known(self.odom_frame)
         base = self._known(self._base_frame) or self.tree.below(root, camera)
         T_odom_base = None
@@ -274,14 +276,17 @@ class Odometry:
             return "no usable odometry message came"
         return _out_of_reach("odometry", span, stamp_ns)
 
-    def _no_way(self, target: str, camera: str, stamp_ns: int) -> str:
+    def _no_transform(self, target: str, camera: str, stamp_ns: int) -> str:
         """Why TF does not lead from a frame to the camera."""
         if not camera:
             return "the images name no frame (header.frame_id is empty); name it by camera_frame"
         if not target:
             return "odometry names no child frame, and TF does not tell which it is"
         if not len(self.tree):
-            return f"no TF came, so the way from {target!r} to the camera {camera!r} is not known"
+            return (
+                f"no TF came, so the transform from {target!r} to the camera {camera!r} is not "
+                "known"
+            )
         for frame in (target, camera):
             if frame not in self.tree:
                 remedy = "; name where odometry starts by odom_frame" if self._from_tf else ""

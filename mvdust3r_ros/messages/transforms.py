@@ -136,7 +136,7 @@ class FrameTree:
             TransformError: there are too many frames already.
         """
         self._check_room(parent, child)
-        self._note_rivals(parent, child, T_parent_child)
+        self._note_conflicts(parent, child, T_parent_child)
         self._parents[child] = parent
         self._fixed[child] = T_parent_child
         self._moving.pop(child, None)
@@ -149,13 +149,13 @@ class FrameTree:
         """
         self._check_room(parent, child)
         if self._parents.get(child) != parent or child not in self._moving:
-            self._note_rivals(parent, child, T)
+            self._note_conflicts(parent, child, T)
             self._parents[child] = parent
             self._fixed.pop(child, None)
             self._moving[child] = PoseBuffer(self._horizon_ns)
         self._moving[child].add(stamp_ns, T)
 
-    def _note_rivals(self, parent: str, child: str, T: FloatArray) -> None:
+    def _note_conflicts(self, parent: str, child: str, T: FloatArray) -> None:
         """Remember that a frame has another parent, or another place that does not move."""
         if self._parents.get(child, parent) != parent:
             self._former[child] = self._parents[child]

@@ -61,7 +61,7 @@ class Mounting:
     T_base_cam: FloatArray
     sigma_deg: float
 
-    def words(self, camera: str) -> str:
+    def summary(self, camera: str) -> str:
         """What was found, ready to be copied into `ros.T_base_cam`."""
         T = self.T_base_cam
         angles = Rotation.from_matrix(T[:3, :3] @ R_BODY_OPTICAL.T).as_euler("xyz")
@@ -80,7 +80,7 @@ def estimate_mounting(
     With R_a, t_a a motion of the robot and R_b, t_b the camera's: their turns
     are alike but for the mounting's rotation, and t_a + (R_a - 1) arm = scale * R_base_cam t_b.
     Turns fix the rotation but for one angle where all are about one axis, as on a flat floor; the
-    ways driven fix that one. Least squares over rotation, arm and scale tells how well.
+    distances driven fix that one. Least squares over rotation, arm and scale tells how well.
 
     Args:
         T_odom_base: (4, 4) poses of the robot by odometry, in time order.
@@ -146,8 +146,8 @@ def _first_guess(base: _Motions, cam: _Motions) -> FloatArray | None:
     use = straight if straight.any() else moved
     if not use.any():
         return None
-    ways = [m.steps[use] / n[use, None] for m, n in zip((base, cam), lengths, strict=True)]
-    a, b = (np.concatenate([m.turns, w]) for m, w in zip((base, cam), ways, strict=True))
+    scaled_steps = [m.steps[use] / n[use, None] for m, n in zip((base, cam), lengths, strict=True)]
+    a, b = (np.concatenate([m.turns, w]) for m, w in zip((base, cam), scaled_steps, strict=True))
     largest, second, _ = np.linalg.svd(a.T @ b, compute_uv=False)
     if second < MIN_SPREAD * largest:  # all along one line
         return None

@@ -57,22 +57,22 @@ class PoseSigma:
         """None is smaller than what a calibration or a clock may be off by."""
         return cls(max(m, MIN_SIGMA_M), max(rad, MIN_SIGMA_RAD))
 
-    def beside(self, steps: Sequence[PoseSigma]) -> PoseSigma:
-        """The same beside motions over a window that are less or more certain.
+    def inflated(self, steps: Sequence[PoseSigma]) -> PoseSigma:
+        """Inflated where odometry is far more certain: the network's error is a bias, not noise.
 
         What a network is off by is much the same each time it sees a place. Were that weighed as
         chance, a network far coarser than odometry would turn the map a little further with each
         window, always the same way. So its variance grows with the ratio of both variances, which
         is that of a motion, between two poses.
         """
-        way = way_sigma(steps)
+        chained = chained_sigma(steps)
         return PoseSigma(
-            self.m * math.sqrt(1 + 2 * (self.m / way.m) ** 2),
-            self.rad * math.sqrt(1 + 2 * (self.rad / way.rad) ** 2),
+            self.m * math.sqrt(1 + 2 * (self.m / chained.m) ** 2),
+            self.rad * math.sqrt(1 + 2 * (self.rad / chained.rad) ** 2),
         )
 
 
-ALL_OF_IT = PoseSigma(1.0, 1.0)
+UNIT_FACTORS = PoseSigma(1.0, 1.0)
 """Factors that leave sigmas as they are."""
 
 
@@ -84,13 +84,13 @@ class FusedPoses:
         T_map_cam: keyframe -> (4, 4) pose.
         network_share: weight of the network in the motions, 0 to 1: that part of them follows the
             scale of the window, the rest is in metres.
-        sigma_left: what the network's word leaves of the sigmas of odometry's motions, as factors;
-            1 without odometry.
+        sigma_factors: factors by which fusing the network shrinks odometry's sigmas; 1 without
+            odometry.
     """
 
     T_map_cam: dict[int, FloatArray]
     network_share: float = 1.0
-    sigma_left: PoseSigma = ALL_OF_IT
+    sigma_factors: PoseSigma = UNIT_FACTORS
 
 
 def fuse_poses(
@@ -132,7 +132,7 @@ def fuse_poses(
     ]
     if steps:
         seen, driven = (np.stack([T[i] for i in ids]) for T in (T_map_cam, T_odom_cam))
-        network = network_sigma(seen, driven, odom_rel_sigma).beside(steps)
+        network = network_sigma(seen, driven, odom_rel_sigma).inflated(steps)
     elif rig:
         rms_m, rms_rad = rig_disagreement(T_map_cam, rig)
         # of three axes and two cameras
@@ -155,10 +155,10 @@ def fuse_poses(
     poses = {k: found[k] for k in T_map_cam}
     if not steps:
         return FusedPoses(poses)
-    # the way over the window: odometry's errors add up, the network's are those of two poses
-    way = way_sigma(steps)
-    share_m = way.m**2 / (way.m**2 + 2 * network.m**2)
-    share_rad = way.rad**2 / (way.rad**2 + 2 * network.rad**2)
+    # over the window: odometry's errors add up, the network's are those of two poses
+    chained = chained_sigma(steps)
+    share_m = chained.m**2 / (chained.m**2 + 2 * network.m**2)
+    share_rad = chained.rad**2 / (chained.rad**2 + 2 * network.rad**2)
     left = PoseSigma(math.sqrt(1 - share_m), math.sqrt(1 - share_rad))
     return FusedPoses(poses, share_m, left)
 
@@ -214,6 +214,6 @@ def odometry_sigma(T_a: FloatArray, T_b: FloatArray, rel_sigma: float) -> PoseSi
     return PoseSigma(MIN_SIGMA_M + rel_sigma * moved_m, MIN_SIGMA_RAD + rel_sigma * turned_rad)
 
 
-def way_sigma(steps: Sequence[PoseSigma]) -> PoseSigma:
+def chained_sigma(steps: Sequence[PoseSigma]) -> PoseSigma:
     """Uncertainty of motions one after the other, at least one."""
     return PoseSigma(math.hypot(*(s.m for s in steps)), math.hypot(*(s.rad for s in steps)))

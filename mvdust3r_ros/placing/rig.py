@@ -88,11 +88,11 @@ def rig_evidence(
         return None
     scale = math.exp(float(np.median(np.log(known_m[use] / seen_units[use]))))
     off = np.linalg.norm(known[use] - scale * seen[use], axis=1) / known_m[use]
-    misfit = float(np.sqrt((off**2).mean()))
-    # two of three axes at least show in the misfit, one decides on the scale; few pairs may agree
-    # by chance; noise averages out, what a coarse network does to all pairs does not
-    axis = misfit * math.sqrt((1 + 1 / len(off)) / (2 * len(off)))
-    sigma = math.hypot(axis, misfit**2, CALIBRATION_REL_SIGMA)
+    residual = float(np.sqrt((off**2).mean()))
+    # two of three axes at least show in the residual, one decides on the scale; few pairs may
+    # agree by chance; noise averages out, what a coarse network does to all pairs does not
+    axis = residual * math.sqrt((1 + 1 / len(off)) / (2 * len(off)))
+    sigma = math.hypot(axis, residual**2, CALIBRATION_REL_SIGMA)
     return ScaleEvidence(scale, sigma, ScaleSource.RIG, CALIBRATION_REL_SIGMA)
 
 

@@ -103,9 +103,9 @@ def odometry_evidence(
     spread_m = float(np.sqrt(((centres - centres.mean(0)) ** 2).sum(1).mean()))
     if spread_m < min_baseline_m:
         return None
-    misfit = rms / (S_window_odom.scale * spread_m)
+    residual = rms / (S_window_odom.scale * spread_m)
     # noise averages out; what a coarse network does to all motions of a window does not
-    fit_sigma = math.hypot(misfit / math.sqrt(len(centres)), misfit**2)
+    fit_sigma = math.hypot(residual / math.sqrt(len(centres)), residual**2)
     return ScaleEvidence(
         1.0 / S_window_odom.scale,
         math.hypot(fit_sigma, rel_sigma, bias_sigma),

@@ -35,7 +35,7 @@ from mvdust3r_ros.geometry import (
 from mvdust3r_ros.placing.floor import LEVEL_TILT_DEG, UNLEVEL_TILT_DEG, fit_floor
 from mvdust3r_ros.placing.known_points import KnownView, Pointmap, joint_of
 from mvdust3r_ros.placing.pose_fusion import (
-    ALL_OF_IT,
+    UNIT_FACTORS,
     FusedPoses,
     PoseSigma,
     anchor_to_odometry,
@@ -95,7 +95,7 @@ class Placement:
         residual_m: median distance on shared pixels; NaN without any.
         scale: what is known of metres after this window.
         network_share: how much of the motions follows the window's scale, see `FusedPoses`.
-        sigma_left: factors of odometry's sigmas for the motions, see `FusedPoses`.
+        sigma_factors: factors of odometry's sigmas for the motions, see `FusedPoses`.
     """
 
     S_map_window: Sim3
@@ -103,7 +103,7 @@ class Placement:
     residual_m: float
     scale: ScaleFilter
     network_share: float = 1.0
-    sigma_left: PoseSigma = ALL_OF_IT
+    sigma_factors: PoseSigma = UNIT_FACTORS
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +139,8 @@ class Stitcher:
     within the window stand, see `fuse_poses`. If it has made the window metric as well, its word
     on the scale is that the window is in metres, as uncertain as odometry is: neither the motion
     is measured against odometry again nor does the engine's claim count as that of a model. It
-    still says where in its own frame a first or lone window lies, and whatever contradicts it is
-    refused as ever.
+    still says where in its own frame a first or disconnected window lies, and whatever contradicts
+    it is refused as ever.
 
     Attributes:
         settings: limits and uncertainties; for a coarse window the limits are `attainable` ones.
@@ -183,7 +183,7 @@ class Stitcher:
             placement,
             T_map_cam=fused.T_map_cam,
             network_share=fused.network_share,
-            sigma_left=fused.sigma_left,
+            sigma_factors=fused.sigma_factors,
         )
 
     def fused(self, geometry: WindowGeometry, placement: Placement) -> FusedPoses:

@@ -250,7 +250,7 @@ class _BagFrames:
         folder = options.depth_folder
         self._depths = None if folder is None else DepthFolder(folder)
         self._camera = CameraInput(
-            self._say,
+            self._notify,
             Tones(self._inputs.notes.append),
             rectified=is_rectified(self._image_topic),
             uses_info=options.camera_info_topic != "none",
@@ -259,7 +259,7 @@ class _BagFrames:
         self._read_camera_infos()
         self._odometry = BagOdometry(reader, options, self._image_topic, self._inputs)
 
-    def _say(self, kind: str, why: str) -> None:
+    def _notify(self, kind: str, why: str) -> None:
         self._inputs.because(kind, self._no_info or why if why == NO_INFO else why)
 
     def _read_camera_infos(self) -> None:

@@ -42,8 +42,8 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from mvdust3r_ros.recordings.bag_messages import RECOVER, BagError
 from mvdust3r_ros.recordings.layouts import FEW_IMAGES, is_image
 from mvdust3r_ros.recordings.unfinished_mcap import MAGIC as MCAP_MAGIC
-from mvdust3r_ros.recordings.unfinished_mcap import mended_mcap
-from mvdust3r_ros.recordings.unfinished_ros1 import mended_ros1
+from mvdust3r_ros.recordings.unfinished_mcap import repaired_mcap
+from mvdust3r_ros.recordings.unfinished_ros1 import repaired_ros1
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -76,7 +76,7 @@ class BagReader:
     Attributes:
         path: what was opened.
         connections: one for each topic and type, with the number of its messages.
-        notes: what is lost or was mended, in words.
+        notes: what is lost or was repaired, in words.
         kind: "ROS 2 bag" or "ROS 1 bag"; messages of the latter come as those of ROS 2.
     """
 
@@ -193,18 +193,18 @@ class BagReader:
             return Ros2Reader(self._named(self._settled(file), kind))
         if not kind:
             raise ValueError(f"it is {NO_BAG}: it begins with {begin[:12]!r}")
-        mended, lost = mended_mcap(file) if kind == ".mcap" else mended_ros1(file)
+        repaired, lost = repaired_mcap(file) if kind == ".mcap" else repaired_ros1(file)
         if lost:
             self.notes.append(
                 f"{file.name} was not closed by its recorder: it is read up to where it is whole, "
                 f"{lost} bytes at its end are lost"
             )
         if kind == ".bag":
-            return Ros1Reader(mended or file)  # type: ignore[arg-type] # all that is asked
-        if mended is None:
+            return Ros1Reader(repaired or file)  # type: ignore[arg-type] # all that is asked
+        if repaired is None:
             return Ros2Reader(self._named(file, kind))
-        mended.suffix = kind
-        return Ros2Reader(mended)  # type: ignore[arg-type] # as above
+        repaired.suffix = kind
+        return Ros2Reader(repaired)  # type: ignore[arg-type] # as above
 
     def _named(self, file: Path, suffix: str) -> Path:
         """The file, by a name that rosbags takes."""
@@ -354,7 +354,7 @@ def _begin(file: Path) -> bytes:
 def _bags_in(folder: Path) -> list[Path]:
     """Storage files of a folder, numbered ones in their order."""
     found = [f for f in folder.iterdir() if _is_storage(f) and f.is_file()]
-    return sorted(found, key=lambda f: [int(w) if w.isdigit() else w for w in _words(f)])
+    return sorted(found, key=lambda f: [int(w) if w.isdigit() else w for w in _name_parts(f)])
 
 
 def _without_storage(folder: Path, listed: Sequence[str]) -> str:
@@ -368,7 +368,7 @@ def _without_storage(folder: Path, listed: Sequence[str]) -> str:
     return f"bag {folder} holds no storage file ({kinds}){remedy}"
 
 
-def _words(file: Path) -> list[str]:
+def _name_parts(file: Path) -> list[str]:
     return re.split(r"(\d+)", file.name)
 
 

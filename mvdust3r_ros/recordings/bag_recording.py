@@ -43,7 +43,7 @@ from mvdust3r_ros.recordings.bag_topics import (
     ODOM_TYPE,
     POSE_TYPES,
     TF_TYPE,
-    TRUTH_WORDS,
+    TRUTH_NAMES,
     choose_image_topic,
     choose_info_topic,
     choose_odom_topic,
@@ -61,7 +61,7 @@ from mvdust3r_ros.recordings.truth_files import (
     TruthError,
     check_overlap,
     read_truth,
-    truth_beside,
+    sidecar_truth,
 )
 
 DEPTH_FOLDER = "depth"
@@ -158,10 +158,10 @@ def _truth_source(reader: BagReader, bag: Path, wanted: str) -> str:
             f"truth {wanted} is neither a file nor a topic of poses in the bag; "
             f"its topics of poses: {', '.join(topics) or 'none'}"
         )
-    named = [t for t in topics if any(word in t.lower() for word in TRUTH_WORDS)]
+    named = [t for t in topics if any(word in t.lower() for word in TRUTH_NAMES)]
     if named:
         return named[0]
-    return str(truth_beside(bag) or "")
+    return str(sidecar_truth(bag) or "")
 
 
 def _read_truth(

@@ -35,7 +35,7 @@ POSE_TYPES = (
     "geometry_msgs/msg/PoseWithCovarianceStamped",
     "geometry_msgs/msg/TransformStamped",
 )
-TRUTH_WORDS = ("truth", "vicon", "mocap", "optitrack")
+TRUTH_NAMES = ("truth", "vicon", "mocap", "optitrack")
 COMPRESSED = "/compressed"
 OTHER_TRANSPORTS = ("/compressedDepth", "/zstd", "/theora", "/ffmpeg")
 VIDEO_TYPES = ("/FFMPEGPacket", "/CompressedVideo", "/Packet")
@@ -171,7 +171,7 @@ def choose_odom_topic(
         return full_name(wanted)
     found = sorted(t for t, n in counts.items() if n) or sorted(counts)
     if len(found) > 1:
-        found = [t for t in found if not any(w in t.lower() for w in TRUTH_WORDS)] or found
+        found = [t for t in found if not any(w in t.lower() for w in TRUTH_NAMES)] or found
     if len(found) > 1 and len({t.rpartition("/")[2] for t in found}) == 1:
         own = [t for t in found if image_topic.startswith(f"{namespace(t)}/")]
         found = [max(own, key=len)] if own else found

@@ -34,7 +34,7 @@ none."""
 
 
 def at_camera(
-    truth: Trajectory, source: Path, images: Path, say: Callable[[str], None]
+    truth: Trajectory, source: Path, images: Path, notify: Callable[[str], None]
 ) -> Trajectory:
     """The truth, moved from the sensor it is of to the camera.
 
@@ -45,7 +45,7 @@ def at_camera(
         truth: as read from `source`.
         source: file of the truth.
         images: folder of the images, or the one above it.
-        say: told what was done.
+        notify: told what was done.
 
     Raises:
         RecordingError: a T_BS is no rigid transform.
@@ -62,7 +62,7 @@ def at_camera(
     T_sensor_cam = T_body_cam
     if T_body_sensor is not None:
         T_sensor_cam = np.linalg.inv(T_body_sensor) @ T_body_cam
-    say(f"truth {source} is of the body: moved to the camera by T_BS of {camera / SENSOR_FILE}")
+    notify(f"truth {source} is of the body: moved to the camera by T_BS of {camera / SENSOR_FILE}")
     return Trajectory(truth.stamps_ns, truth.T_world_cam @ T_sensor_cam)
 
 

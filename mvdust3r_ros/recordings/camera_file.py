@@ -31,7 +31,7 @@ from mvdust3r_ros.recordings.camera_forms import (
     from_values,
 )
 from mvdust3r_ros.recordings.recording import RecordingError
-from mvdust3r_ros.recordings.tables import TableError, is_number, read_text, split_words
+from mvdust3r_ros.recordings.tables import TableError, is_number, read_text, split_fields
 from mvdust3r_ros.safe_files import MAX_YAML_BYTES, FileError, parse_yaml
 
 CAMERA_FILES = (
@@ -43,20 +43,20 @@ COLMAP_LINE = re.compile(r"\s*\d+\s+[A-Z_]+(\s+[-+.\deE]+){4,}\s*")
 ASSIGNMENT = re.compile(r"^\s*([A-Za-z_]\w*)\s*[=:]?\s+([-+.\deE]+)\s*$|^\s*(\w+)\s*=\s*(\S+)\s*$")
 
 
-def camera_file_beside(place: Path) -> Path | None:
+def sidecar_camera_file(place: Path) -> Path | None:
     """A file of intrinsics in a folder, or beside it or a file; None where there is none."""
     folders = (place, place.resolve().parent)
     paths = (folder / name for folder in folders for name in CAMERA_FILES)
     return next((path for path in paths if path.is_file()), None)
 
 
-def camera_beside(place: Path, size_wh: Size | None = None) -> CameraModel | None:
+def sidecar_camera(place: Path, size_wh: Size | None = None) -> CameraModel | None:
     """Intrinsics in a folder, or beside it or a file; None where there are none.
 
     Raises:
         RecordingError: there is a file, but it cannot be used.
     """
-    found = camera_file_beside(place)
+    found = sidecar_camera_file(place)
     return None if found is None else read_camera(found, size_wh, str(place))
 
 
@@ -96,7 +96,7 @@ def _parsed(path: Path, size_wh: Size | None, images: str) -> CameraModel:
     lines = [line for line in (raw.split("#")[0] for raw in text.splitlines()) if line.strip()]
     if lines and all(COLMAP_LINE.fullmatch(line) for line in lines):
         return from_colmap([line.split() for line in lines])
-    words = [word for line in lines for word in split_words(line.strip(" [],\t"))]
+    words = [word for line in lines for word in split_fields(line.strip(" [],\t"))]
     if words and all(map(is_number, words)):
         return from_numbers([float(word) for word in words], size_wh)
     return from_values(_values(text, lines, path), size_wh, images or str(path))

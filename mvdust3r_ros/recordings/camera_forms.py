@@ -31,7 +31,7 @@ from mvdust3r_ros.datatypes import (
     MvDust3rError,
     pinhole_fault,
 )
-from mvdust3r_ros.recordings.tables import DECIMAL_COMMA, split_words
+from mvdust3r_ros.recordings.tables import DECIMAL_COMMA, split_fields
 
 Size = tuple[int, int]
 Values = Mapping[str, Any]
@@ -303,7 +303,7 @@ def _flat(value: Any) -> list[float]:
         if isinstance(value, str):
             text = value.strip(" []")
             text = text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text
-            return [float(word) for word in split_words(text)]
+            return [float(word) for word in split_fields(text)]
         if isinstance(value, bool):
             raise TypeError
         return [float(value)]

@@ -60,7 +60,7 @@ INVALID_STEPS = 65535
 
 
 @dataclass(frozen=True)
-class Shot:
+class SequenceImage:
     """One image.
 
     Attributes:
@@ -75,12 +75,12 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class ShotList:
+class ImageSequence:
     """A recording as files.
 
     Attributes:
         kind: name of the layout.
-        shots: in order of time.
+        images: in order of time.
         camera: intrinsics of the images, or None.
         unit_m: metres of one step of a depth image.
         K_depth: (3, 3) pinhole matrix of the depth images where they are not in the pixels of the
@@ -92,7 +92,7 @@ class ShotList:
     """
 
     kind: str
-    shots: tuple[Shot, ...]
+    images: tuple[SequenceImage, ...]
     camera: CameraModel | None = None
     unit_m: float = 0.001
     K_depth: FloatArray | None = None
@@ -104,7 +104,7 @@ class ShotList:
     @property
     def depth_source(self) -> str:
         """Folder of the depth images; empty for none."""
-        return next((str(s.depth.parent) for s in self.shots if s.depth is not None), "")
+        return next((str(s.depth.parent) for s in self.images if s.depth is not None), "")
 
     def frames(self, on_bad: OnBad) -> Iterator[Frame]:
         """All frames in order; unusable images go to `on_bad` and are left out.
@@ -112,15 +112,15 @@ class ShotList:
         Those of one kind get the same message, which names the first of them.
         """
         tones, first = Tones(self.notes.add), dict[str, Path]()
-        for shot in self.shots:
+        for item in self.images:
             try:
-                rgb = self._image(shot.image, tones)
+                rgb = self._image(item.image, tones)
             except EncodedImageError as error:
                 kind = str(error)
-                place = first.setdefault(kind, shot.image)
+                place = first.setdefault(kind, item.image)
                 on_bad(RecordingError(f"image {kind}; the first is {place}"))
                 continue
-            yield Frame(shot.stamp_ns, rgb, self.camera, depth_m=self._depth(shot, rgb))
+            yield Frame(item.stamp_ns, rgb, self.camera, depth_m=self._depth(item, rgb))
 
     def _image(self, path: Path, tones: Tones) -> ImageArray:
         data = read_file(path)
@@ -132,14 +132,14 @@ class ShotList:
             raise EncodedImageError("size", f"is not of {width}x{height} pixels as the others are")
         return rgb
 
-    def _depth(self, shot: Shot, rgb: ImageArray) -> FloatArray | None:
+    def _depth(self, item: SequenceImage, rgb: ImageArray) -> FloatArray | None:
         """(H, W) float32 depth in the pixels of the image; None for none, or one that is bad."""
-        if shot.depth is None or not shot.depth.exists():
+        if item.depth is None or not item.depth.exists():
             if self.depth_source:
-                self.notes.add("no depth image belongs to", shot.image.name)
+                self.notes.add("no depth image belongs to", item.image.name)
             return None
         try:
-            depth = read_depth(shot.depth, self.unit_m)
+            depth = read_depth(item.depth, self.unit_m)
             size_wh = rgb.shape[1], rgb.shape[0]
             if self.K_depth is not None and self.camera is not None:
                 # From the same place a pixel of one camera is found in the other without depth.
@@ -149,7 +149,7 @@ class ShotList:
                 return np.asarray(moved, np.float32)
             return registered_depth(depth, size_wh)
         except (EncodedImageError, FrameError) as error:
-            self.notes.add(f"depth image {error} and is not used", shot.depth.name)
+            self.notes.add(f"depth image {error} and is not used", item.depth.name)
         return None
 
 

@@ -58,11 +58,11 @@ class ImageTimes:
 
     Attributes:
         stamps_ns: of each image; None for one whose name is no time while those of others are.
-        words: where they come from, for people.
+        note: where they come from.
     """
 
     stamps_ns: Stamps
-    words: str
+    note: str
 
 
 def times_of_images(folder: Path, images: Sequence[Path], fps: float) -> ImageTimes:

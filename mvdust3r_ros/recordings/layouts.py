@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Trajectory
-from mvdust3r_ros.recordings.camera_file import camera_beside
+from mvdust3r_ros.recordings.camera_file import sidecar_camera
 from mvdust3r_ros.recordings.camera_forms import Size, pinhole_matrix
-from mvdust3r_ros.recordings.image_sequence import Shot, ShotList, common_size
+from mvdust3r_ros.recordings.image_sequence import ImageSequence, SequenceImage, common_size
 from mvdust3r_ros.recordings.image_times import times_of_images
 from mvdust3r_ros.recordings.recording import Notes, RecordingError
 from mvdust3r_ros.recordings.tables import (
@@ -38,7 +38,7 @@ from mvdust3r_ros.recordings.tables import (
     stamp_of,
     unit_since_1970,
 )
-from mvdust3r_ros.recordings.truth_files import ROTATION_TOLERANCE, truth_beside
+from mvdust3r_ros.recordings.truth_files import ROTATION_TOLERANCE, sidecar_truth
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
 FOREIGN_SUFFIXES = (
@@ -74,7 +74,7 @@ def is_tum_rgbd(folder: Path) -> bool:
     return (folder / "rgb.txt").is_file()
 
 
-def tum_rgbd(folder: Path) -> ShotList:
+def tum_rgbd(folder: Path) -> ImageSequence:
     """TUM RGB-D: rgb.txt, depth.txt and groundtruth.txt.
 
     The intrinsics are those of an `intrinsics.yaml` in the folder, else the published ones of
@@ -91,17 +91,17 @@ def tum_rgbd(folder: Path) -> ShotList:
         )
     depths = _tum_list(folder, "depth.txt", notes) if (folder / "depth.txt").exists() else {}
     depth_stamps = np.array(sorted(depths), np.int64)
-    shots = []
+    items = []
     for stamp in sorted(images):
         depth = None
         if len(depth_stamps):
             nearest = int(depth_stamps[np.abs(depth_stamps - stamp).argmin()])
             depth = depths[nearest] if abs(nearest - stamp) <= TUM_MATCH_NS else None
-        shots.append(Shot(stamp, images[stamp], depth))
+        items.append(SequenceImage(stamp, images[stamp], depth))
     truth = folder / "groundtruth.txt"
-    size = common_size([shot.image for shot in shots])
-    return ShotList(
-        "TUM RGB-D", tuple(shots), _tum_camera(folder, size), TUM_UNIT_M,
+    size = common_size([item.image for item in items])
+    return ImageSequence(
+        "TUM RGB-D", tuple(items), _tum_camera(folder, size), TUM_UNIT_M,
         truth_source=truth if truth.exists() else None, size_wh=size, notes=notes,
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ def _tum_list(folder: Path, name: str, notes: Notes) -> dict[int, Path]:
 
 
 def _tum_camera(folder: Path, size_wh: Size | None) -> CameraModel | None:
-    if (given := camera_beside(folder, size_wh)) is not None:
+    if (given := sidecar_camera(folder, size_wh)) is not None:
         return given
     name = folder.resolve().name.lower()
     for family, (pinhole, distortion) in TUM_CAMERAS.items():
@@ -145,7 +145,7 @@ def _color_frames(folder: Path) -> list[Path]:
     return in_natural_order(p for p in found if re.match(r"frame-\d+\.", p.name))
 
 
-def seven_scenes(folder: Path) -> ShotList:
+def seven_scenes(folder: Path) -> ImageSequence:
     """One sequence of 7-Scenes: frame-N.color.png or .jpg, .depth.png, .pose.txt; 30 a second."""
     images = _color_frames(folder)
     numbers = [_number(path.name.split(".")[0]) for path in images]
@@ -154,7 +154,7 @@ def seven_scenes(folder: Path) -> ShotList:
     published = CameraModel(pinhole_matrix(*SEVEN_SCENES_CAMERA), 640, 480)
     depths = [Path(f"{stem}.depth.png") for stem in stems]
     poses = [Path(f"{stem}.pose.txt") for stem in stems]
-    camera = camera_beside(folder, size) or published
+    camera = sidecar_camera(folder, size) or published
     return _numbered("7-Scenes", images, numbers, depths, poses, camera, size)
 
 
@@ -163,7 +163,7 @@ def is_scannet(folder: Path) -> bool:
     return all((folder / name).is_dir() for name in ("color", "pose"))
 
 
-def scannet(folder: Path) -> ShotList:
+def scannet(folder: Path) -> ImageSequence:
     """A scan of ScanNet as its SensReader extracts it: color, depth, pose and intrinsic.
 
     Depth has another size and camera than colour; both look from the same place.
@@ -179,7 +179,7 @@ def scannet(folder: Path) -> ShotList:
     depths = _by_number(folder / "depth", "png", numbers)
     poses = _by_number(folder / "pose", "txt", numbers)
     size, K_depth = common_size(images), None
-    camera = camera_beside(folder, size)
+    camera = sidecar_camera(folder, size)
     if size is not None and (folder / "intrinsic" / "intrinsic_color.txt").exists():
         camera = CameraModel(_intrinsic(folder, "color"), *size)
         K_depth = _intrinsic(folder, "depth") if (folder / "depth").is_dir() else None
@@ -206,17 +206,17 @@ def _numbered(
     camera: CameraModel | None,
     size_wh: Size | None,
     K_depth: FloatArray | None = None,
-) -> ShotList:
+) -> ImageSequence:
     """A recording whose files are told apart by the number of their frame."""
     notes, has_poses = Notes(), any(pose.exists() for pose in poses)
-    found, shots, known = dict[int, FloatArray](), list[Shot](), set[int]()
+    found, items, known = dict[int, FloatArray](), list[SequenceImage](), set[int]()
     for number, image, depth, pose in zip(numbers, images, depths, poses, strict=True):
         stamp = round(number * 1e9 / DATASET_HZ)
         if number in known:
             notes.add("images with the number of another are left out", image.name)
             continue
         known.add(number)
-        shots.append(Shot(stamp, image, depth if depth.exists() else None))
+        items.append(SequenceImage(stamp, image, depth if depth.exists() else None))
         T, why = _pose(pose)
         if T is not None:
             found[stamp] = T
@@ -227,9 +227,9 @@ def _numbered(
         ordered = sorted(found)
         truth = Trajectory(np.array(ordered, np.int64), np.array([found[s] for s in ordered]))
     source = poses[0].parent if truth is not None else None
-    ordered_shots = tuple(sorted(shots, key=lambda shot: shot.stamp_ns))
-    return ShotList(
-        kind, ordered_shots, camera, 0.001, K_depth, truth, source, size_wh=size_wh, notes=notes
+    in_order = tuple(sorted(items, key=lambda item: item.stamp_ns))
+    return ImageSequence(
+        kind, in_order, camera, 0.001, K_depth, truth, source, size_wh=size_wh, notes=notes
     )
 
 
@@ -264,7 +264,7 @@ def is_image_folder(folder: Path) -> bool:
     return any(is_image(path) for path in folder.iterdir())
 
 
-def image_folder(folder: Path, fps: float) -> ShotList:
+def image_folder(folder: Path, fps: float) -> ImageSequence:
     """Just images, in natural order; intrinsics, truth and depth where they lie beside.
 
     Stamps come from `times.txt` in the folder or above it, from names that are times, else from
@@ -276,9 +276,9 @@ def image_folder(folder: Path, fps: float) -> ShotList:
     notes = Notes()
     images = _one_series(folder, notes)
     times = times_of_images(folder, images, fps)
-    if times.words:
-        notes.add(times.words)
-    shots: dict[int, Shot] = {}
+    if times.note:
+        notes.add(times.note)
+    items: dict[int, SequenceImage] = {}
     twins = 0
     for stamp, image in zip(times.stamps_ns, images, strict=True):
         if stamp is None:
@@ -286,20 +286,20 @@ def image_folder(folder: Path, fps: float) -> ShotList:
                 "images whose name is no time, as those of the others are, are left out",
                 image.name,
             )
-        elif stamp in shots:
+        elif stamp in items:
             twins += 1
             notes.add("images with the time of another are left out", image.name)
         else:
-            shots[stamp] = Shot(stamp, image, depth_beside(folder, image.stem))
+            items[stamp] = SequenceImage(stamp, image, sidecar_depth(folder, image.stem))
     if twins > FEW_TWINS * len(images):
         raise RecordingError(
             f"{folder}: {twins} images have the same time as another; put the times into times.txt"
         )
-    ordered = tuple(shots[stamp] for stamp in sorted(shots))
+    ordered = tuple(items[stamp] for stamp in sorted(items))
     _note_other_depth(folder, ordered, notes)
-    size = common_size([shot.image for shot in ordered])
-    return ShotList(
-        "images", ordered, camera_beside(folder, size), truth_source=truth_beside(folder),
+    size = common_size([item.image for item in ordered])
+    return ImageSequence(
+        "images", ordered, sidecar_camera(folder, size), truth_source=sidecar_truth(folder),
         size_wh=size, notes=notes,
     )  # fmt: skip
 
@@ -336,21 +336,21 @@ def _one_series(folder: Path, notes: Notes) -> list[Path]:
     return list(first.values())
 
 
-def depth_beside(folder: Path, stem: str) -> Path | None:
+def sidecar_depth(folder: Path, stem: str) -> Path | None:
     """The depth image of an image: of the same name, in `depth` in the folder or beside it."""
     places = (folder / "depth", folder.resolve().parent / "depth")
     return next((p / f"{stem}.png" for p in places if (p / f"{stem}.png").exists()), None)
 
 
-def _note_other_depth(folder: Path, shots: Sequence[Shot], notes: Notes) -> None:
+def _note_other_depth(folder: Path, items: Sequence[SequenceImage], notes: Notes) -> None:
     """Say so where there is a folder of depth, but with other names."""
-    if any(shot.depth is not None for shot in shots):
+    if any(item.depth is not None for item in items):
         return
     for place in (folder / "depth", folder.resolve().parent / "depth"):
         if place != folder.resolve() and place.is_dir() and any(map(is_image, place.iterdir())):
             notes.add(
                 f"{place} is not used: it holds no PNG named as an image is, such as "
-                f"{shots[0].image.stem}.png"
+                f"{items[0].image.stem}.png"
             )
 
 

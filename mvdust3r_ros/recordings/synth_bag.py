@@ -114,10 +114,10 @@ def write_synthetic_bag(
     colors: list[ImageArray] = []
     try:
         for k in range(config.sequence.frames):
-            shot = sequence.rendering(k)
-            recorder.write_frame(k, shot)
-            _write_depth(out / "depth" / f"{k:06d}.png", shot.depth_m)
-            world, color = _cloud(shot, sequence.truth.T_world_cam[k])
+            rendering = sequence.rendering(k)
+            recorder.write_frame(k, rendering)
+            _write_depth(out / "depth" / f"{k:06d}.png", rendering.depth_m)
+            world, color = _cloud(rendering, sequence.truth.T_world_cam[k])
             points.append(world)
             colors.append(color)
             if report is not None:
@@ -154,11 +154,11 @@ def _write_depth(path: Path, depth_m: FloatArray) -> None:
         raise SynthBagError(f"cannot write {path}")
 
 
-def _cloud(shot: Rendering, T_world_cam: FloatArray) -> tuple[FloatArray, ImageArray]:
+def _cloud(rendering: Rendering, T_world_cam: FloatArray) -> tuple[FloatArray, ImageArray]:
     step = slice(None, None, CLOUD_STEP_PX)
-    p = shot.points_cam[step, step].reshape(-1, 3)
+    p = rendering.points_cam[step, step].reshape(-1, 3)
     seen = p[:, 2] > 0
-    return p[seen] @ T_world_cam[:3, :3].T + T_world_cam[:3, 3], shot.rgb[step, step].reshape(
+    return p[seen] @ T_world_cam[:3, :3].T + T_world_cam[:3, 3], rendering.rgb[step, step].reshape(
         -1, 3
     )[seen]
 
@@ -220,7 +220,7 @@ class _Recorder:
         """Finish the files."""
         self._writer.close()
 
-    def write_frame(self, k: int, shot: Rendering) -> None:
+    def write_frame(self, k: int, rendering: Rendering) -> None:
         """Image, camera_info, true pose, odometry and TF of frame k, logged 1 to 3 ms after it."""
         stamp = int(self._sequence.truth.stamps_ns[k])
         header = self._header(stamp, CAMERA_NAME)
@@ -237,7 +237,7 @@ class _Recorder:
         )
         self._write(self._truth, stamp + 1_000_000, truth)
         self._write(self._info, stamp + 2_000_000, self._camera_info(header))
-        self._write(self._image, stamp + 3_000_000, self._image_message(header, shot.rgb))
+        self._write(self._image, stamp + 3_000_000, self._image_message(header, rendering.rgb))
 
     def _connect(self, topic: str, kind: str, *, latched: bool = False) -> Any:
         durability = QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE

@@ -66,11 +66,11 @@ class Row:
 
     Attributes:
         line: its number, from 1.
-        words: what stands between the separators.
+        fields: the texts between the separators.
     """
 
     line: int
-    words: tuple[str, ...]
+    fields: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -126,36 +126,36 @@ def read_table(path: Path) -> Table:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         bare = COMMENT.sub("", line, count=1) if COMMENT.match(line) else ""
         if bare and not rows:
-            headers.append(split_words(bare))
+            headers.append(split_fields(bare))
         text = "" if COMMENT.match(line) else line.split("#")[0]
-        words = split_words(text)
-        if not words:
+        fields = split_fields(text)
+        if not fields:
             continue
-        if not rows and not is_number(words[0]) and not DATE.search(words[0]):
-            headers.append(words)
+        if not rows and not is_number(fields[0]) and not DATE.search(fields[0]):
+            headers.append(fields)
             continue
         separated |= "," in text or ";" in text
-        rows.append(Row(number, words))
-    width = len(rows[0].words) if rows else 0
+        rows.append(Row(number, fields))
+    width = len(rows[0].fields) if rows else 0
     fitting = [header for header in headers if len(header) == width]
     header = next(reversed(fitting or headers), ())
     return Table(tuple(rows), header, separated)
 
 
-def split_words(line: str) -> tuple[str, ...]:
+def split_fields(line: str) -> tuple[str, ...]:
     """What stands between semicolons, commas or white space; a decimal comma becomes a point."""
     bare = line.split()
     if ";" in line:
-        words = [word.strip().strip("\"'").replace(",", ".") for word in line.split(";")]
+        fields = [word.strip().strip("\"'").replace(",", ".") for word in line.split(";")]
     elif len(bare) > 1 and "," in line and all(map(DECIMAL_COMMA.fullmatch, bare)):
-        words = [word.replace(",", ".") for word in bare]
+        fields = [word.replace(",", ".") for word in bare]
     elif "," in line:
-        words = [word.strip().strip("\"'") for word in line.split(",")]
+        fields = [word.strip().strip("\"'") for word in line.split(",")]
     else:
-        words = bare
-    while words and not words[-1]:
-        words.pop()
-    return tuple(words)
+        fields = bare
+    while fields and not fields[-1]:
+        fields.pop()
+    return tuple(fields)
 
 
 def is_number(word: str) -> bool:
@@ -254,7 +254,7 @@ def read_times(path: Path) -> list[int]:
         for n, line in enumerate(read_text(path).splitlines(), 1)
         if line.strip() and not COMMENT.match(line)
     ]
-    dates = [date_stamp(row.words[0]) for row in rows]
+    dates = [date_stamp(row.fields[0]) for row in rows]
     if rows and all(date is not None for date in dates):
         return [date for date in dates if date is not None]
     return stamps_of(path, rows)
@@ -269,7 +269,7 @@ def stamps_of(path: Path, rows: Sequence[Row], default: str = "seconds") -> list
     values = []
     for row in rows:
         try:
-            values.append(decimal(row.words[0]))
+            values.append(decimal(row.fields[0]))
         except ValueError as error:
             raise TableError(f"{path}, line {row.line}: expected a time ({error})") from None
     try:

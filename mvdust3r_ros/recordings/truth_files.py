@@ -64,7 +64,7 @@ TRUTH_FILES = tuple(
     for suffix in ("txt", "tum", "csv")
 )
 StampArray = npt.NDArray[np.int64]
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 FOREIGN = (
@@ -98,7 +98,7 @@ class TruthError(MvDust3rError):
     """A truth cannot be read or does not belong to the recording."""
 
 
-def truth_beside(place: Path) -> Path | None:
+def sidecar_truth(place: Path) -> Path | None:
     """A file of true poses in a folder, or beside it or a file; None where there is none."""
     folders = (place, place.resolve().parent)
     paths = (folder / name for folder in folders for name in TRUTH_FILES)
@@ -112,20 +112,20 @@ class _Source:
     Attributes:
         path: the file.
         frame_stamps_ns: stamps of the recording's frames, or None.
-        say: told what was left out or decided.
+        notify: told what was left out or decided.
     """
 
     path: Path
     frame_stamps_ns: StampArray | None
-    say: Say
+    notify: Notify
 
     def wrong(self, row: Row, why: object) -> TruthError:
-        text = " ".join(row.words)[:60]
+        text = " ".join(row.fields)[:60]
         return TruthError(f"truth {self.path}, line {row.line}: {why}; got {text!r}")
 
 
 def read_truth(
-    path: Path, frame_stamps_ns: StampArray | None = None, say: Say | None = None
+    path: Path, frame_stamps_ns: StampArray | None = None, notify: Notify | None = None
 ) -> Trajectory:
     """Camera-to-world poses; the format follows from the contents.
 
@@ -135,7 +135,7 @@ def read_truth(
             a pose or one line a row, with a stamp in front or without (then the stamps are those
             of `times.txt` beside it, else of the frames). Stamps since 1970 may be of any unit.
         frame_stamps_ns: (N,) stamps of the recording's frames, for lists without stamps.
-        say: told what was left out or decided, a line each.
+        notify: told what was left out or decided, a line each.
 
     Returns:
         The poses in order of time; lines without a pose (NaN, zero quaternion) are left out.
@@ -143,13 +143,13 @@ def read_truth(
     Raises:
         TruthError: the file cannot be read, or is none of these; with the line and the remedy.
     """
-    source = _Source(path, frame_stamps_ns, say or (lambda _: None))
+    source = _Source(path, frame_stamps_ns, notify or (lambda _: None))
     try:
         table = read_table(path)
         if not table.rows or "IMAGE_ID" in table.header:
             raise _foreign(path)
         rows = _of_one_width(source, table.rows)
-        numbers = len(rows[0].words)
+        numbers = len(rows[0].fields)
         if numbers == 4:  # a row of a matrix a line
             return _from_matrices(source, table, _joined(source, rows), 0)
         if numbers in MATRIX_NUMBERS:
@@ -184,21 +184,23 @@ def _of_one_width(source: _Source, rows: Sequence[Row]) -> Sequence[Row]:
     Raises:
         TruthError: one of them has more or fewer numbers than the others.
     """
-    width, _ = Counter(len(row.words) for row in rows).most_common(1)[0]
-    if len(rows) > 1 and len(rows[-1].words) < width:
-        source.say(f"truth {source.path}: the last line is cut off and left out")
+    width, _ = Counter(len(row.fields) for row in rows).most_common(1)[0]
+    if len(rows) > 1 and len(rows[-1].fields) < width:
+        source.notify(f"truth {source.path}: the last line is cut off and left out")
         rows = rows[:-1]
     with_stamps = width >= len(TUM_COLUMNS) and width not in MATRIX_NUMBERS
     for row in rows:
-        if len(row.words) != width and not (with_stamps and len(row.words) == 1):
-            raise source.wrong(row, f"{len(row.words)} values, the other lines have {width}")
+        if len(row.fields) != width and not (with_stamps and len(row.fields) == 1):
+            raise source.wrong(row, f"{len(row.fields)} values, the other lines have {width}")
     nothing = ("",) * (width - 1)  # a time alone: nothing was tracked
-    return [row if len(row.words) == width else Row(row.line, row.words + nothing) for row in rows]
+    return [
+        row if len(row.fields) == width else Row(row.line, row.fields + nothing) for row in rows
+    ]
 
 
 def _ends_as_matrix(rows: Sequence[Row]) -> bool:
     try:
-        return all(tuple(map(float, row.words[-4:])) == BOTTOM_ROW for row in rows)
+        return all(tuple(map(float, row.fields[-4:])) == BOTTOM_ROW for row in rows)
     except ValueError:
         return False
 
@@ -208,7 +210,7 @@ def _from_quaternions(source: _Source, table: Table, rows: Sequence[Row]) -> Tra
     places = [columns[name] for name in TUM_COLUMNS[1:]]
     stamps = _stamps(source, table, rows, columns)
     return _trajectory(
-        source, rows, stamps, lambda row: _pose(np.array([number(row.words[k]) for k in places]))
+        source, rows, stamps, lambda row: _pose(np.array([number(row.fields[k]) for k in places]))
     )
 
 
@@ -217,9 +219,12 @@ def _from_matrices(source: _Source, table: Table, rows: Sequence[Row], begin: in
     if begin:
         stamps = _stamps(source, table, rows, {"stamp": 0})
     else:
-        stamps = _stamps_beside(source, len(rows))
+        stamps = _sidecar_stamps(source, len(rows))
     return _trajectory(
-        source, rows, stamps, lambda row: _matrix(np.array([number(w) for w in row.words[begin:]]))
+        source,
+        rows,
+        stamps,
+        lambda row: _matrix(np.array([number(w) for w in row.fields[begin:]])),
     )
 
 
@@ -242,7 +247,7 @@ def _trajectory(
         else:
             found.append((stamp, T, row))
     if without:
-        source.say(
+        source.notify(
             f"truth {source.path}: lines without a pose: {len(without)} left out, the first is "
             f"line {without[0].line}"
         )
@@ -266,7 +271,7 @@ def _pose(numbers: FloatArray) -> FloatArray | None:
 
 def _columns(source: _Source, table: Table, rows: Sequence[Row]) -> dict[str, int]:
     """Where each value stands: by the header, else as TUM or EuRoC have it."""
-    numbers = len(rows[0].words)
+    numbers = len(rows[0].fields)
     names = [_meaning(name) for name in table.header]
     if len(names) == numbers and set(TUM_COLUMNS[1:]) <= set(names):
         found = {name: names.index(name) for name in TUM_COLUMNS[1:]}
@@ -281,10 +286,10 @@ def _columns(source: _Source, table: Table, rows: Sequence[Row]) -> dict[str, in
             f"truth {source.path}, line {rows[0].line}: a line of {numbers} values is neither TUM "
             "(8), KITTI (12), a matrix (16) nor EuRoC (8 or 17, with commas)"
         )
-    is_integer = all(re.fullmatch(r"[-+]?\d+", row.words[0]) for row in rows)
+    is_integer = all(re.fullmatch(r"[-+]?\d+", row.fields[0]) for row in rows)
     is_euroc = table.has_separators and is_integer
     if is_euroc and not names:
-        source.say(f"truth {source.path}: quaternions are taken as EuRoC has them, w first")
+        source.notify(f"truth {source.path}: quaternions are taken as EuRoC has them, w first")
     order = EUROC_COLUMNS if is_euroc else TUM_COLUMNS
     return {name: k for k, name in enumerate(order)}
 
@@ -332,7 +337,7 @@ def _values(source: _Source, rows: Sequence[Row], column: int) -> list[Decimal]:
     found = []
     for row in rows:
         try:
-            found.append(decimal(row.words[column]))
+            found.append(decimal(row.fields[column]))
         except ValueError as error:
             raise source.wrong(row, f"expected a time first ({error})") from None
     return found
@@ -348,7 +353,7 @@ def _stamps_of_images(source: _Source, values: Sequence[Decimal]) -> list[int] |
     # of images that come about once a second, numbers look like times
     if not counted or values[0] not in (0, 1) or 0.5 < every_s < 2:
         return None
-    source.say(f"truth {source.path}: its times are taken as the numbers of the images")
+    source.notify(f"truth {source.path}: its times are taken as the numbers of the images")
     return [int(stamp) for stamp in frames]
 
 
@@ -362,7 +367,7 @@ def _unit_of_own_clock(
     """The unit of times of a clock that does not count from 1970."""
     if column < len(table.header) and (named := UNIT_NAMED.search(table.header[column].lower())):
         return UNIT_OF_LETTER[named[1][:2] if named[1].startswith("mi") else named[1][0]]
-    is_integer = all("." not in row.words[column] for row in rows)
+    is_integer = all("." not in row.fields[column] for row in rows)
     default = "nanoseconds" if table.has_separators and is_integer else "seconds"
     frames = source.frame_stamps_ns
     span = float(max(values) - min(values))
@@ -379,7 +384,7 @@ def _unit_of_own_clock(
     fitting = {name: ratio for name, ratio in ratios.items() if 0.5 <= ratio < MOST_RATIO}
     best = min(fitting, key=lambda name: abs(np.log(ratios[name])), default=default)
     if best != default:
-        source.say(f"truth {source.path}: its times are taken as {best}")
+        source.notify(f"truth {source.path}: its times are taken as {best}")
     return best
 
 
@@ -387,7 +392,7 @@ def _joined(source: _Source, rows: Sequence[Row]) -> list[Row]:
     """Matrices whose rows are lines of their own, a line each."""
     for row in rows[:3]:
         try:
-            length = float(np.linalg.norm([number(word) for word in row.words[:3]]))
+            length = float(np.linalg.norm([number(word) for word in row.fields[:3]]))
         except ValueError as error:
             raise source.wrong(row, error) from None
         if abs(length - 1) > ROTATION_TOLERANCE:
@@ -398,7 +403,7 @@ def _joined(source: _Source, rows: Sequence[Row]) -> list[Row]:
     if len(rows) % height:
         raise TruthError(f"truth {source.path}: {len(rows)} lines of 4 numbers are no matrices")
     groups = [rows[k : k + height] for k in range(0, len(rows), height)]
-    return [Row(g[0].line, tuple(word for row in g for word in row.words)) for g in groups]
+    return [Row(g[0].line, tuple(word for row in g for word in row.fields)) for g in groups]
 
 
 def _matrix(numbers: FloatArray) -> FloatArray | None:
@@ -426,7 +431,7 @@ def _matrix(numbers: FloatArray) -> FloatArray | None:
     return T
 
 
-def _stamps_beside(source: _Source, poses: int) -> list[int]:
+def _sidecar_stamps(source: _Source, poses: int) -> list[int]:
     """Stamps for a list that has none: of times.txt beside it, else of the frames."""
     times = next((p for p in map(source.path.with_name, TIMES_FILES) if p.is_file()), None)
     if times is not None:
@@ -448,7 +453,7 @@ def _in_order(source: _Source, found: Sequence[tuple[int, FloatArray, Row]]) -> 
     path = source.path
     ordered = sorted(found, key=lambda one: (one[0], one[2].line))
     if [one[0] for one in ordered] != [one[0] for one in found]:
-        source.say(f"truth {path}: its lines are not in order of time and were sorted")
+        source.notify(f"truth {path}: its lines are not in order of time and were sorted")
     kept, others = ordered[:1], []
     for stamp, T, row in ordered[1:]:
         if stamp > kept[-1][0]:
@@ -462,7 +467,7 @@ def _in_order(source: _Source, found: Sequence[tuple[int, FloatArray, Row]]) -> 
             remedy = f"as it is with {len(others)} lines: write times with more digits"
         raise source.wrong(row, f"another pose of the time of line {line}; {remedy}")
     if len(kept) < len(found):
-        source.say(f"truth {path}: lines that come twice: {len(found) - len(kept)} left out")
+        source.notify(f"truth {path}: lines that come twice: {len(found) - len(kept)} left out")
     return Trajectory(
         np.array([stamp for stamp, _, _ in kept], np.int64), np.array([T for _, T, _ in kept])
     )

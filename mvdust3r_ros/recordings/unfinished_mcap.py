@@ -20,7 +20,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from mvdust3r_ros.recordings.mended_file import MendedFile
+from mvdust3r_ros.recordings.repaired_file import RepairedFile
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER = struct.pack("<BQQQI", 0x02, 20, 0, 0, 0) + MAGIC
@@ -33,7 +33,7 @@ MAX_NAME_BYTES = 1000
 """A bound against garbage: the library that wrote a file names itself and its version."""
 
 
-def mended_mcap(file: Path) -> tuple[MendedFile | None, int]:
+def repaired_mcap(file: Path) -> tuple[RepairedFile | None, int]:
     """A file as rosbags can read it.
 
     Args:
@@ -49,9 +49,9 @@ def mended_mcap(file: Path) -> tuple[MendedFile | None, int]:
         data.seek(max(size - len(MAGIC), 0))
         is_closed = data.read() == MAGIC and size > 2 * len(MAGIC)
         if is_closed and _is_indexed(data, size):
-            return (MendedFile(file, size, patches=patches) if patches else None), 0
+            return (RepairedFile(file, size, patches=patches) if patches else None), 0
         end = _whole(data, size)
-    return MendedFile(file, end, FOOTER, patches), 0 if is_closed else size - end
+    return RepairedFile(file, end, FOOTER, patches), 0 if is_closed else size - end
 
 
 def _whole(data: BinaryIO, size: int) -> int:

@@ -25,7 +25,7 @@ from typing import BinaryIO
 
 from rosbags.rosbag1.reader import decompressors
 
-from mvdust3r_ros.recordings.mended_file import MendedFile
+from mvdust3r_ros.recordings.repaired_file import RepairedFile
 
 MAGIC = b"#ROSBAG V2.0\n"
 BAG_HEADER, INDEX, CHUNK, CHUNK_INFO, CONNECTION = 3, 4, 5, 6, 7
@@ -71,7 +71,7 @@ class _Chunk:
         return struct.pack("<I", len(header)) + header + struct.pack("<I", len(data)) + data
 
 
-def mended_ros1(file: Path) -> tuple[MendedFile | None, int]:
+def repaired_ros1(file: Path) -> tuple[RepairedFile | None, int]:
     """A bag with its index.
 
     Args:
@@ -99,7 +99,7 @@ def mended_ros1(file: Path) -> tuple[MendedFile | None, int]:
     }
     places = {head.begin + words.index(name) + len(name): v for name, v in index.items()}
     tail = b"".join(known.values()) + b"".join(chunk.info() for chunk in chunks)
-    return MendedFile(file, end, tail, places), size - end
+    return RepairedFile(file, end, tail, places), size - end
 
 
 def _chunks(data: BinaryIO, begin: int) -> tuple[list[_Chunk], int]:

@@ -110,7 +110,7 @@ class GridTopics:
             if self._updated and self._newest is not None and can_send:
                 self.send_whole(*self._newest)
 
-    def look_for_newcomers(self) -> None:
+    def serve_new_subscribers(self) -> None:
         """Give new subscribers a whole grid, where ROS (Humble) does not tell of each of them."""
         count = sum(self.subscriber_counts().values())
         came, self._subscribers = count > self._subscribers, count

@@ -127,7 +127,7 @@ class Inputs:
         topic = self._node.resolve_topic_name(self._image_topic(prefix))
         tones = Tones(lambda words: self._node.get_logger().info(f"{prefix}image: {words}"))
         camera = CameraInput(
-            partial(self._say, prefix),
+            partial(self._notify, prefix),
             tones,
             rectified=is_rectified(topic),
             wants_depth=self.settings.use_depth,
@@ -298,7 +298,7 @@ class Inputs:
             max_pixels=round(self.settings.max_megapixels * 1e6),
         )
 
-    def _say(self, prefix: str, kind: str, why: str) -> None:
+    def _notify(self, prefix: str, kind: str, why: str) -> None:
         """Report what an image lacks of camera_info or depth; the image is used without."""
         if kind == DEPTH:
             reason = "no_depth" if why == NO_DEPTH else "depth"
@@ -366,7 +366,7 @@ class Inputs:
         return bool(self._node.count_publishers(self._node.resolve_topic_name(topic)))
 
     def _is_mounted(self, camera_frame: str, stamp_ns: int) -> bool:
-        """Whether the way from the frame of the odometry messages to the camera is known."""
+        """Whether the transform from the frame of the odometry messages to the camera is known."""
         if self.settings.odom_source != "topic" or self.settings.T_base_cam:
             return True
         return self._odometry.is_mounted(camera_frame, stamp_ns, self._beyond_ns)

@@ -49,7 +49,7 @@ from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.ros.bond import break_bond, make_bond
 from mvdust3r_ros.ros.health.diagnosis import Health, diagnose, diagnostics_msg
 from mvdust3r_ros.ros.health.faults import RECENT_S, FaultLog
-from mvdust3r_ros.ros.health.graph import clock_stands, namesakes
+from mvdust3r_ros.ros.health.ros_graph import clock_stopped, namesakes
 from mvdust3r_ros.ros.oracle_needs import check_node
 from mvdust3r_ros.ros.parameters import NodeParameters
 from mvdust3r_ros.ros.pipeline import JOIN_S
@@ -60,7 +60,7 @@ from mvdust3r_ros.srv import LoadMap, SaveMap
 from mvdust3r_ros.wording import plural
 
 WATCH_S = 0.5
-"""How soon the node stops after the network has failed on every rung."""
+"""How soon the node stops after the network has failed on every level."""
 ADVICE_S = 10.0
 """A node that stays unconfigured for longer says what to do: nobody else seems to do it."""
 GIVE_BACK_S = 1.0
@@ -147,14 +147,14 @@ class MapperNode(LifecycleNode):
         self._watch_timer = self.create_timer(WATCH_S, self._look_after, clock=steady)
         self._autostart_timer: Any | None = None
         self._advice_s = math.inf
-        self._say_start()
+        self._log_start()
 
     @property
     def config(self) -> NodeConfig:
         """The settings now."""
         return self._settings.config
 
-    def _say_start(self) -> None:
+    def _log_start(self) -> None:
         for name, message in {**self._settings.faults, **self._settings.unknown}.items():
             self._faults.report(f"parameter {name}", message)
         if self.config.ros.autostart:
@@ -341,12 +341,12 @@ class MapperNode(LifecycleNode):
             self._session.reconfigure(config)
 
     def _look_after(self) -> None:
-        """Stop mapping when the network has failed on every rung."""
+        """Stop mapping when the network has failed on every level."""
         self._advise()
         session = self._session
         if session is not None and session.active and session.supervisor.gave_up:
             self.blocked = (
-                f"stopped mapping: {session.supervisor.gave_up}; mend the engine, then activate "
+                f"stopped mapping: {session.supervisor.gave_up}; fix the engine, then activate "
                 "the node again"
             )
             self.get_logger().error(self.blocked)
@@ -364,7 +364,7 @@ class MapperNode(LifecycleNode):
             state=state,
             recent=self._faults.recent(RECENT_S),
             counts=self._faults.counts(),
-            clock_stands=clock_stands(self),
+            clock_stopped=clock_stopped(self),
             blocked=self.blocked,
             namesakes=namesakes(self),
         )
@@ -413,11 +413,11 @@ def main(args: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
     status = 0 if went_on else 1
     if not ended:
-        leave_at_once(status)
+        exit_now(status)
     return status
 
 
-def leave_at_once(status: int) -> None:
+def exit_now(status: int) -> None:
     """End the process although a thread is in native code, which would crash on the way out."""
     sys.stdout.flush()
     sys.stderr.flush()

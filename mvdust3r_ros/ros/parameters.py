@@ -39,7 +39,7 @@ class NodeParameters:
 
     The node must be made with `automatically_declare_parameters_from_overrides=True`. A value that
     is refused at start leaves the default in place and is remembered in `faults`, so that the
-    node lives and can say what is wrong; setting the parameter mends it.
+    node lives and can say what is wrong; setting the parameter fixes it.
 
     Attributes:
         config: the settings now.

@@ -39,7 +39,7 @@ processor. One that hangs keeps its thread."""
 
 
 @dataclass
-class Account:
+class PipelineCounters:
     """What became of all images and windows since the pipeline was made.
 
     Attributes:
@@ -111,7 +111,7 @@ class Pipeline:
         self.mapper = mapper
         self._hooks = hooks
         self._queue_size = queue_size
-        self._account = Account()
+        self._counters = PipelineCounters()
         self._images: deque[Any] = deque()
         self._window: Window | None = None
         self._change = threading.Condition()
@@ -169,13 +169,13 @@ class Pipeline:
     def offer(self, message: Any) -> None:
         """Hand over an image; returns at once."""
         with self._change:
-            self._account.received += 1
+            self._counters.received += 1
             if not self._running or self._paused:
-                self._account.dropped["paused" if self._running else "stopped"] += 1
+                self._counters.dropped["paused" if self._running else "stopped"] += 1
                 return
             if len(self._images) >= self._queue_size:
                 self._images.popleft()
-                self._account.dropped["queue_full"] += 1
+                self._counters.dropped["queue_full"] += 1
             self._images.append(message)
             self._change.notify_all()
 
@@ -201,7 +201,7 @@ class Pipeline:
             Whether all of it went through the network; what did not still waits.
         """
         with self._change:
-            self._finish_after = self._account.received
+            self._finish_after = self._counters.received
             self._change.notify_all()
             self._change.wait_for(lambda: self._finish_after is None or not self._running, wait_s)
             done, self._finish_after = self._finish_after is None, None
@@ -212,11 +212,11 @@ class Pipeline:
         """Whether images are dropped on purpose."""
         return self._paused
 
-    def account(self) -> Account:
+    def counters(self) -> PipelineCounters:
         """A consistent copy of the counts."""
         with self._change:
-            now = self._account
-            return Account(
+            now = self._counters
+            return PipelineCounters(
                 now.received,
                 now.keyframes,
                 now.skipped,
@@ -229,10 +229,10 @@ class Pipeline:
 
     def _drop_waiting(self, reason: str) -> None:
         if self._images:
-            self._account.dropped[reason] += len(self._images)
+            self._counters.dropped[reason] += len(self._images)
             self._images.clear()
         if self._window is not None:
-            self._account.superseded += 1
+            self._counters.superseded += 1
             self._window = None
 
     def _intake(self, to_frame: Callable[[Any], Frame]) -> None:
@@ -249,7 +249,7 @@ class Pipeline:
         try:
             frame = self.mapper.mounted(to_frame(message))
             with self._change:
-                self._account.had.update(kinds_of(frame))
+                self._counters.had.update(kinds_of(frame))
             self._hooks.on_frame(frame)
             window = self.mapper.select(frame)
         except MvDust3rError as error:
@@ -260,18 +260,18 @@ class Pipeline:
             return
         with self._change:
             if self.mapper.keyframe_count != before:
-                self._account.keyframes += 1
+                self._counters.keyframes += 1
             else:
-                self._account.skipped += 1
+                self._counters.skipped += 1
             if window is not None:
-                self._account.windows += 1
-                self._account.superseded += self._window is not None
+                self._counters.windows += 1
+                self._counters.superseded += self._window is not None
                 self._window = window
             self._change.notify_all()
 
     def _count_dropped(self, reason: str, message: str) -> None:
         with self._change:
-            self._account.dropped[reason] += 1
+            self._counters.dropped[reason] += 1
             self._change.notify_all()
         self._hooks.on_fault(reason, message)
 
@@ -295,15 +295,15 @@ class Pipeline:
 
     def _may_finish(self) -> bool:
         """Whether `finish` waits, and no image that came before it does."""
-        decided = self._account.received - self._account.waiting
+        decided = self._counters.received - self._counters.waiting
         return self._finish_after is not None and decided >= self._finish_after
 
     def _map_the_rest(self) -> None:
         rest = self.mapper.unfilled()
         if rest is not None:
             with self._change:
-                self._account.windows += 1
-                self._account.superseded += self._window is not None
+                self._counters.windows += 1
+                self._counters.superseded += self._window is not None
                 self._window = None  # it is older than the rest
             self._map(rest)
         with self._change:
@@ -319,7 +319,7 @@ class Pipeline:
             update = MapUpdate(window, Verdict.REJECTED_ENGINE_ERROR, message)
         self._busy_since_s = None
         with self._change:
-            self._account.verdicts[update.verdict] += 1
+            self._counters.verdicts[update.verdict] += 1
         if update.verdict != Verdict.COMMITTED:
             self._hooks.on_fault(update.verdict.name.lower(), update.message)
         self._hooks.on_update(update)

@@ -41,8 +41,8 @@ from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
 from mvdust3r_ros.ros.grid_topics import GridTopics
-from mvdust3r_ros.ros.health.graph import others_on
-from mvdust3r_ros.ros.health.ladder import Rung
+from mvdust3r_ros.ros.health.degradation import ServiceLevel
+from mvdust3r_ros.ros.health.ros_graph import others_on
 from mvdust3r_ros.ros.outbox import Outbox
 from mvdust3r_ros.ros.outputs import (
     header_msg,
@@ -52,10 +52,10 @@ from mvdust3r_ros.ros.outputs import (
     transform_msg,
     window_status_msg,
 )
-from mvdust3r_ros.ros.pipeline import Account
+from mvdust3r_ros.ros.pipeline import PipelineCounters
 from mvdust3r_ros.ros.qos import CLOUDS, LATCHED, RELIABLE, TF
-from mvdust3r_ros.ros.rivals import Rivals
 from mvdust3r_ros.ros.settings import NodeConfig
+from mvdust3r_ros.ros.tf_conflicts import TfConflicts
 from mvdust3r_ros.ros.tf_timing import TfTiming
 
 
@@ -64,14 +64,14 @@ class Publications:
 
     Attributes:
         config: the settings now.
-        rivals: who else publishes what the node publishes on TF.
+        tf_conflicts: who else publishes what the node publishes on TF.
         timing: how the stamps on TF follow each other.
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         """Make the publishers; they publish while the node is active."""
         self.config = config
-        self.rivals = Rivals(lambda topic: others_on(node, topic))
+        self.tf_conflicts = TfConflicts(lambda topic: others_on(node, topic))
         self.timing = TfTiming()
         self._node = node
         self._points = self._add(PointCloud2, "~/points", RELIABLE)
@@ -129,20 +129,22 @@ class Publications:
     def send_transform(self, T: FloatArray, stamp_ns: int, child: str) -> None:
         """Publish T_map_child on /tf."""
         item = transform_msg(T, header_msg(stamp_ns, self.config.ros.map_frame), child)
-        self.rivals.sent(item)
+        self.tf_conflicts.sent(item)
         self.timing.sent(stamp_ns, self._node.get_clock().now().nanoseconds)
         self._tf.publish(TFMessage(transforms=[item]))
 
-    def send_update(self, update: MapUpdate, account: Account, rung: Rung, now_ns: int) -> None:
+    def send_update(
+        self, update: MapUpdate, counters: PipelineCounters, level: ServiceLevel, now_ns: int
+    ) -> None:
         """Publish what became of a window, and its points."""
         newest = update.window.keyframes[-1]
         header = header_msg(newest.stamp_ns, self.config.ros.map_frame)
         counts = {
-            "received_frames": account.received,
-            "dropped_frames": account.dropped.total(),
-            "superseded_windows": account.superseded,
-            "rejected_windows": account.rejected,
-            "ladder_rung": int(rung),
+            "received_frames": counters.received,
+            "dropped_frames": counters.dropped.total(),
+            "superseded_windows": counters.superseded,
+            "rejected_windows": counters.rejected,
+            "ladder_rung": int(level),
         }
         latency_ms = (now_ns - newest.stamp_ns) * 1e-6
         if len(update.points_map) and self._points.get_subscription_count():
@@ -192,7 +194,7 @@ class Publications:
 
         Until then the changed part of the grid alone, if somebody takes it.
         """
-        self._grid.look_for_newcomers()
+        self._grid.serve_new_subscribers()
         if not self._map_is_new:
             return
         if time.monotonic() >= self._map_sent_s + self.config.ros.map_period_s:

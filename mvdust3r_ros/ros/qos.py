@@ -91,7 +91,7 @@ def input_events(
         on_lost: called with the number of messages that DDS lost since the last call.
     """
 
-    def on_misfit(event: Any) -> None:
+    def on_incompatible_qos(event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
         report(
             "qos",
@@ -100,7 +100,8 @@ def input_events(
         )
 
     return SubscriptionEventCallbacks(
-        incompatible_qos=on_misfit, message_lost=lambda event: on_lost(event.total_count_change)
+        incompatible_qos=on_incompatible_qos,
+        message_lost=lambda event: on_lost(event.total_count_change),
     )
 
 

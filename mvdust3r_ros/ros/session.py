@@ -33,11 +33,11 @@ from mvdust3r_ros.messages.images import IMAGE_TYPES
 from mvdust3r_ros.ros.health.arrivals import Arrivals, Silence, explain_silence
 from mvdust3r_ros.ros.health.diagnosis import metres_hint
 from mvdust3r_ros.ros.health.faults import FaultLog
-from mvdust3r_ros.ros.health.graph import clock_stands, offers_on, others_on
+from mvdust3r_ros.ros.health.ros_graph import clock_stopped, offers_on, others_on
 from mvdust3r_ros.ros.health.supervisor import MakeEngine, Supervisor
 from mvdust3r_ros.ros.inputs import Inputs
 from mvdust3r_ros.ros.map_folder import place_in_folder
-from mvdust3r_ros.ros.pipeline import JOIN_S, Account, Pipeline, PipelineHooks
+from mvdust3r_ros.ros.pipeline import JOIN_S, Pipeline, PipelineCounters, PipelineHooks
 from mvdust3r_ros.ros.publications import Publications
 from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.ros.tf_output import TfOutput
@@ -88,7 +88,7 @@ class Session:
         self._pipeline: Pipeline | None = None
         self._stuck: Pipeline | None = None
         self.rejected_in_a_row = 0
-        self._mountings_told: set[str] = set()
+        self._mountings_logged: set[str] = set()
         self._hints = FaultLog(node.get_logger().warning, repeat_s=HINT_S)
 
     def start(self) -> str:
@@ -105,9 +105,9 @@ class Session:
         ros, report = self._config.ros, self.faults.report
         pipeline = Pipeline(self.mapper, hooks, ros.queue_size)
         self._pipeline = pipeline
-        rivals = self._out.rivals
-        rivals.restart()
-        self._inputs = Inputs(self._node, ros, pipeline.offer, report, rivals.heard)
+        tf_conflicts = self._out.tf_conflicts
+        tf_conflicts.restart()
+        self._inputs = Inputs(self._node, ros, pipeline.offer, report, tf_conflicts.heard)
         self._transforms = TfOutput(self._inputs, self._out.send_transform, report)
         self._out.send_missed(self.mapper)
         pipeline.start(self._inputs.frame)
@@ -145,9 +145,9 @@ class Session:
         """Whether images are dropped on purpose."""
         return self._pipeline is not None and self._pipeline.paused
 
-    def account(self) -> Account:
+    def counters(self) -> PipelineCounters:
         """What became of images and windows since `start`."""
-        return self._pipeline.account() if self._pipeline else Account()
+        return self._pipeline.counters() if self._pipeline else PipelineCounters()
 
     def pause(self, paused: bool) -> bool:
         """Drop images or take them again; False when it does not run."""
@@ -241,14 +241,14 @@ class Session:
             if found[0] in kinds and name != arrivals.topic and others_on(node, name)
         ]
         offers = offers_on(node, arrivals.topic)
-        return explain_silence(arrivals, offers, others, clock_stands=clock_stands(node))
+        return explain_silence(arrivals, offers, others, clock_stopped=clock_stopped(node))
 
     def health(self) -> dict[str, Any]:
         """What diagnostics say about the session, by the fields of `Health`."""
         pipeline = self._pipeline
         return {
             "paused": self.paused,
-            "account": self.account(),
+            "counters": self.counters(),
             "arrivals": self.arrivals(),
             "silences": self.silences(),
             "engine": self.mapper.engine.describe().name,
@@ -258,17 +258,17 @@ class Session:
             "rejected_in_a_row": self.rejected_in_a_row,
             "outputs": self._out.subscriber_counts(),
             "figures": self._out.figures(),
-            "rivals": self._rivals(),
+            "tf_conflicts": self._tf_conflicts(),
             "looking_in": self.mapper.looking_in,
             "readouts_s": self.mapper.shutter.readouts_s,
         }
 
-    def _rivals(self) -> str:
+    def _tf_conflicts(self) -> str:
         """Who else publishes a transform that is ours to publish, in words."""
         inputs = self._inputs
         if inputs is None or self._config.ros.publish_tf == "none":
             return ""
-        words = self._out.rivals.words([inputs.odom_frame] if inputs.odom_frame else [])
+        words = self._out.tf_conflicts.message([inputs.odom_frame] if inputs.odom_frame else [])
         if words:
             self.faults.report("rival", words)
         return words
@@ -287,7 +287,7 @@ class Session:
         committed = update.verdict == Verdict.COMMITTED
         self.rejected_in_a_row = 0 if committed else self.rejected_in_a_row + 1
         self.supervisor.after(update)
-        self._tell_mountings()
+        self._log_mountings()
         if update.note:
             self._hints.report("engine", f"the engine on the last window: {update.note}")
         if committed and not update.gate_open:
@@ -297,15 +297,15 @@ class Session:
         if update.verdict == Verdict.COMMITTED and self._transforms is not None:
             self._transforms.on_update(update)
         now_ns = self._node.get_clock().now().nanoseconds
-        self._out.send_update(update, self.account(), self.supervisor.rung, now_ns)
+        self._out.send_update(update, self.counters(), self.supervisor.level, now_ns)
         self._out.send_map_when_due(self.mapper, self._camera_to_base(update))
 
-    def _tell_mountings(self) -> None:
+    def _log_mountings(self) -> None:
         """Log each camera whose place on the robot has been found out, ready to be copied."""
         for camera, found in self.mapper.mountings.items():
-            if camera not in self._mountings_told:
-                self._mountings_told.add(camera)
-                self._node.get_logger().info(found.words(camera))
+            if camera not in self._mountings_logged:
+                self._mountings_logged.add(camera)
+                self._node.get_logger().info(found.summary(camera))
 
     @guarded
     def _on_idle(self) -> None:

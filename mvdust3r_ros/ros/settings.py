@@ -176,7 +176,7 @@ def _six_numbers(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class LadderSettings(Section):
+class DegradationSettings(Section):
     """When the node steps back because the network fails or is too slow, and when it recovers."""
 
     failures: int = setting(
@@ -192,7 +192,7 @@ class LadderSettings(Section):
         low=0.0,
     )  # fmt: skip
     fallback_engine: str = setting(
-        "", "engine folder for the last rung, run on the CPU, views of the same size; empty for "
+        "", "engine folder for the last level, run on the CPU, views of the same size; empty for "
         "none", structural=True,
     )  # fmt: skip
 
@@ -202,7 +202,7 @@ class NodeConfig(MapperConfig):
     """All settings of the node: those of the mapper and its own."""
 
     ros: RosSettings = field(default_factory=RosSettings)
-    ladder: LadderSettings = field(default_factory=LadderSettings)
+    ladder: DegradationSettings = field(default_factory=DegradationSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()

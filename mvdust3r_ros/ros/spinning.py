@@ -101,7 +101,7 @@ def _recover(node: Node, row: FailureRow) -> bool:
     lasted_s = row.failed()
     if lasted_s < LASTING_S:
         return True
-    dropped = drop_dead(node)
+    dropped = drop_destroyed(node)
     if dropped:
         node.get_logger().error(
             f"{row.count} rounds of the executor failed: {', '.join(dropped)} was destroyed "
@@ -142,7 +142,7 @@ class FailureRow:
         return now_s - self._begin_s
 
 
-def drop_dead(node: Node) -> list[str]:
+def drop_destroyed(node: Node) -> list[str]:
     """Take out of a node what was destroyed behind its back.
 
     Returns:
@@ -157,7 +157,7 @@ def drop_dead(node: Node) -> list[str]:
         (node.services, node.destroy_service),
     ):
         for entity in [e for e in entities if _is_dead(e.handle)]:
-            dropped.append(_words(entity))
+            dropped.append(_describe(entity))
             destroy(entity)
     for waitable in [w for w in node.waitables if _is_dead(w)]:
         dropped.append(type(waitable).__name__)
@@ -173,7 +173,7 @@ def _is_dead(handle: Any) -> bool:
         return True
 
 
-def _words(entity: Any) -> str:
+def _describe(entity: Any) -> str:
     kind = getattr(entity, "msg_type", None) or getattr(entity, "srv_type", None)
     name = type(entity).__name__
     return f"{name} of {kind.__name__}" if kind is not None else name

@@ -45,7 +45,7 @@ BEFORE_SIGMA_RAD = math.radians(0.1)
 """Error of the turn between two views by the window before."""
 BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.01, 0.002
 """Error of their distance, share of itself and of the typical depth."""
-BEFORE_BESIDE_ODOMETRY = 3.0
+BEFORE_WITH_ODOMETRY = 3.0
 """Factor of both beside odometry, which is in what the window before said already."""
 STILL = 1e-6
 """Motion of the rig by odometry (m and rad) below which two views were taken at one time."""
@@ -65,15 +65,15 @@ class PosesBefore:
     metric: bool
     typical: float
 
-    def priors(self, beside_odometry: bool) -> list[MotionPrior]:
+    def priors(self, with_odometry: bool) -> list[MotionPrior]:
         """From each view to the next."""
-        doubt = BEFORE_BESIDE_ODOMETRY if beside_odometry else 1.0
+        inflation = BEFORE_WITH_ODOMETRY if with_odometry else 1.0
         found = []
         for a, b in pairwise(sorted(self.T)):
             T_a_b = np.asarray(invert_se3(self.T[a]) @ self.T[b])
             distance = float(np.linalg.norm(T_a_b[:3, 3]))
             sigma = math.hypot(BEFORE_REL_SIGMA * distance, BEFORE_SIGMA * self.typical)
-            found.append(MotionPrior(a, b, T_a_b, doubt * BEFORE_SIGMA_RAD, doubt * sigma))
+            found.append(MotionPrior(a, b, T_a_b, inflation * BEFORE_SIGMA_RAD, inflation * sigma))
         return found
 
 

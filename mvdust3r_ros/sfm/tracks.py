@@ -93,7 +93,7 @@ class FrameTracks:
         """
         with self._lock:
             camera = self._cameras.setdefault(camera_name, _Camera())
-            if camera.frames and _begins_anew(camera.frames[-1], stamp_ns, gray):
+            if camera.frames and _must_restart(camera.frames[-1], stamp_ns, gray):
                 camera = self._cameras[camera_name] = _Camera()
             camera.frames.append((stamp_ns, gray))
 
@@ -136,11 +136,11 @@ class FrameTracks:
             if stamp <= newest or stamp not in images:
                 continue
             before = camera.keyframes.get(newest)
-            way = [image for at, image in frames if newest < at <= stamp]
+            frames_between = [image for at, image in frames if newest < at <= stamp]
             uv = np.zeros((0, 2), np.float32)
             number = np.zeros(0, np.intp)
             if before is not None:
-                uv, kept = _through([before[1], *way], before[0].uv)
+                uv, kept = _through([before[1], *frames_between], before[0].uv)
                 number = before[0].number[kept]
             more = _corners(images[stamp], uv)
             number = np.concatenate([number, camera.count + np.arange(len(more))])
@@ -152,7 +152,7 @@ class FrameTracks:
             del camera.keyframes[old]
 
 
-def _begins_anew(last: tuple[int, ImageArray], stamp_ns: int, gray: ImageArray) -> bool:
+def _must_restart(last: tuple[int, ImageArray], stamp_ns: int, gray: ImageArray) -> bool:
     """Whether points cannot be followed from the last frame to this one."""
     return stamp_ns <= last[0] or gray.shape != last[1].shape
 

@@ -56,7 +56,7 @@ MIN_RIVAL_SHARE, MAX_RIVAL_PX, RIVAL_FOCAL = 0.7, 1.1, 0.04
 this share of what the other one does, with residuals larger by no more than this factor."""
 SETTLING_STEPS = 20
 """Steps of adjustment before focal lengths are compared."""
-MAX_STRAIN, MAX_TORN = 4.0, 0.3
+MAX_STRAIN, MAX_CONTRADICTED = 4.0, 0.3
 """By more sigmas than this images contradict a step of odometry; more steps than this share, and
 they contradict odometry as a whole."""
 MAX_TURN_SIGMA_RAD = math.radians(1.5)
@@ -77,8 +77,8 @@ TEXTURE, MATCHED = 30, 30
 as many as a view needs (`gates.MIN_VIEW_POINTS`)."""
 LEAST_MEDIAN_PX = 0.05
 """Smaller residuals make a solution no more likely: no feature is found more exactly."""
-MIN_WAY_M = 0.03
-"""Way by odometry or distance by the rig that is needed for metres: ten of `ODOM_SIGMA_M`."""
+MIN_MOTION_M = 0.03
+"""Motion by odometry or distance by the rig that is needed for metres: ten of `ODOM_SIGMA_M`."""
 
 
 class SfmError(MvDust3rError):
@@ -160,7 +160,7 @@ class WindowPoses:
             self, T_ref_cam=T, placed=placed, K=self.K[first:],
             covariance=_positive(turn @ spread @ turn.T) * placed[:, None, None],
             points_ref=points, seen=seen[kept], by_images=self.by_images[first:],
-            note=_unplaced_words(placed) if self.source == "images" else self.note,
+            note=_unplaced_note(placed) if self.source == "images" else self.note,
             reference=reference,
         )  # fmt: skip
 
@@ -171,7 +171,7 @@ def _positive(spread: FloatArray) -> FloatArray:
     return np.asarray((vectors * np.maximum(values, 0)[:, None]) @ np.swapaxes(vectors, 1, 2))
 
 
-def _unplaced_words(placed: BoolArray) -> str:
+def _unplaced_note(placed: BoolArray) -> str:
     left = np.flatnonzero(~placed).tolist()
     if not left:
         return ""
@@ -394,7 +394,7 @@ def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
         if rough is not None:
             found.append(_Start(everything, rough, verified))
     if not found:
-        raise SfmError(_nothing_words(window))
+        raise SfmError(_no_poses_message(window))
     best = _best_start(found)
     rough = best.solution
     pixels = window.matcher.agreeing(rough.T, rough.K, everything)
@@ -407,7 +407,7 @@ def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
         raise SfmError("the matches fit no poses")
     _check_same_focal(window, best, everything, solution)
     _check_odometry(window, solution, best.verified)
-    notes = [_torn_words(_torn(window.priors, solution.T)), _weak_words(weak)]
+    notes = [_contradicted_note(_contradicted(window.priors, solution.T)), _weak_note(weak)]
     note = "; ".join(filter(None, notes))
     result = _result(window, everything, solution, "images and odometry", note)
     return replace(result, by_images=~weak)
@@ -417,25 +417,25 @@ def _check_odometry(
     window: _Window, solution: Solution, verified: Mapping[Pair, Verified]
 ) -> None:
     """Raise where images and odometry do not go together, or the focal length stays unknown."""
-    torn = _torn(window.priors, solution.T)
+    contradicted = _contradicted(window.priors, solution.T)
     share = explained_share(window.matcher, verified, solution.T, solution.K)
-    if share < MIN_EXPLAINED or len(torn) > MAX_TORN * len(window.priors):
+    if share < MIN_EXPLAINED or len(contradicted) > MAX_CONTRADICTED * len(window.priors):
         raise ContradictionError(
-            f"images contradict odometry: in {len(torn)} of {len(window.priors)} steps, with "
-            f"{share:.0%} of the matches explained"
+            f"images contradict odometry: in {len(contradicted)} of {len(window.priors)} steps, "
+            f"with {share:.0%} of the matches explained"
         )
     _check_focal(window, range(len(window.views)), solution)
 
 
-def _torn(priors: Sequence[MotionPrior], T: FloatArray) -> list[MotionPrior]:
+def _contradicted(priors: Sequence[MotionPrior], T: FloatArray) -> list[MotionPrior]:
     """Measured motions that poses contradict."""
     strain = prior_strain(priors, T).max(1)
     return [prior for prior, s in zip(priors, strain, strict=True) if s > MAX_STRAIN]
 
 
-def _torn_words(torn: Sequence[MotionPrior]) -> str:
-    steps = ", ".join(f"{p.a} to {p.b}" for p in torn)
-    return f"images overrule odometry from view {steps}" if torn else ""
+def _contradicted_note(contradicted: Sequence[MotionPrior]) -> str:
+    steps = ", ".join(f"{p.a} to {p.b}" for p in contradicted)
+    return f"images overrule odometry from view {steps}" if contradicted else ""
 
 
 def _decided(window: _Window, T_odom: FloatArray, contradiction: str) -> WindowPoses:
@@ -464,7 +464,7 @@ def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
         if grown is not None:
             found.append(_Start(*grown, verified))
     if not found:
-        raise SfmError(_nothing_words(window))
+        raise SfmError(_no_poses_message(window))
     best = _best_start([_settled(window, start) for start in found] if found[1:] else found)
     views, solution, held = _held_to(window, best.views, best.solution, priors)
     _check_same_focal(window, best, views, solution)
@@ -559,7 +559,7 @@ def _held_to(
     if factor is not None:
         found = _refined(window, views, _scaled(solution, factor), priors)
         held = among(priors, found[0])
-        if len(_torn(held, found[1].T)) <= MAX_TORN * len(held):
+        if len(_contradicted(held, found[1].T)) <= MAX_CONTRADICTED * len(held):
             return *found, held
     return *_refined(window, views, solution, ()), []
 
@@ -573,8 +573,8 @@ def _unit_by(held: Sequence[MotionPrior], solution: Solution) -> float | None:
     seen = [(invert_se3(solution.T[p.a]) @ solution.T[p.b])[:3, 3] for p in held]
     said = [p.T_a_b[:3, 3] for p in held]
     power = sum(float(s @ s) for s in seen)
-    way = max((float(np.linalg.norm(t)) for t in said), default=0.0)
-    if way < MIN_WAY_M or power <= 0:
+    moved = max((float(np.linalg.norm(t)) for t in said), default=0.0)
+    if moved < MIN_MOTION_M or power <= 0:
         return None
     factor = sum(float(s @ t) for s, t in zip(seen, said, strict=True)) / power
     if factor <= 0:
@@ -608,7 +608,7 @@ def _refined(
             break
         T = solution.T[strong]
         solution = replace(solution, T=invert_se3(T[0]) @ T, K=solution.K[strong])
-    raise SfmError(_nothing_words(window))
+    raise SfmError(_no_poses_message(window))
 
 
 def _well_placed(solution: Solution) -> BoolArray:
@@ -636,7 +636,7 @@ def _with_unit(
     """The result in metres where priors say them, else in median depths."""
     if not held:
         note = "images contradict what odometry or the rig say of some views" if any(
-            np.linalg.norm(p.T_a_b[:3, 3]) >= MIN_WAY_M for p in among(priors, views)
+            np.linalg.norm(p.T_a_b[:3, 3]) >= MIN_MOTION_M for p in among(priors, views)
         ) else ""  # fmt: skip
         solution = _scaled(solution, 1 / _median_depth(solution))
         return _result(window, views, solution, "images", note)
@@ -709,7 +709,7 @@ def _result(
     kept = solution.good.any(1)
     seen = np.zeros((int(kept.sum()), count), bool)
     seen[:, at] = solution.good[kept]
-    note = _unplaced_words(placed) or note
+    note = _unplaced_note(placed) or note
     return WindowPoses(
         T, placed, K, spread, source != "images", source != "images", source,
         solution.points[kept], seen, placed, note, _focal_sigma(window, views, solution), at[0],
@@ -768,14 +768,14 @@ def _odometry_stays(window: _Window, T_odom: FloatArray, why: str) -> WindowPose
     )  # fmt: skip
 
 
-def _weak_words(weak: BoolArray) -> str:
+def _weak_note(weak: BoolArray) -> str:
     views = np.flatnonzero(weak).tolist()
     if not views:
         return ""
     return f"by odometry alone: {plural(len(views), 'view')} ({', '.join(map(str, views))})"
 
 
-def _nothing_words(window: _Window) -> str:
+def _no_poses_message(window: _Window) -> str:
     """Why images say nothing."""
     counts = [len(uv) for uv in window.matcher.uv]
     if min(counts) < TEXTURE:

@@ -35,7 +35,13 @@ import torch
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError, View
 from mvdust3r_ros.synthetic.paths import Rig, window_poses
 from mvdust3r_ros.synthetic.render import Renderer, pinhole
-from mvdust3r_ros.synthetic.scenes import SEED_STEP, Scene, SceneError, sample_flat, sample_room
+from mvdust3r_ros.synthetic.scenes import (
+    SEED_STEP,
+    Scene,
+    SceneError,
+    sample_apartment,
+    sample_room,
+)
 from mvdust3r_ros.synthetic.textures import Rng
 
 SHARD_ROOMS = 50
@@ -78,7 +84,7 @@ class RoomWindow:
 
 
 def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu") -> RoomWindow:
-    """The window of a seed: a furnished room or (one in three) a flat, seen along a robot's way.
+    """The window of a seed: a room or (one in three) an apartment, seen along a path.
 
     Neighbouring views overlap by at least 20 % in both directions.
 
@@ -100,16 +106,16 @@ def make_window(seed: int, views: int, hw: tuple[int, int], device: str = "cpu")
         if poses is None or not _usable(renderer, rig, poses):
             continue
         K = pinhole(rig.fov_rad, hw)
-        shots = [renderer.render(K, hw, T) for T in poses]
-        rgb = np.stack([s.rgb for s in shots])
+        renderings = [renderer.render(K, hw, T) for T in poses]
+        rgb = np.stack([s.rgb for s in renderings])
         if rgb.reshape(views, -1).std(1).min() < PLAIN_LEVELS:
             continue
-        return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
+        return RoomWindow(rgb, np.stack([s.depth_m for s in renderings]), K, poses, scene)
     raise SceneError(f"no window of {views} views found for seed {seed}")
 
 
 def drawn_scenes(seed: int, stream: int) -> Iterator[tuple[Rng, Scene, Rig]]:
-    """Up to 200 tries of a seed: a source of randomness, a room or (one in three) a flat, a rig.
+    """Up to 200 tries of a seed: randomness, a room or (one in three) an apartment, a rig.
 
     Args:
         seed: same seed and stream, same scenes.
@@ -119,7 +125,7 @@ def drawn_scenes(seed: int, stream: int) -> Iterator[tuple[Rng, Scene, Rig]]:
         rng = np.random.default_rng([seed, attempt, stream])
         # four ways through the first layout, then others
         layout = seed if attempt < 4 else seed + SEED_STEP * attempt
-        scene = sample_flat(layout) if rng.random() < 1 / 3 else sample_room(layout)
+        scene = sample_apartment(layout) if rng.random() < 1 / 3 else sample_room(layout)
         yield rng, scene, Rig.draw(rng)
 
 

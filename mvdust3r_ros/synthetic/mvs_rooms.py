@@ -54,7 +54,7 @@ MIN_DEPTH_M, MIN_MEDIAN_M = 0.12, 0.5
 
 
 def make_mvs_window(seed: int, views: int, hw: tuple[int, int]) -> RoomWindow:
-    """The window of a seed: a furnished room or flat along a robot's way, with steps of all sizes.
+    """The window of a seed: a room or apartment along a robot's path, with steps of all sizes.
 
     Args:
         seed: same seed, same window.
@@ -79,16 +79,16 @@ def make_mvs_window(seed: int, views: int, hw: tuple[int, int]) -> RoomWindow:
         if any(d.min() < MIN_DEPTH_M or np.median(d) < MIN_MEDIAN_M for d in checks):
             continue
         K = pinhole(rig.fov_rad, hw)
-        shots = [renderer.render(K, hw, T) for T in poses]
+        renderings = [renderer.render(K, hw, T) for T in poses]
         grain = Grain(rng)
         gloss = Gloss(rng, scene)
         rgb = np.stack(
             [
                 gloss.on(grain.on(s.rgb, s.depth_m, K, T), s.depth_m, K, T)
-                for s, T in zip(shots, poses, strict=True)
+                for s, T in zip(renderings, poses, strict=True)
             ]
         )
-        return RoomWindow(rgb, np.stack([s.depth_m for s in shots]), K, poses, scene)
+        return RoomWindow(rgb, np.stack([s.depth_m for s in renderings]), K, poses, scene)
     raise SceneError(f"no window of {views} views found for seed {seed}")
 
 

@@ -34,7 +34,7 @@ from mvdust3r_ros.synthetic.scenes import Scene, SceneError, scene_occupancy
 from mvdust3r_ros.synthetic.textures import Rng
 
 CELL_M = 0.1
-"""Of the grid that ways are planned on: a step of a way."""
+"""Of the grid that ways are planned on: a step of a distance."""
 CLEARANCE_M = 0.25
 """Radius of a robot of 0.5 m."""
 Planar = tuple[float, float, float]
@@ -152,7 +152,7 @@ def trajectory(
         seed: same seed, same tour.
         n: number of poses.
         rig: where the camera sits; the default rig when None.
-        step_m: way between poses; a turn of 5 degrees counts as much.
+        step_m: distance between poses; a turn of 5 degrees counts as much.
 
     Returns:
         (n, 4, 4) T_world_cam.
@@ -182,7 +182,7 @@ def _tour(rng: Rng, free: FreeSpace, length_m: float) -> list[Planar]:
         if driven >= length_m:
             break
         leg = free.plan(here, free.draw(rng))
-        if leg is None or len(leg) < 8:  # 0.8 m: no way
+        if leg is None or len(leg) < 8:  # 0.8 m: no distance
             continue
         leg = _smooth(leg)
         glance = rng.uniform(-0.6, 0.6)
@@ -193,7 +193,7 @@ def _tour(rng: Rng, free: FreeSpace, length_m: float) -> list[Planar]:
             while abs(turn := _wrap(target - yaw)) > 0.05:  # turns before it goes on
                 yaw = _wrap(yaw + float(np.clip(turn, -0.02, 0.02)))
                 dense.append((float(leg[k, 0]), float(leg[k, 1]), yaw))
-                if abs(turn) < 0.7:  # the rest of the turn is made on the way
+                if abs(turn) < 0.7:  # the rest of the turn is made on the distance
                     break
             yaw = _wrap(yaw + float(np.clip(_wrap(target - yaw), -0.02, 0.02)))
             dense.append((float(leg[k, 0]), float(leg[k, 1]), yaw))
@@ -219,15 +219,15 @@ def _wrap(angle: float) -> float:
 
 
 def _even_steps(dense: list[Planar], n: int, step_m: float) -> list[Planar]:
-    """Poses `step_m` apart, turns counted as way; the tour runs back when it is too short."""
-    way = [0.0]
+    """Poses `step_m` apart, turns counted as distance; the tour runs back when it is too short."""
+    travelled = [0.0]
     for a, b in pairwise(dense):
         turn = abs(_wrap(b[2] - a[2])) * step_m / math.radians(5)
-        way.append(way[-1] + math.hypot(b[0] - a[0], b[1] - a[1]) + turn)
-    at = np.abs((np.arange(n) * step_m + way[-1]) % (2 * way[-1]) - way[-1])
-    if (n - 1) * step_m <= way[-1]:
+        travelled.append(travelled[-1] + math.hypot(b[0] - a[0], b[1] - a[1]) + turn)
+    at = np.abs((np.arange(n) * step_m + travelled[-1]) % (2 * travelled[-1]) - travelled[-1])
+    if (n - 1) * step_m <= travelled[-1]:
         at = np.arange(n) * step_m
-    index = np.minimum(np.searchsorted(way, at), len(dense) - 1)
+    index = np.minimum(np.searchsorted(travelled, at), len(dense) - 1)
     return [dense[i] for i in index]
 
 
@@ -289,7 +289,7 @@ def _wander(
             room.x0 + rng.uniform(0.25, 0.75) * room.size[0],
             room.y0 + rng.uniform(0.25, 0.75) * room.size[1],
         )
-        # what a robot goes around: neither at its feet nor across the flat
+        # what a robot goes around: neither at its feet nor across the apartment
         if not 0.9 < math.hypot(focus[0] - x, focus[1] - y) < 5.0:
             continue
         yaw = math.atan2(focus[1] - y, focus[0] - x) + rng.normal(0, 0.15)

@@ -65,7 +65,7 @@ POINTS_A_VIEW = 40
 """Random points that stand for those that poses are found with."""
 
 
-class _Judged(NamedTuple):
+class _HeldOutPixels(NamedTuple):
     """Pixels of held-out rooms: what the rule weighs (N, F), their confidence, whether right."""
 
     inputs: FloatArray
@@ -74,8 +74,8 @@ class _Judged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class KeyframeLikes:
-    """What the engine likes of the settings `keyframes.*`."""
+class KeyframePreferences:
+    """What the engine prefers for the settings `keyframes.*`."""
 
     min_overlap: float = 0.75
     max_translation_m: float = 0.3
@@ -106,10 +106,10 @@ def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
     save_file(network.state_dict(), out / WEIGHTS)
     reader = DepthReader(out, OnnxOptions())
     seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + rooms)
-    judged = _joined(judge_room(reader, seed) for seed in seeds)
+    judged = _joined(score_room(reader, seed) for seed in seeds)
     rule = fit_rule(judged.inputs, judged.rel_error < RIGHT_SHARE)
     checks = range(HELD_OUT_SEED + rooms, HELD_OUT_SEED + rooms + max(1, rooms // 2))
-    checked = _joined(judge_room(reader, seed) for seed in checks)
+    checked = _joined(score_room(reader, seed) for seed in checks)
     manifest = EngineManifest(
         name="mvs",
         backend="mvs",
@@ -117,7 +117,7 @@ def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
         rel_error=max(REAL_REL_ERROR, round(float(np.median(checked.rel_error)), 4)),
         licence=LICENCE,
         long_side=LONG_SIDE,
-        keyframes=vars(KeyframeLikes()),
+        keyframes=vars(KeyframePreferences()),
         confidence={"min_conf": 6.0, "conf_quantile": 0.0, "point_rel_sigma": POINT_SIGMA},
         files=dict.fromkeys((*GRAPHS, WEIGHTS), ""),
         network={"confidence": [round(w, 4) for w in rule.weights]},
@@ -132,7 +132,7 @@ def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
     return out
 
 
-def right_by_confidence(rule: ConfidenceRule, judged: _Judged) -> list[dict[str, float]]:
+def right_by_confidence(rule: ConfidenceRule, judged: _HeldOutPixels) -> list[dict[str, float]]:
     """What the manifest states: by confidence, the share of pixels and of those within 10 %."""
     promised = rule.share_from_inputs(judged.inputs.T)
     agreed = judged.votes > 0
@@ -151,7 +151,7 @@ def right_by_confidence(rule: ConfidenceRule, judged: _Judged) -> list[dict[str,
     return rows
 
 
-def judge_room(reader: DepthReader, seed: int) -> _Judged:
+def score_room(reader: DepthReader, seed: int) -> _HeldOutPixels:
     """Depth of a held-out room, from poses with the errors that adjustment leaves."""
     rng = np.random.default_rng([seed, 77])
     window = make_mvs_window(seed, FIT_VIEWS, RELEASE_HW)
@@ -169,7 +169,7 @@ def judge_room(reader: DepthReader, seed: int) -> _Judged:
     too_long = math.exp(rng.normal(0, WINDOW_SIGMA))
     rel_error = np.abs(too_long * votes.depth[use] / truth[use] - 1)
     thin = slice(None, None, 7)
-    return _Judged(inputs[thin], votes.same[use][thin].astype(np.float32), rel_error[thin])
+    return _HeldOutPixels(inputs[thin], votes.same[use][thin].astype(np.float32), rel_error[thin])
 
 
 def known_poses(
@@ -188,5 +188,5 @@ def known_poses(
     return given_poses(T_ref_cam, Ks, np.concatenate(points), np.concatenate(seen))
 
 
-def _joined(parts: Iterator[_Judged]) -> _Judged:
-    return _Judged(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+def _joined(parts: Iterator[_HeldOutPixels]) -> _HeldOutPixels:
+    return _HeldOutPixels(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

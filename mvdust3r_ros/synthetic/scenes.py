@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Furnished rooms and flats made of boxes, cylinders and spheres; numpy only, seeded.
+"""Furnished rooms and apartments made of boxes, cylinders and spheres; numpy only, seeded.
 
 World frame: z up, metres, the floor at z = 0, the building's corner at x = y = 0.
 What is drawn at random is a choice: sizes of homes and offices, light and furniture of all kinds.
@@ -139,7 +139,7 @@ def sample_room(seed: int, *, walker: bool = False) -> Scene:
     return _build(rng, seed, (room,), (), walker)
 
 
-def sample_flat(seed: int, *, walker: bool = False) -> Scene:
+def sample_apartment(seed: int, *, walker: bool = False) -> Scene:
     """Two to four furnished rooms joined by doorways.
 
     Args:

@@ -27,7 +27,7 @@ from scipy.spatial.transform import Rotation
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, ImageArray, Trajectory
 from mvdust3r_ros.synthetic.paths import Rig, trajectory
 from mvdust3r_ros.synthetic.render import Renderer, Rendering, pinhole
-from mvdust3r_ros.synthetic.scenes import Scene, sample_flat, sample_room
+from mvdust3r_ros.synthetic.scenes import Scene, sample_apartment, sample_room
 from mvdust3r_ros.synthetic.textures import Rng
 
 START_NS = 1_700_000_000_000_000_000
@@ -46,8 +46,8 @@ class SequenceConfig:
         frames: number of frames.
         hw: height and width of the images.
         rate_hz: frames a second.
-        step_m: way between frames; a turn of 5 degrees counts as much.
-        flat: a flat of several rooms instead of one room.
+        step_m: distance between frames; a turn of 5 degrees counts as much.
+        apartment: an apartment of several rooms instead of one room.
         walker: a person walks about (its depth is exact, too).
         noise: sensor noise, standard deviation in grey levels; 0 leaves the colours exact.
         readout_s: time from the first to the last row of an image, whose middle row is read at
@@ -61,7 +61,7 @@ class SequenceConfig:
     hw: tuple[int, int] = (240, 320)
     rate_hz: float = 10.0
     step_m: float = 0.08
-    flat: bool = False
+    apartment: bool = False
     walker: bool = False
     noise: float = 2.0
     readout_s: float = 0.0
@@ -84,11 +84,11 @@ class Sequence:
         scene = self.scene.at_time(index / config.rate_hz)
         pose = self.truth.T_world_cam[index]
         renderer = Renderer(scene)
-        shot = renderer.render(self.camera.K, config.hw, pose, config.supersample)
+        rendering = renderer.render(self.camera.K, config.hw, pose, config.supersample)
         if config.readout_s:
-            shot = shot._replace(rgb=self._row_by_row(renderer, index))
+            rendering = rendering._replace(rgb=self._row_by_row(renderer, index))
         rng = np.random.default_rng([config.seed, index, 6])
-        return shot._replace(rgb=_sensor(rng, shot.rgb, config.noise))
+        return rendering._replace(rgb=_sensor(rng, rendering.rgb, config.noise))
 
     def _row_by_row(self, renderer: Renderer, index: int) -> ImageArray:
         """(H, W, 3) colours of which every few rows have a pose of their own."""
@@ -121,7 +121,7 @@ def make_sequence(config: SequenceConfig) -> Sequence:
     Raises:
         SceneError: the scene of this seed has no free floor.
     """
-    sample = sample_flat if config.flat else sample_room
+    sample = sample_apartment if config.apartment else sample_room
     scene = sample(config.seed, walker=config.walker)
     poses = trajectory(scene, config.seed, config.frames, config.rig, config.step_m)
     K = pinhole(config.rig.fov_rad, config.hw)
@@ -145,13 +145,13 @@ def synthetic_frames(seed: int, n: int, hw: tuple[int, int] = (240, 320)) -> Ite
 def sequence_frames(sequence: Sequence) -> Iterator[Frame]:
     """Frames of a drive, as `synthetic_frames` gives them."""
     for k, stamp in enumerate(sequence.truth.stamps_ns):
-        shot = sequence.rendering(k)
+        rendering = sequence.rendering(k)
         yield Frame(
             stamp_ns=int(stamp),
-            image_rgb=shot.rgb,
+            image_rgb=rendering.rgb,
             camera=sequence.camera,
             T_odom_cam=sequence.truth.T_world_cam[k],
-            depth_m=shot.depth_m,
+            depth_m=rendering.depth_m,
             camera_name=CAMERA_NAME,
         )
 
@@ -171,8 +171,8 @@ def odometry(
     """What a wheel odometry would report for the camera's poses.
 
     Each step is measured with an error of its length, an error of the heading, and noise, all in
-    the plane. The errors are random walks over the way, sized so that a straight drive of 60 m
-    ends `drift` times 60 m from the truth (one sigma), most of it sideways.
+    the plane. The errors are random walks over the distance, sized so that a straight drive of 60
+    m ends `drift` times 60 m from the truth (one sigma), most of it sideways.
 
     Args:
         sequence: the drive.
@@ -191,11 +191,11 @@ def odometry(
     poses = [truth[0]]
     for before, after in pairwise(truth):
         step = np.linalg.inv(before) @ after
-        way = float(np.linalg.norm(step[:3, 3]))
-        moves = way > 1e-6
-        walk = drift * rng.normal(0, 1, 2) * moves / np.sqrt(max(way, 1e-6))
+        length = float(np.linalg.norm(step[:3, 3]))
+        moves = length > 1e-6
+        walk = drift * rng.normal(0, 1, 2) * moves / np.sqrt(max(length, 1e-6))
         step[:3, 3] = (scale + walk[0]) * step[:3, 3] + rng.normal(0, noise_m, 3) * moves
-        angle = (turn + walk[1] / 4) * way + rng.normal(0, noise_m) * moves
+        angle = (turn + walk[1] / 4) * length + rng.normal(0, noise_m) * moves
         pose = poses[-1] @ step
         c, s = np.cos(angle), np.sin(angle)
         pose[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) @ pose[:3, :3]

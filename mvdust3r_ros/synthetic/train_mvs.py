@@ -263,7 +263,7 @@ def train_mvs(
     """
     folder = Path(config.run) / "rooms"
     seeds = range(FIRST_SEED, FIRST_SEED + config.rooms)
-    write_rooms(folder, seeds[:SHARD_ROOMS], ROOM_VIEWS, ROOM_HW, 1, _say_nothing, make_mvs_window)
+    write_rooms(folder, seeds[:SHARD_ROOMS], ROOM_VIEWS, ROOM_HW, 1, _no_progress, make_mvs_window)
     maker = get_context("spawn").Process(target=_make_rooms, args=(folder, seeds))
     maker.start()
     try:
@@ -277,10 +277,10 @@ def train_mvs(
 
 def _make_rooms(folder: Path, seeds: range) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training
-    write_rooms(folder, seeds, ROOM_VIEWS, ROOM_HW, 1, _say_nothing, make_mvs_window)
+    write_rooms(folder, seeds, ROOM_VIEWS, ROOM_HW, 1, _no_progress, make_mvs_window)
 
 
-def _say_nothing(done: int, total: int) -> None:
+def _no_progress(done: int, total: int) -> None:
     del done, total
 
 

@@ -120,7 +120,7 @@ class MotionGauge:
         if first is None or last is None or first.gray.shape != gray.shape:
             return 0.0
         if self.blind:
-            return 0.0 if self._sees_again(gray) else 1.0
+            return 0.0 if self._has_texture(gray) else 1.0
         now = last.followed(gray)
         if len(now.corners) < SEEN_WELL * len(first.corners):
             # a camera that stands loses corners to noise, but finds them again
@@ -129,7 +129,7 @@ class MotionGauge:
             self._last = last = now
         return len(last.corners) / len(first.corners)
 
-    def _sees_again(self, gray: ImageArray) -> bool:
+    def _has_texture(self, gray: ImageArray) -> bool:
         """Whether an image after a blind one has texture: noise has no corner twice."""
         before, self._glimpse = self._glimpse, _Sight(gray, _corners(gray))
         corners = self._glimpse.corners
@@ -186,7 +186,8 @@ class KeyframeWindow:
     A window holds the last `window_overlap` keyframes of the last committed window and the newest
     keyframes since. While nobody takes the windows, each new keyframe gives a newer one that
     still begins with committed keyframes: it grows to `busy_window_size`, then keyframes between
-    are thinned out evenly. Where the map does not fit any more, see `miss`, windows begin anew.
+    are thinned out evenly. Where the map does not fit any more, see `record_mismatch`, windows
+    begin anew.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class KeyframeWindow:
         """
         self.settings = filled_in(settings)
         self._overlap = overlap
-        self._begins_anew = True
+        self._must_restart = True
         self.epoch = 0
         self.keyframe_count = 0
         self.blurred_count = 0
@@ -251,7 +252,7 @@ class KeyframeWindow:
     def start_epoch(self) -> None:
         """Forget all keyframes: after a jump in time the camera may be anywhere."""
         self.epoch += 1
-        self._begins_anew = True
+        self._must_restart = True
         self._pending.clear()
         self._returned = 0
         self._motion.clear()
@@ -334,18 +335,18 @@ class KeyframeWindow:
     @property
     def anchors(self) -> tuple[Keyframe, ...]:
         """Keyframes of the map that the next window begins with, oldest first; none anew."""
-        return () if self._begins_anew else tuple(self._overlap())
+        return () if self._must_restart else tuple(self._overlap())
 
     def committed(self, window: Sequence[Keyframe]) -> None:
         """A window is in the map: the next ones overlap with its keyframes.
 
         Those that are newer than any of it in the map come again: they lead on from there.
         """
-        self._begins_anew, self._misses = False, 0.0
+        self._must_restart, self._misses = False, 0.0
         newest = self.anchors[-1].id
         self._pending = [*(k for k in window if k.id > newest), *self._pending]
 
-    def miss(self, share: float = 1.0) -> None:
+    def record_mismatch(self, share: float = 1.0) -> None:
         """A window that began in the map did not fit, and odometry knows where the camera is.
 
         After `LOST_AFTER` of them in a row the views have probably left what the map shows: the
@@ -356,7 +357,7 @@ class KeyframeWindow:
         """
         self._misses += share
         if self._misses >= LOST_AFTER:
-            self._begins_anew = True
+            self._must_restart = True
             del self._pending[: self._returned]
             self._returned = 0
 

@@ -81,8 +81,8 @@ class Reconstructor:
         self.uses_odometry = False
         self._tokens: dict[int, ViewTokens] = {}
 
-    def go_on_from(self, made: Reconstruction) -> None:
-        """The next window follows one that was reconstructed aside."""
+    def continue_from(self, made: Reconstruction) -> None:
+        """The next window follows one that was reconstructed as a one-off."""
         ids = (k.id for k in made.geometry.window.keyframes)
         self._tokens = dict(zip(ids, made.tokens, strict=True))
 
@@ -114,7 +114,7 @@ class Reconstructor:
         config: MapperConfig,
         clock: StageClock,
         *,
-        aside: bool = False,
+        one_off: bool = False,
         without_odometry: Sequence[Keyframe] = (),
     ) -> Reconstruction:
         """Network and poses: the window in its own frame.
@@ -123,7 +123,7 @@ class Reconstructor:
             window: the window.
             config: settings.
             clock: takes the times.
-            aside: whether the next window will not follow this one.
+            one_off: whether the next window will not follow this one.
             without_odometry: keyframes whose odometry an engine that would use it does not get.
 
         Raises:
@@ -132,7 +132,7 @@ class Reconstructor:
         views = [k.view for k in window.keyframes]
         try:
             with clock.stage("encode"):
-                tokens = self.tokens(window.keyframes, remember=not aside)
+                tokens = self.tokens(window.keyframes, remember=not one_off)
                 fed = tokens
                 if self.uses_odometry:
                     hidden = {k.id for k in without_odometry}

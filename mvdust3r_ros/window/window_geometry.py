@@ -133,7 +133,7 @@ class WindowGeometry:
             if pose is not None:
                 yield index, keyframe, pose
 
-    def check_news(self, known: Collection[int]) -> None:
+    def check_adds_views(self, known: Collection[int]) -> None:
         """Refuse a window that says nothing of keyframes that the map does not know.
 
         Args:

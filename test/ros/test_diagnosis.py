@@ -28,7 +28,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from mvdust3r_ros.datatypes import Keyframe, MapUpdate, ScaleEstimate, Verdict, View, Window
 from mvdust3r_ros.ros.health.arrivals import Arrivals, Silence
 from mvdust3r_ros.ros.health.diagnosis import BUSY_S, LOST_WINDOWS, Health, diagnose
-from mvdust3r_ros.ros.pipeline import Account
+from mvdust3r_ros.ros.pipeline import PipelineCounters
 
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
 PARTS = ("input", "odometry", "engine", "stitching", "scale", "map", "outputs")
@@ -75,11 +75,11 @@ def test_odometry_that_nobody_offers_is_no_fault() -> None:
 
 def test_one_silent_camera_of_several_is_named() -> None:
     silence = Silence("nothing on /left/image for 6 s", published=False)
-    assert levels(silences={"left/image": silence})["input"] == (WARN, silence.words)
+    assert levels(silences={"left/image": silence})["input"] == (WARN, silence.message)
 
 
 def test_a_clock_that_stands_still_is_said() -> None:
-    level, words = levels(clock_stands=True)["input"]
+    level, words = levels(clock_stopped=True)["input"]
     assert level == WARN
     assert "/clock stands still" in words
 
@@ -131,9 +131,11 @@ def test_a_node_of_the_same_name_is_said_with_a_remedy() -> None:
 
 
 def test_every_drop_is_shown_by_reason() -> None:
-    account = Account(received=9, keyframes=3, skipped=1, dropped=Counter(encoding=2, stopped=1))
-    account.had.update(odometry=3, camera_info=4)
-    (status, *_) = diagnose(Health("active", account=account, counts={"qos": 4}), "mapper")
+    counters = PipelineCounters(
+        received=9, keyframes=3, skipped=1, dropped=Counter(encoding=2, stopped=1)
+    )
+    counters.had.update(odometry=3, camera_info=4)
+    (status, *_) = diagnose(Health("active", counters=counters, counts={"qos": 4}), "mapper")
     values = {v.key: v.value for v in status.values}
     assert values["images received"] == "9"
     assert values["images waiting"] == "2"
@@ -147,7 +149,10 @@ def test_every_drop_is_shown_by_reason() -> None:
 
 def test_a_second_publisher_of_a_transform_is_an_error() -> None:
     words = "/amcl publishes map->odom on /tf too"
-    assert levels(rivals=words, namesakes=1, recent={"rival": words})["outputs"] == (ERROR, words)
+    assert levels(tf_conflicts=words, namesakes=1, recent={"rival": words})["outputs"] == (
+        ERROR,
+        words,
+    )
     assert levels(recent={"rival": words})["input"][0] == OK
 
 

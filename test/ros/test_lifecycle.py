@@ -111,7 +111,7 @@ def test_a_request_that_the_state_does_not_have_is_survived(
     assert stage.control.state() == "active"
 
 
-def test_a_missing_engine_is_said_and_can_be_mended(
+def test_a_missing_engine_is_said_and_can_be_fixed(
     new_stage: Callable[[], Stage], tmp_path: Path
 ) -> None:
     stage = new_stage()
@@ -128,7 +128,7 @@ def test_a_missing_engine_is_said_and_can_be_mended(
     control.wait(lambda: "oracle" in control.message("engine"), LIMIT_S, "diagnostics")
 
 
-def test_wrong_values_at_the_start_are_named_and_can_be_mended(
+def test_wrong_values_at_the_start_are_named_and_can_be_fixed(
     new_stage: Callable[[], Stage],
 ) -> None:
     stage = new_stage()

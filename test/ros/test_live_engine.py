@@ -98,7 +98,7 @@ class MoodyNode:
         waiting = self.control.value("input", "images waiting")
         return (waiting, self.control.value("engine", "windows waiting")) == ("0", "0")
 
-    def rungs(self, start: int) -> list[int]:
+    def levels(self, start: int) -> list[int]:
         """Where the windows from the start-th on left the ladder."""
         return [int(w.ladder_rung) for w in self.control.windows[start:]]
 
@@ -125,16 +125,16 @@ def test_a_network_that_fails_maps_with_half_the_views_and_recovers(
     moody.until(lambda: moody.camera.committed() > 0, "a map")
     mapped, before = moody.camera.committed(), len(moody.control.windows)
     moody.set(f"{mood} {times}")
-    moody.until(lambda: 1 in moody.rungs(before), "a step down")
+    moody.until(lambda: 1 in moody.levels(before), "a step down")
     words = "mapping with half the views"
     assert words in moody.camera.stage.log()
-    moody.until(lambda: moody.rungs(before)[-1] == 0, "a step up")
-    assert set(moody.rungs(before)) == {0, 1}
+    moody.until(lambda: moody.levels(before)[-1] == 0, "a step up")
+    assert set(moody.levels(before)) == {0, 1}
     assert moody.camera.committed() > mapped
     moody.control.wait(lambda: moody.level("engine") == 0, LIMIT_S, "OK again")
 
 
-def test_a_network_that_fails_on_every_rung_ends_in_inactive_and_can_be_mended(
+def test_a_network_that_fails_on_every_level_ends_in_inactive_and_can_be_fixed(
     moody: MoodyNode,
 ) -> None:
     control = moody.control
@@ -151,7 +151,7 @@ def test_a_network_that_fails_on_every_rung_ends_in_inactive_and_can_be_mended(
     before = len(control.windows)
     committed = moody.camera.committed()
     moody.until(lambda: moody.camera.committed() > committed, "mapping again")
-    assert set(moody.rungs(before)) == {0}
+    assert set(moody.levels(before)) == {0}
 
 
 def test_told_to_end_while_the_network_hangs_it_saves_the_map_and_ends(moody: MoodyNode) -> None:

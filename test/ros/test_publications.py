@@ -51,8 +51,8 @@ from mvdust3r_ros.datatypes import (
     View,
     Window,
 )
-from mvdust3r_ros.ros.health.ladder import Rung
-from mvdust3r_ros.ros.pipeline import Account
+from mvdust3r_ros.ros.health.degradation import ServiceLevel
+from mvdust3r_ros.ros.pipeline import PipelineCounters
 from mvdust3r_ros.ros.publications import Publications
 from mvdust3r_ros.ros.settings import NodeConfig
 
@@ -114,7 +114,7 @@ class Rig:
         self.out.send_map_when_due(self, None)  # type: ignore[arg-type]
 
     def send(self, update: MapUpdate) -> None:
-        self.out.send_update(update, Account(), Rung.FULL, SECOND_NS)
+        self.out.send_update(update, PipelineCounters(), ServiceLevel.FULL, SECOND_NS)
 
     def end(self) -> None:
         self.out.close()

@@ -26,9 +26,9 @@ from typing import Any
 from rclpy.serialization import deserialize_message, serialize_message
 
 from mvdust3r_ros.geometry import make_se3
-from mvdust3r_ros.ros import rivals as module
+from mvdust3r_ros.ros import tf_conflicts as module
 from mvdust3r_ros.ros.outputs import header_msg, transform_msg
-from mvdust3r_ros.ros.rivals import Rivals
+from mvdust3r_ros.ros.tf_conflicts import TfConflicts
 
 ODOM = ["odom"]
 
@@ -42,8 +42,8 @@ def over_the_wire(message: Any) -> Any:
     return deserialize_message(serialize_message(message), type(message))
 
 
-def heard_by(*names: str) -> Rivals:
-    return Rivals(lambda _topic: list(names))
+def heard_by(*names: str) -> TfConflicts:
+    return TfConflicts(lambda _topic: list(names))
 
 
 def test_own_transforms_come_back_and_are_nobody_elses() -> None:
@@ -101,7 +101,7 @@ def test_who_stops_is_forgotten_but_a_fixed_transform_lasts(
 ) -> None:
     monkeypatch.setattr(module, "RECENT_S", 0.0)
     names = ["/static_transform_publisher"]
-    rivals = Rivals(lambda topic: names if topic == "/tf_static" else [])
+    rivals = TfConflicts(lambda topic: names if topic == "/tf_static" else [])
     rivals.heard(transform(7), fixed=False)
     assert rivals.words(ODOM) == ""
     rivals.heard(transform(7), fixed=True)

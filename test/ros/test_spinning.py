@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""An executor in whose way something stands: mended, said once with its count, or ended."""
+"""An executor in whose way something stands: fixed, said once with its count, or ended."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from rclpy.waitable import NumberOfEntities, Waitable
 from std_msgs.msg import String
 
 from mvdust3r_ros.ros import spinning
-from mvdust3r_ros.ros.spinning import drop_dead, spin
+from mvdust3r_ros.ros.spinning import drop_destroyed, spin
 
 LIMIT_S = 10.0
 
@@ -116,7 +116,7 @@ def test_what_is_destroyed_behind_the_nodes_back_is_taken_out_and_named(
     assert said.count("a round of the executor failed and is repeated") == 1
 
 
-def test_an_executor_that_cannot_be_mended_ends_with_a_word(
+def test_an_executor_that_cannot_be_fixed_ends_with_a_word(
     spun: Spun, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(spinning, "GIVE_UP_S", 1.0)
@@ -176,7 +176,7 @@ def test_nothing_alive_is_taken_out(spun: Spun) -> None:
     spun.node.create_subscription(String, "beats", lambda _: None, 1)
     count = len(list(spun.node.subscriptions))
     spun.thread.start()
-    assert drop_dead(spun.node) == []
+    assert drop_destroyed(spun.node) == []
     assert len(list(spun.node.subscriptions)) == count
 
 

@@ -163,8 +163,8 @@ class MvsEngine(Engine):
         Raises:
             SfmError: neither images nor odometry say where they are.
         """
-        lone = all(t.view.T_odom_cam is None for t in tokens)
-        earlier = self._readings.earlier(tokens) if lone else []
+        no_odometry = all(t.view.T_odom_cam is None for t in tokens)
+        earlier = self._readings.earlier(tokens) if no_odometry else []
         every = [*earlier, *tokens]
         views, times = (
             [t.view for t in every],

@@ -82,12 +82,12 @@ def choose_sources(
         )
         inside &= (pixel[:, 1] >= 0) & (pixel[:, 1] < height)
         centre = -T[:3, :3].T @ T[:3, 3]
-        scores[other] = float((inside * _worth(points, centre)).mean())
+        scores[other] = float((inside * _weight(points, centre)).mean())
     ranked = sorted(scores, key=lambda other: -scores[other])
     return [other for other in ranked if scores[other] > MIN_SCORE][:count]
 
 
-def _worth(points: FloatArray, centre: FloatArray) -> FloatArray:
+def _weight(points: FloatArray, centre: FloatArray) -> FloatArray:
     """(N,) how much a source at `centre` tells of points, from the angle between the rays."""
     to_source = points - centre
     cosine = (points * to_source).sum(1) / np.maximum(

@@ -25,7 +25,6 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, MapSnapshot
 from mvdust3r_ros.evaluation.coverage import stretch_of
-from mvdust3r_ros.evaluation.judge import Judgement
 from mvdust3r_ros.evaluation.metrics.map_metrics import on_common_lattice
 from mvdust3r_ros.evaluation.report.grid_difference import (
     CELLS,
@@ -47,6 +46,7 @@ from mvdust3r_ros.evaluation.report.pictures import (
     map_bounds,
     unit_rgb,
 )
+from mvdust3r_ros.evaluation.scoring import RunScores
 from mvdust3r_ros.wording import decimal
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def from_zero(axes: Axes, least: float) -> None:
     axes.set_ylim(0, max(least, axes.get_ylim()[1]))
 
 
-def top_view(snapshot: MapSnapshot, made: Judgement) -> str:
+def top_view(snapshot: MapSnapshot, made: RunScores) -> str:
     """The cloud from above with both paths."""
     if len(snapshot.points_map) == 0 and len(snapshot.trajectory) == 0:
         return ""
@@ -135,7 +135,7 @@ def top_view(snapshot: MapSnapshot, made: Judgement) -> str:
     return svg_of(draw, plan_height(bounds) + LEGEND_IN)
 
 
-def path_view(snapshot: MapSnapshot, made: Judgement) -> str:
+def path_view(snapshot: MapSnapshot, made: RunScores) -> str:
     """Both paths from above, the estimate in the colour of its error."""
     from matplotlib.collections import LineCollection
 
@@ -168,16 +168,16 @@ def path_view(snapshot: MapSnapshot, made: Judgement) -> str:
     return svg_of(draw, plan_height(bounds) + LEGEND_IN)
 
 
-def _true_path(axes: Axes, made: Judgement) -> None:
+def _true_path(axes: Axes, made: RunScores) -> None:
     if made.true_path is not None:
         draw_path(axes, made.true_path, TRUE_PATH_RGB, "true path", dashed=True)
 
 
-def _plan_bounds(snapshot: MapSnapshot, made: Judgement) -> Bounds:
+def _plan_bounds(snapshot: MapSnapshot, made: RunScores) -> Bounds:
     return map_bounds(snapshot, TrueMap(made.true_grid, made.true_path))
 
 
-def _path_bounds(snapshot: MapSnapshot, made: Judgement) -> Bounds:
+def _path_bounds(snapshot: MapSnapshot, made: RunScores) -> Bounds:
     xy = [snapshot.trajectory.T_world_cam[:, :2, 3]]
     if made.true_path is not None:
         xy.append(made.true_path.T_world_cam[:, :2, 3])
@@ -215,7 +215,7 @@ def with_gaps(
     return np.insert(time_s, breaks, np.nan), np.insert(values, breaks, np.nan)
 
 
-def error_over_time(made: Judgement) -> str:
+def error_over_time(made: RunScores) -> str:
     """Position errors at each matched keyframe."""
     if len(made.path.get("error_m", [])) < 2:
         return ""
@@ -232,7 +232,7 @@ def error_over_time(made: Judgement) -> str:
     return svg_of(draw)
 
 
-def rotation_over_time(made: Judgement) -> str:
+def rotation_over_time(made: RunScores) -> str:
     """Rotation error at each matched keyframe."""
     if len(made.path.get("error_deg", [])) < 2:
         return ""
@@ -246,7 +246,7 @@ def rotation_over_time(made: Judgement) -> str:
     return svg_of(draw)
 
 
-def scale_over_time(made: Judgement) -> str:
+def scale_over_time(made: RunScores) -> str:
     """Size of the last stretch of the path against the truth."""
     known = [100 * abs(e) for e in made.path.get("scale_error", []) if e is not None]
     if len(known) < 2:
@@ -263,7 +263,7 @@ def scale_over_time(made: Judgement) -> str:
     return svg_of(draw)
 
 
-def grid_view(snapshot: MapSnapshot, made: Judgement, which: str) -> str:
+def grid_view(snapshot: MapSnapshot, made: RunScores, which: str) -> str:
     """One of "estimate" and "truth", both of the same rectangle."""
     grid = snapshot.grid if which == "estimate" else made.true_grid
     if grid is None or not (grid.cells >= 0).any():
@@ -283,7 +283,7 @@ def grid_view(snapshot: MapSnapshot, made: Judgement, which: str) -> str:
     return svg_of(draw, plan_height(bounds) + LEGEND_IN)
 
 
-def difference_view(snapshot: MapSnapshot, made: Judgement) -> str:
+def difference_view(snapshot: MapSnapshot, made: RunScores) -> str:
     """Where the grid and that of the true cloud differ, with the area of each difference."""
     ours, true = snapshot.grid, made.true_grid
     if ours is None or true is None:
@@ -316,7 +316,7 @@ def _cell_legend(classes: dict[str, BoolArray], resolution_m: float) -> list[Any
     return [
         Patch(
             facecolor=unit_rgb(kind.rgb), edgecolor="#8b94a3", linewidth=0.6,
-            label=f"{kind.words}: {decimal(area[name], 2)} m\N{SUPERSCRIPT TWO}",
+            label=f"{kind.label}: {decimal(area[name], 2)} m\N{SUPERSCRIPT TWO}",
         )
         for name, kind in CELLS.items() if name != "neither"
     ]  # fmt: skip
@@ -364,13 +364,13 @@ def confidence_chart(bins: list[dict[str, float]]) -> str:
 
 
 def windows_chart(windows: list[dict[str, Any]]) -> str:
-    """ND of each window in the colour of its fate."""
+    """ND of each window in the colour of its outcome."""
     if all(w.get("nd") is None for w in windows):
         return ""
 
     def draw(axes: Axes) -> None:
-        fates = ((True, GREEN, "in the map"), (False, RED, "not in the map"))
-        for in_map, color, label in fates:
+        outcomes = ((True, GREEN, "in the map"), (False, RED, "not in the map"))
+        for in_map, color, label in outcomes:
             rows = [w for w in windows if w["in_map"] == in_map]
             scored = [w for w in rows if w.get("nd") is not None]
             if scored:

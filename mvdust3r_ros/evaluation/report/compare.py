@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvdust3r_ros.datatypes import FloatArray
-from mvdust3r_ros.evaluation.report.quantities import QUANTITIES, show
+from mvdust3r_ros.evaluation.report.metric_catalogue import METRICS, show
 from mvdust3r_ros.evaluation.report.report_files import read_report
 from mvdust3r_ros.geometry import AlignmentError, Sim3, align_sim3
 from mvdust3r_ros.wording import percent
@@ -126,13 +126,13 @@ def compare(reports: Sequence[dict[str, Any]], labels: Sequence[str]) -> Compari
     runs = []
     for report, label in zip(reports, labels, strict=True):
         values = {**report["numbers"], **report["timing"]["numbers"]}
-        path, why_not = _path_beside(reports[0], report)
+        path, why_not = _overlaid_path(reports[0], report)
         runs.append(Compared(label, report, values, path, why_not))
-    best = {name: _best(name, [r.values.get(name) for r in runs]) for name in QUANTITIES}
+    best = {name: _best(name, [r.values.get(name) for r in runs]) for name in METRICS}
     return Comparison(runs, best, _different_settings(reports))
 
 
-def _path_beside(first: dict[str, Any], other: dict[str, Any]) -> tuple[FloatArray | None, str]:
+def _overlaid_path(first: dict[str, Any], other: dict[str, Any]) -> tuple[FloatArray | None, str]:
     """Keyframes of a report in the frame of the first one's map, or why not."""
     xyz = _positions(other)
     if len(xyz) == 0:
@@ -163,7 +163,7 @@ def _by_common_stamps(first: dict[str, Any], other: dict[str, Any]) -> Sim3:
 
 
 def _best(name: str, values: Sequence[float | None]) -> set[int]:
-    better = "lower" if name in ABOUT_ZERO else QUANTITIES[name].better
+    better = "lower" if name in ABOUT_ZERO else METRICS[name].better
     size = [None if v is None else abs(v) if name in ABOUT_ZERO else v for v in values]
     known = [v for v in size if v is not None]
     if not better or len(set(known)) < 2:

@@ -40,9 +40,9 @@ from mvdust3r_ros.evaluation.report.compare import (
     Comparison,
     unequal_parts,
 )
+from mvdust3r_ros.evaluation.report.metric_catalogue import GROUPS, METRICS
 from mvdust3r_ros.evaluation.report.page import cards, page, section
 from mvdust3r_ros.evaluation.report.pictures import TRUE_PATH_RGB, frame_plan
-from mvdust3r_ros.evaluation.report.quantities import GROUPS, QUANTITIES
 from mvdust3r_ros.evaluation.report.report_files import write_text
 from mvdust3r_ros.wording import plural
 
@@ -240,7 +240,7 @@ def _numbers(compared: Comparison, names: Sequence[str]) -> str:
     runs = compared.runs
     head = "".join(f"<th class=n>{_dot(k)}{escape(r.label)}</th>" for k, r in enumerate(runs))
     rows = "".join(
-        f"<tr><td><code>{name}</code><br><span>{escape(QUANTITIES[name].meaning)}</span></td>"
+        f"<tr><td><code>{name}</code><br><span>{escape(METRICS[name].meaning)}</span></td>"
         + "".join(_cell(compared, place, name) for place in range(len(runs)))
         + "</tr>"
         for name in names

@@ -37,11 +37,11 @@ class CellKind:
 
     Attributes:
         rgb: its colour.
-        words: for the legend.
+        label: for the legend.
     """
 
     rgb: tuple[int, int, int]
-    words: str
+    label: str
 
 
 CELLS = {

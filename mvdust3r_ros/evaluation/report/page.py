@@ -24,11 +24,11 @@ from html import escape
 from typing import Any
 
 from mvdust3r_ros.datatypes import MapSnapshot, Verdict
-from mvdust3r_ros.evaluation.doubts import extent, verdict_words
-from mvdust3r_ros.evaluation.judge import Judgement
+from mvdust3r_ros.evaluation.caveats import describe_verdict, extent
 from mvdust3r_ros.evaluation.report import charts
 from mvdust3r_ros.evaluation.report.cloud_view import cloud_view, web_file
-from mvdust3r_ros.evaluation.report.quantities import GROUPS, show
+from mvdust3r_ros.evaluation.report.metric_catalogue import GROUPS, show
+from mvdust3r_ros.evaluation.scoring import RunScores
 from mvdust3r_ros.evaluation.window_scores import Thumbnail
 from mvdust3r_ros.wording import decimal, plural
 
@@ -70,7 +70,7 @@ def page(title: str, subtitle: str, body: str) -> str:
 def report_page(
     report: dict[str, Any],
     snapshot: MapSnapshot,
-    made: Judgement,
+    made: RunScores,
     thumbnails: Sequence[Thumbnail],
 ) -> str:
     """The page of one recording.
@@ -106,43 +106,45 @@ def _warnings(report: dict[str, Any]) -> list[str]:
 
 
 def _tiles(values: dict[str, Any]) -> str:
-    speaks_of = _scope_of_tiles(values)
+    scopes = _scope_of_tiles(values)
     tiles = [
         f'<div class="tile"><b>{show(name, values.get(name))}</b>'
         f"<span>{escape(label)}</span>"
-        + "".join(f"<small>{_unbroken(words)}</small>" for words in speaks_of.get(name, ()))
+        + "".join(f"<small>{_nonbreaking(words)}</small>" for words in scopes.get(name, ()))
         + "</div>"
         for name, label in TILES.items()
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _unbroken(words: str) -> str:
+def _nonbreaking(words: str) -> str:
     """A text as HTML in which no line ends between a number and its unit."""
     return re.sub(r"(?<=\d) (?=(m|%)\b|%)", "&nbsp;", escape(words))
 
 
 def _scope_of_tiles(values: dict[str, Any]) -> dict[str, list[str]]:
     """Number -> how much of the recording it speaks of, and what odometry alone has."""
-    said: dict[str, list[str]] = {
+    details: dict[str, list[str]] = {
         "mapped_share": [f"{values['windows_committed']} of {plural(values['windows'], 'window')}"]
     }
     if values["mapped_share"] is not None and values["drive_m"] is not None:
-        said["mapped_share"].append(f"length of the drive: {show('drive_m', values['drive_m'])}")
+        details["mapped_share"].append(
+            f"length of the drive: {show('drive_m', values['drive_m'])}"
+        )
     for name in ("ate_m", "rpe_m", "scale_error"):
         if values[name] is not None:
-            said[name] = [extent(values)]
+            details[name] = [extent(values)]
     for name in ("ate_m", "rpe_m"):
         alone = values[f"odometry_{name}"]
-        if name in said and alone is not None:
-            said[name].append(f"odometry alone: {show(name, alone)}")
+        if name in details and alone is not None:
+            details[name].append(f"odometry alone: {show(name, alone)}")
     if values["grid_iou"] is not None:
-        said["grid_iou"] = ["against all that the recording saw"]
+        details["grid_iou"] = ["against all that the recording saw"]
     if values["nd"] is not None:
-        said["nd"] = [f"mean of {plural(values['windows_scored'], 'window')}, rejected or not"]
+        details["nd"] = [f"mean of {plural(values['windows_scored'], 'window')}, rejected or not"]
     if values["window_p50_ms"] is not None:
-        said["window_p50_ms"] = [f"median of {plural(values['windows'], 'window')}"]
-    return said
+        details["window_p50_ms"] = [f"median of {plural(values['windows'], 'window')}"]
+    return details
 
 
 def cards(*items: tuple[str, str]) -> str:
@@ -158,14 +160,14 @@ def section(title: str, body: str) -> str:
     return f"<h2>{escape(title)}</h2>{body}" if body else ""
 
 
-def _map_section(snapshot: MapSnapshot, made: Judgement) -> str:
+def _map_section(snapshot: MapSnapshot, made: RunScores) -> str:
     if len(snapshot.points_map) == 0:
         return ""
     view = cloud_view(snapshot, made.true_path, made.stretches)
     return f'<h2>Map</h2><div class="card">{view}</div>'
 
 
-def _trajectory_section(snapshot: MapSnapshot, made: Judgement) -> str:
+def _trajectory_section(snapshot: MapSnapshot, made: RunScores) -> str:
     if snapshot.grid is None:
         return ""
     items = [
@@ -178,7 +180,7 @@ def _trajectory_section(snapshot: MapSnapshot, made: Judgement) -> str:
     return section("Trajectory", cards(*items))
 
 
-def _grid_section(snapshot: MapSnapshot, made: Judgement) -> str:
+def _grid_section(snapshot: MapSnapshot, made: RunScores) -> str:
     items = [
         ("Occupancy grid", charts.grid_view(snapshot, made, "estimate")),
         ("Grid of the true cloud", charts.grid_view(snapshot, made, "truth")),
@@ -187,7 +189,7 @@ def _grid_section(snapshot: MapSnapshot, made: Judgement) -> str:
     return section("Occupancy grid", cards(*items))
 
 
-def _windows_section(report: dict[str, Any], made: Judgement) -> str:
+def _windows_section(report: dict[str, Any], made: RunScores) -> str:
     if not report["windows"]:
         return ""
     items = [
@@ -210,7 +212,7 @@ def _window_row(window: dict[str, Any], columns: Sequence[str]) -> str:
     cells = "".join(f"<td class=n>{show(c, window.get(c))}</td>" for c in columns)
     kind = "good" if window["in_map"] else "bad"
     left = verdict == "committed" and not window["in_map"]
-    words = "left the map again" if left else verdict_words(Verdict[verdict.upper()])
+    words = "left the map again" if left else describe_verdict(Verdict[verdict.upper()])
     return (
         f'<tr class="{kind}"><td>{window["window"]}</td><td>{words}</td>'
         f"<td class=n>{window['keyframes']}</td>{cells}"
@@ -218,7 +220,7 @@ def _window_row(window: dict[str, Any], columns: Sequence[str]) -> str:
     )
 
 
-def _speed_section(report: dict[str, Any], made: Judgement) -> str:
+def _speed_section(report: dict[str, Any], made: RunScores) -> str:
     if not made.stages:
         return ""
     head = "<tr><th>stage</th><th class=n>median ms</th><th class=n>95 %</th><th class=n>max</th>"
@@ -258,7 +260,7 @@ def _thumb(thumb: Thumbnail, first_ns: int) -> str:
         for alt, data in pictures
     )
     color = "#1e8a4c" if thumb.verdict == Verdict.COMMITTED else "#c22f3d"
-    words = verdict_words(thumb.verdict)
+    words = describe_verdict(thumb.verdict)
     when = (thumb.stamp_ns - first_ns) * 1e-9
     return (
         f'<div class="thumb"><div>{inner}</div><i class="dot" style="background:{color}"></i>'

@@ -125,10 +125,10 @@ class Caption:
     engine: str = ""
     first_stamp_ns: int = 0
 
-    def words(self, scale: ScaleEstimate) -> str:
+    def summary(self, scale: ScaleEstimate) -> str:
         """Engine, state of the scale and date, for the line under the title."""
         engine = f"engine {self.engine}" if self.engine else ""
-        return "  ·  ".join(w for w in (engine, scale_words(scale), self.date()) if w)
+        return "  ·  ".join(w for w in (engine, describe_scale(scale), self.date()) if w)
 
     def date(self) -> str:
         """When it was recorded; when it was mapped where the stamps are no dates."""
@@ -138,7 +138,7 @@ class Caption:
         return f"mapped {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
-def scale_words(scale: ScaleEstimate) -> str:
+def describe_scale(scale: ScaleEstimate) -> str:
     """How well metres are known: "scale known to 2.1 % by odometry"."""
     if not math.isfinite(scale.rel_sigma):
         return "scale unknown: not in metres"
@@ -237,7 +237,7 @@ def _draw_caption(figure: Figure, caption: Caption, scale: ScaleEstimate) -> Non
     )  # fmt: skip
     inches = figure.get_size_inches()[1]
     figure.text(
-        0.5, 1 - 0.47 / inches, caption.words(scale), fontsize=10.5, color="#5b6475",
+        0.5, 1 - 0.47 / inches, caption.summary(scale), fontsize=10.5, color="#5b6475",
         ha="center", va="top", parse_math=False,
     )  # fmt: skip
 

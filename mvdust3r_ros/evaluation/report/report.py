@@ -28,8 +28,8 @@ import numpy as np
 from mvdust3r_ros.config import settings_dict
 from mvdust3r_ros.datatypes import FREE, OCCUPIED, MvDust3rError, Trajectory, Verdict
 from mvdust3r_ros.drawing.map_files import save_map
+from mvdust3r_ros.evaluation.caveats import caveats, describe_verdict, extent
 from mvdust3r_ros.evaluation.coverage import joined, mapped_share
-from mvdust3r_ros.evaluation.doubts import doubts, extent, verdict_words
 from mvdust3r_ros.evaluation.metrics.map_metrics import (
     absolute_errors,
     align_trajectory,
@@ -80,7 +80,7 @@ def summarize_run(result: RunResult, truth: Trajectory | None = None) -> dict[st
         "map": _map_numbers(result, truth),
         "settings": settings_dict(result.config),
     }
-    summary["notes"] = doubts(summary["map"], result)
+    summary["notes"] = caveats(summary["map"], result)
     for name, reference in (("truth", truth), ("odometry", result.odometry)):
         if reference is not None and len(result.snapshot.trajectory):
             summary[f"against_{name}"] = trajectory_numbers(result.snapshot.trajectory, reference)
@@ -225,7 +225,7 @@ def no_map_reason(result: RunResult) -> str:
     verdict, count = Counter(w.verdict for w in result.windows).most_common(1)[0]
     message = next(w.message for w in result.windows if w.verdict == verdict)
     windows, first = plural(len(result.windows), "window"), "the first one: " * (count > 1)
-    return f"no map: {count} of {windows} {verdict_words(verdict)}: {first}{message}"
+    return f"no map: {count} of {windows} {describe_verdict(verdict)}: {first}{message}"
 
 
 def describe_run(summary: dict[str, Any]) -> str:

@@ -28,12 +28,12 @@ from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.drawing.map_files import save_map
 from mvdust3r_ros.engines.create import default_engine_folder
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
-from mvdust3r_ros.evaluation.doubts import extent
-from mvdust3r_ros.evaluation.judge import Evidence, Judgement, judge, rejects
+from mvdust3r_ros.evaluation.caveats import extent
 from mvdust3r_ros.evaluation.report.environment import describe_environment
+from mvdust3r_ros.evaluation.report.metric_catalogue import show
 from mvdust3r_ros.evaluation.report.page import report_page
-from mvdust3r_ros.evaluation.report.quantities import show
 from mvdust3r_ros.evaluation.report.report import ReportError, plain_values
+from mvdust3r_ros.evaluation.scoring import Evidence, RunScores, rejects, score_run
 from mvdust3r_ros.messages.input_counts import by_kind
 from mvdust3r_ros.recordings.recording import Recording
 from mvdust3r_ros.wording import plural
@@ -68,7 +68,7 @@ def write_report(
         PictureError: matplotlib is not installed; report.json is there all the same.
         MapFileError: the map cannot be written.
     """
-    made = judge(evidence)
+    made = score_run(evidence)
     report = _report(recording, evidence, made, mode, stopped)
     files: list[Path] = []
     if len(evidence.result.snapshot.trajectory):
@@ -83,7 +83,7 @@ def write_report(
 
 
 def _report(
-    recording: Recording, evidence: Evidence, made: Judgement, mode: str, stopped: str
+    recording: Recording, evidence: Evidence, made: RunScores, mode: str, stopped: str
 ) -> dict[str, Any]:
     result = evidence.result
     report: dict[str, Any] = {
@@ -127,7 +127,7 @@ def _report(
     return plain
 
 
-def _trajectory(evidence: Evidence, made: Judgement) -> dict[str, Any]:
+def _trajectory(evidence: Evidence, made: RunScores) -> dict[str, Any]:
     """All keyframes of the map, the parts that windows join, and its frame in the truth's."""
     trajectory = evidence.result.snapshot.trajectory
     return {
@@ -187,7 +187,7 @@ def same_numbers(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(a.get(k) == b.get(k) for k in {*a, *b} if k not in MEASURED)
 
 
-def why_nothing(report: dict[str, Any]) -> str:
+def explain_no_images(report: dict[str, Any]) -> str:
     """Why not one image could be used, and what to do; empty where one could."""
     numbers = report["numbers"]
     if numbers["keyframes"]:
@@ -199,7 +199,7 @@ def why_nothing(report: dict[str, Any]) -> str:
     return f"not one of {report['input']['images']} images could be used: {why}"
 
 
-def describe_report(report: dict[str, Any], out: Path, capsules: Sequence[Path] = ()) -> str:
+def describe_report(report: dict[str, Any], out: Path, dumps: Sequence[Path] = ()) -> str:
     """The numbers that matter and where to look, for a terminal."""
     numbers = {**report["numbers"], **report["timing"]["numbers"]}
     shown = {name: show(name, value) for name, value in numbers.items()}
@@ -210,10 +210,10 @@ def describe_report(report: dict[str, Any], out: Path, capsules: Sequence[Path] 
     lines += [f"{plural(n, 'image')} not used: {why}" for why, n in report["unusable"].items()]
     lines += [f"{plural(n, 'image')} dropped: {why}" for why, n in report["drops"].items()]
     lines += [f"note: {note}" for note in report["notes"]]
-    if capsules:
+    if dumps:
         lines.append(
-            f"{plural(len(capsules), 'rejected window')} kept; to run one again: "
-            f"mvdust3r_ros evaluate --replay {capsules[0]}"
+            f"{plural(len(dumps), 'rejected window')} kept; to run one again: "
+            f"mvdust3r_ros evaluate --replay {dumps[0]}"
         )
     return "\n".join([*lines, f"{out / 'report.html'}"])
 

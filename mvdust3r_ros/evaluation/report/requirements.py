@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mvdust3r_ros.datatypes import MvDust3rError
-from mvdust3r_ros.evaluation.report.quantities import QUANTITIES
+from mvdust3r_ros.evaluation.report.metric_catalogue import METRICS
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "==": operator.eq, "<": operator.lt, ">": operator.gt,
@@ -41,7 +41,7 @@ class Requirement:
     """A number of a report and its limit.
 
     Attributes:
-        name: one of `QUANTITIES`.
+        name: one of `METRICS`.
         comparison: one of `COMPARISONS`.
         limit: in the unit of the report; shares are from 0 to 1.
     """
@@ -81,12 +81,12 @@ def parse_requirements(text: str) -> list[Requirement]:
                 f"requirement {term.strip()!r} is not NAME<LIMIT or NAME>LIMIT, "
                 'for example "ate_m<0.1,grid_iou>0.6"'
             ) from None
-        if name not in QUANTITIES:
-            close = difflib.get_close_matches(name, QUANTITIES, n=3, cutoff=0.3)
+        if name not in METRICS:
+            close = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.3)
             hint = f"did you mean {', '.join(close)}?" if close else ""
             raise RequirementError(
                 f"requirement {term.strip()!r}: no number is called {name}; "
-                f"{hint or 'known: ' + ', '.join(QUANTITIES)}"
+                f"{hint or 'known: ' + ', '.join(METRICS)}"
             )
     return found
 

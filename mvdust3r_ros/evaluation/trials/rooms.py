@@ -276,8 +276,8 @@ def _pose_errors(
             continue
         T = pose.T_window_cam
         rotations.append(float(rotation_angle_deg(T[:3, :3].T @ T_true[:3, :3])))
-        way = max(float(np.linalg.norm(T_true[:3, 3])), LEAST_MOTION_M)
-        gap = float(np.linalg.norm(T[:3, 3] - T_true[:3, 3])) / way
+        moved = max(float(np.linalg.norm(T_true[:3, 3])), LEAST_MOTION_M)
+        gap = float(np.linalg.norm(T[:3, 3] - T_true[:3, 3])) / moved
         translations.append(min(gap, LOST_TRANSLATION))
     return tuple(rotations), tuple(translations)
 
@@ -298,13 +298,13 @@ def _truth(views: Sequence[View], reference: int = 0) -> WindowTruth:
 
 def _exact(value: FloatArray | None) -> FloatArray:
     if value is None:
-        raise RoomsError("a view without exact depth or pose cannot be judged")
+        raise RoomsError("a view without exact depth or pose cannot be scored")
     return value
 
 
 def _intrinsics(view: View) -> FloatArray:
     if view.K is None:
-        raise RoomsError("a view without intrinsics cannot be judged")
+        raise RoomsError("a view without intrinsics cannot be scored")
     return view.K
 
 

@@ -108,16 +108,16 @@ class Silence:
     """Why nothing comes.
 
     Attributes:
-        words: the reason and the remedy.
+        message: the reason and the remedy.
         published: whether somebody publishes the topic.
     """
 
-    words: str
+    message: str
     published: bool
 
 
 def explain_silence(
-    arrivals: Arrivals, offers: Sequence[Offer], others: Sequence[str], *, clock_stands: bool
+    arrivals: Arrivals, offers: Sequence[Offer], others: Sequence[str], *, clock_stopped: bool
 ) -> Silence:
     """Why nothing arrives on a topic, as far as can be told, and what to do.
 
@@ -125,13 +125,13 @@ def explain_silence(
         arrivals: the topic.
         offers: its publishers.
         others: names of other topics that could be meant.
-        clock_stands: whether the node waits for a simulated time that nobody publishes.
+        clock_stopped: whether the node waits for a simulated time that nobody publishes.
     """
-    said = [_reason(arrivals, offers, others)]
-    if clock_stands:
-        said.append(CLOCK_HINT)
+    reasons = [_reason(arrivals, offers, others)]
+    if clock_stopped:
+        reasons.append(CLOCK_HINT)
     head = f"nothing on {arrivals.topic} for {arrivals.silent_s:.0f} s: "
-    return Silence(head + "; ".join(said), bool(offers))
+    return Silence(head + "; ".join(reasons), bool(offers))
 
 
 CLOCK_HINT = (

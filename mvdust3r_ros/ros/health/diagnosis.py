@@ -25,7 +25,7 @@ from mvdust3r_ros.datatypes import ENGINE_FAULTS, MapUpdate, Verdict
 from mvdust3r_ros.messages.input_counts import KINDS
 from mvdust3r_ros.ros.health.arrivals import CLOCK_HINT, Arrivals, Silence
 from mvdust3r_ros.ros.outputs import status_msg
-from mvdust3r_ros.ros.pipeline import Account
+from mvdust3r_ros.ros.pipeline import PipelineCounters
 from mvdust3r_ros.wording import plural
 
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
@@ -37,7 +37,7 @@ LOST_WINDOWS = 10
 """After this many rejected windows in a row the camera is lost. A chosen limit: a few fall on a
 bare wall or a turn."""
 ENGINE_REASONS = {"ladder", "hang"}
-RIVAL_REASON = "rival"
+TF_CONFLICT_REASON = "rival"
 ODOMETRY_REASONS = ("no_odometry", "odometry", "mounting")
 OUTPUT_REASONS = ("tf", "internal", "save")
 Values = list[tuple[str, object]]
@@ -50,12 +50,12 @@ class Health:
     Attributes:
         state: lifecycle state of the node.
         paused: whether images are dropped on purpose.
-        account: what became of images and windows.
+        counters: what became of images and windows.
         recent: reason -> message of the faults of the last seconds.
         counts: reason -> number of faults since the start.
         arrivals: input -> what arrived there.
         silences: input -> why nothing comes, of those that have been silent for too long.
-        clock_stands: whether simulated time is wanted and nobody publishes it.
+        clock_stopped: whether simulated time is wanted and nobody publishes it.
         blocked: why the node cannot be configured, in words; empty when it can.
         engine: name of the engine; empty without one.
         ladder: how far the node stepped back and why, in words; empty when it did not.
@@ -64,7 +64,7 @@ class Health:
         rejected_in_a_row: windows rejected since the last one that was committed.
         outputs: output topic -> number of subscribers.
         figures: numbers about the outputs.
-        rivals: who else publishes the node's transforms, in words; empty when nobody does.
+        tf_conflicts: who else publishes the node's transforms, in words; empty when nobody does.
         looking_in: keyframes of a loaded map in which the camera has not been found yet.
         namesakes: other nodes of the same name.
         readouts_s: camera -> time that the rows of its images take.
@@ -72,12 +72,12 @@ class Health:
 
     state: str
     paused: bool = False
-    account: Account = field(default_factory=Account)
+    counters: PipelineCounters = field(default_factory=PipelineCounters)
     recent: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     arrivals: dict[str, Arrivals] = field(default_factory=dict)
     silences: dict[str, Silence] = field(default_factory=dict)
-    clock_stands: bool = False
+    clock_stopped: bool = False
     blocked: str = ""
     engine: str = ""
     ladder: str = ""
@@ -86,7 +86,7 @@ class Health:
     rejected_in_a_row: int = 0
     outputs: dict[str, int] = field(default_factory=dict)
     figures: dict[str, object] = field(default_factory=dict)
-    rivals: str = ""
+    tf_conflicts: str = ""
     looking_in: int = 0
     namesakes: int = 0
     readouts_s: dict[str, float] = field(default_factory=dict)
@@ -118,32 +118,32 @@ def diagnostics_msg(statuses: list[DiagnosticStatus], stamp: object) -> Diagnost
 
 
 def _input_status(health: Health, name: str) -> DiagnosticStatus:
-    account = health.account
-    elsewhere = {v.name.lower() for v in Verdict} | ENGINE_REASONS | {RIVAL_REASON}
+    counters = health.counters
+    elsewhere = {v.name.lower() for v in Verdict} | ENGINE_REASONS | {TF_CONFLICT_REASON}
     recent = [m for r, m in health.recent.items() if r not in elsewhere]
-    recent += [CLOCK_HINT] if health.clock_stands else []
+    recent += [CLOCK_HINT] if health.clock_stopped else []
     images = health.arrivals.get("image")
     level, message = OK, "images arrive"
     if health.state != "active":
         message = f"the node is {health.state}"
     elif health.paused:
         message = "paused"
-    elif missing := [s.words for n, s in health.silences.items() if n.endswith("/image")]:
+    elif missing := [s.message for n, s in health.silences.items() if n.endswith("/image")]:
         level, message = WARN, "; ".join(missing)
     elif "image" in health.silences:
         level = STALE if images is not None and images.count else WARN
-        message = health.silences["image"].words
+        message = health.silences["image"].message
     elif recent:
         level, message = WARN, "; ".join(recent)
     values: Values = [
-        ("images received", account.received),
-        ("keyframes", account.keyframes),
-        ("images skipped", account.skipped),
-        ("images dropped", account.dropped.total()),
-        ("images waiting", account.waiting),
-        *((f"images with {kind}", account.had[kind]) for kind in KINDS),
+        ("images received", counters.received),
+        ("keyframes", counters.keyframes),
+        ("images skipped", counters.skipped),
+        ("images dropped", counters.dropped.total()),
+        ("images waiting", counters.waiting),
+        *((f"images with {kind}", counters.had[kind]) for kind in KINDS),
     ]
-    values += [(f"images dropped: {r}", n) for r, n in sorted(account.dropped.items())]
+    values += [(f"images dropped: {r}", n) for r, n in sorted(counters.dropped.items())]
     values += [(f"faults: {r}", n) for r, n in sorted(health.counts.items())]
     values += _arrival_values(health, "image")
     return status_msg(level, name, message, values)
@@ -172,7 +172,7 @@ def _odometry_status(health: Health, name: str) -> DiagnosticStatus:
     elif arrivals is None:
         message = "no topic: from TF or none, as ros.odom_source says"
     elif silence is not None:
-        level, message = OK, silence.words
+        level, message = OK, silence.message
         if arrivals.count:
             level = STALE
         elif silence.published:
@@ -183,7 +183,7 @@ def _odometry_status(health: Health, name: str) -> DiagnosticStatus:
 
 
 def _engine_status(health: Health, name: str) -> DiagnosticStatus:
-    account, last = health.account, health.last
+    counters, last = health.counters, health.last
     level, message = OK, health.engine or "no engine loaded"
     if health.blocked:
         level, message = ERROR, health.blocked
@@ -196,9 +196,9 @@ def _engine_status(health: Health, name: str) -> DiagnosticStatus:
         level, message = WARN, health.ladder
     values: Values = [
         ("engine", health.engine),
-        ("windows complete", account.windows),
-        ("windows superseded", account.superseded),
-        ("windows waiting", account.windows_waiting),
+        ("windows complete", counters.windows),
+        ("windows superseded", counters.superseded),
+        ("windows waiting", counters.windows_waiting),
         ("ladder", health.ladder or "as configured"),
     ]
     if last is not None:
@@ -271,7 +271,7 @@ def _scale_values(last: MapUpdate) -> Values:
 
 
 def _map_status(health: Health, name: str) -> DiagnosticStatus:
-    account, last = health.account, health.last
+    counters, last = health.counters, health.last
     level, message = OK, "no window yet"
     if last is not None and last.verdict == Verdict.COMMITTED:
         message = "the map grows"
@@ -285,7 +285,7 @@ def _map_status(health: Health, name: str) -> DiagnosticStatus:
             f"~/occupancy_grid and ~/obstacle_points are withheld: {metres_hint(last)}",
         )
     values: Values = [
-        (f"windows {v.name.lower()}", n) for v, n in sorted(account.verdicts.items())
+        (f"windows {v.name.lower()}", n) for v, n in sorted(counters.verdicts.items())
     ]
     if last is not None and last.verdict == Verdict.COMMITTED:
         values += _scale_values(last)
@@ -295,8 +295,8 @@ def _map_status(health: Health, name: str) -> DiagnosticStatus:
 def _outputs_status(health: Health, name: str) -> DiagnosticStatus:
     recent = [health.recent[r] for r in OUTPUT_REASONS if r in health.recent]
     level, message = OK, plural(sum(health.outputs.values()), "subscriber")
-    if health.rivals:
-        level, message = ERROR, health.rivals
+    if health.tf_conflicts:
+        level, message = ERROR, health.tf_conflicts
     elif health.namesakes:
         level = WARN
         message = (

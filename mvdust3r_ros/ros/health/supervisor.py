@@ -24,18 +24,23 @@ from mvdust3r_ros.config import KeyframeSettings, with_values
 from mvdust3r_ros.datatypes import ENGINE_FAULTS, MapUpdate
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.ros.health.ladder import Ladder, LadderRule, Outcome, Rung
+from mvdust3r_ros.ros.health.degradation import (
+    DegradationLimits,
+    DegradationPolicy,
+    Outcome,
+    ServiceLevel,
+)
 from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.window.keyframes import MIN_WINDOW
 
 OUT_OF_MEMORY = re.compile(r"out of memory|MemoryError|bad_alloc|failed to allocate", re.I)
 MakeEngine = Callable[[NodeConfig, bool], Engine]
-WORDS = {
-    Rung.FULL: "as configured",
-    Rung.FEWER_VIEWS: "with half the views",
-    Rung.ONE_REFERENCE: "with half the views and one reference view",
-    Rung.FALLBACK_ENGINE: "with the fallback engine",
-    Rung.STOPPED: "not mapping",
+LEVEL_NAMES = {
+    ServiceLevel.FULL: "as configured",
+    ServiceLevel.FEWER_VIEWS: "with half the views",
+    ServiceLevel.ONE_REFERENCE: "with half the views and one reference view",
+    ServiceLevel.FALLBACK_ENGINE: "with the fallback engine",
+    ServiceLevel.STOPPED: "not mapping",
 }
 
 
@@ -66,25 +71,25 @@ class Supervisor:
         self._make_engine, self._report = make_engine, report
         self._lock = threading.RLock()
         self._is_open, self._on_fallback = True, False
-        self._ladder = self._new_ladder()
+        self._policy = self._new_policy()
 
     @property
-    def rung(self) -> Rung:
+    def level(self) -> ServiceLevel:
         """How far the node has stepped back."""
-        return self._ladder.rung
+        return self._policy.level
 
     @property
     def message(self) -> str:
-        """The rung and why it is there, in words; empty at the top."""
-        ladder = self._ladder
-        if ladder.rung == Rung.FULL:
+        """The level and why it is there, in words; empty at the top."""
+        policy = self._policy
+        if policy.level == ServiceLevel.FULL:
             return ""
-        return f"mapping {WORDS[ladder.rung]}: {ladder.reason}"
+        return f"mapping {LEVEL_NAMES[policy.level]}: {policy.reason}"
 
     @property
     def latency_p95_s(self) -> float | None:
         """95th percentile of the time for a window; None before there are enough windows."""
-        return self._ladder.latency_p95_s
+        return self._policy.latency_p95_s
 
     def restart(self) -> None:
         """Begin again at the top, with the engine of the settings.
@@ -97,11 +102,11 @@ class Supervisor:
                 self.close()
                 self._use(fallback=False)
             self.gave_up = ""
-            self._ladder = self._new_ladder()
+            self._policy = self._new_policy()
             self._mapper.reconfigure(self._limited())
 
     def reconfigure(self, config: NodeConfig) -> None:
-        """Use other settings, within what the present rung allows.
+        """Use other settings, within what the present level allows.
 
         Raises:
             ConfigError: a structural setting differs.
@@ -113,7 +118,7 @@ class Supervisor:
             except Exception:
                 self._config = before
                 raise
-            self._ladder.rule = self._rule()
+            self._policy.rule = self._rule()
 
     def after(self, update: MapUpdate) -> None:
         """Take the outcome of a window; called by the inference thread alone."""
@@ -126,9 +131,9 @@ class Supervisor:
             out_of_memory=failed and bool(OUT_OF_MEMORY.search(update.message)),
         )
         with self._lock:
-            rung = self._ladder.record(outcome)
-            while rung is not None:
-                rung = self._move_to(rung)
+            level = self._policy.record(outcome)
+            while level is not None:
+                level = self._move_to(level)
 
     def close(self) -> None:
         """Free the engine; once."""
@@ -137,47 +142,47 @@ class Supervisor:
                 self._is_open = False
                 self._mapper.engine.close()
 
-    def _new_ladder(self) -> Ladder:
-        rungs = []
+    def _new_policy(self) -> DegradationPolicy:
+        levels = []
         if self._keyframes.window_size > MIN_WINDOW:
-            rungs.append(Rung.FEWER_VIEWS)
+            levels.append(ServiceLevel.FEWER_VIEWS)
         if (self._config.engine.n_ref or self._mapper.engine.describe().n_ref) > 1:
-            rungs.append(Rung.ONE_REFERENCE)
+            levels.append(ServiceLevel.ONE_REFERENCE)
         if self._config.ladder.fallback_engine:
-            rungs.append(Rung.FALLBACK_ENGINE)
-        return Ladder(self._rule(), rungs)
+            levels.append(ServiceLevel.FALLBACK_ENGINE)
+        return DegradationPolicy(self._rule(), levels)
 
     @property
     def _keyframes(self) -> KeyframeSettings:
         """As configured, and as the engine likes what is left to it."""
         return self._mapper.engine.describe().filled_in(self._config).keyframes
 
-    def _rule(self) -> LadderRule:
+    def _rule(self) -> DegradationLimits:
         rule = self._config.ladder
-        return LadderRule(rule.failures, rule.healthy_windows, rule.max_latency_s)
+        return DegradationLimits(rule.failures, rule.healthy_windows, rule.max_latency_s)
 
     def _limited(self) -> NodeConfig:
-        """The settings as the present rung allows them."""
+        """The settings as the present level allows them."""
         values: dict[str, object] = {}
-        if self.rung >= Rung.FEWER_VIEWS:
+        if self.level >= ServiceLevel.FEWER_VIEWS:
             views = max(MIN_WINDOW, self._keyframes.window_size // 2)
             overlap = min(self._keyframes.window_overlap, max(1, views // 2))
             values["keyframes.window_size"] = values["keyframes.busy_window_size"] = views
             values["keyframes.window_overlap"] = overlap
-        if self.rung >= Rung.ONE_REFERENCE:
+        if self.level >= ServiceLevel.ONE_REFERENCE:
             values["engine.n_ref"] = 1
         return with_values(self._config, values)
 
-    def _move_to(self, rung: Rung) -> Rung | None:
+    def _move_to(self, level: ServiceLevel) -> ServiceLevel | None:
         """Make a step; the next one when this one cannot be made."""
-        self._report("ladder", f"mapping {WORDS[rung]}: {self._ladder.reason}")
-        if rung == Rung.STOPPED:
-            self.gave_up = self._ladder.reason
+        self._report("ladder", f"mapping {LEVEL_NAMES[level]}: {self._policy.reason}")
+        if level == ServiceLevel.STOPPED:
+            self.gave_up = self._policy.reason
             return None
         try:
-            self._use(fallback=rung == Rung.FALLBACK_ENGINE)
+            self._use(fallback=level == ServiceLevel.FALLBACK_ENGINE)
         except Exception as error:  # noqa: BLE001 - whatever a backend raises while it loads
-            return self._ladder.step_down(f"{type(error).__name__}: {error}")
+            return self._policy.step_down(f"{type(error).__name__}: {error}")
         self._mapper.reconfigure(self._limited())
         return None
 
@@ -192,7 +197,7 @@ class Supervisor:
         if not info.takes((height, width)):
             engine.close()
             raise EngineError(
-                f"the engine takes views of {info.size_words()}, the map is made of "
+                f"the engine takes views of {info.describe_size()}, the map is made of "
                 f"{width}x{height}"
             )
         self.close()

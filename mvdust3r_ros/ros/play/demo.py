@@ -289,7 +289,7 @@ def prepare(out: Path) -> Path:
     return logs
 
 
-def _node_words(options: DemoOptions, topics: _Topics) -> list[str]:
+def _node_arguments(options: DemoOptions, topics: _Topics) -> list[str]:
     values = {
         "use_sim_time": "true",
         "engine.engine": f"'{_engine_name(options.engine)}'",
@@ -331,7 +331,7 @@ def _drive(
     """Start everything, play, wait for the last window, save."""
     from mvdust3r_ros.ros.play.control import control_node
 
-    run.start("mapper", "node", _node_words(options, topics))
+    run.start("mapper", "node", _node_arguments(options, topics))
     out_bag = str((options.out / "bag").resolve())
     sim_time = ["--ros-args", "-p", "use_sim_time:=true"]
     renamed = {name: to for to in topics.transforms for name in [_tf_name(to)]}
@@ -342,9 +342,9 @@ def _drive(
         control.watch = lambda: run.check(may_end="player")
         for step in ("configure", "activate"):
             if not control.transition(step):
-                raise DemoError(f"the mapper did not {step}: {run.last_words('mapper')}")
+                raise DemoError(f"the mapper did not {step}: {run.last_output('mapper')}")
         begin = time.monotonic()
-        run.start("player", "play.player", _player_words(options, topics))
+        run.start("player", "play.player", _player_arguments(options, topics))
         _watch(control, topics, run, report)
         saved = control.save_map("map", SAVED_S)  # maps what has not filled a window, too
         seconds = time.monotonic() - begin
@@ -358,7 +358,7 @@ def _drive(
     return result
 
 
-def _player_words(options: DemoOptions, topics: _Topics) -> list[str]:
+def _player_arguments(options: DemoOptions, topics: _Topics) -> list[str]:
     assert options.bag is not None
     words = [str(options.bag.resolve()), "--clock", "--rate", str(options.rate)]
     words += ["--image-topic", topics.image]
@@ -385,7 +385,7 @@ def _watch(control: MapperControl, topics: _Topics, run: Processes, report: Repo
         if not run.ended("player") or waiting != ("0", "0"):
             idle_since = time.monotonic()
         if time.monotonic() - last_news > STUCK_S:
-            raise DemoError(f"nothing happened for {STUCK_S:g} s: {run.last_words('mapper')}")
+            raise DemoError(f"nothing happened for {STUCK_S:g} s: {run.last_output('mapper')}")
 
 
 def _progress(control: MapperControl, images_total: int) -> Progress:

@@ -28,7 +28,7 @@ from mvdust3r_ros.datatypes import MapSnapshot, Verdict
 from mvdust3r_ros.drawing.map_files import NO_GRID, load_occupancy, read_tum
 from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.create import TRUTH, create_engine, default_engine_folder, needs_truth
-from mvdust3r_ros.evaluation.doubts import verdict_words
+from mvdust3r_ros.evaluation.caveats import describe_verdict
 from mvdust3r_ros.evaluation.report.pictures import Caption, PictureError, TrueMap, map_picture
 from mvdust3r_ros.installed import installed
 from mvdust3r_ros.recordings.bag_files import bag_at
@@ -77,7 +77,7 @@ def show_demo(options: DemoOptions) -> int:
         console.print(f"what the nodes said is in {options.out / 'log'}")
         return 1
     draw(options, result, console)
-    _tell_files(options.out, console)
+    _print_files(options.out, console)
     return 0
 
 
@@ -145,7 +145,7 @@ def _bar(console: Console) -> Iterator[Report]:
 def tell_numbers(result: DemoResult, options: DemoOptions, console: Console) -> None:
     """What came of the images, keyframes and windows."""
     verdicts = ", ".join(
-        f"{n} {verdict_words(Verdict[name.upper()])}"
+        f"{n} {describe_verdict(Verdict[name.upper()])}"
         for name, n in sorted(result.verdicts.items())
     )
     console.print(
@@ -186,7 +186,7 @@ def _caption(options: DemoOptions, result: DemoResult, snapshot: MapSnapshot) ->
     return Caption(name, result.engine, int(stamps[0]) if len(stamps) else 0)
 
 
-def _tell_files(out: Path, console: Console) -> None:
+def _print_files(out: Path, console: Console) -> None:
     opened = {
         "map.png": "picture of the map",
         "map.ply": "coloured cloud with confidences; open it in CloudCompare or MeshLab",

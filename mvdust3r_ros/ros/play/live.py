@@ -35,8 +35,8 @@ from mvdust3r_ros.datatypes import (
     Verdict,
 )
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
-from mvdust3r_ros.evaluation.judge import Evidence
 from mvdust3r_ros.evaluation.run import RunResult, WindowRecord, empty_snapshot
+from mvdust3r_ros.evaluation.scoring import Evidence
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
 from mvdust3r_ros.messages.conversions import stamp_to_ns
 from mvdust3r_ros.placing.scale import scale_gate

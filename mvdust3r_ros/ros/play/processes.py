@@ -95,10 +95,10 @@ class Processes:
         """
         for name, process in self._running.items():
             if process.poll() is not None and (name != may_end or process.returncode != 0):
-                words = self.last_words(name)
+                words = self.last_output(name)
                 raise ProcessError(f"the {name} ended ({process.returncode}): {words}")
 
-    def last_words(self, name: str) -> str:
+    def last_output(self, name: str) -> str:
         """The last line of a log, and where it is."""
         path = self._logs / f"{name}.log"
         lines = path.read_text(errors="replace").strip().splitlines()

@@ -37,7 +37,7 @@ from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.geometry import backproject, rotation_angle_deg
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.window.lone_windows import MAX_OFF_DEG, Match
+from mvdust3r_ros.window.disconnected_windows import MAX_OFF_DEG, Match
 
 HW = (72, 96)
 CONFIG = with_values(
@@ -184,11 +184,11 @@ class LostEngine(Engine):
 
 def test_a_window_that_lost_the_map_has_to_earn_its_place_again(room: BoxRoom) -> None:
     updates = run(LostEngine(), room.frames(room.walk(60)[:40]))
-    lone = [u for u in updates if "without a view of the map" in u.message]
+    disconnected = [u for u in updates if "without a view of the map" in u.message]
     assert updates[0].verdict == Verdict.COMMITTED
     assert Verdict.COMMITTED not in {u.verdict for u in updates[1:]}
-    assert lone
-    assert all("unlike odometry" in u.message for u in lone)
+    assert disconnected
+    assert all("unlike odometry" in u.message for u in disconnected)
 
 
 def test_a_window_that_sways_unlike_odometry_does_not_join_the_map(frames: list[Frame]) -> None:

@@ -27,7 +27,11 @@ from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, OccupancyGrid
 from mvdust3r_ros.drawing.occupancy import OccupancyMap
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
-from mvdust3r_ros.evaluation.trials.flat_drives import FlatOptions, drifting_frames, flat_drive
+from mvdust3r_ros.evaluation.trials.apartment_drives import (
+    ApartmentOptions,
+    apartment_drive,
+    drifting_frames,
+)
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.recordings.bag import BagOptions, read_frames
@@ -62,7 +66,7 @@ def cell(grid: OccupancyGrid, place: FloatArray) -> tuple[int, int]:
     return int(row), int(col)
 
 
-def has_way(grid: OccupancyGrid, start: FloatArray, goal: FloatArray) -> bool:
+def is_reachable(grid: OccupancyGrid, start: FloatArray, goal: FloatArray) -> bool:
     """Whether a chain of neighbouring passable cells leads from one place to the other."""
     areas, _ = ndimage.label(passable(grid))
     a, b = areas[cell(grid, start)], areas[cell(grid, goal)]
@@ -89,29 +93,29 @@ def base_places(mapper: Mapper) -> FloatArray:
     return np.array(places)
 
 
-def check_way_back(mapper: Mapper) -> None:
+def check_return_path(mapper: Mapper) -> None:
     grid, places = mapper.snapshot().grid, base_places(mapper)
     assert grid is not None
     assert np.linalg.norm(places[-1] - places[0]) > 0.5 or len(places) > 10
-    assert has_way(grid, places[-1], places[0])
+    assert is_reachable(grid, places[-1], places[0])
     ways = passable(grid)
     assert np.mean([ways[cell(grid, place)] for place in places]) > 0.95
 
 
 @pytest.mark.parametrize("drive", [DEMO, SequenceConfig(seed=1)], ids=["demo", "another"])
-def test_the_way_back_in_a_room(drive: SequenceConfig) -> None:
+def test_the_return_path_in_a_room(drive: SequenceConfig) -> None:
     """In smaller pictures than `demo` has."""
     made = make_sequence(replace(drive, hw=(120, 160), noise=0.0, supersample=1))
     frames = list(drifting_frames(made, odometry(made, 0.02)))
-    check_way_back(mapped(frames, OracleNoise(points=0.02, scale=0.5, seed=drive.seed)))
+    check_return_path(mapped(frames, OracleNoise(points=0.02, scale=0.5, seed=drive.seed)))
 
 
-def test_the_way_back_in_a_flat() -> None:
+def test_the_return_path_in_an_apartment() -> None:
     """With noisy points and odometry that drifts."""
     seed = 9003
-    drive = flat_drive(seed, FlatOptions(path_m=8.0, min_rooms=1, hw=HW), Rig())
+    drive = apartment_drive(seed, ApartmentOptions(path_m=8.0, min_rooms=1, hw=HW), Rig())
     frames = list(drifting_frames(drive, odometry(drive, 0.02)))
-    check_way_back(mapped(frames, OracleNoise(points=0.02, scale=0.5, seed=seed)))
+    check_return_path(mapped(frames, OracleNoise(points=0.02, scale=0.5, seed=seed)))
 
 
 def recorded(name: str) -> list[Frame]:
@@ -133,11 +137,11 @@ def as_if_driven(frames: Sequence[Frame], height_m: float) -> list[Frame]:
 
 @needs_more_data
 @pytest.mark.parametrize("name", ["hololens_office", "office_walk"])
-def test_the_way_back_where_a_robot_would_have_driven_a_recorded_walk(name: str) -> None:
+def test_the_return_path_where_a_robot_would_have_driven_a_recorded_walk(name: str) -> None:
     frames = recorded(name)
     floor = mapped(frames[:40]).snapshot()
     height_m = float(floor.trajectory.T_world_cam[:, 2, 3].mean() - floor.floor_z_m)
-    check_way_back(mapped(as_if_driven(frames, height_m)))
+    check_return_path(mapped(as_if_driven(frames, height_m)))
 
 
 @needs_more_data
@@ -150,7 +154,7 @@ def test_a_camera_on_a_head_leaves_no_free_way_behind_that_nobody_has_seen(
     grid = mapper.now.drawing.grid
     assert grid is not None
     free = grid.grid().cells == 0
-    assert len(mapper.now.graph.way) == 0
+    assert len(mapper.now.graph.driven_path) == 0
     assert free.any()
     assert driven == []
 
@@ -176,4 +180,4 @@ def grid_of(text: str) -> OccupancyGrid:
 def test_the_planner_keeps_its_distance_and_shuns_the_unknown(text: str, found: bool) -> None:
     grid = grid_of(text)
     y = (grid.cells.shape[0] - 0.5) * 0.05
-    assert has_way(grid, np.array([0.02, y]), np.array([1.47, y])) == found
+    assert is_reachable(grid, np.array([0.02, y]), np.array([1.47, y])) == found

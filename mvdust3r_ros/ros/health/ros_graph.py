@@ -36,7 +36,7 @@ def offers_on(node: Node, topic: str) -> list[Offer]:
     ]
 
 
-def clock_stands(node: Node) -> bool:
+def clock_stopped(node: Node) -> bool:
     """Whether the node waits for a simulated time that nobody has published yet."""
     simulated = bool(node.get_parameter("use_sim_time").value)
     return simulated and node.get_clock().now().nanoseconds == 0

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Score the grid of a drive through a flat against its true grid."""
+"""Score the grid of a drive through an apartment against its true grid."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ FLOOR_NOISE_M = 0.05
 
 
 @dataclass(frozen=True)
-class FlatGridScores:
+class ApartmentGridScores:
     """Shares from 0 to 1; nothing is aligned with the truth.
 
     Attributes:
-        right: share of the knowable cells that have their true value.
-        free_iou: knowable cells free in both over those free in either.
+        right: share of the observable cells that have their true value.
+        free_iou: observable cells free in both over those free in either.
         occupied_iou: the same for occupied cells.
         free_precision: share of all free cells that are truly free; a free cell inside of
-            furniture, of a wall or outside the flat is wrong, whether knowable or not.
+            furniture, of a wall or outside the apartment is wrong, whether observable or not.
         raw_free_iou: `free_iou` over all cells, with what the drive never saw.
         raw_occupied_iou: `occupied_iou` over all cells, with the insides of walls and furniture.
     """
@@ -64,14 +64,14 @@ class FlatGridScores:
     raw_occupied_iou: float
 
 
-def judge_flat_grid(
+def score_apartment_grid(
     grid: OccupancyGrid, scene: Scene, keyframes: Sequence[Keyframe], rule: MapSettings
-) -> tuple[FlatGridScores, FlatGridScores]:
+) -> tuple[ApartmentGridScores, ApartmentGridScores]:
     """Scores of the map's grid, and of the grid from exact depth and poses of the same views.
 
     Args:
         grid: the map's grid, in the frame of the scene.
-        scene: the flat.
+        scene: the apartment.
         keyframes: those in the map, with depth, intrinsics and true pose.
         rule: settings of the grid.
     """
@@ -81,8 +81,8 @@ def judge_flat_grid(
     exact = OccupancyMap(replace(rule, point_rel_sigma=0.0), 0.0)
     for camera, points in views:
         exact.add_view(camera, points)
-    knowable = knowable_truth(truth, [points for _, points in views], rule)
-    return _scores(grid, truth, knowable), _scores(exact.grid(), truth, knowable)
+    observable = observable_truth(truth, [points for _, points in views], rule)
+    return _scores(grid, truth, observable), _scores(exact.grid(), truth, observable)
 
 
 def true_views(
@@ -97,7 +97,7 @@ def true_views(
         yield T[:3, 3], backproject(depth, view.K)[near] @ T[:3, :3].T + T[:3, 3]
 
 
-def knowable_truth(
+def observable_truth(
     truth: OccupancyGrid, clouds: Sequence[FloatArray], rule: MapSettings
 ) -> OccupancyGrid:
     """The true grid where a true point lies on the floor or in the band; unknown elsewhere.
@@ -118,14 +118,16 @@ def knowable_truth(
     return replace(truth, cells=np.where(seen, truth.cells, UNKNOWN).astype(np.int8))
 
 
-def _scores(grid: OccupancyGrid, truth: OccupancyGrid, knowable: OccupancyGrid) -> FlatGridScores:
+def _scores(
+    grid: OccupancyGrid, truth: OccupancyGrid, observable: OccupancyGrid
+) -> ApartmentGridScores:
     cells, true = on_common_lattice(grid, truth)
-    judged = on_common_lattice(grid, knowable)[1] != UNKNOWN
+    judged = on_common_lattice(grid, observable)[1] != UNKNOWN
     raw = compare_grids(grid, truth)
     free = cells == FREE
     either = {v: (cells == v) | (true == v) for v in (FREE, OCCUPIED)}
     right = cells == true
-    return FlatGridScores(
+    return ApartmentGridScores(
         right=_mean(right[judged]),
         free_iou=_mean(right[judged & either[FREE]]),
         occupied_iou=_mean(right[judged & either[OCCUPIED]]),

@@ -22,31 +22,31 @@ import pytest
 
 from mvdust3r_ros.config import MapperConfig, with_values
 from mvdust3r_ros.datatypes import WindowPrediction
-from mvdust3r_ros.evaluation.trials.flat_drives import (
+from mvdust3r_ros.evaluation.trials.apartment_drives import (
     CORRUPTIONS,
-    FlatOptions,
-    FlatsError,
+    ApartmentOptions,
+    ApartmentsError,
+    apartment_drive,
+    corrupt_prediction,
     drifting_frames,
-    flat_drive,
     rooms_visited,
-    spoil,
 )
-from mvdust3r_ros.evaluation.trials.flats import evaluate_flats, format_flats
+from mvdust3r_ros.evaluation.trials.apartments import evaluate_apartments, format_apartments
 from mvdust3r_ros.synthetic.paths import Rig
 from mvdust3r_ros.synthetic.sequence import odometry
 
-OPTIONS = FlatOptions(path_m=5.0, min_rooms=1, hw=(64, 64))
+OPTIONS = ApartmentOptions(path_m=5.0, min_rooms=1, hw=(64, 64))
 CONFIG = with_values(MapperConfig(), {"map.camera_height_m": 0.6, "keyframes.min_sharpness": 0.0})
 
 
 def test_a_drive_is_as_long_as_asked() -> None:
-    drive = flat_drive(9000, OPTIONS, Rig())
+    drive = apartment_drive(9000, OPTIONS, Rig())
     way = np.linalg.norm(np.diff(drive.truth.T_world_cam[:, :3, 3], axis=0), axis=1).sum()
     assert 5.0 <= way < 5.0 + 2 * OPTIONS.step_m
 
 
 def test_frames_carry_drifting_odometry_and_the_truth() -> None:
-    drive = flat_drive(9000, FlatOptions(path_m=1.0, min_rooms=1, hw=(32, 32)), Rig())
+    drive = apartment_drive(9000, ApartmentOptions(path_m=1.0, min_rooms=1, hw=(32, 32)), Rig())
     T_odom_cam = odometry(drive, 0.02)
     frames = list(drifting_frames(drive, T_odom_cam))
     assert len(frames) == len(drive.truth)
@@ -57,20 +57,20 @@ def test_frames_carry_drifting_odometry_and_the_truth() -> None:
 
 @pytest.mark.slow
 def test_a_drive_goes_through_the_rooms_asked_for() -> None:
-    drive = flat_drive(9000, FlatOptions(path_m=8.0, min_rooms=2), Rig())
+    drive = apartment_drive(9000, ApartmentOptions(path_m=8.0, min_rooms=2), Rig())
     assert rooms_visited(drive) >= 2
-    with pytest.raises(FlatsError, match="99 rooms"):
-        flat_drive(9000, FlatOptions(path_m=1.0, min_rooms=99), Rig())
+    with pytest.raises(ApartmentsError, match="99 rooms"):
+        apartment_drive(9000, ApartmentOptions(path_m=1.0, min_rooms=99), Rig())
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_a_spoiled_window_keeps_its_shape_and_the_good_one(kind: str) -> None:
+def test_a_corrupted_window_keeps_its_shape_and_the_good_one(kind: str) -> None:
     rng = np.random.default_rng(0)
     good = WindowPrediction(
         rng.normal(size=(1, 4, 8, 8, 3)).astype(np.float32), np.full((1, 4, 8, 8), 5, np.float32)
     )
     before = good.points.copy()
-    bad = spoil(good, kind, rng)
+    bad = corrupt_prediction(good, kind, rng)
     assert bad.points.shape == good.points.shape
     assert np.isfinite(bad.points).all()
     assert np.abs(bad.points[:, 2:] - before[:, 2:]).mean() > 0.5
@@ -78,9 +78,9 @@ def test_a_spoiled_window_keeps_its_shape_and_the_good_one(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_short_drive_with_spoiled_windows(tmp_path: Path) -> None:
-    options = FlatOptions(path_m=5.0, min_rooms=1, hw=(64, 64), corrupt=0.7)
-    (result,) = evaluate_flats(range(9000, 9001), CONFIG, options, tmp_path)
+def test_a_short_drive_with_corrupted_windows(tmp_path: Path) -> None:
+    options = ApartmentOptions(path_m=5.0, min_rooms=1, hw=(64, 64), corrupt=0.7)
+    (result,) = evaluate_apartments(range(9000, 9001), CONFIG, options, tmp_path)
     assert result.spoiled > 0
     assert result.spoiled_committed == 0
     assert result.opened_after == 1
@@ -97,10 +97,10 @@ def test_a_short_drive_with_spoiled_windows(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["flats"][0]["ate_m"] == result.ate_m
     assert written["flats"][0]["grid"]["right"] == result.grid.right
-    assert (tmp_path / "table.md").read_text() == format_flats([result])
-    assert format_flats([result, result]).count("\n") == 7
+    assert (tmp_path / "table.md").read_text() == format_apartments([result])
+    assert format_apartments([result, result]).count("\n") == 7
 
 
 def test_no_seeds_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FlatsError, match="no seeds"):
-        evaluate_flats(range(0), CONFIG, OPTIONS, tmp_path)
+    with pytest.raises(ApartmentsError, match="no seeds"):
+        evaluate_apartments(range(0), CONFIG, OPTIONS, tmp_path)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The way that a robot has driven: where its base was, between the keyframes too."""
+"""The path that a robot has driven: where its base was, between the keyframes too."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from mvdust3r_ros.datatypes import JUMP_BACK_NS, BoolArray, FloatArray, Frame, K
 from mvdust3r_ros.geometry import invert_se3
 
 STEP_M = 0.05
-"""Frames closer to the last one kept than this, a cell of the grid, say nothing new of the way."""
+"""Frames closer to the last one kept than this, a cell of the grid, add nothing to the path."""
 SPACING_M = 0.1
 """Of the places kept: discs of a robot's size around places so near to each other leave no gap."""
 MAX_GAP_M = 0.5
-"""Between frames farther apart than this the robot may have gone another way: it is what one at 5
+"""Between frames farther apart than this the robot may have gone another path: it is what one at 5
 m/s does between two frames at 10 Hz."""
 MAX_FRAMES = 5_000
 """A bound of memory: 250 m in steps of `STEP_M`, and no window comes as late as that."""
@@ -106,14 +106,15 @@ class Host:
 
 
 @dataclass(frozen=True, eq=False)
-class DrivenWay:
+class DrivenPath:
     """Places of a robot's base, each tied to the keyframes before and after it.
 
-    It lies where both say that it lies, the more where the nearer one does: the way so moves with
+    It lies where both say that it lies, the more where the nearer one does: the path so moves with
     the keyframes.
 
     Attributes:
-        until: (N,) id of the keyframe after, which may have left the map; in the order of the way.
+        until: (N,) id of the keyframe after, which may have left the map; in the order of the
+            path.
         hosts: (N, 2) keyframes of the map that hold it.
         shares: (N,) how much the second host counts.
         from_hosts: (N, 2, 3) the place in the camera frame of each host, metres.
@@ -129,8 +130,8 @@ class DrivenWay:
         return len(self.until)
 
     @classmethod
-    def stretch(cls, before: Host | None, after: Host, track: OdometryTrack) -> DrivenWay:
-        """The way from one keyframe to the next.
+    def stretch(cls, before: Host | None, after: Host, track: OdometryTrack) -> DrivenPath:
+        """The path from one keyframe to the next.
 
         Args:
             before: the keyframe that it begins at; None to begin with `after`.
@@ -151,14 +152,14 @@ class DrivenWay:
         ends = made._ends({end.key: end.T_map_cam for end in (before, after)})
         return made.part(np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1) < MAX_GAP_M)
 
-    def followed_by(self, stretches: Sequence[DrivenWay]) -> DrivenWay:
-        """The way with more of it."""
-        ways = [self, *stretches]
-        return DrivenWay(
-            np.concatenate([way.until for way in ways]),
-            np.concatenate([way.hosts for way in ways]),
-            np.concatenate([way.shares for way in ways]),
-            np.concatenate([way.from_hosts for way in ways]),
+    def followed_by(self, stretches: Sequence[DrivenPath]) -> DrivenPath:
+        """The path with more of it."""
+        paths = [self, *stretches]
+        return DrivenPath(
+            np.concatenate([path.until for path in paths]),
+            np.concatenate([path.hosts for path in paths]),
+            np.concatenate([path.shares for path in paths]),
+            np.concatenate([path.from_hosts for path in paths]),
         )
 
     def places(self, T_map_cam: Mapping[int, FloatArray]) -> FloatArray:
@@ -174,18 +175,18 @@ class DrivenWay:
         ends: FloatArray = (T[..., :3, :3] @ self.from_hosts[..., None])[..., 0] + T[..., :3, 3]
         return ends
 
-    def part(self, chosen: slice | BoolArray) -> DrivenWay:
+    def part(self, chosen: slice | BoolArray) -> DrivenPath:
         """Some of the places."""
-        return DrivenWay(
+        return DrivenPath(
             self.until[chosen], self.hosts[chosen], self.shares[chosen], self.from_hosts[chosen]
         )
 
-    def after(self, key: int) -> DrivenWay:
+    def after(self, key: int) -> DrivenPath:
         """What was driven since a keyframe."""
         return self.part(slice(int(np.searchsorted(self.until, key, "right")), None))
 
-    def rehosted(self, gone: Collection[int], T_map_cam: Mapping[int, FloatArray]) -> DrivenWay:
-        """The way with what was tied to keyframes that leave tied to their neighbours.
+    def rehosted(self, gone: Collection[int], T_map_cam: Mapping[int, FloatArray]) -> DrivenPath:
+        """The path with what was tied to keyframes that leave tied to their neighbours.
 
         Args:
             gone: they leave.
@@ -199,16 +200,16 @@ class DrivenWay:
             T = invert_se3(T_map_cam[new]) @ T_map_cam[old]
             hosts[there] = new
             from_hosts[there] = from_hosts[there] @ T[:3, :3].T + T[:3, 3]
-        return DrivenWay(self.until, hosts, self.shares, from_hosts)
+        return DrivenPath(self.until, hosts, self.shares, from_hosts)
 
     def within(
         self, T_map_cam: Mapping[int, FloatArray], centre: FloatArray, radius_m: float
-    ) -> DrivenWay:
+    ) -> DrivenPath:
         """The places no farther than `radius_m` from `centre` (3,), map frame."""
         off_m = np.linalg.norm(self.places(T_map_cam) - centre, axis=1)
         return self.part(off_m <= radius_m)
 
-    def bounded(self, T_map_cam: Mapping[int, FloatArray]) -> DrivenWay:
+    def bounded(self, T_map_cam: Mapping[int, FloatArray]) -> DrivenPath:
         """Of too many places the newest one of each spot, and of these the newest."""
         if len(self) <= MAX_PLACES:
             return self

@@ -41,7 +41,7 @@ class _Heard:
     parent: str
 
 
-class Rivals:
+class TfConflicts:
     """Tells foreign transforms from the node's own ones, which come back to it on /tf.
 
     Each own transform comes back once, with the stamp and the numbers it went out with; ROS does
@@ -85,7 +85,7 @@ class Rivals:
                 topic = "/tf_static" if fixed else "/tf"
                 self._heard[child] = _Heard(time.monotonic(), topic, item.header.frame_id)
 
-    def words(self, also: Iterable[str]) -> str:
+    def message(self, also: Iterable[str]) -> str:
         """Who publishes what is ours to publish, and the remedy; empty when nobody does.
 
         Args:
@@ -99,11 +99,13 @@ class Rivals:
                 if child in ours
                 and (heard.topic == "/tf_static" or time.monotonic() < heard.last_s + RECENT_S)
             ]
-        said = [_words(child, heard, self._others_on(heard.topic)) for child, heard in found]
-        return "; ".join(words for words in said if words)
+        messages = [
+            _describe(child, heard, self._others_on(heard.topic)) for child, heard in found
+        ]
+        return "; ".join(words for words in messages if words)
 
 
-def _words(child: str, heard: _Heard, others: list[str]) -> str:
+def _describe(child: str, heard: _Heard, others: list[str]) -> str:
     if not others and heard.topic == "/tf_static":
         return ""  # a fixed transform is sent once: it lasts as long as a node that could send it
     who = f"one of {', '.join(others)}" if len(others) > 1 else "".join(others) or "another node"

@@ -38,16 +38,16 @@ from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.textures import pick_texture
 
 PACE_M, TURN_RAD = 0.1, math.radians(5)
-"""Way between two frames, and turn on the spot: at 10 Hz, 1 m/s and 50 deg/s, as fast as robots in
-rooms go."""
+"""Distance and turn between two frames: at 10 Hz, 1 m/s and 50 deg/s, as fast as robots in rooms
+go."""
 TURN_AFTER_M = 2.0
 """Way before the turn: enough keyframes for a map that the turn is to fit."""
 RATE_HZ = 10.0
 """Of the frames, as the pace above."""
 LANE_LENGTH_M, WALL_AHEAD_M = 3.0, 1.1
-"""Length of the way, and what is left to the wall at its end."""
+"""Length of the path, and what is left to the wall at its end."""
 LANE_M = 0.8
-"""Furniture nearer to the way than this is taken out of the room."""
+"""Furniture nearer to the path than this is taken out of the room."""
 ON_WALL_M = 0.08
 """What has its middle nearer to a wall than this is the wall, or hangs on it."""
 SURFACE_M = 5e-3
@@ -60,7 +60,7 @@ TOP_M = 2.0
 
 
 @dataclass(frozen=True)
-class FoolingDrive:
+class AdversarialDrive:
     """A drive, and what comes between the room and the images.
 
     Attributes:
@@ -83,14 +83,14 @@ class FoolingDrive:
             )
 
     def _seen(self, index: int, T_world_cam: FloatArray) -> tuple[ImageArray, FloatArray]:
-        shot = self.drive.rendering(index)
-        rgb, hw = shot.rgb, self.drive.config.hw
+        rendering = self.drive.rendering(index)
+        rgb, hw = rendering.rgb, self.drive.config.hw
         if self.mirror >= 0:
-            rgb = self._with_mirror(rgb, shot.depth_m, T_world_cam)
+            rgb = self._with_mirror(rgb, rendering.depth_m, T_world_cam)
         if self.covered is not None:
             rgb = rgb.copy()
             rgb[round(hw[0] * (1 - self.covered[index])) :] = 3
-        return rgb, shot.depth_m
+        return rgb, rendering.depth_m
 
     def _with_mirror(
         self, rgb: ImageArray, depth_m: FloatArray, T_world_cam: FloatArray
@@ -112,17 +112,17 @@ class FoolingDrive:
         return np.where(on_glass[..., None], seen.rgb, rgb)
 
 
-def turn_on_the_spot(seed: int) -> FoolingDrive:
+def turn_on_the_spot(seed: int) -> AdversarialDrive:
     """Ahead, half around on the spot, and back."""
     x, y, _ = _lane(seed)
     there = _ahead(x, x + TURN_AFTER_M, y)
     at, side, yaw = there[-1]
     around = [(at, side, yaw + a) for a in np.arange(TURN_RAD, math.pi, TURN_RAD)]
     back = [(p[0], p[1], p[2] + math.pi) for p in reversed(there)]
-    return FoolingDrive(_drive(seed, [*there, *around, *back]))
+    return AdversarialDrive(_drive(seed, [*there, *around, *back]))
 
 
-def covered_lens(seed: int) -> FoolingDrive:
+def covered_lens(seed: int) -> AdversarialDrive:
     """A hand over half of the lens, over all of it, and away, while the robot drives on."""
     x, y, x1 = _lane(seed)
     drive = _drive(seed, _ahead(x, x1, y))
@@ -130,40 +130,40 @@ def covered_lens(seed: int) -> FoolingDrive:
     middle = len(covered) // 2
     covered[middle - 5 : middle + 5] = 0.5
     covered[middle - 2 : middle + 2] = 1.0
-    return FoolingDrive(drive, covered=covered)
+    return AdversarialDrive(drive, covered=covered)
 
 
-def poster_close_by(seed: int, speed_m_s: float = 0.0) -> FoolingDrive:
+def poster_close_by(seed: int, speed_m_s: float = 0.0) -> AdversarialDrive:
     """Along a board with a picture that fills the image; the board stands, or is carried along."""
     x, y, x1 = _lane(seed)
-    way: list[Planar] = [(at, y, math.pi / 2) for at in np.arange(x, x1, PACE_M)]
+    path: list[Planar] = [(at, y, math.pi / 2) for at in np.arange(x, x1, PACE_M)]
     board = Part(
         Kind.BOX, np.array([(x + x1) / 2, y + 0.65, 0.9]), np.array([1.1, 0.02, 0.9]),
         _texture(seed, "books"), (1.1, 0.9), (0.5, 0.5),
     )  # fmt: skip
     if speed_m_s:
         board = replace(board, center=np.array([x + 1.1, y + 0.65, 0.9]))
-    return FoolingDrive(
-        _drive(seed, way, [board], walks=speed_m_s != 0, velocity=(speed_m_s, 0.0))
+    return AdversarialDrive(
+        _drive(seed, path, [board], walks=speed_m_s != 0, velocity=(speed_m_s, 0.0))
     )
 
 
-def mirror_on_the_wall(seed: int, bottom_m: float = 0.0) -> FoolingDrive:
+def mirror_on_the_wall(seed: int, bottom_m: float = 0.0) -> AdversarialDrive:
     """Towards a mirror that reaches down to the floor, or to a height above it."""
     x, y, x1 = _lane(seed)
     room = sample_room(seed).rooms[0]
     middle, half = (bottom_m + TOP_M) / 2, (TOP_M - bottom_m) / 2
     glass = Part(Kind.BOX, np.array([room.x1 - 0.05, y, middle]), np.array([0.05, 0.8, half]), 0)
-    way = [
+    path = [
         (at, y + 0.4 * math.sin(2.5 * (at - x)), math.atan(math.cos(2.5 * (at - x))) / 2)
         for at in np.arange(x, x1, PACE_M)
     ]
-    drive = _drive(seed, way, [glass])
-    return FoolingDrive(drive, mirror=len(drive.scene.parts) - 1)
+    drive = _drive(seed, path, [glass])
+    return AdversarialDrive(drive, mirror=len(drive.scene.parts) - 1)
 
 
-def people_walking(seed: int, velocity: tuple[float, float] = (0.0, 0.8)) -> FoolingDrive:
-    """Two people before the robot: they cross its way, or walk ahead of it."""
+def people_walking(seed: int, velocity: tuple[float, float] = (0.0, 0.8)) -> AdversarialDrive:
+    """Two people before the robot: they cross its path, or walk ahead of it."""
     x, y, x1 = _lane(seed)
     person = sample_room(seed, walker=True).parts[-2:]
     start = person[0].center[:2]
@@ -177,16 +177,16 @@ def people_walking(seed: int, velocity: tuple[float, float] = (0.0, 0.8)) -> Foo
         for to in (np.array([x + 1.6, y - 1.0]), np.array([x + 3.0, y + 0.3]))
         for p in person
     ]
-    return FoolingDrive(_drive(seed, _ahead(x, x1, y), people, walks=True, velocity=velocity))
+    return AdversarialDrive(_drive(seed, _ahead(x, x1, y), people, walks=True, velocity=velocity))
 
 
-def plain_drive(seed: int) -> FoolingDrive:
+def plain_drive(seed: int) -> AdversarialDrive:
     """The same room with nothing that fools."""
     x, y, x1 = _lane(seed)
-    return FoolingDrive(_drive(seed, _ahead(x, x1, y)))
+    return AdversarialDrive(_drive(seed, _ahead(x, x1, y)))
 
 
-DRIVES: dict[str, Callable[[int], FoolingDrive]] = {
+DRIVES: dict[str, Callable[[int], AdversarialDrive]] = {
     "nothing that fools": plain_drive,
     "turn on the spot": turn_on_the_spot,
     "covered lens": covered_lens,
@@ -202,7 +202,7 @@ DRIVES: dict[str, Callable[[int], FoolingDrive]] = {
 
 
 def _lane(seed: int) -> tuple[float, float, float]:
-    """From x, along y, to x of the way through the room of a seed."""
+    """From x, along y, to x of the path through the room of a seed."""
     room = sample_room(seed).rooms[0]
     x1 = room.x1 - WALL_AHEAD_M
     if x1 - LANE_LENGTH_M < room.x0 + LANE_M:
@@ -224,7 +224,7 @@ def _texture(seed: int, kind: str) -> int:
 
 def _drive(
     seed: int,
-    way: Sequence[Planar],
+    path: Sequence[Planar],
     more: Sequence[Part] = (),
     walks: bool = False,
     velocity: tuple[float, float] = (0.0, 0.0),
@@ -232,22 +232,22 @@ def _drive(
     """A drive through the room of a seed, furniture in the way taken out, with more parts."""
     rig = Rig()
     config = SequenceConfig(
-        seed=seed, frames=len(way), hw=(288, 384), rate_hz=RATE_HZ, step_m=PACE_M, supersample=1,
+        seed=seed, frames=len(path), hw=(288, 384), rate_hz=RATE_HZ, step_m=PACE_M, supersample=1,
         walker=walks, rig=rig,
     )  # fmt: skip
     room = sample_room(seed)
     # floor, ceiling and four walls come first
-    kept = tuple(p for i, p in enumerate(room.parts) if i < 6 or not _in_the_way(p, way))
+    kept = tuple(p for i, p in enumerate(room.parts) if i < 6 or not _in_the_way(p, path))
     scene = replace(
         room, parts=(*kept, *more), walker=len(kept) if walks else -1, walker_velocity=velocity
     )
-    T = np.stack([camera_pose(p, rig.height_m, rig.pitch_rad, 0.0) for p in way])
-    stamps = START_NS + np.arange(len(way), dtype=np.int64) * round(1e9 / RATE_HZ)
+    T = np.stack([camera_pose(p, rig.height_m, rig.pitch_rad, 0.0) for p in path])
+    stamps = START_NS + np.arange(len(path), dtype=np.int64) * round(1e9 / RATE_HZ)
     camera = CameraModel(pinhole(rig.fov_rad, config.hw), config.hw[1], config.hw[0])
     return Drive(config, scene, camera, Trajectory(stamps, T))
 
 
-def _in_the_way(part: Part, way: Sequence[Planar]) -> bool:
-    """Whether a piece of furniture stands closer to the way than `LANE_M`."""
-    off = np.abs(np.array(way)[:, :2] - part.center[:2]) - np.hypot(*part.half[:2])
+def _in_the_way(part: Part, path: Sequence[Planar]) -> bool:
+    """Whether a piece of furniture stands closer to the path than `LANE_M`."""
+    off = np.abs(np.array(path)[:, :2] - part.center[:2]) - np.hypot(*part.half[:2])
     return bool((np.hypot(*np.maximum(off, 0).T) < LANE_M).any())

@@ -26,8 +26,8 @@ from mvdust3r_ros.atlas.revision import Revision
 from mvdust3r_ros.config import MapSettings
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, Frame, Keyframe, View
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3
-from mvdust3r_ros.graph import driven_way
-from mvdust3r_ros.graph.driven_way import MAX_PLACES, DrivenWay, Host, OdometryTrack
+from mvdust3r_ros.graph import driven_path
+from mvdust3r_ros.graph.driven_path import MAX_PLACES, DrivenPath, Host, OdometryTrack
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 
 
@@ -108,18 +108,18 @@ def in_map(frames: list[Frame], T_map_odom: FloatArray = T_MAP_ODOM) -> FloatArr
     return np.stack(bases)[:, :3, 3]
 
 
-def test_the_way_between_keyframes_is_free_as_wide_as_the_robot() -> None:
+def test_the_path_between_keyframes_is_free_as_wide_as_the_robot() -> None:
     """Keyframes at both ends of a bend: the chord between them was not driven."""
     frames = bend()
     revision = driven(frames, (0, 40))
-    way = in_map(frames)
-    assert free_at(revision, way).all()
+    path = in_map(frames)
+    assert free_at(revision, path).all()
     outwards = np.array([T_MAP_ODOM[:3, :3] @ T_odom_base(f)[:3, 1] for f in frames])
     for side_m in (-0.2, 0.2):
-        assert free_at(revision, way + side_m * outwards).all()
+        assert free_at(revision, path + side_m * outwards).all()
     for side_m in (-0.35, 0.35):
-        assert not free_at(revision, way + side_m * outwards).any()
-    assert not free_at(revision, (way[:1] + way[-1:]) / 2).any()
+        assert not free_at(revision, path + side_m * outwards).any()
+    assert not free_at(revision, (path[:1] + path[-1:]) / 2).any()
 
 
 def test_a_camera_whose_place_on_a_robot_is_not_known_frees_nothing() -> None:
@@ -127,7 +127,7 @@ def test_a_camera_whose_place_on_a_robot_is_not_known_frees_nothing() -> None:
     revision = driven(frames, (0, 20, 40))
     assert revision.drawing.grid is not None
     assert not (revision.drawing.grid.grid().cells == 0).any()
-    assert len(revision.graph.way) == 0
+    assert len(revision.graph.driven_path) == 0
 
 
 @pytest.mark.parametrize(("height_m", "free"), [(0.0, True), (0.3, True), (0.9, False)])
@@ -138,7 +138,7 @@ def test_what_flies_or_is_worn_frees_nothing_on_the_floor(height_m: float, free:
     assert free_at(revision, in_map(frames))[2:-2].all() == free
 
 
-def test_the_way_moves_with_the_keyframes() -> None:
+def test_the_path_moves_with_the_keyframes() -> None:
     frames = bend()
     revision = driven(frames, (0, 20, 40))
     elsewhere = make_se3(rotation_z(-0.3), np.array([0.5, 2.0, 0.0]))
@@ -147,8 +147,8 @@ def test_the_way_moves_with_the_keyframes() -> None:
     assert not free_at(revision, in_map(frames)).all()
 
 
-def test_a_correction_is_shared_out_along_the_way() -> None:
-    """The keyframe at the end is half a metre off: the way in between leads there."""
+def test_a_correction_is_shared_out_along_the_path() -> None:
+    """The keyframe at the end is half a metre off: the path in between leads there."""
     frames = [frame(0.1 * k, base(0.1 * k)) for k in range(31)]
     revision = driven(frames, (0, 30))
     poses = {key: T.copy() for key, T in revision.graph.poses.items()}
@@ -157,23 +157,27 @@ def test_a_correction_is_shared_out_along_the_way() -> None:
     revision = moved(revision, poses)
     expected = in_map(frames) + np.linspace(0, 1, 31)[:, None] * side
     assert free_at(revision, expected).all()
-    off = np.linalg.norm(revision.graph.way.places(poses)[:, None] - expected, axis=-1).min(0)
+    off = np.linalg.norm(
+        revision.graph.driven_path.places(poses)[:, None] - expected, axis=-1
+    ).min(0)
     assert off.max() < 0.06
 
 
-def test_the_way_stays_when_keyframes_of_a_place_are_let_go() -> None:
+def test_the_path_stays_when_keyframes_of_a_place_are_let_go() -> None:
     frames = bend()
     revision = driven(frames, tuple(range(0, 41, 5)))
     graph = revision.graph.without({5, 10, 15, 30})
-    before = revision.graph.way.places(revision.graph.poses)
-    np.testing.assert_allclose(graph.way.places(graph.poses), before, atol=1e-9)
+    before = revision.graph.driven_path.places(revision.graph.poses)
+    np.testing.assert_allclose(graph.driven_path.places(graph.poses), before, atol=1e-9)
     aside = make_se3(np.eye(3), np.array([1.0, 0, 0]))
-    fewer = replace(revision, graph=graph, drawing=revision.drawing.anew(graph))
+    fewer = replace(revision, graph=graph, drawing=revision.drawing.rebuilt(graph))
     revision = moved(fewer, {k: aside @ T for k, T in graph.poses.items()})
     assert free_at(revision, in_map(frames) + np.array([1.0, 0.0, 0.0])).all()
 
 
-def test_windows_that_leave_the_map_take_their_way_along_and_the_next_one_brings_it_back() -> None:
+def test_windows_that_leave_the_map_take_their_path_along_and_the_next_one_brings_it_back() -> (
+    None
+):
     frames = bend()
     first, track = driven(frames, (0, 10)), track_of(frames)
     more = grown(first, [mapped(k, frames[k]) for k in (20, 30)], track)
@@ -193,7 +197,7 @@ def test_where_odometry_jumps_nothing_is_invented() -> None:
     assert not free_at(revision, gap).any()
 
 
-def test_a_way_that_the_map_contradicts_is_left_out() -> None:
+def test_a_path_that_the_map_contradicts_is_left_out() -> None:
     frames = [frame(0.1 * k, base(0.1 * k)) for k in range(21)]
     far = make_se3(np.eye(3), np.array([0.0, 4.0, 0.0]))
     ends = [mapped(0, frames[0]), mapped(20, frames[20], far @ T_MAP_ODOM)]
@@ -202,7 +206,7 @@ def test_a_way_that_the_map_contradicts_is_left_out() -> None:
         track.add(one)
     hosts = [Host.of(m.keyframe, m.T_map_cam) for m in ends]
     assert hosts[1] is not None
-    assert len(DrivenWay.stretch(hosts[0], hosts[1], track)) == 0
+    assert len(DrivenPath.stretch(hosts[0], hosts[1], track)) == 0
 
 
 def test_time_that_jumps_back_begins_anew() -> None:
@@ -216,7 +220,7 @@ def test_time_that_jumps_back_begins_anew() -> None:
 def test_neither_a_robot_that_stands_nor_one_that_is_lost_fills_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(driven_way, "MAX_FRAMES", 50)
+    monkeypatch.setattr(driven_path, "MAX_FRAMES", 50)
     track = OdometryTrack()
     for k in range(100):
         track.add(frame(k, base(0.01 * (k % 2))))
@@ -230,12 +234,12 @@ def test_a_robot_that_drives_to_and_fro_for_days_fills_no_memory() -> None:
     rng = np.random.default_rng(0)
     count = MAX_PLACES + 5
     spots = np.column_stack([rng.uniform(0, 3, (count, 2)), np.zeros(count)])
-    way = DrivenWay(
+    path = DrivenPath(
         np.arange(count), np.zeros((count, 2), np.int64), np.zeros(count),
         np.repeat(spots[:, None], 2, 1),
     )  # fmt: skip
     poses = {0: np.eye(4)}
-    kept = way.bounded(poses)
+    kept = path.bounded(poses)
     assert len(kept) <= 31**2
     assert kept.until[-1] == count - 1
     assert (np.diff(kept.until) > 0).all()
@@ -249,10 +253,10 @@ def test_what_lies_outside_the_map_is_forgotten() -> None:
     revision = driven(frames, tuple(range(0, 61, 10)), replace(RULE, radius_m=2.0))
     newest = revision.graph.poses[60][:3, 3]
     near = revision.within(newest, 2.0)
-    places = near.graph.way.places(near.graph.poses)
+    places = near.graph.driven_path.places(near.graph.poses)
     assert np.linalg.norm(places - newest, axis=1).max() <= 2.0
     assert free_at(near, in_map(frames)).all()
-    assert free_at(replace(near, drawing=near.drawing.anew(near.graph)), in_map(frames)).all()
+    assert free_at(replace(near, drawing=near.drawing.rebuilt(near.graph)), in_map(frames)).all()
 
 
 def wall(x: float, y: float) -> FloatArray:
@@ -273,7 +277,7 @@ def seeing(item: MapKeyframe, points_map: FloatArray) -> MapKeyframe:
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("redrawn", [False, True])
 def test_only_what_is_seen_after_the_drive_wins_over_it(later: bool, redrawn: bool) -> None:
-    """A box on the way is carried off before the robot comes, or put there when it has left."""
+    """A box on the path is carried off before the robot comes, or put there when it has left."""
     rule = replace(RULE, camera_height_m=0.6)
     there = [frame(0.1 * k, base(0.1 * k)) for k in range(31)]
     back = [frame(4 + 0.1 * k, base(3.0 - 0.1 * k)) for k in range(16)]
@@ -288,12 +292,12 @@ def test_only_what_is_seen_after_the_drive_wins_over_it(later: bool, redrawn: bo
     for some in (items[:3], items[3:]):
         revision = grown(revision, some, track)
     if redrawn:
-        revision = replace(revision, drawing=revision.drawing.anew(revision.graph))
+        revision = replace(revision, drawing=revision.drawing.rebuilt(revision.graph))
     assert free_at(revision, in_map(there, T)).all() != later
     assert free_at(revision, np.array([[0.97, 0.0, 0.0], [1.02, 0.0, 0.0]])).all() != later
 
 
-def test_the_cells_of_a_way_do_not_depend_on_where_windows_end() -> None:
+def test_the_cells_of_a_path_do_not_depend_on_where_windows_end() -> None:
     frames = bend()
     whole = driven(frames, (0, 10, 20, 30, 40)).drawing
     parts, track = Revision.empty(RULE), track_of(frames)

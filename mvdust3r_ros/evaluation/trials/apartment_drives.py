@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Synthetic drives through flats: path, drifting odometry, occasional corrupted windows."""
+"""Synthetic drives through apartments: path, drifting odometry, occasional corrupted windows."""
 
 from __future__ import annotations
 
@@ -42,28 +42,28 @@ from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, seque
 CORRUPTIONS = ("scale", "pose", "confidence")
 FRAMES_PER_SECOND = 10
 """Of the drives; the mapper chooses its keyframes by what it sees, not by time."""
-MAX_FLATS = 20
-"""A bound: most flats have the rooms that are asked for."""
+MAX_APARTMENTS = 20
+"""A bound: most apartments have the rooms that are asked for."""
 
 
-class FlatsError(MvDust3rError):
-    """An evaluation on flats cannot be done."""
+class ApartmentsError(MvDust3rError):
+    """An evaluation on apartments cannot be done."""
 
 
 @dataclass(frozen=True)
-class FlatOptions:
-    """How to drive and how to spoil it.
+class ApartmentOptions:
+    """How to drive and how to corrupt it.
 
     Attributes:
         path_m: length of the drive.
         min_rooms: rooms that the camera must have been in.
-        step_m: way between frames; a turn of 5 degrees counts as much.
+        step_m: distance between frames; a turn of 5 degrees counts as much.
         hw: height and width of the images.
         drift: of the odometry, a random walk, see `synthetic.sequence.odometry`.
         bias: of the odometry, the same over a drive, see there.
         points: noise of the oracle's points, share of the depth.
         scale: standard deviation of the logarithm of the oracle's scale of a window.
-        corrupt: share of the windows that are spoiled.
+        corrupt: share of the windows that are corrupted.
     """
 
     path_m: float = 60.0
@@ -77,7 +77,7 @@ class FlatOptions:
     corrupt: float = 0.0
 
 
-class SpoiledEngine(Engine):
+class CorruptedEngine(Engine):
     """Another engine, some of whose windows are wrong in one of three ways.
 
     Which ones and how depends on the seed and on the views of the window, not on the windows
@@ -87,7 +87,7 @@ class SpoiledEngine(Engine):
     def __init__(self, inner: Engine, share: float, seed: int) -> None:
         """Spoil a share of the windows, the first one never: it defines the map."""
         self._inner, self._share, self._seed = inner, share, seed
-        self.spoiled: list[bool] = []
+        self.corrupted: list[bool] = []
 
     def observe(self, view: View) -> None:
         """As the inner engine."""
@@ -98,12 +98,12 @@ class SpoiledEngine(Engine):
         return self._inner.encode(views)
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """As the inner engine, or spoiled; `spoiled` keeps which."""
+        """As the inner engine, or corrupted; `corrupted` keeps which."""
         prediction = self._inner.decode(tokens, n_ref)
         rng = np.random.default_rng([self._seed, 21, window_seed(t.view for t in tokens)])
         draw, kind = rng.random(), str(rng.choice(CORRUPTIONS))
-        self.spoiled.append(len(self.spoiled) > 0 and draw < self._share)
-        return spoil(prediction, kind, rng) if self.spoiled[-1] else prediction
+        self.corrupted.append(len(self.corrupted) > 0 and draw < self._share)
+        return corrupt_prediction(prediction, kind, rng) if self.corrupted[-1] else prediction
 
     def describe(self) -> EngineInfo:
         """As the inner engine."""
@@ -114,7 +114,9 @@ class SpoiledEngine(Engine):
         self._inner.close()
 
 
-def spoil(prediction: WindowPrediction, kind: str, rng: np.random.Generator) -> WindowPrediction:
+def corrupt_prediction(
+    prediction: WindowPrediction, kind: str, rng: np.random.Generator
+) -> WindowPrediction:
     """A window gone wrong.
 
     Args:
@@ -136,25 +138,27 @@ def spoil(prediction: WindowPrediction, kind: str, rng: np.random.Generator) -> 
     return replace(prediction, points=points, conf=conf)
 
 
-def flat_drive(seed: int, options: FlatOptions, rig: Rig) -> Drive:
-    """A drive of about `options.path_m` through the first flat of a seed with enough rooms.
+def apartment_drive(seed: int, options: ApartmentOptions, rig: Rig) -> Drive:
+    """A drive of about `options.path_m` through the first apartment of a seed with enough rooms.
 
     Raises:
-        FlatsError: no flat has been found.
+        ApartmentsError: no apartment has been found.
     """
-    for flat in range(MAX_FLATS):
-        drive = _drive(seed + flat * SEED_STEP, options, rig)
+    for attempt in range(MAX_APARTMENTS):
+        drive = _drive(seed + attempt * SEED_STEP, options, rig)
         if rooms_visited(drive) >= options.min_rooms:
             return drive
-    raise FlatsError(f"seed {seed}: no drive of {options.path_m:g} m in {options.min_rooms} rooms")
+    raise ApartmentsError(
+        f"seed {seed}: no drive of {options.path_m:g} m in {options.min_rooms} rooms"
+    )
 
 
-def _drive(seed: int, options: FlatOptions, rig: Rig) -> Drive:
+def _drive(seed: int, options: ApartmentOptions, rig: Rig) -> Drive:
     frames = math.ceil(options.path_m / options.step_m)
-    for _ in range(4):  # turns count as way: ask for more until it is long enough
+    for _ in range(4):  # turns count as distance: ask for more until it is long enough
         drive = make_sequence(
             SequenceConfig(
-                seed=seed, frames=frames, hw=options.hw, step_m=options.step_m, flat=True,
+                seed=seed, frames=frames, hw=options.hw, step_m=options.step_m, apartment=True,
                 noise=0.0, supersample=1, rig=rig, rate_hz=FRAMES_PER_SECOND,
             )
         )  # fmt: skip

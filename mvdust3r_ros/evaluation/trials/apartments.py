@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Trial of the mapper on synthetic flats, with a noisy oracle or a network."""
+"""Trial of the mapper on synthetic apartments, with a noisy oracle or a network."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.oracle_engine import OracleEngine, OracleNoise
 from mvdust3r_ros.evaluation.metrics.map_metrics import absolute_errors
 from mvdust3r_ros.evaluation.run import ENGINE_STAGES
-from mvdust3r_ros.evaluation.trials.flat_drives import (
-    FlatOptions,
-    FlatsError,
-    SpoiledEngine,
+from mvdust3r_ros.evaluation.trials.apartment_drives import (
+    ApartmentOptions,
+    ApartmentsError,
+    CorruptedEngine,
+    apartment_drive,
     drifting_frames,
-    flat_drive,
     rooms_visited,
     steps_m,
 )
-from mvdust3r_ros.evaluation.trials.flat_grid import FlatGridScores, judge_flat_grid
+from mvdust3r_ros.evaluation.trials.apartment_grid import ApartmentGridScores, score_apartment_grid
 from mvdust3r_ros.geometry import project
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.synthetic.paths import Rig
@@ -59,17 +59,17 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class FlatResult:
+class ApartmentResult:
     """What became of one drive; lengths in metres, nothing is aligned with the truth.
 
     Attributes:
-        seed: of flat, path and noise.
-        path_m: way of the camera.
+        seed: of apartment, path and noise.
+        path_m: distance that the camera travels.
         rooms: rooms it has been in.
         ate_m: root mean square error of the camera centres in the map frame.
         ate_share: `ate_m` over `path_m`.
         ate_without_loops_m: the same of a second run without closures; NaN when there was none.
-        ate_clean_m: the same of a run without spoiled windows; NaN when there was none.
+        ate_clean_m: the same of a run without corrupted windows; NaN when there was none.
         odometry_ate_m: the same of the odometry alone.
         scale_error: relative error of the map's size, positive when it is too large.
         scale_sigma: what the map says about that error.
@@ -80,7 +80,7 @@ class FlatResult:
         exact_grid: the same of the grid from exact depth and poses of the keyframes.
         windows: verdict -> number of windows.
         rolled_back: windows that left the map again.
-        spoiled: windows that were spoiled.
+        spoiled: windows that were corrupted.
         spoiled_committed: those of them that are in the map all the same.
         opened_after: windows until the gate was open; 0 when it stayed shut.
         refused_loops: why joint windows were no closure, the last ones.
@@ -99,8 +99,8 @@ class FlatResult:
     window_scale_errors: list[float]
     window_scale_sigmas: list[float]
     closures: int
-    grid: FlatGridScores | None
-    exact_grid: FlatGridScores | None
+    grid: ApartmentGridScores | None
+    exact_grid: ApartmentGridScores | None
     windows: dict[str, int]
     rolled_back: int
     spoiled: int
@@ -119,10 +119,10 @@ class FlatResult:
         return float((np.abs(errors) < sigmas).mean()) if len(errors) else math.nan
 
 
-def evaluate_flat(
-    seed: int, config: MapperConfig, options: FlatOptions, engine: Engine | None = None
-) -> FlatResult:
-    """One drive through one flat, and again without closures or spoiled windows to compare.
+def evaluate_apartment(
+    seed: int, config: MapperConfig, options: ApartmentOptions, engine: Engine | None = None
+) -> ApartmentResult:
+    """One drive through one apartment, and again without closures or corrupted windows to compare.
 
     Args:
         seed: of everything.
@@ -139,28 +139,28 @@ def evaluate_flat(
         },
     )
     rig = Rig(height_m=config.map.camera_height_m or Rig().height_m)
-    drive = flat_drive(seed, options, rig)
+    drive = apartment_drive(seed, options, rig)
     frames = list(drifting_frames(drive, odometry(drive, options.drift, bias=options.bias)))
-    result = drive_flat(seed, drive, frames, config, options, engine)
+    result = drive_apartment(seed, drive, frames, config, options, engine)
     if config.loop.enabled:
         plain = with_values(config, {"loop.enabled": False})
-        other = drive_flat(seed, drive, frames, plain, options, engine)
+        other = drive_apartment(seed, drive, frames, plain, options, engine)
         result = replace(result, ate_without_loops_m=other.ate_m)
     if options.corrupt > 0:
         clean = replace(options, corrupt=0.0)
-        other = drive_flat(seed, drive, frames, config, clean, engine)
+        other = drive_apartment(seed, drive, frames, config, clean, engine)
         result = replace(result, ate_clean_m=other.ate_m)
     return result
 
 
-def drive_flat(
+def drive_apartment(
     seed: int,
     drive: Drive,
     frames: Sequence[Frame],
     config: MapperConfig,
-    options: FlatOptions,
+    options: ApartmentOptions,
     engine: Engine | None = None,
-) -> FlatResult:
+) -> ApartmentResult:
     """Map the frames of a drive once.
 
     Args:
@@ -172,17 +172,17 @@ def drive_flat(
         engine: a network; None for the noisy oracle.
     """
     noise = OracleNoise(points=options.points, scale=options.scale, seed=seed)
-    spoiled = SpoiledEngine(engine or OracleEngine(options.hw, noise), options.corrupt, seed)
-    mapper = Mapper(config, spoiled)
+    corrupted = CorruptedEngine(engine or OracleEngine(options.hw, noise), options.corrupt, seed)
+    mapper = Mapper(config, corrupted)
     log = _Log()
     for frame in frames:
         window = mapper.select(frame)
         if window is not None:
-            log.add(mapper.map_window(window), spoiled)
+            log.add(mapper.map_window(window), corrupted)
     T_odom_cam = [f.T_odom_cam for f in frames if f.T_odom_cam is not None]
     odom = Trajectory(drive.truth.stamps_ns[: len(T_odom_cam)], np.stack(T_odom_cam))
     return replace(
-        _judge(seed, drive, mapper, log),
+        _score(seed, drive, mapper, log),
         odometry_ate_m=absolute_errors(odom, drive.truth, "none").rmse_m,
     )
 
@@ -217,7 +217,7 @@ class _Log:
     verdicts: Counter[str] = field(default_factory=Counter)
     spoiled: int = 0
     in_map: list[bool] = field(default_factory=list)
-    """Of each window in the map: whether it was spoiled."""
+    """Of each window in the map: whether it was corrupted."""
     rolled_back: int = 0
     opened_after: int = 0
     outside_ms: list[float] = field(default_factory=list)
@@ -225,13 +225,13 @@ class _Log:
     scale_sigmas: list[float] = field(default_factory=list)
     decoded: int = 0
 
-    def add(self, update: MapUpdate, engine: SpoiledEngine) -> None:
+    def add(self, update: MapUpdate, engine: CorruptedEngine) -> None:
         self.verdicts[update.verdict.name] += 1
         committed = update.verdict == Verdict.COMMITTED
         # the first one since is the window; those that doubt the last commits may follow, and one
         # that joins the ends of a loop
-        since = engine.spoiled[self.decoded :]
-        self.decoded = len(engine.spoiled)
+        since = engine.corrupted[self.decoded :]
+        self.decoded = len(engine.corrupted)
         self.spoiled += any(since[:1])
         if update.rolled_back:
             self.rolled_back += update.rolled_back
@@ -250,19 +250,19 @@ class _Log:
             self.scale_sigmas.append(update.scale.rel_sigma)
 
 
-def _judge(seed: int, drive: Drive, mapper: Mapper, log: _Log) -> FlatResult:
+def _score(seed: int, drive: Drive, mapper: Mapper, log: _Log) -> ApartmentResult:
     snapshot = mapper.snapshot()
     path_m = float(steps_m(drive.truth.T_world_cam).sum())
     ate_m = scale_error = math.nan
-    grids: tuple[FlatGridScores | None, FlatGridScores | None] = None, None
+    grids: tuple[ApartmentGridScores | None, ApartmentGridScores | None] = None, None
     if snapshot.grid is not None:
         ate_m = absolute_errors(snapshot.trajectory, drive.truth, "none").rmse_m
         sim3 = absolute_errors(snapshot.trajectory, drive.truth, "sim3")
         scale_error = 1 / sim3.scale - 1
         keyframes, rule = mapper.mapped_keyframes(), mapper.config.map
-        grids = judge_flat_grid(snapshot.grid, drive.scene, keyframes, rule)
+        grids = score_apartment_grid(snapshot.grid, drive.scene, keyframes, rule)
     times = log.outside_ms or [math.nan]
-    return FlatResult(
+    return ApartmentResult(
         seed=seed,
         path_m=path_m,
         rooms=rooms_visited(drive),
@@ -287,27 +287,27 @@ def _judge(seed: int, drive: Drive, mapper: Mapper, log: _Log) -> FlatResult:
     )
 
 
-def evaluate_flats(
+def evaluate_apartments(
     seeds: Sequence[int],
     config: MapperConfig,
-    options: FlatOptions,
+    options: ApartmentOptions,
     out: Path,
     engine: Engine | None = None,
     progress: Progress | None = None,
-) -> list[FlatResult]:
+) -> list[ApartmentResult]:
     """All seeds, one after the other; table.md and results.json in `out`.
 
     Raises:
-        FlatsError: no seeds, or `out` cannot be written.
+        ApartmentsError: no seeds, or `out` cannot be written.
     """
     if not seeds:
-        raise FlatsError("no seeds to drive; give FIRST:LAST with LAST above FIRST")
+        raise ApartmentsError("no seeds to drive; give FIRST:LAST with LAST above FIRST")
     results = []
     try:
         out.mkdir(parents=True, exist_ok=True)
         for seed in seeds:
-            results.append(evaluate_flat(seed, config, options, engine))
-            (out / "table.md").write_text(format_flats(results), encoding="utf-8")
+            results.append(evaluate_apartment(seed, config, options, engine))
+            (out / "table.md").write_text(format_apartments(results), encoding="utf-8")
             text = json.dumps(
                 {"options": asdict(options), "flats": [asdict(r) for r in results]}, indent=1
             )
@@ -315,16 +315,16 @@ def evaluate_flats(
             if progress is not None:
                 progress(len(results), len(seeds))
     except OSError as error:
-        raise FlatsError(f"cannot write to {out}: {error}") from None
+        raise ApartmentsError(f"cannot write to {out}: {error}") from None
     return results
 
 
-def format_flats(results: Sequence[FlatResult]) -> str:
+def format_apartments(results: Sequence[ApartmentResult]) -> str:
     """Markdown table, one row a seed and the medians, and the reasons of rejected windows."""
     head = (
-        "| seed | path m | rooms | ATE m | ATE % | ATE m, no loops | ATE m, none spoiled "
+        "| seed | path m | rooms | ATE m | ATE % | ATE m, no loops | ATE m, none corrupted "
         "| odometry m | scale error % | sigma % | in 1 sigma % | loops | grid right "
-        "| free IoU | free precision | exact depth | committed | rejected | spoiled in map "
+        "| free IoU | free precision | exact depth | committed | rejected | corrupted in map "
         "| gate after | ms outside |"
     )
     lines = [head, "|" + " --- |" * head.count(" | ") + " --- |"]
@@ -335,7 +335,7 @@ def format_flats(results: Sequence[FlatResult]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sentence(results: Sequence[FlatResult]) -> str:
+def _sentence(results: Sequence[ApartmentResult]) -> str:
     """What the columns leave out: all windows together, reasons, and what loops did."""
     reasons: Counter[str] = Counter()
     for r in results:
@@ -359,7 +359,7 @@ def _sentence(results: Sequence[FlatResult]) -> str:
     )
 
 
-def _row(name: str, results: Sequence[FlatResult]) -> str:
+def _row(name: str, results: Sequence[ApartmentResult]) -> str:
     def middle(values: Sequence[float], form: str, factor: float = 1.0) -> str:
         value = factor * float(np.median(values))
         return format(value, form) if math.isfinite(value) else "-"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 
-class MendedFile:
+class RepairedFile:
     """Stands for the path of a file that is read otherwise than it lies there; without a copy."""
 
     def __init__(
@@ -57,12 +57,12 @@ class MendedFile:
         return False
 
     def open(self, mode: str = "rb") -> Any:
-        """The mended file, to be read."""
+        """The repaired file, to be read."""
         assert mode == "rb"
-        return io.BufferedReader(_Mended(self._file, self._end, self._tail, self._patches))
+        return io.BufferedReader(_Repaired(self._file, self._end, self._tail, self._patches))
 
 
-class _Mended(io.RawIOBase):
+class _Repaired(io.RawIOBase):
     def __init__(self, file: Path, end: int, tail: bytes, patches: dict[int, bytes]) -> None:
         self._data = file.open("rb")
         self._end, self._tail, self._patches, self._at = end, tail, patches, 0
@@ -85,7 +85,7 @@ class _Mended(io.RawIOBase):
         if self._at < self._end:
             self._data.seek(self._at)
             piece = bytearray(self._data.read(min(len(buffer), self._end - self._at)))
-            self._mend(piece)
+            self._repair(piece)
         else:
             begin = self._at - self._end
             piece = bytearray(self._tail[begin : begin + len(buffer)])
@@ -93,7 +93,7 @@ class _Mended(io.RawIOBase):
         self._at += len(piece)
         return len(piece)
 
-    def _mend(self, piece: bytearray) -> None:
+    def _repair(self, piece: bytearray) -> None:
         for place, values in self._patches.items():
             for at, value in enumerate(values, place - self._at):
                 if 0 <= at < len(piece):

@@ -28,14 +28,14 @@ import pytest
 from mvdust3r_ros.config import KeyframeSettings, MapperConfig
 from mvdust3r_ros.datatypes import Frame, Verdict, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
-from mvdust3r_ros.evaluation.capsules import (
-    CapsuleError,
-    CapsuleWriter,
-    describe_replay,
-    read_capsule,
-    replay_capsule,
-)
 from mvdust3r_ros.evaluation.lockstep import run_lockstep
+from mvdust3r_ros.evaluation.window_dumps import (
+    WindowDumpError,
+    WindowDumpWriter,
+    describe_replay,
+    read_dump,
+    replay_dump,
+)
 from mvdust3r_ros.recordings.recording import Recording
 from mvdust3r_ros.synthetic.sequence import synthetic_frames
 
@@ -71,8 +71,8 @@ def recording(frames: list[Frame]) -> Recording:
 
 @pytest.fixture(scope="module")
 def folder(drive: list[Frame], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("capsules")
-    writer = CapsuleWriter(out, "oracle", CONFIG)
+    out = tmp_path_factory.mktemp("dumps")
+    writer = WindowDumpWriter(out, "oracle", CONFIG)
     evidence, stopped = run_lockstep(recording(drive), CONFIG, SickEngine(SIZE), writer)
     assert stopped == ""
     assert evidence.result.committed == 1
@@ -82,7 +82,7 @@ def folder(drive: list[Frame], tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.slow
-def test_a_capsule_is_plain_files(folder: Path) -> None:
+def test_a_dump_is_plain_files(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert {"capsule.json", "tensors.npz"} <= names
     assert {Path(name).suffix for name in names} == {".json", ".npz", ".png"}
@@ -94,53 +94,53 @@ def test_a_capsule_is_plain_files(folder: Path) -> None:
         assert np.isfinite(tensors["points_0"]).all()
 
 
-def test_a_capsule_comes_back_as_it_was(folder: Path, drive: list[Frame]) -> None:
-    capsule = read_capsule(folder)
-    assert capsule.verdict == Verdict.REJECTED_NOT_FINITE
-    assert capsule.config == CONFIG
-    assert len(capsule.windows) == 2
+def test_a_dump_comes_back_as_it_was(folder: Path, drive: list[Frame]) -> None:
+    dump = read_dump(folder)
+    assert dump.verdict == Verdict.REJECTED_NOT_FINITE
+    assert dump.config == CONFIG
+    assert len(dump.windows) == 2
     stamps = {f.stamp_ns for f in drive}
-    assert all(k.stamp_ns in stamps for w in capsule.windows for k in w.keyframes)
-    view = capsule.windows[1].keyframes[0].view
+    assert all(k.stamp_ns in stamps for w in dump.windows for k in w.keyframes)
+    view = dump.windows[1].keyframes[0].view
     assert view.image_rgb.shape == (*SIZE, 3)
     assert view.depth_m is not None
     assert view.K is not None
 
 
 def test_run_again_it_fails_again_and_a_healthy_engine_maps_it(folder: Path) -> None:
-    capsule = read_capsule(folder)
-    sick = replay_capsule(capsule, SickEngine(SIZE))
+    dump = read_dump(folder)
+    sick = replay_dump(dump, SickEngine(SIZE))
     assert sick.verdict == Verdict.REJECTED_NOT_FINITE
-    assert sick.message == capsule.message
-    healthy = replay_capsule(capsule, OracleEngine(SIZE))
+    assert sick.message == dump.message
+    healthy = replay_dump(dump, OracleEngine(SIZE))
     assert healthy.verdict == Verdict.COMMITTED
-    words = describe_replay(capsule, healthy)
+    words = describe_replay(dump, healthy)
     assert "recorded: rejected_not_finite" in words
     assert "now:      committed" in words
 
 
 def test_an_engine_of_another_size_is_refused(folder: Path) -> None:
-    with pytest.raises(CapsuleError, match="112x112 pixels, the engine takes 224x224"):
-        replay_capsule(read_capsule(folder), OracleEngine())
+    with pytest.raises(WindowDumpError, match="112x112 pixels, the engine takes 224x224"):
+        replay_dump(read_dump(folder), OracleEngine())
 
 
 @pytest.mark.parametrize("name", ["capsule.json", "tensors.npz"])
-def test_a_damaged_capsule_is_named(folder: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_dump_is_named(folder: Path, tmp_path: Path, name: str) -> None:
     for path in folder.iterdir():
         data = path.read_bytes()
         (tmp_path / path.name).write_bytes(data[: len(data) // 2] if path.name == name else data)
-    with pytest.raises(CapsuleError, match="is damaged") as caught:
-        read_capsule(tmp_path)
+    with pytest.raises(WindowDumpError, match="is damaged") as caught:
+        read_dump(tmp_path)
     assert str(tmp_path) in str(caught.value)
-    with pytest.raises(CapsuleError, match="no capsule"):
-        read_capsule(tmp_path / "nowhere")
+    with pytest.raises(WindowDumpError, match="no window dump"):
+        read_dump(tmp_path / "nowhere")
 
 
-def test_capsules_of_an_earlier_run_go(folder: Path, drive: list[Frame], tmp_path: Path) -> None:
+def test_dumps_of_an_earlier_run_go(folder: Path, drive: list[Frame], tmp_path: Path) -> None:
     (tmp_path / "capsule-9999").mkdir()
     (tmp_path / "capsule-9999" / "capsule.json").write_text("{}")
     (tmp_path / "capsule-mine").mkdir()
-    writer = CapsuleWriter(tmp_path, "oracle", CONFIG)
+    writer = WindowDumpWriter(tmp_path, "oracle", CONFIG)
     run_lockstep(recording(drive), CONFIG, OracleEngine(SIZE), writer)
     assert [path.name for path in tmp_path.iterdir()] == ["capsule-mine"]
     assert folder.exists()

@@ -26,8 +26,8 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import Frame, Trajectory
 from mvdust3r_ros.recordings.body_poses import at_camera
-from mvdust3r_ros.recordings.camera_file import camera_beside, read_camera
-from mvdust3r_ros.recordings.image_sequence import ShotList
+from mvdust3r_ros.recordings.camera_file import read_camera, sidecar_camera
+from mvdust3r_ros.recordings.image_sequence import ImageSequence
 from mvdust3r_ros.recordings.layouts import (
     FEW_IMAGES,
     NOT_PICTURES,
@@ -53,7 +53,7 @@ from mvdust3r_ros.recordings.truth_files import (
     TruthError,
     check_overlap,
     read_truth,
-    truth_beside,
+    sidecar_truth,
 )
 from mvdust3r_ros.recordings.video import VIDEO_SUFFIXES, Video
 
@@ -114,19 +114,19 @@ def files_recording(path: Path, truth: TruthOptions, options: FileOptions) -> Re
             return _of_video(path, truth, options)
         raise RecordingError(_unknown(path))
     folder = _recording_folder(path)
-    shots = _shots_of(folder, options)
+    sequence = _sequence_in(folder, options)
     if folder.resolve() != path.resolve():
-        shots.notes.add(f"the recording is that in {folder}")
+        sequence.notes.add(f"the recording is that in {folder}")
     if options.intrinsics is not None:
-        camera = read_camera(options.intrinsics, shots.size_wh, str(folder))
-        shots = replace(shots, camera=camera)
-    _check_size(shots)
-    return _of_shots(path, shots, truth, options)
+        camera = read_camera(options.intrinsics, sequence.size_wh, str(folder))
+        sequence = replace(sequence, camera=camera)
+    _check_size(sequence)
+    return _of_sequence(path, sequence, truth, options)
 
 
-def _check_size(shots: ShotList) -> None:
+def _check_size(sequence: ImageSequence) -> None:
     """Raise RecordingError for intrinsics of images of another size, before the first image."""
-    camera, size = shots.camera, shots.size_wh
+    camera, size = sequence.camera, sequence.size_wh
     if camera is not None and size is not None and (camera.width, camera.height) != size:
         raise RecordingError(
             f"the published intrinsics of this data set are for {camera.width}x{camera.height} "
@@ -182,8 +182,8 @@ def _pictures(folder: Path) -> int:
     return sum(is_image(path) for path in folder.iterdir())
 
 
-def _shots_of(folder: Path, options: FileOptions) -> ShotList:
-    layouts: tuple[tuple[Callable[[Path], bool], Callable[[Path], ShotList]], ...] = (
+def _sequence_in(folder: Path, options: FileOptions) -> ImageSequence:
+    layouts: tuple[tuple[Callable[[Path], bool], Callable[[Path], ImageSequence]], ...] = (
         (is_tum_rgbd, tum_rgbd),
         (is_seven_scenes, seven_scenes),
         (is_scannet, scannet),
@@ -220,41 +220,43 @@ def _foreign_images(path: Path) -> str:
     return ""
 
 
-def _of_shots(path: Path, shots: ShotList, truth: TruthOptions, options: FileOptions) -> Recording:
+def _of_sequence(
+    path: Path, sequence: ImageSequence, truth: TruthOptions, options: FileOptions
+) -> Recording:
     if truth.depth:
-        shots = _with_depth(shots, truth.depth)
+        sequence = _with_depth(sequence, truth.depth)
     if options.depth_factor:
-        shots = replace(shots, unit_m=1 / options.depth_factor)
-    elif shots.kind == "images" and shots.depth_source:
-        shots.notes.add("depth images are taken to be in millimetres (--depth-factor)")
-    stamps = [shot.stamp_ns for shot in shots.shots]
-    poses, source = _truth(truth.truth, shots, stamps)
+        sequence = replace(sequence, unit_m=1 / options.depth_factor)
+    elif sequence.kind == "images" and sequence.depth_source:
+        sequence.notes.add("depth images are taken to be in millimetres (--depth-factor)")
+    stamps = [image.stamp_ns for image in sequence.images]
+    poses, source = _truth(truth.truth, sequence, stamps)
     count = min(len(stamps), options.max_frames or len(stamps))
-    shots = replace(shots, shots=shots.shots[:count])
+    sequence = replace(sequence, images=sequence.images[:count])
     return Recording(
         name=recording_name(path),
-        kind=shots.kind,
+        kind=sequence.kind,
         total=count,
-        read=shots.frames,
+        read=sequence.frames,
         truth=poses,
         truth_source=source,
-        depth_source=shots.depth_source,
-        notes=shots.notes,
+        depth_source=sequence.depth_source,
+        notes=sequence.notes,
     )
 
 
-def _with_depth(shots: ShotList, depth: str) -> ShotList:
+def _with_depth(sequence: ImageSequence, depth: str) -> ImageSequence:
     """The list with depth images of the same names from another folder, or without."""
     if depth == "none":
-        return replace(shots, shots=tuple(replace(s, depth=None) for s in shots.shots))
+        return replace(sequence, images=tuple(replace(s, depth=None) for s in sequence.images))
     folder = _folder(depth)
-    named = [(s, folder / f"{s.image.stem}.png") for s in shots.shots]
+    named = [(s, folder / f"{s.image.stem}.png") for s in sequence.images]
     if not any(file.exists() for _, file in named):
         raise RecordingError(
             f"depth {folder} holds no image named as the images are: no {named[0][1].name}"
         )
     found = tuple(replace(s, depth=file if file.exists() else None) for s, file in named)
-    return replace(shots, shots=found, unit_m=0.001, K_depth=None)
+    return replace(sequence, images=found, unit_m=0.001, K_depth=None)
 
 
 def _folder(depth: str) -> Path:
@@ -264,20 +266,20 @@ def _folder(depth: str) -> Path:
 
 
 def _truth(
-    wanted: str, shots: ShotList, stamps_ns: Sequence[int]
+    wanted: str, sequence: ImageSequence, stamps_ns: Sequence[int]
 ) -> tuple[Trajectory | None, str]:
     """The truth asked for, else the recording's own, with where it comes from."""
-    source = Path(wanted) if wanted else shots.truth_source
+    source = Path(wanted) if wanted else sequence.truth_source
     if source is None or wanted == "none":
         return None, ""
     if not source.exists():
         raise TruthError(f"truth {source} does not exist")
-    truth = None if wanted else shots.truth
+    truth = None if wanted else sequence.truth
     if truth is None:
-        truth = read_truth(source, np.array(stamps_ns, np.int64), shots.notes.add)
-        if shots.shots:
-            images = shots.shots[0].image.parent
-            truth = at_camera(truth, source, images, shots.notes.add)
+        truth = read_truth(source, np.array(stamps_ns, np.int64), sequence.notes.add)
+        if sequence.images:
+            images = sequence.images[0].image.parent
+            truth = at_camera(truth, source, images, sequence.notes.add)
     if stamps_ns:
         check_overlap(truth, str(source), min(stamps_ns), max(stamps_ns))
     return truth, str(source)
@@ -295,18 +297,18 @@ def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recordin
     depth = _video_depth(path, truth.depth)
     size = Video(path).size_wh()
     given = options.intrinsics
-    camera = camera_beside(path, size) if given is None else read_camera(given, size)
+    camera = sidecar_camera(path, size) if given is None else read_camera(given, size)
     unit_m = 1 / (options.depth_factor or 1000)
     video = Video(path, camera, depth, unit_m)
-    own = None if truth.truth else truth_beside(path)
+    own = None if truth.truth else sidecar_truth(path)
     stamps = [] if own is None and truth.truth in ("", "none") else video.stamps_ns()
-    shots = ShotList("video", (), truth_source=own, notes=video.notes)
+    sequence = ImageSequence("video", (), truth_source=own, notes=video.notes)
     if (turned := video.rotation_deg()) != 0:
-        shots.notes.add(
+        sequence.notes.add(
             f"the video asks to be turned by {turned} degrees; pixels are taken as they are "
             "stored, as intrinsics and depth are of those"
         )
-    poses, source = _truth(truth.truth, shots, stamps)
+    poses, source = _truth(truth.truth, sequence, stamps)
 
     def frames(_: OnBad) -> Iterator[Frame]:
         return islice(video.frames(), options.max_frames or None)
@@ -320,5 +322,5 @@ def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recordin
         truth=poses,
         truth_source=source,
         depth_source=str(depth or ""),
-        notes=shots.notes,
+        notes=sequence.notes,
     )

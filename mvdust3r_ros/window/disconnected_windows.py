@@ -79,7 +79,7 @@ class Match(NamedTuple):
         return self.moved >= SURE_MATCH or (self.moved >= MIN_MATCH and self.gain >= MIN_GAIN)
 
 
-def check_lone_window(geometry: WindowGeometry) -> None:
+def check_disconnected_window(geometry: WindowGeometry) -> None:
     """Refuse a window that odometry or the pictures contradict, and a coarse one without either.
 
     Odometry that has gone into the window's poses agrees with them whatever the points are worth:

@@ -40,7 +40,7 @@ REASONS = {
 }
 
 
-def verdict_words(verdict: Verdict) -> str:
+def describe_verdict(verdict: Verdict) -> str:
     """What became of a window: "committed", "rejected (against odometry)"."""
     if verdict == Verdict.COMMITTED:
         return "committed"
@@ -55,7 +55,9 @@ def extent(numbers: Mapping[str, float | None]) -> str:
     return "over the whole drive" if share >= ALL_SHARE else f"over {percent(share)} of the drive"
 
 
-def doubts(numbers: Mapping[str, float | None], result: RunResult, left_out: int = 0) -> list[str]:
+def caveats(
+    numbers: Mapping[str, float | None], result: RunResult, left_out: int = 0
+) -> list[str]:
     """Why the numbers of a run say less than they seem to.
 
     Args:

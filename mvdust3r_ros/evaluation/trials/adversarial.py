@@ -40,7 +40,7 @@ from mvdust3r_ros.evaluation.metrics.map_metrics import (
 )
 from mvdust3r_ros.evaluation.window_scores import WatchedEngine
 from mvdust3r_ros.mapper import Mapper
-from mvdust3r_ros.synthetic.fooling import FoolingDrive
+from mvdust3r_ros.synthetic.adversarial import AdversarialDrive
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
 
 GHOST_M = 0.1
@@ -51,7 +51,7 @@ noise of stereo."""
 
 
 @dataclass(frozen=True)
-class FooledScores:
+class AdversarialScores:
     """Nothing is aligned with the truth; people and what they carry are no part of it.
 
     Attributes:
@@ -87,7 +87,7 @@ class FooledScores:
         return sum(u.verdict == Verdict.COMMITTED for u in self.updates)
 
 
-def judge_fooling(drive: FoolingDrive, engine: Engine) -> FooledScores:
+def score_adversarial_drive(drive: AdversarialDrive, engine: Engine) -> AdversarialScores:
     """Map a drive with odometry and compare the map with the scene.
 
     Args:
@@ -105,7 +105,7 @@ def judge_fooling(drive: FoolingDrive, engine: Engine) -> FooledScores:
         _note(mapper.process(frame), watched, mapper, updates, wrong)
     _note(mapper.finish(), watched, mapper, updates, wrong)
     snapshot = mapper.snapshot()
-    return FooledScores(
+    return AdversarialScores(
         *_grid_scores(snapshot, drive, mapper.config),
         points_off=float(np.concatenate(wrong).mean()) if wrong else 0.0,
         path_m=_path_error(snapshot, drive),
@@ -126,7 +126,7 @@ def _note(
     if update is None:
         return
     updates.append(update)
-    prediction = watched.taken(update.window.keyframes)
+    prediction = watched.prediction_of(update.window.keyframes)
     if update.verdict == Verdict.COMMITTED and prediction is not None:
         views = [k.view for k in update.window.keyframes]
         wrong.append(_wrong_points(prediction, views, mapper.config))
@@ -152,7 +152,7 @@ def _wrong_points(
 
 
 def _grid_scores(
-    snapshot: MapSnapshot, drive: FoolingDrive, config: MapperConfig
+    snapshot: MapSnapshot, drive: AdversarialDrive, config: MapperConfig
 ) -> tuple[int, float, int, int, int, int]:
     """The first six of the scores."""
     if snapshot.grid is None:
@@ -175,7 +175,7 @@ def _grid_scores(
     )
 
 
-def _path_error(snapshot: MapSnapshot, drive: FoolingDrive) -> float:
+def _path_error(snapshot: MapSnapshot, drive: AdversarialDrive) -> float:
     """Largest error of a keyframe's place, metres; 0 without keyframes."""
     truth = drive.drive.truth
     index = np.searchsorted(truth.stamps_ns, snapshot.trajectory.stamps_ns)

@@ -42,17 +42,17 @@ from mvdust3r_ros.evaluation.window_scores import WatchedEngine, WindowLog
 from mvdust3r_ros.mapper import Mapper
 
 CAPSULE_FORMAT = 1
-"""Goes up with each change that readers of older capsules would not understand."""
-MAX_CAPSULES = 20
+"""Goes up with each change that readers of older dumps would not understand."""
+MAX_DUMPS = 20
 """A bound on the disk: the first ones show what goes wrong."""
 
 
-class CapsuleError(MvDust3rError):
-    """A capsule cannot be written or read."""
+class WindowDumpError(MvDust3rError):
+    """A dump cannot be written or read."""
 
 
 @dataclass(frozen=True)
-class Capsule:
+class WindowDump:
     """A rejected window.
 
     Attributes:
@@ -72,11 +72,11 @@ class Capsule:
     config: MapperConfig
 
 
-class CapsuleWriter:
+class WindowDumpWriter:
     """Writes a folder for each rejected window of a run, at most 20."""
 
     def __init__(self, out: Path, engine: str, config: MapperConfig) -> None:
-        """Remove the capsules of an earlier run from `out`; write new ones there."""
+        """Remove the dumps of an earlier run from `out`; write new ones there."""
         self._out, self._engine, self._config = out, engine, config
         self._committed: tuple[Window, WindowPrediction | None] | None = None
         self.folders: list[Path] = []
@@ -88,51 +88,51 @@ class CapsuleWriter:
         """Take in the outcome of a window.
 
         Raises:
-            CapsuleError: the disk.
+            WindowDumpError: the disk.
         """
         if update.verdict == Verdict.COMMITTED:
             self._committed = update.window, prediction
             return
-        if len(self.folders) >= MAX_CAPSULES:
+        if len(self.folders) >= MAX_DUMPS:
             self.left_out += 1
             return
         before = [] if self._committed is None else [self._committed]
         windows, predictions = zip(*before, (update.window, prediction), strict=True)
         folder = self._out / f"capsule-{update.window.index:04d}"
-        write_capsule(
+        write_dump(
             folder,
-            Capsule(
+            WindowDump(
                 windows, predictions, update.verdict, update.message, self._engine, self._config
             ),
         )
         self.folders.append(folder)
 
 
-def write_capsule(folder: Path, capsule: Capsule) -> None:
+def write_dump(folder: Path, dump: WindowDump) -> None:
     """Write capsule.json, image-ID.png and tensors.npz (depth, points, confidence).
 
     Raises:
-        CapsuleError: the disk.
+        WindowDumpError: the disk.
     """
-    keyframes = {k.id: k for window in capsule.windows for k in window.keyframes}
+    keyframes = {k.id: k for window in dump.windows for k in window.keyframes}
     tensors: dict[str, Any] = {
         f"depth_{k.id}": k.view.depth_m for k in keyframes.values() if k.view.depth_m is not None
     }
-    for place, prediction in enumerate(capsule.predictions):
+    for place, prediction in enumerate(dump.predictions):
         if prediction is not None:
             tensors[f"points_{place}"] = prediction.points
             tensors[f"conf_{place}"] = prediction.conf
             tensors[f"references_{place}"] = np.array(prediction.references)
     description = {
         "format": CAPSULE_FORMAT,
-        "verdict": capsule.verdict.name.lower(),
-        "reason": capsule.message,
-        "engine": capsule.engine,
+        "verdict": dump.verdict.name.lower(),
+        "reason": dump.message,
+        "engine": dump.engine,
         "windows": [
-            {"index": w.index, "keyframes": [k.id for k in w.keyframes]} for w in capsule.windows
+            {"index": w.index, "keyframes": [k.id for k in w.keyframes]} for w in dump.windows
         ],
         "keyframes": [_keyframe_values(k) for k in keyframes.values()],
-        "settings": settings_dict(capsule.config),
+        "settings": settings_dict(dump.config),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def write_capsule(folder: Path, capsule: Capsule) -> None:
         text = json.dumps(description, indent=2)
         (folder / "capsule.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise CapsuleError(f"cannot write {folder}: {error.strerror or error}") from None
+        raise WindowDumpError(f"cannot write {folder}: {error.strerror or error}") from None
 
 
 def _keyframe_values(keyframe: Keyframe) -> dict[str, Any]:
@@ -158,16 +158,18 @@ def _keyframe_values(keyframe: Keyframe) -> dict[str, Any]:
     }
 
 
-def read_capsule(folder: Path) -> Capsule:
-    """Read a capsule; nothing in it can be executed.
+def read_dump(folder: Path) -> WindowDump:
+    """Read a dump; nothing in it can be executed.
 
     Raises:
-        CapsuleError: a file is missing or damaged.
+        WindowDumpError: a file is missing or damaged.
     """
     try:
         values = json.loads((folder / "capsule.json").read_text(encoding="utf-8"))
         if values["format"] != CAPSULE_FORMAT:
-            raise CapsuleError(f"{folder}: format {values['format']!r}, expected {CAPSULE_FORMAT}")
+            raise WindowDumpError(
+                f"{folder}: format {values['format']!r}, expected {CAPSULE_FORMAT}"
+            )
         with np.load(folder / "tensors.npz", allow_pickle=False) as tensors:
             arrays = dict(tensors)
         keyframes = {k["id"]: _keyframe_from(folder, k, arrays) for k in values["keyframes"]}
@@ -180,7 +182,7 @@ def read_capsule(folder: Path) -> Capsule:
             for section, fields in values["settings"].items()
             for name, value in fields.items()
         }
-        return Capsule(
+        return WindowDump(
             windows,
             tuple(_prediction_from(arrays, place) for place in range(len(windows))),
             Verdict[values["verdict"].upper()],
@@ -189,16 +191,16 @@ def read_capsule(folder: Path) -> Capsule:
             with_values(MapperConfig(), settings),
         )
     except OSError as error:
-        raise CapsuleError(f"{folder} is no capsule: {error}") from None
+        raise WindowDumpError(f"{folder} is no window dump: {error}") from None
     except (KeyError, TypeError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise CapsuleError(f"capsule {folder} is damaged: {error!r}") from None
+        raise WindowDumpError(f"window dump {folder} is damaged: {error!r}") from None
 
 
 def _keyframe_from(folder: Path, values: dict[str, Any], arrays: dict[str, Any]) -> Keyframe:
     path = folder / f"image-{int(values['id']):06d}.png"
     bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     if bgr is None:
-        raise CapsuleError(f"{path} is no PNG")
+        raise WindowDumpError(f"{path} is no PNG")
     names = ("K", "T_odom_cam", "T_world_cam")
     K, T_odom_cam, T_world_cam = (
         None if values[n] is None else np.array(values[n], float) for n in names
@@ -219,14 +221,14 @@ def _prediction_from(arrays: dict[str, Any], place: int) -> WindowPrediction | N
 
 @dataclass(frozen=True)
 class Replay:
-    """What came out when a capsule was run again.
+    """What came out when a dump was run again.
 
     Attributes:
         verdict: of the window now.
         message: the same in words.
         difference: largest change of the predicted points against the stored ones, as a share of
             their median distance; None when either is missing or of another size.
-        scores: ND and the others now, where the capsule holds depth and poses.
+        scores: ND and the others now, where the dump holds depth and poses.
     """
 
     verdict: Verdict
@@ -235,39 +237,39 @@ class Replay:
     scores: dict[str, float]
 
 
-def replay_capsule(capsule: Capsule, engine: Engine, config: MapperConfig | None = None) -> Replay:
+def replay_dump(dump: WindowDump, engine: Engine, config: MapperConfig | None = None) -> Replay:
     """Run a rejected window again, after the window that was committed before it.
 
-    The map older than that window is not in a capsule, so a verdict that depends on it (scale,
+    The map older than that window is not in a dump, so a verdict that depends on it (scale,
     odometry over several windows) can differ.
 
     Args:
-        capsule: the capsule.
-        engine: any engine that takes views of the capsule's size; stays open.
-        config: other settings; None for those of the capsule.
+        dump: the dump.
+        engine: any engine that takes views of the dump's size; stays open.
+        config: other settings; None for those of the dump.
 
     Raises:
-        CapsuleError: the engine takes views of another size.
+        WindowDumpError: the engine takes views of another size.
     """
     info = engine.describe()
-    stored_hw = capsule.windows[-1].keyframes[0].view.image_rgb.shape[:2]
+    stored_hw = dump.windows[-1].keyframes[0].view.image_rgb.shape[:2]
     if not info.takes(stored_hw):
-        raise CapsuleError(
-            f"the capsule holds views of {stored_hw[1]}x{stored_hw[0]} pixels, the engine takes "
-            f"{info.size_words()}"
+        raise WindowDumpError(
+            f"the dump holds views of {stored_hw[1]}x{stored_hw[0]} pixels, the engine takes "
+            f"{info.describe_size()}"
         )
     watched = WatchedEngine(engine)
-    config = config or capsule.config
+    config = config or dump.config
     log = WindowLog(watched, config.pose)
     mapper = Mapper(config, watched)
-    for window in capsule.windows:
+    for window in dump.windows:
         update = mapper.map_window(window)
         prediction = log.observe(update)
-    scores = log.scores.get(capsule.windows[-1].index)
+    scores = log.scores.get(dump.windows[-1].index)
     return Replay(
         update.verdict,
         update.message,
-        _difference(prediction, capsule.predictions[-1]),
+        _difference(prediction, dump.predictions[-1]),
         {} if scores is None else asdict(scores),
     )
 
@@ -279,10 +281,10 @@ def _difference(new: WindowPrediction | None, old: WindowPrediction | None) -> f
     return float(np.abs(new.points[0] - old.points[0]).max() / max(size, 1e-9))
 
 
-def describe_replay(capsule: Capsule, replay: Replay) -> str:
+def describe_replay(dump: WindowDump, replay: Replay) -> str:
     """A replay in words, for a terminal."""
     lines = [
-        f"recorded: {capsule.verdict.name.lower()}: {capsule.message or 'no reason given'}",
+        f"recorded: {dump.verdict.name.lower()}: {dump.message or 'no reason given'}",
         f"now:      {replay.verdict.name.lower()}{': ' if replay.message else ''}{replay.message}",
     ]
     if replay.difference is not None:

@@ -1,4 +1,4 @@
-"""Maps drives that fool stereo and prints what is wrong in the map: python benchmarks/fooling.py.
+"""Maps drives that fool stereo and prints the errors of the map: python benchmarks/adversarial.py.
 
 The table of "Scenes that fool stereo" in docs/real_rooms.md.
 """
@@ -9,8 +9,8 @@ import argparse
 from collections import Counter
 
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
-from mvdust3r_ros.evaluation.trials.fooling import judge_fooling
-from mvdust3r_ros.synthetic.fooling import DRIVES
+from mvdust3r_ros.evaluation.trials.adversarial import score_adversarial_drive
+from mvdust3r_ros.synthetic.adversarial import DRIVES
 
 
 def main() -> None:
@@ -25,16 +25,16 @@ def main() -> None:
     print("| drive | windows in the map | points off | free cells, right | of the wrong ones "
           "solid, outside | obstacles, ghosts | path, odometry |\n|" + " --- |" * 7)  # fmt: skip
     for name in given.only or DRIVES:
-        s = judge_fooling(DRIVES[name](given.seed), engine)
+        s = score_adversarial_drive(DRIVES[name](given.seed), engine)
         print(f"| {name} | {s.committed} of {len(s.updates)} | {s.points_off:.1%} | {s.free}, "
               f"{s.free_right:.1%} | {s.free_solid}, {s.free_beyond} | {s.obstacles}, {s.ghosts} "
               f"| {100 * s.path_m:.1f}, {100 * s.odometry_m:.1f} cm |", flush=True)  # fmt: skip
         if given.notes:
-            for line, count in Counter(_words(u) for u in s.updates).items():
+            for line, count in Counter(_describe(u) for u in s.updates).items():
                 print(f"    {count} x {line}")
 
 
-def _words(update: object) -> str:
+def _describe(update: object) -> str:
     verdict, message, note = (getattr(update, k) for k in ("verdict", "message", "note"))
     return f"{verdict.name} {message} | {note}"
 

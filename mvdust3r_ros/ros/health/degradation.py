@@ -14,7 +14,7 @@
 
 """How far the node steps back while the network fails or is too slow; needs no ROS.
 
-It goes down one rung at a time: fewer views, one reference view, the fallback engine, and in the
+It goes down one level at a time: fewer views, one reference view, the fallback engine, and in the
 end the node stops mapping. After enough healthy windows it goes up again, and waits longer after
 each attempt that failed.
 """
@@ -29,17 +29,17 @@ from enum import IntEnum
 from mvdust3r_ros.wording import plural
 
 LATENCY_WINDOWS = 20
-"""The 95th percentile is taken over this many windows, all of the present rung: the fewest that
+"""The 95th percentile is taken over this many windows, all of the present level: the fewest that
 have one."""
 CLIMB_SHARE = 0.5
-"""Share of the latency budget that leaves room for the rung above, whose windows have up to twice
+"""Share of the latency budget that leaves room for the level above, whose windows have up to twice
 the views."""
 MAX_PATIENCE = 16
-"""At most so many times the healthy windows that a climb asks for, doubled with each fall: a rung
+"""At most so many times the healthy windows that a climb asks for, doubled with each fall: a level
 that fails again is tried ever more seldom, but tried."""
 
 
-class Rung(IntEnum):
+class ServiceLevel(IntEnum):
     """How far the node has stepped back; the values are those of msg/WindowStatus.msg."""
 
     FULL = 0
@@ -50,7 +50,7 @@ class Rung(IntEnum):
 
 
 @dataclass(frozen=True)
-class LadderRule:
+class DegradationLimits:
     """When to step.
 
     Attributes:
@@ -80,24 +80,24 @@ class Outcome:
     out_of_memory: bool = False
 
 
-class Ladder:
+class DegradationPolicy:
     """Counts outcomes and says when to step.
 
     Attributes:
-        rung: where it is.
+        level: where it is.
         reason: why it made its last step, in words; empty before the first.
     """
 
-    def __init__(self, rule: LadderRule, rungs: Sequence[Rung]) -> None:
+    def __init__(self, rule: DegradationLimits, levels: Sequence[ServiceLevel]) -> None:
         """Start at the top.
 
         Args:
             rule: when to step.
-            rungs: those that make a difference, in order; FULL and STOPPED are always there.
+            levels: those that make a difference, in order; FULL and STOPPED are always there.
         """
         self.rule = rule
-        self._rungs = sorted({Rung.FULL, *rungs, Rung.STOPPED})
-        self.rung = Rung.FULL
+        self._levels = sorted({ServiceLevel.FULL, *levels, ServiceLevel.STOPPED})
+        self.level = ServiceLevel.FULL
         self.reason = ""
         self._failures = 0
         self._healthy = 0
@@ -105,9 +105,9 @@ class Ladder:
         self._climbed = False
         self._latencies_s: deque[float] = deque(maxlen=LATENCY_WINDOWS)
 
-    def record(self, outcome: Outcome) -> Rung | None:
-        """Take an outcome; the rung to go to, when it is time to step."""
-        if self.rung == Rung.STOPPED:
+    def record(self, outcome: Outcome) -> ServiceLevel | None:
+        """Take an outcome; the level to go to, when it is time to step."""
+        if self.level == ServiceLevel.STOPPED:
             return None
         if outcome.failure:
             self._failures += 1
@@ -120,33 +120,33 @@ class Ladder:
         self._latencies_s.append(outcome.latency_s)
         return self._slower() or self._climb()
 
-    def step_down(self, reason: str) -> Rung:
-        """Go one rung down, whatever was counted so far."""
+    def step_down(self, reason: str) -> ServiceLevel:
+        """Go one level down, whatever was counted so far."""
         if self._climbed:
             self._patience = min(2 * self._patience, MAX_PATIENCE)
         return self._go(self._next(1), reason, climbed=False)
 
     @property
     def latency_p95_s(self) -> float | None:
-        """95th percentile on the present rung; None before there are enough windows."""
+        """95th percentile on the present level; None before there are enough windows."""
         if len(self._latencies_s) < LATENCY_WINDOWS:
             return None
         return sorted(self._latencies_s)[-1 - LATENCY_WINDOWS // 20]
 
-    def _slower(self) -> Rung | None:
+    def _slower(self) -> ServiceLevel | None:
         """Step down for latency; a slow map is better than none, so never to the end."""
         limit, p95 = self.rule.max_latency_s, self.latency_p95_s
-        if not limit or p95 is None or p95 <= limit or self._next(1) == Rung.STOPPED:
+        if not limit or p95 is None or p95 <= limit or self._next(1) == ServiceLevel.STOPPED:
             return None
         return self.step_down(
             f"95 % of the windows take up to {p95:.2f} s, the limit is {limit:g} s"
         )
 
-    def _climb(self) -> Rung | None:
+    def _climb(self) -> ServiceLevel | None:
         needed = self.rule.healthy * self._patience
         if self._healthy < needed:
             return None
-        if self.rung == Rung.FULL:
+        if self.level == ServiceLevel.FULL:
             self._patience = 1
             self._climbed = False
             return None
@@ -157,11 +157,11 @@ class Ladder:
             self._next(-1), f"{plural(self._healthy, 'window')} without a fault", climbed=True
         )
 
-    def _next(self, by: int) -> Rung:
-        return self._rungs[self._rungs.index(self.rung) + by]
+    def _next(self, by: int) -> ServiceLevel:
+        return self._levels[self._levels.index(self.level) + by]
 
-    def _go(self, rung: Rung, reason: str, *, climbed: bool) -> Rung:
-        self.rung, self.reason, self._climbed = rung, reason, climbed
+    def _go(self, level: ServiceLevel, reason: str, *, climbed: bool) -> ServiceLevel:
+        self.level, self.reason, self._climbed = level, reason, climbed
         self._failures = self._healthy = 0
         self._latencies_s.clear()
-        return rung
+        return level

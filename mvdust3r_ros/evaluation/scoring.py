@@ -34,8 +34,8 @@ from mvdust3r_ros.datatypes import (
     Trajectory,
     Verdict,
 )
+from mvdust3r_ros.evaluation.caveats import caveats
 from mvdust3r_ros.evaluation.coverage import joined, mapped_share
-from mvdust3r_ros.evaluation.doubts import doubts
 from mvdust3r_ros.evaluation.metrics.map_metrics import (
     absolute_errors,
     align_trajectory,
@@ -43,7 +43,7 @@ from mvdust3r_ros.evaluation.metrics.map_metrics import (
     match_stamps,
     relative_errors,
 )
-from mvdust3r_ros.evaluation.report.quantities import COUNTS, QUANTITIES
+from mvdust3r_ros.evaluation.report.metric_catalogue import COUNTS, METRICS
 from mvdust3r_ros.evaluation.run import RunResult, WindowRecord
 from mvdust3r_ros.evaluation.true_map import TrueMapBuilder
 from mvdust3r_ros.evaluation.window_scores import WindowLog
@@ -93,11 +93,11 @@ class Evidence:
 
 
 @dataclass
-class Judgement:
+class RunScores:
     """The numbers and what the pictures are drawn from.
 
     Attributes:
-        numbers: name (see `quantities`) -> value, or None where nothing can be said.
+        numbers: name (see `metric_catalogue`) -> value, or None where nothing can be said.
         measured: the same for numbers that depend on the machine.
         notes: why something is missing, in words.
         path: curves along the matched keyframes, lists of one length; empty without a truth.
@@ -123,33 +123,33 @@ class Judgement:
     stretches: list[tuple[int, int]] = field(default_factory=list)
 
 
-def judge(evidence: Evidence) -> Judgement:
+def score_run(evidence: Evidence) -> RunScores:
     """Compare a run with the truth, as far as there is any; never raises for what is missing."""
-    made = Judgement(numbers=dict.fromkeys(n for n, q in QUANTITIES.items() if not q.measured))
+    made = RunScores(numbers=dict.fromkeys(n for n, q in METRICS.items() if not q.measured))
     _count(made, evidence)
-    _judge_coverage(made, evidence)
-    _judge_speed(made, evidence)
+    _score_coverage(made, evidence)
+    _score_speed(made, evidence)
     made.notes += evidence.notes
-    made.notes += doubts(made.numbers, evidence.result, evidence.left_out)
+    made.notes += caveats(made.numbers, evidence.result, evidence.left_out)
     estimate, truth = evidence.result.snapshot.trajectory, evidence.truth
     if truth is None:
         made.notes.append("no truth: errors of trajectory, grid and windows are not known")
-    _judge_windows(made, evidence)
+    _score_windows(made, evidence)
     if truth is None:
         return made
     if len(estimate) == 0:
-        made.notes.append("no window is in the map, so trajectory and grid cannot be judged")
+        made.notes.append("no window is in the map, so trajectory and grid cannot be scored")
         return made
     try:
-        S_true_map = _judge_trajectory(made, estimate, truth)
-        _judge_odometry(made, evidence.result.odometry, estimate, truth)
-        _judge_grid(made, evidence, S_true_map.inverse())
+        S_true_map = _score_trajectory(made, estimate, truth)
+        _score_odometry(made, evidence.result.odometry, estimate, truth)
+        _score_grid(made, evidence, S_true_map.inverse())
     except MvDust3rError as error:
-        made.notes.append(f"trajectory and grid are not judged: {error}")
+        made.notes.append(f"trajectory and grid are not scored: {error}")
     return made
 
 
-def _count(made: Judgement, evidence: Evidence) -> None:
+def _count(made: RunScores, evidence: Evidence) -> None:
     result, snapshot = evidence.result, evidence.result.snapshot
     in_map = result.in_map
     steps = np.diff(snapshot.trajectory.T_world_cam[:, :3, 3], axis=0)
@@ -179,7 +179,7 @@ def _count(made: Judgement, evidence: Evidence) -> None:
     made.numbers.update(counts)
 
 
-def _judge_coverage(made: Judgement, evidence: Evidence) -> None:
+def _score_coverage(made: RunScores, evidence: Evidence) -> None:
     """How much of the drive the map holds, and which parts of it."""
     result = evidence.result
     reference = result.odometry if evidence.truth is None else evidence.truth
@@ -188,7 +188,7 @@ def _judge_coverage(made: Judgement, evidence: Evidence) -> None:
     made.stretches = joined([(w.first_ns, w.stamp_ns) for w in result.in_map])
 
 
-def _judge_trajectory(made: Judgement, estimate: Trajectory, truth: Trajectory) -> Sim3:
+def _score_trajectory(made: RunScores, estimate: Trajectory, truth: Trajectory) -> Sim3:
     """Fill in errors and curves; S_true_map without a change of scale."""
     se3 = absolute_errors(estimate, truth, "se3")
     sim3 = absolute_errors(estimate, truth, "sim3")
@@ -231,8 +231,8 @@ def _judge_trajectory(made: Judgement, estimate: Trajectory, truth: Trajectory) 
     return S_true_map
 
 
-def _judge_odometry(
-    made: Judgement, odometry: Trajectory | None, estimate: Trajectory, truth: Trajectory
+def _score_odometry(
+    made: RunScores, odometry: Trajectory | None, estimate: Trajectory, truth: Trajectory
 ) -> None:
     """What odometry alone has on the keyframes of the map: what the map has to be better than."""
     if odometry is None:
@@ -246,7 +246,7 @@ def _judge_odometry(
         step = relative_errors(alone, truth, 1, "se3")
         same_path = absolute_errors(odometry, truth, "se3").max_m < SAME_PATH_M
     except MvDust3rError as error:
-        made.notes.append(f"odometry alone is not judged: {error}")
+        made.notes.append(f"odometry alone is not scored: {error}")
         return
     made.numbers.update(odometry_rpe_m=step.rmse_m, odometry_rpe_deg=step.rotation_deg)
     if same_path:
@@ -257,7 +257,7 @@ def _judge_odometry(
 
 
 def stretch_scale_errors(xyz: FloatArray, true_xyz: FloatArray) -> list[float | None]:
-    """Relative error of the way over the last 8 steps at each pose.
+    """Relative error of the path length over the last 8 steps at each pose.
 
     Args:
         xyz: (N, 3) estimated camera centres.
@@ -266,20 +266,20 @@ def stretch_scale_errors(xyz: FloatArray, true_xyz: FloatArray) -> list[float | 
     Returns:
         N values; None at the beginning and where the camera hardly moved.
     """
-    ways = [
+    lengths = [
         np.concatenate([[0.0], np.linalg.norm(np.diff(p, axis=0), axis=1).cumsum()])
         for p in (xyz, true_xyz)
     ]
     errors: list[float | None] = []
     for k in range(len(xyz)):
         begin = max(0, k - SCALE_STRETCH)
-        made, true = (float(way[k] - way[begin]) for way in ways)
+        made, true = (float(length[k] - length[begin]) for length in lengths)
         # of fewer keyframes, the error of one would make it
         errors.append(made / true - 1.0 if k >= 3 and true > MIN_STRETCH_M else None)
     return errors
 
 
-def _judge_grid(made: Judgement, evidence: Evidence, S_map_true: Sim3) -> None:
+def _score_grid(made: RunScores, evidence: Evidence, S_map_true: Sim3) -> None:
     snapshot = evidence.result.snapshot
     if snapshot.grid is None or evidence.true_map is None:
         return
@@ -293,7 +293,7 @@ def _judge_grid(made: Judgement, evidence: Evidence, S_map_true: Sim3) -> None:
         made.numbers[f"grid_{column}"] = _finite(getattr(scores, column))
 
 
-def _judge_windows(made: Judgement, evidence: Evidence) -> None:
+def _score_windows(made: RunScores, evidence: Evidence) -> None:
     log, in_map = evidence.windows, evidence.result.in_map
     for window in evidence.result.windows:
         row: dict[str, Any] = {
@@ -352,7 +352,7 @@ def confidence_bins(pairs: FloatArray) -> list[dict[str, float]]:
     return bins
 
 
-def _judge_speed(made: Judgement, evidence: Evidence) -> None:
+def _score_speed(made: RunScores, evidence: Evidence) -> None:
     result = evidence.result
     own_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     made.stages = stage_percentiles(result.windows)
