@@ -19,7 +19,7 @@
 NAME is a module or one number of it: `placing.stitching`, `graph.loops.LOOP_SIGMA_M`; without any,
 all numbers of `window`, `placing`, `graph`, `drawing` and `atlas`. One number at a time is
 multiplied by factors, members of a tuple one by one, and the same inputs are mapped again: drives
-through synthetic apartments with loops, drifting odometry, depth that is off by a few per cent and some
+through synthetic apartments with loops, drifting odometry, depth a few per cent off and some
 windows gone wrong ("wheels": the camera's place on the robot is unknown); with --bag, recordings
 with true poses and depth beside them, with the default engine, whose answers to the same views are
 remembered from the first run (not where numbers of the engine itself change); --alone, the same
