@@ -37,9 +37,8 @@ SIFT_SHIFT_PX = 0.25
 """OpenCV's keypoints lie so far off in x and y, as it doubles the image first."""
 RATIO, FAINT_RATIO = 0.8, 0.9
 """A match is clear when it is nearer than this share of the distance of the second best (0.8: Lowe
-2004, figure 11); up to the second share it is kept for where poses are known: insensitive from
-there to 1, and without them the ATE is 12 mm instead of 10 (benchmarks/constants.py, office with
-odometry)."""
+2004, figure 11); up to the second share it is kept for where poses are known: insensitive from 0.9
+to 1; at 0.45 the ATE is 12 mm instead of 10 (benchmarks/constants.py, office with odometry)."""
 
 
 @dataclass(frozen=True, eq=False)
