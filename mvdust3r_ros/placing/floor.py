@@ -31,7 +31,7 @@ UNLEVEL_TILT_DEG = 40.0
 MIN_POINTS, MIN_LOW_POINTS = 50, 30
 """In all and below the camera; with fewer, `MIN_SUPPORT` would be one or two points."""
 SAMPLE_POINTS = 3000
-"""A support of 4 % is known to 0.4 of it. Insensitive from 1500 to 6000
+"""A support of 4 % is known to 0.4 points. Insensitive from 1500 to 6000
 (benchmarks/constants.py)."""
 TRIPLES = 400
 """Where a quarter of the low points are floor, one triple in 64 is: 400 miss it in 0.2 % of all

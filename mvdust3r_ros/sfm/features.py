@@ -28,14 +28,17 @@ from mvdust3r_ros.datatypes import BoolArray, FloatArray, View
 IndexArray = npt.NDArray[np.intp]
 
 MAX_FEATURES = 1200
-"""Strongest features kept of a view."""
+"""Strongest features kept of a view. Insensitive from 600 to 2400 (benchmarks/constants.py, office
+with odometry)."""
 CONTRAST = 0.01
-"""SIFT's least contrast, where Lowe has 0.03: walls show little, and noise finds no partner."""
+"""SIFT's least contrast, where Lowe has 0.03: walls show little, and noise finds no partner.
+Insensitive from 0.005 to 0.02 (benchmarks/constants.py, office with odometry)."""
 SIFT_SHIFT_PX = 0.25
 """OpenCV's keypoints lie so far off in x and y, as it doubles the image first."""
 RATIO, FAINT_RATIO = 0.8, 0.9
 """A match is clear when it is nearer than this share of the distance of the second best (0.8: Lowe
-2004, figure 11); up to the second share it is kept for where poses are known."""
+2004, figure 11); up to the second share it is kept for where poses are known: insensitive from 0.9
+to 1; at 0.45 the ATE is 12 mm instead of 10 (benchmarks/constants.py, office with odometry)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,9 +31,11 @@ from mvdust3r_ros.sfm.two_view import (
 )
 
 MIN_VIEW_POINTS = 30
-"""Least points of a view whose pose images say."""
+"""Least points of a view whose pose images say: twice what a pair needs (`two_view.MIN_MATCHES`).
+Insensitive from 15 to 60 (benchmarks/constants.py, office with odometry)."""
 GRID, MIN_CELLS = 4, 5
-"""Least cells, of a grid of so many rows and columns, that they lie in."""
+"""Least cells, of a grid of so many rows and columns, that they lie in: more than one object of a
+quarter of the image. Insensitive from 2 to 10 (benchmarks/constants.py, office with odometry)."""
 PLANE_PARALLAX_PX, PLANE_SIGMAS = 3.0, 4.0
 """Pairs of views with less parallax do not tell a plane from a room; a match lies on a plane when
 it is off by no more than so many sigmas."""

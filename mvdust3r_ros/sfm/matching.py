@@ -38,11 +38,15 @@ IndexArray = npt.NDArray[np.intp]
 Pair = tuple[int, int]
 
 GUIDE_PX = 12.0
-"""Largest distance of a match from the epipolar line of odometry, to be looked at at all."""
+"""Largest distance of a match from the epipolar line of odometry, to be looked at at all: 2
+degrees of a view of 384 pixels. Insensitive from 6 to 24 (benchmarks/constants.py, office with
+odometry)."""
 AGREE_PX = 2.5
-"""The same from that of poses that images gave."""
+"""The same from that of poses that images gave: `GOOD_PX` at the end. Insensitive from 1.25 to 5
+(benchmarks/constants.py, office with odometry)."""
 GUIDED_MATCHES = 10
-"""Inliers that make a pair of views count where odometry guides."""
+"""Inliers that make a pair of views count where odometry guides: fewer than
+`two_view.MIN_MATCHES`, as wrong matches have been left out before."""
 
 
 @dataclass(frozen=True, eq=False)

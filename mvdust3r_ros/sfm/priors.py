@@ -28,11 +28,14 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.sfm.bundle import MotionPrior
 
 ODOM_REL_SIGMA = 0.02
-"""Error of a step of odometry, share of its length; as `stitch.odom_rel_sigma` assumes."""
+"""Error of a step of odometry, share of its length; as `stitch.odom_rel_sigma` assumes.
+Insensitive from 0.01 to 0.04 (benchmarks/constants.py, office with odometry)."""
 ODOM_SIGMA_M = 0.003
-"""The same, whatever the length."""
+"""The same, whatever the length. Insensitive from 0.0015 to 0.006 (benchmarks/constants.py, office
+with odometry)."""
 ODOM_SIGMA_RAD = math.radians(0.15)
-"""Error of a turn of odometry, whatever its angle: time stamps, the shake of a mast."""
+"""Error of a turn of odometry, whatever its angle: time stamps, the shake of a mast. Insensitive
+from half to twice (benchmarks/constants.py, office with odometry)."""
 ODOM_TURN_SHARE = 0.01
 """The same, share of the angle."""
 RIG_SIGMA_RAD = math.radians(0.15)
@@ -42,11 +45,13 @@ RIG_SIGMA_M = 0.002
 RIG_REL_SIGMA = 0.01
 """Share of the distance of two cameras."""
 BEFORE_SIGMA_RAD = math.radians(0.1)
-"""Error of the turn between two views by the window before."""
+"""Error of the turn between two views by the window before. Insensitive from half to twice
+(benchmarks/constants.py, office with odometry)."""
 BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.01, 0.002
 """Error of their distance, share of itself and of the typical depth."""
 BEFORE_WITH_ODOMETRY = 3.0
-"""Factor of both beside odometry, which is in what the window before said already."""
+"""Factor of both next to odometry, which the window before contains already. Insensitive from 1.5
+to 6 (benchmarks/constants.py, office with odometry)."""
 STILL = 1e-6
 """Motion of the rig by odometry (m and rad) below which two views were taken at one time."""
 

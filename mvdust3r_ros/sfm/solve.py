@@ -40,19 +40,25 @@ from mvdust3r_ros.sfm.correspondence import observations_of, triangulate
 IndexArray = npt.NDArray[np.intp]
 
 ROUGH_PX = (12.0, 5.0, 2.5)
-"""Largest distance of an observation from its point in each round from a rough start."""
+"""Largest distance of an observation from its point in each round from a rough start: from what an
+odometry leaves open to five sigmas of a feature."""
 GOOD_PX = (4.0, 2.5)
-"""The same from a good start."""
+"""The same from a good start. Insensitive from half to twice of each, as those above
+(benchmarks/constants.py, office with odometry)."""
 MIN_ANGLE_RAD = math.radians(1.0)
 """Least angle between the rays of a point: a pixel, a sixth of a degree at 384, is then 17 % of
-its depth."""
+its depth. Insensitive from half to twice (benchmarks/constants.py, office with odometry)."""
 MIN_POINTS = 12
-"""Fewer points than this say nothing of poses."""
+"""Fewer points than this say nothing of poses: two samples of RANSAC. Insensitive from 6 to 24
+(benchmarks/constants.py, office with odometry)."""
 INDEPENDENT = 20
 """Observations of a view beyond this number add no more knowledge: their errors are alike, as from
-the lens, the calibration and a rolling shutter."""
+the lens, the calibration and a rolling shutter. Insensitive from 10 to 40
+(benchmarks/constants.py, office with odometry)."""
 LEAST_SIGMA_PX, START_SIGMA_PX = 0.5, 1.0
-"""Least error of an observation, and what it is taken for at the start."""
+"""Least error of an observation, which is about that of a SIFT feature, and what it is taken for
+at the start. The least: insensitive from 0.25 to 1 (benchmarks/constants.py, office with
+odometry)."""
 START_TRUST = 0.5
 """Weight of the observations in the first round, when outliers are among them."""
 MIN_FREEDOM = 0.1

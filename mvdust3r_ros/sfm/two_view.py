@@ -25,7 +25,8 @@ from mvdust3r_ros.datatypes import BoolArray, FloatArray
 from mvdust3r_ros.geometry import invert_se3, make_se3
 
 EPIPOLAR_PX = 1.5
-"""Largest distance from the epipolar line, in pixels of the views."""
+"""Largest distance from the epipolar line, in pixels of the views: three sigmas of a feature.
+Insensitive from 0.75 to 3 (benchmarks/constants.py, office with odometry)."""
 EPIPOLAR_MATCHES = 8
 """So many determine an epipolar geometry linearly (Longuet-Higgins 1981)."""
 MIN_MATCHES = 15

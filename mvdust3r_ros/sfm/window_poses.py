@@ -47,28 +47,32 @@ from mvdust3r_ros.wording import plural
 IndexArray = npt.NDArray[np.intp]
 
 MIN_GOOD_VIEWS = 3
-"""Fewer views that images place are none."""
+"""Fewer views that images place are none: two have no third that would contradict a wrong pair."""
 MIN_EXPLAINED, MIN_EXPLAINED_ALONE = 0.6, 0.9
 """Least share of the matches of single pairs that the poses of the window explain: with odometry,
-and by images alone, where repeated patterns can agree on something wrong."""
+and by images alone, where repeated patterns can agree on something wrong. With odometry
+insensitive from 0.3 to 1 (benchmarks/constants.py, office with odometry)."""
 MIN_RIVAL_SHARE, MAX_RIVAL_PX, RIVAL_FOCAL = 0.7, 1.1, 0.04
 """Two focal lengths that differ by more than the last share are both possible when one explains
 this share of what the other one does, with residuals larger by no more than this factor."""
 SETTLING_STEPS = 20
-"""Steps of adjustment before focal lengths are compared."""
+"""Steps of adjustment before focal lengths are compared: residuals have to be at rest by then."""
 MAX_STRAIN, MAX_CONTRADICTED = 4.0, 0.3
 """By more sigmas than this images contradict a step of odometry; more steps than this share, and
-they contradict odometry as a whole."""
+they contradict odometry as a whole. Insensitive from half to twice of both
+(benchmarks/constants.py, office with odometry)."""
 MAX_TURN_SIGMA_RAD = math.radians(1.5)
 MAX_SHIFT_SIGMA = 0.08
-"""In median depths; a view placed worse than either by images alone is not placed."""
+"""In median depths; a view placed worse than either by images alone is not placed: its points
+would be off by as much as, or more than, two surfaces may be (`window_geometry.SAME_DEPTH`)."""
 MAX_PLANE_SHARE = 0.9
 """More matches than this share on one plane leave two ways to see them, or nearly so."""
 FOCAL_STARTS = (0.6, 0.8, 1.1, 1.6)
 """Of an unknown focal length, in long sides of the view: fields of view of 80, 64, 49 and 35
 degrees, each as far from the next as a start may be."""
 MAX_FOCAL_SIGMA = 0.03
-"""Largest relative uncertainty of a focal length that images say."""
+"""Largest relative uncertainty of a focal length that images say: all depths are off by about
+it."""
 MIN_FOCAL, MAX_FOCAL = 0.35, 4.0
 """Range of a focal length that images may say, in long sides of the view: fields of view of 110
 and 14 degrees, beyond which a pinhole camera is rare."""

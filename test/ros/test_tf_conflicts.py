@@ -47,21 +47,21 @@ def heard_by(*names: str) -> TfConflicts:
 
 
 def test_own_transforms_come_back_and_are_nobody_elses() -> None:
-    rivals = heard_by("/robot_state_publisher")
+    conflicts = heard_by("/robot_state_publisher")
     for i in range(5000):
-        rivals.sent(transform(i))
-        rivals.heard(over_the_wire(transform(i)), fixed=False)
-    assert rivals.words(ODOM) == ""
+        conflicts.sent(transform(i))
+        conflicts.heard(over_the_wire(transform(i)), fixed=False)
+    assert conflicts.message(ODOM) == ""
 
 
 def test_own_transforms_that_get_lost_do_not_pile_up() -> None:
-    rivals = heard_by()
+    conflicts = heard_by()
     for i in range(3 * module.MAX_OWN):
-        rivals.sent(transform(i))
-    rivals.heard(transform(3 * module.MAX_OWN - 1), fixed=False)
-    assert rivals.words(ODOM) == ""
-    rivals.heard(transform(0), fixed=False)
-    assert "another node" in rivals.words(ODOM), "it is long forgotten"
+        conflicts.sent(transform(i))
+    conflicts.heard(transform(3 * module.MAX_OWN - 1), fixed=False)
+    assert conflicts.message(ODOM) == ""
+    conflicts.heard(transform(0), fixed=False)
+    assert "another node" in conflicts.message(ODOM), "it is long forgotten"
 
 
 @pytest.mark.parametrize(
@@ -70,30 +70,30 @@ def test_own_transforms_that_get_lost_do_not_pile_up() -> None:
     ids=["same stamp", "same place", "a twin that says the same"],
 )
 def test_the_transform_of_another_is_noticed_whatever_it_has_in_common(foreign: Any) -> None:
-    rivals = heard_by("/amcl")
-    rivals.sent(transform(7))
-    rivals.heard(transform(7), fixed=False)
-    assert rivals.words(ODOM) == ""
-    rivals.heard(foreign, fixed=False)
-    words = rivals.words(ODOM)
+    conflicts = heard_by("/amcl")
+    conflicts.sent(transform(7))
+    conflicts.heard(transform(7), fixed=False)
+    assert conflicts.message(ODOM) == ""
+    conflicts.heard(foreign, fixed=False)
+    words = conflicts.message(ODOM)
     assert words.startswith("/amcl publishes map->odom on /tf too")
     assert "set ros.publish_tf to none" in words
 
 
 def test_a_transform_is_noticed_before_the_node_has_sent_its_own() -> None:
-    rivals = heard_by("/amcl", "/robot_state_publisher")
-    rivals.heard(transform(7), fixed=False)
-    assert rivals.words(ODOM).startswith("one of /amcl, /robot_state_publisher publishes")
-    assert rivals.words([]) == "", "not ours to publish"
-    rivals.restart()
-    assert rivals.words(ODOM) == ""
+    conflicts = heard_by("/amcl", "/robot_state_publisher")
+    conflicts.heard(transform(7), fixed=False)
+    assert conflicts.message(ODOM).startswith("one of /amcl, /robot_state_publisher publishes")
+    assert conflicts.message([]) == "", "not ours to publish"
+    conflicts.restart()
+    assert conflicts.message(ODOM) == ""
 
 
 def test_other_frames_below_the_map_are_their_owners_affair() -> None:
-    rivals = heard_by("/docks")
+    conflicts = heard_by("/docks")
     for i in range(2 * module.MAX_CHILDREN):
-        rivals.heard(transform(7, f"dock_{i}"), fixed=True)
-    assert rivals.words(ODOM) == ""
+        conflicts.heard(transform(7, f"dock_{i}"), fixed=True)
+    assert conflicts.message(ODOM) == ""
 
 
 def test_who_stops_is_forgotten_but_a_fixed_transform_lasts(
@@ -101,10 +101,12 @@ def test_who_stops_is_forgotten_but_a_fixed_transform_lasts(
 ) -> None:
     monkeypatch.setattr(module, "RECENT_S", 0.0)
     names = ["/static_transform_publisher"]
-    rivals = TfConflicts(lambda topic: names if topic == "/tf_static" else [])
-    rivals.heard(transform(7), fixed=False)
-    assert rivals.words(ODOM) == ""
-    rivals.heard(transform(7), fixed=True)
-    assert "/static_transform_publisher publishes map->odom on /tf_static" in rivals.words(ODOM)
+    conflicts = TfConflicts(lambda topic: names if topic == "/tf_static" else [])
+    conflicts.heard(transform(7), fixed=False)
+    assert conflicts.message(ODOM) == ""
+    conflicts.heard(transform(7), fixed=True)
+    assert "/static_transform_publisher publishes map->odom on /tf_static" in conflicts.message(
+        ODOM
+    )
     names.clear()
-    assert rivals.words(ODOM) == ""
+    assert conflicts.message(ODOM) == ""
