@@ -23,7 +23,7 @@ from mvdust3r_ros.ros.health.arrivals import Offer
 
 
 def offers_on(node: Node, topic: str) -> list[Offer]:
-    """What the publishers of a topic offer."""
+    """Return the offers of a topic's publishers."""
     return [
         Offer(
             f"{info.node_namespace.rstrip('/')}/{info.node_name}",
@@ -43,13 +43,13 @@ def clock_stopped(node: Node) -> bool:
 
 
 def namesakes(node: Node) -> int:
-    """Other nodes with the full name of this one."""
+    """Return the number of other nodes with this node's full name."""
     own = (node.get_name(), node.get_namespace())
     return max(0, int(node.get_node_names_and_namespaces().count(own)) - 1)
 
 
 def others_on(node: Node, topic: str) -> list[str]:
-    """Full names of the other nodes that publish a topic; that of a namesake too."""
+    """Return full names of the other nodes that publish a topic, including namesakes."""
     names = sorted(offer.node for offer in offers_on(node, topic))
     own = node.get_fully_qualified_name()
     if own in names:
