@@ -223,7 +223,7 @@ def _engine_build(args: argparse.Namespace) -> int:
 
 
 def _working(what: str) -> AbstractContextManager[object]:
-    """A moving line on a terminal while something takes its time; nothing elsewhere."""
+    """Show a spinner on a terminal during a slow step; nothing elsewhere."""
     from rich.console import Console
 
     return Console(stderr=True).status(what)
