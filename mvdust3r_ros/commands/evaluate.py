@@ -55,7 +55,7 @@ on synthetic scenes with exact truth:
 
 
 def add_evaluate(commands: Commands) -> None:
-    """`evaluate BAG...`: reports on recordings."""
+    """Add `evaluate BAG...`: reports on recordings."""
     parser = add_command(
         commands,
         "evaluate",
@@ -268,7 +268,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def add_compare(commands: Commands) -> None:
-    """`compare REPORT...`: reports side by side."""
+    """Add `compare REPORT...`: reports side by side."""
     parser = add_command(
         commands,
         "compare",

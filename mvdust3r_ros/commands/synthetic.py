@@ -53,7 +53,7 @@ def synthetic_in_one_word(words: Sequence[str]) -> list[str]:
 
 
 def add_evaluate_rooms(commands: Commands) -> None:
-    """`evaluate rooms`: synthetic rooms by seed."""
+    """Add `evaluate rooms`: synthetic rooms by seed."""
     rooms = add_command(
         commands, SYNTHETIC["rooms"],
         "`evaluate rooms`: score an engine on synthetic rooms by seed",
@@ -76,7 +76,7 @@ def add_evaluate_rooms(commands: Commands) -> None:
 
 
 def add_evaluate_apartments(commands: Commands) -> None:
-    """`evaluate apartments`: drives through synthetic apartments."""
+    """Add `evaluate apartments`: drives through synthetic apartments."""
     apartments = add_command(
         commands, SYNTHETIC["apartments"],
         "`evaluate apartments`: drives through synthetic apartments with drifting odometry",

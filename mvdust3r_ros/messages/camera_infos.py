@@ -60,7 +60,7 @@ class ChosenCamera:
 
     Attributes:
         camera: intrinsics in pixels of the image; None if not calibrated.
-        why: why there are none, or how they were adapted, in words; empty if all is well.
+        why: why there are none, or how they were adapted; empty if all is well.
     """
 
     camera: CameraModel | None
@@ -94,7 +94,7 @@ class CameraInfos:
         return any(s.camera is not None for s in self._states)
 
     def notes(self) -> list[str]:
-        """Return further remarks, in words."""
+        """Return further remarks."""
         frames = sorted({s.frame for s in self._states if s.camera is not None} - {""})
         if len(frames) > 1:
             return [

@@ -1,6 +1,6 @@
-"""One camera's messages, and the frame of an image with what belongs to its time.
+"""Collect one camera's messages, and make frames of images and matching data.
 
-The node and the reader of bags ask the same object, so that both understand a recording alike.
+The node and the bag reader share this class, so that they interpret a recording in the same way.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Names of frames and topics as robots write them: slashes, prefixes, namespaces."""
+"""Match names of frames and topics despite slashes, prefixes and namespaces."""
 
 from __future__ import annotations
 

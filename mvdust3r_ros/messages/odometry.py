@@ -53,7 +53,7 @@ class Placement:
         T_odom_cam: (4, 4) pose of the camera, or None.
         T_odom_base: (4, 4) pose of the robot, also if the camera's extrinsics are unknown; None if
             odometry is of the camera itself.
-        why: why the camera's pose is unknown, or what was assumed, in words.
+        why: why the camera's pose is unknown, or what was assumed.
     """
 
     T_odom_cam: FloatArray | None = None

@@ -35,7 +35,7 @@ MAX_GAP_NS = 2_000_000_000
 
 
 class TransformError(MvDust3rError):
-    """More frames than any robot has."""
+    """A transform is invalid, or there are more frames than any robot has."""
 
 
 class PoseBuffer:

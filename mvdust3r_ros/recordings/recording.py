@@ -116,6 +116,6 @@ class Recording:
 
 
 def recording_name(path: Path) -> str:
-    """Return a recording's display name: of the parent folder if it is just called `bag`."""
+    """Return a recording's display name; the parent folder's if its own is just `bag`."""
     path = path.resolve()
     return path.parent.name if path.stem in PLAIN_NAMES else path.stem

@@ -53,7 +53,7 @@ class RepairedFile:
         return self._file.exists()
 
     def is_dir(self) -> bool:
-        """Return False always."""
+        """Always False."""
         return False
 
     def open(self, mode: str = "rb") -> Any:

@@ -73,7 +73,7 @@ class GridTopics:
         return [p for p in (self._whole, self._changes) if p is not None]
 
     def subscriber_counts(self) -> dict[str, int]:
-        """Topic -> number of subscribers."""
+        """Return the number of subscribers of each topic."""
         return {p.topic_name: p.get_subscription_count() for p in self._all()}
 
     @property

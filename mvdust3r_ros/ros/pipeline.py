@@ -101,7 +101,7 @@ class Pipeline:
     """Runs a mapper behind a queue of images and a slot for one window."""
 
     def __init__(self, mapper: Mapper, hooks: PipelineHooks, queue_size: int) -> None:
-        """Nothing runs before `start`.
+        """Create the pipeline; nothing runs before `start`.
 
         Args:
             mapper: the mapper.

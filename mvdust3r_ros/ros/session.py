@@ -185,7 +185,7 @@ class Session:
         return save_map(snapshot, directory, stem, {SUFFIX: session_bytes(stored)})
 
     def load(self, filename: str) -> int:
-        """Continue a map of the map folder and publish it; return its number of keyframes.
+        """Load a map from the map folder, continue and publish it; return its keyframe count.
 
         Raises:
             MvDust3rError: no such map, or it is damaged; the current map is kept.

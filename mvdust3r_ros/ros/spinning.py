@@ -30,7 +30,7 @@ from mvdust3r_ros.ros.health.faults import FaultLog
 
 InvalidHandle = rclpy_implementation.InvalidHandle
 PAUSE_S = 0.01
-"""Keeps spins that fail at once from using a whole core."""
+"""Pause after a failed spin, so that immediate failures do not use a whole core."""
 GAP_S = 0.2
 """Failures further apart are of different series: spins that keep failing do so every 0.01 s or
 so."""

@@ -26,7 +26,7 @@ from mvdust3r_ros.messages.conversions import stamp_to_ns
 from mvdust3r_ros.ros.health.faults import RECENT_S
 
 MAX_OWN = 2000
-"""Own transforms not received back yet, as some get lost: 20 s at 100 Hz."""
+"""Limit of own transforms not received back yet, as some are lost: 20 s at 100 Hz."""
 MAX_CHILDREN = 100
 """Bounds memory against a sender that invents frames: the map frame has a few children, odom and
 cameras."""

@@ -45,7 +45,7 @@ class TfOutput:
     """
 
     def __init__(self, inputs: Inputs, send: Send, report: Report) -> None:
-        """Nothing is published before the first committed window.
+        """Create the output; nothing is published before the first committed window.
 
         Args:
             inputs: settings, and the transforms that others publish.

@@ -65,7 +65,7 @@ class Offer:
 
 
 class Arrivals:
-    """Counts what arrives on one topic.
+    """Counts the messages that arrive on one topic.
 
     Attributes:
         topic: resolved name.
@@ -73,7 +73,7 @@ class Arrivals:
         reliability: the reliability that the node requests.
         parameter: name of the parameter that sets it.
         count: messages so far.
-        lost: messages lost on the way, as far as DDS reports it.
+        lost: messages lost in transit, as far as DDS reports them.
         last_s: monotonic time of the newest message; of the subscription before the first.
         durations: durations of the callback, without ROS's own work on the message.
     """
@@ -94,7 +94,7 @@ class Arrivals:
         self.durations.add(callback_s)
 
     def count_lost(self, messages: int) -> None:
-        """Count messages that were lost on the way."""
+        """Count messages that were lost in transit."""
         self.lost += messages
 
     @property
@@ -124,7 +124,7 @@ def explain_silence(
     Args:
         arrivals: the topic.
         offers: its publishers.
-        others: names of other topics that may be meant.
+        others: names of other topics that may be the intended ones.
         clock_stopped: whether the node waits for simulated time without a publisher.
     """
     reasons = [_reason(arrivals, offers, others)]

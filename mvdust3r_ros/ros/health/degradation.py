@@ -85,7 +85,7 @@ class DegradationPolicy:
 
     Attributes:
         level: the current level.
-        reason: reason of the last step, in words; empty before the first.
+        reason: reason of the last step; empty before the first.
     """
 
     def __init__(self, rule: DegradationLimits, levels: Sequence[ServiceLevel]) -> None:

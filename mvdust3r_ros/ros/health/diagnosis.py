@@ -56,15 +56,15 @@ class Health:
         arrivals: input -> its arrivals.
         silences: input -> why nothing arrives, for inputs silent for too long.
         clock_stopped: whether simulated time is used and has no publisher.
-        blocked: why the node cannot be configured, in words; empty if it can.
+        blocked: why the node cannot be configured; empty if it can.
         engine: name of the engine; empty without one.
-        ladder: current degradation and its reason, in words; empty without any.
+        ladder: current degradation and its reason; empty without any.
         busy_s: time that the window in the network has taken so far.
         last: the last outcome of a window; None before the first.
         rejected_in_a_row: windows rejected since the last one that was committed.
         outputs: output topic -> number of subscribers.
         figures: numbers about the outputs.
-        tf_conflicts: other publishers of the node's transforms, in words; empty without any.
+        tf_conflicts: other publishers of the node's transforms; empty without any.
         looking_in: keyframes of a loaded map in which the camera is not relocalised yet.
         namesakes: other nodes of the same name.
         readouts_s: camera -> rolling-shutter readout time of its images.

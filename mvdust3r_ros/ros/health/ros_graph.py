@@ -37,7 +37,7 @@ def offers_on(node: Node, topic: str) -> list[Offer]:
 
 
 def clock_stopped(node: Node) -> bool:
-    """Whether the node waits for a simulated time that nobody has published yet."""
+    """Whether the node waits for simulated time that is not published yet."""
     simulated = bool(node.get_parameter("use_sim_time").value)
     return simulated and node.get_clock().now().nanoseconds == 0
 

@@ -48,7 +48,7 @@ class Supervisor:
     """Watches the outcomes of windows and degrades the mapper.
 
     Attributes:
-        gave_up: why the node has to stop mapping, in words; empty unless it has to.
+        gave_up: why the node has to stop mapping; empty unless it has to.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Supervisor:
 
     @property
     def message(self) -> str:
-        """The level and its reason, in words; empty at the top."""
+        """The level and its reason; empty at the top."""
         policy = self._policy
         if policy.level == ServiceLevel.FULL:
             return ""

@@ -34,8 +34,8 @@ from mvdust3r_ros.ros.qos import RELIABLE
 from mvdust3r_ros.srv import LoadMap, SaveMap
 
 MATCH_S = 0.5
-"""DDS discovery works in one direction at a time: time for the other side to find us as well, on
-one machine or a local network."""
+"""DDS discovery works in one direction at a time: time for the other side to find this one, on one
+machine or a local network."""
 ASK_AGAIN_S = 5.0
 """Matters only if a response gets lost: then the state is queried. Configuring may take longer and
 is waited for."""
@@ -65,12 +65,12 @@ class ControlError(MvDust3rError):
 
 
 class MapperControl(Node):
-    """The other end of a mapper node's services and status topics.
+    """Client of a mapper node's services and status topics.
 
     Attributes:
         windows: all window statuses so far.
         diagnostics: status name ("mapper: input") -> its newest message.
-        watch: called while waiting; raises if waiting is in vain.
+        watch: called while waiting; raises if waiting is pointless.
     """
 
     def __init__(self, mapper: str = "/mapper", **node_options: Any) -> None:

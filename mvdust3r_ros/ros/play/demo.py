@@ -423,7 +423,7 @@ def _result(control: MapperControl, seconds: float) -> DemoResult:
 
 
 def keyframes_in(windows: Iterable[WindowStatus]) -> int:
-    """Count the keyframes of all windows, with several cameras at one time counted each."""
+    """Count the distinct keyframes of all windows; cameras at the same time count separately."""
     held: Counter[tuple[int, int]] = Counter()
     for window in windows:
         held |= Counter((stamp.sec, stamp.nanosec) for stamp in window.keyframe_stamps)

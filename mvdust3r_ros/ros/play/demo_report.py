@@ -45,7 +45,7 @@ from mvdust3r_ros.ros.play.demo import (
 from mvdust3r_ros.ros.play.demo import Progress as DemoProgress
 from mvdust3r_ros.wording import decimal, plural
 
-# Rendering the room would need PyTorch; demo/README.md has the command.
+# Rendering the room would need PyTorch; demo/README.md has the script.
 ROOM = Path("demo") / "room"
 
 
