@@ -112,7 +112,7 @@ class Odometry:
         return self._poses.newest_ns
 
     def clear(self) -> None:
-        """Drop all moving poses."""
+        """Drop all poses and moving transforms."""
         for poses in self._by_frames.values():
             poses.clear()
         self.tree.forget_moving()

@@ -200,7 +200,7 @@ class BagReader:
                 f"{lost} bytes at its end are lost"
             )
         if kind == ".bag":
-            return Ros1Reader(repaired or file)  # type: ignore[arg-type] # it has all that is needed
+            return Ros1Reader(repaired or file)  # type: ignore[arg-type] # duck-typed
         if repaired is None:
             return Ros2Reader(self._named(file, kind))
         repaired.suffix = kind

@@ -111,7 +111,7 @@ class GridTopics:
                 self.send_whole(*self._newest)
 
     def serve_new_subscribers(self) -> None:
-        """Send new subscribers a full grid on Humble, where no event announces them."""
+        """Send new subscribers a full grid; needed on Humble, where no event reports them."""
         count = sum(self.subscriber_counts().values())
         came, self._subscribers = count > self._subscribers, count
         if came:

@@ -106,7 +106,7 @@ def input_events(
 
 
 def match_events(on_match: Callable[[Any], None]) -> Any | None:
-    """Return publisher callbacks for each new match; None where ROS has none (Humble)."""
+    """Return publisher callbacks for matched subscribers; None where ROS has none (Humble)."""
     try:
         return PublisherEventCallbacks(matched=on_match)
     except TypeError:  # ROS 2 Humble

@@ -43,8 +43,7 @@ from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.ros.tf_output import TfOutput
 
 HINT_S = 60.0
-"""How often the log repeats a hint: often enough to be seen, seldom enough not to hide the
-rest."""
+"""Log period of a hint: often enough to be seen, seldom enough not to hide the rest."""
 Hook = Callable[..., None]
 
 

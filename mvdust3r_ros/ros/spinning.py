@@ -32,8 +32,8 @@ InvalidHandle = rclpy_implementation.InvalidHandle
 PAUSE_S = 0.01
 """Pause after a failed spin, so that immediate failures do not use a whole core."""
 GAP_S = 0.2
-"""Failures further apart are of different series: spins that keep failing do so every 0.01 s or
-so."""
+"""Failures further apart are of different series: failing spins follow each other within some 0.01
+s."""
 LASTING_S = 0.5
 """A series of failures this long does not end by itself."""
 GIVE_UP_S = 10.0

@@ -103,7 +103,7 @@ class TfOutput:
             self._send(self._T_map_odom, stamp_ns, self._inputs.odom_frame)
 
     def _place_cameras(self, placed: list[Keyframe], T_map_cam: dict[int, FloatArray]) -> None:
-        """Publish the pose of each keyframe since the last window, for the clouds of all."""
+        """Publish the pose of each keyframe since the last window; TF then covers all clouds."""
         newest = placed[-1]
         if newest.stamp_ns <= self._last_ns - JUMP_BACK_NS:
             self._last_ns = 0
