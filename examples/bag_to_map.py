@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A bag to a map: cloud, occupancy grid and camera path in a folder.
+"""Map a bag: cloud, occupancy grid and camera path in a folder.
 
 python examples/bag_to_map.py demo/room/bag out
 """

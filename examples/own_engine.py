@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""An engine of your own: point maps from a depth camera instead of a network.
+"""Write your own engine: pointmaps from a depth camera instead of a network.
 
 Needs depth registered to the colour images, camera_info and odometry.
 
@@ -38,20 +38,20 @@ MAX_DEPTH_M = 6.0
 
 
 class DepthCameraEngine(Engine):
-    """Point maps of recorded depth at odometry's poses."""
+    """Computes pointmaps from recorded depth and odometry poses."""
 
     def describe(self) -> EngineInfo:
-        """In metres, 2 % off; views keep the aspect of the camera, at most 256 pixels wide."""
+        """Metric with 2 % error; views keep the camera's aspect, at most 256 pixels wide."""
         return EngineInfo(
             "depth camera", "depth", (192, 256), metric=True, rel_error=0.02, long_side=256
         )
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """Keep the views: there is nothing to compute for one of them alone."""
+        """Keep the views: a single view needs no computation."""
         return [ViewTokens(None, view, image_descriptor(view)) for view in views]
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:  # noqa: ARG002
-        """Points of all views in the frame of the first one; confidence 1 means: do not use."""
+        """Return points of all views in the first view's frame; confidence 1 is invalid."""
         points, conf, T_first_odom = [], [], None
         for view in (token.view for token in tokens):
             if view.depth_m is None or view.K is None or view.T_odom_cam is None:
@@ -59,7 +59,7 @@ class DepthCameraEngine(Engine):
             if T_first_odom is None:
                 T_first_odom = invert_se3(view.T_odom_cam)
             T_first_cam = T_first_odom @ view.T_odom_cam
-            seen = (view.depth_m > 0) & (view.depth_m < MAX_DEPTH_M)  # not where it is NaN
+            seen = (view.depth_m > 0) & (view.depth_m < MAX_DEPTH_M)  # False for NaN
             points_cam = backproject(np.where(seen, view.depth_m, 1.0), view.K)
             points.append(points_cam @ T_first_cam[:3, :3].T + T_first_cam[:3, 3])
             conf.append(np.where(seen, 5.0, 1.0))
@@ -68,7 +68,7 @@ class DepthCameraEngine(Engine):
         )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 def main(bag: Path, depth: Path, out: Path) -> None:

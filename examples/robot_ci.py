@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A robot's CI: map a recording with known poses and fail when the map is worse than a limit.
+"""A robot's CI: map a recording with known poses and fail if the map misses a limit.
 
-Leaves `report.html` and `report.json`; exit status 1 when a limit is not kept.
+Writes `report.html` and `report.json`; exits with status 1 if a limit is not met.
 
 python examples/robot_ci.py demo/room/bag report --require "ate_m<0.1,mapped_share>0.9"
 """
@@ -30,7 +30,7 @@ from mvdust3r_ros.evaluation.report.requirements import failures, parse_requirem
 
 
 def main() -> int:
-    """Evaluate and judge."""
+    """Evaluate the recording and check the limits."""
     parser = argparse.ArgumentParser(description="Fail when a map is too bad")
     parser.add_argument("recording", type=Path)
     parser.add_argument("out", type=Path)

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Start the mapper and a Nav2 that drives by its grid and clouds.
+"""Start the mapper, and Nav2 driving with its grid and clouds.
 
 ros2 launch mvdust3r_ros nav2.launch.py image:=/camera/image_raw odom:=/odom robot_radius:=0.22
 
-The mapper takes the place of map_server and AMCL: it publishes the grid and map->odom.
+The mapper replaces map_server and AMCL: it publishes the grid and map->odom.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from mvdust3r_ros.ros.launch_settings import (
 )
 
 SHARE = Path(get_package_share_directory("mvdust3r_ros"))
-# Every argument of recon.launch.py: what is not handed over would leak into it.
+# Every argument of recon.launch.py: one not passed explicitly would leak into it.
 FORWARDED = [
     ("image", "image", "image topic, without /compressed"),
     ("cameras", "", "names of several cameras, see recon.launch.py"),
@@ -79,14 +79,14 @@ MANAGER = "nav2_lifecycle_manager"
 
 
 def _mapper(given: dict[str, str]) -> GroupAction:
-    """recon.launch.py with every argument given, in a scope of its own."""
+    """Include recon.launch.py with all arguments, in its own scope."""
     source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "recon.launch.py"))
     arguments = [(name, given[name]) for name, _, _ in FORWARDED]
     return GroupAction([IncludeLaunchDescription(source, launch_arguments=arguments)])
 
 
 def _nav2(given: dict[str, str], parameters: Path) -> list[Node]:
-    """The servers and their lifecycle manager."""
+    """Return the servers and their lifecycle manager."""
     servers = [
         Node(
             package=package,
@@ -116,7 +116,7 @@ def _nav2(given: dict[str, str], parameters: Path) -> list[Node]:
 
 
 def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """Nav2 and the mapper, once it is known that all of it can be started."""
+    """Return Nav2 and the mapper, after checking that all of it can start."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in [*FORWARDED, *OWN]}
     source = Path(given["nav2_params"])
     given["robot_radius"] = shared_robot_radius(source, given["robot_radius"])
@@ -130,7 +130,7 @@ def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     parameters = nav2_parameters(source, request)
     needed = [*(package for package, _ in NAV2_NODES), MANAGER, *plugin_packages(parameters)]
     require_packages([*needed, *(["rviz2"] if _is_true(given["rviz"]) else [])])
-    # Beside the logs of this launch: there it says later what Nav2 was started with.
+    # Next to the logs of this launch, as a record of Nav2's parameters.
     file = Path(launch_config.log_dir) / "nav2_params.yaml"
     file.write_text(yaml.safe_dump(parameters))
     return [*_nav2(given, file), _mapper(given)]
@@ -141,7 +141,7 @@ def _is_true(text: str) -> bool:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments, Nav2's servers and their lifecycle manager, the mapper."""
+    """Declare the arguments, Nav2's servers and lifecycle manager, and the mapper."""
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=words)
         for name, default, words in [*FORWARDED, *OWN]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Start the mapper node, bring it to life, and show it in RViz if wanted.
+"""Start, configure and activate the mapper node, and optionally show it in RViz.
 
 ros2 launch mvdust3r_ros recon.launch.py image:=/camera/image_raw odom:=/odom rviz:=true
 """
@@ -63,7 +63,7 @@ ARGUMENTS = [
 
 
 def _mapper(context: LaunchContext) -> LifecycleNode:
-    """The node with topics and parameters as the arguments say."""
+    """Return the node with topics and parameters from the arguments."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     cameras = camera_remappings(
         given["image"], given["camera_info"], given["depth"], given["cameras"]
@@ -99,7 +99,7 @@ def _transition(node: LifecycleNode, transition_id: int) -> EmitEvent:
 
 
 def _started(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
-    """The node and the two transitions that bring it to life."""
+    """Return the node and the two transitions that activate it."""
     configure = RegisterEventHandler(
         OnProcessStart(
             target_action=node,
@@ -119,7 +119,7 @@ def _started(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
 
 
 def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """RViz if wanted; refused before the mapper runs if it is not installed."""
+    """Return RViz if requested; fail before the mapper starts if it is not installed."""
     if LaunchConfiguration("rviz").perform(context).lower() != "true":
         return []
     require_packages(["rviz2"])
@@ -136,14 +136,14 @@ def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """RViz and the mapper, with autostart brought to life."""
+    """Return RViz and the mapper, activated with autostart."""
     autostart = LaunchConfiguration("autostart").perform(context).lower() == "true"
     node = _mapper(context)
     return [*_rviz(context), *(_started(node) if autostart else [node])]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments, RViz, node."""
+    """Declare the arguments, RViz and the node."""
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=words)
         for name, default, words in ARGUMENTS

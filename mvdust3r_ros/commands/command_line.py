@@ -30,7 +30,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class HelpText(argparse.HelpFormatter):
-    """Wraps text, except where it has lines of its own."""
+    """Wraps text, unless it has its own line breaks."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" not in text:
@@ -41,14 +41,14 @@ class HelpText(argparse.HelpFormatter):
 def add_command(
     commands: Commands, name: str, summary: str, example: str, description: str = ""
 ) -> argparse.ArgumentParser:
-    """A command whose help shows an example.
+    """Add a command whose help shows an example.
 
     Args:
-        commands: where it belongs.
-        name: its word.
-        summary: for the list of commands.
-        example: one call, or lines that stand as they are.
-        description: above its options; empty for the summary.
+        commands: parent of the command.
+        name: name of the command.
+        summary: summary in the list of commands.
+        example: one call, or lines printed as they are.
+        description: text above its options; empty for the summary.
     """
     text = example if "\n" in example else f"example: {example}"
     command = commands.add_parser(
@@ -63,10 +63,9 @@ def add_command(
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """What a command was given; one that does not know an option shows its own usage.
+    """Parse the arguments; for an unknown option show the command's own usage.
 
-    argparse hands what a command does not know up to the parser of all commands, whose usage says
-    nothing of it.
+    argparse passes unknown options to the top-level parser, whose usage does not mention them.
     """
     args, unknown = parser.parse_known_args(words)
     if unknown:
@@ -76,7 +75,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 
 
 class _OldName(argparse.Action):
-    """An option by its old name: warns, and does what the option does."""
+    """The old name of an option: warns, then acts as the option."""
 
     def __init__(self, *args: Any, new: argparse.Action, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,11 +93,11 @@ class _OldName(argparse.Action):
 
 
 def add_old_name(parser: argparse.ArgumentParser, old: str, new: argparse.Action) -> None:
-    """Let a renamed option work by its old name too, with a warning.
+    """Accept the old name of a renamed option, with a warning.
 
     Args:
-        parser: of the command.
-        old: the name before; the help does not show it.
+        parser: parser of the command.
+        old: the former name; the help does not show it.
         new: the option.
     """
     parser.add_argument(
@@ -108,12 +107,12 @@ def add_old_name(parser: argparse.ArgumentParser, old: str, new: argparse.Action
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Say on stderr that a command or an option has another name now."""
+    """Warn on stderr that a command or an option was renamed."""
     sys.stderr.write(f"mvdust3r_ros: {old} is now {new}; the next release drops the old name\n")
 
 
 def number_list(text: str) -> list[int]:
-    """4,8,12 -> [4, 8, 12]."""
+    """Parse "4,8,12" to [4, 8, 12]."""
     try:
         return [int(v) for v in text.split(",")]
     except ValueError:
@@ -121,7 +120,7 @@ def number_list(text: str) -> list[int]:
 
 
 def seeds(text: str) -> range:
-    """A:B -> range(A, B)."""
+    """Parse "A:B" to range(A, B)."""
     try:
         first, last = (int(v) for v in text.split(":"))
     except ValueError:
@@ -130,7 +129,7 @@ def seeds(text: str) -> range:
 
 
 def speed(text: str) -> float:
-    """How fast a bag is played; 1 is as recorded."""
+    """Parse the playback rate of a bag; 1 is as recorded."""
     try:
         value = float(text)
     except ValueError:
@@ -141,7 +140,7 @@ def speed(text: str) -> float:
 
 
 def add_frames(parser: argparse._ActionsContainer) -> None:
-    """Options for robots whose frames and transforms have names of their own."""
+    """Add options for robots with their own names of frames and transforms."""
     parser.add_argument("--odom-frame", default="odom", metavar="FRAME", help="root, with TF")
     parser.add_argument(
         "--camera-frame", default="", metavar="FRAME", help="optical frame, if images do not say"
@@ -153,7 +152,7 @@ def add_frames(parser: argparse._ActionsContainer) -> None:
 
 @contextmanager
 def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; the function it gives takes what is done and what there is in all."""
+    """Show a progress bar; yields a function of the number done and the total."""
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
@@ -161,15 +160,15 @@ def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task("", total=None)
         try:
             yield lambda done, total: bar.update(task, completed=done, total=total)
-        finally:  # what did not even begin leaves no bar above its error
+        finally:  # a run that did not start leaves no bar above its error
             bar.update(task, visible=bar.tasks[0].completed > 0)
 
 
 def bag_options(args: argparse.Namespace, **more: Any) -> BagOptions:
-    """The topics that `map` and `evaluate` were given.
+    """Return the topics given to `map` and `evaluate`.
 
     Args:
-        args: of the command.
+        args: arguments of the command.
         more: other fields of `BagOptions`.
     """
     from mvdust3r_ros.recordings.bag import BagOptions

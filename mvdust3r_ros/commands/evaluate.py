@@ -55,7 +55,7 @@ on synthetic scenes with exact truth:
 
 
 def add_evaluate(commands: Commands) -> None:
-    """`evaluate BAG...`: reports on recordings."""
+    """Add `evaluate BAG...`: reports on recordings."""
     parser = add_command(
         commands,
         "evaluate",
@@ -180,7 +180,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _outcomes(args: argparse.Namespace, jobs: Sequence[EvaluateJob]) -> Iterator[Outcome]:
-    """What becomes of each job, as it becomes known; Ctrl-C ends them early."""
+    """Yield the outcome of each job as it finishes; Ctrl-C stops early."""
     from mvdust3r_ros.commands.evaluate_many import attempt, in_processes, on_ray
 
     if args.ray or (args.jobs > 1 and len(jobs) > 1):
@@ -239,7 +239,7 @@ def _jobs(args: argparse.Namespace) -> list[EvaluateJob]:
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:
-    """A folder for each report; names that come again are counted."""
+    """Return a folder for each report; repeated names are numbered."""
     from mvdust3r_ros.recordings.recording import recording_name
 
     if args.out and len(args.recordings) == 1:
@@ -268,7 +268,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def add_compare(commands: Commands) -> None:
-    """`compare REPORT...`: reports side by side."""
+    """Add `compare REPORT...`: reports side by side."""
     parser = add_command(
         commands,
         "compare",

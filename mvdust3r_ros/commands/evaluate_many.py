@@ -34,8 +34,7 @@ from mvdust3r_ros.evaluation.lockstep import interruptible
 
 INTERRUPTED = "interrupted"
 CONNECT_S = 20.0
-"""A TCP handshake takes milliseconds in a cluster; who does not answer for so long is not
-there."""
+"""A TCP handshake takes milliseconds in a cluster; a host silent for so long is not there."""
 
 
 class ClusterError(MvDust3rError):
@@ -44,12 +43,12 @@ class ClusterError(MvDust3rError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """Outcome of a job.
 
     Attributes:
         job: the job.
-        done: its report; None when there is none.
-        error: why not, in one line; empty when there is one.
+        done: its report; None without one.
+        error: why there is no report, in one line; empty if there is one.
     """
 
     job: EvaluateJob
@@ -58,13 +57,13 @@ class Outcome:
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C ended it."""
+        """Whether Ctrl-C stopped it."""
         stopped = self.error if self.done is None else self.done.report["stopped"]
         return bool(stopped == INTERRUPTED)
 
 
 def attempt(job: EvaluateJob, progress: Progress | None = None) -> Outcome:
-    """Do a job, wherever this runs; what goes wrong is part of the outcome."""
+    """Run a job in this process; errors become part of the outcome."""
     try:
         return Outcome(job, evaluate_recording(job, progress))
     except MvDust3rError as error:
@@ -77,10 +76,10 @@ def attempt(job: EvaluateJob, progress: Progress | None = None) -> Outcome:
 
 
 def in_processes(jobs: Sequence[EvaluateJob], count: int) -> Iterator[Outcome]:
-    """Do jobs in `count` processes at a time, outcomes as they come.
+    """Run jobs in `count` processes at a time; yield outcomes as they finish.
 
-    Each job has a process of its own, so that one that is killed takes no other along. Ctrl-C
-    ends the running ones with partial reports and leaves out the rest.
+    Each job has its own process, so that a killed one does not affect the others. Ctrl-C stops the
+    running ones with partial reports and skips the rest.
     """
     with interruptible() as interrupted, ThreadPoolExecutor(max(1, count)) as waiters:
         futures = [waiters.submit(_in_process, job) for job in jobs]
@@ -112,15 +111,14 @@ def _child(pipe: Connection, job: EvaluateJob) -> None:
 
 
 def on_ray(jobs: Sequence[EvaluateJob], address: str) -> Iterator[Outcome]:
-    """Do jobs as tasks of one processor each on a Ray cluster, outcomes as they come.
+    """Run jobs as single-CPU tasks on a Ray cluster; yield outcomes as they finish.
 
-    The paths of the jobs have to be there on each machine of the cluster, and so does this
-    package.
+    The paths of the jobs and this package must exist on each machine of the cluster.
 
     Args:
         jobs: what to do.
-        address: "HOST:PORT" or "ray://HOST:PORT" of a cluster, "auto" for the one of this machine,
-            "local" to start one here with a worker for each core.
+        address: "HOST:PORT" or "ray://HOST:PORT" of a cluster, "auto" for this machine's, "local"
+            to start one here with a worker for each core.
 
     Raises:
         ClusterError: Ray is not installed, or there is no cluster at the address.
@@ -140,7 +138,7 @@ def on_ray(jobs: Sequence[EvaluateJob], address: str) -> Iterator[Outcome]:
 
 
 def _absolute(job: EvaluateJob) -> EvaluateJob:
-    """The same for a process in another folder."""
+    """Return the job with absolute paths, for a process in another folder."""
     truth = job.truth
     return replace(
         job,
@@ -159,7 +157,7 @@ def _absolute(job: EvaluateJob) -> EvaluateJob:
 
 
 def _absolute_if_file(text: str) -> str:
-    """A path that exists here made absolute; a topic or a word as it is."""
+    """Make an existing path absolute; return a topic or a word unchanged."""
     return str(Path(text).resolve()) if text and Path(text).exists() else text
 
 
@@ -187,7 +185,7 @@ def _cluster(address: str) -> Iterator[Any]:
 
 
 def _check_listening(address: str) -> None:
-    """See that somebody listens at HOST:PORT, for which Ray would wait for minutes."""
+    """Check that HOST:PORT accepts connections; Ray would wait for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), CONNECT_S).close()

@@ -42,7 +42,7 @@ LOCKSTEP, LIVE = MODES = ("lockstep", "live")
 
 
 class EvaluateError(MvDust3rError):
-    """A job cannot be done as asked."""
+    """A job cannot run as requested."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class EvaluateJob:
         engine: engine folder or "oracle"; empty for the one in the settings.
         params: YAML of settings, or None for the defaults.
         topics: which topics of a bag.
-        files: how to read a recording that is no bag.
-        truth: where the truth is.
-        dumps: keep rejected windows; the node does not give them away.
-        mode: "lockstep" for every frame through the mapper, or "live" for the bag played to the
+        files: how to read a recording that is not a bag.
+        truth: where to find the ground truth.
+        dumps: keep rejected windows; not available from the node.
+        mode: "lockstep" to run every frame through the mapper, or "live" to play the bag to the
             real node.
-        rate: speed of the bag in live mode.
+        rate: playback rate of the bag in live mode.
     """
 
     source: Path
@@ -81,10 +81,10 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came out of a job.
+    """Results of a job.
 
     Attributes:
-        report: as in report.json.
+        report: the content of report.json.
         out: its folder.
         dumps: folders of rejected windows.
     """
@@ -95,7 +95,7 @@ class Evaluated:
 
 
 def mapper_config(job: EvaluateJob) -> MapperConfig:
-    """The settings of a job.
+    """Return the settings of a job.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -105,7 +105,7 @@ def mapper_config(job: EvaluateJob) -> MapperConfig:
 
 
 def open_recording(job: EvaluateJob) -> Recording:
-    """The recording of a job.
+    """Open the recording of a job.
 
     Raises:
         MvDust3rError: it cannot be read; the message names the remedy.
@@ -120,7 +120,7 @@ def evaluate_recording(job: EvaluateJob, progress: Progress | None = None) -> Ev
 
     Args:
         job: what to do.
-        progress: called with frames done and frames in all.
+        progress: called with frames done and the total.
 
     Raises:
         MvDust3rError: the recording, the engine or a file cannot be used.
@@ -142,7 +142,7 @@ def evaluate_recording(job: EvaluateJob, progress: Progress | None = None) -> Ev
 
 
 def _check_oracle(job: EvaluateJob, config: MapperConfig, recording: Recording) -> None:
-    """See that the oracle has what it needs; in live mode the node does not get the truth.
+    """Check the inputs of the oracle engine; in live mode the node does not get the truth.
 
     Raises:
         EngineError: depth or poses are missing; the message names the remedy.
@@ -157,7 +157,7 @@ def _check_oracle(job: EvaluateJob, config: MapperConfig, recording: Recording) 
 
 
 def _for_the_node(params: Path, folder: Path) -> Path:
-    """Settings that were read already, as a ROS parameter file: a plain one is wrapped."""
+    """Return checked settings as a ROS parameter file: a plain one is wrapped."""
     data = read_yaml(params) or {}
     if any(isinstance(value, dict) and "ros__parameters" in value for value in data.values()):
         return params

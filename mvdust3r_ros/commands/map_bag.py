@@ -38,12 +38,12 @@ from mvdust3r_ros.ros.oracle_needs import require_depth_and_poses
 
 @dataclass(frozen=True)
 class MapJob:
-    """What to map and how.
+    """A bag to map, and how.
 
     Attributes:
         bag: the bag.
         out: folder to write into.
-        topics: which topics of the bag.
+        topics: which topics of the bag to use.
         engine: engine folder or "oracle"; empty for the one in the settings.
         params: YAML of settings, or None for the defaults.
         truth: true camera poses in TUM format, or None.
@@ -62,13 +62,13 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
 
     Args:
         job: what to do.
-        progress: called with frames done and frames in all.
+        progress: called with frames done and the total.
 
     Returns:
         The summary, as in summary.json.
 
     Raises:
-        MvDust3rError: the bag, the engine or a file cannot be used, or no map came out.
+        MvDust3rError: the bag, the engine or a file cannot be used, or there is no map.
     """
     notes: list[str] = []
     truth = None if job.truth is None else read_truth(job.truth, notify=notes.append)
@@ -125,7 +125,7 @@ def _describe_mounting(mapper: Mapper, camera: str) -> str:
 
 
 def count_images(bag: Path, topics: BagOptions) -> int:
-    """Number of images that `read_frames` will yield."""
+    """Return the number of images that `read_frames` will yield."""
     with opened_bag(bag) as reader:
         topic = choose_image_topic(reader, topics.image_topic)
         count = sum(c.msgcount for c in reader.connections if c.topic == topic)

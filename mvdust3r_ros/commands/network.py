@@ -27,7 +27,7 @@ from mvdust3r_ros.datatypes import MvDust3rError
 
 
 def add_golden(commands: Commands) -> None:
-    """`golden DIR`: compare with stored outputs of the reference implementation."""
+    """Add `golden DIR`: compare with stored outputs of the reference implementation."""
     golden = add_command(
         commands, "golden", "compare with stored reference outputs",
         "mvdust3r_ros golden golden/ --backend onnx",
@@ -53,7 +53,7 @@ def _golden(args: argparse.Namespace) -> int:
 
 
 def add_weights(commands: Commands) -> None:
-    """`weights info|convert|download`."""
+    """Add `weights info|convert|download`."""
     weights = add_command(
         commands, "weights", "look at, convert or fetch weights",
         "mvdust3r_ros weights info model.safetensors",
@@ -133,7 +133,7 @@ def _agrees() -> bool:
 
 
 def add_engine(commands: Commands) -> None:
-    """`engine info|export|build`."""
+    """Add `engine info|export|build`."""
     engine = add_command(
         commands, "engine", "make or look at an engine folder",
         "mvdust3r_ros engine info models/room",
@@ -223,7 +223,7 @@ def _engine_build(args: argparse.Namespace) -> int:
 
 
 def _working(what: str) -> AbstractContextManager[object]:
-    """A moving line on a terminal while something takes its time; nothing elsewhere."""
+    """Show a spinner on a terminal during a slow step; nothing elsewhere."""
     from rich.console import Console
 
     return Console(stderr=True).status(what)

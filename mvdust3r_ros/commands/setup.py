@@ -27,7 +27,7 @@ from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.robot_python import ADDED, FOLDER_VARIABLE, folder
 
 OF_THE_SYSTEM = ("numpy", "scipy", "cv2")
-"""Come from apt and stay as they are: SciPy and OpenCV are built for one NumPy."""
+"""Installed by apt and left unchanged: SciPy and OpenCV are built for one NumPy."""
 NUMPY_VERSION = "import numpy; print(numpy.__version__)"
 WHERE = """
 import importlib, sys
@@ -37,11 +37,11 @@ for name in sys.argv[1:]:
 
 
 class SetupError(MvDust3rError):
-    """The environment cannot be made."""
+    """The environment cannot be created."""
 
 
 def add_setup_python(commands: Commands) -> None:
-    """The command `setup-python`."""
+    """Add the command `setup-python`."""
     command = add_command(
         commands,
         "setup-python",
@@ -73,7 +73,7 @@ def _setup_python(args: argparse.Namespace) -> int:
 
 
 def make_environment(place: Path, python: Path, wanted: Sequence[str] = ADDED) -> None:
-    """Make an environment, or bring it up to date.
+    """Create an environment, or update it.
 
     Args:
         place: its folder.
@@ -81,7 +81,7 @@ def make_environment(place: Path, python: Path, wanted: Sequence[str] = ADDED) -
         wanted: packages to install.
 
     Raises:
-        SetupError: something of the system is missing, or pip fails.
+        SetupError: a system package is missing, or pip fails.
     """
     numpy = _run(
         [python, "-c", NUMPY_VERSION],
@@ -107,7 +107,7 @@ def make_environment(place: Path, python: Path, wanted: Sequence[str] = ADDED) -
 
 
 def _run(command: Sequence[str | Path], trouble: str) -> str:
-    """What a command says; its last line of trouble goes into the error."""
+    """Return the output of a command; its last line goes into the error."""
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it said nothing"]

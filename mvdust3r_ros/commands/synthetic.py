@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
 BASELINE_SEEDS = range(8_500_000, 8_500_060)
 SYNTHETIC = {"rooms": "evaluate-rooms", "apartments": "evaluate-apartments"}
-"""Word after `evaluate` -> the command it stands for, which completion knows by one word."""
+"""Word after `evaluate` -> its command, which shell completion needs as a single word."""
 
 
 def synthetic_in_one_word(words: Sequence[str]) -> list[str]:
-    """The words of a call, with `evaluate rooms` and the like as their command."""
+    """Replace `evaluate rooms` and the like by their single-word commands."""
     given = list(words)
     for old in (["evaluate", "flats"], ["evaluate-flats"]):
         if given[: len(old)] == old:
@@ -53,7 +53,7 @@ def synthetic_in_one_word(words: Sequence[str]) -> list[str]:
 
 
 def add_evaluate_rooms(commands: Commands) -> None:
-    """`evaluate rooms`: synthetic rooms by seed."""
+    """Add `evaluate rooms`: synthetic rooms by seed."""
     rooms = add_command(
         commands, SYNTHETIC["rooms"],
         "`evaluate rooms`: score an engine on synthetic rooms by seed",
@@ -76,7 +76,7 @@ def add_evaluate_rooms(commands: Commands) -> None:
 
 
 def add_evaluate_apartments(commands: Commands) -> None:
-    """`evaluate apartments`: drives through synthetic apartments."""
+    """Add `evaluate apartments`: drives through synthetic apartments."""
     apartments = add_command(
         commands, SYNTHETIC["apartments"],
         "`evaluate apartments`: drives through synthetic apartments with drifting odometry",
@@ -137,7 +137,7 @@ def _evaluate_rooms(args: argparse.Namespace) -> int:
 
 
 def _map_paths(args: argparse.Namespace, engine: Engine) -> str:
-    """Map whole paths through held-out apartments as well; their table."""
+    """Also map whole paths through held-out apartments; return their table."""
     from mvdust3r_ros.config import MapperConfig, with_values
     from mvdust3r_ros.evaluation.trials.apartment_drives import ApartmentOptions
     from mvdust3r_ros.evaluation.trials.apartments import evaluate_apartments, format_apartments

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""ROS messages by their shape; needs no ROS."""
+"""Handle ROS messages by duck typing; needs no ROS."""

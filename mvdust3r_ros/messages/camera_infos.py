@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which camera_info belongs to an image: usable, of its time, and of its size."""
+"""Choose the camera_info of an image: usable, of matching time and size."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from mvdust3r_ros.messages.frame_ids import plain_frame
 from mvdust3r_ros.messages.images import ConversionError
 
 SAME_CLOCK_NS = 3600 * 10**9
-"""Stamps that are farther apart are not of one clock: one that starts at 0 and one since 1970 are
-years apart, clocks of two computers seconds or minutes."""
+"""Stamps further apart are of different clocks: one that starts at 0 and one since 1970 are years
+apart, clocks of two computers seconds or minutes."""
 MAX_ASPECT_CHANGE = 0.01
-"""Of an image that was resized, not cropped: half a pixel of rounding on a side of 50 pixels."""
+"""Tolerance for an image that was resized, not cropped: half a pixel of rounding on a side of 50
+pixels."""
 MAX_CHANGES = 1000
-"""A bound on memory: a camera sends one calibration, or one for each step of its zoom."""
+"""Bounds memory: a camera sends one calibration, or one for each step of its zoom."""
 NO_INFO = "no camera_info came"
 REMEDY = "; correct it, or map without it by --camera-info-topic none"
 
 
 @dataclass(frozen=True)
 class _Calibration:
-    """One state of the calibration: since when, the camera or None, and why it cannot be used."""
+    """One state of the calibration: start time, the camera or None, and why it is unusable."""
 
     stamp_ns: int
     since: float
@@ -47,7 +48,7 @@ class _Calibration:
     fault: str = ""
 
     def holds(self, stamp_ns: int, at: float) -> bool:
-        """Whether it was sent before an image: by the stamps if they are of one clock."""
+        """Whether it was sent before an image; by stamps if both are of one clock."""
         if self.stamp_ns > 0 and abs(stamp_ns - self.stamp_ns) < SAME_CLOCK_NS:
             return self.stamp_ns <= stamp_ns
         return self.since <= at
@@ -55,11 +56,11 @@ class _Calibration:
 
 @dataclass(frozen=True)
 class ChosenCamera:
-    """What is known about the camera of an image.
+    """The camera chosen for an image.
 
     Attributes:
-        camera: intrinsics in pixels of the image; None where it is not calibrated.
-        why: why there are none, or what was done to them, in words; empty when all is well.
+        camera: intrinsics in pixels of the image; None if not calibrated.
+        why: why there are none, or how they were adapted; empty if all is well.
     """
 
     camera: CameraModel | None
@@ -67,17 +68,17 @@ class ChosenCamera:
 
 
 class CameraInfos:
-    """The camera_info of one camera as they come, and the one that an image needs.
+    """The camera_info messages of one camera, and the choice of one for each image.
 
     A driver sends zeros before its calibration is loaded, another size before it switches, and
-    other numbers after a zoom: each image takes the newest before it that is calibrated and has
-    its size; where there is none before, the first after it. One that is wrong holds images back
-    until a good one comes. Of several cameras on one topic, that of the image's frame counts, or
-    one without a frame. One thread may add while others ask.
+    other numbers after a zoom. Each image uses the newest calibrated one before it that has its
+    size; without one before, the first after it. A wrong one blocks images until a good one
+    arrives. If several cameras share a topic, the one of the image's frame is used, or one without
+    a frame. One thread may add while others read.
     """
 
     def __init__(self, *, rectified: bool = False) -> None:
-        """None has come; `rectified` says that the images have no distortion left."""
+        """Start empty; `rectified` means that the images have no distortion left."""
         self._rectified = rectified
         self._states: tuple[_Calibration, ...] = ()
         self._last: dict[str, bytes] = {}
@@ -89,11 +90,11 @@ class CameraInfos:
 
     @property
     def known(self) -> bool:
-        """Whether one that can be used has come."""
+        """Whether a usable one has arrived."""
         return any(s.camera is not None for s in self._states)
 
     def notes(self) -> list[str]:
-        """What else is to be said, in words."""
+        """Return further remarks."""
         frames = sorted({s.frame for s in self._states if s.camera is not None} - {""})
         if len(frames) > 1:
             return [
@@ -107,12 +108,12 @@ class CameraInfos:
         return [f"camera_info holds {len(known)} calibrations: each image takes that of its time"]
 
     def add(self, info: Any, at: float) -> None:
-        """Take a sensor_msgs/CameraInfo that came at a time (any clock that only grows)."""
+        """Add a sensor_msgs/CameraInfo with its arrival time (any clock that only grows)."""
         content, frame = _content(info), plain_frame(info.header.frame_id)
         if content == self._last.get(frame):
             return
         if not frame:
-            self._last.clear()  # it is of every camera, so that the next of each tells something
+            self._last.clear()  # it is for every camera, so the next one of each is news
         self._last[frame] = content
         camera, fault = None, ""
         try:
@@ -125,18 +126,18 @@ class CameraInfos:
     def camera_for(
         self, width: int, height: int, stamp_ns: int, at: float, frame: str = ""
     ) -> ChosenCamera:
-        """The camera of an image.
+        """Return the camera of an image.
 
         Args:
-            width: of the image (px).
-            height: of the image (px).
-            stamp_ns: of the image.
-            at: when the image came, by the clock of `add`.
-            frame: of the image.
+            width: image width (px).
+            height: image height (px).
+            stamp_ns: stamp of the image.
+            at: arrival time of the image, by the clock of `add`.
+            frame: frame of the image.
 
         Raises:
-            ConversionError: camera_info is wrong, or of another size; images of a lens that
-                nobody describes must not pass for those of a pinhole camera.
+            ConversionError: camera_info is wrong, or of another size; images with an unknown lens
+                must not pass for those of a pinhole camera.
         """
         states = list(self._in_turn(stamp_ns, at, frame))
         if not states:
@@ -148,7 +149,7 @@ class CameraInfos:
             if (camera.width or width, camera.height or height) == (width, height):
                 self._fits = True
                 return ChosenCamera(resized_camera(camera, width, height))
-        # Where some images have the size of the calibration, one of another is no resized stream.
+        # If some images have the calibrated size, one of another size is not a resized stream.
         for camera in [] if self._fits else good:
             aspect = camera.width * height / (camera.height * width)
             if abs(aspect - 1) < MAX_ASPECT_CHANGE:
@@ -169,7 +170,7 @@ class CameraInfos:
         return ChosenCamera(None, "camera_info is not calibrated: K is zero")
 
     def _in_turn(self, stamp_ns: int, at: float, frame: str) -> Iterator[_Calibration]:
-        """States from the newest before an image back, then those after it."""
+        """Yield states from the newest before an image backwards, then those after it."""
         known = self._states
         states = [s for s in known if frame and s.frame in (frame, "")] or known
         yield from (s for s in reversed(states) if s.holds(stamp_ns, at))
@@ -177,7 +178,7 @@ class CameraInfos:
 
 
 def _content(info: Any) -> bytes:
-    """All that matters of a camera_info, to see whether it changes."""
+    """Return everything relevant of a camera_info, to detect changes."""
     roi = info.roi
     values = (
         info.width, info.height, info.distortion_model, info.binning_x, info.binning_y,

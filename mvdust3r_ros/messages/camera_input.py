@@ -1,6 +1,6 @@
-"""One camera's messages, and the frame of an image with what belongs to its time.
+"""Collect one camera's messages, and make frames of images and matching data.
 
-The node and the reader of bags ask the same object, so that both understand a recording alike.
+The node and the bag reader share this class, so that they interpret a recording in the same way.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mvdust3r_ros.messages.odometry import Placement
 from mvdust3r_ros.tones import Tones
 
 DEPTH_MATCH_NS = 20_000_000
-"""Half the time between two images of a camera at 25 Hz: the depth of this image, not the next."""
+"""Half the image period of a camera at 25 Hz: the depth of this image, not of the next."""
 STALE_NS = 2_000_000_000
-"""Messages so much older or newer than an image are of another time: nothing waits for them. A
-chosen limit, 50 periods of a camera at 25 Hz."""
+"""Messages this much older or newer than an image are unrelated: nothing waits for them. A chosen
+limit, 50 periods of a camera at 25 Hz."""
 Notify = Callable[[str, str], None]
-"""Takes CAMERA_INFO or DEPTH, and why an image lacks it or what was assumed."""
+"""Receives CAMERA_INFO or DEPTH, and why an image lacks it or what was assumed."""
 NO_DEPTH = f"nothing within {DEPTH_MATCH_NS // 10**6} ms of the image"
 
 
 class CameraInput:
-    """What came of one camera.
+    """Received messages of one camera.
 
     Attributes:
         infos: its camera_info.
@@ -44,13 +44,13 @@ class CameraInput:
         uses_info: bool = True,
         wants_depth: bool = False,
     ) -> None:
-        """Nothing came yet.
+        """Start without messages.
 
         Args:
-            notify: told what images lack.
-            tones: how images with more than 8 bits are brought to 8.
+            notify: called with what images lack.
+            tones: how images with more than 8 bits are reduced to 8.
             rectified: the images have no distortion left.
-            uses_info: False to leave camera_info aside.
+            uses_info: False to ignore camera_info.
             wants_depth: whether images should have depth.
         """
         self.infos = CameraInfos(rectified=rectified)
@@ -60,23 +60,23 @@ class CameraInput:
         self._depths: dict[int, Any] = {}
 
     def add_info(self, info: Any, at: float) -> None:
-        """Take a sensor_msgs/CameraInfo that came at a time (any clock that only grows)."""
+        """Add a sensor_msgs/CameraInfo with its arrival time (any clock that only grows)."""
         self.infos.add(info, at)
         self._info_frame = self._info_frame or plain_frame(info.header.frame_id)
 
     def add_depth(self, depth: Any, most: int = 0) -> None:
-        """Take a depth image; of more than so many the ones that came first go, 0 keeps all."""
+        """Add a depth image; beyond `most` drop the first to arrive, 0 keeps all."""
         self._depths[stamp_to_ns(depth.header.stamp)] = depth
         while most and len(self._depths) > most:
             del self._depths[next(iter(self._depths))]
 
     def forget_depths(self, before_ns: int | None = None) -> None:
-        """Forget depth images older than a stamp, or all."""
+        """Drop depth images older than a stamp, or all."""
         kept = {} if before_ns is None else self._depths
         self._depths = {s: d for s, d in kept.items() if before_ns is None or s > before_ns}
 
     def depth_at(self, stamp_ns: int) -> Any | None:
-        """The depth image of an image's time, or None."""
+        """Return the depth image that matches an image's stamp, or None."""
         best = min(self._depths, key=lambda s: abs(s - stamp_ns), default=None)
         if best is None or abs(best - stamp_ns) > DEPTH_MATCH_NS:
             return None
@@ -89,7 +89,7 @@ class CameraInput:
         return self.wants_depth and self.depth_at(stamp_ns) is None and not overtaken
 
     def optical_frame(self, image: Any, named: str = "") -> str:
-        """The frame of an image: as named, else of its header, else of camera_info."""
+        """Return the frame of an image: as named, or from its header, or from camera_info."""
         return plain_frame(named) or plain_frame(image.header.frame_id) or self._info_frame
 
     def frame(
@@ -104,20 +104,20 @@ class CameraInput:
         why_no_depth: str = "",
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> Frame:
-        """The frame of an image message.
+        """Return the frame of an image message.
 
         Args:
             image: sensor_msgs Image or CompressedImage.
             camera_name: its optical frame.
-            at: when it came, by the clock of `add_info`.
-            placement: where odometry has the camera; who asks odometry says what it lacks.
-            depth: depth image of its time, or None.
-            T_rig_cam: (4, 4) place of the camera among several, or None.
-            why_no_depth: why there is no depth, where that is known.
-            max_pixels: larger images are refused.
+            at: its arrival time, by the clock of `add_info`.
+            placement: camera pose from odometry; the caller reports what it lacks.
+            depth: matching depth image, or None.
+            T_rig_cam: (4, 4) pose of the camera on a rig of several, or None.
+            why_no_depth: why there is no depth, if known.
+            max_pixels: larger images are rejected.
 
         Raises:
-            ConversionError: the image, or what belongs to it, cannot be used.
+            ConversionError: the image, or data that belongs to it, cannot be used.
         """
         stamp_ns, own_frame = stamp_to_ns(image.header.stamp), plain_frame(image.header.frame_id)
         of_camera, of_depth = [""], [why_no_depth]
@@ -148,7 +148,7 @@ class CameraInput:
 
 
 def _other_frame(depth: Any | None, own: str) -> str:
-    """A word where depth is of another camera than the image, so that its pixels may not fit."""
+    """Return a warning if depth is of another camera, so that its pixels may not fit."""
     other = "" if depth is None else plain_frame(depth.header.frame_id)
     if other in ("", own) or not own:
         return ""

@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Incoming messages to datatypes.
+"""Convert incoming messages to datatypes.
 
-Works on the messages of rclpy and of rosbags alike; needs no ROS installation.
+Works on the messages of rclpy and rosbags alike; needs no ROS installation.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ DEFAULT_CAMERA_FRAME = "camera_optical"
 
 
 def stamp_to_ns(stamp: Any) -> int:
-    """Nanoseconds of a builtin_interfaces/Time."""
+    """Return the nanoseconds of a builtin_interfaces/Time."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
@@ -68,24 +68,24 @@ def frame_from_msgs(
     tones: Tones | None = None,
     on_bad_depth: Callable[[str], None] | None = None,
 ) -> Frame:
-    """One camera image with all that is known about it.
+    """Make a frame of a camera image and everything known about it.
 
     Args:
         image: sensor_msgs/Image or sensor_msgs/CompressedImage.
         camera_info: sensor_msgs/CameraInfo of that camera, an uncalibrated one counts as none; or
-            a function of the width and height of the image that gives the camera or None.
+            a function of the image's width and height that returns the camera or None.
         T_odom_cam: (4, 4) camera-to-odometry pose at the image's stamp, or None.
-        depth: depth image (sensor_msgs/Image) registered to the image, or None; brought to the
-            size of the image by nearest neighbour.
+        depth: depth image (sensor_msgs/Image) registered to the image, or None; resized to the
+            image by nearest neighbour.
         camera_name: name of the camera; empty for the frame id of the image.
-        T_rig_cam: (4, 4) place of the camera among several, or None.
+        T_rig_cam: (4, 4) pose of the camera on a rig of several, or None.
         T_odom_base: (4, 4) pose of the robot by odometry, or None.
-        max_pixels: larger images are refused.
+        max_pixels: larger images are rejected.
         tones: as in `image_to_rgb`.
-        on_bad_depth: told why depth cannot be used, and the frame comes without; None to raise.
+        on_bad_depth: called with why depth cannot be used, and the frame has none; None to raise.
 
     Raises:
-        ConversionError: a message cannot be used; its reason names what kind of fault.
+        ConversionError: a message cannot be used; its reason names the kind of fault.
     """
     stamp_ns = stamp_to_ns(image.header.stamp)
     if stamp_ns <= 0:
@@ -124,19 +124,19 @@ def frame_from_msgs(
 
 
 def camera_from_info(info: Any, *, rectified: bool = False) -> CameraModel | None:
-    """Intrinsics of a sensor_msgs/CameraInfo, in pixels of the image that is sent.
+    """Return the intrinsics of a sensor_msgs/CameraInfo, in pixels of the published image.
 
     Binning and region of interest are taken into account.
 
     Args:
-        info: the message; a size of 0x0 says nothing about the size.
-        rectified: the image has no distortion left: P holds for it, K and D do not.
+        info: the message; 0x0 means that the size is not given.
+        rectified: the image has no distortion left: P applies to it, K and D do not.
 
     Returns:
-        The camera, or None when it is not calibrated (K[0] is 0, as the message defines).
+        The camera, or None if not calibrated (K[0] is 0, as the message defines).
 
     Raises:
-        ConversionError: K is not that of an image of this size, or the distortion is unknown.
+        ConversionError: K does not fit an image of this size, or the distortion is unknown.
     """
     K = _matrix_of(info, rectified=rectified)
     if K is None:
@@ -166,16 +166,16 @@ def camera_from_info(info: Any, *, rectified: bool = False) -> CameraModel | Non
 
 
 def _matrix_of(info: Any, *, rectified: bool) -> FloatArray | None:
-    """(3, 3) matrix of the pixels before binning; None when not calibrated."""
+    """Return the (3, 3) matrix in pixels before binning; None if not calibrated."""
     K = np.array(info.k, dtype=np.float64).reshape(3, 3)
     P = np.array(getattr(info, "p", np.zeros(12)), dtype=np.float64).reshape(3, 4)[:, :3].copy()
-    # Without distortion K and P are one, and some drivers fill in only one of them.
+    # Without distortion K and P are equal, and some drivers fill in only one of them.
     order = (P, K) if rectified else (K, P) if not any(info.d) else (K,)
     return next((matrix for matrix in order if matrix[0, 0] != 0), None)
 
 
 def _distortion_of(info: Any, model: str) -> tuple[float, ...]:
-    """Coefficients; none where all are zero, and none of zeros that only fill up an array."""
+    """Return the coefficients without zeros that pad an array; none if all are zero."""
     distortion = tuple(float(d) for d in info.d)
     if not any(distortion):
         return ()
@@ -186,7 +186,7 @@ def _distortion_of(info: Any, model: str) -> tuple[float, ...]:
 
 
 def _check_matrix(K: FloatArray, width: int, height: int) -> None:
-    """Raise ConversionError for a matrix that no camera of this image size has."""
+    """Raise ConversionError for a matrix impossible for a camera of this image size."""
     fault = pinhole_fault(K, width, height)
     if fault:
         numbers = " ".join(f"{v:.6g}" for v in np.ravel(K))
@@ -194,7 +194,7 @@ def _check_matrix(K: FloatArray, width: int, height: int) -> None:
 
 
 def resized_camera(camera: CameraModel, width: int, height: int) -> CameraModel:
-    """A camera of an image that was resized as a whole; one without a size gets it."""
+    """Return the camera of an image resized as a whole; a missing size is filled in."""
     if (camera.width, camera.height) == (width, height):
         return camera
     if camera.width == 0 or camera.height == 0:
@@ -204,7 +204,7 @@ def resized_camera(camera: CameraModel, width: int, height: int) -> CameraModel:
 
 
 def pose_from_odometry(msg: Any) -> FloatArray:
-    """(4, 4) T_frame_child of a nav_msgs/Odometry.
+    """Return (4, 4) T_frame_child of a nav_msgs/Odometry.
 
     Raises:
         ConversionError: the quaternion is zero or a number is not finite.
@@ -213,7 +213,7 @@ def pose_from_odometry(msg: Any) -> FloatArray:
 
 
 def pose_from_pose(pose: Any, what: str = "pose") -> FloatArray:
-    """(4, 4) T_frame_child of a geometry_msgs/Pose; `what` names it in the error.
+    """Return (4, 4) T_frame_child of a geometry_msgs/Pose; `what` names it in the error.
 
     Raises:
         ConversionError: the quaternion is zero or a number is not finite.
@@ -222,11 +222,11 @@ def pose_from_pose(pose: Any, what: str = "pose") -> FloatArray:
 
 
 def pose_from_stamped(msg: Any) -> tuple[int, str, FloatArray]:
-    """Stamp (ns), child frame and (4, 4) T_frame_child of a message that holds one pose.
+    """Return stamp (ns), child frame and (4, 4) T_frame_child of a message with one pose.
 
     Args:
         msg: nav_msgs/Odometry, or geometry_msgs/PoseStamped, PoseWithCovarianceStamped or
-            TransformStamped; the child frame is empty where the type has none.
+            TransformStamped; the child frame is empty if the type has none.
 
     Raises:
         ConversionError: the quaternion is zero or a number is not finite.
@@ -240,7 +240,7 @@ def pose_from_stamped(msg: Any) -> tuple[int, str, FloatArray]:
 
 
 def pose_from_transform(transform: Any) -> FloatArray:
-    """(4, 4) T_frame_child of a geometry_msgs/Transform.
+    """Return (4, 4) T_frame_child of a geometry_msgs/Transform.
 
     Raises:
         ConversionError: the quaternion is zero or a number is not finite.
@@ -263,7 +263,7 @@ def _se3(rotation: Any, translation: Any, what: str) -> FloatArray:
 
 
 def _depth_for(depth: Any, shape_hw: tuple[int, ...], max_pixels: int) -> FloatArray:
-    """Depth map at the image's size."""
+    """Return the depth map at the image's size."""
     try:
         return registered_depth(depth_to_m(depth, max_pixels), (shape_hw[1], shape_hw[0]))
     except FrameError as error:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Names of frames and topics as robots write them: slashes, prefixes, namespaces."""
+"""Match names of frames and topics despite slashes, prefixes and namespaces."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ RECTIFIED = re.compile(r"(^|_)rect(ified)?(_|$)")
 
 
 def plain_frame(name: str) -> str:
-    """A frame id as tf2 has it: no slash at either end, as ROS 1 and old drivers wrote them."""
+    """Return a frame id as in tf2: without the outer slashes of ROS 1 and old drivers."""
     return name.strip().strip("/")
 
 
 def matching_frame(frame: str, known: Collection[str], topic: str = "") -> str:
-    """A frame among those of TF, also where only one of both has the robot's name in front.
+    """Find a frame in TF, also if only one of the two names has the robot's prefix.
 
     Args:
         frame: name to look for, plain.
         known: frames of TF.
-        topic: of the images; where several robots fit, the one of its namespace is meant.
+        topic: image topic; if several robots match, its namespace decides.
 
     Returns:
-        The name in TF; `frame` itself when none or several could be meant.
+        The name in TF; `frame` itself if none or several match.
     """
     if frame in known or not frame:
         return frame
@@ -49,24 +49,24 @@ def matching_frame(frame: str, known: Collection[str], topic: str = "") -> str:
 
 
 def namespace(topic: str) -> str:
-    """What stands before the last word of a topic: "/robot1" of "/robot1/tf"."""
+    """Return the part before the last name of a topic: "/robot1" of "/robot1/tf"."""
     return topic.rpartition("/")[0]
 
 
 def is_static(topic: str) -> bool:
-    """Whether transforms of a topic hold for ever."""
+    """Whether the transforms of a topic are static."""
     return topic.endswith("tf_static")
 
 
 def choose_tf_topics(topics: Iterable[str], near: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The transforms of one robot: those in the namespace of its camera or odometry.
+    """Choose one robot's transforms: those in the namespace of its camera or odometry.
 
     Args:
         topics: all topics with transforms.
         near: topics of the robot, images first.
 
     Returns:
-        Moving and fixed transforms to use, one of each at most, and all that were left out.
+        Moving and static transforms to use, at most one topic of each, and all topics left out.
     """
     left = sorted(set(topics))
     chosen: list[str] = []
@@ -81,8 +81,8 @@ def choose_tf_topics(topics: Iterable[str], near: Sequence[str]) -> tuple[list[s
 
 
 def is_rectified(image_topic: str) -> bool:
-    """Whether images of a topic have no lens distortion left, by the words of its name.
+    """Whether images of a topic have no lens distortion left, judged by its name.
 
-    image_proc calls them image_rect and image_rect_color; others have a word `rect`.
+    image_proc calls them image_rect and image_rect_color; others use a word `rect`.
     """
     return any(RECTIFIED.search(word) for word in image_topic.split("/"))

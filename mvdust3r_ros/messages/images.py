@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Image messages to RGB arrays and depth maps: every encoding a camera driver sends.
+"""Convert image messages to RGB arrays and depth maps, for every encoding of camera drivers.
 
-Works on the messages of rclpy and of rosbags alike; needs no ROS installation.
+Works on the messages of rclpy and rosbags alike; needs no ROS installation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mvdust3r_ros.tones import Tones
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DEFAULT_MAX_PIXELS = 50_000_000
-"""A bound against hostile headers: a frame of 8K video has 33 megapixels."""
+"""Bounds memory against hostile headers: a frame of 8K video has 33 megapixels."""
 
 
 class ConversionError(MvDust3rError):
@@ -44,19 +44,19 @@ class ConversionError(MvDust3rError):
     """
 
     def __init__(self, reason: str, message: str) -> None:
-        """Keep the reason next to the message."""
+        """Store the reason next to the message."""
         super().__init__(message)
         self.reason = reason
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Memory layout of an encoding and the OpenCV code that makes RGB of it.
+    """Memory layout of an encoding and the OpenCV code that converts it to RGB.
 
     Attributes:
         channels: values per pixel.
         dtype: numpy type of a value, native byte order.
-        code: OpenCV conversion; None when it is RGB already.
+        code: OpenCV conversion; None if it is RGB already.
     """
 
     channels: int
@@ -103,7 +103,7 @@ MOSAICS = {
     for bits in (8, 10, 12, 14, 16)
 }
 ENCODINGS = {**COLORS, **GREYS, **MOSAICS}
-"""Packed encodings: one array of rows. Values of 10, 12 and 14 bits take two bytes each."""
+"""Packed encodings: one array of rows. Values of 10, 12 and 14 bits occupy two bytes each."""
 PLANAR = {
     "nv12": cv2.COLOR_YUV2RGB_NV12,
     "nv21": cv2.COLOR_YUV2RGB_NV21,
@@ -112,15 +112,15 @@ PLANAR = {
     "yv12": cv2.COLOR_YUV2RGB_YV12,
     "nv24": cv2.COLOR_YUV2RGB_UYVY,
 }
-"""Encodings with planes of brightness and colour one after the other."""
+"""Encodings with separate planes of brightness and colour."""
 BY_SMALL_LETTERS = {name.lower(): name for name in (*ENCODINGS, *PLANAR)}
 DEPTH_LIKE = ("16UC1", "32FC1")
 INVALID_SHARE = 0.01
-"""With more pixels of no value than this, 16UC1 and 32FC1 are depth and no picture: a thermal or
-grey sensor has a value for each but a few defective ones."""
+"""With a larger share of pixels without a value, 16UC1 and 32FC1 are depth, not pictures: a
+thermal or grey sensor has a value for all but a few defective ones."""
 MAX_MIDDLE_M = 300.0
-"""Depth whose median is beyond is in another unit: 300 mm taken for metres, which is nearer than
-depth cameras see."""
+"""A larger median depth is in another unit: 300 mm read as metres is nearer than depth cameras
+see."""
 DEPTH_ENCODINGS = {
     "16UC1": Encoding(1, "u2", None),
     "mono16": Encoding(1, "u2", None),
@@ -131,13 +131,13 @@ DEPTH_ENCODINGS = {
 def image_to_rgb(
     msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS, tones: Tones | None = None
 ) -> ImageArray:
-    """(H, W, 3) uint8 RGB of a sensor_msgs/Image.
+    """Convert a sensor_msgs/Image to (H, W, 3) uint8 RGB.
 
     Args:
-        msg: message; `step`, `is_bigendian` and bytes of padding are honoured.
-        max_pixels: larger images are refused before memory is taken.
-        tones: how values of more than 8 bits are shown, kept for all images of a camera; None to
-            judge by this image alone.
+        msg: message; `step`, `is_bigendian` and padding bytes are honoured.
+        max_pixels: larger images are rejected before memory is allocated.
+        tones: tone mapping of values with more than 8 bits, shared by all images of a camera; None
+            to use this image alone.
 
     Raises:
         ConversionError: unknown encoding, no pixels, too many, too few bytes, or depth.
@@ -159,7 +159,7 @@ def image_to_rgb(
 
 
 def _known(encoding: str) -> str:
-    """The name of an encoding, however its letters are written."""
+    """Return the name of an encoding, in any case of letters."""
     if (name := BY_SMALL_LETTERS.get(encoding.strip().lower())) is not None:
         return name
     hint = ""
@@ -182,9 +182,9 @@ def _converted(values: Any, code: int, name: str) -> ImageArray:
 
 
 def _check_is_picture(values: Any, name: str) -> None:
-    """Raise ConversionError for depth: pixels without a value do not occur in pictures.
+    """Raise ConversionError for depth: pictures have no pixels without a value.
 
-    Those are not finite, zero, or all of one negative number; temperatures below zero are several.
+    Such pixels are not finite, zero, or all of one negative number; temperatures below zero vary.
     """
     finite = np.isfinite(values)
     below = values[finite & (values < 0)]
@@ -200,7 +200,7 @@ def _check_is_picture(values: Any, name: str) -> None:
 
 
 def _planes_to_rgb(msg: Any, name: str, max_pixels: int) -> ImageArray:
-    """RGB of brightness and colour in planes; colour has the step of brightness, or half of it."""
+    """Convert planes of brightness and colour to RGB; colour has the same step or half of it."""
     height, width = int(msg.height), int(msg.width)
     _check_size(height, width, max_pixels)
     if width % 2 or height % 2:
@@ -214,7 +214,7 @@ def _planes_to_rgb(msg: Any, name: str, max_pixels: int) -> ImageArray:
         both = _rows(msg, begin, height, 2 * width, 2 * step).reshape(height, width // 2, 4)
         pairs: ImageArray = both[..., :2].reshape(
             height, width
-        )  # of each second pixel: enough for the eye
+        )  # of every second pixel, enough for viewing
         return _converted(np.dstack([pairs, light]), PLANAR[name], name)
     if name in ("nv12", "nv21"):
         colour = _rows(msg, begin, height // 2, width, step)
@@ -224,11 +224,11 @@ def _planes_to_rgb(msg: Any, name: str, max_pixels: int) -> ImageArray:
 
 
 def depth_to_m(msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> FloatArray:
-    """(H, W) float32 depth in metres of a depth image, 0 where there is none (REP-118).
+    """Convert a depth image to (H, W) float32 metres, 0 where there is none (REP-118).
 
     Args:
         msg: sensor_msgs/Image, 16UC1 in millimetres or 32FC1 in metres.
-        max_pixels: larger images are refused before memory is taken.
+        max_pixels: larger images are rejected before memory is allocated.
 
     Raises:
         ConversionError: as `image_to_rgb`.
@@ -258,20 +258,20 @@ def depth_to_m(msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> FloatArray:
 def compressed_to_rgb(
     msg: Any, max_pixels: int = DEFAULT_MAX_PIXELS, tones: Tones | None = None
 ) -> ImageArray:
-    """(H, W, 3) uint8 RGB of a sensor_msgs/CompressedImage, JPEG or PNG.
+    """Convert a sensor_msgs/CompressedImage, JPEG or PNG, to (H, W, 3) uint8 RGB.
 
-    The content decides, not what `format` calls it; orientation tags are ignored, as camera_info
-    does not know of them.
+    The content decides, not the name in `format`; orientation tags are ignored, as camera_info
+    does not account for them.
 
     Args:
-        msg: message. A format such as "rgb8; jpeg compressed rgb8" says that red and blue were
+        msg: message. A format such as "rgb8; jpeg compressed rgb8" means that red and blue were
             swapped when it was written; "compressed bgr8" and plain "jpeg" are normal. With
-            "bayer_rggb8; jpeg compressed" it is the mosaic that was compressed.
-        max_pixels: larger images are refused before memory is taken.
-        tones: as in `image_to_rgb`, for PNGs of 16 bits.
+            "bayer_rggb8; jpeg compressed" the mosaic itself was compressed.
+        max_pixels: larger images are rejected before memory is allocated.
+        tones: as in `image_to_rgb`, for 16-bit PNGs.
 
     Raises:
-        ConversionError: neither JPEG nor PNG, cut off, damaged, too large, or depth.
+        ConversionError: neither JPEG nor PNG, truncated, damaged, too large, or depth.
     """
     kind = msg.format.lower()
     if "compresseddepth" in kind:
@@ -293,9 +293,9 @@ def compressed_to_rgb(
 
 
 def _decoded(data: memoryview, max_pixels: int) -> Any:
-    """(H, W, 3) BGR of a JPEG or PNG, uint8 or uint16."""
+    """Decode a JPEG or PNG to (H, W, 3) BGR, uint8 or uint16."""
     flags = cv2.IMREAD_COLOR
-    # Bits of a sample (PNG, 11.2.2).
+    # Bits per sample (PNG, 11.2.2).
     if bytes(data[:8]) == PNG_MAGIC and len(data) > 24 and data[24] == 16:
         flags |= cv2.IMREAD_ANYDEPTH
     if bytes(data[:1]) in (b"P", b"B"):
@@ -312,7 +312,7 @@ def _is_grey(image: Any) -> bool:
 
 
 def _pixels(msg: Any, name: str, encodings: dict[str, Encoding], max_pixels: int) -> Any:
-    """(H, W) or (H, W, C) view of the pixels, native byte order, padding removed."""
+    """Return an (H, W) or (H, W, C) view of the pixels, native byte order, without padding."""
     layout = encodings[name]
     height, width = int(msg.height), int(msg.width)
     _check_size(height, width, max_pixels)
@@ -332,7 +332,7 @@ def _pixels(msg: Any, name: str, encodings: dict[str, Encoding], max_pixels: int
 
 
 def _rows(msg: Any, begin: int, rows: int, row_bytes: int, step: int) -> ImageArray:
-    """(rows, row_bytes) uint8 from a place in the data of a message, without padding.
+    """Return (rows, row_bytes) uint8 from an offset in a message's data, without padding.
 
     Raises:
         ConversionError: the message has too few bytes.
@@ -357,7 +357,7 @@ def _rows(msg: Any, begin: int, rows: int, row_bytes: int, step: int) -> ImageAr
 
 
 def _bytes_of(data: Any) -> memoryview:
-    """Bytes of array.array, bytes or numpy without a copy."""
+    """Return bytes of array.array, bytes or numpy without a copy."""
     return memoryview(data).cast("B") if len(data) else memoryview(b"")
 
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How many images of a recording had what, and why the others had not: one line for a kind."""
+"""Count the inputs of a recording's images, and why some lack them: one line for each kind."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from mvdust3r_ros.datatypes import Frame
 ODOMETRY, CAMERA_INFO, DEPTH = KINDS = ("odometry", "camera_info", "depth")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 REASONS_SHOWN = 3
-"""A choice of looks: the most frequent ones, so that a line stays a line."""
+"""Chosen for readability: the most frequent ones, so that each kind stays on one line."""
 
 
 @dataclass
 class InputCounts:
-    """What belongs to the images of a recording.
+    """Inputs that the images of a recording have.
 
     Attributes:
         images: frames so far.
-        had: kind -> number of them that had it.
-        reasons: kind -> why some had not, or what was assumed -> number of images.
-        faults: why messages beside the images could not be used -> number of messages.
-        notes: what else is to be said about the recording.
+        had: kind -> number of images that had it.
+        reasons: kind -> why it was missing, or what was assumed -> number of images.
+        faults: why other messages could not be used -> number of messages.
+        notes: further remarks about the recording.
     """
 
     images: int = 0
@@ -48,7 +48,7 @@ class InputCounts:
     notes: list[str] = field(default_factory=list)
 
     def clear(self) -> None:
-        """Start again, as the recording is read again."""
+        """Reset the counts, as the recording is read again."""
         self.images = 0
         for counts in (self.had, self.reasons, self.faults, self.notes):
             counts.clear()
@@ -59,16 +59,16 @@ class InputCounts:
         self.had.update(kinds_of(frame))
 
     def because(self, kind: str, why: str) -> None:
-        """Say of one image why it has something not, or what was assumed; nothing when empty."""
+        """Count why one image lacks something, or what was assumed; nothing if empty."""
         if why:
             self.reasons.setdefault(kind, Counter())[why] += 1
 
     def numbers(self) -> dict[str, int]:
-        """Kind -> number of images that had it."""
+        """Return kind -> number of images that had it."""
         return {kind: self.had[kind] for kind in KINDS}
 
     def lines(self) -> list[str]:
-        """A line for each kind about which something is to be said."""
+        """Return a line for each kind that needs a remark."""
         lines = []
         for kind, reasons in self.reasons.items():
             counts = [
@@ -84,18 +84,18 @@ class InputCounts:
 
 
 def kinds_of(frame: Frame) -> list[str]:
-    """What belongs to a frame."""
+    """Return the kinds of input that a frame has."""
     had = (frame.T_odom_cam, frame.camera, frame.depth_m)
     return [kind for kind, value in zip(KINDS, had, strict=True) if value is not None]
 
 
 def counted(count: int, word: str) -> str:
-    """1 image, 2 images."""
+    """Return a count with its noun: 1 image, 2 images."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def by_kind(messages: Mapping[str, int]) -> dict[str, int]:
-    """Messages that differ in numbers alone put together under the first of them."""
+    """Merge messages that differ only in numbers, under the first of them."""
     first: dict[str, str] = {}
     counts: dict[str, int] = {}
     for message, count in messages.items():

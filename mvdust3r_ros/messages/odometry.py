@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where a camera was by odometry: poses of a robot, and the transform to the camera.
+"""Camera poses from odometry: poses of a robot, and the transform to the camera.
 
-The node and the reader of bags ask the same object, so that both understand a robot alike.
+The node and the bag reader share this class, so that they interpret a robot in the same way.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from mvdust3r_ros.messages.images import ConversionError
 from mvdust3r_ros.messages.transforms import MAX_GAP_NS, FrameTree, PoseBuffer, TransformError
 
 EXTRAPOLATION_NS = 100_000_000
-"""How far beyond the first or last pose motion is carried on: two periods of odometry at 20 Hz."""
+"""How far motion is extrapolated beyond the first or last pose: two periods of odometry at 20
+Hz."""
 OTHER_CLOCK_NS = 60 * 10**9
-"""No message is under way for so long: stamps that are farther apart are of two clocks."""
+"""No message is in transit for so long: stamps further apart are of two clocks."""
 UPRIGHT = 0.7
-"""cos(45 deg): an axis that is nearer to the vertical than to the horizontal, with room for
-tilt."""
+"""cos(45 deg): an axis nearer to the vertical than to the horizontal, with room for tilt."""
 MAX_SENDERS = 8
-"""A bound on memory against a sender that makes up frames: a topic has one, or two where fused
-odometry goes onto the topic of the wheels."""
+"""Bounds memory against a sender that invents frames: a topic has one, or two if fused odometry is
+published on the topic of the wheels."""
 NAMES_SHOWN = 4
-"""A choice of looks: the frames that sound most like cameras, in one line."""
+"""Chosen for readability: the most camera-like frame names, in one line."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What odometry says about an image.
+    """Poses of an image from odometry.
 
     Attributes:
         T_odom_cam: (4, 4) pose of the camera, or None.
-        T_odom_base: (4, 4) pose of the robot, also where the camera's place on it is not known;
-            None where odometry is of the camera itself.
-        why: why the camera's pose is not known, or what was assumed, in words.
+        T_odom_base: (4, 4) pose of the robot, also if the camera's extrinsics are unknown; None if
+            odometry is of the camera itself.
+        why: why the camera's pose is unknown, or what was assumed.
     """
 
     T_odom_cam: FloatArray | None = None
@@ -65,8 +65,8 @@ class Odometry:
     """Poses of one robot on a topic, its transforms, or both.
 
     Attributes:
-        odom_frame: where odometry starts, empty before it is known.
-        child: frame that the poses of the topic are of; empty when the messages do not say.
+        odom_frame: root of the odometry, empty before it is known.
+        child: child frame of the topic's poses; empty if the messages do not name one.
         tree: transforms.
     """
 
@@ -79,14 +79,14 @@ class Odometry:
         near: str = "",
         horizon_ns: int = 0,
     ) -> None:
-        """Nothing is known yet.
+        """Start without poses.
 
         Args:
-            from_tf: take the camera's pose from TF alone.
+            from_tf: use the camera's pose from TF alone.
             odom_frame: root of the odometry; empty to take it from the messages.
-            base_frame: the robot with `from_tf`; empty for what lies next below `odom_frame`.
-            near: image topic; of frames of several robots those in its namespace are meant.
-            horizon_ns: how much of the past is kept; 0 for all.
+            base_frame: the robot with `from_tf`; empty for the frame next below `odom_frame`.
+            near: image topic; among frames of several robots, its namespace decides.
+            horizon_ns: length of the history; 0 for all.
         """
         self.odom_frame, self.child = plain_frame(odom_frame), ""
         self.tree = FrameTree(horizon_ns)
@@ -112,13 +112,13 @@ class Odometry:
         return self._poses.newest_ns
 
     def clear(self) -> None:
-        """Forget everything that moves."""
+        """Drop all poses and moving transforms."""
         for poses in self._by_frames.values():
             poses.clear()
         self.tree.forget_moving()
 
     def add_pose(self, parent: str, child: str, stamp_ns: int, T: FloatArray) -> None:
-        """A pose of the topic, T_parent_child; of several senders the most frequent counts."""
+        """Add a pose of the topic, T_parent_child; the most frequent of several senders counts."""
         frames = plain_frame(parent), plain_frame(child)
         self._drop_silent(stamp_ns)
         if frames not in self._counts and len(self._counts) >= MAX_SENDERS:
@@ -132,22 +132,22 @@ class Odometry:
             self.odom_frame = frame
 
     def _drop_silent(self, stamp_ns: int) -> None:
-        """Forget frames that are not sent any more, where the past is not kept."""
+        """Drop frames that are no longer sent, if the history is limited."""
         for frames, poses in list(self._by_frames.items()) if self._horizon_ns else ():
             newest_ns = poses.newest_ns
             if newest_ns is not None and newest_ns < stamp_ns - MAX_GAP_NS:
                 del self._by_frames[frames], self._counts[frames]
 
     def add_transforms(self, message: Any, *, fixed: bool, ignored: str = "") -> list[str]:
-        """Take a tf2_msgs/TFMessage.
+        """Add a tf2_msgs/TFMessage.
 
         Args:
             message: the message.
-            fixed: its transforms hold for ever.
+            fixed: whether its transforms are static.
             ignored: parent whose transforms are left out.
 
         Returns:
-            What could not be used, in words.
+            Descriptions of the transforms that could not be used.
         """
         faults = []
         for item in message.transforms:
@@ -171,10 +171,10 @@ class Odometry:
             self.tree.set_moving(parent, child, stamp_to_ns(item.header.stamp), T)
 
     def base_frame(self, camera: str) -> str:
-        """What the poses of the topic are of, also where the messages do not say.
+        """Return the child frame of the topic's poses, also if the messages do not name it.
 
-        Then it is the only frame below their parent in TF, else the top of the camera's tree, or
-        the first frame there that does not move.
+        Then it is the only child of their parent in TF; otherwise the top of the camera's tree,
+        below any moving transforms.
         """
         if self.child:
             return self._known(self.child)
@@ -185,23 +185,23 @@ class Odometry:
         return "" if top == self._known(camera) or below else top
 
     def camera_frame(self, frame: str) -> str:
-        """A camera's frame as TF calls it."""
+        """Return TF's name of a camera's frame."""
         return self._known(plain_frame(frame))
 
     def lookup(self, target: str, source: str, stamp_ns: int, beyond_ns: int) -> FloatArray | None:
-        """T_target_source by TF, or None."""
+        """Return T_target_source from TF, or None."""
         return self.tree.lookup(self._known(target), self._known(source), stamp_ns, beyond_ns)
 
     def place(
         self, camera: str, stamp_ns: int, beyond_ns: int, T_base_cam: FloatArray | None = None
     ) -> Placement:
-        """Where a camera was.
+        """Return the pose of a camera.
 
         Args:
             camera: optical frame of the images.
             stamp_ns: time of the image.
-            beyond_ns: how far odometry may be carried on beyond its ends.
-            T_base_cam: (4, 4) place of the camera on the robot where TF does not say; or None.
+            beyond_ns: how far odometry may be extrapolated beyond its ends.
+            T_base_cam: (4, 4) extrinsics of the camera if TF lacks them; or None.
         """
         camera = self.camera_frame(camera)
         if self._from_tf:
@@ -224,7 +224,7 @@ class Odometry:
         return Placement(pose, T_odom_base, assumed)
 
     def _assumed(self, base: str, camera: str) -> str:
-        """A word where the frame of the odometry was chosen or guessed."""
+        """Return a remark if the frame of the odometry was chosen or guessed."""
         if len(self._counts) > 1:
             taken, *left = (f"{p!r} -> {c!r}" for (p, c), _ in self._counts.most_common())
             return f"odometry is of several frames: {taken} is taken, {', '.join(left)} left out"
@@ -236,18 +236,18 @@ class Odometry:
         return f"frame {self.child!r} is not in TF; {base!r} is taken for it"
 
     def _disputed(self, base: str, camera: str) -> str:
-        """A word where two nodes place a frame on the way to the camera differently."""
+        """Return a remark if two nodes disagree on a frame between base and camera."""
         frame = self.tree.disputed(base, camera)
         if frame is None:
             return ""
         return f"fixed transforms of {frame!r} with different values were sent: the last is taken"
 
     def robot_pose(self, stamp_ns: int, beyond_ns: int) -> FloatArray | None:
-        """(4, 4) T_odom_base by the topic, or None."""
+        """Return (4, 4) T_odom_base from the topic, or None."""
         return None if self._from_tf else self._poses.at(stamp_ns, beyond_ns)
 
     def is_mounted(self, camera: str, stamp_ns: int, beyond_ns: int) -> bool:
-        """Whether TF says where the camera sits on what the topic is of."""
+        """Whether TF has the transform from the topic's child frame to the camera."""
         camera = self.camera_frame(camera)
         base = self.base_frame(camera)
         if self._from_tf or base == camera:
@@ -277,7 +277,7 @@ class Odometry:
         return _out_of_reach("odometry", span, stamp_ns)
 
     def _no_transform(self, target: str, camera: str, stamp_ns: int) -> str:
-        """Why TF does not lead from a frame to the camera."""
+        """Explain why TF has no transform from a frame to the camera."""
         if not camera:
             return "the images name no frame (header.frame_id is empty); name it by camera_frame"
         if not target:
@@ -329,7 +329,7 @@ def _out_of_reach(what: str, span_ns: tuple[int, int], stamp_ns: int) -> str:
 
 
 def _body_frame(camera: str, T_up_cam: FloatArray) -> str:
-    """A word where an image names a body frame, x ahead and z up, for its optical frame."""
+    """Return a remark if an image is in a body frame, x ahead and z up, not an optical one."""
     is_upright = T_up_cam[2, 2] > UPRIGHT and abs(T_up_cam[2, 0]) < UPRIGHT
     if "optical" in camera or not is_upright or not np.all(np.isfinite(T_up_cam)):
         return ""

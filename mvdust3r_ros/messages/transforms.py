@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Stamped poses in time order, and the tree of frames they make up."""
+"""Stamped poses in time order, and the tree of frames that they form."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from mvdust3r_ros.datatypes import JUMP_BACK_NS, FloatArray, MvDust3rError
 from mvdust3r_ros.geometry import interpolate_se3, invert_se3
 
 MAX_TF_FRAMES = 10_000
-"""A bound on memory against a sender that makes up frames: robots have some hundred."""
+"""Bounds memory against a sender that invents frames: robots have a few hundred."""
 SAME_PLACE = 1e-3
-"""Metres, and elements of a rotation matrix: 1 mm and 0.06 deg, below any calibration, above the
-rounding of one that is sent twice."""
+"""Metres, and elements of a rotation matrix: 1 mm and 0.06 deg, below any calibration error, above
+the rounding of a transform sent twice."""
 MAX_BUFFERED = 20_000
-"""Of a buffer with a horizon: 10 s at 2 kHz."""
+"""Limit of a buffer with a horizon: 10 s at 2 kHz."""
 MAX_GAP_NS = 2_000_000_000
-"""Between poses farther apart the motion is not known: a robot may have stopped and turned."""
+"""Between poses further apart the motion is unknown: a robot may have stopped and turned."""
 
 
 class TransformError(MvDust3rError):
-    """More frames than any robot has."""
+    """A transform is invalid, or there are more frames than any robot has."""
 
 
 class PoseBuffer:
     """Poses by time, with interpolation.
 
     A stamp at least one second older than the newest means that time jumped back (a bag starts
-    again): what was there is forgotten, as tf2 does.
+    again): the old poses are dropped, as in tf2.
     """
 
     def __init__(self, horizon_ns: int = 0) -> None:
-        """Start empty; poses older than the newest by more than the horizon go (0: keep all)."""
+        """Start empty; drop poses older than the newest by more than the horizon (0: keep all)."""
         self._horizon_ns = horizon_ns
         self._stamps_ns: list[int] = []
         self._poses: list[FloatArray] = []
@@ -66,7 +66,7 @@ class PoseBuffer:
         return (self._stamps_ns[0], self._stamps_ns[-1]) if self._stamps_ns else None
 
     def add(self, stamp_ns: int, T: FloatArray) -> None:
-        """Store a (4, 4) pose; a pose of the same stamp is replaced."""
+        """Store a (4, 4) pose; it replaces a pose with the same stamp."""
         if self._horizon_ns and self._stamps_ns and stamp_ns <= self._stamps_ns[-1] - JUMP_BACK_NS:
             self.clear()
         at = bisect.bisect_left(self._stamps_ns, stamp_ns)
@@ -81,20 +81,20 @@ class PoseBuffer:
             del self._stamps_ns[:old], self._poses[:old]
 
     def clear(self) -> None:
-        """Forget all poses."""
+        """Drop all poses."""
         self._stamps_ns.clear()
         self._poses.clear()
 
     def at(self, stamp_ns: int, max_extrapolation_ns: int = 0) -> FloatArray | None:
-        """Pose at a time: between neighbours, or a bounded way beyond either end.
+        """Return the pose at a time: interpolated, or extrapolated within a limit.
 
         Args:
             stamp_ns: the time.
-            max_extrapolation_ns: how far beyond the first or the last pose the motion is
-                carried on at the speed of the two poses at that end.
+            max_extrapolation_ns: how far beyond the first or the last pose to extrapolate, at the
+                speed of the two poses at that end.
 
         Returns:
-            (4, 4) pose, or None when the time is out of reach or in a gap of more than 2 s.
+            (4, 4) pose, or None if the time is out of reach or in a gap of more than 2 s.
         """
         stamps = self._stamps_ns
         if not stamps or not 0 <= self._beyond(stamp_ns) <= max_extrapolation_ns:
@@ -112,12 +112,12 @@ class PoseBuffer:
         return interpolate_se3(self._poses[after - 1], self._poses[after], alpha)
 
     def _beyond(self, stamp_ns: int) -> int:
-        """Nanoseconds outside the range of stamps; 0 inside."""
+        """Return nanoseconds outside the range of stamps; 0 inside."""
         return max(self._stamps_ns[0] - stamp_ns, stamp_ns - self._stamps_ns[-1], 0)
 
 
 class FrameTree:
-    """Frames by their parents, fixed or moving."""
+    """Frames and their parents, static or moving."""
 
     def __init__(self, horizon_ns: int = 0) -> None:
         """Start empty; see `PoseBuffer` for the horizon."""
@@ -130,7 +130,7 @@ class FrameTree:
         self._disputed: set[str] = set()
 
     def set_fixed(self, parent: str, child: str, T_parent_child: FloatArray) -> None:
-        """A transform that never changes.
+        """Add a static transform.
 
         Raises:
             TransformError: there are too many frames already.
@@ -142,7 +142,7 @@ class FrameTree:
         self._moving.pop(child, None)
 
     def set_moving(self, parent: str, child: str, stamp_ns: int, T: FloatArray) -> None:
-        """A transform T_parent_child at one time; a new parent starts anew.
+        """Add a transform T_parent_child at one time; a new parent starts a new buffer.
 
         Raises:
             TransformError: there are too many frames already.
@@ -156,7 +156,7 @@ class FrameTree:
         self._moving[child].add(stamp_ns, T)
 
     def _note_conflicts(self, parent: str, child: str, T: FloatArray) -> None:
-        """Remember that a frame has another parent, or another place that does not move."""
+        """Record that a frame has a second parent, or a second static transform."""
         if self._parents.get(child, parent) != parent:
             self._former[child] = self._parents[child]
         elif child in self._fixed and not np.allclose(self._fixed[child], T, atol=SAME_PLACE):
@@ -172,67 +172,67 @@ class FrameTree:
         return frame in self._names
 
     def __len__(self) -> int:
-        """Number of frames, roots among them."""
+        """Number of frames, including roots."""
         return len(self._names)
 
     @property
     def frames(self) -> frozenset[str]:
-        """All frames, roots among them."""
+        """All frames, including roots."""
         return frozenset(self._names)
 
     def children_of(self, parent: str) -> list[str]:
-        """Frames right below one."""
+        """Return the frames directly below one."""
         return [child for child, above in self._parents.items() if above == parent]
 
     def covered_ns(self, target: str, source: str) -> tuple[int, int] | None:
-        """First and last time of the moving transforms between two frames; None without any."""
+        """Return the time range of the moving transforms between two frames; None without any."""
         edges = {*self._path_up(target)} ^ {*self._path_up(source)}
         spans = [s for f in edges if f in self._moving and (s := self._moving[f].span_ns)]
         return (max(a for a, _ in spans), min(b for _, b in spans)) if spans else None
 
     def forget_moving(self) -> None:
-        """Forget all poses of moving frames; who is whose parent stays."""
+        """Drop all poses of moving frames; parents are kept."""
         for poses in self._moving.values():
             poses.clear()
 
     def root_of(self, frame: str) -> str:
-        """The frame at the top of a frame's tree; itself when it has no parent."""
+        """Return the root of a frame's tree; the frame itself without a parent."""
         return self._path_up(frame)[-1]
 
     def top_of(self, frame: str) -> str:
-        """The top of a frame's tree, without what moves up there on the way to the frame."""
+        """Return the top of a frame's tree, without moving transforms at the top of its path."""
         path = self._path_up(frame)
         while len(path) > 1 and path[-2] in self._moving:
             path.pop()
         return path[-1]
 
     def torn(self, frame: str) -> tuple[str, str, str] | None:
-        """A frame on the way up that had another parent before, and its two parents; or None."""
+        """Return the first frame on the path up that changed its parent, with both; or None."""
         found = next((f for f in self._path_up(frame) if f in self._former), None)
         return None if found is None else (found, self._former[found], self._parents[found])
 
     def disputed(self, target: str, source: str) -> str | None:
-        """A frame between two that others say sits elsewhere on its parent; None without one."""
+        """Return a frame between two with conflicting static transforms; None without one."""
         edges = {*self._path_up(target)} ^ {*self._path_up(source)}
         return min(edges & self._disputed, default=None)
 
     def sent_once(self, target: str, source: str) -> str | None:
-        """A moving frame between two of which a single pose is known; None where there is none."""
+        """Return a moving frame between two with only a single pose; None without one."""
         edges = {*self._path_up(target)} ^ {*self._path_up(source)}
         return next((f for f in sorted(edges) if len(self._moving.get(f, ())) == 1), None)
 
     def parent_of(self, frame: str) -> str | None:
-        """Parent frame, or None for a root or an unknown frame."""
+        """Return the parent frame, or None for a root or an unknown frame."""
         return self._parents.get(frame)
 
     def below(self, ancestor: str, frame: str) -> str | None:
-        """The frame that the way from an ancestor down to a frame goes through first; or None."""
+        """Return the first frame on the path from an ancestor down to a frame; or None."""
         path = self._path_up(frame)
         at = path.index(ancestor) if ancestor in path else 0
         return path[at - 1] if at > 0 else None
 
     def newest_ns(self, target: str, source: str) -> int | None:
-        """Newest time at which every moving transform between two frames is known."""
+        """Return the newest time at which all moving transforms between two frames are known."""
         edges = {*self._path_up(target)} ^ {*self._path_up(source)}
         stamps = [self._moving[f].newest_ns for f in edges if f in self._moving]
         known = [s for s in stamps if s is not None]
@@ -241,7 +241,7 @@ class FrameTree:
     def lookup(
         self, target: str, source: str, stamp_ns: int, max_extrapolation_ns: int = 0
     ) -> FloatArray | None:
-        """T_target_source at a time, or None when the frames are not connected then."""
+        """Return T_target_source at a time, or None if the frames are not connected then."""
         up_source, up_target = self._path_up(source), self._path_up(target)
         common = next((f for f in up_source if f in up_target), None)
         if common is None:
@@ -260,7 +260,7 @@ class FrameTree:
         return path
 
     def _climb(self, frame: str, to: str, stamp_ns: int, beyond_ns: int) -> FloatArray | None:
-        """T_to_frame, following parents."""
+        """Return T_to_frame along the parents."""
         T: FloatArray = np.eye(4)
         while frame != to:
             if frame in self._fixed:

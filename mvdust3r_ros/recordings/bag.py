@@ -56,29 +56,29 @@ from mvdust3r_ros.tones import Tones
 from mvdust3r_ros.wording import plural
 
 DEPTH_WAIT_NS = 500_000_000
-"""Of recording time: drivers send depth some frames after its image; then the image goes
-without."""
+"""In recording time: drivers send depth a few frames after its image; later than this, the image
+is used without depth."""
 DIFFERENT_CLOCKS_S = 0.25
-"""Exposure, compression and transport take less: a larger difference is one of clocks."""
+"""Exposure, compression and transport take less: a larger offset means different clocks."""
 OnBad = Callable[[ConversionError], None]
 
 
 @dataclass(frozen=True)
 class BagOptions:
-    """What to take from a bag. Empty names are found out from the types in the bag.
+    """Which topics of a bag to use. Empty names are detected from the types in the bag.
 
     Attributes:
         image_topic: sensor_msgs Image or CompressedImage.
         camera_info_topic: sensor_msgs/CameraInfo; "none" to ignore it.
-        odometry: "auto" (topic, else TF), "topic", "tf" or "none".
-        odom_topic: nav_msgs/Odometry; when named, also a PoseStamped,
-            PoseWithCovarianceStamped or TransformStamped.
+        odometry: "auto" (topic, otherwise TF), "topic", "tf" or "none".
+        odom_topic: nav_msgs/Odometry; if named, also a PoseStamped, PoseWithCovarianceStamped or
+            TransformStamped.
         odom_frame: root of the odometry in TF.
-        tf_topic: transforms of the robot, those beside it included; empty for those in the
-            namespace of the images.
+        tf_topic: topic with the robot's transforms, others in its namespace included; empty for
+            those in the namespace of the images.
         depth_topic: depth images registered to the colour images; empty for none.
         depth_folder: folder of 16-bit PNGs in millimetres, named by frame number (000000.png) or
-            listed with their stamps in `frames.csv` in it or beside it; None for none.
+            listed with their stamps in `frames.csv` inside or next to it; None for none.
         camera_frame: optical frame; empty for the frame id of the images.
         max_frames: stop after this many images; 0 for all.
     """
@@ -97,7 +97,7 @@ class BagOptions:
 
 @contextmanager
 def opened_bag(bag: Path) -> Iterator[BagReader]:
-    """A reader of a bag folder or one of its files.
+    """Open a bag folder or one of its files, and close it after the block.
 
     Raises:
         BagError: no such bag, or it is damaged.
@@ -115,21 +115,21 @@ def read_frames(
     on_bad: OnBad | None = None,
     inputs: InputCounts | None = None,
 ) -> Iterator[Frame]:
-    """All images of a bag, in its order, each with what the bag knows about it.
+    """Read all images of a bag in order, each with the bag's data about it.
 
     Args:
         bag: bag folder or a single .mcap, .db3 or .bag file.
-        options: which topics to use; None to find out.
-        on_bad: called for an image that cannot be used, which is then left out; None to raise
+        options: which topics to use; None to detect them.
+        on_bad: called for an image that cannot be used, which is then skipped; None to raise
             instead.
-        inputs: told why images lack odometry, camera_info or depth, and what else could not be
+        inputs: collects why images lack odometry, camera_info or depth, and what else could not be
             used.
 
     Yields:
-        Frames; with odometry when the bag has some for the time of the image.
+        Frames; with odometry if the bag has it at the image's stamp.
 
     Raises:
-        BagError: the bag cannot be read or lacks a topic; the message lists those there are.
+        BagError: the bag cannot be read or lacks a topic; the message lists its topics.
         ConversionError: an image cannot be decoded.
     """
     with opened_bag(bag) as reader:
@@ -141,7 +141,7 @@ class BagOdometry:
 
     Attributes:
         source: the odometry.
-        delays_ns: how much later than their stamps its messages were recorded.
+        delays_ns: recording times of its messages minus their stamps.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class BagOdometry:
         """Read all odometry and transforms of an open bag.
 
         Raises:
-            BagError: a topic asked for is not there.
+            BagError: a requested topic is missing.
         """
         self._inputs = inputs or InputCounts()
         self._asked = options.odometry != "none"
@@ -194,7 +194,7 @@ class BagOdometry:
             self.delays_ns.append(log_ns - stamp_to_ns(stamped[0].header.stamp))
 
     def place(self, camera_frame: str, stamp_ns: int) -> Placement:
-        """Where the camera was, or why that is not known."""
+        """Return the pose of the camera, or why it is unknown."""
         if not self._asked:
             return Placement()
         if self._none:
@@ -202,7 +202,7 @@ class BagOdometry:
         return self.source.place(camera_frame, stamp_ns, EXTRAPOLATION_NS)
 
     def camera_pose(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
-        """(4, 4) T_odom_cam, or None where the bag does not know it."""
+        """Return (4, 4) T_odom_cam, or None if the bag lacks it."""
         return self.place(camera_frame, stamp_ns).T_odom_cam
 
 
@@ -211,7 +211,7 @@ def _after_topic(connection: Any, error: ConversionError) -> str:
 
 
 def _no_odometry(reader: BagReader) -> str:
-    """Why a bag has no odometry, and what could be taken for it."""
+    """Explain why a bag has no odometry, and name topics that could serve as such."""
     poses = sorted({c.topic for c in reader.connections if c.msgtype in POSE_TYPES})
     hint = f"; poses that --odom-topic may name: {listed(poses)}" if poses else ""
     return f"the bag holds no {ODOM_TYPE} and no TF{hint}"
@@ -229,12 +229,12 @@ def bag_gives_poses(bag: Path, topics: BagOptions) -> bool:
             images = choose_image_topic(reader, topics.image_topic)
             topic = choose_odom_topic(reader, topics.odometry, topics.odom_topic, images)
         except BagError:
-            return True  # whoever reads the bag says what is wrong
+            return True  # the reader of the bag reports the error
     return bool(topic) or (has_tf and topics.odometry in ("auto", "tf"))
 
 
 class _BagFrames:
-    """An open bag on its way to frames."""
+    """Converts an open bag to frames."""
 
     def __init__(
         self,
@@ -280,7 +280,7 @@ class _BagFrames:
         inputs.notes += self._camera.infos.notes()
 
     def frames(self) -> Iterator[Frame]:
-        """The images in order; see `read_frames`."""
+        """Yield the images in order; see `read_frames`."""
         most = self._options.max_frames
         stamps_ns: list[int] = []
         delays_ns: list[int] = []
@@ -318,7 +318,7 @@ class _BagFrames:
         return frame
 
     def _images(self) -> Iterator[tuple[int, Any, Any | None]]:
-        """Log times and images in order, each with the depth of its time when there is one."""
+        """Yield log times and images in order, each with the matching depth if there is any."""
         options, reader = self._options, self._reader
         topics = [t for t in (self._image_topic, options.depth_topic) if t]
         wanted = [c for c in reader.connections if c.topic in topics]
@@ -351,7 +351,7 @@ class _BagFrames:
 
 
 def _clocks_differ(images_ns: list[int], odometry_ns: list[int]) -> list[str]:
-    """A note where images and odometry were stamped some time apart, yet within reach."""
+    """Return a note if stamps of images and odometry are offset, yet within reach."""
     if not images_ns or not odometry_ns:
         return []
     middle = [sorted(delays)[len(delays) // 2] for delays in (images_ns, odometry_ns)]
@@ -366,7 +366,7 @@ def _clocks_differ(images_ns: list[int], odometry_ns: list[int]) -> list[str]:
 
 
 def _jumps_back(stamps_ns: list[int]) -> list[str]:
-    """A note where time starts again within the recording."""
+    """Return a note if time jumps back within the recording."""
     back_ns = [a - b for a, b in pairwise(s for s in stamps_ns if s > 0) if a - b >= JUMP_BACK_NS]
     if not back_ns:
         return []
@@ -377,7 +377,7 @@ def _jumps_back(stamps_ns: list[int]) -> list[str]:
 
 
 def _depth_message(depth_mm: Any | None) -> Any | None:
-    """The fields of a depth image message that the conversion reads."""
+    """Return the fields of a depth image message that the conversion reads."""
     if depth_mm is None:
         return None
     height, width = depth_mm.shape

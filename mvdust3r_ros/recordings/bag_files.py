@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One reader for the files of a bag of any release and recorder.
+"""Read the files of a bag of any ROS release and recorder.
 
-The storage files are read on their own. `metadata.yaml` only lists which of them belong together,
-so nothing is lost if it is missing, has no counts, or was edited by hand.
+The storage files are read directly. `metadata.yaml` only lists which of them belong together, so
+nothing is lost if it is missing, has no counts, or was edited by hand.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LFS_MAGIC = b"version https://git-lfs"
 MAGICS = {b"SQLite format 3": ".db3", MCAP_MAGIC: ".mcap", b"#ROSBAG": ".bag"}
 NOT_IN_URI = set("#?%")
-"""Of a path that SQLite is given as a URI."""
+"""Characters of a path that break SQLite's URI."""
 ROS1_RENAMED = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}
 LISTED_FILES = re.compile(r"relative_file_paths:[ \t]*(\[[^\]]*\]|(?:\r?\n[ \t]*- .*)+)")
 SPLIT = re.compile(r"(_?\d{4}(?:-\d\d){5})?_(\d+)$")
@@ -71,13 +71,13 @@ IDL_SEPARATOR = "=" * 80 + "\n"
 
 
 class BagReader:
-    """Messages of ROS 2 from the files of one bag, in the order of their log times.
+    """ROS 2 messages from the files of one bag, in log time order.
 
     Attributes:
-        path: what was opened.
-        connections: one for each topic and type, with the number of its messages.
-        notes: what is lost or was repaired, in words.
-        kind: "ROS 2 bag" or "ROS 1 bag"; messages of the latter come as those of ROS 2.
+        path: the path that was opened.
+        connections: one for each topic and type, with its number of messages.
+        notes: what is lost or was repaired.
+        kind: "ROS 2 bag" or "ROS 1 bag"; messages of the latter are converted to ROS 2.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,22 +114,22 @@ class BagReader:
 
     @property
     def message_count(self) -> int:
-        """Number of messages of all topics."""
+        """Number of messages on all topics."""
         return sum(c.msgcount for c in self.connections)
 
     def messages(
         self, connections: Iterable[Connection] | None = None
     ) -> Iterator[tuple[Connection, int, bytes]]:
-        """Connection, log time (ns) and bytes in CDR; of all topics by default.
+        """Yield connection, log time (ns) and CDR bytes; of all topics by default.
 
-        Bytes that cannot be unpacked or converted come as none, which no message is.
+        Bytes that cannot be unpacked or converted are returned empty, as no message is.
         """
         chosen = self.connections if connections is None else connections
         wanted = {(c.topic, c.msgtype): c for c in chosen}
         yield from merge(*(self._of(p, wanted) for p in self._parts), key=lambda item: item[1])
 
     def deserialize(self, raw: bytes, msgtype: str) -> Any:
-        """A message of ROS 2 from its bytes; raises whatever rosbags stumbles over."""
+        """Decode a ROS 2 message; may raise any error of rosbags."""
         types = self._types if msgtype in self._types.fielddefs else _release()
         return types.deserialize_cdr(raw, msgtype)
 
@@ -147,14 +147,14 @@ class BagReader:
             if self._is_ros1:
                 return bytes(self._types.ros1_to_cdr(raw, msgtype))
             return zstd.decompress(raw) if raw[:4] == ZSTD_MAGIC else raw
-        except Exception:  # noqa: BLE001 - rosbags and zstd raise whatever they stumble over
+        except Exception:  # noqa: BLE001 - rosbags and zstd may raise anything
             return b""
 
     def _recorded(self) -> list[Connection]:
         return [c for part in self._parts for c in part.connections]
 
     def _united(self) -> list[Connection]:
-        """One connection for each topic and type; of ROS 1, those that ROS 2 has alike."""
+        """Merge connections by topic and type; of ROS 1, only types that ROS 2 shares."""
         counts: Counter[tuple[str, str]] = Counter()
         first: dict[tuple[str, str], Connection] = {}
         for connection in self._recorded():
@@ -169,13 +169,13 @@ class BagReader:
         try:
             reader = self._reader(file)
             reader.open()
-        except Exception as error:  # noqa: BLE001 - rosbags raises whatever it stumbles over
+        except Exception as error:  # noqa: BLE001 - rosbags may raise anything
             raise BagError(f"bag {file} cannot be read: {error}{_remedy(error)}") from None
         self._stack.callback(reader.close)
         return reader
 
     def _not_empty(self, files: list[Path]) -> list[Path]:
-        """Files without those that a recorder had only begun, unless there is nothing else."""
+        """Drop empty files that a recorder had only started, unless all are empty."""
         whole = [file for file in files if file.stat().st_size]
         if not whole:
             return files
@@ -183,7 +183,7 @@ class BagReader:
         return whole
 
     def _reader(self, file: Path) -> Ros1Reader | Ros2Reader:
-        """A reader for what a file holds, whatever it is called."""
+        """Return a reader for a file by its content, whatever its name."""
         begin = _begin(file)
         if begin.startswith(ZSTD_MAGIC):
             file = self._unpacked(file)
@@ -200,14 +200,14 @@ class BagReader:
                 f"{lost} bytes at its end are lost"
             )
         if kind == ".bag":
-            return Ros1Reader(repaired or file)  # type: ignore[arg-type] # all that is asked
+            return Ros1Reader(repaired or file)  # type: ignore[arg-type] # duck-typed
         if repaired is None:
             return Ros2Reader(self._named(file, kind))
         repaired.suffix = kind
         return Ros2Reader(repaired)  # type: ignore[arg-type] # as above
 
     def _named(self, file: Path, suffix: str) -> Path:
-        """The file, by a name that rosbags takes."""
+        """Return the file under a name that rosbags accepts."""
         if file.suffix == suffix and not NOT_IN_URI & set(str(file)):
             return file
         link = self._folder() / f"bag{suffix}"
@@ -218,14 +218,14 @@ class BagReader:
         return Path(self._stack.enter_context(TemporaryDirectory(prefix="mvdust3r_bag_")))
 
     def _unpacked(self, file: Path) -> Path:
-        """The file without compression; as much of it as there is, if it is cut off."""
+        """Decompress a file, as far as possible if it is truncated."""
         out = self._folder() / (file.stem if file.suffix in ZSTD_SUFFIXES else file.name)
         with suppress(EOFError), zstd.open(file, "rb") as packed, out.open("wb") as plain:
             shutil.copyfileobj(packed, plain)
         return out
 
     def _settled(self, file: Path) -> Path:
-        """The file, or a copy with what its recorder had not written into it yet."""
+        """Return the file, or a copy with its recorder's pending writes applied."""
         beside = [Path(f"{file}{end}") for end in ("-wal", "-journal")]
         if not any(path.exists() and path.stat().st_size for path in beside):
             return file
@@ -245,14 +245,14 @@ class BagReader:
 
 
 def is_bag(path: Path) -> bool:
-    """Whether a path looks like a bag: a folder of one, or one of its files."""
+    """Whether a path looks like a bag: its folder, or one of its files."""
     if path.is_dir():
         return _is_bag_folder(path) or bool(_bags_below(path))
     return path.name == METADATA or _is_storage(path)
 
 
 def bag_at(path: Path) -> Path:
-    """The bag that a path means: itself, or the only one in a folder that is none.
+    """Return the bag at a path: itself, or the only bag in a folder that is not one.
 
     Raises:
         BagError: the folder holds several; the message names them.
@@ -267,13 +267,13 @@ def bag_at(path: Path) -> Path:
 
 
 def storage_files(bag: Path) -> list[Path]:
-    """The files that hold the messages of a bag.
+    """Return the files that hold the messages of a bag.
 
     Args:
         bag: folder, its metadata.yaml, or one storage file.
 
     Raises:
-        BagError: there is none, one is missing, or they are of several bags.
+        BagError: there is none, one is missing, or they belong to several bags.
     """
     if not bag.exists():
         raise BagError(f"bag {bag} does not exist")
@@ -297,7 +297,7 @@ def storage_files(bag: Path) -> list[Path]:
         )
     if listed and not missing:
         return [place for place in places if place is not None]
-    # A part that was being packed lies there twice, and the packed one may not be whole.
+    # A part that was being compressed is there twice, and its compressed copy may be incomplete.
     found = [file for file in found if file.with_suffix("") not in found]
     if not _are_one_bag(found):
         names = ", ".join(file.name for file in found)
@@ -310,9 +310,9 @@ def _is_bag_folder(folder: Path) -> bool:
 
 
 def _are_one_bag(files: Sequence[Path]) -> bool:
-    """Whether files are the parts of one bag: one name and kind, each number once.
+    """Whether files are the parts of one bag: same name and kind, each number once.
 
-    ROS 1 puts the time at which a part was begun in front of its number.
+    ROS 1 puts the start time of a part in front of its number.
     """
     parts = [SPLIT.search(_stem(file)) for file in files]
     names = {
@@ -324,9 +324,9 @@ def _are_one_bag(files: Sequence[Path]) -> bool:
 
 
 def _bags_below(folder: Path) -> list[Path]:
-    """Folders right below one that are bags; none of a folder of images, which it stays.
+    """Return bags directly below a folder; none for a folder of images.
 
-    A picture or two, as of a true map, make no folder of images.
+    A picture or two, as of a true map, do not make a folder of images.
     """
     inside = list(folder.iterdir())
     if sum(map(is_image, inside)) > FEW_IMAGES:
@@ -337,10 +337,10 @@ def _bags_below(folder: Path) -> list[Path]:
 
 
 def _begin(file: Path) -> bytes:
-    """The first bytes of a file.
+    """Return the first bytes of a file.
 
     Raises:
-        ValueError: there are none, or they are not those of the bag itself.
+        ValueError: the file is empty, or a Git LFS pointer instead of the bag.
     """
     with file.open("rb") as data:
         begin = data.read(len(LFS_MAGIC))
@@ -352,13 +352,13 @@ def _begin(file: Path) -> bytes:
 
 
 def _bags_in(folder: Path) -> list[Path]:
-    """Storage files of a folder, numbered ones in their order."""
+    """Return the storage files of a folder, numbered ones in order."""
     found = [f for f in folder.iterdir() if _is_storage(f) and f.is_file()]
     return sorted(found, key=lambda f: [int(w) if w.isdigit() else w for w in _name_parts(f)])
 
 
 def _without_storage(folder: Path, listed: Sequence[str]) -> str:
-    """What is wrong with a folder that holds no storage file, and what may be meant."""
+    """Explain what is wrong with a folder without storage files, and what may be meant."""
     kinds = ", ".join((*BAG_SUFFIXES, *ROS2_SUFFIXES[2:4]))
     remedy = ""
     if listed:
@@ -379,7 +379,7 @@ def _is_storage(file: Path) -> bool:
 
 
 def _kind(file: Path) -> str:
-    """Its suffix, whether it is packed or not: the last part of a killed recorder is not."""
+    """Return its suffix without compression: a killed recorder leaves its last part unpacked."""
     return file.name.removeprefix(_stem(file)).removesuffix(".zstd").removesuffix(".zst")
 
 
@@ -388,7 +388,7 @@ def _stem(file: Path) -> str:
 
 
 def _listed_files(bag: Path) -> list[str]:
-    """Names in metadata.yaml; none where it is missing. Only this list of it has to be whole."""
+    """Return names in metadata.yaml, of which only this list must be intact; none if missing."""
     try:
         text = (bag / METADATA).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -400,25 +400,25 @@ def _listed_files(bag: Path) -> list[str]:
 
 
 def _place(name: str, by_name: dict[str, Path]) -> Path | None:
-    """A listed file, also where it was packed or unpacked by hand."""
+    """Return a listed file, also if compressed or decompressed by hand."""
     names = (name, f"{name}.zstd", f"{name}.zst", name.removesuffix(".zstd"))
     return next((by_name[n] for n in names if n in by_name), None)
 
 
 def _key(connection: Connection) -> tuple[str, str]:
-    """Topic and type as in ROS 2."""
+    """Return topic and type as in ROS 2."""
     topic = connection.topic if connection.topic.startswith("/") else f"/{connection.topic}"
     return topic, ROS1_RENAMED.get(connection.msgtype, connection.msgtype)
 
 
 @cache
 def _release() -> Any:
-    """The types of a release, for bags that do not define their own."""
+    """Return the types of a release, for bags that do not define their own."""
     return get_typestore(Stores.ROS2_JAZZY)
 
 
 def _recorded_types(connections: Sequence[Connection]) -> Any:
-    """The types that a bag defines; those of the release where they are missing or broken."""
+    """Return the types that a bag defines; those of a release if missing or broken."""
     defined: dict[str, Any] = {}
     for connection in connections:
         try:
@@ -447,17 +447,17 @@ def _definitions(connection: Connection) -> dict[str, Any]:
 
 
 def _is_alike(connection: Connection, msgtype: str, store: Any) -> bool:
-    """Whether a type of ROS 1 has the fields of its namesake of ROS 2 (names may differ)."""
+    """Whether a ROS 1 type has the same fields as its ROS 2 counterpart (names may differ)."""
     try:
         theirs = get_types_from_msg(connection.msgdef.data, connection.msgtype)
         return _same_fields(connection.msgtype, theirs, msgtype, store.fielddefs)
-    except Exception:  # noqa: BLE001 - a definition that cannot be read is not alike
+    except Exception:  # noqa: BLE001 - an unreadable definition does not match
         return False
 
 
 def _same_fields(name: str, theirs: dict[str, Any], other: str, ours: dict[str, Any]) -> bool:
     if name == "std_msgs/msg/Header" or name.startswith("builtin_interfaces/"):
-        return True  # `seq` is left out on the way
+        return True  # the conversion drops `seq`
     mine, yours = ours[other][1], theirs[name][1]
     if len(mine) != len(yours):
         return False

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Messages of an open bag, with a clear error for each kind of damage."""
+"""Read messages of an open bag, with a clear error for each kind of damage."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from mvdust3r_ros.recordings.bag_files import BagReader
 
 STAMP_BEGIN, STAMP_END = 4, 12
-"""Of std_msgs/Header, int32 sec and uint32 nanosec, behind the 4 bytes that CDR begins with
-(DDSI-RTPS, 10)."""
+"""Stamp in std_msgs/Header, int32 sec and uint32 nanosec, after the 4 bytes of the CDR
+encapsulation header (DDSI-RTPS, 10)."""
 RECOVER = "`mcap recover` or sqlite3's `.recover` may save the rest"
 
 
 class BagError(MvDust3rError):
-    """A bag cannot be read, or does not hold what was asked for."""
+    """A bag cannot be read, or lacks requested data."""
 
 
 def raw_messages(
     reader: BagReader, connections: Sequence[Connection]
 ) -> Iterator[tuple[Connection, int, bytes]]:
-    """Connection, log time and bytes of the messages of some connections; of none when empty.
+    """Yield connection, log time and bytes of some connections' messages; none if empty.
 
     Raises:
-        BagError: the bag is damaged on the way; messages before are given.
+        BagError: the bag is damaged; messages before the damage are yielded.
     """
     if not connections:
         return
@@ -53,7 +53,7 @@ def raw_messages(
     while True:
         try:
             item = next(source, None)
-        except Exception as error:  # noqa: BLE001 - rosbags raises whatever it stumbles over
+        except Exception as error:  # noqa: BLE001 - rosbags may raise anything
             raise BagError(
                 f"bag {reader.path} is damaged after {count} messages ({error}); {RECOVER}"
             ) from None
@@ -69,10 +69,10 @@ def raw_messages(
 
 
 def decoded(reader: BagReader, connection: Connection, log_ns: int, raw: bytes) -> Any:
-    """A message.
+    """Decode a message.
 
     Raises:
-        ConversionError: its bytes are not one.
+        ConversionError: its bytes are not a valid message.
     """
     try:
         return reader.deserialize(raw, connection.msgtype)
@@ -84,9 +84,9 @@ def decoded(reader: BagReader, connection: Connection, log_ns: int, raw: bytes) 
 
 
 def header_stamp_ns(raw: bytes) -> int:
-    """Stamp of a message that begins with a header, without decoding the rest (CDR).
+    """Return the stamp of a message with a header, without decoding the rest (CDR).
 
-    0 where the bytes are none of a message.
+    Returns 0 for bytes that are not a message.
     """
     if len(raw) < STAMP_END:
         return 0

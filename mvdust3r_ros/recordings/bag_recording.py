@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A bag as a recording to evaluate, with truth and depth from topics or files."""
+"""Use a bag as a recording to evaluate, with truth and depth from topics or files."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ DEPTH_FOLDER = "depth"
 
 
 def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recording:
-    """Look into a bag.
+    """Inspect a bag and return its recording.
 
     Raises:
         MvDust3rError: the bag cannot be read, lacks a topic, or the truth does not fit it; the
@@ -114,7 +114,7 @@ def bag_recording(bag: Path, topics: BagOptions, truth: TruthOptions) -> Recordi
 
 
 def _with_depth(reader: BagReader, bag: Path, topics: BagOptions, depth: str) -> BagOptions:
-    """The options with the depth topic or folder that is meant."""
+    """Return the options with the chosen depth topic or folder."""
     beside = bag.resolve().parent / DEPTH_FOLDER
     if depth == "none":
         return topics
@@ -134,17 +134,17 @@ def _with_depth(reader: BagReader, bag: Path, topics: BagOptions, depth: str) ->
 
 
 def pose_topics(reader: BagReader) -> list[str]:
-    """Topics of an open bag that hold poses."""
+    """Return topics of an open bag that hold poses."""
     kinds = (*POSE_TYPES, ODOM_TYPE, TF_TYPE)
     found = {c.topic for c in reader.connections if c.msgtype in kinds}
     return sorted(t for t in found if not is_static(t))
 
 
 def _truth_source(reader: BagReader, bag: Path, wanted: str) -> str:
-    """A topic or a file; empty when there is none.
+    """Return a topic or a file; empty without one.
 
     Raises:
-        TruthError: what was asked for does not exist.
+        TruthError: the requested one does not exist.
     """
     topics = pose_topics(reader)
     if wanted == "none":
@@ -190,10 +190,10 @@ def _truth_of_topic(
     topics: BagOptions,
     notes: Notes,
 ) -> Trajectory:
-    """Poses of the camera at the stamps of the images, interpolated.
+    """Return poses of the camera at the stamps of the images, interpolated.
 
-    Odometry and TF are carried over to the camera by the transforms in the bag; a PoseStamped is
-    taken to be of the camera.
+    Odometry and TF are converted to the camera by the transforms in the bag; a PoseStamped is
+    assumed to be of the camera.
     """
     kind = next(c.msgtype for c in reader.connections if c.topic == topic)
     if kind in POSE_TYPES:

@@ -44,15 +44,15 @@ EITHER_ENCODINGS = ("", "mono16")
 
 
 def camera_of(image_topic: str) -> str:
-    """The folder of a camera's topics: "/camera" of "/camera/image_raw/compressed"."""
+    """Return the namespace of a camera's topics: "/camera" of "/camera/image_raw/compressed"."""
     return namespace(image_topic.removesuffix(COMPRESSED))
 
 
 def choose_image_topic(reader: BagReader, wanted: str = "") -> str:
-    """The image topic to use: of colour, and with messages where others have none.
+    """Choose the image topic: colour, and not empty if others have messages.
 
     Raises:
-        BagError: it is not in the bag, or several could be meant; the message lists them.
+        BagError: it is not in the bag, or several are possible; the message lists them.
     """
     images = {c.topic: c for c in reader.connections if c.msgtype in IMAGE_TYPES}
     if wanted:
@@ -70,7 +70,7 @@ def choose_image_topic(reader: BagReader, wanted: str = "") -> str:
     usable = {t: c for t, c in images.items() if not t.endswith(OTHER_TRANSPORTS)}
     heard = {t: c for t, c in usable.items() if c.msgcount} or usable
     colour = sorted(t for t, c in heard.items() if not _is_depth(reader, c))
-    # A topic and its compressed copy are one camera; the raw one needs no decoding.
+    # A topic and its compressed copy are of one camera; the raw one needs no decoding.
     distinct = [t for t in colour if not _is_copy(t, colour)]
     if len(distinct) == 1:
         return distinct[0]
@@ -83,12 +83,12 @@ def choose_image_topic(reader: BagReader, wanted: str = "") -> str:
 
 
 def full_name(topic: str) -> str:
-    """A topic as it is in a bag: with one slash in front and none behind."""
+    """Return a topic's name in a bag: with one leading slash and no trailing one."""
     return f"/{topic.strip('/')}"
 
 
 def _video_hint(kinds: Sequence[str]) -> str:
-    """What makes images of a video among some types of messages."""
+    """Explain how to get images if any message type is a video."""
     video = [k for k in kinds if k.endswith(VIDEO_TYPES)]
     if not video:
         return ""
@@ -103,7 +103,7 @@ def _is_copy(topic: str, topics: Sequence[str]) -> bool:
 
 
 def _is_depth(reader: BagReader, connection: Connection) -> bool:
-    """Whether images hold depth: by their encoding, else by the name of the topic."""
+    """Whether images hold depth: by their encoding, or if ambiguous by the topic's name."""
     message = first_message(reader, connection.topic)
     encoding = str(getattr(message, "encoding", getattr(message, "format", "")))
     if any(word in encoding for word in DEPTH_ENCODINGS):
@@ -112,13 +112,13 @@ def _is_depth(reader: BagReader, connection: Connection) -> bool:
 
 
 def choose_info_topic(reader: BagReader, image_topic: str, wanted: str = "") -> tuple[str, str]:
-    """The camera_info beside an image topic, or the only one of the bag if it is of its frame.
+    """Choose the camera_info next to an image topic, or the only one of the same frame.
 
     Returns:
-        The topic, empty for none, and a word where that is not plain.
+        The topic, empty for none, and a remark if the choice is not obvious.
 
     Raises:
-        BagError: the topic asked for is not in the bag.
+        BagError: the requested topic is not in the bag.
     """
     found = {c.topic: c for c in reader.connections if c.msgtype == INFO_TYPE}
     if wanted == "none":
@@ -148,16 +148,16 @@ def choose_info_topic(reader: BagReader, image_topic: str, wanted: str = "") -> 
 def choose_odom_topic(
     reader: BagReader, odometry: str = "auto", wanted: str = "", image_topic: str = ""
 ) -> str:
-    """The odometry topic to use; empty when it is not to come from a topic.
+    """Choose the odometry topic; empty if odometry does not come from a topic.
 
     Args:
         reader: the bag.
         odometry: "auto", "topic", "tf" or "none".
-        wanted: its name; a topic of poses will do when it is named.
-        image_topic: of several robots that one is meant whose camera this is.
+        wanted: its name; a topic of poses is accepted if named.
+        image_topic: among several robots, the one with this camera is chosen.
 
     Raises:
-        BagError: it is not in the bag, or several could be meant; the message lists them.
+        BagError: it is not in the bag, or several are possible; the message lists them.
     """
     if odometry not in ("auto", "topic"):
         return ""
@@ -185,15 +185,15 @@ def choose_odom_topic(
 def choose_transforms(
     reader: BagReader, near: Sequence[str], wanted: str = ""
 ) -> tuple[list[str], str]:
-    """Topics of the transforms of one robot, and a word where others are left out.
+    """Choose one robot's transform topics, with a remark if others are left out.
 
     Args:
         reader: the bag.
         near: topics of the robot, images first.
-        wanted: a topic whose namespace is meant; empty to go by `near`.
+        wanted: a topic whose namespace is used; empty to use `near`.
 
     Raises:
-        BagError: the topic asked for is not in the bag.
+        BagError: the requested topic is not in the bag.
     """
     topics = sorted({c.topic for c in reader.connections if c.msgtype == TF_TYPE and c.msgcount})
     wanted = full_name(wanted) if wanted else ""
@@ -207,7 +207,7 @@ def choose_transforms(
 
 
 def first_message(reader: BagReader, topic: str) -> Any | None:
-    """The first message of a topic that can be decoded."""
+    """Return the first message of a topic that can be decoded."""
     wanted = [c for c in reader.connections if c.topic == topic and c.msgcount]
     for connection, log_ns, raw in raw_messages(reader, wanted):
         try:
@@ -223,10 +223,10 @@ def _frame_of(reader: BagReader, topic: str) -> str:
 
 
 def all_topics(reader: BagReader) -> list[str]:
-    """Topics of a bag with their types."""
+    """Return topics of a bag with their types."""
     return sorted({f"{c.topic} ({c.msgtype})" for c in reader.connections})
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names one after the other."""
+    """Join names with commas; "none" without any."""
     return ", ".join(names) if names else "none"

@@ -29,26 +29,26 @@ from mvdust3r_ros.safe_files import FileError, parse_yaml
 SENSOR_FILE = "sensor.yaml"
 LIST_FILE = "data.csv"
 CALIBRATION_TOLERANCE = 1e-3
-"""Elements of R R^T: calibrations have six digits and more; a matrix that is off by more is
-none."""
+"""On elements of R R^T: calibrations have six digits or more; a matrix further off is not a
+rotation."""
 
 
 def at_camera(
     truth: Trajectory, source: Path, images: Path, notify: Callable[[str], None]
 ) -> Trajectory:
-    """The truth, moved from the sensor it is of to the camera.
+    """Transform the truth from its sensor to the camera.
 
-    Both are known where the truth is `NAME/data.csv` and the images are in `CAMERA/data` of one
-    folder, with the place of each on the body as T_BS in its `sensor.yaml`.
+    Both are known if the truth is `NAME/data.csv` and the images are in `CAMERA/data` of one
+    folder, each with its extrinsics on the body as T_BS in `sensor.yaml`.
 
     Args:
         truth: as read from `source`.
         source: file of the truth.
         images: folder of the images, or the one above it.
-        notify: told what was done.
+        notify: called with a description of the change.
 
     Raises:
-        RecordingError: a T_BS is no rigid transform.
+        RecordingError: a T_BS is not a rigid transform.
     """
     places = (place.resolve() for place in (images, images.parent))
     camera = next((place for place in places if (place / SENSOR_FILE).is_file()), None)
@@ -67,7 +67,7 @@ def at_camera(
 
 
 def _on_body(path: Path) -> FloatArray | None:
-    """(4, 4) T_body_sensor of a sensor.yaml; None where there is none."""
+    """Return (4, 4) T_body_sensor of a sensor.yaml; None without one."""
     if not path.is_file():
         return None
     try:

@@ -44,34 +44,34 @@ ASSIGNMENT = re.compile(r"^\s*([A-Za-z_]\w*)\s*[=:]?\s+([-+.\deE]+)\s*$|^\s*(\w+
 
 
 def sidecar_camera_file(place: Path) -> Path | None:
-    """A file of intrinsics in a folder, or beside it or a file; None where there is none."""
+    """Return an intrinsics file in a folder, or next to a folder or file; None without one."""
     folders = (place, place.resolve().parent)
     paths = (folder / name for folder in folders for name in CAMERA_FILES)
     return next((path for path in paths if path.is_file()), None)
 
 
 def sidecar_camera(place: Path, size_wh: Size | None = None) -> CameraModel | None:
-    """Intrinsics in a folder, or beside it or a file; None where there are none.
+    """Read intrinsics in a folder, or next to a folder or file; None without any.
 
     Raises:
-        RecordingError: there is a file, but it cannot be used.
+        RecordingError: the file exists, but cannot be used.
     """
     found = sidecar_camera_file(place)
     return None if found is None else read_camera(found, size_wh, str(place))
 
 
 def read_camera(path: Path, size_wh: Size | None = None, images: str = "") -> CameraModel:
-    """Intrinsics from a calibration file.
+    """Read intrinsics from a calibration file.
 
     Args:
         path: YAML or JSON of ROS (calibration, or `ros2 topic echo` of camera_info), OpenCV,
             Kalibr, EuRoC, ORB-SLAM, RealSense or Open3D; COLMAP's cameras.txt; a matrix of 3x3 or
-            4x4; or a line `fx fy cx cy` with the coefficients k1 k2 p1 p2 k3 behind.
-        size_wh: of the images, for files that do not say.
-        images: where they are, which tells apart the cameras of a rig.
+            4x4; or a line `fx fy cx cy`, optionally followed by the coefficients k1 k2 p1 p2 k3.
+        size_wh: size of the images, for files without one.
+        images: path of the images, which identifies a camera of a rig.
 
     Raises:
-        RecordingError: it cannot be read, is for images of another size, or says too little.
+        RecordingError: it cannot be read, is for images of another size, or is incomplete.
     """
     try:
         camera = _parsed(path, size_wh, images)
@@ -103,7 +103,7 @@ def _parsed(path: Path, size_wh: Size | None, images: str) -> CameraModel:
 
 
 def _values(text: str, lines: list[str], path: Path) -> Mapping[str, object]:
-    """Keys and values of YAML, JSON, or lines such as `fx = 500`."""
+    """Return keys and values of YAML, JSON, or lines such as `fx = 500`."""
     if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
         try:
             values = json.loads(text)
@@ -113,7 +113,7 @@ def _values(text: str, lines: list[str], path: Path) -> Mapping[str, object]:
         found = [ASSIGNMENT.match(line) for line in lines]
         values = {m[1] or m[3]: parse_yaml(m[2] or m[4]) for m in found if m is not None}
     else:
-        # OpenCV's first line is no YAML; `ros2 topic echo` parts messages by three dashes.
+        # OpenCV's first line is not YAML; `ros2 topic echo` separates messages by three dashes.
         plain = re.sub(r"\A\s*%YAML[:\s][^\n]*\n", "", text)
         parts = [part for part in re.split(r"(?m)^---[^\n]*$", plain) if part.strip()]
         try:

@@ -43,7 +43,8 @@ MODEL_NAMES = {
     **dict.fromkeys(("", "pinhole", "perspective"), ""),
     **dict.fromkeys(("none", "no_distortion", "undistorted", "simple_pinhole"), "none"),
 }
-"""Every name of a model in a file -> ours, empty where it says nothing of distortion, or none."""
+"""Model name in a file -> ours; empty if it does not define the distortion, "none" for no
+distortion."""
 WIDTHS = ("image_width", "width", "w", "cols")
 HEIGHTS = ("image_height", "height", "h", "rows")
 MATRICES = (
@@ -72,7 +73,7 @@ NUMBERED = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 NUMBERED_FISHEYE = ("k1", "k2", "k3", "k4")
 CAMERA_MODELS = ("pinhole", "opencv", "full_opencv", "perspective", "simple_pinhole", "rectified")
 PARTS = ("camera", "cam", "intrinsics", "projection_parameters", "distortion_parameters")
-"""Keys below which others keep the numbers of one camera."""
+"""Keys under which some formats nest the numbers of one camera."""
 PINHOLE = (
     ("fx", "fl_x", "focal_x"),
     ("fy", "fl_y", "focal_y"),
@@ -80,39 +81,39 @@ PINHOLE = (
     ("cy", "ppy", "c_y", "principal_y"),
 )
 MAX_SKEW = 1e-3
-"""Of the focal length; OpenCV's models have none. In an image of 1000 pixels it moves none by more
-than about one."""
+"""Share of the focal length; OpenCV's models have no skew. In an image of 1000 pixels it moves no
+point by more than about one pixel."""
 OTHER_SIZE = 0.2
-"""Where a centre is off the middle by more than this share, alike in both directions, it is of
-another image: that of one of half the size is off by 0.5."""
+"""If the centre is off the middle by more than this share, alike in both directions, the matrix is
+of another image size: for half the size it is off by 0.5."""
 COLMAP_CENTRE_PX = 0.5
-"""COLMAP's pixel centres are at one half, ours and OpenCV's at whole numbers."""
+"""COLMAP's pixel centres are at one half, ours and OpenCV's at integers."""
 
 
 EXPECTED = (
     "expected image_width, image_height and camera_matrix as ROS's camera calibration writes them"
 )
 MAX_SIDE = 1 << 16
-"""One more than the longest side that a JPEG can have (16 bits): a bound against hostile files."""
+"""Bounds hostile files: one more than the longest side of a JPEG (16 bits)."""
 
 
 class CameraFormError(MvDust3rError):
-    """Intrinsics are incomplete or of a kind that is not read."""
+    """Intrinsics are incomplete or of an unsupported kind."""
 
 
 def pinhole_matrix(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
-    """(3, 3) pinhole matrix."""
+    """Return the (3, 3) pinhole matrix."""
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
 
 def camera_of(
     K: FloatArray, size_wh: Size, coefficients: Sequence[float], model: str
 ) -> CameraModel:
-    """A camera whose model is one that is known, with as many coefficients as it takes.
+    """Make a camera with a supported model and its number of coefficients.
 
     Raises:
-        CameraFormError: it is not, or has others.
-        FrameError: the matrix is none of a pinhole.
+        CameraFormError: the model is unknown, or the coefficients do not fit it.
+        FrameError: the matrix is not that of a pinhole camera.
     """
     _check_matrix(K, size_wh)
     name = re.sub(r"[^a-z0-9]+", "_", model.strip().lower()).strip("_")
@@ -129,7 +130,7 @@ def camera_of(
         raise CameraFormError(f"distortion model {model!r}, but coefficients that are not zero")
     known = known or "plumb_bob"
     counts = DISTORTION_COUNTS[known]
-    while len(values) not in counts and values[-1] == 0:  # zeros that fill up an array
+    while len(values) not in counts and values[-1] == 0:  # zeros that pad an array
         values = values[:-1]
     if len(values) not in counts:
         wanted = " or ".join(str(n) for n in counts)
@@ -142,7 +143,7 @@ def camera_of(
 
 
 def _check_matrix(K: FloatArray, size_wh: Size) -> None:
-    """Raise CameraFormError for a matrix that no images of this size have."""
+    """Raise CameraFormError for a matrix impossible for images of this size."""
     if 0 < K[0, 0] < MIN_FOCAL_WIDTHS * size_wh[0]:
         raise CameraFormError(
             f"a focal length of {K[0, 0]:g} pixels in images of {size_wh[0]} columns: is the "
@@ -163,7 +164,7 @@ def _check_matrix(K: FloatArray, size_wh: Size) -> None:
 
 
 def _check_images(K: FloatArray, size_wh: Size) -> None:
-    """Raise CameraFormError where a matrix without a size looks like one of another size."""
+    """Raise CameraFormError if a matrix without a size seems to be of another size."""
     x, y = (2 * K[k, 2] / (size_wh[k] - 1) for k in (0, 1))
     if min(abs(x - 1), abs(y - 1)) > OTHER_SIZE and abs(x / y - 1) < OTHER_SIZE:
         raise CameraFormError(
@@ -174,16 +175,16 @@ def _check_images(K: FloatArray, size_wh: Size) -> None:
 
 
 def from_values(values: Values, size_wh: Size | None, hint: str = "") -> CameraModel:
-    """A camera from the keys of YAML or JSON: ROS, OpenCV, Kalibr, ORB-SLAM, RealSense, NeRF.
+    """Make a camera from YAML or JSON: ROS, OpenCV, Kalibr, ORB-SLAM, RealSense, NeRF.
 
     Args:
-        values: as they stand in the file.
-        size_wh: of the images, where the file does not say.
-        hint: path of the images, which tells apart the cameras of Kalibr.
+        values: keys and values of the file.
+        size_wh: size of the images, if the file does not give it.
+        hint: path of the images, which identifies a camera of Kalibr.
 
     Raises:
         CameraFormError: something is missing, or there are several cameras.
-        FrameError: the matrix is none of a pinhole.
+        FrameError: the matrix is not that of a pinhole camera.
     """
     cameras = {k: v for k, v in values.items() if re.fullmatch(r"cam\d+", str(k))}
     if cameras:
@@ -204,7 +205,7 @@ def from_values(values: Values, size_wh: Size | None, hint: str = "") -> CameraM
 
 
 def _flattened(values: Values) -> dict[str, Any]:
-    """All numbers of the one camera side by side, keys in small letters and without its name."""
+    """Flatten the numbers of one camera, with lower-case keys and without its name."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = str(key).replace(".", "_").lower()
@@ -218,10 +219,10 @@ def _flattened(values: Values) -> dict[str, Any]:
 
 
 def _model(values: Values) -> str:
-    """The model of distortion that the values name; empty for none.
+    """Return the name of the distortion model; empty for none.
 
     Raises:
-        CameraFormError: it is no pinhole camera.
+        CameraFormError: it is not a pinhole camera.
     """
     named = values.get("distortion_model") or values.get("model")
     camera = str(
@@ -236,7 +237,7 @@ def _model(values: Values) -> str:
 
 
 def _chosen(cameras: Values, hint: str) -> Values:
-    """The camera of a rig that the images are of."""
+    """Return the camera of a rig that took the images."""
     named = [name for name in cameras if name in re.split(r"[/\\_.-]", hint)]
     if len(cameras) > 1 and len(named) != 1:
         raise CameraFormError(
@@ -250,7 +251,7 @@ def _chosen(cameras: Values, hint: str) -> Values:
 
 
 def _check_whole(values: Values) -> None:
-    """Raise CameraFormError for intrinsics of other pixels than those of the image."""
+    """Raise CameraFormError for intrinsics with binning or a region of interest."""
     roi = values.get("roi") or {}
     binned = any(_number(values.get(name)) > 1 for name in ("binning_x", "binning_y"))
     if isinstance(roi, Mapping) and _number(roi.get("width")) > 0:
@@ -263,10 +264,10 @@ def _check_whole(values: Values) -> None:
 
 
 def _number(value: Any) -> float:
-    """One number; 0 for None.
+    """Return one number; 0 for None.
 
     Raises:
-        CameraFormError: it is none, or several.
+        CameraFormError: it is not a number, or several.
     """
     numbers = [0.0] if value is None else _flat(value)
     if len(numbers) != 1:
@@ -279,10 +280,10 @@ def _first(values: Values, names: Sequence[str]) -> Any:
 
 
 def _size(values: Values) -> Size | None:
-    """Width and height in pixels; None where they are not given.
+    """Return width and height in pixels; None if not given.
 
     Raises:
-        CameraFormError: they are no size of an image.
+        CameraFormError: they are not an image size.
     """
     both = _first(values, ("resolution", "image_size", "imagesize", "img_size"))
     numbers = _flat(both) if isinstance(both, (list, tuple, str)) else []
@@ -294,7 +295,7 @@ def _size(values: Values) -> Size | None:
 
 
 def _flat(value: Any) -> list[float]:
-    """The numbers of a number, a text, a list, a list of lists, or a matrix with `data`."""
+    """Return the numbers of a number, a text, a list, nested lists, or a matrix with `data`."""
     if isinstance(value, Mapping):
         value = value.get("data")
     if isinstance(value, (list, tuple)):
@@ -312,7 +313,7 @@ def _flat(value: Any) -> list[float]:
 
 
 def _matrix(values: Values, size_wh: Size) -> FloatArray:
-    """(3, 3) pinhole matrix of the matrix, the names of its numbers, or the angle of view."""
+    """Return a (3, 3) pinhole matrix from a matrix, named numbers, or the angle of view."""
     given = _first(values, MATRICES)
     if given is not None:
         return matrix_of(_flat(given))
@@ -326,16 +327,16 @@ def _matrix(values: Values, size_wh: Size) -> FloatArray:
             raise CameraFormError(f"{EXPECTED}, or {names[0]} and its like")
         found.append(_number(value))
     K = pinhole_matrix(*found)
-    if "frames" in values:  # NeRF has the pixels of COLMAP
+    if "frames" in values:  # NeRF uses COLMAP's pixel centres
         K[:2, 2] -= COLMAP_CENTRE_PX
     return K
 
 
 def matrix_of(numbers: Sequence[float]) -> FloatArray:
-    """(3, 3) pinhole matrix of 4 (fx fy cx cy), 9, 12 or 16 numbers, row by row or by columns.
+    """Make a (3, 3) pinhole matrix of 4 (fx fy cx cy), 9, 12 or 16 numbers, by rows or columns.
 
     Raises:
-        CameraFormError: they are none.
+        CameraFormError: they are not such a matrix.
     """
     if len(numbers) == 4:
         return pinhole_matrix(*numbers)
@@ -363,19 +364,19 @@ def _coefficients(values: Values, *, is_fisheye: bool) -> list[float]:
     names = NUMBERED_FISHEYE if is_fisheye else NUMBERED
     found = [_number(values.get(name)) for name in names]
     used = max((k for k, value in enumerate(found, 1) if value), default=0)
-    return found[: 4 if used <= 4 else 5 if used == 5 else 8]  # what OpenCV takes
+    return found[: 4 if used <= 4 else 5 if used == 5 else 8]  # the counts that OpenCV accepts
 
 
 def from_numbers(numbers: Sequence[float], size_wh: Size | None) -> CameraModel:
-    """A camera of a matrix alone, or of `fx fy cx cy` with 0, 4 or 5 coefficients behind.
+    """Make a camera from a matrix alone, or from `fx fy cx cy` and 0, 4 or 5 coefficients.
 
     Raises:
-        CameraFormError: the size of the images is not known, or it is none of these.
-        FrameError: the matrix is none of a pinhole.
+        CameraFormError: the image size is unknown, or the numbers have none of these forms.
+        FrameError: the matrix is not that of a pinhole camera.
     """
     if size_wh is None:
         raise CameraFormError("no size of the image, and no image to take it from")
-    # Four and 4 or 5 coefficients; the fourth number of a matrix is 0.
+    # Four numbers and 4 or 5 coefficients; the fourth number of a matrix is 0.
     is_line = len(numbers) == 8 or (len(numbers) == 9 and numbers[3] != 0)
     if is_line:
         K, coefficients = pinhole_matrix(*numbers[:4]), numbers[4:]
@@ -397,15 +398,16 @@ COLMAP: dict[str, tuple[int, Callable[[list[float]], tuple[list[float], list[flo
     "RADIAL_FISHEYE": (5, lambda p: ([p[0], *p[:3]], [*p[3:], 0, 0], "equidistant")),
     "OPENCV_FISHEYE": (8, lambda p: (p[:4], p[4:], "equidistant")),
 }
-"""COLMAP's model -> how many parameters, and fx fy cx cy, coefficients and model of them."""
+"""COLMAP's model -> number of parameters, and their split into fx fy cx cy, coefficients and
+model."""
 
 
 def from_colmap(lines: Sequence[Sequence[str]]) -> CameraModel:
-    """The camera of COLMAP's cameras.txt: `ID MODEL WIDTH HEIGHT PARAMETERS`.
+    """Make the camera of COLMAP's cameras.txt: `ID MODEL WIDTH HEIGHT PARAMETERS`.
 
     Raises:
-        CameraFormError: several cameras, or a model that is not known.
-        FrameError: the matrix is none of a pinhole.
+        CameraFormError: several cameras, or an unknown model.
+        FrameError: the matrix is not that of a pinhole camera.
     """
     if len(lines) != 1:
         raise CameraFormError(f"{len(lines)} cameras: keep the line of that of the images")

@@ -31,13 +31,13 @@ class DepthFolderError(MvDust3rError):
 
 
 class DepthFolder:
-    """Depth maps as 16-bit PNGs in millimetres, by stamp where `frames.csv` gives one."""
+    """Depth maps as 16-bit PNGs in millimetres, found by stamp if `frames.csv` has it."""
 
     def __init__(self, folder: Path) -> None:
         """Index a folder.
 
         Raises:
-            DepthFolderError: the folder holds no PNG, or frames.csv cannot be understood.
+            DepthFolderError: the folder holds no PNG, or frames.csv cannot be parsed.
         """
         if not any(folder.glob("*.png")):
             raise DepthFolderError(f"depth folder {folder} holds no .png files")
@@ -61,7 +61,7 @@ class DepthFolder:
             ) from None
 
     def path(self, index: int, stamp_ns: int) -> Path | None:
-        """File of a frame: by its stamp, else by its number; None when there is none."""
+        """Return the file of a frame, by stamp or by number; None without one."""
         if self._by_stamp:
             path = self._by_stamp.get(stamp_ns)
         else:
@@ -69,10 +69,10 @@ class DepthFolder:
         return path if path is not None and path.exists() else None
 
     def load_mm(self, index: int, stamp_ns: int) -> Any | None:
-        """(H, W) uint16 millimetres, 0 where there is no value; None without a file.
+        """Return (H, W) uint16 millimetres, 0 where there is no value; None without a file.
 
         Raises:
-            DepthFolderError: the file is not a 16-bit PNG; the message fits others of its kind.
+            DepthFolderError: the file is not a 16-bit PNG; the message suits all such files.
         """
         path = self.path(index, stamp_ns)
         if path is None:

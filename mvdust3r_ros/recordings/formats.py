@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Recordings other than bags: detect the layout of a path and open it."""
+"""Open recordings other than bags; the layout of a path is detected."""
 
 from __future__ import annotations
 
@@ -65,23 +65,23 @@ UNDERSTOOD = """\
   images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or a folder above it
   video         .mp4, .mkv, .mov, .avi, .webm or .m4v"""
 FILES_SHOWN = 6
-"""A choice of looks: names in one message."""
+"""Chosen for readability: number of names in one message."""
 DEEPEST = 4
-"""Folders above the images that are gone down through: the name of a sequence, then mav0/cam0/data
-as EuRoC has them."""
+"""Levels of folders searched for images: the name of a sequence, then mav0/cam0/data as in
+EuRoC."""
 MOST_FOLDERS = 1000
-"""Looked into at each depth: a bound for who names a home folder or a whole disk."""
+"""Limit of folders per level: a bound for a home folder or a whole disk."""
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What files do not say themselves.
+    """Information that files lack.
 
     Attributes:
-        intrinsics: YAML of a camera calibration; None for what lies beside the images.
-        fps: images a second, where nothing tells their times.
+        intrinsics: YAML of a camera calibration; None for the one next to the images.
+        fps: image rate (Hz), if nothing gives the times.
         max_frames: stop after this many images; 0 for all.
-        depth_factor: steps of a depth image in a metre; 0 for those of the layout.
+        depth_factor: steps of a depth image per metre; 0 for the layout's own.
     """
 
     intrinsics: Path | None = None
@@ -98,12 +98,11 @@ class FileOptions:
 
 
 def files_recording(path: Path, truth: TruthOptions, options: FileOptions) -> Recording:
-    """Find out what a path holds.
+    """Detect the layout of a path and open it.
 
     Raises:
-        RecordingError: it does not exist, or has no layout that is understood; the message lists
-            those that are.
-        MvDust3rError: a file of it cannot be used.
+        RecordingError: it does not exist, or has no supported layout; the message lists those.
+        MvDust3rError: one of its files cannot be used.
     """
     if not path.exists():
         raise RecordingError(f"{path} does not exist")
@@ -125,7 +124,7 @@ def files_recording(path: Path, truth: TruthOptions, options: FileOptions) -> Re
 
 
 def _check_size(sequence: ImageSequence) -> None:
-    """Raise RecordingError for intrinsics of images of another size, before the first image."""
+    """Raise RecordingError for intrinsics of another image size, before the first image."""
     camera, size = sequence.camera, sequence.size_wh
     if camera is not None and size is not None and (camera.width, camera.height) != size:
         raise RecordingError(
@@ -135,7 +134,7 @@ def _check_size(sequence: ImageSequence) -> None:
 
 
 def _recording_folder(path: Path) -> Path:
-    """The folder that holds the recording: the one named, below it, or above it.
+    """Return the folder of the recording: the given one, below it, or above it.
 
     Raises:
         RecordingError: there is none, or several; the message names them.
@@ -160,7 +159,7 @@ def _recording_folder(path: Path) -> Path:
 
 
 def _inner_folders(folder: Path) -> list[Path]:
-    """Folders in a folder that may hold pictures, by name."""
+    """Return the subfolders that may hold pictures, by name."""
     return sorted(
         p for p in folder.iterdir()
         if p.is_dir() and not p.name.startswith(".") and not NOT_PICTURES.search(p.name)
@@ -209,7 +208,7 @@ def _unknown(path: Path) -> str:
 
 
 def _foreign_images(path: Path) -> str:
-    """Where images of a kind that is not read are in or below a folder, and which; or empty."""
+    """Report the first folder with images of an unsupported kind; empty if none."""
     level = [path]
     for _ in range(DEEPEST):
         for folder in level:
@@ -246,7 +245,7 @@ def _of_sequence(
 
 
 def _with_depth(sequence: ImageSequence, depth: str) -> ImageSequence:
-    """The list with depth images of the same names from another folder, or without."""
+    """Return the sequence with depth images of the same names from a folder, or without."""
     if depth == "none":
         return replace(sequence, images=tuple(replace(s, depth=None) for s in sequence.images))
     folder = _folder(depth)
@@ -268,7 +267,7 @@ def _folder(depth: str) -> Path:
 def _truth(
     wanted: str, sequence: ImageSequence, stamps_ns: Sequence[int]
 ) -> tuple[Trajectory | None, str]:
-    """The truth asked for, else the recording's own, with where it comes from."""
+    """Return the requested truth or the recording's own, and its source."""
     source = Path(wanted) if wanted else sequence.truth_source
     if source is None or wanted == "none":
         return None, ""
@@ -286,7 +285,7 @@ def _truth(
 
 
 def _video_depth(path: Path, wanted: str) -> Path | None:
-    """The folder of the depth images of a video; None for none."""
+    """Return the folder with the depth images of a video; None without one."""
     if wanted:
         return None if wanted == "none" else _folder(wanted)
     beside = path.resolve().parent / "depth"

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Frames from image files on disk, the common form of all folder layouts."""
+"""Read frames from image files on disk, the common form of all folder layouts."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ from mvdust3r_ros.tones import Tones
 from mvdust3r_ros.window.preprocess import registered_depth
 
 MAX_PIXELS = 100_000_000
-"""A bound against hostile headers: three times a frame of 8K video, which has 33 megapixels."""
+"""Bounds memory against hostile headers: three times a frame of 8K video (33 megapixels)."""
 SIZES_LOOKED_AT = 25
-"""The size of most images needs no more headers, and a slow disk pays for each."""
+"""Enough headers to find the size of most images; each costs time on a slow disk."""
 JPEG_HEAD_BYTES = 1 << 18
-"""The size stands behind EXIF and colour profile: four segments of at most 64 KiB each (ITU-T
-T.81, B.1.1.4)."""
+"""The size follows EXIF and colour profile: four segments of at most 64 KiB each (ITU-T T.81,
+B.1.1.4)."""
 ORIENTATION = (
     "orientation tags (EXIF) are ignored, as intrinsics and depth are of the pixels as they are "
     "stored; turn the files themselves if they have to be upright"
 )
 INVALID_STEPS = 65535
-"""7-Scenes marks pixels without depth so; elsewhere it is beyond the sensor's reach."""
+"""7-Scenes marks pixels without depth this way; elsewhere it is beyond the sensor's range."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class SequenceImage:
 
     Attributes:
         stamp_ns: acquisition time.
-        image: file of 8-bit colours or greys.
+        image: file with 8-bit colour or grey values.
         depth: 16-bit PNG, or None.
     """
 
@@ -76,19 +76,19 @@ class SequenceImage:
 
 @dataclass(frozen=True)
 class ImageSequence:
-    """A recording as files.
+    """A recording made of files.
 
     Attributes:
         kind: name of the layout.
-        images: in order of time.
+        images: images in order of time.
         camera: intrinsics of the images, or None.
         unit_m: metres of one step of a depth image.
-        K_depth: (3, 3) pinhole matrix of the depth images where they are not in the pixels of the
-            images but seen from the same place; None where they are.
-        truth: true camera poses where the layout has them for each image, or None.
-        truth_source: folder of those poses, or a file of true poses to be read; None for none.
-        size_wh: of the images; one of another size is left out. None where no image tells.
-        notes: what is said about the recording.
+        K_depth: (3, 3) pinhole matrix of the depth images if their pixels differ from those of the
+            images but the viewpoint is the same; None if they agree.
+        truth: true camera poses if the layout has one for each image, or None.
+        truth_source: folder of those poses, or a file of true poses to read; None for none.
+        size_wh: size of the images; images of another size are left out. None if unknown.
+        notes: remarks on the recording.
     """
 
     kind: str
@@ -107,9 +107,9 @@ class ImageSequence:
         return next((str(s.depth.parent) for s in self.images if s.depth is not None), "")
 
     def frames(self, on_bad: OnBad) -> Iterator[Frame]:
-        """All frames in order; unusable images go to `on_bad` and are left out.
+        """Yield all frames in order; unusable images go to `on_bad` and are skipped.
 
-        Those of one kind get the same message, which names the first of them.
+        Errors of one kind share a message, which names the first image.
         """
         tones, first = Tones(self.notes.add), dict[str, Path]()
         for item in self.images:
@@ -133,7 +133,7 @@ class ImageSequence:
         return rgb
 
     def _depth(self, item: SequenceImage, rgb: ImageArray) -> FloatArray | None:
-        """(H, W) float32 depth in the pixels of the image; None for none, or one that is bad."""
+        """Return (H, W) float32 depth in the image's pixels; None if missing or bad."""
         if item.depth is None or not item.depth.exists():
             if self.depth_source:
                 self.notes.add("no depth image belongs to", item.image.name)
@@ -142,7 +142,7 @@ class ImageSequence:
             depth = read_depth(item.depth, self.unit_m)
             size_wh = rgb.shape[1], rgb.shape[0]
             if self.K_depth is not None and self.camera is not None:
-                # From the same place a pixel of one camera is found in the other without depth.
+                # With a common viewpoint, pixels map from one camera to the other without depth.
                 to_depth = (self.K_depth @ np.linalg.inv(self.camera.K))[:2]
                 flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
                 moved = cv2.warpAffine(depth, to_depth, size_wh, flags=flags)
@@ -154,7 +154,7 @@ class ImageSequence:
 
 
 def common_size(images: Sequence[Path]) -> Size | None:
-    """Width and height of most images, by the headers of some; None where none can be read."""
+    """Return width and height of most images, from some headers; None if none can be read."""
     sizes: Counter[Size] = Counter()
     for path in images[:: len(images) // SIZES_LOOKED_AT + 1]:
         try:
@@ -167,7 +167,7 @@ def common_size(images: Sequence[Path]) -> Size | None:
 
 
 def rgb_of(data: bytes, tones: Tones) -> ImageArray:
-    """(H, W, 3) uint8 RGB of a PNG, JPEG, BMP or PNM.
+    """Decode a PNG, JPEG, BMP or PNM to (H, W, 3) uint8 RGB.
 
     Raises:
         EncodedImageError: it is of another kind, damaged, or larger than 100 megapixels.
@@ -180,20 +180,20 @@ def rgb_of(data: bytes, tones: Tones) -> ImageArray:
 
 
 def read_depth(path: Path, unit_m: float) -> FloatArray:
-    """(H, W) float32 depth of a 16-bit PNG, metres, 0 where there is none.
+    """Read a 16-bit PNG as (H, W) float32 depth in metres, 0 where there is none.
 
     Raises:
-        EncodedImageError: as for images, or it is no 16-bit grey image.
+        EncodedImageError: as for images, or it is not a 16-bit grey image.
     """
     steps = read_steps(path)
     return np.where(steps == INVALID_STEPS, np.float32(0), steps * np.float32(unit_m))
 
 
 def read_steps(path: Path) -> npt.NDArray[np.uint16]:
-    """(H, W) values of a 16-bit PNG of depth.
+    """Read the (H, W) values of a 16-bit depth PNG.
 
     Raises:
-        EncodedImageError: as for images, or it is no 16-bit grey image.
+        EncodedImageError: as for images, or it is not a 16-bit grey image.
     """
     values = decode_image(read_file(path), cv2.IMREAD_UNCHANGED, MAX_PIXELS)
     if values.dtype != np.uint16 or values.ndim != 2:
@@ -202,7 +202,7 @@ def read_steps(path: Path) -> npt.NDArray[np.uint16]:
 
 
 def read_file(path: Path) -> bytes:
-    """Content of a file of an image.
+    """Read the content of an image file.
 
     Raises:
         EncodedImageError: it cannot be read.

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Time stamps of images, from their file names or from a list next to them."""
+"""Timestamps of images, from their file names or from a list next to them."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from mvdust3r_ros.recordings.tables import (
 
 NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 OWN_CLOCK = re.compile(r"[^0-9]*([0-9]{1,9}\.[0-9]{3,9})[^0-9]*")
-"""Seconds of a clock that does not count from 1970: simulated, or since the start."""
+"""Seconds of a clock with an origin other than 1970: simulated, or since the start."""
 STEP_S = (1e-3, 10.0)
 """Median time between two images, from a camera at 1 kHz to time lapse: others are just
 numbers."""
 COUNTER_DIGITS = 2
-"""A fraction of one digit that goes up by one each time may as well be tenths of seconds."""
+"""A one-digit fraction that increments by one each time may also be tenths of seconds."""
 MOST = 0.5
-"""Names are times where more than this share of them is: the majority decides."""
+"""Names are times if more than this share of them is: the majority decides."""
 FRACTION_UNITS = {3: "milliseconds", 6: "microseconds", 9: "nanoseconds"}
 Stamps = list[int | None]
 
@@ -57,8 +57,8 @@ class ImageTimes:
     """Times of images.
 
     Attributes:
-        stamps_ns: of each image; None for one whose name is no time while those of others are.
-        note: where they come from.
+        stamps_ns: stamp of each image; None if its name is not a time while those of others are.
+        note: source of the times.
     """
 
     stamps_ns: Stamps
@@ -66,10 +66,10 @@ class ImageTimes:
 
 
 def times_of_images(folder: Path, images: Sequence[Path], fps: float) -> ImageTimes:
-    """Times of images in natural order: of `times.txt`, else of their names, else `fps` a second.
+    """Return times of images in natural order, from `times.txt`, their names or `fps`.
 
     Raises:
-        RecordingError: times.txt does not fit, or the names are times of several units.
+        RecordingError: times.txt does not match, or the names are times in several units.
     """
     folders = (folder, folder.resolve().parent)
     places = [place / name for place in folders for name in TIMES_FILES]
@@ -90,14 +90,14 @@ def times_of_images(folder: Path, images: Sequence[Path], fps: float) -> ImageTi
 
 
 def times_of_names(stems: Sequence[str]) -> ImageTimes | None:
-    """Times that names hold; None where they hold none.
+    """Return the times in names; None if they hold none.
 
-    Read are seconds with or without a fraction, milli-, micro- and nanoseconds since 1970, alone
-    or among other words; seconds and their fraction apart; dates with a time; and seconds with
-    three decimals or more of a clock of its own.
+    Supported are seconds with or without a fraction, milli-, micro- and nanoseconds since 1970,
+    alone or among other words; seconds and their fraction separated; dates with a time; and
+    seconds with three decimals or more of another clock.
 
     Raises:
-        RecordingError: they are of several units.
+        RecordingError: they are in several units.
     """
     dates = _without_counters([date_stamp(stem) for stem in stems], stems)
     if _most(dates):
@@ -129,7 +129,7 @@ def times_of_names(stems: Sequence[str]) -> ImageTimes | None:
 
 
 def _without_counters(dates: Stamps, stems: Sequence[str]) -> Stamps:
-    """Dates; a number behind that counts the images is no fraction of a second."""
+    """Return the dates without a trailing image counter, which is not a fraction."""
     parts = [
         DATE.search(stem) for stem, date in zip(stems, dates, strict=True) if date is not None
     ]
@@ -145,7 +145,7 @@ def _most(found: Sequence[object]) -> bool:
 
 
 def _with_fraction(stamps: Stamps, numbers: Sequence[list[str]], place: int) -> Stamps:
-    """Seconds with the number behind them where that is their fraction: 1700000000_012345678."""
+    """Add the number after the seconds if it is their fraction: 1700000000_012345678."""
     nexts = [f[place + 1] if place + 1 < len(f) else "" for f in numbers]
     known = [n for n, stamp in zip(nexts, stamps, strict=True) if stamp is not None]
     width = max(map(len, known))

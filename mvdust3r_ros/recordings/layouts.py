@@ -45,11 +45,12 @@ FOREIGN_SUFFIXES = (
     ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".exr", ".dng",
 )  # fmt: skip
 FEW_IMAGES = 2
-"""So few pictures beside something else are a plan or a preview, no recording."""
+"""So few pictures next to other files are a plan or a preview, not a recording."""
 DATASET_HZ = 30.0
-"""Of the depth cameras of 7-Scenes (Kinect) and ScanNet (Structure); the files hold no times."""
+"""Rate of the depth cameras of 7-Scenes (Kinect) and ScanNet (Structure); the files hold no
+times."""
 TUM_UNIT_M = 1 / 5000
-"""As the data set's page says: 5000 is 1 m."""
+"""From the data set's page: 5000 is 1 m."""
 TUM_MATCH_NS = 20_000_000
 """Default of `--max_difference` in the data set's associate.py."""
 # fx, fy, cx, cy and distortion as published with the data set, for 640x480 pixels.
@@ -64,9 +65,9 @@ NOT_PICTURES = re.compile(
     r"depth|disp|mask|label|normal|confidence|semantic|segment|instance", re.IGNORECASE
 )
 MIN_SERIES = 8
-"""Fewer images may each have a name of its own: no share of them says anything."""
+"""Fewer images may all have different names: shares of them mean nothing."""
 SERIES_SHARE = 0.2
-"""A name of more of the images than this makes a series; of fewer they are strays."""
+"""A name shared by more of the images than this is a series; by fewer, they are strays."""
 
 
 def is_tum_rgbd(folder: Path) -> bool:
@@ -75,13 +76,13 @@ def is_tum_rgbd(folder: Path) -> bool:
 
 
 def tum_rgbd(folder: Path) -> ImageSequence:
-    """TUM RGB-D: rgb.txt, depth.txt and groundtruth.txt.
+    """Read TUM RGB-D: rgb.txt, depth.txt and groundtruth.txt.
 
-    The intrinsics are those of an `intrinsics.yaml` in the folder, else the published ones of
-    freiburg1, 2 or 3 where the folder's name says which.
+    The intrinsics are from an `intrinsics.yaml` in the folder, otherwise the published ones of
+    freiburg1, 2 or 3, by the folder's name.
 
     Raises:
-        RecordingError: a list cannot be understood.
+        RecordingError: a list cannot be parsed.
     """
     notes = Notes()
     images = _tum_list(folder, "rgb.txt", notes)
@@ -107,7 +108,7 @@ def tum_rgbd(folder: Path) -> ImageSequence:
 
 
 def _tum_list(folder: Path, name: str, notes: Notes) -> dict[int, Path]:
-    """Stamp -> file of the lines `timestamp path`; other lines are named and left out."""
+    """Return stamp -> file of the lines `timestamp path`; other lines are noted and skipped."""
     found: dict[int, Path] = {}
     path = folder / name
     for number, line in enumerate(_text(path).splitlines(), 1):
@@ -146,7 +147,7 @@ def _color_frames(folder: Path) -> list[Path]:
 
 
 def seven_scenes(folder: Path) -> ImageSequence:
-    """One sequence of 7-Scenes: frame-N.color.png or .jpg, .depth.png, .pose.txt; 30 a second."""
+    """Read a 7-Scenes sequence at 30 Hz: frame-N.color.png or .jpg, .depth.png, .pose.txt."""
     images = _color_frames(folder)
     numbers = [_number(path.name.split(".")[0]) for path in images]
     stems = [str(path).removesuffix(path.suffix).removesuffix(".color") for path in images]
@@ -164,9 +165,9 @@ def is_scannet(folder: Path) -> bool:
 
 
 def scannet(folder: Path) -> ImageSequence:
-    """A scan of ScanNet as its SensReader extracts it: color, depth, pose and intrinsic.
+    """Read a ScanNet scan as extracted by SensReader: color, depth, pose and intrinsic.
 
-    Depth has another size and camera than colour; both look from the same place.
+    Depth differs from colour in size and intrinsics; the viewpoint is the same.
 
     Raises:
         RecordingError: a matrix cannot be read, or there are no images.
@@ -187,7 +188,7 @@ def scannet(folder: Path) -> ImageSequence:
 
 
 def _by_number(folder: Path, suffix: str, numbers: Sequence[int]) -> list[Path]:
-    """The file of each number, with zeros in front or without; one that may be missing."""
+    """Return the file of each number, zero-padded or not; it may not exist."""
     named = [path for path in folder.glob(f"*.{suffix}") if path.stem.isdecimal()]
     found = {int(path.stem): path for path in in_natural_order(named)}
     return [found.get(number, folder / f"{number}.{suffix}") for number in numbers]
@@ -207,7 +208,7 @@ def _numbered(
     size_wh: Size | None,
     K_depth: FloatArray | None = None,
 ) -> ImageSequence:
-    """A recording whose files are told apart by the number of their frame."""
+    """Make a recording whose files are identified by frame number."""
     notes, has_poses = Notes(), any(pose.exists() for pose in poses)
     found, items, known = dict[int, FloatArray](), list[SequenceImage](), set[int]()
     for number, image, depth, pose in zip(numbers, images, depths, poses, strict=True):
@@ -234,7 +235,7 @@ def _numbered(
 
 
 def _pose(path: Path) -> tuple[FloatArray | None, str]:
-    """Camera-to-world pose of a file; or None and why there is none."""
+    """Return the camera-to-world pose in a file; or None and the reason."""
     if not path.exists():
         return None, "no file for"
     try:
@@ -260,18 +261,18 @@ def _matrix(path: Path) -> FloatArray:
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Whether there are images right in a folder."""
+    """Whether a folder directly contains images."""
     return any(is_image(path) for path in folder.iterdir())
 
 
 def image_folder(folder: Path, fps: float) -> ImageSequence:
-    """Just images, in natural order; intrinsics, truth and depth where they lie beside.
+    """Read plain images in natural order, with intrinsics, truth and depth next to them.
 
-    Stamps come from `times.txt` in the folder or above it, from names that are times, else from
-    `fps`. Images that cannot belong to the series are named and left out.
+    Stamps come from `times.txt` in the folder or above it, from names that are times, or from
+    `fps`. Images that cannot belong to the series are noted and skipped.
 
     Raises:
-        RecordingError: a file beside them cannot be understood, or there are several series.
+        RecordingError: a file next to them cannot be parsed, or there are several series.
     """
     notes = Notes()
     images = _one_series(folder, notes)
@@ -305,10 +306,10 @@ def image_folder(folder: Path, fps: float) -> ImageSequence:
 
 
 def _one_series(folder: Path, notes: Notes) -> list[Path]:
-    """The images of a folder in order, without those that are no pictures or copies of another.
+    """Return the images of a folder in order, without non-pictures and duplicates.
 
     Raises:
-        RecordingError: there are those of several cameras.
+        RecordingError: they are from several cameras.
     """
     images = in_natural_order(p for p in folder.iterdir() if is_image(p))
     for path in in_natural_order(p for p in folder.iterdir() if is_foreign_image(p)):
@@ -337,13 +338,13 @@ def _one_series(folder: Path, notes: Notes) -> list[Path]:
 
 
 def sidecar_depth(folder: Path, stem: str) -> Path | None:
-    """The depth image of an image: of the same name, in `depth` in the folder or beside it."""
+    """Return the depth image of the same name, in `depth` inside the folder or next to it."""
     places = (folder / "depth", folder.resolve().parent / "depth")
     return next((p / f"{stem}.png" for p in places if (p / f"{stem}.png").exists()), None)
 
 
 def _note_other_depth(folder: Path, items: Sequence[SequenceImage], notes: Notes) -> None:
-    """Say so where there is a folder of depth, but with other names."""
+    """Add a note if a depth folder exists, but with other names."""
     if any(item.depth is not None for item in items):
         return
     for place in (folder / "depth", folder.resolve().parent / "depth"):
@@ -355,17 +356,17 @@ def _note_other_depth(folder: Path, items: Sequence[SequenceImage], notes: Notes
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file has the ending of an image, and is not hidden."""
+    """Whether a file has an image suffix and is not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def is_foreign_image(path: Path) -> bool:
-    """Whether a file has the ending of an image of a kind that is not read."""
+    """Whether a file has the suffix of an unsupported image format."""
     return path.suffix.lower() in FOREIGN_SUFFIXES and not path.name.startswith(".")
 
 
 def in_natural_order(paths: Iterable[Path]) -> list[Path]:
-    """By name, with numbers by their value: 2.png before 10.png."""
+    """Sort by name, with numbers by value: 2.png before 10.png."""
 
     def key(path: Path) -> list[tuple[int, int, str]]:
         parts = re.split(r"([0-9]+)", path.name)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A recording of any kind as frames, with its ground truth if there is one."""
+"""A recording of any kind as frames, with its ground truth if there is any."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ OnBad = Callable[[Exception], None]
 
 
 class RecordingError(MvDust3rError):
-    """There is no recording at a path, or not of the kind it seems to be."""
+    """A path holds no recording, or not of the expected kind."""
 
 
 class Notes:
-    """What people should know about a recording: each kind once, with how often and where."""
+    """Remarks on a recording for the user: each kind once, with how often and where."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Start without remarks."""
         self._items: dict[str, dict[str, None]] = {}
 
     def add(self, kind: str, item: str = "") -> None:
-        """Note something; an item that comes again counts once."""
+        """Add a remark; a repeated item counts once."""
         self._items.setdefault(kind, {})[item] = None
 
     def lines(self) -> list[str]:
-        """One line for each kind."""
+        """Return one line for each kind."""
         return [_note(kind, list(items)) for kind, items in self._items.items()]
 
 
@@ -58,11 +58,11 @@ def _note(kind: str, items: list[str]) -> str:
 
 @dataclass(frozen=True)
 class TruthOptions:
-    """Where the truth of a recording is.
+    """Where to find the ground truth of a recording.
 
     Attributes:
-        truth: topic or file; "none" for none; empty to look in the recording and beside it.
-        depth: topic or folder of PNGs; "none" for none; empty to look beside the recording.
+        truth: topic or file; "none" for none; empty to look in the recording and next to it.
+        depth: topic or folder of PNGs; "none" for none; empty to look next to the recording.
     """
 
     truth: str = ""
@@ -74,16 +74,16 @@ class Recording:
     """A recording and how to read it.
 
     Attributes:
-        name: shown to people.
+        name: display name.
         kind: "ROS 2 bag", "TUM RGB-D", ...
         total: number of images.
-        read: gives the frames in order; unusable ones go to the callback and are left out.
+        read: yields the frames in order; unusable ones go to the callback and are skipped.
         truth: true camera poses, or None.
-        truth_source: where they come from; empty for none.
-        depth_source: where true depth comes from; empty for none.
-        details: more to store in the report: topics, files.
-        notes: what is said about it in the report; grows while it is read.
-        inputs: what the images had, counted as they are read.
+        truth_source: source of the poses; empty for none.
+        depth_source: source of the true depth; empty for none.
+        details: further entries of the report: topics, files.
+        notes: remarks for the report; grows while the recording is read.
+        inputs: inputs of the images, counted while they are read.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Recording:
     inputs: InputCounts = field(default_factory=InputCounts)
 
     def frames(self, on_bad: OnBad) -> Iterator[Frame]:
-        """The frames in order, with the true pose of the nearest stamp within 10 ms."""
+        """Yield the frames in order, with the true pose of the nearest stamp within 10 ms."""
         self.inputs.clear()
         for frame in self.read(on_bad):
             self.inputs.add(frame)
@@ -116,6 +116,6 @@ class Recording:
 
 
 def recording_name(path: Path) -> str:
-    """What people call a recording: the folder above where the recording itself is just `bag`."""
+    """Return a recording's display name; the parent folder's if its own is just `bag`."""
     path = path.resolve()
     return path.parent.name if path.stem in PLAIN_NAMES else path.stem

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A damaged file as it should be: truncated where it is intact, patched, with a new end."""
+"""Present a damaged file in repaired form: truncated, patched, with a new end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from typing import Any
 
 
 class RepairedFile:
-    """Stands for the path of a file that is read otherwise than it lies there; without a copy."""
+    """Stands in for the path of a file that is repaired while reading, without a copy."""
 
     def __init__(
         self,
@@ -32,32 +32,32 @@ class RepairedFile:
         tail: bytes = b"",
         patches: Mapping[int, bytes] | None = None,
     ) -> None:
-        """The first `end` bytes of a file, `tail` after them, and other bytes in some places.
+        """Use the first `end` bytes of a file, then `tail`, with some bytes replaced.
 
         Args:
             file: the file.
-            end: how much of it is kept.
-            tail: what comes after that.
-            patches: place in the file -> bytes that stand there instead.
+            end: number of bytes to keep.
+            tail: bytes that follow.
+            patches: offset in the file -> replacement bytes.
         """
         self._file, self._end, self._tail = file, end, tail
         self._patches = dict(patches or {})
         self.suffix = file.suffix
 
     def __str__(self) -> str:
-        """The path of the file."""
+        """Return the path of the file."""
         return str(self._file)
 
     def exists(self) -> bool:
-        """Whether the file is there."""
+        """Whether the file exists."""
         return self._file.exists()
 
     def is_dir(self) -> bool:
-        """Never."""
+        """Always False."""
         return False
 
     def open(self, mode: str = "rb") -> Any:
-        """The repaired file, to be read."""
+        """Open the repaired file for reading."""
         assert mode == "rb"
         return io.BufferedReader(_Repaired(self._file, self._end, self._tail, self._patches))
 

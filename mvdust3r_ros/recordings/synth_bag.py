@@ -58,9 +58,10 @@ from mvdust3r_ros.synthetic.sequence import (
 )
 
 BAG_VERSION: Literal[9] = 9
-"""Of metadata.yaml, the newest that rosbags writes."""
+"""Version of metadata.yaml, the newest that rosbags writes."""
 CLOUD_STEP_PX = 4
-"""Rows and columns of the true cloud: every fourth keeps the file small and shows every wall."""
+"""Step over rows and columns for the true cloud: every fourth pixel keeps the file small and shows
+every wall."""
 
 
 class SynthBagError(MvDust3rError):
@@ -69,7 +70,7 @@ class SynthBagError(MvDust3rError):
 
 @dataclass(frozen=True)
 class BagConfig:
-    """How a drive is recorded.
+    """Options for recording a drive.
 
     Attributes:
         sequence: the drive.
@@ -91,21 +92,21 @@ class BagConfig:
 def write_synthetic_bag(
     out: Path, config: BagConfig, report: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Render a drive and write it.
+    """Render a drive and write it with ground truth.
 
     Args:
-        out: folder to make; holds bag/ (MCAP), poses.txt (TUM, camera in `world`, which
-            is `odom` at the start), depth/NNNNNN.png (16 bit, millimetres), frames.csv,
+        out: folder to create; holds bag/ (MCAP), poses.txt (TUM, camera in `world`, which is
+            `odom` at the start), depth/NNNNNN.png (16 bit, millimetres), frames.csv,
             intrinsics.yaml, occupancy.npz (cells, resolution_m, origin_xy_m) and the same as
             truth.pgm with truth.yaml, truth.ply (the true cloud) and truth.tum.
         config: what to record.
-        report: called with frames done and frames in all, when given.
+        report: called with frames done and the total, if given.
 
     Returns:
         The bag's folder.
 
     Raises:
-        SynthBagError: `out` is there already and is not a folder that this function made.
+        SynthBagError: `out` exists and was not created by this function.
     """
     sequence = make_sequence(config.sequence)
     _make_folder(out)
@@ -217,11 +218,11 @@ class _Recorder:
             self._write(latched, start, self._new("tf2_msgs/msg/TFMessage", transforms=[static]))
 
     def close(self) -> None:
-        """Finish the files."""
+        """Close the files."""
         self._writer.close()
 
     def write_frame(self, k: int, rendering: Rendering) -> None:
-        """Image, camera_info, true pose, odometry and TF of frame k, logged 1 to 3 ms after it."""
+        """Write image, camera_info, true pose, odometry and TF of frame k, 1 to 3 ms after it."""
         stamp = int(self._sequence.truth.stamps_ns[k])
         header = self._header(stamp, CAMERA_NAME)
         if self._config.odometry:
@@ -291,7 +292,7 @@ class _Recorder:
         )
 
     def _odometry(self, k: int, stamp_ns: int) -> Any:
-        """Pose and, by finite difference to the next frame, twist of base_link."""
+        """Return pose and, by finite difference to the next frame, twist of base_link."""
         T = self._T_odom_base
         after = T[min(k + 1, len(T) - 1)]
         step = invert_se3(T[k]) @ after

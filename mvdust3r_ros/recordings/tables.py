@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Parse text tables of numbers in any encoding, separator and unit of time."""
+"""Parse text tables of numbers in any encoding, separator and time unit."""
 
 from __future__ import annotations
 
@@ -28,32 +28,33 @@ from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.safe_files import FileError, read_limited
 
 TIMES_FILES = ("times.txt", "timestamps.txt")
-"""Lists of times, one a line for each image or pose."""
+"""Lists of times, one line for each image or pose."""
 MAX_TEXT_BYTES = 1 << 29
-"""A bound against a hostile file: an hour of poses at 1 kHz, in lines of 110 bytes, has 400 MB."""
+"""A bound against hostile files: an hour of poses at 1 kHz, in lines of 110 bytes, has 400 MB."""
 UNITS = {"seconds": 10**9, "milliseconds": 10**6, "microseconds": 10**3, "nanoseconds": 1}
 """Nanoseconds of each unit."""
 YEAR_1990_NS, YEAR_2100_NS = 631_152_000 * 10**9, 4_102_444_800 * 10**9
-"""Before and after this range lie the same numbers in another unit, and clocks that start at 0."""
+"""Outside this range the same numbers are in another unit, or of clocks that start at 0."""
 LONGEST_NS = 30 * 86_400 * 10**9
-"""30 days. No recording is longer: then the numbers are no times since 1970."""
+"""30 days. No recording is longer: such numbers are not times since 1970."""
 MAX_STAMP_NS = 1 << 62
-"""Half of what 64 bits hold, so that two stamps can be added and subtracted."""
+"""Half the range of 64 bits, so that two stamps can be added and subtracted."""
 MOST_DIGITS = 19
-"""Of 2**63: no stamp has more before the point, and 1e999999 would take memory as an integer."""
+"""Digits of 2**63: no stamp has more before the point, and 1e999999 would exhaust memory as an
+integer."""
 FEW_TWINS = 0.1
-"""More entries with the time of another than this share, and times are too coarse, or no times."""
+"""If a larger share of entries repeats a time, times are too coarse, or are not times."""
 COMMENT = re.compile(r"\s*(?:#|%|//)")
 DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
 NO_NUMBER = re.compile(
     r"|[-+]?nan\(.*\)|[-+]?1\.#(?:IND|QNAN|INF).*|null|none|n/?a", re.IGNORECASE
 )
-"""What programs write where there is no number."""
+"""Spellings of a missing number."""
 DATE = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[T_ -]{0,3}"
     r"(\d\d)[:_.-]?(\d\d)[:_.-]?(\d\d)(?:[._,:-]?(\d{1,9}))?(?!\d)"
 )
-"""2023-11-14T22:13:20.123, 20231114_221320_123 and the like; UTC is taken."""
+"""2023-11-14T22:13:20.123, 20231114_221320_123 and the like; UTC is assumed."""
 
 
 class TableError(MvDust3rError):
@@ -62,11 +63,11 @@ class TableError(MvDust3rError):
 
 @dataclass(frozen=True)
 class Row:
-    """A line that is no comment.
+    """A line that is not a comment.
 
     Attributes:
-        line: its number, from 1.
-        fields: the texts between the separators.
+        line: its line number, from 1.
+        fields: the texts between separators.
     """
 
     line: int
@@ -79,9 +80,9 @@ class Table:
 
     Attributes:
         rows: the lines of numbers.
-        header: names of the columns, as the last line above the numbers that has as many words has
-            them, else the last one; empty for none.
-        has_separators: whether commas or semicolons stand between the numbers.
+        header: names of the columns: the last line above the numbers with as many words, otherwise
+            the last one; empty for none.
+        has_separators: whether commas or semicolons separate the numbers.
     """
 
     rows: tuple[Row, ...]
@@ -90,10 +91,10 @@ class Table:
 
 
 def read_text(path: Path) -> str:
-    """Text of a file in UTF-8, UTF-16 or Windows-1252, without its byte order mark.
+    """Read a file in UTF-8, UTF-16 or Windows-1252, without its byte order mark.
 
     Raises:
-        TableError: it cannot be read, or is no text.
+        TableError: it cannot be read, or is not text.
     """
     try:
         data = read_limited(path, MAX_TEXT_BYTES)
@@ -115,7 +116,7 @@ def read_text(path: Path) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """Rows of a text file; comments begin with #, % or //.
+    """Read the rows of a text file; comments begin with #, % or //.
 
     Raises:
         TableError: it cannot be read.
@@ -143,7 +144,7 @@ def read_table(path: Path) -> Table:
 
 
 def split_fields(line: str) -> tuple[str, ...]:
-    """What stands between semicolons, commas or white space; a decimal comma becomes a point."""
+    """Split at semicolons, commas or white space; a decimal comma becomes a point."""
     bare = line.split()
     if ";" in line:
         fields = [word.strip().strip("\"'").replace(",", ".") for word in line.split(";")]
@@ -159,7 +160,7 @@ def split_fields(line: str) -> tuple[str, ...]:
 
 
 def is_number(word: str) -> bool:
-    """Whether a word is a number, NaN and infinity included."""
+    """Whether a word is a number, including NaN and infinity."""
     try:
         float(word)
     except ValueError:
@@ -168,19 +169,19 @@ def is_number(word: str) -> bool:
 
 
 def number(word: str) -> float:
-    """A number, NaN in all its spellings included.
+    """Parse a number, including NaN in all its spellings.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a number.
     """
     return float("nan") if NO_NUMBER.fullmatch(word) else float(word)
 
 
 def decimal(word: str) -> Decimal:
-    """A finite number, exactly.
+    """Parse a finite number exactly.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a finite number, or out of range.
     """
     try:
         value = Decimal(word)
@@ -192,7 +193,7 @@ def decimal(word: str) -> Decimal:
 
 
 def unit_since_1970(value: Decimal) -> str | None:
-    """The unit in which a number is a time between 1990 and 2100; None for other numbers.
+    """Return the unit in which a number is a time from 1990 to 2100; None for others.
 
     The ranges of seconds, milli-, micro- and nanoseconds are far apart.
     """
@@ -202,10 +203,10 @@ def unit_since_1970(value: Decimal) -> str | None:
 
 
 def common_unit(values: Sequence[Decimal]) -> str | None:
-    """The unit in which all numbers are times between 1990 and 2100 of one recording, else None.
+    """Return the unit in which all numbers are times from 1990 to 2100 of one recording, or None.
 
     Raises:
-        ValueError: each is such a time, but they are of several units.
+        ValueError: each is such a time, but in several units.
     """
     units = {unit_since_1970(value) for value in values}
     if not units or None in units:
@@ -218,7 +219,7 @@ def common_unit(values: Sequence[Decimal]) -> str | None:
 
 
 def stamp_of(value: Decimal, unit: str) -> int:
-    """Nanoseconds of a time.
+    """Convert a time to nanoseconds.
 
     Raises:
         ValueError: out of the range of a stamp.
@@ -230,7 +231,7 @@ def stamp_of(value: Decimal, unit: str) -> int:
 
 
 def date_stamp(text: str) -> int | None:
-    """Nanoseconds since 1970 of the date and time in a text; None where there is none."""
+    """Return the nanoseconds since 1970 of a date and time in a text; None without any."""
     found = DATE.search(text)
     if found is None:
         return None
@@ -244,7 +245,7 @@ def date_stamp(text: str) -> int | None:
 
 
 def read_times(path: Path) -> list[int]:
-    """Nanoseconds of a list of times, one a line: seconds, other units since 1970, or dates.
+    """Read times in nanoseconds, one a line: seconds, other units since 1970, or dates.
 
     Raises:
         TableError: a line is none of these.
@@ -261,10 +262,10 @@ def read_times(path: Path) -> list[int]:
 
 
 def stamps_of(path: Path, rows: Sequence[Row], default: str = "seconds") -> list[int]:
-    """Nanoseconds of the first column.
+    """Return the first column in nanoseconds.
 
     Raises:
-        TableError: a line has no number there, or they are of several units.
+        TableError: a line has no number there, or the units differ.
     """
     values = []
     for row in rows:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""True camera poses from a file: TUM, KITTI, EuRoC, or matrices."""
+"""Read true camera poses from a file: TUM, KITTI, EuRoC, or matrices."""
 
 from __future__ import annotations
 
@@ -50,14 +50,13 @@ EUROC_COLUMNS = ("stamp", "x", "y", "z", "qw", "qx", "qy", "qz")
 EUROC_NUMBERS = 17
 """Time, position, quaternion, velocity and the biases of gyroscope and accelerometer."""
 MATRIX_NUMBERS = (12, 16)
-"""3x4 as KITTI has them, and 4x4."""
+"""3x4 as in KITTI, and 4x4."""
 ROTATION_TOLERANCE = 1e-2
-"""Stretch of a rotation, and length of its rows: files round to three digits and more."""
+"""On the stretch of a rotation and the length of its rows: files round to three digits or more."""
 UNIT_LENGTH = (0.95, 1.05)
-"""Quaternions of numbers rounded to two digits are of length 1 to 0.01; what is further off is
-none."""
+"""Quaternions rounded to two digits have a length within 0.01 of 1; others are invalid."""
 BOTTOM_ROW = (0.0, 0.0, 0.0, 1.0)
-"""Of a rigid transform in homogeneous coordinates."""
+"""The last row of a rigid transform in homogeneous coordinates."""
 TRUTH_FILES = tuple(
     f"{stem}.{suffix}"
     for stem in ("poses", "groundtruth", "truth", "trajectory", "traj")
@@ -75,12 +74,12 @@ FOREIGN = (
     (r"\A<", "HTML or XML"),
 )
 MOST_HEADER_LINES = 20
-"""A foreign format names itself in its first lines; comments behind may say anything."""
+"""A foreign format identifies itself in its first lines; later comments may hold anything."""
 EXPECTED = "lines of `timestamp x y z qx qy qz qw`, or of 3x4 or 4x4 matrices"
 
 
 MOST_RATIO = 100.0
-"""Between the time of the truth and that of the images; units are 1000 apart."""
+"""Limit of the ratio between the time spans of truth and images; units differ by 1000."""
 UNIT_NAMED = re.compile(
     r"(?:^|[^a-z])(n|ns|nsecs?|nanosec\w*|u|us|usecs?|microsec\w*|ms|msecs?|millisec\w*|s|secs?|"
     r"seconds?)(?:[^a-z]|$)"
@@ -95,11 +94,11 @@ UNIT_OF_LETTER = {
 
 
 class TruthError(MvDust3rError):
-    """A truth cannot be read or does not belong to the recording."""
+    """A ground truth cannot be read or does not belong to the recording."""
 
 
 def sidecar_truth(place: Path) -> Path | None:
-    """A file of true poses in a folder, or beside it or a file; None where there is none."""
+    """Return a file of true poses in a folder, or next to a folder or file; None without one."""
     folders = (place, place.resolve().parent)
     paths = (folder / name for folder in folders for name in TRUTH_FILES)
     return next((path for path in paths if path.is_file()), None)
@@ -107,12 +106,12 @@ def sidecar_truth(place: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class _Source:
-    """What is being read.
+    """The file being read.
 
     Attributes:
         path: the file.
         frame_stamps_ns: stamps of the recording's frames, or None.
-        notify: told what was left out or decided.
+        notify: called with what was left out or decided.
     """
 
     path: Path
@@ -127,21 +126,22 @@ class _Source:
 def read_truth(
     path: Path, frame_stamps_ns: StampArray | None = None, notify: Notify | None = None
 ) -> Trajectory:
-    """Camera-to-world poses; the format follows from the contents.
+    """Read camera-to-world poses; the format is detected from the content.
 
     Args:
         path: TUM (`timestamp tx ty tz qx qy qz qw`), EuRoC (csv, nanoseconds, w first), any order
             that a header names, or matrices: the upper three rows (KITTI) or all four, one line
-            a pose or one line a row, with a stamp in front or without (then the stamps are those
-            of `times.txt` beside it, else of the frames). Stamps since 1970 may be of any unit.
+            per pose or per row, with a stamp in front or without (then stamps come from
+            `times.txt` next to it, or from the frames). Stamps since 1970 may be in any unit.
         frame_stamps_ns: (N,) stamps of the recording's frames, for lists without stamps.
-        notify: told what was left out or decided, a line each.
+        notify: called with what was left out or decided, one line each.
 
     Returns:
-        The poses in order of time; lines without a pose (NaN, zero quaternion) are left out.
+        The poses in order of time, without lines that have no pose (NaN, zero quaternion).
 
     Raises:
-        TruthError: the file cannot be read, or is none of these; with the line and the remedy.
+        TruthError: the file cannot be read, or has none of these forms; with the line and the
+            remedy.
     """
     source = _Source(path, frame_stamps_ns, notify or (lambda _: None))
     try:
@@ -150,7 +150,7 @@ def read_truth(
             raise _foreign(path)
         rows = _of_one_width(source, table.rows)
         numbers = len(rows[0].fields)
-        if numbers == 4:  # a row of a matrix a line
+        if numbers == 4:  # one row of a matrix per line
             return _from_matrices(source, table, _joined(source, rows), 0)
         if numbers in MATRIX_NUMBERS:
             return _from_matrices(source, table, rows, 0)
@@ -163,7 +163,7 @@ def read_truth(
 
 
 def _foreign(path: Path) -> TruthError:
-    """What is wrong with a file that has no lines of poses."""
+    """Explain what is wrong with a file without lines of poses."""
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     text = "\n".join(lines[:MOST_HEADER_LINES])
     for pattern, kind in FOREIGN:
@@ -179,10 +179,10 @@ def _foreign(path: Path) -> TruthError:
 
 
 def _of_one_width(source: _Source, rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows, without a last one that was cut off.
+    """Return the rows, without a truncated last one.
 
     Raises:
-        TruthError: one of them has more or fewer numbers than the others.
+        TruthError: a row has more or fewer numbers than the others.
     """
     width, _ = Counter(len(row.fields) for row in rows).most_common(1)[0]
     if len(rows) > 1 and len(rows[-1].fields) < width:
@@ -192,7 +192,7 @@ def _of_one_width(source: _Source, rows: Sequence[Row]) -> Sequence[Row]:
     for row in rows:
         if len(row.fields) != width and not (with_stamps and len(row.fields) == 1):
             raise source.wrong(row, f"{len(row.fields)} values, the other lines have {width}")
-    nothing = ("",) * (width - 1)  # a time alone: nothing was tracked
+    nothing = ("",) * (width - 1)  # a time alone: tracking was lost
     return [
         row if len(row.fields) == width else Row(row.line, row.fields + nothing) for row in rows
     ]
@@ -215,7 +215,7 @@ def _from_quaternions(source: _Source, table: Table, rows: Sequence[Row]) -> Tra
 
 
 def _from_matrices(source: _Source, table: Table, rows: Sequence[Row], begin: int) -> Trajectory:
-    """Poses whose matrices begin at this word; with stamps where that is not the first."""
+    """Return poses whose matrices begin at this word; with stamps if it is not the first."""
     if begin:
         stamps = _stamps(source, table, rows, {"stamp": 0})
     else:
@@ -234,7 +234,7 @@ def _trajectory(
     stamps: Sequence[int],
     pose: Callable[[Row], FloatArray | None],
 ) -> Trajectory:
-    """The poses of the rows that have one, by time."""
+    """Return the poses by time, of the rows that have one."""
     found: list[tuple[int, FloatArray, Row]] = []
     without = []
     for stamp, row in zip(stamps, rows, strict=True):
@@ -260,7 +260,7 @@ def _trajectory(
 
 
 def _pose(numbers: FloatArray) -> FloatArray | None:
-    """(4, 4) of x y z qx qy qz qw; None where there is no pose."""
+    """Return (4, 4) of x y z qx qy qz qw; None without a pose."""
     length = float(np.linalg.norm(numbers[3:]))
     if not np.isfinite(numbers).all() or length < 1e-6:
         return None
@@ -270,7 +270,7 @@ def _pose(numbers: FloatArray) -> FloatArray | None:
 
 
 def _columns(source: _Source, table: Table, rows: Sequence[Row]) -> dict[str, int]:
-    """Where each value stands: by the header, else as TUM or EuRoC have it."""
+    """Return the column of each value: by the header, otherwise as in TUM or EuRoC."""
     numbers = len(rows[0].fields)
     names = [_meaning(name) for name in table.header]
     if len(names) == numbers and set(TUM_COLUMNS[1:]) <= set(names):
@@ -295,7 +295,7 @@ def _columns(source: _Source, table: Table, rows: Sequence[Row]) -> dict[str, in
 
 
 def _meaning(name: str) -> str:
-    """Which value a column of this name holds; empty for another one."""
+    """Return the value that a column of this name holds; empty for others."""
     words = re.sub(r"[\[(].*", "", name).strip().lower().replace(".", "_")
     if re.fullmatch(r"(?:.*_)?n(?:ano)?_?(?:secs?|seconds?)", words):
         return "nanoseconds"
@@ -311,7 +311,7 @@ def _meaning(name: str) -> str:
 def _stamps(
     source: _Source, table: Table, rows: Sequence[Row], columns: Mapping[str, int]
 ) -> list[int]:
-    """Nanoseconds of the rows: of a time in any unit, of seconds and nanoseconds, or of images."""
+    """Return stamps in ns: from times in any unit, seconds and nanoseconds, or the images."""
     values = _values(source, rows, columns["stamp"])
     if "nanoseconds" in columns:
         rest = _values(source, rows, columns["nanoseconds"])
@@ -344,13 +344,13 @@ def _values(source: _Source, rows: Sequence[Row], column: int) -> list[Decimal]:
 
 
 def _stamps_of_images(source: _Source, values: Sequence[Decimal]) -> list[int] | None:
-    """Stamps of the images where the times just count them; None where they do not."""
+    """Return stamps of the images if the times just count them; None otherwise."""
     frames = source.frame_stamps_ns
     if frames is None or len(frames) < 2 or len(values) != len(frames):
         return None
     counted = [value - values[0] for value in values] == list(range(len(values)))
     every_s = float(np.median(np.diff(frames))) / 1e9
-    # of images that come about once a second, numbers look like times
+    # at about one image per second, numbers look like times
     if not counted or values[0] not in (0, 1) or 0.5 < every_s < 2:
         return None
     source.notify(f"truth {source.path}: its times are taken as the numbers of the images")
@@ -364,7 +364,7 @@ def _unit_of_own_clock(
     values: Sequence[Decimal],
     column: int,
 ) -> str:
-    """The unit of times of a clock that does not count from 1970."""
+    """Return the unit of times with an origin other than 1970."""
     if column < len(table.header) and (named := UNIT_NAMED.search(table.header[column].lower())):
         return UNIT_OF_LETTER[named[1][:2] if named[1].startswith("mi") else named[1][0]]
     is_integer = all("." not in row.fields[column] for row in rows)
@@ -389,7 +389,7 @@ def _unit_of_own_clock(
 
 
 def _joined(source: _Source, rows: Sequence[Row]) -> list[Row]:
-    """Matrices whose rows are lines of their own, a line each."""
+    """Join matrices with one row per line into one line each."""
     for row in rows[:3]:
         try:
             length = float(np.linalg.norm([number(word) for word in row.fields[:3]]))
@@ -407,10 +407,10 @@ def _joined(source: _Source, rows: Sequence[Row]) -> list[Row]:
 
 
 def _matrix(numbers: FloatArray) -> FloatArray | None:
-    """(4, 4) of 12 or 16 numbers, row by row; None where there is no pose.
+    """Return (4, 4) of 12 or 16 numbers, row by row; None without a pose.
 
     Raises:
-        ValueError: it is no rigid transform.
+        ValueError: it is not a rigid transform.
     """
     if not np.isfinite(numbers).all():
         return None
@@ -432,7 +432,7 @@ def _matrix(numbers: FloatArray) -> FloatArray | None:
 
 
 def _sidecar_stamps(source: _Source, poses: int) -> list[int]:
-    """Stamps for a list that has none: of times.txt beside it, else of the frames."""
+    """Return stamps for poses without any: of times.txt next to them, or of the frames."""
     times = next((p for p in map(source.path.with_name, TIMES_FILES) if p.is_file()), None)
     if times is not None:
         stamps, whose = read_times(times), times.name
@@ -449,7 +449,7 @@ def _sidecar_stamps(source: _Source, poses: int) -> list[int]:
 
 
 def _in_order(source: _Source, found: Sequence[tuple[int, FloatArray, Row]]) -> Trajectory:
-    """The poses by time, each once."""
+    """Return the poses by time, without duplicates."""
     path = source.path
     ordered = sorted(found, key=lambda one: (one[0], one[2].line))
     if [one[0] for one in ordered] != [one[0] for one in found]:
@@ -474,10 +474,10 @@ def _in_order(source: _Source, found: Sequence[tuple[int, FloatArray, Row]]) -> 
 
 
 def check_overlap(truth: Trajectory, source: str, first_ns: int, last_ns: int) -> None:
-    """See that the truth is of the time of the images.
+    """Check that the truth overlaps the images in time.
 
     Raises:
-        TruthError: it is not; with both ranges.
+        TruthError: it does not; with both ranges.
     """
     if len(truth) == 0:
         raise TruthError(f"truth {source} holds no poses")

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Make MCAP files without an end, an index or a profile readable for rosbags."""
+"""Make MCAP files without an end, an index or a profile readable by rosbags."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ from mvdust3r_ros.recordings.repaired_file import RepairedFile
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER = struct.pack("<BQQQI", 0x02, 20, 0, 0, 0) + MAGIC
-"""Says that there is no index, so that readers go through the records."""
+"""Declares that there is no index, so that readers scan the records."""
 HEADER, FOOTER_OPCODE, CHANNEL, CHUNK_INDEX, SUMMARY_OFFSET, DATA_END = 1, 2, 4, 8, 14, 15
 """Opcodes of records (mcap.dev/spec, Records)."""
 HEAD = struct.Struct("<BQ")
 PROFILE = b"ros2"
 MAX_NAME_BYTES = 1000
-"""A bound against garbage: the library that wrote a file names itself and its version."""
+"""A bound against garbage: the writing library records its name and version."""
 
 
 def repaired_mcap(file: Path) -> tuple[RepairedFile | None, int]:
-    """A file as rosbags can read it.
+    """Return a file in a form that rosbags can read.
 
     Args:
-        file: begins as MCAP does.
+        file: a file with the magic bytes of MCAP.
 
     Returns:
-        What stands for it, None where it can be read as it is; and how many bytes of its end are
-        lost.
+        The repaired file, None if it needs no repair; and the number of bytes lost at its end.
     """
     size = file.stat().st_size
     with file.open("rb") as data:
@@ -55,7 +54,7 @@ def repaired_mcap(file: Path) -> tuple[RepairedFile | None, int]:
 
 
 def _whole(data: BinaryIO, size: int) -> int:
-    """Where the last whole record of the data ends."""
+    """Return the end of the last complete record."""
     end = data.seek(len(MAGIC))
     while len(head := data.read(HEAD.size)) == HEAD.size:
         opcode, length = HEAD.unpack(head)
@@ -67,7 +66,7 @@ def _whole(data: BinaryIO, size: int) -> int:
 
 
 def _is_indexed(data: BinaryIO, size: int) -> bool:
-    """Whether the summary, if there is one, names channels and the messages of each chunk."""
+    """Whether the summary, if any, lists channels and the messages of each chunk."""
     data.seek(size - len(FOOTER) + HEAD.size)
     (at,) = struct.unpack("<Q", data.read(8))
     if at == 0:
@@ -78,7 +77,7 @@ def _is_indexed(data: BinaryIO, size: int) -> bool:
         opcode, length = HEAD.unpack(head)
         if opcode in (FOOTER_OPCODE, SUMMARY_OFFSET):
             break
-        # behind four uint64, the length of the map of offsets: 0 where messages have no index
+        # after four uint64, the length of the map of offsets: 0 if messages have no index
         if opcode == CHUNK_INDEX and not any(data.read(36)[32:]):
             return False
         has_channels |= opcode == CHANNEL
@@ -87,7 +86,7 @@ def _is_indexed(data: BinaryIO, size: int) -> bool:
 
 
 def _profile(data: BinaryIO) -> dict[int, bytes]:
-    """What names the profile of ROS 2 in a header without any, in as many bytes."""
+    """Return a patch that adds the ROS 2 profile to a header without one, of equal length."""
     data.seek(len(MAGIC))
     opcode, _ = HEAD.unpack(data.read(HEAD.size).ljust(HEAD.size, b"\0"))
     place = data.tell()

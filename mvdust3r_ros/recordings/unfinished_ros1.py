@@ -34,7 +34,7 @@ BAG_HEADER, INDEX, CHUNK, CHUNK_INFO, CONNECTION = 3, 4, 5, 6, 7
 
 @dataclass
 class _Record:
-    """Where a record begins, its fields, and where its data lies."""
+    """Start of a record, its fields, and the range of its data."""
 
     begin: int
     fields: dict[bytes, bytes]
@@ -48,14 +48,14 @@ class _Record:
 
 @dataclass
 class _Chunk:
-    """A chunk, its number of messages by connection, and the times of its messages."""
+    """A chunk, its number of messages per connection, and their times."""
 
     record: _Record
     counts: dict[int, int] = field(default_factory=dict)
     times: list[tuple[int, int]] = field(default_factory=list)
 
     def info(self) -> bytes:
-        """The record of it for the index of the file."""
+        """Return its record for the index of the file."""
         counts = [struct.pack("<II", *item) for item in self.counts.items()]
         fields = {
             b"op": bytes([CHUNK_INFO]),
@@ -72,14 +72,14 @@ class _Chunk:
 
 
 def repaired_ros1(file: Path) -> tuple[RepairedFile | None, int]:
-    """A bag with its index.
+    """Return a bag with its index rebuilt.
 
     Args:
-        file: begins as bags of ROS 1 do.
+        file: a file that begins like a ROS 1 bag.
 
     Returns:
-        What stands for it, None where it has its index, is of another version or encrypted; and
-        how many bytes of its end are lost.
+        The repaired file, None if it has its index, is of another version or encrypted; and the
+        number of bytes lost at its end.
     """
     size = file.stat().st_size
     with file.open("rb") as data:
@@ -103,7 +103,7 @@ def repaired_ros1(file: Path) -> tuple[RepairedFile | None, int]:
 
 
 def _chunks(data: BinaryIO, begin: int) -> tuple[list[_Chunk], int]:
-    """Chunks that were finished, told by the indexes after them, and where the last one ends."""
+    """Return finished chunks, which have indexes after them, and the end of the last one."""
     chunks: list[_Chunk] = []
     started: _Chunk | None = None
     end = begin
@@ -132,7 +132,7 @@ def _add_index(data: BinaryIO, record: _Record, chunk: _Chunk) -> None:
 
 
 def _connections(data: BinaryIO, chunks: list[_Chunk]) -> dict[int, bytes]:
-    """The records that describe connections, from the chunks where they first occur."""
+    """Return the records of connections, from the chunks where they first occur."""
     known: dict[int, bytes] = {}
     for chunk in chunks:
         if all(connection in known for connection in chunk.counts):
@@ -155,7 +155,7 @@ def _records(data: BinaryIO) -> Iterator[_Record]:
 
 
 def _record(data: BinaryIO, begin: int) -> _Record | None:
-    """The record at a place; None where none is whole."""
+    """Return the record at an offset; None if it is incomplete."""
     data.seek(begin)
     header = _sized(data)
     length = data.read(4)
@@ -173,7 +173,7 @@ def _record(data: BinaryIO, begin: int) -> _Record | None:
 
 
 def _sized(data: BinaryIO) -> bytes | None:
-    """Bytes with their number in front; None where they are not there."""
+    """Read bytes with their length in front; None if incomplete."""
     head = data.read(4)
     length = int.from_bytes(head, "little")
     content = data.read(length) if len(head) == 4 else b""

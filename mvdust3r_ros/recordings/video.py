@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A video file as frames."""
+"""Read frames from a video file."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Video:
         path: the file.
         camera: intrinsics, or None.
         depth: folder of 16-bit PNGs named by frame number (000000.png), or None.
-        unit_m: metres of one step of a depth image.
-        notes: what is said about it.
+        unit_m: metres per step of a depth image.
+        notes: remarks on it.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Video:
     notes: Notes = field(default_factory=Notes)
 
     def __len__(self) -> int:
-        """Number of frames that the file claims to have."""
+        """Number of frames according to the file."""
         with self._opened() as capture:
             return max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
@@ -63,12 +63,12 @@ class Video:
             return round(capture.get(width)), round(capture.get(height))
 
     def rotation_deg(self) -> int:
-        """By how much the file asks players to turn it; frames are given as they are stored."""
+        """Return the rotation that the file requests; frames are returned as stored."""
         with self._opened() as capture:
             return round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
 
     def stamps_ns(self) -> list[int]:
-        """Times of all frames since the beginning; goes through the file once."""
+        """Return times of all frames since the start; reads the file once."""
         stamps = []
         with self._opened() as capture:
             while capture.grab():
@@ -76,7 +76,7 @@ class Video:
         return stamps
 
     def frames(self) -> Iterator[Frame]:
-        """All frames in order; without depth where it cannot be used, which is noted."""
+        """Yield all frames in order; unusable depth is noted and left out."""
         with self._opened() as capture:
             index = -1
             while True:
@@ -102,7 +102,7 @@ class Video:
         try:
             if not capture.isOpened():
                 raise RecordingError(f"video {self.path} cannot be opened: damaged, or no codec")
-            # Pixels as they are stored, as for pictures: intrinsics and depth are of those.
+            # Pixels as stored, as for pictures: intrinsics and depth refer to them.
             capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
             yield capture
         finally:
@@ -110,5 +110,5 @@ class Video:
 
 
 def _stamp_ns(capture: cv2.VideoCapture) -> int:
-    """Time of the frame that was taken last."""
+    """Return the time of the last frame read."""
     return round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)

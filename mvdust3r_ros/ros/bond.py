@@ -23,11 +23,11 @@ from rclpy.lifecycle import LifecycleNode
 
 TOPIC = "bond"
 HEARTBEAT_PERIOD_S, HEARTBEAT_TIMEOUT_S = 0.1, 4.0
-"""Both as Nav2's own nodes have them (nav2_util::LifecycleNode)."""
+"""The values of Nav2's own nodes (nav2_util::LifecycleNode)."""
 
 
 def make_bond(node: LifecycleNode) -> Any | None:
-    """A bond that has begun to beat; None without bondpy (then set `bond_timeout: 0.0`)."""
+    """Return a bond with a running heartbeat; None without bondpy (set `bond_timeout: 0.0`)."""
     try:
         from bondpy.bondpy import Bond
     except ImportError:
@@ -41,14 +41,14 @@ def make_bond(node: LifecycleNode) -> Any | None:
 
 
 class LastingPublisher:
-    """A bond's publisher that survives the end of ROS (Ctrl-C), when nobody can be told any more.
+    """Publisher of a bond that ignores errors once ROS has shut down (Ctrl-C).
 
     Attributes:
-        made: the publisher of the node.
+        made: the wrapped publisher.
     """
 
     def __init__(self, node: LifecycleNode, made: Any) -> None:
-        """Take a publisher of the node."""
+        """Wrap a publisher of the node."""
         self._node, self.made = node, made
 
     def publish(self, message: Any) -> None:
@@ -60,16 +60,16 @@ class LastingPublisher:
                 raise
 
     def __getattr__(self, name: str) -> Any:
-        """All else as of the publisher."""
+        """Delegate everything else to the publisher."""
         return getattr(self.made, name)
 
 
 def break_bond(node: LifecycleNode, bond: Any) -> None:
-    """Say farewell, and give back to the node what the bond made on it.
+    """Break the bond, and remove its subscription and publisher from the node.
 
-    `shutdown` destroys the subscription and the publisher, but leaves them in the node's lists,
-    where the executor would stumble over them in every round. The subscription goes before, so
-    that nobody waits for it any more; the publisher after, because it says farewell.
+    `shutdown` destroys both but leaves them in the node's lists, where the executor would fail on
+    them in every spin. The subscription is removed first, so that nothing waits on it; the
+    publisher last, because it sends the final message.
     """
     node.destroy_subscription(bond.sub)
     try:

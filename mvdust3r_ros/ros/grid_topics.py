@@ -35,14 +35,14 @@ UPDATE_TYPE = "map_msgs/msg/OccupancyGridUpdate"
 
 
 class GridTopics:
-    """Publishes whole grids, and between two of them what changed, where map_msgs is installed.
+    """Publishes full grids, and the changes in between if map_msgs is installed.
 
-    A subscriber that joins between two whole grids would get one that is older than the updates
-    sent since, so each new one of either topic makes the newest grid go out as a whole.
+    A subscriber that joins between two full grids would receive the latched one, which is older
+    than the updates sent since. So each new subscriber to either topic triggers a full grid.
     """
 
     def __init__(self, node: LifecycleNode, topic: str) -> None:
-        """Make the publishers; that of updates has the topic with `_updates` added."""
+        """Create the publishers; updates go to the topic with `_updates` appended."""
         self._node = node
         self._lock = threading.RLock()
         self._newest: tuple[OccupancyGrid, Header] | None = None
@@ -73,24 +73,24 @@ class GridTopics:
         return [p for p in (self._whole, self._changes) if p is not None]
 
     def subscriber_counts(self) -> dict[str, int]:
-        """Topic -> number of subscribers."""
+        """Return the number of subscribers of each topic."""
         return {p.topic_name: p.get_subscription_count() for p in self._all()}
 
     @property
     def takes_changes(self) -> bool:
-        """Whether an update would reach anybody who has the whole grid."""
+        """Whether an update would reach a subscriber that has the full grid."""
         if self._changes is None or self._newest is None:
             return False
         return bool(self._changes.get_subscription_count() > 0)
 
     def send_whole(self, grid: OccupancyGrid, header: Header) -> None:
-        """Publish a whole grid: updates refer to it from now on."""
+        """Publish a full grid, to which later updates refer."""
         with self._lock:
             self._whole.publish(grid_to_msg(grid, header))
             self._newest, self._updated = (grid, header), False
 
     def send_change(self, grid: OccupancyGrid, header: Header) -> None:
-        """Publish the changed rectangle; nothing when the grid has grown."""
+        """Publish the changed rectangle; nothing if the grid has grown."""
         with self._lock:
             rectangle = None if self._newest is None else changed_rectangle(self._newest[0], grid)
             if rectangle is None or self._changes is None:
@@ -104,14 +104,14 @@ class GridTopics:
             self._newest, self._updated = (grid, header), True
 
     def bring_up_to_date(self) -> None:
-        """Publish the newest grid as a whole if updates have gone out since the last whole one."""
+        """Publish the newest grid in full if updates were sent since the last full one."""
         with self._lock:
             can_send = self._whole.is_activated and rclpy.ok(context=self._node.context)
             if self._updated and self._newest is not None and can_send:
                 self.send_whole(*self._newest)
 
     def serve_new_subscribers(self) -> None:
-        """Give new subscribers a whole grid, where ROS (Humble) does not tell of each of them."""
+        """Send new subscribers a full grid; needed on Humble, where no event reports them."""
         count = sum(self.subscriber_counts().values())
         came, self._subscribers = count > self._subscribers, count
         if came:
@@ -123,10 +123,10 @@ class GridTopics:
 
 
 def changed_rectangle(old: OccupancyGrid, new: OccupancyGrid) -> tuple[slice, slice] | None:
-    """Rows and columns around all cells that differ.
+    """Return the rows and columns that enclose all changed cells.
 
     Returns:
-        None when nothing differs, or when the grids do not cover the same cells.
+        None if nothing differs, or if the grids do not cover the same cells.
     """
     same_place = old.origin_xy_m == new.origin_xy_m and old.resolution_m == new.resolution_m
     if not same_place or old.cells.shape != new.cells.shape:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The node's subscriptions: images, and the data that belongs to the time of each image."""
+"""The node's subscriptions: images, and the data that matches the timestamp of each image."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ from mvdust3r_ros.ros.settings import RosSettings
 from mvdust3r_ros.tones import Tones
 
 HORIZON_NS = 10_000_000_000
-"""How long poses are kept, as tf2 does by default."""
+"""Length of the pose buffers, tf2's default."""
 DEPTHS_KEPT = 30
-"""One second at 30 Hz, on top of one for each image that may be waiting."""
+"""One second of depth images at 30 Hz, on top of one for each image that may be waiting."""
 Report = Callable[[str, str], None]
 
 
 @dataclass
 class _Camera:
-    """One camera's topics: prefix, what came on them, optical frame.
+    """One camera's topics: prefix, received messages, optical frame.
 
-    `waited` says that an image has waited in vain for the camera's place on the robot, and
-    `uncalibrated` that one has for camera_info: others then do not.
+    `waited` is set once an image has waited in vain for the camera's extrinsics, and
+    `uncalibrated` once one has for camera_info: later images then do not wait.
     """
 
     prefix: str
@@ -72,19 +72,19 @@ class _Camera:
 
 @dataclass(frozen=True)
 class CameraImage:
-    """An image message and the index of the camera that it came from."""
+    """An image message and the index of its camera."""
 
     camera: int
     message: Any
 
 
 class Inputs:
-    """Takes messages; makes a `Frame` of an image message in another thread.
+    """Receives messages; converts an image message to a `Frame` in another thread.
 
     Attributes:
         image_topic: resolved name of the image topic.
-        arrivals: "image", "odom" and so on, with the camera's name in front for all but the first
-            -> what arrived there.
+        arrivals: statistics of each input: "image", "odom" and so on, prefixed with the camera's
+            name for all but the first.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Inputs:
             on_image: called with each image message; must return at once.
             report: called with a reason and a message for input that cannot be used.
             on_map_transform: called with each transform from the map frame, and whether it is
-                fixed.
+                static.
         """
         self.settings = settings
         self.arrivals: dict[str, Arrivals] = {}
@@ -113,7 +113,7 @@ class Inputs:
         self._news = threading.Condition()
         self._subscriptions: list[Any] = []
         from_tf = settings.odom_source == "tf"
-        with self._news:  # what comes at once (latched transforms) waits for its owner
+        with self._news:  # latched transforms arrive at once and wait for `_odometry`
             self._subscribe_all()
             self._odometry = OdometryInput(
                 from_tf=from_tf,
@@ -161,7 +161,7 @@ class Inputs:
             )
 
     def _subscribe_camera(self, index: int) -> str:
-        """Subscribe to all topics of a camera; the name of the image topic."""
+        """Subscribe to all topics of a camera; return the name of its image topic."""
         ros, camera = self.settings, self._cameras[index]
         before = camera.prefix if index else ""
         compressed = ros.image_transport == "compressed"
@@ -222,7 +222,7 @@ class Inputs:
         self._subscriptions = []
 
     def clear(self) -> None:
-        """Forget everything that moves: time jumped."""
+        """Drop odometry, moving transforms and depth images after a time jump."""
         with self._news:
             self._odometry.clear()
             for camera in self._cameras:
@@ -251,7 +251,7 @@ class Inputs:
 
     def _take_depth(self, camera: _Camera, message: Image) -> None:
         with self._news:
-            # as many as images may be waiting, and some
+            # one for each image that may be waiting, and a margin
             most = DEPTHS_KEPT + self.settings.queue_size + self.settings.image_depth
             camera.messages.add_depth(message, most)
             self._news.notify_all()
@@ -268,12 +268,12 @@ class Inputs:
             self._report("odometry", fault)
 
     def frame(self, taken: CameraImage) -> Frame:
-        """The frame of an image message, with odometry and depth of its time where there are any.
+        """Return the frame of an image message, with matching odometry and depth if available.
 
-        Waits a bounded time for them; called by the intake thread alone.
+        Waits a bounded time for them; only the intake thread calls this.
 
         Raises:
-            ConversionError: the image or what belongs to it cannot be used.
+            ConversionError: the image, or data that belongs to it, cannot be used.
         """
         image, camera = taken.message, self._cameras[taken.camera]
         messages, stamp_ns = camera.messages, stamp_to_ns(image.header.stamp)
@@ -299,11 +299,11 @@ class Inputs:
         )
 
     def _notify(self, prefix: str, kind: str, why: str) -> None:
-        """Report what an image lacks of camera_info or depth; the image is used without."""
+        """Report missing camera_info or depth; the image is used without it."""
         if kind == DEPTH:
             reason = "no_depth" if why == NO_DEPTH else "depth"
             self._report(reason, f"{prefix}depth: {why}; the image is used without")
-        elif why != NO_INFO:  # diagnostics tell of silent topics
+        elif why != NO_INFO:  # diagnostics report silent topics
             self._report("no_calibration", why)
 
     def _check_frame(self, camera: _Camera, frame: str) -> None:
@@ -318,26 +318,26 @@ class Inputs:
 
     @property
     def path_camera(self) -> str:
-        """Optical frame of the first of several cameras; empty for one camera or not known yet."""
+        """Optical frame of the first of several cameras; empty for one camera or if unknown."""
         return self._cameras[0].frame if len(self._cameras) > 1 else ""
 
     def parent_of(self, frame: str) -> str | None:
-        """Parent that others give a frame on TF; None without one."""
+        """Return a frame's parent as other nodes publish it on TF; None without one."""
         with self._news:
             return self._odometry.tree.parent_of(self._odometry.camera_frame(frame))
 
     def root_of(self, frame: str) -> str:
-        """Top of a frame's tree as others publish it."""
+        """Return the root of a frame's tree as other nodes publish it."""
         with self._news:
             return self._odometry.tree.root_of(self._odometry.camera_frame(frame))
 
     def transform(self, target: str, source: str, stamp_ns: int) -> FloatArray | None:
-        """T_target_source as others publish it, or None."""
+        """Return T_target_source as other nodes publish it, or None."""
         with self._news:
             return self._odometry.lookup(target, source, stamp_ns, EXTRAPOLATION_NS)
 
     def _is_complete(self, camera: _Camera, camera_frame: str, stamp_ns: int) -> bool:
-        """Whether waiting longer would bring nothing more for an image."""
+        """Whether an image has nothing more to wait for."""
         if camera.messages.depth_may_come(stamp_ns):
             return False
         awaits_info = not (camera.uncalibrated or camera.messages.infos.known)
@@ -362,11 +362,11 @@ class Inputs:
         return newest >= stamp_ns and mounted
 
     def _is_published(self, topic: str) -> bool:
-        """Whether somebody publishes what a name of the node stands for, remapped or not."""
+        """Whether a topic has a publisher, after remapping."""
         return bool(self._node.count_publishers(self._node.resolve_topic_name(topic)))
 
     def _is_mounted(self, camera_frame: str, stamp_ns: int) -> bool:
-        """Whether the transform from the frame of the odometry messages to the camera is known."""
+        """Whether the transform from the odometry's child frame to the camera is known."""
         if self.settings.odom_source != "topic" or self.settings.T_base_cam:
             return True
         return self._odometry.is_mounted(camera_frame, stamp_ns, self._beyond_ns)
@@ -376,13 +376,13 @@ class Inputs:
         return round(self.settings.odom_extrapolation_s * 1e9)
 
     def _place_on_rig(self, camera_frame: str, stamp_ns: int) -> FloatArray | None:
-        """T_rig_cam in the frame of the first camera; None with one camera or without TF."""
+        """Return T_rig_cam in the first camera's frame; None with one camera or without TF."""
         if not self.path_camera:
             return None
         return self._odometry.lookup(self.path_camera, camera_frame, stamp_ns, EXTRAPOLATION_NS)
 
     def _place(self, camera_frame: str, stamp_ns: int) -> Placement:
-        """Where odometry has the camera; says why when it does not know."""
+        """Return the camera pose from odometry; report why if there is none."""
         source = self.settings.odom_source
         if source == "none":
             return Placement()

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the launch files compute before they start anything; needs neither launch nor Nav2."""
+"""Settings that launch files compute before they start any node; needs neither launch nor Nav2."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ Parameters = dict[str, Any]
 
 
 class LaunchError(MvDust3rError):
-    """Nothing can be started as asked."""
+    """The requested nodes cannot be started."""
 
 
 def require_packages(names: Iterable[str]) -> None:
-    """See that packages are installed, before the first process starts.
+    """Check that packages are installed, before the first process starts.
 
     Raises:
-        LaunchError: some are not; the message names their apt packages.
+        LaunchError: packages are missing; the message names their apt packages.
     """
     missing = sorted({name for name in names if not _installed(name)})
     if missing:
@@ -63,7 +63,7 @@ def _installed(package: str) -> bool:
 
 
 def plugin_packages(parameters: Parameters) -> set[str]:
-    """Packages of Nav2 whose plugins a parameter file names; those of others are not judged."""
+    """Return the Nav2 packages whose plugins a parameter file names; others are not checked."""
     found: set[str] = set()
     for key, value in parameters.items():
         if isinstance(value, dict):
@@ -76,11 +76,11 @@ def plugin_packages(parameters: Parameters) -> set[str]:
 def camera_remappings(
     image: str, camera_info: str = "", depth: str = "", cameras: str = ""
 ) -> list[tuple[str, str]]:
-    """Remappings of all topics of each camera; one camera has no name.
+    """Return remappings for all topics of each camera; a single camera has no name.
 
     Args:
         image: image topic, with or without "/compressed"; `{camera}` stands for the name.
-        camera_info: its camera_info topic; empty for the one beside the image.
+        camera_info: its camera_info topic; empty for the one next to the image.
         depth: its depth image; empty for none.
         cameras: names of several cameras, as in "front,left".
     """
@@ -105,11 +105,11 @@ def camera_remappings(
 
 
 def rviz_remappings(file: Path, namespace: str) -> list[tuple[str, str]]:
-    """Remappings that let RViz show a mapper in a namespace.
+    """Return remappings that let RViz show a mapper in a namespace.
 
     Args:
-        file: RViz's configuration, which names the topics of a mapper without one.
-        namespace: of the mapper; empty for none.
+        file: RViz's configuration, with the topics of a mapper without a namespace.
+        namespace: the mapper's namespace; empty for none.
     """
     prefix = namespace.strip("/")
     topics = sorted(set(re.findall(rf"{MAPPER_TOPICS}\w+", file.read_text())))
@@ -118,13 +118,13 @@ def rviz_remappings(file: Path, namespace: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Nav2Request:
-    """What the arguments of nav2.launch.py ask of Nav2.
+    """Arguments of nav2.launch.py that change Nav2's parameters.
 
     Attributes:
-        odom: odometry topic, as the mapper has it.
-        robot_radius: radius of the robot in metres; empty for that of the file.
-        namespace: of the mapper and of all servers; empty for none.
-        use_sim_time: time from /clock.
+        odom: odometry topic, the same as the mapper's.
+        robot_radius: radius of the robot in metres; empty for the value in the file.
+        namespace: namespace of the mapper and of all servers; empty for none.
+        use_sim_time: whether time comes from /clock.
         distro: ROS_DISTRO.
     """
 
@@ -136,10 +136,10 @@ class Nav2Request:
 
 
 def nav2_parameters(file: Path, request: Nav2Request) -> Parameters:
-    """The settings of a Nav2 parameter file with what the arguments say put in.
+    """Return the settings of a Nav2 parameter file, overridden by the launch arguments.
 
     Raises:
-        LaunchError: the file cannot be read or is none of Nav2's, or the radius is no length.
+        LaunchError: the file cannot be read or is not Nav2's, or the radius is not a length.
     """
     found = _read(file)
     for server in ODOMETRY_READERS:
@@ -156,14 +156,14 @@ def nav2_parameters(file: Path, request: Nav2Request) -> Parameters:
 
 
 def shared_robot_radius(file: Path, given: str) -> str:
-    """The one radius for both costmaps and the mapper, in metres; empty if the file has none.
+    """Return the radius of both costmaps and the mapper, in metres; empty if not in the file.
 
     Args:
         file: Nav2's parameters.
-        given: the launch argument; empty for what the file says.
+        given: the launch argument; empty for the value in the file.
 
     Raises:
-        LaunchError: the costmaps of the file have two radii, or a radius is no length.
+        LaunchError: the two costmaps differ in radius, or a radius is not a length.
     """
     if given:
         return str(_length_m(given))
@@ -193,20 +193,20 @@ def _length_m(text: str) -> float:
         length_m = float(text)
     except ValueError:
         length_m = -1.0
-    if not 0.0 < length_m < 100.0:  # no robot is as wide
+    if not 0.0 < length_m < 100.0:  # no robot is that wide
         raise LaunchError(f"robot_radius: {text!r} is no length in metres")
     return length_m
 
 
 def _section(parameters: Parameters, *path: str) -> Parameters:
-    """`ros__parameters` of one node, made if need be."""
+    """Return `ros__parameters` of one node, created if missing."""
     for key in (*path, "ros__parameters"):
         parameters = parameters.setdefault(key, {})
     return parameters
 
 
 def _sections(parameters: Parameters) -> Iterator[Parameters]:
-    """`ros__parameters` of every node, however deep."""
+    """Yield `ros__parameters` of every node, at any depth."""
     for key, inner in parameters.items():
         if isinstance(inner, dict):
             if key == "ros__parameters":
@@ -216,7 +216,7 @@ def _sections(parameters: Parameters) -> Iterator[Parameters]:
 
 
 def _rename_navfn(parameters: Parameters, name: str) -> None:
-    """Name NavFn as the plugin of this distribution is."""
+    """Use this distribution's name of the NavFn plugin."""
     for key, value in parameters.items():
         if isinstance(value, dict):
             _rename_navfn(value, name)
@@ -225,7 +225,7 @@ def _rename_navfn(parameters: Parameters, name: str) -> None:
 
 
 def _in_namespace(parameters: Parameters, namespace: str) -> Parameters:
-    """The same nodes in a namespace, and in it the mapper whose topics they read."""
+    """Move the nodes, and the mapper topics that they read, into a namespace."""
     if not namespace:
         return parameters
     everywhere = {"/**": parameters.pop("/**")}

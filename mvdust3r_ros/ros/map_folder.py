@@ -29,7 +29,7 @@ class MapFolderError(MvDust3rError):
 
 
 def place_in_folder(folder: Path, filename: str) -> tuple[Path, str]:
-    """Directory and stem for a map, inside the folder whatever the name tries.
+    """Return directory and stem of a map file, always inside the map folder.
 
     Args:
         folder: the configured map folder; "~" is the home directory.
@@ -37,8 +37,8 @@ def place_in_folder(folder: Path, filename: str) -> tuple[Path, str]:
             "map".
 
     Raises:
-        MapFolderError: the name is absolute, climbs out by "..", follows a link to the outside,
-            or is no file name.
+        MapFolderError: the name is absolute, escapes by ".." or a symbolic link, or is not a file
+            name.
     """
     root = folder.expanduser().resolve()
     wanted = Path(

@@ -27,7 +27,7 @@ class MessageTypeError(MvDust3rError):
 
 
 def message_class(name: str) -> Any:
-    """Class of a type in rclpy, named as in "sensor_msgs/msg/Image".
+    """Return the rclpy class of a message type, named as in "sensor_msgs/msg/Image".
 
     Raises:
         MessageTypeError: the package or the type is not installed.

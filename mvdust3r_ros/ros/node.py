@@ -62,20 +62,20 @@ from mvdust3r_ros.wording import plural
 WATCH_S = 0.5
 """How soon the node stops after the network has failed on every level."""
 ADVICE_S = 10.0
-"""A node that stays unconfigured for longer says what to do: nobody else seems to do it."""
+"""A node unconfigured for longer logs the next command: nothing seems to manage it."""
 GIVE_BACK_S = 1.0
-"""How often memory that is free goes back to the system: about as often as windows free some."""
+"""How often free memory is returned to the system: about as often as windows free some."""
 END_S = 1.0
-"""How long a node that is told to end waits for the network: `ros2 launch` insists 5 s after it
-asks, and the map may have to be saved before."""
+"""How long shutdown waits for the network: `ros2 launch` escalates 5 s after its first signal, and
+the map may have to be saved before that."""
 FINISH_S = 60.0
-"""How long ~/save_map waits for the network to map the newest keyframes; one that takes longer
-counts as hanging (diagnosis.py)."""
+"""How long ~/save_map waits for the network to map the newest keyframes; a network that takes
+longer counts as hung (diagnosis.py)."""
 LAST_MAP = "last"
 EXECUTOR_THREADS = 3
-"""One for each group of callbacks: transitions and inputs, background, saving."""
+"""One per callback group: transitions and inputs, background, saving."""
 SWITCH_S = 0.0005
-"""How long a thread may hold Python's lock while a callback waits for it; 5 ms by default."""
+"""How long a thread may hold the GIL while a callback waits for it; 5 ms by default."""
 START_HINT = (
     "look at what follows --ros-args, at ROS_DOMAIN_ID, and at the ROS_SECURITY_ variables "
     "(SECURITY.md)"
@@ -84,7 +84,7 @@ Transition = Callable[["MapperNode", LifecycleState], TransitionCallbackReturn]
 
 
 def logged(transition: Transition) -> Transition:
-    """Turn an exception in a transition into a message and FAILURE; rclpy would swallow it."""
+    """Log an exception in a transition and return FAILURE; rclpy would swallow it."""
 
     @wraps(transition)
     def run(self: MapperNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -92,7 +92,7 @@ def logged(transition: Transition) -> Transition:
             return transition(self, state)
         except MvDust3rError as error:
             self.blocked = str(error)
-        except Exception as error:  # noqa: BLE001 - rclpy swallows it without a word
+        except Exception as error:  # noqa: BLE001 - rclpy swallows it silently
             self.blocked = f"{type(error).__name__}: {error}"
         self.get_logger().error(f"{transition.__name__} failed: {self.blocked}")
         return TransitionCallbackReturn.FAILURE
@@ -103,10 +103,10 @@ def logged(transition: Transition) -> Transition:
 class MapperNode(LifecycleNode):
     """Images in; clouds, poses and an occupancy grid out.
 
-    Callbacks only hand over: images go to the session's queue, its inference thread publishes.
+    Callbacks only queue images for the session; its inference thread publishes.
 
     Attributes:
-        blocked: why the last transition failed, in words; empty after one that worked.
+        blocked: why the last transition failed; empty after a successful one.
     """
 
     def __init__(self, **node_options: Any) -> None:
@@ -121,7 +121,7 @@ class MapperNode(LifecycleNode):
         self._faults = FaultLog(self.get_logger().warning)
         self._settings = NodeParameters(self, lambda: self._session is not None, self._reconfigure)
         self._background = MutuallyExclusiveCallbackGroup()
-        # Saving waits for the network; diagnostics go on.
+        # Saving waits for the network; diagnostics continue.
         self._saving = MutuallyExclusiveCallbackGroup()
         backward = JumpThreshold(
             min_forward=None,
@@ -143,7 +143,7 @@ class MapperNode(LifecycleNode):
         self._memory_timer = self.create_timer(
             GIVE_BACK_S, give_back_memory, self._background, clock=steady
         )
-        # In the group of the transitions, so that it never runs beside one.
+        # In the callback group of the transitions, so that it never runs during one.
         self._watch_timer = self.create_timer(WATCH_S, self._look_after, clock=steady)
         self._autostart_timer: Any | None = None
         self._advice_s = math.inf
@@ -151,7 +151,7 @@ class MapperNode(LifecycleNode):
 
     @property
     def config(self) -> NodeConfig:
-        """The settings now."""
+        """The current settings."""
         return self._settings.config
 
     def _log_start(self) -> None:
@@ -164,7 +164,7 @@ class MapperNode(LifecycleNode):
         self._advice_s = time.monotonic() + ADVICE_S
 
     def _advise(self) -> None:
-        """Say what comes next, when it seems that no launch file and no manager does it."""
+        """Log the next command if no launch file or lifecycle manager seems to do it."""
         if time.monotonic() > self._advice_s:
             self._advice_s = math.inf
             name = self.get_fully_qualified_name()
@@ -182,7 +182,7 @@ class MapperNode(LifecycleNode):
 
     @logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the engine, make publishers and services."""
+        """Load the engine, create publishers and services."""
         self._advice_s = math.inf
         if self._settings.faults:
             raise ConfigError("; ".join(self._settings.faults.values()))
@@ -207,7 +207,7 @@ class MapperNode(LifecycleNode):
 
     @logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and let the threads end; the map stays."""
+        """Unsubscribe and stop the threads; the map is kept."""
         self._break_bond()
         if self._session is not None:
             self._session.stop()
@@ -216,14 +216,14 @@ class MapperNode(LifecycleNode):
 
     @logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give back the engine and forget the map."""
+        """Release the engine and discard the map."""
         self.close()
         self.get_logger().info("unconfigured: the engine is given back, the map forgotten")
         return super().on_cleanup(state)
 
     @logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """End from any state, with the map saved if so configured."""
+        """Shut down from any state; save the map first if so configured."""
         self._advice_s = math.inf
         self.close(save=self.config.ros.save_on_shutdown)
         self.get_logger().info("shut down: it can only be ended now")
@@ -231,13 +231,13 @@ class MapperNode(LifecycleNode):
 
     @logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give everything back, so that the node can be configured again."""
+        """Release everything, so that the node can be configured again."""
         self.close()
         self.get_logger().error("unconfigured after an error in a transition")
         return super().on_error(state)
 
     def close(self, *, save: bool = False, join_s: float = JOIN_S) -> bool:
-        """End the threads and give back the engine, whatever the state.
+        """Stop the threads and release the engine, in any state.
 
         Args:
             save: whether to write the map into the map folder first.
@@ -319,7 +319,7 @@ class MapperNode(LifecycleNode):
         return self._answer("pause", response, pause)
 
     def _answer(self, service: str, response: Any, serve: Callable[[], str]) -> Any:
-        """Serve a request; answer, log line and diagnostics say at once what came of it."""
+        """Serve a request; report the result in the response, the log and diagnostics."""
         try:
             response.success, response.message = True, serve()
         except MvDust3rError as error:
@@ -375,7 +375,7 @@ class MapperNode(LifecycleNode):
 
 
 def load_engine(config: NodeConfig, fallback: bool) -> Engine:
-    """The engine of the settings, or their fallback engine, which runs on the CPU.
+    """Load the configured engine, or the fallback engine on the CPU.
 
     Raises:
         EngineError: no such engine, or its backend is not installed.
@@ -389,7 +389,7 @@ def load_engine(config: NodeConfig, fallback: bool) -> Engine:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until it is told to stop (`ros2 run mvdust3r_ros mapper_node`)."""
+    """Run the node until it is stopped (`ros2 run mvdust3r_ros mapper_node`)."""
     sys.setswitchinterval(SWITCH_S)
     node = None
     try:
@@ -418,7 +418,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def exit_now(status: int) -> None:
-    """End the process although a thread is in native code, which would crash on the way out."""
+    """Exit at once: a thread still in native code would crash a normal exit."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -22,10 +22,10 @@ from mvdust3r_ros.ros.settings import NodeConfig
 
 
 def require_depth_and_poses(*, depth: str, poses: str) -> None:
-    """Refuse to run the oracle engine without what it takes in place of a network.
+    """Require the inputs that the oracle engine uses in place of a network.
 
     Args:
-        depth: the remedy when there is no depth; empty when there is.
+        depth: the remedy if there is no depth; empty if there is.
         poses: the same for camera poses.
 
     Raises:
@@ -38,10 +38,10 @@ def require_depth_and_poses(*, depth: str, poses: str) -> None:
 
 
 def check_node(config: NodeConfig, engine: str) -> None:
-    """See that the node subscribes to what its engine needs.
+    """Check that the node subscribes to the inputs of its engine.
 
     Raises:
-        EngineError: it is the oracle, and it would not; the message names the parameters.
+        EngineError: the oracle engine would lack an input; the message names the parameters.
     """
     if not needs_truth(engine):
         return

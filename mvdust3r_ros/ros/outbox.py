@@ -15,8 +15,8 @@
 """Spread the clouds of a window over time, because a costmap uses one cloud per update.
 
 With `observation_persistence: 0.0` Nav2 keeps only the newest cloud and uses it at its next
-update, on the wall clock; of a burst of clouds it loses all but the last. So the time between two
-clouds is measured on the steady clock, independent of ROS time.
+update, on the wall clock; from a burst of clouds it loses all but the last. So the time between
+two clouds is measured on the steady clock, independent of ROS time.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 SPREAD_S = 3.0
-"""All clouds of a window are out after this time: TF forgets their stamps after 10 s."""
+"""All clouds of a window are sent within this time: TF forgets their stamps after 10 s."""
 LAST_SEND_S = 1.0
-"""How long the end waits for the thread, which is at most within one publish."""
+"""How long `close` waits for the thread, which is inside one publish at most."""
 
 
 class Outbox:
-    """Sends a batch one by one; what is left when the next batch comes goes out before it.
+    """Sends a batch item by item; leftovers are sent as soon as the next batch arrives.
 
-    So nothing is lost, and nothing of a batch is ever later than the next batch.
+    So nothing is lost, and no item is sent after one of a later batch.
 
     Attributes:
-        hurried: items that went out closer upon each other than wanted.
+        hurried: items sent sooner than the period allows.
         dropped: items that were never sent, for example because the map is gone.
     """
 
     def __init__(self, send: Callable[[Any], None]) -> None:
-        """Send by `send`, from any thread."""
+        """Send items with `send`, from any thread."""
         self.hurried = self.dropped = 0
         self._send = send
         self._change = threading.Condition()
@@ -56,11 +56,11 @@ class Outbox:
         self._thread.start()
 
     def put(self, items: Sequence[Any], period_s: float) -> None:
-        """Send these, the first at once if the last one was long enough ago.
+        """Queue items; the first is sent at once if the last one was long enough ago.
 
         Args:
             items: oldest first.
-            period_s: time between two of them; less when there are many, 0 for all at once.
+            period_s: time between two items; shorter for many items, 0 to send all at once.
         """
         if not items:
             return
@@ -74,18 +74,18 @@ class Outbox:
             self._change.notify_all()
 
     def flush(self) -> None:
-        """Send everything that waits at once."""
+        """Send all waiting items at once."""
         with self._change:
             self._send_all()
 
     def drop(self) -> None:
-        """Forget everything that waits."""
+        """Drop all waiting items."""
         with self._change:
             self.dropped += len(self._waiting)
             self._waiting.clear()
 
     def close(self) -> None:
-        """Drop what waits and end the thread."""
+        """Drop waiting items and stop the thread."""
         self.drop()
         with self._change:
             self._closed = True
@@ -99,7 +99,7 @@ class Outbox:
     def _send_next(self) -> None:
         try:
             self._send(self._waiting.popleft())
-        except Exception:  # noqa: BLE001 - ROS has ended: the thread must not die with words
+        except Exception:  # noqa: BLE001 - ROS has ended: the thread must end silently
             self.dropped += 1
         self._sent_s = time.monotonic()
 

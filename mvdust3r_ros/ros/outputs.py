@@ -43,7 +43,7 @@ from mvdust3r_ros.geometry import quaternion_xyzw
 from mvdust3r_ros.msg import OccupancySummary, WindowStatus
 
 MAX_PATH_POSES = 1000
-"""The whole path goes out with each window: 1000 poses of 80 bytes each."""
+"""The whole path is published with each window: 1000 poses of 80 bytes each."""
 POINT_DTYPE = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")]
 )
@@ -54,19 +54,19 @@ POINT_FIELDS = [
 
 
 def time_msg(stamp_ns: int) -> Time:
-    """builtin_interfaces/Time of nanoseconds."""
+    """Convert nanoseconds to builtin_interfaces/Time."""
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
 
 
 def header_msg(stamp_ns: int, frame_id: str) -> Header:
-    """std_msgs/Header."""
+    """Make a std_msgs/Header."""
     return Header(stamp=time_msg(stamp_ns), frame_id=frame_id)
 
 
 def points_to_msg(
     points: FloatArray, colors_rgb: ImageArray, conf: FloatArray, header: Header
 ) -> PointCloud2:
-    """Unordered cloud with fields x y z rgb confidence; points that are not finite are left out.
+    """Make an unordered cloud with fields x y z rgb confidence, without non-finite points.
 
     Args:
         points: (N, 3) in the frame of the header, metres.
@@ -91,13 +91,13 @@ def points_to_msg(
         row_step=POINT_DTYPE.itemsize * len(cloud),
         is_dense=True,
     )
-    # The generated setter walks over bytes one by one, but takes an array.array as it is.
+    # The generated setter checks bytes one by one, but accepts an array.array as it is.
     msg.data.frombytes(cloud.tobytes())
     return msg
 
 
 def grid_to_msg(grid: OccupancyGrid, header: Header) -> OccupancyGridMsg:
-    """Grid for Nav2: values 0, 100 and -1, origin in the lower left corner, not rotated."""
+    """Make a grid for Nav2: values 0, 100 and -1, origin in the lower left corner, not rotated."""
     rows, cols = grid.cells.shape
     msg = OccupancyGridMsg(header=header)
     msg.info.map_load_time = header.stamp
@@ -110,7 +110,7 @@ def grid_to_msg(grid: OccupancyGrid, header: Header) -> OccupancyGridMsg:
 
 
 def trajectory_to_msg(trajectory: Trajectory, header: Header) -> PathMsg:
-    """Camera path; each pose has its own stamp. Of a long one every n-th pose and the newest."""
+    """Make a path of stamped camera poses; a long one keeps every n-th and the newest."""
     step = -(-len(trajectory) // MAX_PATH_POSES)
     chosen = slice(None, None, -max(step, 1))
     stamps_ns, T = trajectory.stamps_ns[chosen][::-1], trajectory.T_world_cam[chosen][::-1]
@@ -128,7 +128,7 @@ def trajectory_to_msg(trajectory: Trajectory, header: Header) -> PathMsg:
 
 
 def pose_msg(T: FloatArray) -> Pose:
-    """geometry_msgs/Pose of a (4, 4) transform."""
+    """Convert a (4, 4) transform to geometry_msgs/Pose."""
     pose = Pose()
     pose.position.x, pose.position.y, pose.position.z = map(float, T[:3, 3])
     _set_quaternion(pose.orientation, T)
@@ -136,7 +136,7 @@ def pose_msg(T: FloatArray) -> Pose:
 
 
 def transform_msg(T: FloatArray, header: Header, child_frame_id: str) -> TransformStamped:
-    """T_header_child as geometry_msgs/TransformStamped."""
+    """Convert T_header_child to geometry_msgs/TransformStamped."""
     msg = TransformStamped(header=header, child_frame_id=child_frame_id)
     shift = msg.transform.translation
     shift.x, shift.y, shift.z = map(float, T[:3, 3])
@@ -156,7 +156,7 @@ def summary_to_msg(
     band_m: tuple[float, float],
     header: Header,
 ) -> OccupancySummary:
-    """The grid in a few numbers.
+    """Summarise the grid in a few numbers.
 
     Args:
         snapshot: map that the grid belongs to.
@@ -191,7 +191,7 @@ def summary_to_msg(
 def window_status_msg(
     update: MapUpdate, header: Header, counts: Mapping[str, int], total_latency_ms: float
 ) -> WindowStatus:
-    """What became of a window.
+    """Report the outcome of a window.
 
     Args:
         update: the outcome.
@@ -224,7 +224,7 @@ def _scale_fields(scale: ScaleEstimate) -> dict[str, float]:
 def status_msg(
     level: int, name: str, message: str, values: Sequence[tuple[str, object]]
 ) -> DiagnosticStatus:
-    """One diagnostic_msgs/DiagnosticStatus; level 0 is OK, 1 WARN, 2 ERROR."""
+    """Make a diagnostic_msgs/DiagnosticStatus; level 0 is OK, 1 WARN, 2 ERROR."""
     return DiagnosticStatus(
         level=bytes([level]),
         name=name,

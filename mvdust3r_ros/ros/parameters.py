@@ -37,14 +37,14 @@ FOREIGN_PREFIXES = ("use_sim_time", "qos_overrides", "start_type_description_ser
 class NodeParameters:
     """All settings as parameters of a node.
 
-    The node must be made with `automatically_declare_parameters_from_overrides=True`. A value that
-    is refused at start leaves the default in place and is remembered in `faults`, so that the
-    node lives and can say what is wrong; setting the parameter fixes it.
+    The node must be made with `automatically_declare_parameters_from_overrides=True`. A value
+    refused at start leaves the default in place and is recorded in `faults`, so that the node
+    stays up and can report it; setting the parameter clears the fault.
 
     Attributes:
-        config: the settings now.
-        faults: name of each parameter with a refused start value -> what is wrong with it.
-        unknown: given parameters that do not exist -> what they may have meant.
+        config: the current settings.
+        faults: parameter with a refused start value -> the error.
+        unknown: given parameter that does not exist -> the error, with similar names.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class NodeParameters:
         is_configured: Callable[[], bool],
         on_change: Callable[[NodeConfig], None],
     ) -> None:
-        """Declare everything.
+        """Declare all parameters.
 
         Args:
             node: the node.
@@ -76,7 +76,7 @@ class NodeParameters:
         node.add_on_set_parameters_callback(self._on_set)
 
     def _take_start_values(self, given: Mapping[str, object]) -> None:
-        """Use what the user gave on the command line or in a file, as far as it is valid."""
+        """Apply the valid values given on the command line or in a file."""
         good: dict[str, object] = {}
         for name, value in given.items():
             try:
@@ -113,7 +113,7 @@ class NodeParameters:
 
 
 def check_setting(item: Setting, value: object) -> None:
-    """Raise ConfigError, naming the setting, when a value does not suit it."""
+    """Raise ConfigError, naming the setting, if a value is invalid."""
     meta = {
         "choices": item.choices, "low": item.low, "high": item.high, "auto": item.auto
     }  # fmt: skip
@@ -121,7 +121,7 @@ def check_setting(item: Setting, value: object) -> None:
 
 
 def describe_parameter(item: Setting) -> ParameterDescriptor:
-    """Description and range of a setting; a number setting takes whole numbers too."""
+    """Describe a setting and its range; a float setting accepts integers too."""
     limits: dict[str, Any] = {}
     if item.low is not None and item.high is not None and type(item.default) in (int, float):
         low, high = item.low, item.high

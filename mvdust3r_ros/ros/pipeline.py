@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Two threads between the callbacks and the map, with exact counters of every image.
+"""Two threads between the callbacks and the map, with exact counts of all images.
 
-Callbacks put images into a short queue and return. The intake thread decodes them and asks the
-mapper for keyframes; the inference thread maps the newest complete window. Needs no ROS.
+Callbacks put images into a short queue and return. The intake thread decodes them and selects
+keyframes; the inference thread maps the newest complete window. Needs no ROS.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.messages.input_counts import kinds_of
 
 POLL_S = 0.1
-"""News wake the threads; so often they look without any."""
+"""How often the inference thread wakes up without being notified."""
 JOIN_S = 20.0
-"""How long a transition waits for the window in the network, which takes seconds on a slow
-processor. One that hangs keeps its thread."""
+"""How long a transition waits for the window in the network, which takes seconds on a slow CPU. A
+hung network keeps its thread."""
 
 
 @dataclass
 class PipelineCounters:
-    """What became of all images and windows since the pipeline was made.
+    """Outcomes of all images and windows since the pipeline was created.
 
     Attributes:
-        received: images that a callback handed over.
-        keyframes: images kept.
-        skipped: images not kept on purpose: blurred, or too much like the last keyframe.
+        received: images handed over by callbacks.
+        keyframes: images kept as keyframes.
+        skipped: images not kept on purpose: blurred, or too similar to the last keyframe.
         dropped: images that could not be used, by reason.
         windows: complete windows.
-        superseded: windows that never reached the network: a newer one, which chooses from their
-            keyframes and later ones, was complete before it was free; or all that waited was
-            dropped.
+        superseded: windows that never reached the network: a newer one, chosen from their
+            keyframes and later ones, was complete before the network was free; or waiting windows
+            were dropped.
         verdicts: outcomes of the windows that reached the network.
-        had: "odometry", "camera_info", "depth" -> images that could be decoded and had it.
+        had: "odometry", "camera_info", "depth" -> decoded images that had it.
     """
 
     received: int = 0
@@ -66,12 +66,12 @@ class PipelineCounters:
 
     @property
     def rejected(self) -> int:
-        """Windows that reached the network and are not in the map."""
+        """Windows that reached the network but not the map."""
         return sum(n for v, n in self.verdicts.items() if v != Verdict.COMMITTED)
 
     @property
     def waiting(self) -> int:
-        """Images handed over whose fate is not decided yet."""
+        """Images handed over but not decided on yet."""
         return self.received - self.keyframes - self.skipped - self.dropped.total()
 
     @property
@@ -82,13 +82,13 @@ class PipelineCounters:
 
 @dataclass(frozen=True)
 class PipelineHooks:
-    """What the pipeline calls; none of these may raise.
+    """Callbacks of the pipeline; none may raise.
 
     Attributes:
-        on_frame: each good frame (intake thread).
-        on_update: each outcome (inference thread).
-        on_idle: about ten times a second while there is no window (inference thread).
-        on_fault: a reason and a message for each image or window that failed.
+        on_frame: called with each good frame (intake thread).
+        on_update: called with each outcome (inference thread).
+        on_idle: called about ten times a second while there is no window (inference thread).
+        on_fault: called with a reason and a message for each image or window that failed.
     """
 
     on_frame: Callable[[Frame], None]
@@ -101,12 +101,12 @@ class Pipeline:
     """Runs a mapper behind a queue of images and a slot for one window."""
 
     def __init__(self, mapper: Mapper, hooks: PipelineHooks, queue_size: int) -> None:
-        """Nothing runs before `start`.
+        """Create the pipeline; nothing runs before `start`.
 
         Args:
             mapper: the mapper.
-            hooks: what to call.
-            queue_size: images that may wait; the oldest goes when one more comes.
+            hooks: the callbacks.
+            queue_size: images that may wait; the oldest is dropped when another arrives.
         """
         self.mapper = mapper
         self._hooks = hooks
@@ -125,7 +125,8 @@ class Pipeline:
         """Start both threads.
 
         Args:
-            to_frame: message to frame (intake thread); raises MvDust3rError for a bad message.
+            to_frame: converts a message to a frame (intake thread); raises MvDust3rError for a bad
+                message.
         """
         self._running = True
         self._threads = [
@@ -136,13 +137,13 @@ class Pipeline:
             thread.start()
 
     def stop(self, join_s: float = JOIN_S) -> bool:
-        """Let both threads finish what they are at; what waits is dropped.
+        """Let both threads finish their current work, and drop everything that waits.
 
         Args:
             join_s: how long to wait for them.
 
         Returns:
-            Whether both ended; a network that hangs keeps its thread.
+            Whether both ended; a hung network keeps its thread.
         """
         end_s = time.monotonic() + join_s
         with self._change:
@@ -157,12 +158,12 @@ class Pipeline:
 
     @property
     def ended(self) -> bool:
-        """Whether no thread of it runs."""
+        """Whether both threads have ended."""
         return not any(t.is_alive() for t in self._threads)
 
     @property
     def busy_s(self) -> float:
-        """How long the window that is being mapped has taken so far; 0 when there is none."""
+        """Time spent so far on the window being mapped; 0 without one."""
         since_s = self._busy_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
@@ -180,25 +181,25 @@ class Pipeline:
             self._change.notify_all()
 
     def pause(self, paused: bool) -> None:
-        """Drop images as they come, or take them again."""
+        """Drop images as they arrive, or accept them again."""
         with self._change:
             self._paused = paused
             if paused:
                 self._drop_waiting("paused")
 
     def clear(self, reason: str) -> None:
-        """Drop all images and the window that wait."""
+        """Drop all waiting images and the waiting window."""
         with self._change:
             self._drop_waiting(reason)
 
     def finish(self, wait_s: float) -> bool:
-        """Map everything received so far, the keyframes that have not filled a window too.
+        """Map everything received so far, including keyframes that do not fill a window.
 
         Args:
             wait_s: how long to wait for the network.
 
         Returns:
-            Whether all of it went through the network; what did not still waits.
+            Whether everything went through the network; the rest keeps waiting.
         """
         with self._change:
             self._finish_after = self._counters.received
@@ -213,7 +214,7 @@ class Pipeline:
         return self._paused
 
     def counters(self) -> PipelineCounters:
-        """A consistent copy of the counts."""
+        """Return a consistent copy of the counts."""
         with self._change:
             now = self._counters
             return PipelineCounters(
@@ -294,7 +295,7 @@ class Pipeline:
         return self._window is not None or self._may_finish() or not self._running
 
     def _may_finish(self) -> bool:
-        """Whether `finish` waits, and no image that came before it does."""
+        """Whether `finish` waits, and all images received before it are decided on."""
         decided = self._counters.received - self._counters.waiting
         return self._finish_after is not None and decided >= self._finish_after
 
@@ -304,7 +305,7 @@ class Pipeline:
             with self._change:
                 self._counters.windows += 1
                 self._counters.superseded += self._window is not None
-                self._window = None  # it is older than the rest
+                self._window = None  # older than the rest
             self._map(rest)
         with self._change:
             self._finish_after = None

@@ -60,16 +60,16 @@ from mvdust3r_ros.ros.tf_timing import TfTiming
 
 
 class Publications:
-    """Lifecycle publishers of the node and what goes out on them.
+    """The node's lifecycle publishers and their messages.
 
     Attributes:
-        config: the settings now.
-        tf_conflicts: who else publishes what the node publishes on TF.
-        timing: how the stamps on TF follow each other.
+        config: the current settings.
+        tf_conflicts: other publishers of the node's transforms.
+        timing: timing of the stamps on TF.
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
-        """Make the publishers; they publish while the node is active."""
+        """Create the publishers; they publish while the node is active."""
         self.config = config
         self.tf_conflicts = TfConflicts(lambda topic: others_on(node, topic))
         self.timing = TfTiming()
@@ -105,12 +105,12 @@ class Publications:
         )  # fmt: skip
 
     def subscriber_counts(self) -> dict[str, int]:
-        """Topic -> number of subscribers."""
+        """Return the number of subscribers of each topic."""
         counts = {p.topic_name: p.get_subscription_count() for p in self._all()}
         return {**counts, **self._grid.subscriber_counts()}
 
     def figures(self) -> dict[str, object]:
-        """What diagnostics say in numbers about the outputs."""
+        """Return numbers about the outputs for diagnostics."""
         return {
             **self.timing.figures(),
             "obstacle clouds sent too close together": self._outbox.hurried,
@@ -118,12 +118,12 @@ class Publications:
         }
 
     def stop(self) -> None:
-        """Send what waits, and leave the newest grid for late subscribers."""
+        """Send waiting clouds, and latch the newest grid for late subscribers."""
         self._outbox.flush()
         self._grid.bring_up_to_date()
 
     def forget_clouds(self) -> None:
-        """Drop clouds that wait: their map or their time is gone."""
+        """Drop waiting clouds after a change of map or a time jump."""
         self._outbox.drop()
 
     def send_transform(self, T: FloatArray, stamp_ns: int, child: str) -> None:
@@ -136,7 +136,7 @@ class Publications:
     def send_update(
         self, update: MapUpdate, counters: PipelineCounters, level: ServiceLevel, now_ns: int
     ) -> None:
-        """Publish what became of a window, and its points."""
+        """Publish the outcome of a window and its points."""
         newest = update.window.keyframes[-1]
         header = header_msg(newest.stamp_ns, self.config.ros.map_frame)
         counts = {
@@ -169,9 +169,9 @@ class Publications:
         self._points.publish(points_to_msg(points, colors, conf, header))
 
     def _send_obstacles(self, update: MapUpdate) -> None:
-        """One cloud for each keyframe that was not in the window before, in its optical frame.
+        """Send one cloud, in its optical frame, for each keyframe new to the window.
 
-        They go out by the outbox, oldest first, so that what a newer one shows wins.
+        The outbox sends them oldest first, so that newer observations win.
         """
         mapped = {(update.window.epoch, key) for key in update.T_map_cam}
         new = mapped - self._mapped
@@ -190,9 +190,9 @@ class Publications:
         self._outbox.put(clouds, self.config.ros.obstacle_cloud_period_s)
 
     def send_map_when_due(self, mapper: Mapper, T_cam_base: FloatArray | None) -> None:
-        """Publish the map if it changed and the last time is long enough ago.
+        """Publish the map if it changed and `map_period_s` has passed.
 
-        Until then the changed part of the grid alone, if somebody takes it.
+        Until then, publish only the changed part of the grid, if it has subscribers.
         """
         self._grid.serve_new_subscribers()
         if not self._map_is_new:
@@ -212,13 +212,13 @@ class Publications:
     ) -> None:
         """Publish cloud, path, summary, and the grid once the scale is known well enough.
 
-        Nothing goes out before the node is active; `send_missed` then does it.
+        Nothing is sent before the node is active; `send_missed` catches up then.
 
         Args:
-            snapshot: the map; an empty one clears what subscribers show.
-            T_cam_base: (4, 4) robot frame to optical frame; None for a robot below the camera
-                that faces where the camera looks.
-            another: it takes the place of another map, whose grid must not stay.
+            snapshot: the map; an empty one clears the subscribers' displays.
+            T_cam_base: (4, 4) robot frame to optical frame; None for a robot below the camera,
+                facing along its view.
+            another: whether it replaces another map, whose grid must not stay.
         """
         self._map_is_missed = not self._map_points.is_activated
         if self._map_is_missed:
@@ -235,7 +235,7 @@ class Publications:
         grid = nothing if withheld else snapshot.grid or nothing
         if another or not withheld:
             self._grid.send_whole(grid, header)
-        # of a grid that is withheld nothing is known in metres, nor where the robot is in it
+        # with the grid withheld, metric values and the robot's pose are unknown
         poses = path.T_world_cam[:0] if withheld else path.T_world_cam
         xy, yaw = _robot_pose(poses, T_cam_base)
         stats = summarize_grid(grid, xy, yaw, self.config.ros.sectors)
@@ -245,20 +245,20 @@ class Publications:
         self._summary.publish(summary_to_msg(snapshot, grid, stats, band, header))
 
     def send_missed(self, mapper: Mapper) -> None:
-        """Publish a map that was loaded or forgotten while the node was not active."""
+        """Publish a map that was loaded or reset while the node was not active."""
         if self._map_is_missed:
             self.send_map(mapper.snapshot(), None, another=True)
 
 
 def _newest_ns(snapshot: MapSnapshot) -> int:
-    """Stamp of the newest keyframe of a map that has one."""
+    """Return the stamp of the newest keyframe; the map must have one."""
     return int(snapshot.trajectory.stamps_ns[-1])
 
 
 def _robot_pose(
     T_map_cam: FloatArray, T_cam_base: FloatArray | None
 ) -> tuple[tuple[float, float], float]:
-    """Position (m) and heading (rad) of the robot on the ground; NaN before the first keyframe."""
+    """Return the robot's ground position (m) and heading (rad); NaN before the first keyframe."""
     if not len(T_map_cam):
         return (math.nan, math.nan), math.nan
     if T_cam_base is None:

@@ -53,10 +53,10 @@ __all__ = [
 ]
 
 QUEUE_DEPTH = 100
-"""Of tf2's listeners; of images at 30 Hz, 3 s."""
+"""The depth of tf2's listeners; 3 s of images at 30 Hz."""
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 CLOUDS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-"""Clouds of all views of a window at once, for the best-effort queue of 50 of a costmap."""
+"""Room for the clouds of all views of a window; a costmap's best-effort queue holds 50."""
 LATCHED = QoSProfile(
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
@@ -71,7 +71,7 @@ STATIC_TF = QoSProfile(
 
 
 def input_qos(reliability: str, depth: int) -> QoSProfile:
-    """Volatile profile of an input; `reliability` is best_effort or reliable."""
+    """Return the volatile profile of an input; `reliability` is best_effort or reliable."""
     policy = {
         "best_effort": ReliabilityPolicy.BEST_EFFORT,
         "reliable": ReliabilityPolicy.RELIABLE,
@@ -82,10 +82,10 @@ def input_qos(reliability: str, depth: int) -> QoSProfile:
 def input_events(
     topic: str, remedy: str, report: Callable[[str, str], None], on_lost: Callable[[int], None]
 ) -> Any:
-    """Event callbacks that say in words that a publisher's QoS does not fit, and count losses.
+    """Return event callbacks that report incompatible QoS and count lost messages.
 
     Args:
-        topic: input as the node names it.
+        topic: the node's name of the input.
         remedy: what to do about it.
         report: called with a reason and the message.
         on_lost: called with the number of messages that DDS lost since the last call.
@@ -106,7 +106,7 @@ def input_events(
 
 
 def match_events(on_match: Callable[[Any], None]) -> Any | None:
-    """Event callbacks of a publisher that hear of each subscriber; None where ROS has none."""
+    """Return publisher callbacks for matched subscribers; None where ROS has none (Humble)."""
     try:
         return PublisherEventCallbacks(matched=on_match)
     except TypeError:  # ROS 2 Humble

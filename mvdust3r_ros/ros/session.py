@@ -43,19 +43,18 @@ from mvdust3r_ros.ros.settings import NodeConfig
 from mvdust3r_ros.ros.tf_output import TfOutput
 
 HINT_S = 60.0
-"""How often the log says what the user can do: often enough for who looks at it, too seldom to
-hide the rest."""
+"""Log period of a hint: often enough to be seen, seldom enough not to hide the rest."""
 Hook = Callable[..., None]
 
 
 def guarded(hook: Hook) -> Hook:
-    """Count an exception in a hook as a fault: the next call may work, the thread must live."""
+    """Count an exception in a hook as a fault: the thread must survive, the next call may work."""
 
     @wraps(hook)
     def run(self: Session, *args: Any) -> None:
         try:
             hook(self, *args)
-        except Exception as error:  # noqa: BLE001 - whatever it is, mapping goes on
+        except Exception as error:  # noqa: BLE001 - mapping continues in any case
             if rclpy.ok():
                 self.faults.report("internal", f"{hook.__name__}: {type(error).__name__}: {error}")
 
@@ -67,8 +66,8 @@ class Session:
 
     Attributes:
         mapper: the mapper.
-        supervisor: what steps back when the network fails.
-        faults: where faults are counted.
+        supervisor: degrades the mapper when the network fails.
+        faults: counts faults.
         last: the last outcome of a window; None before the first.
         rejected_in_a_row: windows rejected since the last one that was committed.
     """
@@ -76,7 +75,7 @@ class Session:
     def __init__(
         self, node: LifecycleNode, config: NodeConfig, make_engine: MakeEngine, faults: FaultLog
     ) -> None:
-        """Load the engine and make the publishers; nothing runs before `start`."""
+        """Load the engine and create the publishers; nothing runs before `start`."""
         self.mapper = Mapper(config, make_engine(config, False))
         self.supervisor = Supervisor(self.mapper, config, make_engine, faults.report)
         self.faults = faults
@@ -92,7 +91,7 @@ class Session:
         self._hints = FaultLog(node.get_logger().warning, repeat_s=HINT_S)
 
     def start(self) -> str:
-        """Subscribe and start the threads; returns the image topic."""
+        """Subscribe and start the threads; return the image topic."""
         hooks = PipelineHooks(
             on_frame=self._on_frame,
             on_update=self._on_update,
@@ -114,7 +113,7 @@ class Session:
         return self._inputs.image_topic
 
     def stop(self, join_s: float = JOIN_S) -> bool:
-        """Unsubscribe and end the threads within a time; whether they ended."""
+        """Unsubscribe and stop the threads; return whether they ended within `join_s`."""
         inputs, pipeline = self._inputs, self._pipeline
         self._inputs = self._pipeline = self._transforms = None
         if inputs is not None:
@@ -128,7 +127,7 @@ class Session:
         return self._stuck is None or self._stuck.ended
 
     def close(self, join_s: float = JOIN_S) -> bool:
-        """Give everything back; False when a hanging network keeps its memory."""
+        """Release everything; return False if a hung network keeps its memory."""
         ended = self.stop(join_s)
         self._out.close()
         if ended:
@@ -137,7 +136,7 @@ class Session:
 
     @property
     def active(self) -> bool:
-        """Whether it takes images."""
+        """Whether the session accepts images."""
         return self._pipeline is not None
 
     @property
@@ -146,18 +145,18 @@ class Session:
         return self._pipeline is not None and self._pipeline.paused
 
     def counters(self) -> PipelineCounters:
-        """What became of images and windows since `start`."""
+        """Return the counts of images and windows since `start`."""
         return self._pipeline.counters() if self._pipeline else PipelineCounters()
 
     def pause(self, paused: bool) -> bool:
-        """Drop images or take them again; False when it does not run."""
+        """Drop images or accept them again; return False if not running."""
         if self._pipeline is None:
             return False
         self._pipeline.pause(paused)
         return True
 
     def reset(self) -> None:
-        """Forget the map and clear what subscribers show."""
+        """Discard the map, and clear the subscribers' displays."""
         if self._pipeline is not None:
             self._pipeline.clear("reset")
         self.mapper.reset()
@@ -168,9 +167,9 @@ class Session:
         self._out.send_map(self.mapper.snapshot(), None)
 
     def finish(self, wait_s: float) -> bool:
-        """Map what has been received but has not filled a window; False when time is not enough.
+        """Map received keyframes that do not fill a window; return False if time runs out.
 
-        Nothing is done, and nothing waits, while the node is not active.
+        Returns True at once while the node is not active.
         """
         return self._pipeline is None or self._pipeline.finish(wait_s)
 
@@ -185,10 +184,10 @@ class Session:
         return save_map(snapshot, directory, stem, {SUFFIX: session_bytes(stored)})
 
     def load(self, filename: str) -> int:
-        """Go on with a map of the map folder and publish it; the number of its keyframes.
+        """Load a map from the map folder, continue and publish it; return its keyframe count.
 
         Raises:
-            MvDust3rError: no such map, or it is damaged; the present map is unharmed.
+            MvDust3rError: no such map, or it is damaged; the current map is kept.
         """
         directory, stem = place_in_folder(Path(self._config.ros.map_dir), filename)
         stored = read_session(directory / f"{stem}.{SUFFIX}")
@@ -203,14 +202,14 @@ class Session:
         return len(stored.keyframes)
 
     def reconfigure(self, config: NodeConfig) -> None:
-        """Use other settings from now on."""
+        """Apply other settings from now on."""
         self.supervisor.reconfigure(config)
         self._config = self._out.config = config
         if self._inputs is not None:
             self._inputs.settings = config.ros
 
     def time_jumped(self) -> None:
-        """Drop everything that belongs to another time."""
+        """Drop all data from before a time jump."""
         if self._pipeline is not None:
             self._pipeline.clear("clock_jump")
         self._out.forget_clouds()
@@ -218,12 +217,12 @@ class Session:
             self._inputs.clear()
 
     def arrivals(self) -> dict[str, Arrivals]:
-        """What arrived on each input since `start`; empty when it does not run."""
+        """Return the arrivals on each input since `start`; empty if not running."""
         inputs = self._inputs
         return {} if inputs is None else dict(inputs.arrivals)
 
     def silences(self) -> dict[str, Silence]:
-        """Input -> why nothing comes, for inputs that have been silent for too long."""
+        """Return why nothing arrives, for each input that has been silent for too long."""
         return {
             name: self._why_silent(arrivals)
             for name, arrivals in self.arrivals().items()
@@ -244,7 +243,7 @@ class Session:
         return explain_silence(arrivals, offers, others, clock_stopped=clock_stopped(node))
 
     def health(self) -> dict[str, Any]:
-        """What diagnostics say about the session, by the fields of `Health`."""
+        """Return the session's state for diagnostics, as fields of `Health`."""
         pipeline = self._pipeline
         return {
             "paused": self.paused,
@@ -264,7 +263,7 @@ class Session:
         }
 
     def _tf_conflicts(self) -> str:
-        """Who else publishes a transform that is ours to publish, in words."""
+        """Describe other publishers of the node's transforms; empty without any."""
         inputs = self._inputs
         if inputs is None or self._config.ros.publish_tf == "none":
             return ""
@@ -301,7 +300,7 @@ class Session:
         self._out.send_map_when_due(self.mapper, self._camera_to_base(update))
 
     def _log_mountings(self) -> None:
-        """Log each camera whose place on the robot has been found out, ready to be copied."""
+        """Log newly estimated camera extrinsics, ready to be copied."""
         for camera, found in self.mapper.mountings.items():
             if camera not in self._mountings_logged:
                 self._mountings_logged.add(camera)
@@ -313,7 +312,7 @@ class Session:
             self._out.send_map_when_due(self.mapper, self._camera_to_base(self.last))
 
     def _camera_to_base(self, update: MapUpdate) -> FloatArray | None:
-        """T_cam_base when the robot's frame is configured and known."""
+        """Return T_cam_base if the robot's frame is configured and known, or None."""
         base, inputs = self._config.ros.base_frame, self._inputs
         if not base or inputs is None:
             return None

@@ -27,13 +27,13 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, make_se3
 
 MAX_NAMED_CAMERAS = 6
-"""A chosen limit: six of 60 degrees look all around, and all share one network."""
+"""A chosen limit: six cameras of 60 degrees see all around, and all share one network."""
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
 class RosSettings(Section):
-    """The node: inputs, frames, outputs. The core does not read these."""
+    """Inputs, frames and outputs of the node. The core does not read these."""
 
     image_transport: str = setting(
         "raw", "raw takes sensor_msgs/Image on `image`, compressed takes `image/compressed`",
@@ -155,11 +155,11 @@ class RosSettings(Section):
 
     @property
     def camera_names(self) -> list[str]:
-        """Names of the cameras; one empty name for a camera without one."""
+        """Names of the cameras; one empty name for a single unnamed camera."""
         return [name.strip() for name in self.cameras.split(",")]
 
     def mounting(self) -> FloatArray | None:
-        """(4, 4) optical frame to robot as `T_base_cam` says; None without it."""
+        """Return `T_base_cam`, (4, 4) optical frame to robot; None if not set."""
         if not self.T_base_cam:
             return None
         x, y, z, *angles = map(float, self.T_base_cam.split())
@@ -177,7 +177,7 @@ def _six_numbers(text: str) -> bool:
 
 @dataclass(frozen=True)
 class DegradationSettings(Section):
-    """When the node steps back because the network fails or is too slow, and when it recovers."""
+    """When the node degrades because the network fails or is too slow, and when it recovers."""
 
     failures: int = setting(
         3,

@@ -30,22 +30,22 @@ from mvdust3r_ros.ros.health.faults import FaultLog
 
 InvalidHandle = rclpy_implementation.InvalidHandle
 PAUSE_S = 0.01
-"""So that rounds that fail at once do not take a whole core."""
+"""Pause after a failed spin, so that immediate failures do not use a whole core."""
 GAP_S = 0.2
-"""Failures further apart than this are not of one row: rounds that fail follow each other within
-some 0.01 s."""
+"""Failures further apart are of different series: failing spins follow each other within some 0.01
+s."""
 LASTING_S = 0.5
-"""A row of failures this long does not pass by itself."""
+"""A series of failures this long does not end by itself."""
 GIVE_UP_S = 10.0
-"""Whoever watches the node starts it anew: Nav2 misses the bond after 4 s."""
+"""Then the node exits, to be restarted from outside: Nav2 misses the bond after 4 s."""
 
 
 @contextmanager
 def quiet_end() -> Iterator[None]:
-    """Leave the block without a word when ROS is told to stop in it (Ctrl-C, SIGTERM).
+    """Leave the block silently when ROS is stopped inside it (Ctrl-C, SIGTERM).
 
-    Once the context has ended, whatever is under way fails, each call with an error of its own.
-    ROS has to be started before the block.
+    Once the context has ended, every pending call fails with an error of its own. ROS must be
+    initialised before the block.
     """
     try:
         yield
@@ -59,21 +59,21 @@ def quiet_end() -> Iterator[None]:
 def spin(node: Node, executor: Executor) -> bool:
     """Spin until the context ends, whatever a callback raises.
 
-    A transition may remove what the executor is about to wait for: that round fails and the next
-    one works. When round after round fails, what was destroyed but is still in the node's lists
-    is taken out.
+    A transition may remove an entity that the executor is about to wait for: that spin fails and
+    the next one works. If spins keep failing, destroyed entities are removed from the node's
+    lists.
 
     Returns:
-        False when the executor could not go on although nothing dead was left in the node.
+        False if spins kept failing although the node held no destroyed entity.
     """
     try:
         return _spin_on(node, executor)
-    except KeyboardInterrupt:  # anywhere: while a failure is said, for one
+    except KeyboardInterrupt:  # anywhere, for example while a failure is logged
         return True
 
 
 def _spin_on(node: Node, executor: Executor) -> bool:
-    # Not the logger's methods themselves: rclpy allows a line that logs one severity alone.
+    # Not the logger's methods themselves: rclpy allows one severity per logging line.
     passing = FaultLog(lambda words: node.get_logger().info(words))
     refused = FaultLog(lambda words: node.get_logger().error(words))
     row = FailureRow()
@@ -88,7 +88,7 @@ def _spin_on(node: Node, executor: Executor) -> bool:
                 return False
             time.sleep(PAUSE_S)
         except Exception as error:  # noqa: BLE001 - the node outlives a bad request
-            # For example a transition that the state does not have: rclpy raises it here.
+            # For example an invalid transition, which rclpy raises here.
             if rclpy.ok(context=node.context):
                 kind = type(error).__name__
                 refused.report(kind, f"request refused: {kind}: {error}")
@@ -97,7 +97,7 @@ def _spin_on(node: Node, executor: Executor) -> bool:
 
 
 def _recover(node: Node, row: FailureRow) -> bool:
-    """Do what a failed round calls for; False when nothing helps."""
+    """Recover from a failed spin; return False if that is impossible."""
     lasted_s = row.failed()
     if lasted_s < LASTING_S:
         return True
@@ -118,23 +118,23 @@ def _recover(node: Node, row: FailureRow) -> bool:
 
 
 class FailureRow:
-    """Failures that follow one upon the other.
+    """A series of consecutive failures.
 
     Attributes:
-        count: failures of the present row.
+        count: failures in the current series.
     """
 
     def __init__(self) -> None:
-        """Nothing has failed."""
+        """Start without failures."""
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new row."""
+        """Start a new series."""
         self.count = 0
         self._begin_s = self._last_s = 0.0
 
     def failed(self) -> float:
-        """Count a failure; for how long the row has lasted (s)."""
+        """Count a failure; return the duration of the series (s)."""
         now_s = time.monotonic()
         if not self.count or now_s > self._last_s + GAP_S:
             self.count, self._begin_s = 0, now_s
@@ -143,10 +143,10 @@ class FailureRow:
 
 
 def drop_destroyed(node: Node) -> list[str]:
-    """Take out of a node what was destroyed behind its back.
+    """Remove destroyed entities from a node's lists.
 
     Returns:
-        Each in words, for example "Subscription of Status".
+        A description of each, for example "Subscription of Status".
     """
     dropped = []
     for entities, destroy in (

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Detect other publishers of the node's transforms, between which TF would jump."""
+"""Detect other publishers of the node's transforms, which would make TF jump."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from mvdust3r_ros.messages.conversions import stamp_to_ns
 from mvdust3r_ros.ros.health.faults import RECENT_S
 
 MAX_OWN = 2000
-"""Own transforms that have not come back yet: some got lost on the way. 20 s at 100 Hz."""
+"""Limit of own transforms not received back yet, as some are lost: 20 s at 100 Hz."""
 MAX_CHILDREN = 100
-"""A bound on memory against a sender that makes up frames: the map frame has a few children, odom
-and cameras."""
+"""Bounds memory against a sender that invents frames: the map frame has a few children, odom and
+cameras."""
 
 
 @dataclass
 class _Heard:
-    """A foreign transform: when it came last, on which topic, and its parent."""
+    """A foreign transform: time of the last arrival, topic and parent."""
 
     last_s: float
     topic: str
@@ -42,17 +42,17 @@ class _Heard:
 
 
 class TfConflicts:
-    """Tells foreign transforms from the node's own ones, which come back to it on /tf.
+    """Distinguishes foreign transforms from the node's own, which also arrive on /tf.
 
-    Each own transform comes back once, with the stamp and the numbers it went out with; ROS does
-    not say with a message who sent it.
+    Each own transform arrives once, with the stamp and values it was sent with; a ROS message does
+    not name its sender.
     """
 
     def __init__(self, others_on: Callable[[str], list[str]]) -> None:
-        """Nothing heard.
+        """Start without transforms.
 
         Args:
-            others_on: the other nodes that publish a topic.
+            others_on: returns the other nodes that publish a topic.
         """
         self._others_on = others_on
         self._lock = threading.Lock()
@@ -61,14 +61,14 @@ class TfConflicts:
         self._heard: dict[str, _Heard] = {}
 
     def restart(self) -> None:
-        """Forget what was heard: the subscriptions begin anew."""
+        """Forget received transforms, as the subscriptions start again."""
         with self._lock:
             self._own.clear()
             self._children.clear()
             self._heard.clear()
 
     def sent(self, item: Any) -> None:
-        """Take a geometry_msgs/TransformStamped that is about to go out."""
+        """Record a geometry_msgs/TransformStamped before it is published."""
         with self._lock:
             self._own[_key(item)] = None
             self._children.add(item.child_frame_id)
@@ -76,7 +76,7 @@ class TfConflicts:
                 del self._own[next(iter(self._own))]
 
     def heard(self, item: Any, fixed: bool) -> None:
-        """Take a transform from the map frame that came on /tf, or with `fixed` on /tf_static."""
+        """Record a transform from the map frame, from /tf_static if `fixed`, else from /tf."""
         key, child = _key(item), item.child_frame_id.lstrip("/")
         with self._lock:
             if not fixed and key in self._own:
@@ -86,10 +86,10 @@ class TfConflicts:
                 self._heard[child] = _Heard(time.monotonic(), topic, item.header.frame_id)
 
     def message(self, also: Iterable[str]) -> str:
-        """Who publishes what is ours to publish, and the remedy; empty when nobody does.
+        """Name other publishers of the node's transforms and the remedy; empty without any.
 
         Args:
-            also: frames that the node is going to place, besides those that it has placed.
+            also: frames that the node will publish, in addition to those it has published.
         """
         with self._lock:
             ours = {*self._children, *also}
@@ -107,7 +107,7 @@ class TfConflicts:
 
 def _describe(child: str, heard: _Heard, others: list[str]) -> str:
     if not others and heard.topic == "/tf_static":
-        return ""  # a fixed transform is sent once: it lasts as long as a node that could send it
+        return ""  # a static transform is sent once: it lasts as long as a possible sender
     who = f"one of {', '.join(others)}" if len(others) > 1 else "".join(others) or "another node"
     return (
         f"{who} publishes {heard.parent}->{child} on {heard.topic} too, and TF jumps between the "

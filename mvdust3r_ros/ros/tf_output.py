@@ -38,14 +38,14 @@ Send = Callable[[FloatArray, int, str], None]
 class TfOutput:
     """Publishes map->odom for each image, or map->camera for each window.
 
-    With odometry the correction map->odom is computed at the stamp of the newest mapped keyframe
-    and holds until the next one. Without, the camera is placed: when others give it a parent (a
-    camera mounted on a robot), the transform goes to the top of that tree, so that no frame ever
-    gets a second parent.
+    With odometry, the correction map->odom is computed at the stamp of the newest mapped keyframe
+    and holds until the next one. Without odometry, the camera's pose is published. If the camera
+    has a parent on TF (it is mounted on a robot), the transform goes to the root of that tree, so
+    that no frame ever gets a second parent.
     """
 
     def __init__(self, inputs: Inputs, send: Send, report: Report) -> None:
-        """Nothing is published before the first committed window.
+        """Create the output; nothing is published before the first committed window.
 
         Args:
             inputs: settings, and the transforms that others publish.
@@ -58,7 +58,7 @@ class TfOutput:
         self._last_ns = 0
 
     def reset(self) -> None:
-        """Forget the correction: the map is gone."""
+        """Drop the correction, as the map is gone."""
         with self._lock:
             self._T_map_odom = None
 
@@ -92,7 +92,7 @@ class TfOutput:
             self._report("no_odometry", "map->odom needs odometry and the keyframe has none")
             return
         self._T_map_odom = T_map_cam @ invert_se3(newest.view.T_odom_cam)
-        # A stamp once used is ignored by tf2: the new value goes out with a slightly newer one.
+        # tf2 ignores a repeated stamp, so the new value gets a slightly newer one.
         ahead_ns = round(self._inputs.settings.tf_ahead_s * 1e9)
         self._send_map_odom(max(newest.stamp_ns + ahead_ns, self._last_ns + 1))
 
@@ -103,7 +103,7 @@ class TfOutput:
             self._send(self._T_map_odom, stamp_ns, self._inputs.odom_frame)
 
     def _place_cameras(self, placed: list[Keyframe], T_map_cam: dict[int, FloatArray]) -> None:
-        """Place the camera at each keyframe since the last window: clouds of all find it."""
+        """Publish the pose of each keyframe since the last window; TF then covers all clouds."""
         newest = placed[-1]
         if newest.stamp_ns <= self._last_ns - JUMP_BACK_NS:
             self._last_ns = 0
@@ -125,7 +125,7 @@ class TfOutput:
         self._send(T_map_cam, newest.stamp_ns, root)
 
     def _may_parent(self, child: str) -> bool:
-        """Whether a frame is free to become our child."""
+        """Whether a frame is named and has no other parent on TF."""
         if not child:
             self._report("tf", "the odometry messages name no frame; set ros.odom_frame")
             return False

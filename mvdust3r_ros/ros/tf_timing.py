@@ -19,31 +19,31 @@ from __future__ import annotations
 from collections import deque
 
 KEPT = 200
-"""The newest transforms that the figures are of: 7 s of a camera at 30 Hz."""
+"""Number of recent transforms in the statistics: 7 s of a camera at 30 Hz."""
 
 
 class TfTiming:
-    """Distances between the stamps of the newest transforms, and how old the newest became.
+    """Gaps between the stamps of recent transforms, and the age that each reached.
 
-    A costmap asks for the robot's newest pose and refuses one that is older than its
+    A costmap asks for the robot's newest pose and rejects one older than its
     `transform_tolerance`. The pose is as old as the newest map->odom.
     """
 
     def __init__(self) -> None:
-        """Nothing has been sent."""
+        """Start without transforms."""
         self._last_ns = 0
         self._gaps_ns: deque[int] = deque(maxlen=KEPT)
         self._ages_ns: deque[int] = deque(maxlen=KEPT)
 
     def sent(self, stamp_ns: int, now_ns: int) -> None:
-        """Take the stamp of a transform that goes out now, by ROS time."""
+        """Record the stamp of a transform published at `now_ns` (ROS time)."""
         if 0 < self._last_ns < stamp_ns:
             self._gaps_ns.append(stamp_ns - self._last_ns)
             self._ages_ns.append(now_ns - self._last_ns)
         self._last_ns = stamp_ns
 
     def figures(self) -> dict[str, object]:
-        """Diagnostics in seconds; empty before the second transform."""
+        """Return diagnostics in seconds; empty before the second transform."""
         if not self._gaps_ns:
             return {}
         return {

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Statistics of arriving inputs and callback times, and explanations why nothing arrives."""
+"""Statistics of arriving inputs and callback times, and explanations for missing inputs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FASTEST_S, BINS_PER_FACTOR_TWO, BINS = 1e-6, 4, 120
-"""From 1 us to about 1000 s, each bin 19 % wider than the one before."""
+"""From 1 us to about 1000 s, each bin 19 % wider than the previous one."""
 
 
 class Durations:
-    """A histogram of durations: constant memory, a percentile to 19 % at any time."""
+    """A histogram of durations in constant memory, with percentiles to within 19 %."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -40,7 +40,7 @@ class Durations:
         self.count += 1
 
     def percentile(self, share: float) -> float:
-        """Upper end (s) of the bin that holds this share of the durations; 0 without any."""
+        """Return the upper end (s) of the bin at this share of the durations; 0 without any."""
         left = share * self.count
         for i, count in enumerate(self._counts):
             left -= count
@@ -51,7 +51,7 @@ class Durations:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a publisher offers.
+    """QoS and type that a publisher offers.
 
     Attributes:
         node: full name of its node.
@@ -65,21 +65,21 @@ class Offer:
 
 
 class Arrivals:
-    """Counts what arrives on one topic.
+    """Counts the messages that arrive on one topic.
 
     Attributes:
         topic: resolved name.
         kind: message type, for example "sensor_msgs/msg/Image".
-        reliability: what the node asks for.
-        parameter: name of the parameter that says so.
+        reliability: the reliability that the node requests.
+        parameter: name of the parameter that sets it.
         count: messages so far.
-        lost: messages that DDS lost on the way, as far as it says so.
-        last_s: monotonic time of the newest; of the subscription before the first.
-        durations: of the callback, without what ROS spends on the message.
+        lost: messages lost in transit, as far as DDS reports them.
+        last_s: monotonic time of the newest message; of the subscription before the first.
+        durations: durations of the callback, without ROS's own work on the message.
     """
 
     def __init__(self, topic: str, kind: str, reliability: str, parameter: str) -> None:
-        """Nothing has arrived yet."""
+        """Start without messages."""
         self.topic, self.kind = topic, kind
         self.reliability, self.parameter = reliability, parameter
         self.count = 0
@@ -88,13 +88,13 @@ class Arrivals:
         self.durations = Durations()
 
     def add(self, callback_s: float) -> None:
-        """Count a message whose callback took so long."""
+        """Count a message and the duration of its callback."""
         self.count += 1
         self.last_s = time.monotonic()
         self.durations.add(callback_s)
 
     def count_lost(self, messages: int) -> None:
-        """Count messages that were lost on the way."""
+        """Count messages that were lost in transit."""
         self.lost += messages
 
     @property
@@ -105,11 +105,11 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class Silence:
-    """Why nothing comes.
+    """Why nothing arrives.
 
     Attributes:
         message: the reason and the remedy.
-        published: whether somebody publishes the topic.
+        published: whether the topic has a publisher.
     """
 
     message: str
@@ -119,13 +119,13 @@ class Silence:
 def explain_silence(
     arrivals: Arrivals, offers: Sequence[Offer], others: Sequence[str], *, clock_stopped: bool
 ) -> Silence:
-    """Why nothing arrives on a topic, as far as can be told, and what to do.
+    """Return the likely reason why nothing arrives on a topic, and the remedy.
 
     Args:
         arrivals: the topic.
         offers: its publishers.
-        others: names of other topics that could be meant.
-        clock_stopped: whether the node waits for a simulated time that nobody publishes.
+        others: names of other topics that may be the intended ones.
+        clock_stopped: whether the node waits for simulated time without a publisher.
     """
     reasons = [_reason(arrivals, offers, others)]
     if clock_stopped:

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How far the node steps back while the network fails or is too slow; needs no ROS.
+"""Degradation levels of the node while the network fails or is too slow; needs no ROS.
 
-It goes down one level at a time: fewer views, one reference view, the fallback engine, and in the
-end the node stops mapping. After enough healthy windows it goes up again, and waits longer after
-each attempt that failed.
+The node goes down one level at a time: fewer views, one reference view, the fallback engine, and
+finally it stops mapping. After enough healthy windows it goes up again, and waits longer after
+each failed attempt.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from enum import IntEnum
 from mvdust3r_ros.wording import plural
 
 LATENCY_WINDOWS = 20
-"""The 95th percentile is taken over this many windows, all of the present level: the fewest that
-have one."""
+"""The 95th percentile covers this many windows, all of the current level: the fewest that have
+one."""
 CLIMB_SHARE = 0.5
-"""Share of the latency budget that leaves room for the level above, whose windows have up to twice
-the views."""
+"""Share of the latency budget below which the level above fits: its windows have up to twice the
+views."""
 MAX_PATIENCE = 16
-"""At most so many times the healthy windows that a climb asks for, doubled with each fall: a level
-that fails again is tried ever more seldom, but tried."""
+"""Limit of the factor on the healthy windows that a climb needs, doubled with each fall: a level
+that fails again is retried less and less often, but still retried."""
 
 
 class ServiceLevel(IntEnum):
-    """How far the node has stepped back; the values are those of msg/WindowStatus.msg."""
+    """Degradation level of the node; the values are those of msg/WindowStatus.msg."""
 
     FULL = 0
     FEWER_VIEWS = 1
@@ -56,8 +56,8 @@ class DegradationLimits:
     Attributes:
         failures: failures in a row for one step down.
         healthy: windows without a failure for one step up.
-        max_latency_s: 95th percentile of the time for a window above which it steps down; 0 for
-            no limit.
+        max_latency_s: limit for the 95th percentile of the time per window, above which the node
+            steps down; 0 for no limit.
     """
 
     failures: int = 3
@@ -67,12 +67,12 @@ class DegradationLimits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a window, as far as the network is concerned.
+    """Outcome of a window for the network.
 
     Attributes:
         latency_s: time spent on it.
-        failure: what the network did wrong, in words; empty when it worked.
-        out_of_memory: whether it failed for lack of memory.
+        failure: description of the network's failure; empty if it worked.
+        out_of_memory: whether it ran out of memory.
     """
 
     latency_s: float
@@ -81,11 +81,11 @@ class Outcome:
 
 
 class DegradationPolicy:
-    """Counts outcomes and says when to step.
+    """Counts outcomes and decides when to step.
 
     Attributes:
-        level: where it is.
-        reason: why it made its last step, in words; empty before the first.
+        level: the current level.
+        reason: reason of the last step; empty before the first.
     """
 
     def __init__(self, rule: DegradationLimits, levels: Sequence[ServiceLevel]) -> None:
@@ -93,7 +93,7 @@ class DegradationPolicy:
 
         Args:
             rule: when to step.
-            levels: those that make a difference, in order; FULL and STOPPED are always there.
+            levels: levels that make a difference, in order; FULL and STOPPED are always included.
         """
         self.rule = rule
         self._levels = sorted({ServiceLevel.FULL, *levels, ServiceLevel.STOPPED})
@@ -106,7 +106,7 @@ class DegradationPolicy:
         self._latencies_s: deque[float] = deque(maxlen=LATENCY_WINDOWS)
 
     def record(self, outcome: Outcome) -> ServiceLevel | None:
-        """Take an outcome; the level to go to, when it is time to step."""
+        """Count an outcome; return the new level when it is time to step."""
         if self.level == ServiceLevel.STOPPED:
             return None
         if outcome.failure:
@@ -121,20 +121,20 @@ class DegradationPolicy:
         return self._slower() or self._climb()
 
     def step_down(self, reason: str) -> ServiceLevel:
-        """Go one level down, whatever was counted so far."""
+        """Go one level down, whatever the counts."""
         if self._climbed:
             self._patience = min(2 * self._patience, MAX_PATIENCE)
         return self._go(self._next(1), reason, climbed=False)
 
     @property
     def latency_p95_s(self) -> float | None:
-        """95th percentile on the present level; None before there are enough windows."""
+        """95th percentile on the current level; None before there are enough windows."""
         if len(self._latencies_s) < LATENCY_WINDOWS:
             return None
         return sorted(self._latencies_s)[-1 - LATENCY_WINDOWS // 20]
 
     def _slower(self) -> ServiceLevel | None:
-        """Step down for latency; a slow map is better than none, so never to the end."""
+        """Step down for latency, but never to STOPPED: a slow map is better than none."""
         limit, p95 = self.rule.max_latency_s, self.latency_p95_s
         if not limit or p95 is None or p95 <= limit or self._next(1) == ServiceLevel.STOPPED:
             return None

@@ -29,13 +29,13 @@ from mvdust3r_ros.ros.pipeline import PipelineCounters
 from mvdust3r_ros.wording import plural
 
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
-"""Of diagnostic_msgs/DiagnosticStatus."""
+"""Levels of diagnostic_msgs/DiagnosticStatus."""
 BUSY_S = 60.0
-"""A window that has been in the network for longer than this hangs: an engine that takes a tenth
-of it cannot map a robot's drive."""
+"""A window in the network for longer than this hangs: an engine that takes a tenth of it is too
+slow to map for a robot."""
 LOST_WINDOWS = 10
-"""After this many rejected windows in a row the camera is lost. A chosen limit: a few fall on a
-bare wall or a turn."""
+"""After this many rejected windows in a row the camera is lost. A chosen limit: a few in a row are
+normal at a bare wall or in a turn."""
 ENGINE_REASONS = {"ladder", "hang"}
 TF_CONFLICT_REASON = "rival"
 ODOMETRY_REASONS = ("no_odometry", "odometry", "mounting")
@@ -45,29 +45,29 @@ Values = list[tuple[str, object]]
 
 @dataclass(frozen=True)
 class Health:
-    """All that diagnostics are made from.
+    """All inputs of the diagnostics.
 
     Attributes:
         state: lifecycle state of the node.
         paused: whether images are dropped on purpose.
-        counters: what became of images and windows.
-        recent: reason -> message of the faults of the last seconds.
+        counters: outcomes of images and windows.
+        recent: reason -> message of recent faults.
         counts: reason -> number of faults since the start.
-        arrivals: input -> what arrived there.
-        silences: input -> why nothing comes, of those that have been silent for too long.
-        clock_stopped: whether simulated time is wanted and nobody publishes it.
-        blocked: why the node cannot be configured, in words; empty when it can.
+        arrivals: input -> its arrivals.
+        silences: input -> why nothing arrives, for inputs silent for too long.
+        clock_stopped: whether simulated time is used and has no publisher.
+        blocked: why the node cannot be configured; empty if it can.
         engine: name of the engine; empty without one.
-        ladder: how far the node stepped back and why, in words; empty when it did not.
-        busy_s: how long the window in the network has taken so far.
+        ladder: current degradation and its reason; empty without any.
+        busy_s: time that the window in the network has taken so far.
         last: the last outcome of a window; None before the first.
         rejected_in_a_row: windows rejected since the last one that was committed.
         outputs: output topic -> number of subscribers.
         figures: numbers about the outputs.
-        tf_conflicts: who else publishes the node's transforms, in words; empty when nobody does.
-        looking_in: keyframes of a loaded map in which the camera has not been found yet.
+        tf_conflicts: other publishers of the node's transforms; empty without any.
+        looking_in: keyframes of a loaded map in which the camera is not relocalised yet.
         namesakes: other nodes of the same name.
-        readouts_s: camera -> time that the rows of its images take.
+        readouts_s: camera -> rolling-shutter readout time of its images.
     """
 
     state: str
@@ -93,7 +93,7 @@ class Health:
 
 
 def diagnose(health: Health, name: str) -> list[DiagnosticStatus]:
-    """One status for each subsystem.
+    """Return one status for each subsystem.
 
     Args:
         health: the state.
@@ -111,7 +111,7 @@ def diagnose(health: Health, name: str) -> list[DiagnosticStatus]:
 
 
 def diagnostics_msg(statuses: list[DiagnosticStatus], stamp: object) -> DiagnosticArray:
-    """diagnostic_msgs/DiagnosticArray with a stamp."""
+    """Make a diagnostic_msgs/DiagnosticArray with a stamp."""
     msg = DiagnosticArray(status=statuses)
     msg.header.stamp = stamp
     return msg
@@ -241,7 +241,7 @@ def _looking(health: Health) -> str:
 
 
 def metres_hint(update: MapUpdate) -> str:
-    """Why a committed window's map has no metres that one can navigate by, and what to do."""
+    """Explain why a committed window's map has no metres to navigate by, and the remedy."""
     views = [keyframe.view for keyframe in update.window.keyframes]
     said = f" (the engine says: {update.note})" if update.note else ""
     if all(view.T_odom_cam is None for view in views):

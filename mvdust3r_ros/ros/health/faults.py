@@ -22,14 +22,15 @@ from collections import Counter
 from collections.abc import Callable
 
 REPEAT_S = 10.0
-"""A log that says the same more often hides the rest; less often, one takes the fault for gone."""
+"""Log period of a repeated fault: more often hides the rest of the log; less often, the fault
+seems gone."""
 RECENT_S = 5.0
-"""A fault shows in diagnostics until it has not come for this long: five of their periods, and the
-time after which diagnostic_aggregator calls a status stale by default."""
+"""Diagnostics show a fault until it has not recurred for this long: five of their periods, and the
+default time after which diagnostic_aggregator calls a status stale."""
 
 
 class FaultLog:
-    """Counts faults by reason; logs each reason at once and then once in a while."""
+    """Counts faults by reason; logs each reason at once and then at a limited rate."""
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class FaultLog:
         clock: Callable[[], float] = time.monotonic,
         repeat_s: float = REPEAT_S,
     ) -> None:
-        """Log by `log`, a reason at most every `repeat_s`; `clock` gives seconds."""
+        """Log with `log`, a reason at most every `repeat_s`; `clock` returns seconds."""
         self._repeat_s = repeat_s
         self._log, self._clock = log, clock
         self._lock = threading.Lock()
@@ -48,7 +49,7 @@ class FaultLog:
         self._held_back: Counter[str] = Counter()
 
     def report(self, reason: str, message: str) -> None:
-        """Count a fault; any thread."""
+        """Count a fault, from any thread."""
         with self._lock:
             now = self._clock()
             self._counts[reason] += 1
@@ -63,12 +64,12 @@ class FaultLog:
         self._log(f"{message} [{reason}{f', {more} more since' if more else ''}]")
 
     def counts(self) -> Counter[str]:
-        """How often each reason came up."""
+        """Return the number of faults by reason."""
         with self._lock:
             return Counter(self._counts)
 
     def recent(self, within_s: float) -> dict[str, str]:
-        """Reason -> last message of faults of the last seconds."""
+        """Return reason -> last message of recent faults."""
         with self._lock:
             since = self._clock() - within_s
             return {r: m for r, m in self._messages.items() if self._seen_s[r] >= since}

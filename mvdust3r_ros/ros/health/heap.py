@@ -21,21 +21,22 @@ import os
 from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Of glibc's malloc.h."""
+"""From glibc's malloc.h."""
 LARGE_B = 1 << 20
-"""Blocks of this size and more lie apart from the heap, as images and clouds do."""
+"""Blocks of this size and more are allocated outside the heap, as images and clouds are."""
 FREE_AT_THE_END_B = 32 << 20
-"""So much may lie free at its end until `give_back_memory`: taking it each time is slow."""
+"""Free memory allowed at the end of the heap until `give_back_memory`, as a system call for each
+allocation is slow."""
 
 
 def large_blocks_apart() -> bool:
-    """Take large blocks of memory from the system and give them back at once.
+    """Allocate large blocks directly from the system and return them at once.
 
-    glibc does so until the first one is freed, and from then on puts all that are not larger in
-    the heap, where what lies between them keeps it from shrinking.
+    glibc does so only until the first such block is freed. From then on it puts blocks up to that
+    size into the heap, where blocks between them keep the heap from shrinking.
 
     Returns:
-        False where the environment says otherwise, and with other C libraries.
+        False if the environment sets it otherwise, and with other C libraries.
     """
     mallopt = _function("mallopt")
     if "MALLOC_MMAP_THRESHOLD_" in os.environ or mallopt is None:
@@ -45,13 +46,13 @@ def large_blocks_apart() -> bool:
 
 
 def share_one_heap() -> bool:
-    """Let all threads of this process take memory from one heap; call it before there are any.
+    """Let all threads of this process allocate from one heap; call it before there are any.
 
-    glibc gives each thread a heap of its own, and what one thread has freed the others cannot use:
-    a node that runs for days, and makes new threads whenever it is configured, grew by a third.
+    glibc gives each thread its own heap, and other threads cannot use what is freed there: a node
+    that ran for days, with new threads at each configuration, grew by a third.
 
     Returns:
-        False where the environment says otherwise, and with other C libraries.
+        False if the environment sets it otherwise, and with other C libraries.
     """
     mallopt = _function("mallopt")
     if "MALLOC_ARENA_MAX" in os.environ or mallopt is None:
@@ -60,10 +61,10 @@ def share_one_heap() -> bool:
 
 
 def give_back_memory() -> bool:
-    """Give pages that are free but lie between used ones back to the system.
+    """Return free pages between used ones to the system.
 
-    glibc does so by itself only at the end of the heap: memory of images that once had to wait
-    would else stay with the process.
+    glibc by itself does so only at the end of the heap: memory of images that once had to wait
+    would otherwise stay with the process.
 
     Returns:
         Whether there were any; False with other C libraries.
@@ -73,5 +74,5 @@ def give_back_memory() -> bool:
 
 
 def _function(name: str) -> Any | None:
-    """A function of the C library, None where it has none of that name."""
+    """Return a function of the C library, or None if it has none of that name."""
     return getattr(ctypes.CDLL(None), name, None)

@@ -23,7 +23,7 @@ from mvdust3r_ros.ros.health.arrivals import Offer
 
 
 def offers_on(node: Node, topic: str) -> list[Offer]:
-    """What the publishers of a topic offer."""
+    """Return the offers of a topic's publishers."""
     return [
         Offer(
             f"{info.node_namespace.rstrip('/')}/{info.node_name}",
@@ -37,19 +37,19 @@ def offers_on(node: Node, topic: str) -> list[Offer]:
 
 
 def clock_stopped(node: Node) -> bool:
-    """Whether the node waits for a simulated time that nobody has published yet."""
+    """Whether the node waits for simulated time that is not published yet."""
     simulated = bool(node.get_parameter("use_sim_time").value)
     return simulated and node.get_clock().now().nanoseconds == 0
 
 
 def namesakes(node: Node) -> int:
-    """Other nodes with the full name of this one."""
+    """Return the number of other nodes with this node's full name."""
     own = (node.get_name(), node.get_namespace())
     return max(0, int(node.get_node_names_and_namespaces().count(own)) - 1)
 
 
 def others_on(node: Node, topic: str) -> list[str]:
-    """Full names of the other nodes that publish a topic; that of a namesake too."""
+    """Return full names of the other nodes that publish a topic, including namesakes."""
     names = sorted(offer.node for offer in offers_on(node, topic))
     own = node.get_fully_qualified_name()
     if own in names:

@@ -45,10 +45,10 @@ LEVEL_NAMES = {
 
 
 class Supervisor:
-    """Watches what becomes of windows and changes how the mapper works.
+    """Watches the outcomes of windows and degrades the mapper.
 
     Attributes:
-        gave_up: why the node has to stop mapping, in words; empty while it need not.
+        gave_up: why the node has to stop mapping; empty unless it has to.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Supervisor:
         Args:
             mapper: the mapper; the supervisor closes its engine.
             config: all settings.
-            make_engine: loads the engine of the settings, or with True the fallback engine.
+            make_engine: loads the configured engine, or with True the fallback engine.
             report: called with a reason and a message at each step.
         """
         self.gave_up = ""
@@ -75,12 +75,12 @@ class Supervisor:
 
     @property
     def level(self) -> ServiceLevel:
-        """How far the node has stepped back."""
+        """The node's degradation level."""
         return self._policy.level
 
     @property
     def message(self) -> str:
-        """The level and why it is there, in words; empty at the top."""
+        """The level and its reason; empty at the top."""
         policy = self._policy
         if policy.level == ServiceLevel.FULL:
             return ""
@@ -88,11 +88,11 @@ class Supervisor:
 
     @property
     def latency_p95_s(self) -> float | None:
-        """95th percentile of the time for a window; None before there are enough windows."""
+        """95th percentile of the time per window; None before there are enough windows."""
         return self._policy.latency_p95_s
 
     def restart(self) -> None:
-        """Begin again at the top, with the engine of the settings.
+        """Start again at the top, with the configured engine.
 
         Raises:
             EngineError: it cannot be loaded again.
@@ -106,7 +106,7 @@ class Supervisor:
             self._mapper.reconfigure(self._limited())
 
     def reconfigure(self, config: NodeConfig) -> None:
-        """Use other settings, within what the present level allows.
+        """Apply other settings, within the limits of the current level.
 
         Raises:
             ConfigError: a structural setting differs.
@@ -121,10 +121,10 @@ class Supervisor:
             self._policy.rule = self._rule()
 
     def after(self, update: MapUpdate) -> None:
-        """Take the outcome of a window; called by the inference thread alone."""
+        """Process the outcome of a window; only the inference thread calls this."""
         failed = update.verdict in ENGINE_FAULTS
         if not failed and "decode" not in update.latency_ms:
-            return  # the network was not asked
+            return  # the network did not run
         outcome = Outcome(
             latency_s=sum(update.latency_ms.values()) * 1e-3,
             failure=update.message if failed else "",
@@ -136,7 +136,7 @@ class Supervisor:
                 level = self._move_to(level)
 
     def close(self) -> None:
-        """Free the engine; once."""
+        """Free the engine, once."""
         with self._lock:
             if self._is_open:
                 self._is_open = False
@@ -154,7 +154,7 @@ class Supervisor:
 
     @property
     def _keyframes(self) -> KeyframeSettings:
-        """As configured, and as the engine likes what is left to it."""
+        """Keyframe settings as configured, with the engine's defaults filled in."""
         return self._mapper.engine.describe().filled_in(self._config).keyframes
 
     def _rule(self) -> DegradationLimits:
@@ -162,7 +162,7 @@ class Supervisor:
         return DegradationLimits(rule.failures, rule.healthy_windows, rule.max_latency_s)
 
     def _limited(self) -> NodeConfig:
-        """The settings as the present level allows them."""
+        """Return the settings, limited to the current level."""
         values: dict[str, object] = {}
         if self.level >= ServiceLevel.FEWER_VIEWS:
             views = max(MIN_WINDOW, self._keyframes.window_size // 2)
@@ -174,20 +174,20 @@ class Supervisor:
         return with_values(self._config, values)
 
     def _move_to(self, level: ServiceLevel) -> ServiceLevel | None:
-        """Make a step; the next one when this one cannot be made."""
+        """Move to a level; return the next one if that fails."""
         self._report("ladder", f"mapping {LEVEL_NAMES[level]}: {self._policy.reason}")
         if level == ServiceLevel.STOPPED:
             self.gave_up = self._policy.reason
             return None
         try:
             self._use(fallback=level == ServiceLevel.FALLBACK_ENGINE)
-        except Exception as error:  # noqa: BLE001 - whatever a backend raises while it loads
+        except Exception as error:  # noqa: BLE001 - a backend may raise anything while it loads
             return self._policy.step_down(f"{type(error).__name__}: {error}")
         self._mapper.reconfigure(self._limited())
         return None
 
     def _use(self, *, fallback: bool) -> None:
-        """Change engines; on the way down the old one goes first, for its memory."""
+        """Change engines; on the way down, free the old one first for its memory."""
         if fallback == self._on_fallback and self._is_open:
             return
         if fallback:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Message types as described in a bag."""
+"""Message types as a bag describes them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mvdust3r_ros.ros.message_types import MessageTypeError
 
 
 def typestore_with(names: list[str]) -> Typestore:
-    """Definitions of the common types and of the packages of the given ones.
+    """Return definitions of the common types and of the packages of the given ones.
 
     Raises:
         MessageTypeError: a type has no definition on this machine.
@@ -57,7 +57,7 @@ def typestore_with(names: list[str]) -> Typestore:
 
 
 def bag_qos(*, reliable: bool, latched: bool) -> Qos:
-    """Quality of service as a bag describes it."""
+    """Return a QoS profile in the form that a bag stores."""
     forever = QosTime(0x7FFFFFFF, 0xFFFFFFFF)
     return Qos(
         QosHistory.KEEP_LAST,

@@ -34,21 +34,21 @@ from mvdust3r_ros.ros.qos import RELIABLE
 from mvdust3r_ros.srv import LoadMap, SaveMap
 
 MATCH_S = 0.5
-"""DDS discovery works one way at a time: what the other side needs to find us as well, on one
+"""DDS discovery works in one direction at a time: time for the other side to find this one, on one
 machine or a local network."""
 ASK_AGAIN_S = 5.0
-"""Matters only where an answer got lost: then the state is asked for. Configuring may take longer
-and is waited for."""
+"""Matters only if a response gets lost: then the state is queried. Configuring may take longer and
+is waited for."""
 REACHED = {
     "configure": "inactive", "activate": "active", "deactivate": "inactive",
     "cleanup": "unconfigured",
 }  # fmt: skip
-"""Transition -> state of the node after it; after the others it is finalized."""
+"""Transition -> state of the node after it; all others end in finalized."""
 BEGINS = {
     "configure": "unconfigured", "activate": "inactive", "deactivate": "active",
     "cleanup": "inactive",
 }  # fmt: skip
-"""Transition -> state of a node that has not heard of it."""
+"""Transition -> state of a node that has not received the request."""
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -61,16 +61,16 @@ TRANSITIONS = {
 
 
 class ControlError(MvDust3rError):
-    """A node does not answer, or refuses."""
+    """A node does not respond, or refuses."""
 
 
 class MapperControl(Node):
-    """The other end of a mapper node's services and status topics.
+    """Client of a mapper node's services and status topics.
 
     Attributes:
         windows: all window statuses so far.
         diagnostics: status name ("mapper: input") -> its newest message.
-        watch: called while waiting; raises when it is in vain.
+        watch: called while waiting; raises if waiting is pointless.
     """
 
     def __init__(self, mapper: str = "/mapper", **node_options: Any) -> None:
@@ -96,7 +96,7 @@ class MapperControl(Node):
         """Spin until a condition holds.
 
         Raises:
-            ControlError: it does not within the time; `what` names it.
+            ControlError: it does not hold within the time; `what` names it.
         """
         end = time.monotonic() + timeout_s
         while not condition():
@@ -106,10 +106,10 @@ class MapperControl(Node):
             self._spinner.spin_once(timeout_sec=0.05)
 
     def call(self, kind: Any, service: str, request: Any, timeout_s: float = 60.0) -> Any:
-        """Call a service and wait for its answer.
+        """Call a service and wait for the response.
 
         Raises:
-            ControlError: no such service, or no answer within the time.
+            ControlError: no such service, or no response within the time.
         """
         client = self._client(kind, service, timeout_s)
         future = client.call_async(request)
@@ -117,24 +117,24 @@ class MapperControl(Node):
         return future.result()
 
     def _client(self, kind: Any, service: str, timeout_s: float) -> Any:
-        """A client that is connected both ways; kept, because connecting takes time."""
+        """Return a client connected in both directions; cached, because connecting takes time."""
         client = self._known.get(service) or self.create_client(kind, service)
         if service not in self._known or not client.service_is_ready():
             self.wait(client.service_is_ready, timeout_s, f"service {service}")
-            # The service seen is not yet the client seen: an answer would be lost.
+            # The service may not have found the client yet: its response would be lost.
             self.spin_for(MATCH_S)
             self._known[service] = client
         return client
 
     def transition(self, name: str, timeout_s: float = 120.0) -> bool:
-        """Ask for a lifecycle transition; whether it worked.
+        """Request a lifecycle transition; return whether it succeeded.
 
-        On a busy machine DDS can lose the first request to a service, or its answer. So a request
-        without an answer is followed by a question for the state: it tells that the transition is
-        done, or that the node has not heard of it, which is then asked again.
+        On a busy machine DDS can lose the first request to a service, or its response. So after a
+        request without a response the state is queried. It shows that the transition is done, or
+        that the node has not received the request, which is then repeated.
 
         Raises:
-            ControlError: no answer within the time; it names the state, if the node tells that.
+            ControlError: no response within the time; the message has the state if known.
         """
         request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))
         service = f"{self.mapper}/change_state"
@@ -158,43 +158,43 @@ class MapperControl(Node):
                 asked.append(client.call_async(request))
 
     def state(self, timeout_s: float = 60.0) -> str:
-        """Lifecycle state of the node."""
+        """Return the lifecycle state of the node."""
         answer = self.call(GetState, f"{self.mapper}/get_state", GetState.Request(), timeout_s)
         return str(answer.current_state.label)
 
     def save_map(self, filename: str, timeout_s: float = 60.0) -> Any:
-        """Call ~/save_map; the response."""
+        """Call ~/save_map; return the response."""
         request = SaveMap.Request(filename=filename)
         return self.call(SaveMap, f"{self.mapper}/save_map", request, timeout_s)
 
     def load_map(self, filename: str) -> Any:
-        """Call ~/load_map; the response."""
+        """Call ~/load_map; return the response."""
         return self.call(LoadMap, f"{self.mapper}/load_map", LoadMap.Request(filename=filename))
 
     def spin_for(self, seconds: float) -> None:
-        """Take messages for a while."""
+        """Process messages for a while."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._spinner.spin_once(timeout_sec=left)
 
     def values(self, part: str) -> dict[str, str]:
-        """Values of the newest diagnostics of "input", "engine" or "map"; empty before any."""
+        """Return values of the newest "input", "engine" or "map" diagnostics; empty before any."""
         status = self.diagnostics.get(f"{self.mapper.lstrip('/')}: {part}")
         return {v.key: v.value for v in status.values} if status else {}
 
     def value(self, part: str, key: str) -> str:
-        """One of the values, for example "images received"; empty before there is one."""
+        """Return one value, for example of "images received"; empty before there is one."""
         return self.values(part).get(key, "")
 
     def message(self, part: str) -> str:
-        """The words of the newest diagnostics of a part; empty before there are any."""
+        """Return the message of a part's newest diagnostics; empty before there are any."""
         status = self.diagnostics.get(f"{self.mapper.lstrip('/')}: {part}")
         return str(status.message) if status else ""
 
 
 @contextmanager
 def control_node(domain: int, mapper: str = "/mapper") -> Iterator[MapperControl]:
-    """A control node in a ROS domain, for as long as the block lasts."""
+    """Run a control node in a ROS domain for the duration of the block."""
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
     node = MapperControl(mapper, context=context)

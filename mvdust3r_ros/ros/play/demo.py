@@ -58,21 +58,21 @@ PATIENT = {
     "ros.queue_size": "50",
 }
 IDLE_S = 1.0
-"""Nothing waits and nothing comes for this long, one period of the node's diagnostics: it is at
-the end."""
+"""The demo ends when nothing has waited or arrived for this long, one period of the node's
+diagnostics."""
 STUCK_S = 180.0
-"""Matters only where the node hangs: a window takes seconds on a slow processor."""
+"""Matters only if the node hangs: a window takes seconds on a slow CPU."""
 MAP_SETTLES_S = 1.5
-"""More than a period of the diagnostics: those that are read are of the end."""
+"""Longer than a period of the diagnostics, so that the final ones are read."""
 SAVED_S = 180.0
-"""The node waits 60 s for the network, then writes; matters only where it hangs."""
+"""The node waits 60 s for the network, then writes; matters only if it hangs."""
 FIRST_DOMAIN, DOMAINS = 20, 80
-"""20 to 99 of the 0 to 101 that are safe on every system (docs.ros.org, About ROS_DOMAIN_ID);
-robots mostly use the first."""
+"""20 to 99 of the domains 0 to 101 that are safe on every system (docs.ros.org, About
+ROS_DOMAIN_ID); robots mostly use the first ones."""
 
 
 class DemoError(MvDust3rError):
-    """The demo cannot run, or a process of it failed."""
+    """The demo cannot run, or one of its processes failed."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class DemoOptions:
         bag: bag of camera images; None for the installed synthetic room (`show_demo` finds it).
         engine: engine folder or name; empty for the default model.
         depth: folder of depth maps to publish; None for none.
-        rate: speed of the bag.
-        out: folder for everything that is made.
+        rate: playback rate of the bag.
+        out: folder for all outputs.
         params: YAML file of settings for the node; None for the defaults.
-        topics: topics of the bag; empty names are found out.
+        topics: topics of the bag; empty names are detected.
         patient: give the node long queues, so that few images are dropped.
     """
 
@@ -102,14 +102,14 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the demo is.
+    """Progress of the demo.
 
     Attributes:
         images: images received by the node, of `images_total`.
         images_total: images in the bag.
         windows: windows mapped or rejected.
         committed: windows in the map.
-        latency_ms: of the newest window, all stages together.
+        latency_ms: of the newest window, sum of all stages.
     """
 
     images: int
@@ -124,20 +124,20 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made.
+    """Results of the demo.
 
     Attributes:
         images: images played.
         dropped: images that the node could not use, by reason.
-        keyframes: images kept.
+        keyframes: images kept as keyframes.
         verdicts: outcomes of the windows.
-        superseded: windows that never reached the network, which a newer one replaced.
-        left_out: keyframes that no window held that the network had time for.
-        window_ms: median time of a window, all stages together.
-        seconds: playing and mapping took this long.
-        last_rejection: why the newest rejected window was rejected; empty when none was.
+        superseded: windows that never reached the network because a newer one replaced them.
+        left_out: keyframes in no window that the network had time for.
+        window_ms: median time of a window, sum of all stages.
+        seconds: duration of playing and mapping.
+        last_rejection: why the newest rejected window was rejected; empty without one.
         engine: name of the engine.
-        scale: how well metres are known in the end.
+        scale: final scale and its uncertainty.
     """
 
     images: int
@@ -211,7 +211,7 @@ def run_demo(options: DemoOptions, report: Report) -> DemoResult:
 
 
 def snapshot_of_files(folder: Path, stem: str) -> MapSnapshot:
-    """A saved map, read back; without a grid where none was saved.
+    """Read back a saved map; without a grid if none was saved.
 
     Raises:
         MapFileError: a file is missing or damaged.
@@ -232,14 +232,14 @@ def snapshot_of_files(folder: Path, stem: str) -> MapSnapshot:
 
 
 def check_ros() -> None:
-    """See that ROS and this package's messages can be imported.
+    """Check that ROS and this package's messages can be imported.
 
     Raises:
-        DemoError: they cannot; the message says what to run.
+        DemoError: they cannot; the message names the command to run.
     """
     try:
         import rclpy
-        import tf2_msgs.msg  # noqa: F401 - only whether it is there
+        import tf2_msgs.msg  # noqa: F401 - checks that it is installed
 
         import mvdust3r_ros.msg
     except ImportError as error:
@@ -270,13 +270,13 @@ def _look_into(bag: Path, wanted: BagOptions, *, has_depth_maps: bool) -> _Topic
 
 
 def prepare(out: Path) -> Path:
-    """Make the folders; remove recording and map of an earlier run, and nothing else.
+    """Create the folders; remove only the recording and map of an earlier run.
 
     Returns:
-        Where the logs go.
+        The folder for logs.
 
     Raises:
-        DemoError: what lies where the recording goes is none.
+        DemoError: the recording's folder exists and is not a bag.
     """
     bag, logs = out / "bag", out / "log"
     if bag.exists():
@@ -308,12 +308,12 @@ def _node_arguments(options: DemoOptions, topics: _Topics) -> list[str]:
 
 
 def _tf_name(topic: str) -> str:
-    """What the node calls a topic of transforms."""
+    """Return the node's name of a topic of transforms."""
     return "/tf_static" if is_static(topic) else "/tf"
 
 
 def _frames(wanted: BagOptions, topics: _Topics) -> dict[str, str]:
-    """Frames that were named by hand."""
+    """Return the frames given by the user."""
     named = {"ros.camera_frame": wanted.camera_frame}
     if topics.odom_source == "tf" and wanted.odom_frame != "odom":
         named["ros.odom_frame"] = wanted.odom_frame
@@ -321,14 +321,14 @@ def _frames(wanted: BagOptions, topics: _Topics) -> dict[str, str]:
 
 
 def _engine_name(engine: str) -> str:
-    """Absolute where it is a path: the node runs in another folder."""
+    """Make a path absolute, as the node runs in another folder."""
     return str(Path(engine).resolve()) if engine and Path(engine).exists() else engine
 
 
 def _drive(
     options: DemoOptions, topics: _Topics, run: Processes, domain: int, report: Report
 ) -> DemoResult:
-    """Start everything, play, wait for the last window, save."""
+    """Start all processes, play the bag, wait for the last window, save the map."""
     from mvdust3r_ros.ros.play.control import control_node
 
     run.start("mapper", "node", _node_arguments(options, topics))
@@ -346,7 +346,7 @@ def _drive(
         begin = time.monotonic()
         run.start("player", "play.player", _player_arguments(options, topics))
         _watch(control, topics, run, report)
-        saved = control.save_map("map", SAVED_S)  # maps what has not filled a window, too
+        saved = control.save_map("map", SAVED_S)  # also maps keyframes that do not fill a window
         seconds = time.monotonic() - begin
         control.spin_for(MAP_SETTLES_S)
         result = _result(control, seconds)
@@ -368,7 +368,7 @@ def _player_arguments(options: DemoOptions, topics: _Topics) -> list[str]:
 
 
 def _watch(control: MapperControl, topics: _Topics, run: Processes, report: Report) -> None:
-    """Report until the bag is played and the node has nothing left to do."""
+    """Report progress until the bag is played and the node is idle."""
     idle_since = last_news = time.monotonic()
     seen = (0, 0)
     while time.monotonic() - idle_since < IDLE_S:
@@ -423,7 +423,7 @@ def _result(control: MapperControl, seconds: float) -> DemoResult:
 
 
 def keyframes_in(windows: Iterable[WindowStatus]) -> int:
-    """Keyframes of all windows together, those of several cameras at one time each."""
+    """Count the distinct keyframes of all windows; cameras at the same time count separately."""
     held: Counter[tuple[int, int]] = Counter()
     for window in windows:
         held |= Counter((stamp.sec, stamp.nanosec) for stamp in window.keyframe_stamps)
@@ -431,7 +431,7 @@ def keyframes_in(windows: Iterable[WindowStatus]) -> int:
 
 
 def _scale(control: MapperControl) -> ScaleEstimate:
-    """What the last window in the map said of the scale."""
+    """Return the scale estimate of the last committed window."""
     committed = [w for w in control.windows if w.verdict == Verdict.COMMITTED]
     if not committed:
         return ScaleEstimate()

@@ -45,12 +45,12 @@ from mvdust3r_ros.ros.play.demo import (
 from mvdust3r_ros.ros.play.demo import Progress as DemoProgress
 from mvdust3r_ros.wording import decimal, plural
 
-# Rendering it would need PyTorch; demo/README.md says how it was made.
+# Rendering the room would need PyTorch; demo/README.md has the script.
 ROOM = Path("demo") / "room"
 
 
 def show_demo(options: DemoOptions) -> int:
-    """Run the demo and talk about it; 0 when a map was made.
+    """Run the demo and print the results; return 0 if a map was made.
 
     Raises:
         MvDust3rError: the demo cannot run.
@@ -99,10 +99,10 @@ def _play(options: DemoOptions, console: Console) -> DemoResult:
 
 
 def _with_engine(options: DemoOptions, console: Console) -> tuple[DemoOptions, Path | None]:
-    """The engine asked for, else the default model, else recorded depth where there is some.
+    """Choose the given engine, or the default model, or recorded depth if there is any.
 
     Returns:
-        The options, and the recorded depth to fall back on when the default model maps nothing.
+        The options, and the recorded depth to fall back on if the default model maps nothing.
     """
     beside = options.bag.parent / "depth" if options.bag is not None else None
     depth = options.depth or (beside if beside is not None and beside.is_dir() else None)
@@ -138,12 +138,12 @@ def _bar(console: Console) -> Iterator[Report]:
 
         try:
             yield report
-        finally:  # what did not even begin leaves no bar above its error
+        finally:  # a run that did not start leaves no bar above its error
             bar.update(task, visible=bar.tasks[0].completed > 0)
 
 
 def tell_numbers(result: DemoResult, options: DemoOptions, console: Console) -> None:
-    """What came of the images, keyframes and windows."""
+    """Print the outcome of the images, keyframes and windows."""
     verdicts = ", ".join(
         f"{n} {describe_verdict(Verdict[name.upper()])}"
         for name, n in sorted(result.verdicts.items())
@@ -166,7 +166,7 @@ def tell_numbers(result: DemoResult, options: DemoOptions, console: Console) -> 
 
 
 def draw(options: DemoOptions, result: DemoResult, console: Console) -> None:
-    """Draw the saved map beside its files; what cannot be drawn is said."""
+    """Render the saved map next to its files; print what cannot be rendered."""
     snapshot = replace(snapshot_of_files(options.out, "map"), scale=result.scale)
     if snapshot.grid is None:
         console.print(NO_GRID)

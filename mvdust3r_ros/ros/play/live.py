@@ -52,7 +52,7 @@ from mvdust3r_ros.ros.play.demo import (
 STEM = "map"
 STATUS, SUMMARY = "/mapper/window_status", "/mapper/occupancy_summary"
 TAKEN_OUT = re.compile(r"(\d+) windows? left the map")
-"""How the mapper begins the message of a window that took others out of the map."""
+"""Start of the message of a window that removed others from the map."""
 
 
 def run_live(
@@ -61,16 +61,16 @@ def run_live(
     options: DemoOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evidence:
-    """Play a bag through player, mapper node and recorder as processes.
+    """Play a bag through the player, mapper node and recorder as processes.
 
     Args:
-        recording: the bag as frames with its truth, for what the node cannot know.
-        config: settings that the node is given, for the report.
-        options: what to play, at which speed, and where to write.
-        progress: called with images received and images in all.
+        recording: the bag as frames with ground truth, which the node does not have.
+        config: the node's settings, for the report.
+        options: bag, playback rate and output folder.
+        progress: called with images received and the total.
 
     Returns:
-        What the node published and saved. Predictions of windows are not among it.
+        What the node published and saved, without predictions of windows.
 
     Raises:
         MvDust3rError: ROS is missing, or a process failed; its log is named.
@@ -99,13 +99,13 @@ def run_live(
         drops=_drops(recording.total, played),
         superseded=played.superseded,
         left_out=played.left_out,
-        # the largest of the processes that have ended, which is the node
+        # of the largest ended child process, which is the node
         peak_memory_mb=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
     )
 
 
 def _drops(total: int, played: DemoResult) -> dict[str, int]:
-    """Images that the node dropped by its reasons, and those that never came to it."""
+    """Count images dropped by the node, by reason, and images that never reached it."""
     lost = total - played.images
     return {**played.dropped, **({"lost on the way to the node": lost} if lost > 0 else {})}
 
@@ -113,7 +113,7 @@ def _drops(total: int, played: DemoResult) -> dict[str, int]:
 def _what_was_played(
     recording: Recording, config: MapperConfig
 ) -> tuple[RunResult, TrueMapBuilder]:
-    """A run without windows yet: engine, odometry and true points of the recording."""
+    """Return a run without windows: engine, odometry and true points of the recording."""
     rules = config.engine
     engine = create_engine(rules.engine, EngineOptions(rules.threads, rules.provider))
     try:
@@ -138,7 +138,7 @@ def _what_was_played(
 
 
 def _messages(bag: Path, topic: str) -> Iterator[Any]:
-    """Messages of one recorded topic; a bag that the recorder wrote knows their types."""
+    """Yield messages of one recorded topic; the recorder's bags contain their types."""
     with AnyReader([bag]) as reader:
         wanted = [c for c in reader.connections if c.topic == topic]
         for connection, _, raw in reader.messages(wanted) if wanted else ():
@@ -167,7 +167,7 @@ def _windows(statuses: Iterable[Any]) -> Iterator[WindowRecord]:
 def _as_published(
     saved: MapSnapshot, status: Any, summaries: Sequence[Any], config: MapperConfig
 ) -> MapSnapshot:
-    """A saved map with what its files do not say: scale, and the height of the floor."""
+    """Complete a saved map with scale and floor height, which its files lack."""
     source = ScaleSource(int(summaries[-1].scale_source)) if summaries else ScaleSource.NONE
     scale = ScaleEstimate(float(status.scale), float(status.scale_rel_sigma), source)
     gate_open, hint = scale_gate(scale, config.stitch.scale_max_rel_sigma)

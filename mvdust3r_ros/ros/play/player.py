@@ -49,26 +49,26 @@ from mvdust3r_ros.ros.spinning import quiet_end
 from mvdust3r_ros.wording import plural
 
 CLOCK_PERIOD_S = 0.025
-"""As `ros2 bag play --clock`: every tick wakes every node that lives in the time of the bag."""
+"""As `ros2 bag play --clock`: every tick wakes every node that uses the bag's time."""
 DRAIN_S = 0.5
-"""What best-effort subscribers get to take the last messages, which nobody acknowledges."""
+"""Time for best-effort subscribers to receive the last messages, which they do not acknowledge."""
 QUIET_S = 1.0
-"""Subscribers are taken to be complete when no more came for this long. DDS discovery on one
+"""All subscribers are assumed to be matched if no more appear for this long. DDS discovery on one
 machine takes less."""
 
 
 @dataclass(frozen=True)
 class PlayOptions:
-    """How a bag is played.
+    """Options for playing a bag.
 
     Attributes:
-        rate: speed; 1 is as recorded.
-        clock: publish /clock, so that nodes with use_sim_time live in the bag's time.
+        rate: playback rate; 1 is as recorded.
+        clock: publish /clock, so that nodes with use_sim_time use the bag's time.
         loop: start again at the end, until stopped.
-        image_topic: the image topic; empty to find out.
-        depth_folder: folder of depth maps to publish beside the images; None for none.
-        depth_topic: where to publish them; empty for `depth` beside the image topic.
-        wait_s: how long to wait for a subscriber of the images; 0 not to wait.
+        image_topic: the image topic; empty to detect it.
+        depth_folder: folder of depth maps to publish with the images; None for none.
+        depth_topic: their topic; empty for `depth` next to the image topic.
+        wait_s: how long to wait for a subscriber to the images; 0 not to wait.
     """
 
     rate: float = 1.0
@@ -85,10 +85,10 @@ class PlayOptions:
 
 
 class Player(Node):
-    """Publishes the messages of an open bag in its rhythm."""
+    """Publishes the messages of an open bag with their recorded timing."""
 
     def __init__(self, reader: BagReader, options: PlayOptions) -> None:
-        """Make a publisher for each topic whose type is installed.
+        """Create a publisher for each topic whose type is installed.
 
         Raises:
             BagError: the bag has no image topic.
@@ -131,10 +131,10 @@ class Player(Node):
         self._outputs[connection.topic] = self.create_publisher(kind, connection.topic, qos)
 
     def play(self) -> int:
-        """Play to the end, or for ever with `loop`; returns the number of images.
+        """Play to the end, or forever with `loop`; return the number of images.
 
         Raises:
-            ExternalShutdownException: the node was told to stop.
+            ExternalShutdownException: the node was stopped.
         """
         self._wait_for_subscriber()
         images = self._play_once()
@@ -146,7 +146,7 @@ class Player(Node):
         return images
 
     def _wait_for_subscriber(self) -> None:
-        """Wait with the clock standing at the start of the bag."""
+        """Wait with the clock stopped at the start of the bag."""
         output = self._outputs[self._image_topic]
         begin = time.monotonic()
         while output.get_subscription_count() == 0:
@@ -154,8 +154,8 @@ class Player(Node):
                 self.get_logger().warning(f"nobody takes {self._image_topic}; playing anyway")
                 break
             self._tick(self._reader.start_time)
-        # The publisher sees the subscriber first; what it sends before it is seen itself is lost.
-        # Subscribers of the other topics may come later still.
+        # The publisher discovers the subscriber first; messages before the reverse match are lost.
+        # Subscribers to the other topics may appear even later.
         seen, end = -1, time.monotonic() + QUIET_S
         while time.monotonic() < end:
             count = sum(o.get_subscription_count() for o in self._outputs.values())
@@ -164,7 +164,7 @@ class Player(Node):
             self._tick(self._reader.start_time)
 
     def _play_once(self) -> int:
-        """Once through the bag."""
+        """Play the bag once; return the number of images."""
         images, start_s, first_ns = 0, time.monotonic(), 0
         for connection, log_ns, raw in raw_messages(self._reader, self._reader.connections):
             output = self._outputs.get(connection.topic)
@@ -184,7 +184,7 @@ class Player(Node):
         try:
             image = decoded(self._reader, connection, log_ns, raw)
         except ConversionError:
-            return  # the node says what is wrong with the image
+            return  # the node reports what is wrong with the image
         stamp_ns = stamp_to_ns(image.header.stamp)
         try:
             depth_mm = self._depth_maps.load_mm(index, stamp_ns)
@@ -202,13 +202,13 @@ class Player(Node):
         self._depth.publish(message)
 
     def _wait_until(self, due_s: float, log_ns: int) -> None:
-        """Sleep until it is time for a message, with the clock running."""
+        """Sleep until a message is due, with the clock running."""
         while (left_s := due_s - time.monotonic()) > 0:
             self._tick(log_ns - int(left_s * self._options.rate * 1e9), left_s)
         self._tick(log_ns, 0.0)
 
     def _tick(self, now_ns: int, left_s: float = CLOCK_PERIOD_S) -> None:
-        """Publish the clock and sleep for at most one period of it."""
+        """Publish the clock and sleep for at most one clock period."""
         if not rclpy.ok():
             raise ExternalShutdownException
         if self._clock is not None:

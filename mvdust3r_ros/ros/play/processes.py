@@ -27,18 +27,17 @@ from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.installed import installed
 
 STOP_S = 20.0
-"""Matters only where a process hangs: the node waits a second for the network, then saves its
-map."""
+"""Matters only if a process hangs: the node waits a second for the network, then saves its map."""
 FASTDDS_PROFILES = Path("config") / "fastdds.xml"
 FASTDDS_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
 class ProcessError(MvDust3rError):
-    """A process ended that should run."""
+    """A process that should run has ended."""
 
 
 def isolated_environment(domain: int) -> dict[str, str]:
-    """Variables that keep nodes on this machine and in a domain of their own."""
+    """Return variables that keep nodes on this machine and in their own domain."""
     found = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     if os.environ.get("ROS_DISTRO") == "humble":
         found["ROS_LOCALHOST_ONLY"] = "1"
@@ -46,7 +45,7 @@ def isolated_environment(domain: int) -> dict[str, str]:
 
 
 def fastdds_environment() -> dict[str, str]:
-    """Variables that let Fast DDS carry large images whole; none where a person has set theirs."""
+    """Return variables that let Fast DDS send large images whole; none if the user set theirs."""
     profiles = installed(FASTDDS_PROFILES)
     if profiles is None or any(os.environ.get(name) for name in FASTDDS_VARIABLES):
         return {}
@@ -55,12 +54,12 @@ def fastdds_environment() -> dict[str, str]:
 
 
 class Processes:
-    """Child processes with their logs, in a ROS domain of their own."""
+    """Child processes with their logs, in their own ROS domain."""
 
     def __init__(
         self, logs: Path, domain: int, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Nothing runs yet.
+        """Start without processes.
 
         Args:
             logs: folder for the logs.
@@ -73,11 +72,11 @@ class Processes:
         self._environment = {**os.environ, **own}
 
     def start(self, name: str, module: str, words: Sequence[str]) -> None:
-        """Run `mvdust3r_ros.ros.<module>` with some words; its output goes to <name>.log."""
+        """Run `mvdust3r_ros.ros.<module>` with arguments; its output goes to <name>.log."""
         self.run(name, ["-m", f"mvdust3r_ros.ros.{module}", *words])
 
     def run(self, name: str, words: Sequence[str]) -> None:
-        """Run Python with some words; its output goes to <name>.log."""
+        """Run Python with arguments; its output goes to <name>.log."""
         with (self._logs / f"{name}.log").open("wb") as log:
             self._running[name] = subprocess.Popen(
                 [sys.executable, *words],
@@ -88,7 +87,7 @@ class Processes:
             )
 
     def check(self, *, may_end: str = "") -> None:
-        """See that all processes run; `may_end` may also have ended well.
+        """Check that all processes run; `may_end` may also have exited with status 0.
 
         Raises:
             ProcessError: one has ended; the message quotes the end of its log.
@@ -99,13 +98,13 @@ class Processes:
                 raise ProcessError(f"the {name} ended ({process.returncode}): {words}")
 
     def last_output(self, name: str) -> str:
-        """The last line of a log, and where it is."""
+        """Return the last line of a log and its path."""
         path = self._logs / f"{name}.log"
         lines = path.read_text(errors="replace").strip().splitlines()
         return f"{lines[-1] if lines else 'it said nothing'} (log: {path})"
 
     def pid(self, name: str) -> int:
-        """Number of a process."""
+        """Return a process id."""
         return self._running[name].pid
 
     def ended(self, name: str) -> bool:
@@ -113,7 +112,7 @@ class Processes:
         return self._running[name].poll() is not None
 
     def stop(self, name: str, how: signal.Signals = signal.SIGINT) -> int:
-        """Ask a process to end, insist after a while; its exit status."""
+        """Ask a process to end, kill it after `STOP_S`; return its exit status."""
         process = self._running.pop(name)
         if process.poll() is None:
             process.send_signal(how)
@@ -124,6 +123,6 @@ class Processes:
             return process.wait()
 
     def stop_all(self) -> None:
-        """End everything that still runs."""
+        """End all processes that still run."""
         for name in list(self._running):
             self.stop(name)

@@ -37,7 +37,7 @@ from mvdust3r_ros.ros.spinning import quiet_end
 from mvdust3r_ros.wording import plural
 
 LOOK_PERIOD_S = 0.1
-"""What a new topic loses at most on top of DDS discovery."""
+"""At most this much of a new topic is lost in addition to DDS discovery."""
 
 
 class RecorderError(MvDust3rError):
@@ -45,13 +45,13 @@ class RecorderError(MvDust3rError):
 
 
 class Recorder(Node):
-    """Subscribes to each topic as soon as somebody publishes it, with a QoS that fits."""
+    """Subscribes to each topic as soon as it has a publisher, with a matching QoS."""
 
     def __init__(self, bag: Path, topics: Sequence[str]) -> None:
-        """Make the bag.
+        """Create the bag.
 
         Args:
-            bag: folder to make.
+            bag: folder to create.
             topics: topics to record.
 
         Raises:
@@ -70,7 +70,7 @@ class Recorder(Node):
         self._timer = self.create_timer(LOOK_PERIOD_S, self._look, clock=steady)
 
     def _look(self) -> None:
-        """Subscribe to what has appeared; with simulated time not before the clock runs."""
+        """Subscribe to new topics; with simulated time not before the clock runs."""
         if self.get_clock().now().nanoseconds == 0:
             return
         for topic in self._topics:
@@ -116,7 +116,7 @@ class Recorder(Node):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Record until told to stop."""
+    """Record until stopped."""
     words = list(sys.argv if args is None else ["recorder", *args])
     parser = argparse.ArgumentParser(prog="recorder", description=__doc__)
     parser.add_argument("topics", nargs="+", metavar="TOPIC")
