@@ -175,6 +175,13 @@ def test_every_test_depend_is_used() -> None:
         assert linter or name in cmake or name.removeprefix("python3-") in used, name
 
 
+def test_every_file_of_code_says_its_licence() -> None:
+    folders = ("mvdust3r_ros", "launch", "test", "benchmarks", "examples")
+    files = [p for folder in folders for p in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 300
+    assert [p for p in files if not p.read_text().startswith("# Copyright 2")] == []
+
+
 def test_author_and_website_are_named() -> None:
     tree = ElementTree.parse(ROOT / "package.xml")
     website = tree.find("url[@type='website']")
