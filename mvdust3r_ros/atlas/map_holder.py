@@ -137,7 +137,7 @@ class MapHolder:
         return self._snapshot(*self._drawn())
 
     def _drawn(self) -> tuple[Revision, Cloud, OccupancyGrid | None]:
-        """Return the map with copies of its voxels and grid, which the next window modifies."""
+        """Return the map and copies of its voxels and grid: the next window changes those."""
         with self._lock:
             now = self._state.now
             grid = now.drawing.grid

@@ -169,7 +169,7 @@ def _driven_path_columns(driven: DrivenPath) -> dict[str, Any]:
 
 
 def _true_pose(view: View) -> FloatArray:
-    """What only the oracle engine reads, NaN where nothing is known."""
+    """Return the pose that only the oracle engine reads; NaN if unknown."""
     pose = view.T_odom_cam if view.T_world_cam is None else view.T_world_cam
     return np.full((4, 4), np.nan) if pose is None else pose
 
