@@ -43,8 +43,8 @@ Cells = npt.NDArray[np.int64]
 
 HIT, MISS = 24, -4
 """Log-odds in steps of 0.05: 1.2 and -0.2, so that five misses outweigh a hit. A trade-off of
-recall and precision of the office's obstacles (benchmarks/constants.py): at half the hit 67 and 83
-%, at this 73 and 79 %, at twice 78 and 75 %. Misses: insensitive from -8 to -2."""
+recall and precision of the office's obstacles (benchmarks/constants.py), in per cent: 67 and 83 at
+half the hit, 73 and 79 at this, 78 and 75 at twice. Misses: insensitive from -8 to -2."""
 CLAMP = (-12, 72)
 """Clamped as in OctoMap (Hornung et al. 2013), so that the grid follows changes: an obstacle is
 cleared by 17 misses and restored by one hit, whatever the number of earlier observations. In
@@ -71,9 +71,9 @@ STOP_SHORT_CELLS = 1.5
 """Distance before an obstacle that is not cleared: the diagonal of a cell. Insensitive from 0.75
 to 3 (benchmarks/constants.py)."""
 STOP_SHORT_SIGMAS = 2.0
-"""The same in sigmas of the point. In the office (benchmarks/constants.py), half of it clears 55 %
-of the floor and 96.1 % of the free cells are right; this gives 51 and 97.2 %, twice it 35 and 96.8
-%."""
+"""The same in sigmas of the point. Recall and precision of the office's free floor
+(benchmarks/constants.py), in per cent: 55 and 96.1 at half of it, 51 and 97.2 at this, 35 and 96.8
+at twice."""
 LOOK_PAST_CELLS = 0.5
 """A ray that ends beyond the far side of a cell passes it. Insensitive from 0.25 to 1
 (benchmarks/constants.py)."""
@@ -334,7 +334,7 @@ class OccupancyMap:
         self, camera_map: FloatArray, points_map: FloatArray, low: Cells,
         log_odds: npt.NDArray[np.int8], hit: BoolArray,
     ) -> None:  # fmt: skip
-        """Lower the log-odds of occupied places in the height band that the view sees past."""
+        """Lower the log-odds of the places in the height band that the view sees past."""
         rule = self.settings
         layer, row, col = _where((log_odds != 0) & (log_odds > CLAMP[0]) & ~hit)
         xy = np.column_stack([col, row]) + low + 0.5
