@@ -276,7 +276,7 @@ def _is_truncated(data: Data, height: int, width: int) -> bool:
         return True
     if found := PNM.match(head):
         kind = int(found[1])
-        bits = {4: 1, 5: 8, 6: 24}.get(kind, 0)  # those in letters have no fixed length
+        bits = {4: 1, 5: 8, 6: 24}.get(kind, 0)  # ASCII formats have no fixed length
         top = PNM_TOP.match(head, found.end() - 1)
         if top is not None and int(top[1]) > 255 and kind in (5, 6):  # two bytes a value
             bits *= 2

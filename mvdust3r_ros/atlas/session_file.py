@@ -178,7 +178,7 @@ def read_session(path: Path) -> StoredMap:
     """Read a saved map.
 
     Raises:
-        SessionFileError: no such file, cut off, damaged, or not one of ours.
+        SessionFileError: missing, truncated, damaged, or another format.
     """
     try:
         finish_writing(path.parent)

@@ -61,8 +61,8 @@ DRIVEN = -36
 PLACES_AT_ONCE = 30
 """3 m of a path (`driven_path.SPACING_M`), which keeps the rectangle of cells around it small."""
 STANDS_UP_TO_M = 0.5
-"""A robot whose base, or a camera that, is within this height of the floor stands on it: more than
-a base, at 0 but for slopes and drift, and less than a drone or a head. Insensitive from 0.25 to 1
+"""A robot's base or a camera within this height of the floor is on it: above a base, at 0 but for
+slopes and drift, and below a drone or a head. Insensitive from 0.25 to 1
 (benchmarks/constants.py)."""
 FLOOR_SLACK_M = 0.15
 """A ray that ends within this depth below the floor hits the floor. Insensitive from 0.075 to 0.3

@@ -35,7 +35,7 @@ TRIES = 3
 MIN_COLOUR_AGREEMENT = 0.4
 """Least correlation of greys: wrong windows have no more (`disconnected_windows.MIN_MATCH`)."""
 MIN_COLOUR_POINTS = 100
-"""A correlation of so many values is known to 0.1 (1 / sqrt(N - 3), Fisher 1921)."""
+"""A correlation of this many values is known to 0.1 (1 / sqrt(N - 3), Fisher 1921)."""
 
 
 class RelocalisationError(MvDust3rError):

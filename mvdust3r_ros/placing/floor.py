@@ -32,14 +32,14 @@ MIN_POINTS, MIN_LOW_POINTS = 50, 30
 """Least number of points in total and below the camera; with fewer, `MIN_SUPPORT` would be one or
 two points."""
 SAMPLE_POINTS = 3000
-"""With this many, a support of 4 % has a sigma of 0.4. Insensitive from 1500 to 6000
+"""With this many, a support of 4 % has a sigma of 0.4 %. Insensitive from 1500 to 6000
 (benchmarks/constants.py)."""
 TRIPLES = 400
 """If a quarter of the low points are floor, one triple in 64 is: 400 triples fail in 0.2 % of all
 cases."""
 SCREENING_POINTS = 300
-"""The support of a plane is known to 3 % from this many points (sqrt(p (1 - p) / 300)): enough to
-find the `FINALISTS`."""
+"""From this many points, the support of a plane is known to 3 percentage points
+(sqrt(p (1 - p) / 300)): enough to find the `FINALISTS`."""
 FINALISTS = 24
 """Planes scored with all points. Insensitive from 12 to 48 (benchmarks/constants.py)."""
 REL_TOLERANCE = 0.015
@@ -52,7 +52,7 @@ MAX_SHARE_BELOW = 0.06
 """Below a table lies its floor; below a floor lie only reflections and wrong points. Insensitive
 from 0.03 to 0.12 (benchmarks/constants.py)."""
 MIN_SUPPORT = 0.04
-"""Least share of inliers; with this tolerance, a random plane has fewer. Insensitive from 0.02 to
+"""Least share of inliers: that of a random plane with this tolerance. Insensitive from 0.02 to
 0.08 (benchmarks/constants.py)."""
 MAX_LINE_SHARE, LINES = 0.5, 64
 """If more than this share of a plane's points lie along one of this many lines through two of

@@ -64,7 +64,7 @@ class ScaleEvidence:
     Attributes:
         scale: the factor.
         rel_sigma: its one-sigma relative uncertainty.
-        source: where it comes from.
+        source: origin of the measurement.
         bias_sigma: the part of `rel_sigma` shared by all measurements of this source: a wrong
             wheel radius, or a model that overestimates all sizes. More windows do not average it
             out.

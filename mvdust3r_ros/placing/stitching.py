@@ -393,7 +393,7 @@ class Stitcher:
     def _place_by_odometry(
         self, geometry: WindowGeometry, evidence: list[ScaleEvidence]
     ) -> Placement:
-        """Place a window that shares nothing with the map by odometry."""
+        """Use odometry to place a window that shares no view with the map."""
         T_window_cam, T_odom_cam = geometry.with_odometry()
         if self.end.T_map_odom is None or len(T_odom_cam) < 2:
             raise WindowError(

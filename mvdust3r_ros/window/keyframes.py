@@ -44,7 +44,7 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 TRACK_SIDE_PX = 128
 """Shorter side of the image in which corners are tracked; all pixels below are of this image."""
 MAX_CORNERS = 120
-"""With so many corners, the share still in view is known to 5 points: sqrt(0.25 / 120)."""
+"""From this many, the share still in view is known to 5 percentage points: sqrt(0.25 / 120)."""
 CORNER_QUALITY = 0.01
 """Least strength of a corner relative to the strongest one, as in OpenCV's tutorials."""
 FLOW_PATCH_PX, FLOW_LEVELS = 15, 3
