@@ -192,7 +192,7 @@ class KeyframeGraph:
         return replace(self, keyframes=keyframes)
 
     def with_way_within(self, centre: FloatArray, radius_m: float) -> KeyframeGraph:
-        """Return the graph with only the driven path near `centre` (3,), map frame."""
+        """Return the graph with the driven path within a radius of `centre` (3,), map frame."""
         return replace(self, driven_path=self.driven_path.within(self.poses, centre, radius_m))
 
     def with_past_within(self, centre: FloatArray, radius_m: float) -> KeyframeGraph:
