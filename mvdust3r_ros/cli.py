@@ -52,7 +52,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="mvdust3r_ros",
         description="Dense metric maps from camera images with MV-DUSt3R+.",
@@ -345,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_out(args: argparse.Namespace) -> None:
-    """Raise FileError if the results could not be written at the end."""
+    """Raise FileError early if the results could not be written at the end."""
     from mvdust3r_ros.safe_files import require_writable
 
     out: Path | None = getattr(args, "out", None)

@@ -50,7 +50,7 @@ def setting(
     structural: bool = False,
     auto: float | None = None,
 ) -> Any:
-    """A dataclass field with its description and range.
+    """Return a dataclass field with its description and range.
 
     Args:
         default: default value; its type is the type of the setting.
@@ -58,7 +58,7 @@ def setting(
         low: smallest allowed value.
         high: largest allowed value.
         choices: allowed strings.
-        structural: True when it cannot change while the node is configured.
+        structural: True if it cannot change while the node is configured.
         auto: value outside the range that leaves the choice to the engine, see `filled_in`.
     """
     meta = {
@@ -81,7 +81,7 @@ class Section:
 
 
 def check_value(name: str, value: object, default: object, meta: Mapping[str, Any]) -> None:
-    """Raise ConfigError when a value has the wrong type or lies outside its range."""
+    """Raise ConfigError if a value has the wrong type or lies outside its range."""
     kind = type(default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -114,7 +114,7 @@ class EngineSettings(Section):
 
 @dataclass(frozen=True)
 class CameraSettings(Section):
-    """What no camera_info says."""
+    """Camera properties that camera_info does not include."""
 
     readout_ms: float = setting(
         -1.0, "time from the first to the last row of an image (ms), for cameras that read them "
@@ -125,7 +125,7 @@ class CameraSettings(Section):
 
 @dataclass(frozen=True)
 class KeyframeSettings(Section):
-    """Which frames are kept and when a window is full."""
+    """Selection of keyframes and windows."""
 
     window_size: int = setting(
         0, "keyframes in a window; a network is slow with more than 12, worse with more than 20; "
@@ -166,16 +166,16 @@ class KeyframeSettings(Section):
 
 @dataclass(frozen=True)
 class KeyframeDefaults:
-    """What an engine prefers for the settings `keyframes.*` that are left to it.
+    """An engine's defaults for the settings `keyframes.*` that are left to it.
 
     Attributes:
         window_size: keyframes in a window.
-        window_overlap: keyframes shared with the window before.
+        window_overlap: keyframes shared with the previous window.
         min_overlap: least share of the last keyframe that stays in view.
         max_translation_m: odometry motion between keyframes (m).
         max_rotation_deg: odometry rotation between keyframes (deg).
-        busy_window_size: keyframes in a window while they come faster than windows are made; 0 for
-            `window_size`.
+        busy_window_size: keyframes in a window while they arrive faster than windows are
+            processed; 0 for `window_size`.
 
     Raises:
         ConfigError: on construction, a value outside the range of its setting.
@@ -199,13 +199,13 @@ class KeyframeDefaults:
 def filled_in(
     given: KeyframeSettings, preferred: KeyframeDefaults | None = None
 ) -> KeyframeSettings:
-    """Settings with a number for each that is left to the engine.
+    """Return settings with a number for each that is left to the engine.
 
-    What the user gave stays; window and overlap that do not go with it are adapted.
+    The user's values are kept; window size and overlap are adapted to them where they conflict.
 
     Args:
         given: as configured.
-        preferred: what the engine prefers; None for the defaults of most engines.
+        preferred: the engine's defaults; None for those of most engines.
     """
     preferred = preferred or KeyframeDefaults()
     size = given.window_size or max(preferred.window_size, given.window_overlap + 1)
@@ -304,7 +304,7 @@ class StitchSettings(Section):
 
 @dataclass(frozen=True)
 class LoopSettings(Section):
-    """Closing loops when the camera comes back to known ground."""
+    """Loop closure when the camera revisits a place."""
 
     enabled: bool = setting(True, "look for known ground and move the keyframes to fit")
     min_gap: int = setting(30, "keyframes between the two ends of a loop", low=8)
@@ -428,7 +428,7 @@ class MapperConfig:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting with its full name, as the node declares it.
+    """One setting with its full name, as declared by the node.
 
     Attributes:
         name: "section.field".
@@ -438,7 +438,7 @@ class Setting:
         low: smallest allowed value or None.
         high: largest allowed value or None.
         choices: allowed strings, empty for any.
-        structural: True when it cannot change while the node is configured.
+        structural: True if it cannot change while the node is configured.
         auto: value outside the range that leaves the choice to the engine; None without one.
     """
 
@@ -454,7 +454,7 @@ class Setting:
 
 
 def flat_settings(config: object) -> Iterator[Setting]:
-    """Every setting of a dataclass of sections, as "section.field"."""
+    """Yield every setting of a dataclass of sections, as "section.field"."""
     for section in dataclasses.fields(config):  # type: ignore[arg-type]
         values = getattr(config, section.name)
         for spec in dataclasses.fields(values):
@@ -467,24 +467,24 @@ def flat_settings(config: object) -> Iterator[Setting]:
 
 
 def structural_changes(old: object, new: object) -> list[str]:
-    """Names of the structural settings that both configs have and that differ."""
+    """Return the names of the structural settings in both configs whose values differ."""
     before = {s.name: s.value for s in flat_settings(old) if s.structural}
     return [s.name for s in flat_settings(new) if before.get(s.name, s.value) != s.value]
 
 
 AnyConfig = TypeVar("AnyConfig", bound=MapperConfig)
-"""Settings of the mapper, or of what adds to them."""
+"""Settings of the mapper, or of an extension."""
 
 
 def with_values(config: AnyConfig, values: Mapping[str, object]) -> AnyConfig:
-    """A config with some settings replaced.
+    """Return a config with some settings replaced.
 
     Args:
-        config: where to start from.
+        config: the config to start from.
         values: "section.field" -> value; an int is accepted where a float is expected.
 
     Raises:
-        ConfigError: an unknown name (the closest known ones are listed), a wrong type or range.
+        ConfigError: an unknown name (with the closest known ones), a wrong type or range.
     """
     known = {s.name: s for s in flat_settings(config)}
     sections: dict[str, dict[str, object]] = {}
@@ -514,7 +514,7 @@ def _suggest(name: str, known: Mapping[str, Setting]) -> str:
 def load_config(path: Path) -> MapperConfig:
     """Read settings from YAML: {section: {field: value}}, or the ROS parameter file layout.
 
-    A ROS parameter file may hold sections that are not the mapper's; they are passed over.
+    A ROS parameter file may have further sections, which are ignored.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
@@ -539,7 +539,7 @@ def load_config(path: Path) -> MapperConfig:
 
 
 def _flatten(data: Mapping[str, object], sections: set[str]) -> dict[str, object]:
-    """{section: {field: value}} as {"section.field": value}."""
+    """Convert {section: {field: value}} to {"section.field": value}."""
     values: dict[str, object] = {}
     for section, fields in data.items():
         if section not in sections:
@@ -551,12 +551,12 @@ def _flatten(data: Mapping[str, object], sections: set[str]) -> dict[str, object
 
 
 def settings_dict(config: MapperConfig) -> dict[str, dict[str, Value]]:
-    """Nested plain dictionary of all settings, for reports."""
+    """Return all settings as a nested plain dictionary, for reports."""
     return dataclasses.asdict(config)
 
 
 def config_to_yaml(config: object, node_name: str = "mapper") -> str:
-    """ROS parameter file with every setting, its description and its range as comments."""
+    """Return a ROS parameter file of all settings, commented with description and range."""
     lines = [f"{node_name}:", "  ros__parameters:"]
     section = ""
     for item in flat_settings(config):

@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The values that travel along the path of a frame, its times, and the one error family.
+"""The data passed along the pipeline, its timing, and the base of all errors.
 
-Those that hold arrays compare by identity: elementwise equality has no truth value.
+Classes with arrays compare by identity, since elementwise equality has no truth value.
 """
 
 from __future__ import annotations
@@ -36,17 +36,16 @@ BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.intp]
 """Array of indices."""
 ImageArray = npt.NDArray[np.uint8]
-"""Array of bytes, of images and colours; red comes first."""
+"""Array of bytes, for images and colours; red comes first."""
 JUMP_BACK_NS = 1_000_000_000
-"""A stamp at least so much older than the newest says that time jumped back, as where a bag starts
-again; less is a message that was overtaken on its way."""
+"""A timestamp at least this much older than the newest is a jump back in time, such as a restarted
+bag; less is a message out of order."""
 MAX_STAMP_GAP_NS = 10_000_000
-"""Poses and images whose stamps are no farther apart are of one moment: at 1 m/s a robot moves 1
-cm meanwhile."""
+"""Poses and images with timestamps this close are simultaneous: at 1 m/s a robot moves 1 cm."""
 
 
 class MvDust3rError(Exception):
-    """Base of every error this package raises on purpose; the message names value and remedy."""
+    """Base of all errors raised deliberately by this package; messages name value and remedy."""
 
 
 class FrameError(MvDust3rError):
@@ -58,7 +57,7 @@ DISTORTION_COUNTS = {
     "rational_polynomial": (4, 5, 8, 12, 14),
     "equidistant": (4,),
 }
-"""Distortion models and how many coefficients they may have; the first two are one formula."""
+"""Distortion models with their allowed numbers of coefficients; the first two share a formula."""
 DISTORTION_NAMES = {
     "plumbbob": "plumb_bob",
     "radtan": "plumb_bob",
@@ -79,18 +78,18 @@ DISTORTION_NAMES = {
     "kb4": "equidistant",
     "opencv_fisheye": "equidistant",
 }
-"""Other names of these, in lower case, as Kalibr, ORB-SLAM, COLMAP and drivers have them."""
+"""Lower-case synonyms used by Kalibr, ORB-SLAM, COLMAP and drivers."""
 MAX_FOCAL_RATIO = 8.0
-"""Between fx and fy. A chosen limit: pixels are square, or 1:2 where a camera leaves out every
-other row or column; entries in a wrong place are further off."""
+"""Limit of the ratio of fx and fy, chosen: pixels are square, or 1:2 for a camera that skips every
+other row or column; misplaced entries differ by more."""
 MIN_FOCAL_WIDTHS, MAX_FOCAL_WIDTHS = 0.05, 100.0
-"""Of the focal length, in widths of the image: fields of view of 169 and of 0.6 degrees. No lens
-that maps a room is wider or longer."""
+"""Limits of the focal length in image widths: fields of view of 169 and 0.6 degrees. No lens for
+mapping rooms is wider or longer."""
 
 
 @dataclass(frozen=True, eq=False)
 class CameraModel:
-    """Intrinsics of one camera, in pixels of the image it belongs to.
+    """Intrinsics of one camera, in pixels of its images.
 
     Attributes:
         K: (3, 3) pinhole matrix of the distorted image.
@@ -131,9 +130,9 @@ class CameraModel:
 
 
 def pinhole_fault(K: FloatArray, width: int, height: int) -> str:
-    """What shows that a (3, 3) matrix is not of a camera with images of this size; else empty.
+    """Return why a (3, 3) matrix cannot belong to a camera with this image size; otherwise empty.
 
-    Goes on after the name of the matrix; a size of 0 is unknown.
+    The text continues after the name of the matrix. A size of 0 is unknown.
     """
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     if not np.all(np.isfinite(K)) or fx <= 0 or fy <= 0 or not np.allclose(K[2], (0, 0, 1)):
@@ -151,21 +150,21 @@ def pinhole_fault(K: FloatArray, width: int, height: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One camera image as it enters the mapper.
+    """One camera image at the input of the mapper.
 
     Attributes:
         stamp_ns: acquisition time.
         image_rgb: (H, W, 3) uint8.
-        camera: intrinsics, or None when the camera is not calibrated.
-        T_odom_cam: (4, 4) camera-to-odometry pose at the stamp, metres, optical axes; or None.
+        camera: intrinsics, or None if the camera is not calibrated.
+        T_odom_cam: (4, 4) camera-to-odometry pose at the timestamp, metres, optical axes; or None.
         depth_m: (H, W) float32 depth along the optical axis, 0 or NaN where unknown; or None.
-        camera_name: which camera of a rig, also the optical frame id.
-        T_world_cam: (4, 4) true pose where it is known; only the oracle engine reads it, and takes
-            `T_odom_cam` for the truth without it.
-        T_rig_cam: (4, 4) fixed place of this camera among several, metres, optical axes, in a
-            frame that all of them share; or None.
-        T_odom_base: (4, 4) pose of the robot by odometry, metres; or None. With `T_odom_cam` it
-            says how the camera sits on it.
+        camera_name: camera of a rig, also the optical frame id.
+        T_world_cam: (4, 4) true pose if known. Only the oracle engine reads it; without it, that
+            uses `T_odom_cam` as the truth.
+        T_rig_cam: (4, 4) fixed extrinsics of this camera in a frame shared by all cameras of the
+            rig, metres, optical axes; or None.
+        T_odom_base: (4, 4) pose of the robot by odometry, metres; or None. Together with
+            `T_odom_cam` it gives the camera's mounting.
     """
 
     stamp_ns: int
@@ -202,7 +201,7 @@ def _listed(counts: tuple[int, ...]) -> str:
 
 
 def _check_pose(name: str, T: FloatArray) -> None:
-    """Raise FrameError for what is no finite rigid transform."""
+    """Raise FrameError unless it is a finite rigid transform."""
     if np.shape(T) != (4, 4):
         raise FrameError(f"{name} has shape {np.shape(T)}, expected (4, 4)")
     R = T[:3, :3]
@@ -222,11 +221,11 @@ class View:
         T_world_cam: as in `Frame`.
         T_rig_cam: as in `Frame`.
         T_odom_base: as in `Frame`.
-        stamp_ns: as in `Frame`; 0 where it does not matter.
-        camera_name: as in `Frame`; empty where it does not matter.
+        stamp_ns: as in `Frame`; 0 if irrelevant.
+        camera_name: as in `Frame`; empty if irrelevant.
         turn_rad_s: (3,) angular velocity of the camera in its own axes, or None when unknown.
-        readout_s: time from the first to the last row, where a setting says it.
-        straightened_s: time of which the effect of the turn has been taken out of `image_rgb`; see
+        readout_s: time from the first to the last row, if given by a setting.
+        straightened_s: readout time whose rotation effect has been removed from `image_rgb`; see
             `rolling_shutter`.
     """
 
@@ -246,11 +245,11 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Descriptor:
-    """What a place looks like, to compare with others of the same kind; see `descriptors`.
+    """Appearance of a place, comparable with others of the same kind; see `descriptors`.
 
     Attributes:
-        kind: what it is made of: `descriptors.THUMBNAIL`, or the name of the engine whose tokens.
-        vector: (D,) float32; views of one place point in much the same direction.
+        kind: its origin: `descriptors.THUMBNAIL`, or the name of the engine that made the tokens.
+        vector: (D,) float32; views of one place have similar directions.
     """
 
     kind: str
@@ -259,12 +258,12 @@ class Descriptor:
 
 @dataclass(frozen=True, eq=False)
 class ViewTokens:
-    """What an engine keeps of one encoded view.
+    """An engine's encoding of one view.
 
     Attributes:
         features: the engine's own array (numpy, torch or device memory); opaque to all others.
-        view: the view it was made from (the point head's skip branch reads the image again).
-        descriptor: what its place looks like.
+        view: the encoded view (the point head's skip branch reads the image again).
+        descriptor: appearance of its place.
     """
 
     features: Any
@@ -274,13 +273,13 @@ class ViewTokens:
 
 @dataclass(frozen=True, eq=False)
 class Keyframe:
-    """A frame chosen for mapping.
+    """A frame selected for mapping.
 
     Attributes:
         id: counts up from 0 in the session, never reused.
         stamp_ns: acquisition time.
         view: the frame at network size.
-        camera_name: which camera.
+        camera_name: its camera.
     """
 
     id: int
@@ -291,12 +290,12 @@ class Keyframe:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Keyframes that go through the network together, oldest first.
+    """Keyframes reconstructed together by the network, oldest first.
 
     Attributes:
         index: counts up from 0 in the session.
         keyframes: oldest first; the leading ones may be shared with earlier windows.
-        epoch: counts the times the stamps jumped back; a window of an old epoch is stale.
+        epoch: number of jumps back in time so far; a window of an old epoch is stale.
     """
 
     index: int
@@ -322,7 +321,7 @@ class ViewPose:
 
 
 def is_point(conf: FloatArray) -> BoolArray:
-    """Which pixels have a point, by their confidence: 1 is that of a network that has no idea."""
+    """Mask of the pixels that have a point: confidence 1 means that the network has no idea."""
     return np.asarray(conf > 1.0)
 
 
@@ -332,25 +331,24 @@ class WindowPrediction:
 
     Attributes:
         points: (R, V, H, W, 3) float32; path r is in the camera frame of view references[r],
-            in the engine's scale (metres when the window is metric).
+            in the engine's scale (metres if the window is metric).
         conf: (R, V, H, W) float32, see `is_point`.
-        references: R view indices; path 0 is the one to use by default.
+        references: R view indices; path 0 is the default.
         poses: V poses of the views in the camera frame of path 0's reference, which is the
-            identity, in the engine's scale; None for a view without one. None as a whole from an
-            engine that finds none: they are then recovered from the points.
+            identity, in the engine's scale; None for a view without one. None as a whole if the
+            engine estimates no poses: they are then recovered from the points.
         pose_covariance: (V, 6, 6) covariance of `poses` relative to the reference: rotation (rad),
-            then translation (engine's unit), of small motions of the camera seen from the
-            reference; rows of views without a pose are not read. None when unknown.
-        metric: whether this window is in metres; None for as the engine says.
-        rel_error: typical error of a point of this window over its distance, 0 when unknown; None
-            for as the engine says.
-        used_odometry: whether odometry of the views went into `poses`: it is not weighed again.
-        note: words for log and diagnostics, for example why odometry stayed; empty for none.
-        readouts_s: time from the first to the last row of each camera, by name, as far as the
-            engine has found it.
+            then translation (engine's unit), of small camera motions in the reference's frame.
+            Rows of views without a pose are ignored. None when unknown.
+        metric: whether this window is in metres; None for the engine's default.
+        rel_error: typical relative error of a point's distance in this window, 0 when unknown;
+            None for the engine's default.
+        used_odometry: whether `poses` include odometry, which is then not fused again.
+        note: remark for log and diagnostics, for example why odometry was ignored; or empty.
+        readouts_s: camera name -> time from the first to the last row, if estimated by the engine.
 
     Raises:
-        FrameError: on construction, shapes or values that do not fit together.
+        FrameError: on construction, inconsistent shapes or values.
     """
 
     points: FloatArray
@@ -408,7 +406,7 @@ class WindowPrediction:
             raise FrameError("pose_covariance of a view with a pose is no covariance")
 
     def in_caller_order(self, order: tuple[int, ...]) -> WindowPrediction:
-        """The same prediction when the engine was fed `order` (position k got view order[k]).
+        """Reorder a prediction of an engine that was given `order` (position k got view order[k]).
 
         Raises:
             FrameError: `order` is not a permutation of the views.
@@ -428,7 +426,7 @@ class WindowPrediction:
 
 
 class Verdict(IntEnum):
-    """What became of a window; the values are those of msg/WindowStatus.msg."""
+    """Outcome of a window; the values are those of msg/WindowStatus.msg."""
 
     COMMITTED = 0
     REJECTED_ENGINE_ERROR = 1
@@ -443,11 +441,11 @@ class Verdict(IntEnum):
 
 
 ENGINE_FAULTS = frozenset({Verdict.REJECTED_ENGINE_ERROR, Verdict.REJECTED_NOT_FINITE})
-"""Verdicts that say nothing of the views: the network failed."""
+"""Verdicts due to a failure of the network, regardless of the views."""
 
 
 class ScaleSource(IntEnum):
-    """Where metres come from; the values are those of msg/OccupancySummary.msg."""
+    """Source of metric scale; the values are those of msg/OccupancySummary.msg."""
 
     NONE = 0
     ODOMETRY = 1
@@ -463,7 +461,7 @@ class ScaleEstimate:
 
     Attributes:
         scale: factor from the last window's units to the map's, already applied.
-        rel_sigma: one-sigma relative uncertainty; inf when there is no evidence.
+        rel_sigma: one-sigma relative uncertainty; inf without evidence.
         source: the strongest evidence.
     """
 
@@ -479,21 +477,21 @@ class MapUpdate:
     Attributes:
         window: the window.
         verdict: committed, or why not.
-        message: the reason in words; when committed, empty unless earlier windows had to leave.
-        T_map_cam: keyframe id -> (4, 4) pose of each keyframe of the window; empty when rejected.
+        message: the reason; if committed, empty unless earlier windows were removed.
+        T_map_cam: keyframe id -> (4, 4) pose of each keyframe of the window; empty if rejected.
         K: keyframe id -> (3, 3) intrinsics used for it, in pixels of the view.
         points_map: (N, 3) float32 points of this window, map frame, metres.
         colors_rgb: (N, 3) uint8.
         conf: (N,) float32.
-        keyframe_ids: (N,) int64, the keyframe each point was seen from.
+        keyframe_ids: (N,) int64, the source keyframe of each point.
         residual_m: median distance on the pixels of shared keyframes; NaN for the first window.
         latency_ms: stage name -> milliseconds.
         scale: scale and its evidence after this window.
-        gate_open: whether the scale is known well enough to give the map to navigation.
-        gate_hint: why not, in words; empty when open.
-        loop_closures: loops closed so far; when it grows, keyframes of earlier windows have moved.
-        rolled_back: windows that this one took out of the map again.
-        note: what the engine says of this window, in words; empty for nothing.
+        gate_open: whether the scale is certain enough to pass the map to navigation.
+        gate_hint: why not; empty if open.
+        loop_closures: loops closed so far; if it grows, earlier keyframes have moved.
+        rolled_back: number of earlier windows that this one removed from the map.
+        note: the engine's remark on this window, or empty.
     """
 
     window: Window
@@ -517,7 +515,7 @@ class MapUpdate:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Time-stamped poses.
+    """Timestamped poses.
 
     Attributes:
         stamps_ns: (N,) int64, increasing.
@@ -541,12 +539,12 @@ class Trajectory:
 
 
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1
-"""Values of the cells of an occupancy grid, as nav_msgs/OccupancyGrid has them."""
+"""Cell values of an occupancy grid, as in nav_msgs/OccupancyGrid."""
 
 
 @dataclass(frozen=True, eq=False)
 class OccupancyGrid:
-    """A 2-D grid as Nav2 wants it.
+    """A 2-D grid in Nav2's convention.
 
     Attributes:
         cells: (rows, cols) int8: 0 free, 100 occupied, -1 unknown; row 0 is the smallest y.
@@ -561,7 +559,7 @@ class OccupancyGrid:
 
 @dataclass(frozen=True, eq=False)
 class MapSnapshot:
-    """The map at one moment, safe to use from any thread.
+    """A consistent copy of the map, safe to use from any thread.
 
     Attributes:
         points_map: (N, 3) float32 voxel centres of mass, map frame, z up, metres.
@@ -572,8 +570,8 @@ class MapSnapshot:
         T_map_odom: (4, 4) odometry-to-map transform, or None without odometry.
         scale: scale and its evidence.
         floor_z_m: height of the floor in the map frame.
-        gate_open: whether the scale is known well enough to give the map to navigation.
-        gate_hint: why not, in words; empty when open.
+        gate_open: whether the scale is certain enough to pass the map to navigation.
+        gate_hint: why not; empty if open.
         loop_closures: loops closed so far.
     """
 
@@ -591,7 +589,7 @@ class MapSnapshot:
 
 
 class StageClock:
-    """Milliseconds by stage."""
+    """Measures milliseconds per stage."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -599,7 +597,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time of what runs inside, also when it raises."""
+        """Add the time of the enclosed code, even if it raises."""
         begin = time.perf_counter()
         try:
             yield
@@ -608,6 +606,6 @@ class StageClock:
             self.stages_ms[name] = self.stages_ms.get(name, 0.0) + spent_ms
 
     def add(self, other: StageClock) -> None:
-        """Add the times of another one."""
+        """Add another clock's times."""
         for name, spent_ms in other.stages_ms.items():
             self.stages_ms[name] = self.stages_ms.get(name, 0.0) + spent_ms

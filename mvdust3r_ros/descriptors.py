@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a place looks like, as a vector: views of one place have alike ones.
+"""Appearance of a place as a vector, similar for views of the same place.
 
-Engines with tokens give the mean of them. Without, a view is its own small image, as in the
+Engines with tokens use their mean. Otherwise a view is represented by its thumbnail, as in the
 relocaliser of PTAM (Klein and Murray 2008) and in SeqSLAM (Milford and Wyeth 2012).
 """
 
@@ -28,13 +28,13 @@ import numpy as np
 from mvdust3r_ros.datatypes import Descriptor, FloatArray, View
 
 THUMBNAIL = "thumbnail"
-"""Kind of the descriptors that any view has."""
+"""Kind of descriptor available for any view."""
 THUMBNAIL_PX = 16
-"""Coarse enough for a turn of a few degrees to change little: a pixel is about 4 degrees."""
+"""Coarse enough to be insensitive to a rotation of a few degrees: a pixel is about 4 degrees."""
 
 
 def image_descriptor(view: View) -> Descriptor:
-    """Thumbnail of a view without brightness and contrast, for engines without tokens."""
+    """Return a view's thumbnail, normalised for brightness and contrast."""
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     small = cv2.resize(view.image_rgb, size, interpolation=cv2.INTER_AREA).astype("f4")
     flat = small.reshape(-1, 3)
@@ -44,11 +44,11 @@ def image_descriptor(view: View) -> Descriptor:
 def of_one_kind(
     descriptors: Sequence[Descriptor], views: Sequence[View]
 ) -> tuple[str, FloatArray]:
-    """Descriptors that can be compared: those given, or thumbnails where their kinds differ.
+    """Return comparable descriptors: the given ones, or thumbnails if their kinds differ.
 
     Args:
         descriptors: N of them, at least one.
-        views: that they are of.
+        views: their views.
 
     Returns:
         Their kind, and (N, D) float32 vectors.
@@ -60,7 +60,7 @@ def of_one_kind(
 
 
 def similarity(stored: FloatArray, seen: FloatArray) -> FloatArray:
-    """(N, M) cosines between vectors (N, D) and (M, D), less what all stored ones share."""
+    """Return (N, M) cosines of vectors (N, D) and (M, D), both less the mean of the stored."""
     centre = stored.mean(0)
     cosines: FloatArray = _unit(stored - centre) @ _unit(seen - centre).T
     return cosines

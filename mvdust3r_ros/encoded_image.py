@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Encoded images as cameras write them: made whole where nothing is lost, else refused."""
+"""Validation of encoded camera images: repaired if no pixel is missing, otherwise refused."""
 
 from __future__ import annotations
 
@@ -40,59 +40,59 @@ from mvdust3r_ros.image_size import (
 
 JPEG_END = b"\xff\xd9"
 PADDING = b"\0\xff\r\n "
-"""What drivers and protocols leave behind the end marker of a JPEG."""
+"""Bytes that drivers and protocols leave after the end marker of a JPEG."""
 MAX_PREFIX_BYTES = 4096
-"""How far the start of a JPEG is looked for behind headers of drivers. A bound: without it pixels
-that happen to look like a start marker could be found anywhere."""
+"""Longest driver header before the start of a JPEG. Without a limit, pixels that happen to look
+like a start marker could match anywhere."""
 MAX_EXIF_BYTES = 1 << 17
-"""Two segments of a JPEG, which have at most 65 535 bytes each (ITU-T T.81, B.1.1.4): EXIF is in
-the first or, behind JFIF, in the second."""
+"""Two segments of a JPEG of at most 65 535 bytes each (ITU-T T.81, B.1.1.4): EXIF is in the first
+or, after JFIF, in the second."""
 END_OF_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 """A marker in coded data that is neither a stuffed byte nor a restart (ITU-T T.81, B.1.1.2)."""
 PNM_TOP = re.compile(rb"(?:\s+|#[^\n]*\n)+(\d{1,9})\s")
-"""The largest value, behind the size."""
+"""The maximum value, after the size."""
 MORE_DATA = (
     bytes.fromhex("d5b39a6c27f1584ee38b1d7ac4529f36") * 4,
     bytes.fromhex("2f76c91be05d83a4713c6ed8159a4bf0") * 4,
 )
 NO_PIXELS = 128
-"""The level that samples are counted from (ITU-T T.81, A.3.1): a block without coefficients."""
+"""Zero level of the samples (ITU-T T.81, A.3.1), that of a block without coefficients."""
 CUT_OFF = "is cut off"
 STDERR = threading.Lock()
 JPEG_WARNINGS = (b"Corrupt JPEG data", b"Premature end of JPEG", b"Unsupported marker type")
 
 
 class EncodedImageError(MvDust3rError):
-    """An encoded image that cannot be used.
+    """An encoded image cannot be used.
 
     Attributes:
         reason: "empty", "undecodable" or "too_large".
     """
 
     def __init__(self, reason: str, message: str) -> None:
-        """Keep the reason next to the message."""
+        """Store the reason with the message."""
         super().__init__(message)
         self.reason = reason
 
 
 def decode_image(data: Data, flags: int, max_pixels: int) -> ImageArray:
-    """Decode a PNG, JPEG, PNM or BMP by OpenCV.
+    """Decode a PNG, JPEG, PNM or BMP with OpenCV.
 
-    A JPEG may have bytes in front of its start and behind its end; its end marker may be missing
-    as long as no pixel is. Orientation tags are ignored: intrinsics and depth are of the pixels
-    as they are stored.
+    A JPEG may have bytes before its start and after its end, and may lack its end marker if no
+    pixel is missing. Orientation tags are ignored, since intrinsics and depth refer to the stored
+    pixels.
 
     Args:
         data: the encoded image.
         flags: of cv2.imdecode.
-        max_pixels: larger images are refused before memory is taken.
+        max_pixels: larger images are refused before memory is allocated.
 
     Returns:
-        (H, W, 3) BGR, or what `flags` asks for.
+        (H, W, 3) BGR, or as requested by `flags`.
 
     Raises:
-        EncodedImageError: another kind, cut off, damaged, or too large; the message goes on after
-            the name of the image.
+        EncodedImageError: another format, truncated, damaged, or too large; the message continues
+            after the name of the image.
     """
     if not len(data):
         raise EncodedImageError("empty", "is empty: 0 bytes")
@@ -116,15 +116,15 @@ def decode_image(data: Data, flags: int, max_pixels: int) -> ImageArray:
 
 
 def _ends_in_nothing(image: Any) -> bool:
-    """Whether a picture ends in the plain grey that a decoder gives for pixels that it lacks."""
+    """Whether an image ends in the uniform grey that a decoder fills in for missing pixels."""
     return bool(np.all(image[-2:, -2:] == NO_PIXELS))
 
 
 def size_within(data: Data, max_pixels: int) -> tuple[int, int]:
-    """Height and width of an encoded image.
+    """Return height and width of an encoded image.
 
     Raises:
-        EncodedImageError: it has none, or too many pixels.
+        EncodedImageError: it has no size, or too many pixels.
     """
     try:
         height, width = image_size(data)
@@ -140,7 +140,7 @@ def size_within(data: Data, max_pixels: int) -> tuple[int, int]:
 
 
 def _from_start(data: Data) -> Data:
-    """From the start marker of a JPEG, where something else stands in front of it."""
+    """Strip bytes before the start marker of a JPEG."""
     head = bytes(data[: MAX_PREFIX_BYTES + 4])
     if head.startswith(JPEG_MAGIC + b"\xff") and head[3:4] != b"\xd8":
         return data
@@ -155,11 +155,12 @@ def _from_start(data: Data) -> Data:
 
 
 def _whole_jpeg(data: Data, *, by_its_end: bool = True) -> Data:
-    """The JPEG with its end marker.
+    """Return the JPEG with its end marker.
 
     Args:
         data: from the start marker on.
-        by_its_end: an end marker behind all is enough. Some cameras end what was cut off by one.
+        by_its_end: accept a final end marker as proof. Some cameras also write one after
+            truncated images.
 
     Raises:
         EncodedImageError: pixels are missing.
@@ -178,7 +179,7 @@ def _whole_jpeg(data: Data, *, by_its_end: bool = True) -> Data:
 
 
 def _end_of_jpeg(data: Data) -> tuple[int, bool]:
-    """Where the end of the first picture is or should be, and whether it is progressive."""
+    """Return the actual or expected end of the first image, and whether it is progressive."""
     at, progressive = 2, False
     while at + 2 <= len(data):
         if data[at] != 0xFF:
@@ -200,7 +201,7 @@ def _end_of_jpeg(data: Data) -> tuple[int, bool]:
 
 
 def _without_padding(coded: bytes) -> bytes:
-    """Coded data without what fills a buffer behind it."""
+    """Strip buffer padding from the end of coded data."""
     bare = coded.rstrip(b"\0")
     if len(coded) - len(bare) < 4:  # a few zeros may be data
         bare = coded
@@ -210,10 +211,10 @@ def _without_padding(coded: bytes) -> bytes:
 
 
 def _has_all_pixels(coded: bytes) -> bool:
-    """Whether data that go on differently leave the picture as it is.
+    """Whether the image stays the same when arbitrary data are appended.
 
-    A decoder that has all pixels looks for a marker and passes over other bytes; one that lacks
-    some takes them for pixels.
+    A decoder that has all pixels skips other bytes until the next marker; one that lacks pixels
+    decodes these bytes.
     """
     seen: list[Any] = []
     flags = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
@@ -227,7 +228,7 @@ def _has_all_pixels(coded: bytes) -> bool:
 
 @contextmanager
 def without_jpeg_warnings() -> Iterator[None]:
-    """Leave out what libjpeg writes to stderr; what others write meanwhile is passed on."""
+    """Filter libjpeg's warnings from stderr; all other output is passed on."""
     with STDERR:
         try:
             kept, aside = os.dup(2), os.memfd_create("stderr")
@@ -248,7 +249,7 @@ def without_jpeg_warnings() -> Iterator[None]:
 
 
 def _is_sound_png(data: Data) -> bool:
-    """Whether the checksums of the chunks that make the picture are right."""
+    """Whether the checksums of the image's critical chunks are correct."""
     at = len(PNG_MAGIC)
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
@@ -264,7 +265,7 @@ def _is_sound_png(data: Data) -> bool:
 
 
 def _is_truncated(data: Data, height: int, width: int) -> bool:
-    """Whether a PNG has no last chunk, or a PNM or BMP too few bytes."""
+    """Whether a PNG lacks its last chunk, or a PNM or BMP has too few bytes."""
     head = bytes(data[:4096])
     if head.startswith(PNG_MAGIC):
         at = len(PNG_MAGIC)
@@ -275,7 +276,7 @@ def _is_truncated(data: Data, height: int, width: int) -> bool:
         return True
     if found := PNM.match(head):
         kind = int(found[1])
-        bits = {4: 1, 5: 8, 6: 24}.get(kind, 0)  # those in letters have no fixed length
+        bits = {4: 1, 5: 8, 6: 24}.get(kind, 0)  # ASCII formats have no fixed length
         top = PNM_TOP.match(head, found.end() - 1)
         if top is not None and int(top[1]) > 255 and kind in (5, 6):  # two bytes a value
             bits *= 2
@@ -288,7 +289,7 @@ def _is_truncated(data: Data, height: int, width: int) -> bool:
 
 
 def orientation_tag(data: Data) -> int:
-    """How EXIF says that a picture should be turned for people, 1 to 8; 1 for as it is stored."""
+    """Return the EXIF orientation for display, 1 to 8; 1 for as stored."""
     head = bytes(data[:MAX_EXIF_BYTES])
     marks = (head.find(b"Exif\0\0"), head.find(b"eXIf"))
     begin = min((at + size for at, size in zip(marks, (6, 4), strict=True) if at >= 0), default=-1)

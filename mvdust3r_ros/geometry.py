@@ -55,35 +55,35 @@ class Sim3:
         return moved
 
     def inverse(self) -> Sim3:
-        """S_b_a."""
+        """Return S_b_a."""
         return Sim3(1.0 / self.scale, self.R.T, -self.R.T @ self.t / self.scale)
 
     def __matmul__(self, other: Sim3) -> Sim3:
-        """S_a_c = S_a_b @ S_b_c."""
+        """Return S_a_c = S_a_b @ S_b_c."""
         t = self.scale * self.R @ other.t + self.t
         return Sim3(self.scale * other.scale, self.R @ other.R, t)
 
     def apply_pose(self, T_b_cam: FloatArray) -> FloatArray:
-        """Pose of a camera in frame a, in the scale of a: (4, 4) rigid."""
+        """Return the (4, 4) rigid pose of a camera in frame a, at the scale of a."""
         return make_se3(self.R @ T_b_cam[:3, :3], self.apply(T_b_cam[:3, 3]))
 
 
 def make_se3(R: FloatArray, t: FloatArray) -> FloatArray:
-    """(4, 4) rigid transform from a (3, 3) rotation and a (3,) translation."""
+    """Return the (4, 4) rigid transform of a (3, 3) rotation and a (3,) translation."""
     T = np.eye(4)
     T[:3, :3], T[:3, 3] = R, t
     return T
 
 
 def lifted(T: FloatArray, rise_m: float) -> FloatArray:
-    """A (4, 4) pose higher by `rise_m`."""
+    """Return a (4, 4) pose raised by `rise_m`."""
     higher = T.copy()
     higher[2, 3] += rise_m
     return higher
 
 
 def invert_se3(T: FloatArray) -> FloatArray:
-    """Inverse of rigid transforms (..., 4, 4)."""
+    """Return the inverse of rigid transforms (..., 4, 4)."""
     R_t = np.swapaxes(T[..., :3, :3], -1, -2)
     inverse = np.zeros_like(T)
     inverse[..., :3, :3] = R_t
@@ -93,10 +93,10 @@ def invert_se3(T: FloatArray) -> FloatArray:
 
 
 def rigid(T: FloatArray) -> FloatArray:
-    """Poses (..., 4, 4) with the nearest rotations.
+    """Return poses (..., 4, 4) with the nearest rotations.
 
-    The inverse of a pose takes for granted that its rotation is one: in a chain of inverses and
-    products rounding errors double with each link.
+    Inverting a pose assumes that its rotation is orthogonal: in a chain of inverses and products,
+    rounding errors double with each link.
     """
     U, _, Vt = np.linalg.svd(T[..., :3, :3])
     nearest = np.array(T, float)
@@ -105,35 +105,35 @@ def rigid(T: FloatArray) -> FloatArray:
 
 
 def se3_from_quaternion(quat_xyzw: FloatArray, t: FloatArray) -> FloatArray:
-    """(4, 4) rigid transform from a quaternion (x, y, z, w) and a translation.
+    """Return the (4, 4) rigid transform of a quaternion (x, y, z, w) and a translation.
 
     Raises:
         AlignmentError: the quaternion is zero or not finite.
     """
     quat = np.asarray(quat_xyzw, float)
-    # Not np.linalg.norm, which gives up the GIL: a callback would wait for all busy threads.
+    # Not np.linalg.norm, which releases the GIL: a callback would then wait for all busy threads.
     norm = math.hypot(*quat.tolist())
-    # A shorter one is rounding and has no direction.
+    # A shorter quaternion is rounding error and has no direction.
     if not math.isfinite(norm) or norm < 1e-6 or not np.all(np.isfinite(t)):
         raise AlignmentError(f"not a pose: quaternion {quat.tolist()}, translation {list(t)}")
     return make_se3(Rotation.from_quat(quat / norm).as_matrix(), np.asarray(t, float))
 
 
 def quaternion_xyzw(R: FloatArray) -> FloatArray:
-    """Unit quaternions (..., 4) as x, y, z, w of rotations (..., 3, 3), w not negative."""
+    """Return unit quaternions (..., 4), as x, y, z, w, of rotations (..., 3, 3); w >= 0."""
     quat: FloatArray = Rotation.from_matrix(R).as_quat()
     return np.where(quat[..., 3:] < 0, -quat, quat)
 
 
 def interpolate_se3(T_0: FloatArray, T_1: FloatArray, alpha: float) -> FloatArray:
-    """Pose between two poses: linear in translation, slerp in rotation; alpha may leave [0, 1]."""
+    """Interpolate two poses: linear in translation, slerp in rotation; alpha may leave [0, 1]."""
     delta = Rotation.from_matrix(T_0[:3, :3].T @ T_1[:3, :3]).as_rotvec()
     R = T_0[:3, :3] @ Rotation.from_rotvec(alpha * delta).as_matrix()
     return make_se3(R, (1 - alpha) * T_0[:3, 3] + alpha * T_1[:3, 3])
 
 
 def rotation_angle_deg(R: FloatArray) -> FloatArray:
-    """Angles of rotations (..., 3, 3) in degrees, shape (...)."""
+    """Return the angles of rotations (..., 3, 3) in degrees, shape (...)."""
     skew = np.stack(
         [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], -1
     )
@@ -143,7 +143,7 @@ def rotation_angle_deg(R: FloatArray) -> FloatArray:
 
 
 def mean_rotation(rotations: FloatArray, weights: FloatArray | None = None) -> FloatArray:
-    """Chordal mean of rotations (N, 3, 3), shape (3, 3)."""
+    """Return the chordal mean of rotations (N, 3, 3), shape (3, 3)."""
     mean: FloatArray = Rotation.from_matrix(rotations).mean(weights).as_matrix()
     return mean
 
@@ -156,11 +156,11 @@ def align_sim3(
     with_scale: bool = True,
     symmetric: bool = False,
 ) -> Sim3:
-    """Similarity that best maps points of one frame onto the same points in another.
+    """Fit the similarity that best maps points of one frame to the same points in another.
 
-    Closed form of Umeyama (1991), eq. 40 to 42, weighted least squares over all pairs. Its scale
-    is too small by the share of noise in `points_src`; where both sets are equally noisy, the
-    ratio of their spreads (Horn 1987, `symmetric`) is not.
+    Weighted least squares over all pairs, in the closed form of Umeyama (1991), eq. 40 to 42. Its
+    scale is biased low by the share of noise in `points_src`. If both sets are equally noisy, the
+    ratio of their spreads (Horn 1987, `symmetric`) is unbiased.
 
     Args:
         points_src: (N, 3) points in frame src.
@@ -173,8 +173,7 @@ def align_sim3(
         S_dst_src, with p_dst = scale * R @ p_src + t.
 
     Raises:
-        AlignmentError: fewer than three pairs, all points on a line, or values that are not
-            finite.
+        AlignmentError: fewer than three pairs, collinear points, or values that are not finite.
     """
     if points_src.shape != points_dst.shape or points_src.ndim != 2 or points_src.shape[1] != 3:
         raise AlignmentError(f"cannot pair points {points_src.shape} with {points_dst.shape}")
@@ -211,16 +210,16 @@ def align_sim3_robust(
     iterations: int = 10,
     symmetric: bool = False,
 ) -> tuple[Sim3, FloatArray]:
-    """Similarity that ignores outliers: iteratively re-weighted least squares, Geman-McClure.
+    """Fit a similarity robustly by iteratively reweighted least squares, Geman-McClure.
 
-    The kernel's width follows the median residual of each round, so half of the pairs may be
-    wrong as long as they are wrong in different ways.
+    The kernel's width follows the median residual of each iteration, so up to half of the pairs
+    may be wrong, provided that their errors are inconsistent.
 
     Args:
         points_src: (N, 3) points in frame src.
         points_dst: (N, 3) the same points in frame dst.
         weights: (N,) prior weights, for example confidence over squared depth.
-        iterations: rounds of re-weighting.
+        iterations: most iterations.
         symmetric: see `align_sim3`.
 
     Returns:
@@ -236,7 +235,7 @@ def align_sim3_robust(
         width = max(2.0 * float(np.median(residual)), 1e-9)
         kernel = (1.0 / (1.0 + (residual / width) ** 2)) ** 2
         updated = align_sim3(points_src, points_dst, weights * kernel, symmetric=symmetric)
-        # A ten-millionth of the map, a thousandth of a millimetre: nothing that a map shows.
+        # A ten-millionth of the map, a thousandth of a millimetre: invisible in a map.
         converged = abs(updated.scale - S.scale) < 1e-7 and np.allclose(updated.t, S.t, atol=1e-6)
         S = updated
         if converged:
@@ -251,10 +250,10 @@ def align_cameras_sim3(
     *,
     with_scale: bool = True,
 ) -> tuple[Sim3, float]:
-    """Similarity between two sets of poses of the same cameras.
+    """Fit the similarity between two sets of poses of the same cameras.
 
-    The rotation comes from the orientations, so cameras on a straight line are enough; scale and
-    translation come from the centres.
+    The rotation comes from the orientations, so collinear cameras suffice. Scale and translation
+    come from the centres.
 
     Args:
         T_src_cam: (N, 4, 4) poses in frame src.
@@ -266,7 +265,7 @@ def align_cameras_sim3(
         S_dst_src and the (weighted) root mean square distance of the centres in dst.
 
     Raises:
-        AlignmentError: no poses, or no motion to take a scale from.
+        AlignmentError: no poses, or too little motion to determine the scale.
     """
     if len(T_src_cam) == 0 or T_src_cam.shape != T_dst_cam.shape:
         raise AlignmentError(f"cannot pair poses {T_src_cam.shape} with {T_dst_cam.shape}")
@@ -279,7 +278,7 @@ def align_cameras_sim3(
     scale = 1.0
     if with_scale:
         power = float((w * src**2).sum())
-        # cameras within a micrometre of each other stand still
+        # cameras within a micrometre of each other are static
         scale = float((w * src * dst).sum() / power) if power > 1e-12 else 0.0
         if scale <= 0:
             raise AlignmentError("the cameras do not move enough to take a scale from them")
@@ -289,7 +288,7 @@ def align_cameras_sim3(
 
 
 def pixel_grid(height: int, width: int) -> FloatArray:
-    """(H, W, 2) float64 pixel coordinates (u, v), integers at pixel centres."""
+    """Return (H, W, 2) float64 pixel coordinates (u, v), integers at pixel centres."""
     v, u = np.mgrid[0:height, 0:width]
     return np.stack([u, v], -1).astype(np.float64)
 
@@ -297,7 +296,7 @@ def pixel_grid(height: int, width: int) -> FloatArray:
 def backproject(
     depth_m: FloatArray, K: FloatArray, pixels_uv: FloatArray | None = None
 ) -> FloatArray:
-    """Points (..., 3) in the camera frame from depth (...) along the optical axis.
+    """Return points (..., 3) in the camera frame from depth (...) along the optical axis.
 
     Args:
         depth_m: (H, W) depth map, or (N,) depths with `pixels_uv`.
@@ -310,7 +309,7 @@ def backproject(
 
 
 def project(points_cam: FloatArray, K: FloatArray) -> FloatArray:
-    """Pixels (..., 2) of points (..., 3) in the camera frame; NaN behind the camera."""
+    """Return pixels (..., 2) of points (..., 3) in the camera frame; NaN behind the camera."""
     z = np.where(points_cam[..., 2] > 1e-9, points_cam[..., 2], np.nan)
     return np.stack(
         [
@@ -324,15 +323,15 @@ def project(points_cam: FloatArray, K: FloatArray) -> FloatArray:
 def focal_from_pointmap(
     points_cam: FloatArray, mask: BoolArray | None = None, iterations: int = 10
 ) -> float:
-    """Focal length of the camera that saw a pointmap in its own frame, principal point central.
+    """Estimate the focal length from a pointmap in its camera's frame, principal point central.
 
-    Minimises sum |px - f q| with q = (x/z, y/z) by re-weighted least squares (Weiszfeld), as
-    DUSt3R (Wang et al. 2024) does.
+    Minimises sum |px - f q| with q = (x/z, y/z) by reweighted least squares (Weiszfeld), as in
+    DUSt3R (Wang et al. 2024).
 
     Args:
         points_cam: (H, W, 3) pointmap in the frame of its camera, any scale.
         mask: (H, W) bool, pixels to use; None for all.
-        iterations: rounds of re-weighting.
+        iterations: number of reweightings.
 
     Returns:
         Focal length in pixels.

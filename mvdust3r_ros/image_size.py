@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Kind and size of an encoded image from its header, before any of it is decoded."""
+"""Format and size of an encoded image, from its header without decoding."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from mvdust3r_ros.datatypes import MvDust3rError
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8"
 HEAD_BYTES = 4096
-"""The size stands in the first 24 bytes of a PNG and 26 of a BMP; comments of a PNM are longer.
-That of a JPEG is looked for in all of it."""
+"""The size is in the first 24 bytes of a PNG and 26 of a BMP; comments of a PNM are longer. A JPEG
+is searched completely."""
 PNM = re.compile(rb"P([1-6])(?:\s+|#[^\n]*\n)+(\d{1,9})(?:\s+|#[^\n]*\n)+(\d{1,9})\s")
 OTHER_KINDS = (
     (rb"RIFF....WEBP", "WebP"),
@@ -39,22 +39,22 @@ OTHER_KINDS = (
     (rb"version https://git-lfs", "a pointer of Git LFS"),
     (rb"\s*<", "HTML or XML"),
 )
-"""Named, so that people know what to convert; none of them is read."""
+"""Unsupported formats, recognised to tell the user what to convert."""
 JPEG_LOSSY = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
-"""Frame headers SOF0 to SOF2, SOF9 and SOF10: baseline, extended and progressive, by Huffman or
+"""Frame headers SOF0 to SOF2, SOF9 and SOF10: baseline, extended and progressive, with Huffman or
 arithmetic coding (ITU-T T.81, table B.1)."""
 Data = bytes | memoryview
 
 
 class ImageSizeError(MvDust3rError):
-    """An encoded image of unknown kind, or one that is damaged."""
+    """An encoded image has an unknown format or is damaged."""
 
 
 def image_size(data: Data) -> tuple[int, int]:
-    """Height and width of a PNG, JPEG, PNM or BMP.
+    """Return height and width of a PNG, JPEG, PNM or BMP.
 
     Raises:
-        ImageSizeError: of another kind, or without a complete header.
+        ImageSizeError: another format, or an incomplete header.
     """
     head = bytes(data[:HEAD_BYTES])
     if head.startswith(PNG_MAGIC) and len(head) >= 24:  # IHDR comes first (PNG, 5.6)
@@ -82,7 +82,7 @@ def _unknown(head: bytes) -> str:
 
 
 def _jpeg_size(data: Data) -> tuple[int, int]:
-    """Height and width from the frame header (ITU-T T.81, B.2.2)."""
+    """Return height and width from the frame header (ITU-T T.81, B.2.2)."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where the files that come with the package are: in the source tree, or installed."""
+"""Location of the files that come with the package: in the source tree, or installed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SOURCE_TREE = Path(__file__).parents[1]
 
 
 def installed(path: Path) -> Path | None:
-    """A file of the package.
+    """Find a file of the package.
 
     Args:
         path: relative to the source tree and to share/mvdust3r_ros, such as config/mapper.yaml.
 
     Returns:
-        The first one found; None when it is not installed.
+        The first match; None if it is not installed.
     """
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
     shares = [Path(p) / "share" / "mvdust3r_ros" for p in prefixes if p]

@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Images in, map out: the whole method.
+"""The complete mapping pipeline: images in, map out.
 
-`Mapper.process` is `select` (cheap: is this frame a keyframe, is a window full?) followed by
-`map_window`: reconstruct the window by itself, place it, check it, commit it to the map, correct
-the map by what it tells. A live node calls the two from different threads. What else may be asked
-of a map, at any moment, is in `MapHolder`.
+`Mapper.process` calls `select` (cheap: is this frame a keyframe, is a window full?) and then
+`map_window`, which reconstructs the window on its own, places it, checks it, commits it to the
+map and applies the corrections that follow. A live node calls the two from different threads.
+`MapHolder` answers all other requests, at any time.
 """
 
 from __future__ import annotations
@@ -59,27 +59,27 @@ MISMATCHES = {
     Verdict.REJECTED_RESIDUAL: 1.0, Verdict.REJECTED_LOW_CONFIDENCE: 1.0,
     Verdict.REJECTED_DEGENERATE: 1.0, Verdict.REJECTED_POSE: 0.5, Verdict.REJECTED_ODOMETRY: 0.5,
 }  # fmt: skip
-"""Reasons that say: the views do not show what the map shows, or else contradict themselves, which
-of the last two is as likely."""
+"""Verdicts of windows whose views do not match the map, with weights. Those of 0.5 may equally
+well come from a window that contradicts itself."""
 
 
 class Mapper(MapHolder):
-    """Turns frames into a map, window by window.
+    """Builds a map from frames, window by window.
 
-    `select` and `map_window` may run in two threads; `snapshot` in any.
+    `select` and `map_window` may run in two threads, `snapshot` in any thread.
     """
 
     def process(self, frame: Frame) -> MapUpdate | None:
-        """Take one frame; the outcome of a window when the frame completes one.
+        """Process one frame; return the outcome of a window if the frame completes one.
 
         Raises:
-            MvDust3rError: the frame is unusable; the map is unharmed.
+            MvDust3rError: the frame is unusable; the map is unchanged.
         """
         window = self.select(frame)
         return None if window is None else self.map_window(window)
 
     def finish(self) -> MapUpdate | None:
-        """Map the keyframes that have not filled a window, at the end of a recording."""
+        """Map the keyframes left over at the end of a recording, too few to fill a window."""
         window = self.unfilled()
         update = None if window is None else self.map_window(window)
         state = self._state
@@ -88,14 +88,14 @@ class Mapper(MapHolder):
         return update
 
     def unfilled(self) -> Window | None:
-        """A window of the keyframes that have not filled one yet; None without any."""
+        """Return a window of the leftover keyframes; None if there are none."""
         with self._lock:
             return self._state.keyframes.flush()
 
     def select(self, frame: Frame) -> Window | None:
-        """Keyframe rule alone, a few milliseconds; the engine may look at the frame as well.
+        """Apply the keyframe rule, in a few milliseconds; the engine may observe the frame too.
 
-        A window returned later replaces earlier ones that `map_window` has not been given.
+        A returned window replaces earlier ones that have not been passed to `map_window`.
 
         Raises:
             MvDust3rError: the frame is unusable.
@@ -112,26 +112,26 @@ class Mapper(MapHolder):
         self.engine.observe(view)
         with self._lock:
             if state is not self._state:
-                return None  # the map was reset meanwhile; views of the new one may differ
+                return None  # the map was reset meanwhile; its view size may differ
             state.view_hw = view_hw
             state.track.add(frame)
             return state.keyframes.add(frame, view)
 
     def mounted(self, frame: Frame) -> Frame:
-        """The frame with the camera's pose by odometry, once it is known how the camera sits."""
+        """Return the frame with its camera pose from odometry, once the mounting is known."""
         found = self.mountings.get(frame.camera_name)
         if found is None or frame.T_odom_base is None or frame.T_odom_cam is not None:
             return frame
         T_odom_cam = frame.T_odom_base @ found.T_base_cam
-        # an estimate does not say that it is a robot that carries the camera
+        # an estimated mounting is no proof that a robot carries the camera
         return replace(frame, T_odom_cam=T_odom_cam, T_odom_base=None)
 
     def map_window(self, window: Window) -> MapUpdate:
         """Run the network on a window and join it to the map.
 
-        Never raises for what the engine or the data do: the verdict says what happened. A rejected
-        window leaves the map as it was; one that shows that the last ones were wrong takes their
-        place (`MapUpdate.rolled_back`).
+        Never raises for engine or data failures: the verdict reports them. A rejected window
+        leaves the map unchanged. A window that proves the latest ones wrong replaces them
+        (`MapUpdate.rolled_back`).
         """
         state, clock = self._state, StageClock()
         with self._lock:
@@ -153,7 +153,7 @@ class Mapper(MapHolder):
     def _join(
         self, state: MapState, window: Window, clock: StageClock, place: Sequence[Keyframe] = ()
     ) -> MapUpdate:
-        """Join a window to the map, at its end or at a known place that the window begins with."""
+        """Join a window to the end of the map, or to the known place that it starts with."""
         now, made = state.now, None
         end = now.graph.end_at(place) if place else now.graph.end
         try:
@@ -190,12 +190,12 @@ class Mapper(MapHolder):
         """Refuse a placed window that contradicts itself, odometry, or the place it is joined to.
 
         Raises:
-            WindowError: the verdict says why.
-            RelocalisationError: it does not show the stored keyframes that it begins with.
+            WindowError: the verdict gives the reason.
+            RelocalisationError: the window does not match the stored keyframes it starts with.
         """
         rule = self.config.stitch
         if shares_views:
-            # as configured: how the ends turn has a wider limit for a coarse network
+            # as configured: only the end-to-end rotation gets a wider limit for coarse networks
             check_turns(geometry, rule.max_odom_rotation_deg, "a window")
         else:
             check_disconnected_window(geometry)
@@ -205,14 +205,14 @@ class Mapper(MapHolder):
             check_same_place(geometry, stored_count, self.config.loop.min_covisible)
 
     def _placed(self, now: Revision, made: Reconstruction, placement: Placement) -> PlacedWindow:
-        """What a map would keep of a window."""
+        """Return what the map would store of a window."""
         seen = seen_keyframes(made, placement, self.config.map)
         return PlacedWindow(made.geometry, placement, now.prepared(seen, self.config.map))
 
     def _reconsider(
         self, state: MapState, geometry: WindowGeometry, rejected: MapUpdate, clock: StageClock
     ) -> MapUpdate:
-        """Let a rejected window take the place of the last ones where these are wrong."""
+        """Replace the latest windows with a rejected one if they are the wrong ones."""
         found = reconsider(state.now, geometry, state.reconstructor, self.config, clock)
         if found is None:
             return rejected
@@ -227,7 +227,7 @@ class Mapper(MapHolder):
         return replace(update, message=message, rolled_back=found.count)
 
     def _relocalise(self, state: MapState, window: Window, clock: StageClock) -> MapUpdate:
-        """Look for the camera in the loaded map; until it is found nothing changes."""
+        """Search for the camera in the loaded map; until it is found, the map stays unchanged."""
         count = max(2, self.config.keyframes.window_size // 2)
         new = window.keyframes[-count:]
         likeliest: MapUpdate | None = None
@@ -260,7 +260,7 @@ class Mapper(MapHolder):
         clock: StageClock,
         undone: int = 0,
     ) -> MapUpdate:
-        """Write a checked window into the map, and let the map follow from what it tells."""
+        """Commit a checked window, then apply the corrections that follow from it."""
         window, rule = placed.geometry.window, self.config.stitch
         with self._lock:
             if state is not self._state or window.epoch != state.keyframes.epoch:
@@ -281,7 +281,7 @@ class Mapper(MapHolder):
         return committed(placed, then, state.now.graph, rule.scale_max_rel_sigma, clock)
 
     def _correct(self, state: MapState, clock: StageClock) -> None:
-        """Sizes, loops, the height of the floor, and a drawing of what is known now."""
+        """Correct sizes, loops and floor height, and rebuild an outdated drawing."""
         self._improve(state, "resize", Revision.resized, clock)
         self._close_loop(state, clock)
         self._improve(state, "level", Revision.on_the_floor, clock)
@@ -295,7 +295,7 @@ class Mapper(MapHolder):
         corrected: Callable[[Revision], Revision],
         clock: StageClock,
     ) -> None:
-        """Let a corrected map take the place of the present one, if it is another one."""
+        """Replace the current map with a corrected one, if the correction changed anything."""
         own, now = StageClock(), state.now
         try:
             with own.stage(name):
@@ -310,7 +310,7 @@ class Mapper(MapHolder):
             self._swap(state, better)
 
     def _close_loop(self, state: MapState, clock: StageClock) -> None:
-        """Look for known ground; a closure moves the keyframes."""
+        """Look for a revisited place; a loop closure moves the keyframes."""
         rule, now = self.config.loop, state.now
         if not rule.enabled or state.windows_since_loop < rule.min_windows:
             return

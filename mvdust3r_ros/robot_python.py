@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The few packages that apt does not have, in an environment beside the system's Python.
+"""An environment next to the system's Python, for the few packages that apt does not have.
 
-ROS nodes run under the system's Python, and pip must not change that one: a NumPy of its own would
-break the SciPy and OpenCV of the whole machine. `mvdust3r_ros setup-python` makes the environment;
-whatever imports this package under the system's Python finds it.
+ROS nodes run under the system's Python, which pip must not modify: another NumPy would break SciPy
+and OpenCV for the whole machine. `mvdust3r_ros setup-python` creates the environment, and
+importing this package under the system's Python adds it to the path.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ADDED = ("onnxruntime", "rosbags")
-"""What goes into it: the engine of the node, and what the tools read and write bags with."""
+"""Its packages: the node's engine, and the library that reads and writes bags."""
 FOLDER_VARIABLE = "MVDUST3R_ROS_PYTHON"
 REMEDY = "run `mvdust3r_ros setup-python`, or pip install {} in a Python environment of your own"
 
 
 def folder() -> Path:
-    """Where the environment is or will be."""
+    """Return the current or future location of the environment."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(os.environ.get(FOLDER_VARIABLE) or Path(data) / "mvdust3r_ros" / "python")
 
 
 def packages(environment: Path) -> Path:
-    """Its packages for the running Python."""
+    """Return its packages folder for the running Python."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return environment / "lib" / version / "site-packages"
 
 
 def add_to_path() -> None:
-    """Let the system's Python find the environment, in front of the system's own packages.
+    """Add the environment to the system Python's path, before the system's own packages.
 
-    A Python in an environment of its own is left alone.
+    Does nothing in a virtual environment.
     """
     found = str(packages(folder()))
     if sys.prefix != sys.base_prefix or found in sys.path or not Path(found).is_dir():
@@ -61,7 +61,7 @@ def add_to_path() -> None:
 
 @contextmanager
 def explain_missing() -> Iterator[None]:
-    """End the program with one line where a package of the environment is missing."""
+    """Exit with a one-line message if a package of the environment is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -12,14 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Rows that are read one after the other: how far a turning camera moves the picture meanwhile.
+"""Rolling shutter: correction of the image distortion of a rotating camera.
 
-Most cameras read their rows from top to bottom in 5 to 30 ms. Of a camera that turns by 50 degrees
-a second the last row looks half a degree past the first one: several pixels, while a tenth of a
-pixel is what parallax is measured to. The turn is seen in the frames before and after; how
-long the rows take is a property of the camera, which bundle adjustment finds, or a setting. Views
-are then brought to one moment, that of their middle row, by rotation alone (Forssen and Ringaby
-2010).
+Most cameras read their rows from top to bottom in 5 to 30 ms. At 50 degrees per second, the last
+row looks half a degree past the first one: several pixels, while parallax is measured to a tenth
+of a pixel. The rotation is measured with the frames before and after. The readout time is a
+property of the camera, estimated by bundle adjustment or set by the user. Views are then rectified
+to the time of their middle row, by rotation only (Forssen and Ringaby 2010).
 """
 
 from __future__ import annotations
@@ -37,43 +36,42 @@ import numpy as np
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, ImageArray, View, Window
 
 MAX_READOUT_S = 0.1
-"""No camera reads its rows more slowly: at 10 Hz it could not."""
+"""No camera reads its rows more slowly: it could not reach 10 Hz."""
 WORTH_WORDS_S = 0.003
-"""Less than this may be the uncertainty of a camera without a rolling shutter."""
+"""Shorter readouts are not reported: they may be the uncertainty of a global shutter."""
 LEAST_SHIFT_PX = 0.2
-"""A picture whose first and last rows are off by less is left as it is: remapping blurs by
-more."""
+"""Images with a smaller shift between first and last row are not corrected, since remapping would
+blur them by more."""
 MAX_GAPS = 600
-"""Gaps between frames of a camera that are remembered, 20 s at 30 Hz: those of the keyframes not
-yet mapped."""
+"""Stored gaps between frames of a camera, 20 s at 30 Hz: enough for keyframes not yet mapped."""
 MAX_GAP_S = 0.4
-"""Frames farther apart do not show how fast the camera turns in either."""
+"""Frames farther apart do not reveal the camera's angular velocity at either of them."""
 GUESSED_FOCAL = 1.0
-"""Of a camera that is not calibrated, in long sides. Any would do: turn and shift go through the
-same one."""
+"""Focal length in long sides for an uncalibrated camera. Any value works, since rotation and shift
+use the same one."""
 CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 80, 0.01, 6
-"""Corners of Shi and Tomasi (1994) at half the size: enough for three numbers, and 1 to 2 ms."""
+"""Corners of Shi and Tomasi (1994) at half the size: enough for three parameters, in 1 to 2 ms."""
 PATCH_PX, LEVELS = 13, 4
-"""Of Lucas and Kanade's flow: up to 31 times half a patch (Bouguet 2000), the whole image."""
+"""For Lucas-Kanade flow: up to 31 times half a patch (Bouguet 2000), the whole image."""
 BACK_PX = 1.0
-"""A corner that is followed there and back is lost when it ends farther from where it was."""
+"""A corner tracked forward and back is rejected if its error is larger."""
 MIN_CORNERS, MIN_SHARE = 12, 0.3
-"""Fewer corners that are followed, in number or as a share, show no turn."""
+"""With fewer tracked corners, by number or share, the rotation is unknown."""
 LEAST_SIGMA_PX = 0.3
-"""Of a followed corner: what fits better than that does so by chance."""
+"""Least sigma of a tracked corner: a better fit is chance."""
 ROUNDS = 5
-"""Gauss-Newton steps with Geman and McClure's weights, from a start that is a shift."""
+"""Gauss-Newton steps with Geman-McClure weights, from a pure shift as the initial guess."""
 GRID = (9, 13)
-"""Nodes of the map by which a picture is straightened, which is smooth: quadratic in the place."""
+"""Nodes of the remapping, which is smooth: quadratic in the position."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Gap:
-    """How the camera turned from one frame to the next.
+    """Rotation of the camera from one frame to the next.
 
     Attributes:
-        begin_ns: time of the one.
-        end_ns: time of the other.
+        begin_ns: time of the first frame.
+        end_ns: time of the second frame.
         turn_rad_s: (3,) mean angular velocity in its own axes.
     """
 
@@ -83,21 +81,21 @@ class _Gap:
 
     @property
     def span_s(self) -> float:
-        """How long it is."""
+        """Duration in seconds."""
         return (self.end_ns - self.begin_ns) * 1e-9
 
 
 class RollingShutter:
-    """Sees how cameras turn, and brings the views of a window to one moment each.
+    """Measures the rotation of cameras and rectifies the views of windows.
 
     `observe` may run in one thread, `straightened` and `learn` in another.
     """
 
     def __init__(self, readout_s: float | None = None) -> None:
-        """Begin with what is known.
+        """Start with a given readout time, or none.
 
         Args:
-            readout_s: time from the first to the last row of all cameras; None to learn it.
+            readout_s: time from the first to the last row of all cameras; None to estimate it.
         """
         self._given_s = readout_s
         self._learned_s: Mapping[str, float] = {}
@@ -107,17 +105,17 @@ class RollingShutter:
         self._done: WeakSet[View] = WeakSet()
 
     def readout_s(self, camera_name: str) -> float:
-        """Time from the first to the last row, as far as it is known."""
+        """Return the time from the first to the last row; 0 if unknown."""
         known = self._learned_s.get(camera_name, 0.0)
         return known if self._given_s is None else self._given_s
 
     @property
     def readouts_s(self) -> dict[str, float]:
-        """Of all cameras, by name, as far as known."""
+        """Camera name -> readout time, 0 if unknown."""
         return {name: self.readout_s(name) for name in sorted(self._last)}
 
     def notes(self) -> list[str]:
-        """What was found of cameras with a rolling shutter, ready to be copied."""
+        """Report estimated rolling shutters, ready to copy as settings."""
         return [
             f"{name or 'camera'}: the rows of an image take {1e3 * found_s:.0f} ms (rolling "
             f"shutter), which is taken out; camera.readout_ms: {1e3 * found_s:.1f} says it from "
@@ -127,14 +125,14 @@ class RollingShutter:
         ]
 
     def learn(self, readouts_s: Mapping[str, float]) -> None:
-        """Take over what was found of cameras, by name; a setting goes before."""
+        """Store estimated readout times by camera name; a setting has priority."""
         self._learned_s = {**self._learned_s, **readouts_s}
 
     def observe(self, view: View) -> None:
-        """See how the camera has turned since its last frame, 1 to 2 ms.
+        """Measure the camera's rotation since its last frame, in 1 to 2 ms.
 
         Args:
-            view: each frame of each camera, as it comes.
+            view: each frame of each camera, as it arrives.
         """
         if self._given_s == 0:
             return
@@ -153,12 +151,12 @@ class RollingShutter:
                 gaps.append(_Gap(before[0], view.stamp_ns, turn / span_s))
 
     def straightened(self, window: Window) -> Window:
-        """The window, every row of its views moved to where the middle one would see it."""
+        """Return the window with the rows of all views rectified to the time of the middle row."""
         keyframes = [replace(k, view=self.straight(k.view)) for k in window.keyframes]
         return replace(window, keyframes=tuple(keyframes))
 
     def straight(self, view: View) -> View:
-        """A view with the turn of its camera, by what is known now; done once and for all."""
+        """Add the camera's rotation to a view and rectify it with the current readout, once."""
         if view in self._done:
             return view
         turn_rad_s = self._turn(view.camera_name, view.stamp_ns)
@@ -169,7 +167,7 @@ class RollingShutter:
         return view
 
     def _turn(self, camera_name: str, stamp_ns: int) -> FloatArray | None:
-        """(3,) rad/s at the time of a frame, from the gaps beside it; None for unknown."""
+        """(3,) rad/s at the time of a frame, from the adjacent gaps; None when unknown."""
         with self._lock:
             gaps = list(self._gaps.get(camera_name, ()))
         before = next((g for g in gaps if g.end_ns == stamp_ns), None)
@@ -182,20 +180,20 @@ class RollingShutter:
         earlier = next((g for g in gaps if g.end_ns == before.begin_ns), None)
         if earlier is None:
             return before.turn_rad_s
-        # both are means over a gap: on to the end of the second
+        # both are means over a gap: extrapolate to the end of the second
         ahead = before.span_s / (before.span_s + earlier.span_s)
         return np.asarray(before.turn_rad_s + ahead * (before.turn_rad_s - earlier.turn_rad_s))
 
 
 def _half_gray(image_rgb: ImageArray) -> ImageArray:
-    """(H/2, W/2)."""
+    """Return the grey image at half size, (H/2, W/2)."""
     height, width = image_rgb.shape[:2]
     small = cv2.resize(image_rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def straightened_by(view: View, readout_s: float) -> View:
-    """A view with a known turn, made straight for this readout; itself where it is so nearly."""
+    """Rectify a view with known rotation for this readout; unchanged if the shift is small."""
     if view.turn_rad_s is None:
         return view
     K, turn = intrinsics_of(view), view.turn_rad_s * (readout_s - view.straightened_s)
@@ -206,7 +204,7 @@ def straightened_by(view: View, readout_s: float) -> View:
 
 
 def intrinsics_of(view: View) -> FloatArray:
-    """(3, 3) of a view, a guess where it is not calibrated."""
+    """Return (3, 3) intrinsics of a view, a guess if it is not calibrated."""
     if view.K is not None:
         return view.K
     height, width = view.image_rgb.shape[:2]
@@ -215,23 +213,23 @@ def intrinsics_of(view: View) -> FloatArray:
 
 
 def row_drift(uv: FloatArray, K: FloatArray, turn_rad_s: FloatArray, height: float) -> FloatArray:
-    """How far points are moved for each second that the rows take, in pixels.
+    """Return the displacement of pixels per second of readout time.
 
     Args:
         uv: (..., 2) pixels.
         K: (..., 3, 3) intrinsics.
         turn_rad_s: (..., 3) angular velocity of the camera in its own axes.
-        height: rows of the picture.
+        height: rows of the image.
 
     Returns:
-        (..., 2) pixels a second, from where the middle row would see a point to where its own row
-        does.
+        (..., 2) pixels per second, from a point's position in the middle row's view to that in its
+        own row's.
     """
     focal = np.stack([K[..., 0, 0], K[..., 1, 1]], -1)
     x, y = np.moveaxis((uv - K[..., :2, 2]) / focal, -1, 0)
     wx, wy, wz = np.moveaxis(turn_rad_s, -1, 0)
     share = (uv[..., 1] - (height - 1) / 2) / height
-    # derivative of a projected ray by a turn of the camera
+    # derivative of a projected ray with respect to the camera's rotation
     flow = np.stack(
         [x * y * wx - (1 + x * x) * wy + y * wz, (1 + y * y) * wx - x * y * wy - x * wz], -1
     )
@@ -239,10 +237,10 @@ def row_drift(uv: FloatArray, K: FloatArray, turn_rad_s: FloatArray, height: flo
 
 
 def turn_between(a: ImageArray, b: ImageArray, K: FloatArray) -> FloatArray | None:
-    """(3,) rotation vector of the camera from one picture to the next, in its own axes.
+    """Estimate the (3,) rotation vector of the camera between two images, in its own axes.
 
-    What the camera moves sideways counts as turn of as much as it moves the picture on average.
-    None where too little can be followed.
+    Translation is absorbed as the rotation that shifts the image by the same amount on average.
+    None if too few corners can be tracked.
     """
     corners = cv2.goodFeaturesToTrack(a, CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX)
     if corners is None or len(corners) < MIN_CORNERS:
@@ -258,7 +256,7 @@ def turn_between(a: ImageArray, b: ImageArray, K: FloatArray) -> FloatArray | No
     shift = np.median(uv_b - uv_a, 0) / focal
     turn = np.array([shift[1], -shift[0], 0.0])
     for _ in range(ROUNDS):
-        seen = rays @ cv2.Rodrigues(turn)[0]  # the inverse turn of each
+        seen = rays @ cv2.Rodrigues(turn)[0]  # inverse rotation of each ray
         x, y = seen[:, 0] / seen[:, 2], seen[:, 1] / seen[:, 2]
         off = uv_b - np.stack([x, y], 1) * focal - K[:2, 2]
         J = np.empty((len(x), 2, 3))
@@ -278,7 +276,7 @@ def turn_between(a: ImageArray, b: ImageArray, K: FloatArray) -> FloatArray | No
 
 
 def _followed(a: ImageArray, b: ImageArray, uv: FloatArray) -> tuple[FloatArray, BoolArray]:
-    """(N, 1, 2) corners in another picture, and (N,) which were found."""
+    """Return (N, 1, 2) corners tracked into another image, and (N,) whether they were found."""
     moved, found, _ = cv2.calcOpticalFlowPyrLK(
         a, b, uv, np.zeros_like(uv), winSize=(PATCH_PX, PATCH_PX), maxLevel=LEVELS
     )
@@ -286,14 +284,14 @@ def _followed(a: ImageArray, b: ImageArray, uv: FloatArray) -> tuple[FloatArray,
 
 
 def _straight(image: ImageArray, K: FloatArray, turn: FloatArray) -> ImageArray:
-    """The picture with every row moved; `turn` (3,) rad is that of the time of all rows."""
+    """Remap the image row by row; `turn` (3,) rad is the rotation over the whole readout."""
     height, width = image.shape[:2]
     v, u = np.meshgrid(
         np.linspace(0, height - 1, GRID[0]), np.linspace(0, width - 1, GRID[1]), indexing="ij"
     )
     at = np.stack([u, v], -1)
     source = at
-    for _ in range(3):  # its own row is that of the source
+    for _ in range(3):  # the row of the shift is the source's
         source = at + row_drift(source, K, turn, height)
     rows, cols = _hats(GRID[0], height), _hats(GRID[1], width)
     map_u, map_v = ((rows @ source[..., k] @ cols.T).astype(np.float32) for k in range(2))
@@ -303,6 +301,6 @@ def _straight(image: ImageArray, K: FloatArray, turn: FloatArray) -> ImageArray:
 
 @lru_cache(maxsize=8)
 def _hats(nodes: int, length: int) -> FloatArray:
-    """(length, nodes) shares of evenly spread nodes in every pixel, linear between them."""
+    """Return (length, nodes) linear interpolation weights of even nodes at every pixel."""
     at = np.linspace(0, nodes - 1, length)
     return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(nodes)))

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Files that survive a kill, and files of strangers read without harm.
+"""Atomic writing of files, and safe reading of untrusted ones.
 
-Several files that belong together are written as one: under temporary names first, then a small
-journal says that all of them are on the disk, then they get their names. Whoever is killed before
-the journal leaves the old files, after it the new ones: the next reader or writer finishes.
+Files that belong together are written as one: first under temporary names, then a small journal
+records that all of them are on disk, then they are renamed. A process killed before the journal
+leaves the old files; after it, the next reader or writer completes the new ones.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from mvdust3r_ros.datatypes import MvDust3rError
 JOURNAL = ".save.commit"
 DRAFT_SUFFIX = ".part"
 MAX_JOURNAL_BYTES = 1 << 16
-"""A bound against a hostile file: a journal names the few files of one save."""
+"""Limit for untrusted files: a journal lists the few files of one save."""
 MAX_YAML_BYTES = 1 << 20
-"""A bound against a hostile file: `config/mapper.yaml`, with every setting, has 12 kB."""
+"""Limit for untrusted files: `config/mapper.yaml`, with every setting, has 12 kB."""
 BLOCK_BYTES = 1 << 24
-"""What a read of a short file takes at most, however large its limit."""
+"""Most bytes allocated to read a short file, however large its limit."""
 
 
 class FileError(MvDust3rError):
-    """A file cannot be written, or is not what it should be."""
+    """A file cannot be written, or has unexpected content."""
 
 
 def require_writable(folder: Path) -> None:
-    """See that a folder can be written, or made, before work is done for it. Makes nothing.
+    """Check in advance that a folder can be written or created. Creates nothing.
 
     Raises:
-        FileError: it cannot; the message names what is in the way.
+        FileError: it cannot; the message names the obstacle.
     """
     place = folder.absolute()
     while not place.exists() and place != place.parent:
@@ -63,17 +63,17 @@ def require_writable(folder: Path) -> None:
 
 
 def write_together(directory: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Write files so that all of them appear or none, whenever the process is killed.
+    """Write files atomically: all or none appear, even if the process is killed.
 
     Args:
-        directory: created when missing.
+        directory: created if missing.
         contents: file name without a path -> content.
 
     Returns:
         The paths, in the order of `contents`.
 
     Raises:
-        FileError: the folder cannot be written to; the files there are as before.
+        FileError: the folder cannot be written to; existing files are unchanged.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def write_together(directory: Path, contents: Mapping[str, bytes]) -> list[Path]
 
 
 def finish_writing(directory: Path) -> None:
-    """Finish what a killed process had written completely; cheap when there is nothing to do.
+    """Complete a save that a killed process had fully written; cheap if there is none.
 
     Raises:
         FileError: the folder cannot be written to.
@@ -111,7 +111,7 @@ def finish_writing(directory: Path) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[int]:
-    """Descriptor of a folder that only one writer holds; the lock ends with its process."""
+    """Yield the descriptor of a folder locked for one writer; the lock ends with the process."""
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):  # some network file systems have no locks
@@ -132,7 +132,7 @@ def _commit(directory: Path, folder: int, contents: Mapping[str, bytes]) -> None
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    """Write a file that must not exist yet; never through a link that somebody put there."""
+    """Write a file that must not exist yet; never follows a symbolic link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
         file.write(content)
@@ -141,7 +141,7 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def _finish(directory: Path, folder: int) -> None:
-    """Give the drafts of a complete journal their names."""
+    """Rename the drafts listed in a complete journal."""
     journal = directory / JOURNAL
     if not journal.exists():
         return
@@ -174,7 +174,7 @@ def _discard_drafts(directory: Path) -> None:
 
 
 def read_limited(path: Path, max_bytes: int) -> bytes:
-    """Content of a file that must not be larger than a limit.
+    """Return the content of a file with a size limit.
 
     Raises:
         OSError: it cannot be read.
@@ -182,7 +182,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     """
     blocks, left = [], max_bytes
     with path.open("rb") as file:
-        # In blocks: a read of many bytes takes that much memory however short the file is.
+        # In blocks, since a large read allocates its full size even for a short file.
         while block := file.read(min(left + 1, BLOCK_BYTES)):
             left -= len(block)
             if left < 0:
@@ -191,7 +191,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     return b"".join(blocks)
 
 
-# A wrong value behind a tag such as !!bool raises whatever its constructor stumbles over.
+# A wrong value after a tag such as !!bool can raise any of these.
 BAD_YAML = (
     yaml.YAMLError,
     ValueError,
@@ -207,9 +207,9 @@ OPENCV_MATRIX = "tag:yaml.org,2002:opencv-matrix"
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Plain values alone: no objects, and no aliases, which can make a small file enormous.
+    """Loads plain values only: no objects, and no aliases, which can inflate a small file.
 
-    The tag of OpenCV's matrices is passed over: what stands behind it are plain values.
+    The tag of OpenCV's matrices is ignored, since their content is plain values.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -225,11 +225,11 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """Plain values of a small YAML file.
+    """Return the plain values of a small YAML file.
 
     Raises:
         OSError: it cannot be read.
-        FileError: it is too large, or no YAML of plain values.
+        FileError: it is too large, or not YAML of plain values.
     """
     content = read_limited(path, MAX_YAML_BYTES)
     try:
@@ -239,13 +239,13 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values of a YAML text.
+    """Return the plain values of a YAML text.
 
     Raises:
-        FileError: it is no YAML of plain values; in one line.
+        FileError: it is not YAML of plain values; a one-line message.
     """
     try:
-        # The loader makes plain values only, as yaml.safe_load does.
+        # The loader creates plain values only, like yaml.safe_load.
         return yaml.load(text, Loader=_PlainLoader)
     except BAD_YAML as error:
         if isinstance(error, RecursionError):

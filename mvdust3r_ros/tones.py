@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Values of more than eight bits to the eight that are mapped, alike through a recording."""
+"""Conversion of images with more than eight bits to eight, consistently over a recording."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import ImageArray
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-"""Of the sensors whose values come in 16 bits: Mono8 to Mono16 of GenICam."""
+"""Bit depths of sensors with 16-bit values: Mono8 to Mono16 of GenICam."""
 NARROW_SHARE = 1 / 8
-"""Greys that use less of their range than this are stretched, as those of thermal cameras: less is
-under 32 of the 256 levels of 8 bits."""
+"""Grey images that use less of their range than this are stretched, as from thermal cameras: they
+would have under 32 of 256 levels."""
 TAILS_PERCENT = (0.5, 99.5)
-"""Where the range of an image begins and ends: a lamp or a dark corner of less than 0.5 % of the
-pixels does not set it."""
+"""Percentiles that define the range of an image, so that a lamp or a dark corner of under 0.5 % of
+the pixels does not set it."""
 HOT_PERCENT = 99.95
-"""Above are hot pixels, which say nothing of the range: 10 of the samples below."""
+"""Above are hot pixels, which are ignored: 10 of the samples below."""
 SAMPLES = 20_000
-"""Values that the percentiles are taken of: 100 of them lie beyond each end."""
+"""Values used for the percentiles: 100 of them lie beyond each end."""
 FOLLOW = 0.05
-"""Share of the way to the range of a new image that an end moves: 20 images to get there, so that
-neighbouring ones look alike."""
+"""Share of the distance to a new image's range that an end moves: a time constant of 20 images, so
+that consecutive images look alike."""
 MAX_STEP = 0.02
-"""No image moves an end of the range by more than this share of it, 5 of 256 levels."""
+"""Largest move of an end per image, as a share of the range: 5 of 256 levels."""
 CLIPPED_SHARE = 0.25
-"""With more values beyond the range than this, following would take too long: the range is taken
-anew."""
+"""With a larger share of values beyond the range, following would take too long, and the range is
+reset."""
 Values = npt.NDArray[Any]
 
 
 def _unheard(words: str) -> None:
-    """Say nothing."""
+    """Ignore the message."""
 
 
 class Tones:
-    """How the values of one camera become eight bits.
+    """Converts the values of one camera to eight bits.
 
-    A camera of 10, 12 or 14 bits keeps the upper eight of those it uses; what it uses is learnt
-    from its images and only grows. Greys in a small part of that range are stretched to what the
-    first image uses, and follow later ones slowly: a jump would look like a change of the scene.
+    A camera of 10, 12 or 14 bits keeps the upper eight of those. The bit depth is inferred from
+    its images and only grows. Greys in a small part of that range are stretched to the range of
+    the first image, which follows later ones slowly: a jump would look like a change of the scene.
     """
 
     def __init__(self, notify: Callable[[str], None] = _unheard) -> None:
-        """`notify` is told once what is done, unless it is just the upper byte of all 16 bits."""
+        """`notify` gets one message on the conversion, unless that is just 16 bits' upper byte."""
         self._notify, self._notified = notify, ""
         self._bits = BIT_DEPTHS[0]
         self._range: tuple[float, float] | None = None
         self._is_new = True
 
     def to_8_bits(self, values: Values, *, is_grey: bool = True) -> ImageArray:
-        """Values of any shape as uint8.
+        """Convert values of any shape to uint8.
 
         Args:
             values: uint16, or finite float.
@@ -95,7 +95,7 @@ class Tones:
         return np.asarray(np.clip(values * (255 / min(full, 1.0)) + 0.5, 0, 255), np.uint8)
 
     def _spread(self, values: Values) -> tuple[float, float, float]:
-        """Both tails and the top of the values, of a regular sample."""
+        """Return both tails and the top of the values, from a regular sample."""
         flat = values.reshape(-1)
         sample = flat[:: (len(flat) // SAMPLES) | 1]
         low, high, top = np.percentile(sample, (*TAILS_PERCENT, HOT_PERCENT))

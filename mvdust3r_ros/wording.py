@@ -12,23 +12,23 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Numbers in sentences: one place for plurals, digits and the minus of a zero."""
+"""Numbers in text: plurals, digits and signs of zeros, in one place."""
 
 from __future__ import annotations
 
 
 def plural(count: int, noun: str) -> str:
-    """A count with its noun: "1 window", "2 windows", "0 images", "2 depth maps".
+    """Return a count with its noun: "1 window", "2 windows", "0 images", "2 depth maps".
 
     Args:
-        count: how many.
-        noun: in the singular; may be several words, of which the last one changes.
+        count: the count.
+        noun: in the singular; of several words, the last one changes.
     """
     return f"{count} {noun if count == 1 else many(noun)}"
 
 
 def many(noun: str) -> str:
-    """The plural of a noun."""
+    """Return the plural of a noun."""
     if noun.endswith(("s", "x", "ch", "sh")):
         return f"{noun}es"
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
@@ -37,12 +37,12 @@ def many(noun: str) -> str:
 
 
 def decimal(value: float, digits: int) -> str:
-    """A number with a fixed number of digits; what rounds to zero has no sign."""
+    """Format a number with a fixed number of digits; zeros after rounding have no sign."""
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share of 1 in percent. What is less than all never reads as 100 %, nor some as 0 %."""
+    """Format a share in per cent. Only all of it reads as 100 %, and only none as 0 %."""
     text = decimal(100 * share, digits)
     if share < 1 and float(text) == 100:
         return f"{100 - 10.0**-digits:.{digits}f} %"

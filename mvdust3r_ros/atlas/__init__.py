@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The map as a whole, from revision to revision."""
+"""The map as a whole, and its revisions."""

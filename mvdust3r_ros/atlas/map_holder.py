@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The map at any moment, from whatever thread: one holder, one lock."""
+"""The current map, safe to query from any thread: one holder, one lock."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from mvdust3r_ros.window.keyframes import KeyframeWindow
 from mvdust3r_ros.window.reconstruct import Reconstructor
 
 REFUSALS_KEPT = 20
-"""Words for the diagnostics alone."""
+"""Refusal messages kept, for diagnostics only."""
 
 
 class MapState:
-    """Everything that a reset forgets.
+    """Everything that a reset discards.
 
     Attributes:
-        reconstructor: runs the network; what it remembers is of these keyframes.
-        now: the map. It is replaced only under the lock: by the thread that maps windows, and
-            where settings or the engine change.
-        keyframes: those that wait, and which come next.
-        track: where odometry saw the robot in the last frames.
-        lost: whether the camera has not been found yet in the map, which was loaded.
-        view_hw: height and width of all views; None before the first frame decides.
-        rolled_back: windows taken out of the map again.
-        refused_loops: why joint windows were no closure, or another correction failed; the last
-            ones.
-        windows_since_loop: windows since one was looked for.
+        reconstructor: runs the network; its cached tokens belong to these keyframes.
+        now: the map. Replaced only under the lock, by the mapping thread or when settings or the
+            engine change.
+        keyframes: pending keyframes and the rule that selects the next.
+        track: recent robot poses from odometry.
+        lost: whether the map was loaded and the camera has not been found in it yet.
+        view_hw: height and width of all views; None until the first frame sets them.
+        rolled_back: number of windows removed from the map again.
+        refused_loops: the latest reasons why a loop closure was refused or another correction
+            failed.
+        windows_since_loop: windows since the last search for a loop.
     """
 
     def __init__(self, config: MapperConfig, epoch: int, reconstructor: Reconstructor) -> None:
@@ -69,10 +69,10 @@ class MapState:
 
 
 class MapHolder:
-    """Holds the map, its settings and its engine, and answers for them.
+    """Holds the map, its settings and its engine, and answers queries about them.
 
-    The map is a `Revision`, which never changes: who has asked for one keeps one state of all
-    keyframes, whatever is mapped meanwhile.
+    The map is a `Revision`, which is immutable: a caller that holds one keeps a consistent state
+    of all keyframes while mapping continues.
     """
 
     def __init__(self, config: MapperConfig, engine: Engine) -> None:
@@ -83,14 +83,14 @@ class MapHolder:
             engine: the network; the mapper does not close it.
         """
         self.config = engine.describe().filled_in(config)
-        """The settings, with what they leave to the engine as it likes it."""
+        """The settings; those left to the engine have the engine's defaults."""
         self.path_camera = ""
-        """Camera of a rig whose keyframes make the trajectory; empty for all."""
+        """Camera of a rig whose keyframes form the trajectory; empty for all cameras."""
         self.mountings: dict[str, Mounting] = {}
-        """Camera -> where it sits on the robot, found out where nothing says it."""
+        """Camera -> its mounting on the robot, estimated where extrinsics are not given."""
         readout_ms = config.camera.readout_ms
         self.shutter = RollingShutter(None if readout_ms < 0 else readout_ms / 1000)
-        """What is known of how the cameras read their rows."""
+        """Known or estimated row readout times of the cameras."""
         self.engine = engine
         """The network."""
         self._given = config
@@ -99,18 +99,18 @@ class MapHolder:
 
     @property
     def view_hw(self) -> tuple[int, int]:
-        """Height and width of the views of the map; before its first frame the engine's own."""
+        """Return height and width of the views; before the first frame, the engine's default."""
         return self._state.view_hw or self.engine.describe().image_hw
 
     def saved(self) -> tuple[MapSnapshot, StoredMap]:
-        """`snapshot`, and the map as it can be gone on with, of one moment: their files agree."""
+        """Return `snapshot` and the resumable map, both of the same revision."""
         now, cloud, grid = self._drawn()
         return self._snapshot(now, cloud, grid), stored_map(now.graph, self.engine.describe().name)
 
     def restore(self, stored: StoredMap) -> None:
-        """Go on with a saved map; the present one is forgotten once the new one is complete.
+        """Continue from a saved map; the current one is dropped once the new one is complete.
 
-        The next windows look for the camera in it. Nothing is added before it is found.
+        The next windows search for the camera in it. Nothing is added before it is found.
 
         Raises:
             ConfigError: the saved views do not fit the engine.
@@ -129,15 +129,15 @@ class MapHolder:
         state.lost = True
         with self._lock:
             state.keyframes.epoch = self._state.keyframes.epoch + 1
-            state.now = state.now.using(self.config)  # they may have changed meanwhile
+            state.now = state.now.using(self.config)  # settings may have changed meanwhile
             self._state = state
 
     def snapshot(self) -> MapSnapshot:
-        """The map as it is now, copied."""
+        """Return a copy of the current map."""
         return self._snapshot(*self._drawn())
 
     def _drawn(self) -> tuple[Revision, Cloud, OccupancyGrid | None]:
-        """The map now, and copies of its voxels and grid: the next window is drawn into these."""
+        """Return the map and copies of its voxels and grid: the next window changes those."""
         with self._lock:
             now = self._state.now
             grid = now.drawing.grid
@@ -148,19 +148,19 @@ class MapHolder:
         return snapshot_of(now, cloud, grid, self.path_camera, limit)
 
     def mapped_keyframes(self) -> list[Keyframe]:
-        """Keyframes in the map, oldest first."""
+        """Return the keyframes in the map, oldest first."""
         return [m.keyframe for m in self._state.now.graph.keyframes.values()]
 
     def reset(self) -> None:
-        """Forget the map; windows under way will come back as stale."""
+        """Discard the map; windows in progress will be rejected as stale."""
         with self._lock:
             self._state = self._new_state(self._state.keyframes.epoch + 1)
 
     def reconfigure(self, config: MapperConfig) -> None:
-        """Use other settings from the next frame on.
+        """Use new settings from the next frame on.
 
         Raises:
-            ConfigError: a structural setting differs; it needs a new Mapper.
+            ConfigError: a structural setting differs, which needs a new Mapper.
         """
         with self._lock:
             fixed = structural_changes(self.config, config)
@@ -172,9 +172,9 @@ class MapHolder:
             self._state.now = self._state.now.using(config)
 
     def use_engine(self, engine: Engine) -> None:
-        """Take another engine for views of the same size, between two windows.
+        """Switch to another engine for views of the same size, between two windows.
 
-        The old one is not closed. What it encoded is forgotten, and what it liked of the settings.
+        The old engine is not closed. Its encoded views and its defaults for settings are dropped.
         """
         with self._lock:
             state, info = self._state, engine.describe()
@@ -187,42 +187,41 @@ class MapHolder:
 
     @property
     def now(self) -> Revision:
-        """The map at this moment.
+        """Return the current map.
 
-        Its graph stays as it is. The next window is drawn into its drawing: ask `snapshot` for
-        that.
+        Its graph never changes. Its drawing does, with the next window: use `snapshot` for a copy.
         """
         return self._state.now
 
     @property
     def epoch(self) -> int:
-        """Counts resets and jumps back in time."""
+        """Number of resets and jumps back in time."""
         return self._state.keyframes.epoch
 
     @property
     def looking_in(self) -> int:
-        """Keyframes of a loaded map in which the camera has not been found yet; 0 otherwise."""
+        """Number of keyframes of a loaded map until the camera is found in it; 0 otherwise."""
         state = self._state
         return len(state.now.graph.keyframes) if state.lost else 0
 
     @property
     def keyframe_count(self) -> int:
-        """Keyframes chosen since the last reset."""
+        """Number of keyframes selected since the last reset."""
         return self._state.keyframes.keyframe_count
 
     @property
     def blurred_count(self) -> int:
-        """Frames skipped as blurred since the last reset."""
+        """Number of frames skipped as blurred since the last reset."""
         return self._state.keyframes.blurred_count
 
     @property
     def rolled_back(self) -> int:
-        """Windows taken out of the map again since the last reset."""
+        """Number of windows removed from the map since the last reset."""
         return self._state.rolled_back
 
     @property
     def refused_loops(self) -> list[str]:
-        """Why joint windows were no loop closure, or another correction failed; the last ones."""
+        """Return the latest reasons why a loop was refused or another correction failed."""
         with self._lock:
             return list(self._state.refused_loops)
 
@@ -231,4 +230,4 @@ class MapHolder:
 
     def _swap(self, state: MapState, revision: Revision) -> None:
         with self._lock:
-            state.now = revision.using(self.config)  # they may have changed meanwhile
+            state.now = revision.using(self.config)  # settings may have changed meanwhile

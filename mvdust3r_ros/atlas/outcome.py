@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the map tells outside: of a window that is in it, and of all of it."""
+"""What the map publishes: the outcome of one committed window, and snapshots of the whole map."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from mvdust3r_ros.placing.scale import scale_gate
 def committed(
     placed: PlacedWindow, then: KeyframeGraph, now: KeyframeGraph, limit: float, clock: StageClock
 ) -> MapUpdate:
-    """What became of a window that is in the map; where its keyframes lie by now.
+    """Return the outcome of a committed window, with its keyframes at their corrected poses.
 
     Args:
         placed: the window.
-        then: the map when the window came into it.
-        now: the map after what followed from it.
-        limit: uncertainty of the scale above which nothing goes to navigation.
-        clock: what took how long.
+        then: the map right after the commit.
+        now: the map after the corrections that followed.
+        limit: uncertainty of the scale above which the gate to navigation stays closed.
+        clock: latency of each stage.
     """
     geometry, scale = placed.geometry, placed.placement.scale.estimate
     seen = [_as_corrected(item, then, now) for item in placed.seen]
@@ -63,7 +63,7 @@ def committed(
 
 
 def _as_corrected(item: MapKeyframe, then: KeyframeGraph, now: KeyframeGraph) -> MapKeyframe:
-    """What a window saw of a keyframe, where and how large corrections have made it since."""
+    """Apply later corrections of pose and size to a window's observation of a keyframe."""
     before, after = then.keyframes.get(item.id), now.keyframes.get(item.id)
     if before is None or after is None:
         return item
@@ -74,14 +74,14 @@ def _as_corrected(item: MapKeyframe, then: KeyframeGraph, now: KeyframeGraph) ->
 def snapshot_of(
     now: Revision, cloud: Cloud, grid: OccupancyGrid | None, path_camera: str, limit: float
 ) -> MapSnapshot:
-    """A map with what is drawn of it.
+    """Return a snapshot of a map and its drawing.
 
     Args:
         now: the map.
         cloud: points, colours and confidence of its voxels.
         grid: its occupancy grid; None before a floor is known.
-        path_camera: camera whose keyframes make the trajectory; empty for all.
-        limit: uncertainty of the scale above which nothing goes to navigation.
+        path_camera: camera whose keyframes form the trajectory; empty for all cameras.
+        limit: uncertainty of the scale above which the gate to navigation stays closed.
     """
     graph = now.graph
     points, colors, conf = cloud

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Whether the last windows in the map are wrong rather than the one that contradicts them.
+"""Decide whether a rejected window or the latest windows in the map are wrong.
 
-A window that does not fit the last ones, but whose own shape is that of odometry's path, casts
-doubt on them. It is then joined to the map as it was before them, by one extra window. When that
-fits, and puts the keyframes that both know elsewhere, the last windows were wrong.
+A rejected window whose own shape agrees with odometry casts doubt on the latest windows. One extra
+window then joins it to the map as it was before them. If that fits, and places the shared
+keyframes elsewhere, the latest windows were wrong.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 CONTRADICTIONS = (Verdict.REJECTED_RESIDUAL, Verdict.REJECTED_ODOMETRY)
 ELSEWHERE_M, ELSEWHERE_DEG, ELSEWHERE_FACTOR = 0.2, 10.0, 1.3
-"""By more than two good windows ever differ, in place, turn or size, and by less than what has
-made odometry doubt the last ones. Insensitive from half to twice of each
+"""Larger than any two good windows differ in position, rotation or size, and smaller than the
+errors that made odometry contradict the latest windows. Insensitive from half to twice each value
 (benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True)
 class Reconsidered:
-    """A window that takes the place of the last ones.
+    """A window that replaces the latest ones.
 
     Attributes:
-        made: the window, of keyframes of the older map and of the one that was rejected.
-        placement: its place in the older map.
-        count: how many windows it replaces.
+        made: the window, of keyframes of the older map and of the rejected window.
+        placement: its placement in the older map.
+        count: number of windows it replaces.
     """
 
     made: Reconstruction
@@ -72,17 +72,17 @@ def reconsider(
     config: MapperConfig,
     clock: StageClock,
 ) -> Reconsidered | None:
-    """Ask whether the last windows are wrong rather than the one that was rejected.
+    """Test whether the latest windows are wrong rather than the rejected one.
 
     Args:
         now: the map.
-        rejected: the window.
+        rejected: the rejected window.
         reconstructor: runs the network on the joint windows.
         config: settings.
-        clock: takes the times.
+        clock: records the latencies.
 
     Returns:
-        What should take the place of the last windows; None when they are right, or nobody knows.
+        The replacement of the latest windows; None if they are right or the test is undecided.
     """
     if not agrees_with_odometry(rejected):
         return None
@@ -102,7 +102,7 @@ def reconsider(
         except WindowError:
             continue
         if not lies_elsewhere(made.geometry, placement, now.suspects(count)):
-            return None  # they are right, the window is not
+            return None  # the map is right, the window is not
         return Reconsidered(made, placement, count)
     return None
 
@@ -110,14 +110,14 @@ def reconsider(
 def joint_keyframes(
     anchors: Sequence[Keyframe], own: Sequence[Keyframe], overlap: int, size: int
 ) -> tuple[Keyframe, ...]:
-    """A window of the end of the older map and of a later window, both spread evenly.
+    """Select keyframes from the end of the older map and evenly from a later window.
 
-    Not the views of a commit again: what failed once with the same views would fail again.
+    Never repeats the views of a commit: what failed once with the same views would fail again.
 
     Args:
         anchors: end of the older map, oldest first.
         own: keyframes of the later window, oldest first; some may be anchors as well.
-        overlap: keyframes that neighbouring windows share.
+        overlap: keyframes that consecutive windows share.
         size: keyframes of a window.
     """
     shared = anchors[-max(1, overlap - 1) :]
@@ -131,12 +131,12 @@ def lies_elsewhere(
     placement: Placement,
     suspects: Mapping[int, MapKeyframe],
 ) -> bool:
-    """Whether a placed window has a keyframe at another place, or its points at another distance.
+    """Whether a placed window moves a suspect keyframe, or changes the distance of its points.
 
     Args:
         geometry: the window.
-        placement: its place.
-        suspects: keyframes of the map -> what it knows of them.
+        placement: its placement.
+        suspects: id -> keyframe as the map has it.
     """
     for index, keyframe, _ in geometry.posed():
         known = suspects.get(keyframe.id)
@@ -163,13 +163,13 @@ def check_recent_motion(
     placement: Placement,
     settings: StitchSettings,
 ) -> None:
-    """Compare the motion since before each of the last windows with odometry's.
+    """Compare the motion since the start of each of the latest windows with odometry.
 
     Args:
         revision: the map.
         window: the next window.
-        placement: its place.
-        settings: limits; that of the rotation grows with the root of the number of windows.
+        placement: its placement.
+        settings: limits; the rotation limit grows with the root of the number of windows.
 
     Raises:
         WindowError: the map and odometry disagree.

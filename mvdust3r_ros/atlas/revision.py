@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The map at one moment, whole: whoever holds a revision sees one pose of each keyframe.
+"""A consistent, immutable state of the map: one pose of each keyframe.
 
-A window that comes, one that is taken out again, and every correction give the next revision. The
-mapper lets it take the place of the present one, at once.
+Each added window, removed window and correction yields a new revision, which the mapper swaps in
+atomically.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ from mvdust3r_ros.placing.stitching import Placement
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 COARSE_POINT = 0.45
-"""Sigma of a coarse network's points along their rays over its error, as a share: its rays free
-less, and its hits count less, see `occupancy.STOP_SHORT_SIGMAS`."""
+"""Sigma of a coarse network's points along their rays, as a share of the network's error. It makes
+rays clear less and hits count less, see `occupancy.STOP_SHORT_SIGMAS`."""
 SETTLE_SHARE = 0.5
-"""The map is drawn again when of so many of its keyframes it shows an older view: rarely enough
-that the time a keyframe takes does not grow with the map. Insensitive from 0.25 to 1
+"""The drawing is rebuilt once it shows an outdated view of this share of the keyframes: rarely
+enough that the time per keyframe does not grow with the map. Insensitive from 0.25 to 1
 (benchmarks/constants.py)."""
 RESIZE_SHARE, RESIZE_SIGMAS = 0.003, 0.2
-"""Root mean square of the corrections of all windows' sizes that is worth a new map, by itself (1
-cm at 3 m, where a cell has 5) and as a share of what the scale may be off by. Insensitive from
-half to twice of both (benchmarks/constants.py)."""
+"""Least root mean square of the size corrections over all windows that justifies a rebuild:
+absolute (1 cm at 3 m, where a cell has 5), and as a share of the scale's uncertainty. Insensitive
+from half to twice each value (benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedWindow:
-    """A checked window, ready for the map.
+    """A checked window, ready to commit.
 
     Attributes:
         geometry: the window.
-        placement: its place.
-        seen: its keyframes, levelled, oldest first.
+        placement: its placement.
+        seen: its keyframes, depth levelled, oldest first.
     """
 
     geometry: WindowGeometry
@@ -80,8 +80,8 @@ class Revision:
 
     Attributes:
         graph: keyframes and the motions between them.
-        drawing: what is drawn of them.
-        undo: the maps before the last windows, oldest first.
+        drawing: voxels and grid built from them.
+        undo: the maps before each of the latest windows, oldest first.
     """
 
     graph: KeyframeGraph
@@ -90,37 +90,37 @@ class Revision:
 
     @classmethod
     def empty(cls, settings: MapSettings) -> Revision:
-        """Without a window."""
+        """Return a map without windows."""
         return cls(KeyframeGraph(), Drawing.empty(settings))
 
     @classmethod
     def of(cls, graph: KeyframeGraph, config: MapperConfig) -> Revision:
-        """A map that is known already, drawn."""
+        """Return a revision of an existing map, with its drawing built."""
         drawing = Drawing.empty(map_settings(config.map, graph.rel_error))
         clouds = (item.points_map() for item in graph.keyframes.values())
         height_m = floor_height(graph, clouds, config.map.camera_height_m)
         return cls(graph, drawing.rebuilt(graph, height_m))
 
     def using(self, config: MapperConfig) -> Revision:
-        """With other settings from the next window on."""
+        """Return the revision with other settings, effective from the next window."""
         settings = map_settings(config.map, self.graph.rel_error)
         return replace(self, drawing=self.drawing.using(settings)).bounded(config)
 
     def bounded(self, config: MapperConfig) -> Revision:
-        """With no more windows to undo than the settings allow."""
+        """Return the revision with its undo history cut to the configured length."""
         surplus = len(self.undo) - config.stitch.rollback_windows
         return replace(self, undo=self.undo[max(0, surplus) :])
 
     @property
     def recent_ids(self) -> set[int]:
-        """Keyframes of the last windows, which may be undone, and those they were joined to."""
+        """Ids of the keyframes of the undoable windows and of those they were joined to."""
         if not self.undo:
             return set()
         joined = {key for graph in self.undo for key in graph.overlap}
         return (set(self.graph.keyframes) - set(self.undo[0].keyframes)) | joined
 
     def levelled(self, seen: Sequence[MapKeyframe]) -> list[MapKeyframe]:
-        """The keyframes of a new window, its depth levelled to that of the windows before."""
+        """Return a new window's keyframes with their depth levelled to earlier windows."""
         known = self.graph.keyframes
         window = max((m.window for m in known.values()), default=0) + 1
         seen = [replace(item, window=window) for item in seen]
@@ -129,7 +129,7 @@ class Revision:
         return [item.levelled(level) for item in seen]
 
     def prepared(self, seen: Sequence[MapKeyframe], settings: MapSettings) -> list[MapKeyframe]:
-        """The keyframes of a new window, levelled; new ones say where they see the floor."""
+        """Return a new window's keyframes levelled, new ones with their view of the floor."""
         items, known = self.levelled(seen), self.graph.keyframes
         if settings.camera_height_m > 0:
             return items
@@ -139,7 +139,7 @@ class Revision:
         ]
 
     def check_reach(self, seen: Sequence[MapKeyframe]) -> None:
-        """Refuse what the voxel map or the grid cannot hold before anything is written.
+        """Refuse, before anything is written, a window beyond the range of voxel map or grid.
 
         Raises:
             WindowError: the window lies too far away.
@@ -158,14 +158,14 @@ class Revision:
         *,
         can_be_undone: bool,
     ) -> Revision:
-        """With a checked window, drawn into the voxels and the grid of this revision.
+        """Return the revision with a checked window, integrated in place into voxels and grid.
 
         Args:
             window: the window.
-            track: where odometry saw the robot.
+            track: recent robot poses from odometry.
             config: settings.
-            clock: takes the times.
-            can_be_undone: False for one that the map begins with, or begins anew.
+            clock: records the latencies.
+            can_be_undone: False for a window that starts or restarts the map.
         """
         with clock.stage("integrate"):
             graph, new = self._graph_with(window, track, config)
@@ -182,7 +182,7 @@ class Revision:
     def _graph_with(
         self, window: PlacedWindow, track: OdometryTrack, config: MapperConfig
     ) -> tuple[KeyframeGraph, list[MapKeyframe]]:
-        """The graph with a window, and its new keyframes."""
+        """Return the graph with a window added, and the new keyframes."""
         geometry, placement, seen = window.geometry, window.placement, window.seen
         known = self.graph.keyframes
         better = [
@@ -197,15 +197,15 @@ class Revision:
         return graph, [item for item in seen if item.id not in known]
 
     def without(self, ids: Collection[int]) -> Revision:
-        """Without some keyframes; what they saw stays drawn until the map is drawn again."""
+        """Return the revision without some keyframes; their points stay drawn until a rebuild."""
         if not ids:
             return self
         return replace(self, graph=self.graph.without(ids), drawing=self.drawing.without(ids))
 
     def within(self, camera_map: FloatArray, radius_m: float) -> Revision:
-        """Without keyframes and voxels farther than a radius from (3,) the newest camera.
+        """Drop keyframes and voxels beyond a radius around the (3,) newest camera.
 
-        Its voxels are those of this revision; a radius of 0 is none.
+        The voxels are modified in place; a radius of 0 keeps everything.
         """
         if radius_m <= 0:
             return self
@@ -217,9 +217,9 @@ class Revision:
         return replace(near, graph=near.graph.with_past_within(camera_map, radius_m))
 
     def undone(self, count: int) -> Revision:
-        """As the map was before the last windows, drawn again.
+        """Return the map as it was before the latest windows, with its drawing rebuilt.
 
-        What these have corrected is undone with them: of what the other windows tell it follows
+        Corrections made since are undone too. Those that the remaining windows support follow
         again from the next window on.
 
         Args:
@@ -234,10 +234,10 @@ class Revision:
         return Revision(graph, self.drawing.rebuilt(graph, floor_z_m), self.undo[:-count])
 
     def suspects(self, count: int) -> dict[int, MapKeyframe]:
-        """Keyframes of the last windows, where the map before these would have put them.
+        """Return the latest windows' keyframes, relative to the map before them.
 
-        Sizes, loops and the floor may have moved both maps apart since: the newest keyframe that
-        is in both says by how much.
+        Size, loop and floor corrections may have moved the two maps apart since. The newest
+        keyframe in both gives the offset.
 
         Args:
             count: windows, 1 to `len(undo)`.
@@ -257,7 +257,7 @@ class Revision:
         return found
 
     def resized(self) -> Revision:
-        """With all windows of the size that all evidence so far says, once it matters.
+        """Rescale all windows to the sizes that all evidence so far supports, once it matters.
 
         Raises:
             PoseGraphError: the motions do not determine the poses.
@@ -274,7 +274,7 @@ class Revision:
         return replace(self, graph=graph, drawing=self.drawing.rebuilt(graph))
 
     def closed(self, edge: PoseEdge, settings: LoopSettings) -> Revision:
-        """With a loop.
+        """Return the revision with a loop closed.
 
         Raises:
             LoopError: the measured motions contradict the closure.
@@ -283,7 +283,7 @@ class Revision:
         return replace(self, graph=graph, drawing=self.drawing.of(graph))
 
     def on_the_floor(self) -> Revision:
-        """With the floor back at z = 0 when it has turned out to lie elsewhere."""
+        """Move the floor back to z = 0 if it has turned out to lie elsewhere."""
         rise_m = -floor_off(self.graph, self.drawing.settings)
         if rise_m == 0.0:
             return self
@@ -292,17 +292,17 @@ class Revision:
         return replace(self, graph=graph, drawing=drawing)
 
     def settled(self) -> Revision:
-        """With everything drawn that has become better, all windows levelled to each other."""
+        """Level the depth of all windows to each other and rebuild the drawing."""
         levels = levels_of(self.graph.keyframes)
         graph = self.graph.levelled(levels)
         return replace(self, graph=graph, drawing=self.drawing.rebuilt(graph))
 
     @property
     def unsettled(self) -> int:
-        """Keyframes that have become better than they are drawn."""
+        """Number of keyframes that have improved since they were drawn."""
         return self.drawing.pending(self.graph)
 
 
 def map_settings(rule: MapSettings, rel_error: float) -> MapSettings:
-    """As configured; the points of a coarse network are taken for less certain than that."""
+    """Return the settings with a larger point sigma for a coarse network."""
     return replace(rule, point_rel_sigma=max(rule.point_rel_sigma, COARSE_POINT * rel_error))

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A map as it is saved, and a saved one as a map."""
+"""Conversion between a map and its saved form."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from mvdust3r_ros.placing.scale import ScaleFilter
 
 
 def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
-    """What is saved of a map.
+    """Return what a map saves.
 
     Args:
         graph: the map.
-        engine: name of the engine that goes on with it.
+        engine: name of the engine that made it.
     """
     items = list(graph.keyframes.values())
     if not items:
@@ -59,7 +59,7 @@ def stored_map(graph: KeyframeGraph, engine: str) -> StoredMap:
 
 
 def restored(stored: StoredMap, rel_error: float, settings: MapSettings) -> KeyframeGraph:
-    """A saved map to go on with, by an engine of this error."""
+    """Return a saved map, ready to be continued by an engine with this relative error."""
     items = [
         MapKeyframe(
             k.keyframe,

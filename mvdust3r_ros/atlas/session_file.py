@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A map that can be gone on with, as one file: keyframes with images and points, poses, scale.
+"""A resumable map in one file: keyframes with images and points, poses, scale.
 
-NumPy's archive without pickled objects: reading it executes nothing.
+The file is a NumPy archive without pickled objects, so reading it executes no code.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from mvdust3r_ros.safe_files import FileError, finish_writing, read_limited
 FORMAT = "mvdust3r_ros map 1"
 SUFFIX = "npz"
 MAX_BYTES = 8 << 30
-"""A bound for files from outside: 20,000 keyframes of 0.4 MiB (docs/mapping.md, Time)."""
+"""Size limit for untrusted files: 20,000 keyframes of 0.4 MiB (docs/mapping.md, Time)."""
 ARRAYS = {
     "ids": ("i8", 1), "stamps_ns": ("i8", 1), "cameras": ("U", 1), "T_map_cam": ("f8", 3),
     "images": ("u1", 4), "K": ("f8", 3), "T_true_cam": ("f8", 3), "depth_m": ("f4", 3),
@@ -54,12 +54,12 @@ ARRAYS = {
     "edge_ids": ("i8", 2), "edge_poses": ("f8", 3), "edge_sigmas": ("f8", 2),
     "edge_robust": ("b1", 1), "scale": ("f8", 1),
 }  # fmt: skip
-"""Name -> kind and number of axes; the arrays of keyframes have one row each."""
+"""Name -> dtype and number of axes; arrays of keyframes have one row each."""
 DRIVEN_PATH_ARRAYS = {
     "way_until": ("i8", 1), "way_hosts": ("i8", 2), "way_shares": ("f8", 1),
     "way_places": ("f8", 3),
 }  # fmt: skip
-"""Where a robot has driven; older files have none of them."""
+"""The robot's driven path; absent in older files."""
 PER_KEYFRAME = (
     "stamps_ns", "cameras", "T_map_cam", "images", "K", "T_true_cam", "counts",
     "dense_points_cam", "dense_conf", "descriptors",
@@ -67,12 +67,12 @@ PER_KEYFRAME = (
 
 
 class SessionFileError(MvDust3rError):
-    """A saved map cannot be read; nothing has changed."""
+    """A saved map cannot be read; the current one is unchanged."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredKeyframe:
-    """All that is kept of a committed keyframe.
+    """Everything saved of a committed keyframe.
 
     Attributes:
         keyframe: the keyframe; its view has no odometry, which belongs to another session.
@@ -81,8 +81,8 @@ class StoredKeyframe:
         colors_rgb: (N, 3) uint8.
         conf: (N,) float32.
         dense_points_cam: (h, w, 3) float32 thinned pointmap, camera frame, metres.
-        dense_conf: (h, w) float32 its confidence.
-        descriptor: (D,) float32 what the place looks like, of the kind that the map says.
+        dense_conf: (h, w) float32, its confidence.
+        descriptor: (D,) float32 appearance of the place, of the map's `descriptor_kind`.
     """
 
     keyframe: Keyframe
@@ -97,14 +97,14 @@ class StoredKeyframe:
 
 @dataclass(frozen=True, eq=False)
 class StoredMap:
-    """A map at rest.
+    """A map as saved.
 
     Attributes:
-        keyframes: in the order of their commits.
+        keyframes: in commit order.
         edges: measured motions between them.
-        scale: scale and its evidence.
+        scale: scale, its uncertainty and source.
         engine: name of the engine that saved it.
-        descriptor_kind: of all keyframes, see `Descriptor`.
+        descriptor_kind: shared by all keyframes, see `Descriptor`.
         driven_path: where a robot has driven, tied to the keyframes.
     """
 
@@ -117,7 +117,7 @@ class StoredMap:
 
 
 def session_bytes(stored: StoredMap) -> bytes:
-    """The file's content.
+    """Return the content of the file.
 
     Raises:
         SessionFileError: there is nothing to save.
@@ -169,7 +169,7 @@ def _driven_path_columns(driven: DrivenPath) -> dict[str, Any]:
 
 
 def _true_pose(view: View) -> FloatArray:
-    """What only the oracle engine reads, NaN where nothing is known."""
+    """Return the pose that only the oracle engine reads; NaN if unknown."""
     pose = view.T_odom_cam if view.T_world_cam is None else view.T_world_cam
     return np.full((4, 4), np.nan) if pose is None else pose
 
@@ -178,7 +178,7 @@ def read_session(path: Path) -> StoredMap:
     """Read a saved map.
 
     Raises:
-        SessionFileError: no such file, cut off, damaged, or not one of ours.
+        SessionFileError: missing, truncated, damaged, or another format.
     """
     try:
         finish_writing(path.parent)
@@ -191,7 +191,7 @@ def read_session(path: Path) -> StoredMap:
         raise SessionFileError(str(error)) from None
     except SessionFileError as error:
         raise SessionFileError(f"{path} is no map of this node: {error}") from None
-    # A damaged archive raises whatever its reader stumbles over.
+    # A damaged archive can raise any exception.
     except Exception as error:  # noqa: BLE001
         raise SessionFileError(
             f"{path} is damaged or no map of this node ({type(error).__name__}); save it again"
@@ -215,7 +215,7 @@ def _arrays(content: bytes) -> dict[str, Any]:
 
 
 def _check(data: Mapping[str, Any]) -> None:
-    """Refuse what does not fit together."""
+    """Refuse arrays that do not fit together."""
     for name, (kind, axes) in (ARRAYS | DRIVEN_PATH_ARRAYS).items():
         value = data[name]
         right_kind = value.dtype.kind == "U" if kind == "U" else value.dtype == np.dtype(kind)
@@ -286,10 +286,10 @@ def _stored_map(data: Mapping[str, Any]) -> StoredMap:
 
 
 def _descriptors(data: Mapping[str, Any], views: Sequence[View]) -> tuple[str, FloatArray]:
-    """Kind and (N, D) vectors.
+    """Return the kind and the (N, D) vectors of the descriptors.
 
-    Older files name the engine alone. It may have had no tokens, or have gone on with a map of
-    thumbnails: where these are found, all are thumbnails.
+    Older files name the engine only. That engine may have had no tokens, or have continued a map
+    of thumbnails. So if any vector is a thumbnail, all are recomputed as thumbnails.
     """
     stored: FloatArray = data["descriptors"]
     if "descriptor_kind" in data:

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is drawn of a map: voxels, grid, files."""
+"""Output of a map: voxels, occupancy grid, files."""

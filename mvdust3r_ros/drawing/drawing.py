@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Voxels and grid of a map: what is drawn of its keyframes."""
+"""Voxels and occupancy grid of a map, rasterised from its keyframes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 
 LOOKED_AT_M = 3.0
-"""A typical distance of what a camera in a room looks at."""
+"""A typical viewing distance indoors."""
 
 
 class Drawn(NamedTuple):
-    """A keyframe as voxels and grid show it: its pose, and the window that its points are from."""
+    """A keyframe as shown by voxels and grid: its pose, and the window of its points."""
 
     T_map_cam: FloatArray
     window: int
@@ -44,19 +44,18 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """Voxels and grid, and what they show.
+    """Voxels and grid, and which keyframes they show.
 
-    New keyframes are drawn into those that are there (`with_views`), which `within` thins out and
-    `using` gives other settings: so only the newest drawing shows what it says, and who reads it
-    holds the mapper's lock. Everything else makes new ones beside them.
+    `with_views`, `within` and `using` modify voxels and grid in place. So only the newest drawing
+    is valid, and its readers must hold the mapper's lock. All other methods create new ones.
 
     Attributes:
         settings: of both.
         voxels: the voxels.
         grid: the grid; None before the first keyframe.
-        drawn: keyframe -> how it is drawn.
-        outside: (3,) place and radius beyond which cells stay as they are, as their keyframes are
-            forgotten; None for nowhere.
+        drawn: keyframe -> its drawn state.
+        outside: (3,) centre and radius beyond which cells are preserved, as their keyframes have
+            been removed; None if there are none.
     """
 
     settings: MapSettings
@@ -67,7 +66,7 @@ class Drawing:
 
     @classmethod
     def empty(cls, settings: MapSettings) -> Drawing:
-        """Of no keyframe."""
+        """Return a drawing without keyframes."""
         return cls(settings, VoxelMap(settings.voxel_size_m))
 
     @property
@@ -76,7 +75,7 @@ class Drawing:
         return 0.0 if self.grid is None else self.grid.floor_z_m
 
     def using(self, settings: MapSettings) -> Drawing:
-        """With other settings from the next keyframe on."""
+        """Return the drawing with other settings, effective from the next keyframe."""
         if self.grid is not None:
             self.grid.settings = settings
         return replace(self, settings=settings)
@@ -85,7 +84,7 @@ class Drawing:
         """Raise MvDust3rError if voxels or grid cannot hold these keyframes."""
         cameras = np.stack([item.T_map_cam[:3, 3] for item in seen])
         clouds = [item.points_map() for item in seen if len(item.stored_cam)]
-        # one column at a time: numpy reduces (N, 3) along N slowly
+        # one column at a time: numpy is slow to reduce (N, 3) along N
         corners = [
             [reduce(c[:, k]) for k in range(3)] for c in clouds for reduce in (np.min, np.max)
         ]
@@ -95,16 +94,16 @@ class Drawing:
             self.grid.check_reach(cameras[0], extent)
 
     def pending(self, graph: KeyframeGraph) -> int:
-        """Keyframes that are drawn as another window saw them than the one that saw most."""
+        """Return how many keyframes are drawn from another window than their current points."""
         keyframes = graph.keyframes
         return sum(d.window != keyframes[key].window for key, d in self.drawn.items())
 
     def with_views(
         self, graph: KeyframeGraph, new: Sequence[MapKeyframe], clock: StageClock | None = None
     ) -> Drawing:
-        """With the newest keyframes of a map drawn as well, into the same voxels.
+        """Return the drawing with the newest keyframes added in place.
 
-        The grid begins anew when the floor turns out to lie elsewhere by more than a cell.
+        The grid is rebuilt if the floor height changes by more than a cell.
         """
         clock = clock or StageClock()
         with clock.stage("integrate"):
@@ -125,19 +124,19 @@ class Drawing:
         return replace(self, grid=grid, drawn=drawn)
 
     def of(self, graph: KeyframeGraph) -> Drawing:
-        """The drawing of a map whose keyframes have moved.
+        """Return the drawing of a map whose keyframes have moved.
 
-        Where everything stays within half a voxel of where it was drawn it is this one: the time
-        to draw the map again grows with it.
+        Returns itself if nothing has moved by more than half a voxel, since the time of a rebuild
+        grows with the map.
         """
         return self if self._still_in_place(graph) else self.rebuilt(graph)
 
     def rebuilt(self, graph: KeyframeGraph, floor_z_m: float | None = None) -> Drawing:
-        """Voxels and grid of the keyframes of a map alone.
+        """Return new voxels and grid, of the given map's keyframes only.
 
         Args:
             graph: the map.
-            floor_z_m: height of the floor; None for as it is.
+            floor_z_m: height of the floor; None for unchanged.
         """
         floor_z_m = self.floor_z_m if floor_z_m is None else floor_z_m
         voxels, grid = VoxelMap(self.settings.voxel_size_m), self._empty_grid(floor_z_m)
@@ -156,11 +155,11 @@ class Drawing:
         return replace(self, voxels=voxels, grid=grid, drawn=drawn)
 
     def without(self, ids: Collection[int]) -> Drawing:
-        """The same voxels and grid, which do not have to show some keyframes any more."""
+        """Return the same voxels and grid, without the obligation to show some keyframes."""
         return replace(self, drawn={k: d for k, d in self.drawn.items() if k not in ids})
 
     def within(self, camera_map: FloatArray, radius_m: float) -> Drawing:
-        """With what lies farther than a radius from (3,) the newest camera dropped, map frame."""
+        """Drop everything beyond a radius around (3,) the newest camera, map frame."""
         grid = self.grid
         self.voxels.keep_within(camera_map, radius_m)
         if grid is None or not self.settings.forget_outside:
@@ -170,14 +169,14 @@ class Drawing:
         return replace(self, grid=inside, outside=None)
 
     def _empty_grid(self, floor_z_m: float) -> OccupancyMap:
-        """A grid to draw; cells whose keyframes lie outside and are forgotten stay as they are."""
+        """Return an empty grid, except for preserved cells whose keyframes have been removed."""
         grid = OccupancyMap(self.settings, floor_z_m)
         if self.grid is not None and self.outside is not None:
             grid.copy_region(self.grid, *self.outside)
         return grid
 
     def _still_in_place(self, graph: KeyframeGraph) -> bool:
-        """Whether all keyframes, and what they look at, are within half a voxel."""
+        """Whether no keyframe, nor a point in front of one, has moved by half a voxel."""
         new = np.array([graph.keyframes[key].T_map_cam for key in self.drawn])
         old = np.array([drawn.T_map_cam for drawn in self.drawn.values()])
         places = [
@@ -194,14 +193,14 @@ def draw_in_order(
     driven: DrivenPath,
     places_map: FloatArray,
 ) -> None:
-    """Draw views, and before each of them the path that had been driven until then.
+    """Add views in order, each preceded by the path driven until then.
 
     Args:
-        grid: what to draw into.
+        grid: the grid to modify.
         items: keyframes, oldest first.
         clouds: (N, 3) points of each, map frame.
-        driven: where the robot drove.
-        places_map: (M, 3) the places of the path, map frame.
+        driven: path of the robot.
+        places_map: (M, 3) places of the path, map frame.
     """
     begin = 0
     for item, points in zip(items, clouds, strict=True):

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Maps on disk: Nav2's pgm and yaml, coloured clouds as ply, trajectories in TUM format."""
+"""Map files: Nav2's pgm and yaml, coloured point clouds as ply, trajectories in TUM format."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ from mvdust3r_ros.safe_files import (
 )
 
 PIXEL_OCCUPIED, PIXEL_FREE, PIXEL_UNKNOWN = 0, 254, 205
-"""As Nav2's map saver writes them; 205 is just above the lower threshold, (255 - 205) / 255."""
+"""As written by Nav2's map saver; 205 is just above the lower threshold, (255 - 205) / 255."""
 OCCUPIED_THRESH, FREE_THRESH = 0.65, 0.196
-"""What map_server of ROS 1 wrote; at Nav2's own 0.25, the value 205 would be free."""
+"""As written by ROS 1's map_server; at Nav2's own 0.25, the value 205 would be free."""
 CELL_OCCUPIED_FROM, CELL_FREE_UP_TO = 65, 25
-"""Cells between these are saved as unknown, with the defaults of Nav2's map saver."""
+"""Cells in between are saved as unknown, as by default in Nav2's map saver."""
 
 NO_GRID = (
     "no occupancy grid: the scale is unknown; drive 1 to 2 m with odometry or set "
     "map.camera_height_m"
 )
-"""What is said where a map is saved without its grid."""
+"""Message when a map is saved without its grid."""
 MAX_MAP_PIXELS = 100_000_000
-"""A bound of memory: 500 m by 500 m at 5 cm, as below."""
+"""Bounds memory: 500 m by 500 m at 5 cm, as below."""
 MAX_FILE_BYTES = 4 << 30
-"""Larger files are no maps of ours: a grid of 500 m by 500 m at 5 cm, 200 million points."""
+"""Larger files are not this package's: a grid of 500 m by 500 m at 5 cm, 200 million points."""
 
 PLY_FIELDS = {"x": "<f4", "y": "<f4", "z": "<f4", "red": "u1", "green": "u1", "blue": "u1"}
 PLY_VERTEX = np.dtype([*PLY_FIELDS.items(), ("confidence", "<f4")])
@@ -72,7 +72,7 @@ class MapFileError(MvDust3rError):
 
 
 class Cloud(NamedTuple):
-    """A coloured cloud.
+    """A coloured point cloud.
 
     Attributes:
         points: (N, 3) float32, metres.
@@ -88,25 +88,25 @@ class Cloud(NamedTuple):
 def save_map(
     snapshot: MapSnapshot, directory: Path, stem: str, extra: Mapping[str, bytes] | None = None
 ) -> list[Path]:
-    """Write everything a map consists of; each file appears complete or not at all.
+    """Write all files of a map atomically, each complete or not at all.
 
-    `stem.pgm` and `stem.yaml` are what nav2_map_server's saver writes in trinary mode, `stem.ply`
-    holds the cloud with confidences, `stem.tum` the camera-to-map poses of the keyframes. A grid
-    whose metres are unknown is not written, since whoever reads one takes it for metres; those of
-    an earlier map of this name go.
+    `stem.pgm` and `stem.yaml` are as written by nav2_map_server's saver in trinary mode.
+    `stem.ply` has the cloud with confidences, `stem.tum` the camera-to-map poses of the keyframes.
+    A grid of unknown scale is not written, since its readers would assume metres, and that of an
+    earlier map with this name is removed.
 
     Args:
         snapshot: the map.
-        directory: created when missing.
+        directory: created if missing.
         stem: file name without extension, no path.
-        extra: suffix -> content of more files that belong to the map.
+        extra: suffix -> content of further files of the map.
 
     Returns:
-        The paths, in the order pgm, yaml, ply, tum, and `extra`; without the first two where
-        the gate of the snapshot is shut.
+        The paths, in the order pgm, yaml, ply, tum, and `extra`; without the first two if the
+        snapshot's gate is closed.
 
     Raises:
-        MapFileError: no window has been committed yet, a stem with a path in it, or the disk.
+        MapFileError: no window has been committed yet, the stem has a path, or the disk fails.
     """
     if snapshot.grid is None and (snapshot.gate_open or not len(snapshot.trajectory)):
         raise MapFileError("there is no map to save yet: no window has been committed")
@@ -182,7 +182,7 @@ def _yaml_text(value: str) -> str:
 
 
 def load_occupancy(yaml_path: Path) -> OccupancyGrid:
-    """Read a map as nav2_map_server does: every mode, image format and threshold it knows.
+    """Read a map like nav2_map_server, with all of its modes, image formats and thresholds.
 
     Args:
         yaml_path: the map's yaml; a relative image path is relative to it.
@@ -225,7 +225,7 @@ def _cells_from_shades(
     low: float,
     high: float,
 ) -> Any:
-    """(rows, cols) int8 cells of an image whose shades run from 0 black to 1 white."""
+    """Return (rows, cols) int8 cells of an image with shades from 0 (black) to 1 (white)."""
     if mode == "raw":
         raw = np.round(shade * 255)
         return np.where(raw <= 100, raw, -1).astype(np.int8)
@@ -274,7 +274,7 @@ def _number(value: object, key: str, path: Path) -> float:
 
 
 def _read_shades(path: Path) -> tuple[FloatArray, Any]:
-    """Shades from 0 black to 1 white and which pixels are opaque, both (rows, cols)."""
+    """Return (rows, cols) shades from 0 (black) to 1 (white), and a mask of opaque pixels."""
     data = _read_bytes(path, "map image")
     try:
         height, width = image_size(data)
@@ -319,10 +319,10 @@ def read_ply(path: Path) -> Cloud:
     """Read a binary little-endian ply of coloured points.
 
     Returns:
-        The cloud; colours are 0 and confidences 1 where the file has none.
+        The cloud; if the file has none, colours are 0 and confidences 1.
 
     Raises:
-        MapFileError: not such a file, or shorter than its header says.
+        MapFileError: another format, or shorter than stated in its header.
     """
     head, mark, body = _read_bytes(path, "cloud").partition(b"end_header\n")
     lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
@@ -363,13 +363,13 @@ def _tum_text(trajectory: Trajectory) -> str:
 
 
 def read_tum(path: Path) -> Trajectory:
-    """Read a trajectory in TUM format; stamps are exact to the nanosecond.
+    """Read a trajectory in TUM format; timestamps are exact to the nanosecond.
 
     Returns:
-        Camera-to-world poses in the order of the file.
+        Camera-to-world poses in file order.
 
     Raises:
-        MapFileError: a line that is not eight numbers, or stamps that do not increase.
+        MapFileError: a line without eight numbers, or timestamps that do not increase.
     """
     try:
         lines = _read_bytes(path, "trajectory").decode("utf-8-sig").splitlines()

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The 2-D grid for navigation: free where the floor was seen, occupied where something stands.
+"""The 2-D grid for navigation: free where the floor was seen, occupied where obstacles stand.
 
 An occupancy grid (Moravec and Elfes 1985) of log-odds (Thrun, Burgard and Fox, Probabilistic
-Robotics, 2005, chapter 9), one for each layer of height.
+Robotics, 2005, chapter 9), one for each height layer.
 """
 
 from __future__ import annotations
@@ -42,71 +42,70 @@ from mvdust3r_ros.graph.range_image import RangeImage
 Cells = npt.NDArray[np.int64]
 
 HIT, MISS = 24, -4
-"""Log-odds in steps of 0.05: 1.2 and -0.2, so that five looks past a place outweigh a hit. A
-balance (benchmarks/constants.py): at half a hit 67 % of the office's obstacles are found and 83 %
-of those drawn are some, at this 73 and 79 %, at twice it 78 and 75 %. Misses: insensitive from -8
-to -2."""
+"""Log-odds in steps of 0.05: 1.2 and -0.2, so that five misses outweigh a hit. A trade-off of
+recall and precision of the office's obstacles (benchmarks/constants.py), in per cent: 67 and 83 at
+half the hit, 73 and 79 at this, 78 and 75 at twice. Misses: insensitive from -8 to -2."""
 CLAMP = (-12, 72)
-"""Clamped as in OctoMap (Hornung et al. 2013), so that changes are believed: an obstacle goes
-after 17 looks past it, and one hit brings it back, however often it was seen or not. Where nothing
-moves, insensitive from -24 to -6 and from 36 to 144 (benchmarks/constants.py)."""
+"""Clamped as in OctoMap (Hornung et al. 2013), so that the grid follows changes: an obstacle is
+cleared by 17 misses and restored by one hit, whatever the number of earlier observations. In
+static scenes, insensitive from -24 to -6 and from 36 to 144 (benchmarks/constants.py)."""
 OCCUPIED_FROM, FREE_UP_TO = 8, 4
-"""A third of a hit, so that two votes of a few far points make an obstacle; halved and doubled it
-trades finds for errors as `HIT` does. The second: insensitive from 2 to 8
+"""A third of a hit, so that two votes of a few far points make an obstacle; halving and doubling
+it trades recall for precision as `HIT` does. The second: insensitive from 2 to 8
 (benchmarks/constants.py)."""
 MAX_PASSES = 20
-"""Votes that count: with `map.half_life_s` a free cell is unknown again in five half-lives."""
+"""Most votes of a cell: with `map.half_life_s`, a free cell is unknown after five half-lives."""
 DRIVEN = -36
-"""Log-odds where a robot has driven: it takes hits of two views to outweigh that. Insensitive from
--72 to -18 (benchmarks/constants.py)."""
-PLACES_AT_ONCE = 30
-"""3 m of a way (`driven_path.SPACING_M`), so that the rectangle of cells around them stays
-small."""
-STANDS_UP_TO_M = 0.5
-"""A robot whose base, or a camera that, is no higher than this above the floor stands on it:
-between a base, which is at 0 but for slopes and drift, and a drone or a head. Insensitive from
-0.25 to 1 (benchmarks/constants.py)."""
-FLOOR_SLACK_M = 0.15
-"""A ray that ends no farther than this below the floor has met the floor. Insensitive from 0.075
-to 0.3 (benchmarks/constants.py)."""
-STOP_SHORT_CELLS = 1.5
-"""So far before an obstacle nothing is freed: the diagonal of a cell. Insensitive from 0.75 to 3
+"""Log-odds where a robot has driven: hits of two views outweigh it. Insensitive from -72 to -18
 (benchmarks/constants.py)."""
+PLACES_AT_ONCE = 30
+"""3 m of a path (`driven_path.SPACING_M`), which keeps the rectangle of cells around it small."""
+STANDS_UP_TO_M = 0.5
+"""A robot's base or a camera within this height of the floor is on it: above a base, at 0 but for
+slopes and drift, and below a drone or a head. Insensitive from 0.25 to 1
+(benchmarks/constants.py)."""
+FLOOR_SLACK_M = 0.15
+"""A ray that ends within this depth below the floor hits the floor. Insensitive from 0.075 to 0.3
+(benchmarks/constants.py)."""
+STOP_SHORT_CELLS = 1.5
+"""Distance before an obstacle that is not cleared: the diagonal of a cell. Insensitive from 0.75
+to 3 (benchmarks/constants.py)."""
 STOP_SHORT_SIGMAS = 2.0
-"""The same in sigmas of the point. In the office (benchmarks/constants.py) half of it frees 55 %
-of the floor, and 96.1 % of what is free is; this frees 51, 97.2 %; twice it 35, 96.8 %."""
+"""The same in sigmas of the point. Recall and precision of the office's free floor
+(benchmarks/constants.py), in per cent: 55 and 96.1 at half of it, 51 and 97.2 at this, 35 and 96.8
+at twice."""
 LOOK_PAST_CELLS = 0.5
-"""A ray that ends beyond the far side of a cell goes past it. Insensitive from 0.25 to 1
+"""A ray that ends beyond the far side of a cell passes it. Insensitive from 0.25 to 1
 (benchmarks/constants.py)."""
 BEHIND_SURFACE_CELLS = 0.2
-"""What is solid lies behind its surface: a wall on the border of two cells is in the farther one.
+"""Solids lie behind their surface: a wall on the border of two cells belongs to the farther one.
 Insensitive from 0.1 to 0.4 (benchmarks/constants.py)."""
 SUBCELL_BITS = 3
-"""Ends of rays are drawn to an eighth of a cell, finer than they are known."""
+"""Ray ends are rasterised to an eighth of a cell, finer than their accuracy."""
 GROW_M = 2.0
-"""The arrays grow in such steps, rather than with each view."""
+"""Increment by which the arrays grow, to avoid a reallocation with every view."""
 MAX_VOXELS = 1_000_000_000
-"""A bound of memory, 1.2 GB: 300 m by 300 m of 5 cm cells with 28 layers."""
+"""Bounds memory to 1.2 GB: 300 m by 300 m of 5 cm cells with 28 layers."""
 
 
 class OccupancyError(MvDust3rError):
-    """The grid cannot hold a view."""
+    """The grid has no room for a view."""
 
 
 class OccupancyMap:
-    """Evidence by cell: views that saw the floor, and log-odds of obstacles by height.
+    """Evidence per cell: number of views that saw the floor, and log-odds of obstacles by height.
 
-    A cell is free when enough views looked through it down to the floor: a ray high above the
-    floor says nothing about what stands below it. It is an obstacle when in any layer of the
-    height band the hits outweigh the rays that went on past that place. A view gives one vote to
-    each layer of a cell; hits of far points, whose place is less certain, weigh less.
+    A cell is free once enough views have seen the floor through it: a ray high above the floor
+    reveals nothing about obstacles below it. A cell is an obstacle if, in any layer of the height
+    band, hits outweigh the rays that passed. A view has one vote per layer of a cell; hits of
+    distant points, which are less certain, weigh less.
 
-    Where a robot has driven nothing stands: that erases what has been seen there before, and only
-    what is seen there later outweighs it. Views and drives so have to come in the order of time.
+    The robot's driven path is free: it erases earlier observations there, and only later ones can
+    outweigh it. So views and paths must be added in time order.
     """
 
     def __init__(self, settings: MapSettings, floor_z_m: float) -> None:
-        """Start with everything unknown.
+        """Start with all cells unknown.
 
         Args:
             settings: resolution, height band, thresholds.
@@ -117,7 +116,7 @@ class OccupancyMap:
         self._origin = np.zeros(2, np.int64)
         band_m = settings.obstacle_max_z_m - settings.obstacle_min_z_m
         self._layers = max(1, math.ceil(band_m / settings.grid_resolution_m - 1e-6))
-        # the lowest layer is for what lies below the floor
+        # the lowest layer is for points below the floor
         self._log_odds = np.zeros((1 + self._layers, 0, 0), np.int8)
         self._passes = np.zeros((0, 0), np.int8)
         self._driven = np.zeros((0, 0), bool)
@@ -126,12 +125,12 @@ class OccupancyMap:
         self._newest_s = 0.0
 
     def add_view(self, camera_map: FloatArray, points_map: FloatArray, stamp_ns: int = 0) -> None:
-        """Integrate what one camera saw; the time depends on what it saw, not on the map.
+        """Integrate one camera's points; the time depends on the view, not on the map.
 
         Args:
             camera_map: (3,) camera centre, map frame, metres.
             points_map: (N, 3) finite points it saw, map frame, metres.
-            stamp_ns: when; matters with `map.half_life_s` alone.
+            stamp_ns: timestamp; only relevant with `map.half_life_s`.
 
         Raises:
             OccupancyError: the grid would become too large; nothing has changed.
@@ -155,14 +154,14 @@ class OccupancyMap:
         self._passes[part] += passed & (self._passes[part] < MAX_PASSES)
 
     def add_drive(self, base_map: FloatArray, stamp_ns: int = 0) -> None:
-        """Integrate where a robot has driven; what lies off the floor is left out.
+        """Mark a robot's driven path as free; places off the floor are ignored.
 
-        A cell more than its radius is free, so that a planner whose cells are not exactly on the
-        way finds it. What the grid has no room for is left out.
+        The radius is enlarged by one cell, so that a planner with a shifted grid still finds the
+        path. Places that the grid has no room for are ignored.
 
         Args:
             base_map: (N, 3) places of the robot's base, at most a few cells apart, map frame.
-            stamp_ns: when the last one was; matters with `map.half_life_s` alone.
+            stamp_ns: timestamp of the last one; only relevant with `map.half_life_s`.
         """
         on_floor = np.abs(base_map[:, 2] - self.floor_z_m) <= STANDS_UP_TO_M
         places = base_map[on_floor, :2]
@@ -172,7 +171,7 @@ class OccupancyMap:
             self._drive_over(places[first : first + PLACES_AT_ONCE], stamp_ns)
 
     def _drive_over(self, places: FloatArray, stamp_ns: int) -> None:
-        """Free the cells around places (N, 2) that lie close together."""
+        """Free the cells around neighbouring places (N, 2)."""
         radius_m = self.settings.robot_radius_m + self.settings.grid_resolution_m
         low, near = self._cells_near(places, radius_m)
         try:
@@ -188,7 +187,7 @@ class OccupancyMap:
             self._looked_s[part][near] = self._seconds(stamp_ns)
 
     def grid(self) -> OccupancyGrid:
-        """The grid as Nav2 wants it, values 0, 100 and -1."""
+        """Return the grid in Nav2's convention, with values 0, 100 and -1."""
         kept = self._kept_share(self._looked_s, self._newest_s)
         highest, passes = self._log_odds.max(0) * kept, np.rint(self._passes * kept)
         cells = np.full(highest.shape, UNKNOWN, np.int8)
@@ -203,10 +202,10 @@ class OccupancyMap:
         return OccupancyGrid(cells, res, origin)
 
     def _too_narrow(self, occupied: BoolArray) -> BoolArray:
-        """Bool mask of the cells between obstacles too close for the robot to pass.
+        """(rows, cols) mask of the gaps between obstacles that are too narrow for the robot.
 
-        What hangs over the floor, as a table top seen from below, is met by few rays; its hits lie
-        apart from each other, and the floor shows between them.
+        Few rays hit overhanging surfaces, such as a table top seen from below. Their hits are
+        sparse, and the floor is visible in between.
         """
         radius = int(self.settings.robot_radius_m / self.settings.grid_resolution_m + 1e-6)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
@@ -215,21 +214,21 @@ class OccupancyMap:
         return cv2.morphologyEx(occupied.astype(np.uint8), cv2.MORPH_CLOSE, disc).astype(bool)
 
     def _kept_share(self, looked_s: FloatArray, now_s: float) -> FloatArray | float:
-        """How much of the evidence of cells looked at then still counts."""
+        """Return the weight that evidence of cells last seen at `looked_s` has now."""
         if self.settings.half_life_s <= 0:
             return 1.0
         age_s = np.maximum(now_s - looked_s, 0.0)
         return np.asarray(np.exp2(-age_s / self.settings.half_life_s))
 
     def _seconds(self, stamp_ns: int) -> float:
-        """Time since the first stamp; it is now."""
+        """Return the time since the first timestamp, and advance the grid's clock."""
         self._start_ns = self._start_ns or stamp_ns
         now_s = (stamp_ns - self._start_ns) * 1e-9
         self._newest_s = max(self._newest_s, now_s)
         return now_s
 
     def _fade(self, part: tuple[slice, slice], touched: BoolArray, stamp_ns: int) -> None:
-        """Let old evidence of cells that are looked at again count less."""
+        """Decay the old evidence of cells that are observed again."""
         now_s = self._seconds(stamp_ns)
         looked_s = self._looked_s[part]
         kept = np.where(touched, self._kept_share(looked_s, now_s), 1.0)
@@ -240,7 +239,7 @@ class OccupancyMap:
     def copy_region(
         self, other: OccupancyMap, centre: FloatArray, radius_m: float, *, inside: bool = False
     ) -> None:
-        """Copy the cells of another grid that lie beyond (or within) a circle into this empty one.
+        """Copy another grid's cells beyond (or within) a circle into this empty one.
 
         Args:
             other: grid of the same resolution.
@@ -259,13 +258,13 @@ class OccupancyMap:
         self._start_ns, self._newest_s = other._start_ns, other._newest_s
 
     def check_reach(self, camera_map: FloatArray, points_map: FloatArray) -> None:
-        """Raise OccupancyError if `add_view` would with the same arguments."""
+        """Raise OccupancyError if `add_view` would raise it for these arguments."""
         self._extent(*self._bounds(camera_map, points_map))
 
     def _bounds(self, camera_map: FloatArray, points_map: FloatArray) -> tuple[Cells, Cells]:
-        """Cells [low, high) (x, y) that a view can change."""
+        """Return the cells [low, high) (x, y) that a view can change."""
         res = self.settings.grid_resolution_m
-        # one column at a time: numpy reduces (N, 2) along N slowly
+        # one column at a time: numpy is slow to reduce (N, 2) along N
         xy = [np.append(points_map[:, k], camera_map[k]) / res for k in (0, 1)]
         margin = self.settings.robot_radius_m / res + 2
         low = np.floor(np.array([v.min() for v in xy]) - margin)
@@ -273,7 +272,7 @@ class OccupancyMap:
         return low.astype(np.int64), high.astype(np.int64)
 
     def _extent(self, low: Cells, high: Cells) -> tuple[Cells, Cells]:
-        """Cells [low, high) (x, y) of a grid that holds the old cells and the given ones."""
+        """Return the cells [low, high) (x, y) of a grid with the old and the given cells."""
         step = math.ceil(GROW_M / self.settings.grid_resolution_m)
         new_low, new_top = low // step * step, -(-high // step) * step
         if self._driven.size:
@@ -289,7 +288,7 @@ class OccupancyMap:
         return new_low, new_top
 
     def _cover(self, low: Cells, high: Cells) -> None:
-        """Grow the arrays so that cells [low, high) exist."""
+        """Grow the arrays to include cells [low, high)."""
         rows, cols = self._driven.shape
         top = self._origin + np.array([cols, rows])
         if np.all(low >= self._origin) and np.all(high <= top):
@@ -307,13 +306,13 @@ class OccupancyMap:
     def _hit_votes(
         self, rays: _Rays, camera_xy: FloatArray, shape: tuple[int, ...]
     ) -> npt.NDArray[np.int8]:
-        """Votes for an obstacle in each layer and cell; the camera's place is in cells."""
+        """Return obstacle votes for each layer and cell; the camera's position is in cells."""
         rule = self.settings
         above = (rays.end_m >= rule.obstacle_min_z_m) & (rays.end_m <= rule.obstacle_max_z_m)
         if rule.drop_m > 0:
             above |= rays.end_m < -rule.drop_m
         blocked = rays.take(np.flatnonzero(above))
-        # what is solid lies behind the surface
+        # solids lie behind their surface
         lengthened = 1.0 / rule.grid_resolution_m + BEHIND_SURFACE_CELLS / blocked.level_m
         col, row = (
             np.floor(camera_xy[k] + d * lengthened).astype(np.int64)
@@ -335,14 +334,14 @@ class OccupancyMap:
         self, camera_map: FloatArray, points_map: FloatArray, low: Cells,
         log_odds: npt.NDArray[np.int8], hit: BoolArray,
     ) -> None:  # fmt: skip
-        """Lower the log-odds of the places in the band that the view looks past."""
+        """Lower the log-odds of the places in the height band that the view sees past."""
         rule = self.settings
         layer, row, col = _where((log_odds != 0) & (log_odds > CLAMP[0]) & ~hit)
         xy = np.column_stack([col, row]) + low + 0.5
         z = rule.obstacle_min_z_m / rule.grid_resolution_m + layer - 0.5
         places = np.column_stack([xy, z]) * rule.grid_resolution_m
         places[:, 2] += self.floor_z_m
-        # the nearest of several noisy rays stops short enough already
+        # the nearest of several noisy rays already has a margin
         margin_m = LOOK_PAST_CELLS * rule.grid_resolution_m
         past = RangeImage(camera_map, points_map).sees_past(places, margin_m)
         index = layer[past], row[past], col[past]
@@ -351,7 +350,7 @@ class OccupancyMap:
     def _passed_cells(
         self, rays: _Rays, camera_xy: FloatArray, shape: tuple[int, ...]
     ) -> BoolArray:
-        """Bool mask of cells that rays cross right above the floor; the camera is in cells."""
+        """Mask of the cells that rays cross just above the floor; the camera is in cells."""
         begin, end = self._spans_above_floor(rays)
         use = np.flatnonzero(end > begin)
         blocked, begin, end = rays.take(use), begin.take(use), end.take(use)
@@ -367,25 +366,25 @@ class OccupancyMap:
         return image.astype(bool)
 
     def _spans_above_floor(self, rays: _Rays) -> tuple[FloatArray, FloatArray]:
-        """Begin and end of the part of each ray right above the floor, as shares of its length."""
+        """Return start and end of each ray's part just above the floor, in ray lengths."""
         rule = self.settings
         rise = np.where(np.abs(rays.rise_m) < 1e-9, np.float32(1e-9), rays.rise_m)
         start_m = rays.end_m - rays.rise_m
         t_a, t_b = ((np.float32(z) - start_m) / rise for z in (-FLOOR_SLACK_M, rule.free_max_z_m))
         begin = np.maximum(np.minimum(t_a, t_b), 0.0)
-        # where a ray ends is uncertain, and so is what lies there
+        # the end of a ray is uncertain, and so are the cells around it
         end = np.minimum(np.maximum(t_a, t_b), 1.0 - STOP_SHORT_SIGMAS * rule.point_rel_sigma)
         stop_m = np.float32(STOP_SHORT_CELLS * rule.grid_resolution_m)
         end -= np.where(rays.end_m > rule.obstacle_min_z_m, stop_m / rays.level_m, 0.0)
-        # a ray that ends far below the floor has not met the floor
+        # a ray that ends far below the floor did not hit it
         return begin, np.where(rays.end_m < -FLOOR_SLACK_M, begin, end)
 
     def _under_camera(
         self, camera_map: FloatArray, low: Cells, shape: tuple[int, ...]
     ) -> BoolArray:
-        """Bool mask of the cells under a camera that something on the floor carries.
+        """Mask of the cells under a camera that is carried on the floor.
 
-        One vote that this is floor, no more: what a camera in a hand is held over is not known.
+        They get a single floor vote, as a hand-held camera may be above anything.
         """
         rule, mask = self.settings, np.zeros(shape, bool)
         low_enough = abs(camera_map[2] - self.floor_z_m) <= STANDS_UP_TO_M
@@ -396,10 +395,10 @@ class OccupancyMap:
         return mask
 
     def _cells_near(self, xy_map: FloatArray, radius_m: float) -> tuple[Cells, BoolArray]:
-        """The cells whose centres are no farther than this from one of the places (N, 2).
+        """Return the cells with centres within `radius_m` of any of the places (N, 2).
 
         Returns:
-            The lowest of a rectangle of cells (x, y), and a bool mask of it (rows, cols).
+            The lowest cell (x, y) of a rectangle, and its (rows, cols) mask.
         """
         places, reach = xy_map / self.settings.grid_resolution_m, radius_m + 1e-6
         reach /= self.settings.grid_resolution_m
@@ -415,13 +414,13 @@ class OccupancyMap:
 
 @dataclass(frozen=True)
 class _Rays:
-    """From the camera to the N points it saw; columns of float32, metres.
+    """Rays from the camera to the N points it saw; float32 columns, metres.
 
     Attributes:
-        x_m: (N,) way along x.
-        y_m: (N,) way along y.
-        rise_m: (N,) way up.
-        level_m: (N,) length in the plane, not zero.
+        x_m: (N,) distance along x.
+        y_m: (N,) distance along y.
+        rise_m: (N,) distance upwards.
+        level_m: (N,) horizontal length, not zero.
         end_m: (N,) height of the point above the floor.
     """
 
@@ -433,27 +432,27 @@ class _Rays:
 
     @classmethod
     def of(cls, camera_map: FloatArray, points_map: FloatArray, floor_z_m: float) -> _Rays:
-        """The rays of one view."""
+        """Return the rays of one view."""
         x, y, rise = ((points_map[:, k] - camera_map[k]).astype(np.float32) for k in range(3))
         end = (points_map[:, 2] - floor_z_m).astype(np.float32)
         return cls(x, y, rise, np.maximum(np.hypot(x, y), np.float32(1e-6)), end)
 
     def take(self, chosen: npt.NDArray[np.intp]) -> _Rays:
-        """Some of them, by index."""
+        """Return a selection of rays, by index."""
         columns = (self.x_m, self.y_m, self.rise_m, self.level_m, self.end_m)
         return _Rays(*(column.take(chosen) for column in columns))
 
 
 def _where(mask: BoolArray) -> tuple[npt.NDArray[np.intp], ...]:
-    """np.nonzero, which takes eight times as long in three dimensions."""
+    """Same as np.nonzero, which takes eight times as long in three dimensions."""
     return np.unravel_index(np.flatnonzero(mask), mask.shape)
 
 
 def distinct_to_half_a_cell(segments: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """One of the segments (4, N), in subcells, that begin and end in the same half cells: (M, 4).
+    """Keep one of the segments (4, N), in subcells, with the same half cells at both ends: (M, 4).
 
-    Rays to points above each other cross the same cells; drawing each of them takes most of the
-    time of a view.
+    Rays to points above each other cross the same cells, and rasterising each of them would
+    dominate the time of a view.
     """
     halves = (segments >> (SUBCELL_BITS - 1)).astype(np.int64)
     if halves.size == 0:
@@ -466,7 +465,7 @@ def distinct_to_half_a_cell(segments: npt.NDArray[np.int32]) -> npt.NDArray[np.i
 
 @dataclass(frozen=True)
 class OccupancyStats:
-    """What a robot wants to know of a grid at a glance; the values of msg/OccupancySummary.msg.
+    """Summary of a grid for a robot; the values of msg/OccupancySummary.msg.
 
     Attributes:
         free_cells: number of free cells.
@@ -475,9 +474,9 @@ class OccupancyStats:
         explored_area_m2: area of free and occupied cells.
         bounds_m: x_min, y_min, x_max, y_max of the known cells; NaN without any.
         nearest_distance_m: distance of the nearest obstacle; inf without any.
-        nearest_bearing_rad: its direction in the robot frame, 0 ahead, positive left; NaN.
-        sector_distances_m: nearest obstacle in each of n equal sectors of bearing, the first one
-            from -pi, counter-clockwise; inf without an obstacle, NaN where nothing is known.
+        nearest_bearing_rad: its bearing in the robot frame, 0 ahead, positive left; NaN without.
+        sector_distances_m: nearest obstacle in each of n equal sectors of bearing, starting at
+            -pi, counter-clockwise; inf without an obstacle, NaN where nothing is known.
     """
 
     free_cells: int
@@ -493,7 +492,7 @@ class OccupancyStats:
 def summarize_grid(
     grid: OccupancyGrid, xy_robot: tuple[float, float], yaw_robot: float, n_sectors: int = 16
 ) -> OccupancyStats:
-    """Counts, extent and nearest obstacles of a grid.
+    """Summarise a grid: cell counts, extent and nearest obstacles.
 
     Args:
         grid: the grid.
@@ -537,7 +536,7 @@ def _polar(
     yaw_robot: float,
     n_sectors: int,
 ) -> tuple[npt.NDArray[np.intp], FloatArray, FloatArray]:
-    """Sector index, distance (m) and bearing (rad, in [-pi, pi)) of cells seen from the robot."""
+    """Return sector index, distance (m) and bearing (rad, in [-pi, pi)) of cells."""
     dx = grid.origin_xy_m[0] + (cols + 0.5) * grid.resolution_m - xy_robot[0]
     dy = grid.origin_xy_m[1] + (rows + 0.5) * grid.resolution_m - xy_robot[1]
     bearing = np.mod(np.arctan2(dy, dx) - yaw_robot + np.pi, 2 * np.pi) - np.pi

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Points of many windows fused into voxels."""
+"""Fusion of the points of many windows into voxels."""
 
 from __future__ import annotations
 
@@ -23,26 +23,25 @@ from scipy.sparse import csr_array
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError
 
 KEY_BITS = 21
-"""Three indices in one integer of 64 bits."""
+"""Three indices fit into one 64-bit integer."""
 KEY_OFFSET = 1 << (KEY_BITS - 1)
 # columns of the table of voxels
 X, COLOR, CONF, WEIGHT, HITS = slice(0, 3), slice(3, 6), 6, 7, 8
 CHANNELS = 9
-"""All of them."""
+"""Number of columns."""
 Cloud = tuple[FloatArray, ImageArray, FloatArray]
 """Points (N, 3) float32, colours (N, 3) uint8 and confidence (N,)."""
 
 
 class VoxelMapError(MvDust3rError):
-    """Points cannot be put into the map."""
+    """Points cannot be added to the map."""
 
 
 class VoxelMap:
     """Sparse voxels with confidence-weighted mean position and colour.
 
-    The time to integrate depends on the new points alone, not on the size of the map: voxels are
-    rows of a growing table, found by a dictionary from their packed index, as in voxel hashing
-    (Niessner et al. 2013).
+    Integration time depends only on the number of new points, not on the size of the map: voxels
+    are rows of a growing table, hashed by their packed index (Niessner et al. 2013).
     """
 
     def __init__(self, voxel_size_m: float) -> None:
@@ -68,7 +67,7 @@ class VoxelMap:
             conf: (N,) confidence above 1; the weight is its logarithm.
 
         Raises:
-            VoxelMapError: the shapes differ or a point is farther out than the map reaches.
+            VoxelMapError: the shapes differ or a point is out of the map's range.
         """
         if not len(points_map) == len(colors_rgb) == len(conf):
             raise VoxelMapError(
@@ -82,13 +81,13 @@ class VoxelMap:
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         rows = self._rows_for(keys[starts].tolist())
         ends = np.append(starts, len(keys))
-        weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)  # none has no mean
+        weight = np.maximum(np.log(np.maximum(conf, 1.0)), 1e-3)  # zero weight has no mean
         voxel_from_point = csr_array((weight[order], order, ends), (len(rows), len(keys)))
         self._sums[rows, :HITS] += voxel_from_point @ _columns(points_map, colors_rgb, conf)
         self._sums[rows, HITS] += np.diff(ends)
 
     def keep_within(self, centre: FloatArray, radius_m: float) -> None:
-        """Forget voxels whose points lie farther than `radius_m` from `centre` (3,)."""
+        """Drop voxels with points beyond `radius_m` of `centre` (3,)."""
         sums = self._sums[: len(self._rows)]
         mean = sums[:, X] / np.maximum(sums[:, WEIGHT : WEIGHT + 1], 1e-12)
         near = np.linalg.norm(mean - centre, axis=1) <= radius_m
@@ -113,7 +112,7 @@ class VoxelMap:
         return keys
 
     def _rows_for(self, keys: list[int]) -> npt.NDArray[np.int64]:
-        """Row of each key, new rows at the end; the keys are unique."""
+        """Return the row of each key, appending new rows; the keys are unique."""
         table = self._rows
         rows = [table.setdefault(key, len(table)) for key in keys]
         if len(table) > len(self._sums):
@@ -123,10 +122,10 @@ class VoxelMap:
         return np.asarray(rows, np.int64)
 
     def cloud(self, min_hits: int = 1) -> Cloud:
-        """Mean position (N, 3) float32, colour (N, 3) uint8 and confidence (N,) of each voxel.
+        """Return position (N, 3) float32, colour (N, 3) uint8 and confidence (N,) of all voxels.
 
         Args:
-            min_hits: voxels with fewer points are left out.
+            min_hits: voxels with fewer points are omitted.
         """
         sums = self._sums[: len(self._rows)]
         sums = sums[sums[:, HITS] >= min_hits]
@@ -137,7 +136,7 @@ class VoxelMap:
 
 
 def _columns(points: FloatArray, colors: ImageArray, conf: FloatArray) -> FloatArray:
-    """(N, HITS) of position, colour, confidence and one, of which voxels hold weighted sums."""
+    """Return (N, HITS) position, colour, confidence and 1, the terms of the weighted sums."""
     columns = np.empty((len(points), HITS))
     columns[:, X] = points
     columns[:, COLOR] = colors

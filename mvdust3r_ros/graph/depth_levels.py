@@ -12,14 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Windows see a surface a few per cent nearer or farther: factors that let them agree.
+"""Depth levels: factors that reconcile the slightly different depths of windows.
 
-The depth of a window is as long as its baselines are, and these are known to a per cent or two;
-low parallax adds more. All its views are off by about one factor, so that what two windows say of
-a wall lies apart by a hand's breadth. Where views of several windows look at the same surface, the
-ratio of their ranges says by how much they differ. Their mean is better than each of them.
+The depth of a window scales with its baselines, which are known to a per cent or two, and low
+parallax adds more. All views of a window share about one factor, so two windows may see a wall a
+hand's breadth apart. Where views of several windows see the same surface, the ratios of their
+ranges give the factors between them. Their mean is more accurate than each window.
 
-Least squares with the weights of Huber (1964), again and again as Holland and Welsch (1977) do.
+Least squares with Huber weights (1964), iteratively reweighted as in Holland and Welsch (1977).
 """
 
 from __future__ import annotations
@@ -36,43 +36,43 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 
 LEVEL_SIGMA = 0.04
-"""By how much the depth of a window is off, relative: the engine's error of a point, 0.045, which
-is alike in all its views. Insensitive from 0.02 to 0.08 (benchmarks/constants.py)."""
-LINK_SIGMA = 0.04
-"""Of the ratio that two views of different windows have; those of one window are off alike.
+"""Relative depth error of a window: the engine's point error, 0.045, which all its views share.
 Insensitive from 0.02 to 0.08 (benchmarks/constants.py)."""
+LINK_SIGMA = 0.04
+"""Sigma of the range ratio of two views of different windows; views of one window share their
+error. Insensitive from 0.02 to 0.08 (benchmarks/constants.py)."""
 HUBER_SIGMAS = 1.0
-"""Where the weight begins to fall; 1.345 would keep 95 % of what least squares make of normal
+"""Where the weight starts to fall; 1.345 would keep 95 % of least squares' efficiency on normal
 errors (Holland and Welsch 1977). Insensitive from 0.5 to 2 (benchmarks/constants.py)."""
 MAX_LOG_RATIO = 0.2
-"""Views that differ by more do not look at the same surface: four sigmas of a link. Insensitive
+"""Views that differ by more do not see the same surface: four sigmas of a link. Insensitive
 from 0.1 to 0.4 (benchmarks/constants.py)."""
 NEAR_LOG_RATIO, NEAR_SHARE, MIN_NEAR = 0.06, 0.4, 40
-"""Points whose ratio is no farther than this from the median are of one surface; with fewer of
-them, by share or number, two views do not look at the same surfaces. Insensitive from half to
-twice of each (benchmarks/constants.py)."""
+"""Points with a ratio this close to the median lie on the same surface. With a smaller share or
+number of them, two views do not see the same surfaces. Insensitive from half to twice each value
+(benchmarks/constants.py)."""
 POINTS = 600
-"""Points of a view that are compared. Insensitive from 300 to 1200 (benchmarks/constants.py)."""
+"""Points compared per view. Insensitive from 300 to 1200 (benchmarks/constants.py)."""
 MAX_APART_M, MAX_TURN_DEG, MAX_RAY_DEG = 3.0, 35.0, 25.0
-"""Views farther apart, or turned more, do not look the same way; neither do rays to a point.
-Insensitive from half to twice of each (benchmarks/constants.py)."""
+"""Largest distance and rotation between compared views, and largest angle between their rays to a
+point. Insensitive from half to twice each value (benchmarks/constants.py)."""
 NEIGHBOURS = 8
-"""Views that a view is compared with: the nearest, of several windows. Insensitive from 4 to 16
+"""Nearest views, of several windows, that a view is compared with. Insensitive from 4 to 16
 (benchmarks/constants.py)."""
 A_WINDOW = 2
-"""Of these, how many of one window. Insensitive from 1 to 4 (benchmarks/constants.py)."""
+"""Most of these from one window. Insensitive from 1 to 4 (benchmarks/constants.py)."""
 LEAST_CHANGE = 0.005
 """Smaller corrections are noise: 1.5 cm at 3 m, where a cell has 5. Insensitive from 0.0025 to
 0.01 (benchmarks/constants.py)."""
 ROUNDS = 5
-"""Of re-weighting, and of the median of what lies near it."""
+"""Iterations of the reweighting, and of the trimmed median."""
 
 Levels = dict[int, float]
 """Window -> factor."""
 
 
 class Link(NamedTuple):
-    """What two views say: the ranges of `b` over those of `a`, logarithm."""
+    """Measurement by two views: log of the ranges of `b` relative to those of `a`."""
 
     a: int
     b: int
@@ -80,11 +80,11 @@ class Link(NamedTuple):
 
 
 def levels_of(keyframes: Mapping[int, MapKeyframe], fixed: Collection[int] = ()) -> Levels:
-    """Levels of the windows of keyframes at which they agree best.
+    """Estimate the levels at which the windows agree best.
 
     Args:
         keyframes: key -> keyframe in the map.
-        fixed: windows that keep their level; what they share is not looked at.
+        fixed: windows that keep their level; they are not compared with each other.
 
     Returns:
         Window -> level, of all that are not fixed.
@@ -104,7 +104,7 @@ def levels_of(keyframes: Mapping[int, MapKeyframe], fixed: Collection[int] = ())
 
 
 def _neighbours(a: MapKeyframe, views: list[MapKeyframe]) -> list[MapKeyframe]:
-    """Views of other windows that look the same way from near by, nearest first."""
+    """Return nearby views of other windows with a similar direction, nearest first."""
     T = np.stack([b.T_map_cam for b in views])
     off_m = np.linalg.norm(T[:, :3, 3] - a.T_map_cam[:3, 3], axis=1)
     turn_deg = np.degrees(np.arccos(np.clip(T[:, :3, 2] @ a.T_map_cam[:3, 2], -1, 1)))
@@ -122,7 +122,7 @@ def _neighbours(a: MapKeyframe, views: list[MapKeyframe]) -> list[MapKeyframe]:
 
 
 def _links(a: MapKeyframe, b: MapKeyframe) -> list[Link]:
-    """Both ways, if both say something: the nearest ray counts, which makes either too near."""
+    """Return the mean of both directions, if measured: taking the nearest ray biases each."""
     there, back = _log_ratio(a, b), _log_ratio(b, a)
     if there is None or back is None:
         return []
@@ -130,7 +130,7 @@ def _links(a: MapKeyframe, b: MapKeyframe) -> list[Link]:
 
 
 def _log_ratio(a: MapKeyframe, b: MapKeyframe) -> float | None:
-    """How much farther `b` saw the points of `a` than `a`; None where they see other things."""
+    """Return the log ratio of `b`'s ranges to `a`'s points; None without a common surface."""
     thin = a.points_cam[:: max(1, len(a.stored_cam) // POINTS)]
     places = thin @ a.T_map_cam[:3, :3].T + a.T_map_cam[:3, 3]
     seen_m, range_m = b.ranges_to(places)
@@ -152,13 +152,13 @@ def _log_ratio(a: MapKeyframe, b: MapKeyframe) -> float | None:
 
 
 def _solved(links: list[Link], level_of: Levels, wanted: list[int]) -> FloatArray:
-    """Levels (N,) of the wanted windows, the others given; least squares, robust."""
+    """Solve for levels (N,) of the wanted windows, the others fixed; robust least squares."""
     number = {w: i for i, w in enumerate(wanted)}
     logs = {w: math.log(level) for w, level in level_of.items()}
     x = np.array([logs[w] for w in wanted])
     if not links:
         return np.asarray(np.exp(x))
-    # in levels: x_b - x_a should be what makes the ratio of the ranges 1
+    # in log levels: x_b - x_a should make the ratio of the ranges 1
     goal = np.array([logs[k.b] - logs[k.a] - k.log_ratio for k in links])
     sides = [(np.array([number.get(w, -1) for w in end]), np.array([logs[w] for w in end]))
              for end in zip(*((k.a, k.b) for k in links), strict=True)]  # fmt: skip

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The path that a robot has driven: where its base was, between the keyframes too."""
+"""The path of a robot's base, also between keyframes."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from mvdust3r_ros.datatypes import JUMP_BACK_NS, BoolArray, FloatArray, Frame, K
 from mvdust3r_ros.geometry import invert_se3
 
 STEP_M = 0.05
-"""Frames closer to the last one kept than this, a cell of the grid, add nothing to the path."""
+"""Least distance of a frame from the last stored one: a grid cell."""
 SPACING_M = 0.1
-"""Of the places kept: discs of a robot's size around places so near to each other leave no gap."""
+"""Spacing of stored places: robot-sized discs this close together leave no gap."""
 MAX_GAP_M = 0.5
-"""Between frames farther apart than this the robot may have gone another path: it is what one at 5
-m/s does between two frames at 10 Hz."""
+"""Frames farther apart than this are not joined, since the path between them is unknown. A robot
+covers it at 5 m/s and 10 Hz."""
 MAX_FRAMES = 5_000
-"""A bound of memory: 250 m in steps of `STEP_M`, and no window comes as late as that."""
+"""Bounds memory: 250 m in steps of `STEP_M`, and no window is that late."""
 MAX_PLACES = 20_000
-"""A bound of memory, 1.6 MB: 2 km before only the newest place of each spot is kept."""
+"""Bounds memory to 1.6 MB: 2 km before only the newest place of each spot is kept."""
 
 
 class OdometryTrack:
-    """Where odometry saw the base of the robot in the last frames, in the odometry frame."""
+    """Recent poses of the robot's base, in the odometry frame."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._seen: deque[tuple[int, tuple[float, ...]]] = deque(maxlen=MAX_FRAMES)
 
     def add(self, frame: Frame) -> None:
-        """Take in a frame; passed over unless it says where both robot and camera are."""
+        """Add a frame; ignored unless it has the poses of both robot and camera."""
         if frame.T_odom_base is None or frame.T_odom_cam is None:
             return
         place = tuple(frame.T_odom_base[:3, 3].tolist())
@@ -58,9 +58,9 @@ class OdometryTrack:
             self._seen.append((frame.stamp_ns, place))
 
     def between(self, begin_ns: int, end_ns: int) -> list[tuple[float, ...]]:
-        """Places (3,) after one time and before another, in time order.
+        """Return the places (3,) strictly between two timestamps, in time order.
 
-        What is asked for stays: a window that leaves the map may be followed by another one.
+        They are not removed: a window that leaves the map may be replaced by another one.
         """
         found = []
         for stamp_ns, place in reversed(self._seen):
@@ -73,14 +73,14 @@ class OdometryTrack:
 
 @dataclass(frozen=True, eq=False)
 class Host:
-    """A keyframe that says where the robot was.
+    """A keyframe with a known robot pose.
 
     Attributes:
         key: its id.
-        stamp_ns: when.
+        stamp_ns: its timestamp.
         T_map_cam: (4, 4) pose.
         T_odom_cam: (4, 4) pose by odometry.
-        base_odom: (3,) where the robot's base was by odometry.
+        base_odom: (3,) the robot's base by odometry.
     """
 
     key: int
@@ -91,7 +91,7 @@ class Host:
 
     @classmethod
     def of(cls, keyframe: Keyframe, T_map_cam: FloatArray) -> Host | None:
-        """Of a keyframe with its pose in the map; None where it does not say it."""
+        """Return the host of a keyframe and its map pose; None without the robot's pose."""
         view = keyframe.view
         if view.T_odom_cam is None or view.T_odom_base is None:
             return None
@@ -99,7 +99,7 @@ class Host:
         return cls(keyframe.id, keyframe.stamp_ns, T_map_cam, view.T_odom_cam, base_odom)
 
     def from_camera(self, places_odom: FloatArray) -> FloatArray:
-        """Places (N, 3) in the odometry frame, in the frame of the camera."""
+        """Transform places (N, 3) from the odometry frame to the camera frame."""
         T = invert_se3(self.T_odom_cam)
         places: FloatArray = places_odom @ T[:3, :3].T + T[:3, 3]
         return places
@@ -109,14 +109,13 @@ class Host:
 class DrivenPath:
     """Places of a robot's base, each tied to the keyframes before and after it.
 
-    It lies where both say that it lies, the more where the nearer one does: the path so moves with
-    the keyframes.
+    A place is the average of its positions by both hosts, weighted by proximity, so the path moves
+    with the keyframes.
 
     Attributes:
-        until: (N,) id of the keyframe after, which may have left the map; in the order of the
-            path.
-        hosts: (N, 2) keyframes of the map that hold it.
-        shares: (N,) how much the second host counts.
+        until: (N,) id of the next keyframe, which may have left the map; in path order.
+        hosts: (N, 2) mapped keyframes that hold the place.
+        shares: (N,) weight of the second host.
         from_hosts: (N, 2, 3) the place in the camera frame of each host, metres.
     """
 
@@ -131,12 +130,12 @@ class DrivenPath:
 
     @classmethod
     def stretch(cls, before: Host | None, after: Host, track: OdometryTrack) -> DrivenPath:
-        """The path from one keyframe to the next.
+        """Return the path from one keyframe to the next.
 
         Args:
-            before: the keyframe that it begins at; None to begin with `after`.
-            after: the keyframe that it goes on to.
-            track: what odometry saw in between.
+            before: the keyframe where it starts; None to start with `after`.
+            after: the keyframe where it ends.
+            track: odometry between them.
         """
         between: list[tuple[float, ...]] = []
         if before is None or before.stamp_ns >= after.stamp_ns:
@@ -148,12 +147,12 @@ class DrivenPath:
         seen = np.stack([end.from_camera(places) for end in (before, after)], 1)
         hosts = np.tile([before.key, after.key], (len(places), 1))
         made = cls(np.full(len(places), after.key), hosts, shares, seen)
-        # where map and odometry contradict each other nobody knows where it went
+        # where map and odometry contradict each other, the path is unknown
         ends = made._ends({end.key: end.T_map_cam for end in (before, after)})
         return made.part(np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1) < MAX_GAP_M)
 
     def followed_by(self, stretches: Sequence[DrivenPath]) -> DrivenPath:
-        """The path with more of it."""
+        """Return the path extended by further sections."""
         paths = [self, *stretches]
         return DrivenPath(
             np.concatenate([path.until for path in paths]),
@@ -163,34 +162,34 @@ class DrivenPath:
         )
 
     def places(self, T_map_cam: Mapping[int, FloatArray]) -> FloatArray:
-        """(N, 3) places in the map frame, with the keyframes at these poses."""
+        """Return (N, 3) places in the map frame, for these keyframe poses."""
         ends = self._ends(T_map_cam)
         places: FloatArray = ends[:, 0] + self.shares[:, None] * (ends[:, 1] - ends[:, 0])
         return places
 
     def _ends(self, T_map_cam: Mapping[int, FloatArray]) -> FloatArray:
-        """(N, 2, 3) the places in the map frame, as each of their hosts says."""
+        """(N, 2, 3) places in the map frame, by each of their hosts."""
         T = np.array([T_map_cam[key] for key in self.hosts.ravel().tolist()])
         T = T.reshape(-1, 2, 4, 4)
         ends: FloatArray = (T[..., :3, :3] @ self.from_hosts[..., None])[..., 0] + T[..., :3, 3]
         return ends
 
     def part(self, chosen: slice | BoolArray) -> DrivenPath:
-        """Some of the places."""
+        """Return a selection of the places."""
         return DrivenPath(
             self.until[chosen], self.hosts[chosen], self.shares[chosen], self.from_hosts[chosen]
         )
 
     def after(self, key: int) -> DrivenPath:
-        """What was driven since a keyframe."""
+        """Return the path driven since a keyframe."""
         return self.part(slice(int(np.searchsorted(self.until, key, "right")), None))
 
     def rehosted(self, gone: Collection[int], T_map_cam: Mapping[int, FloatArray]) -> DrivenPath:
-        """The path with what was tied to keyframes that leave tied to their neighbours.
+        """Return the path with places of removed keyframes tied to their neighbours.
 
         Args:
-            gone: they leave.
-            T_map_cam: keyframe -> (4, 4) pose, of those that stay and of those that leave.
+            gone: keyframes to be removed.
+            T_map_cam: keyframe -> (4, 4) pose, of remaining and removed ones.
         """
         stay = np.array(sorted(set(T_map_cam) - set(gone)), np.int64)
         hosts, from_hosts = self.hosts.copy(), self.from_hosts.copy()
@@ -205,12 +204,12 @@ class DrivenPath:
     def within(
         self, T_map_cam: Mapping[int, FloatArray], centre: FloatArray, radius_m: float
     ) -> DrivenPath:
-        """The places no farther than `radius_m` from `centre` (3,), map frame."""
+        """Return the places within `radius_m` of `centre` (3,), map frame."""
         off_m = np.linalg.norm(self.places(T_map_cam) - centre, axis=1)
         return self.part(off_m <= radius_m)
 
     def bounded(self, T_map_cam: Mapping[int, FloatArray]) -> DrivenPath:
-        """Of too many places the newest one of each spot, and of these the newest."""
+        """Beyond the limit, keep the newest place of each spot, and of those the newest."""
         if len(self) <= MAX_PLACES:
             return self
         spots = np.floor(self.places(T_map_cam) / SPACING_M).astype(np.int64)[::-1]
@@ -219,9 +218,9 @@ class DrivenPath:
 
 
 def _resampled(corners: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Places (N, 3) along a polyline (M, 3) and how far along (N,) from 0 to 1.
+    """Resample a polyline (M, 3): places (N, 3) and their position along it (N,), 0 to 1.
 
-    Two corners that are too far apart are not joined.
+    Corners too far apart are not joined.
     """
     steps = np.diff(corners, axis=0)
     lengths = np.linalg.norm(steps, axis=1)

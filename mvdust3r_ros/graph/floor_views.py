@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How high the floor is, as the keyframes of a map see it."""
+"""Height of the floor, as seen by the keyframes of a map."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from mvdust3r_ros.placing.floor import LEVEL_TILT_DEG, fit_floor
 from mvdust3r_ros.placing.scale import MAD_TO_SIGMA
 
 MIN_FLOOR_VIEWS, FLOOR_SIGMAS = 8, 2.0
-"""A window's views, and the certainty that by chance one map in 20 is moved without need.
-Insensitive from half to twice of both (benchmarks/constants.py)."""
+"""Least views, as in one window, and least significance of a floor correction: one map in 20 moves
+needlessly. Insensitive from half to twice both values (benchmarks/constants.py)."""
 MEDIAN_VARIANCE = 1.57
-"""Variance of the median of normal values over that of their mean: pi / 2."""
+"""Variance of the median of normal values relative to that of their mean: pi / 2."""
 
 
 def view_of_floor(item: MapKeyframe) -> FloatArray | None:
-    """(3,) the floor where a keyframe sees it, camera frame, metres; None for nowhere."""
+    """Return (3,) the floor seen by a keyframe, camera frame, metres; None if it sees none."""
     R, camera = item.T_map_cam[:3, :3], item.T_map_cam[:3, 3]
     floor = fit_floor(item.points_map(), camera, LEVEL_TILT_DEG)
     if floor is None:
@@ -45,11 +45,11 @@ def view_of_floor(item: MapKeyframe) -> FloatArray | None:
 
 
 def floor_heights(graph: KeyframeGraph, camera_height_m: float) -> list[float]:
-    """What the keyframes say of the height of the floor (m), map frame, as far as they do.
+    """Return the floor heights (m) by all keyframes that give one, map frame.
 
     Args:
         graph: the map.
-        camera_height_m: of the camera above the floor, which then says it; 0 when unknown.
+        camera_height_m: of the camera above the floor, which then determines it; 0 when unknown.
     """
     items = graph.keyframes.values()
     if camera_height_m > 0:
@@ -60,7 +60,7 @@ def floor_heights(graph: KeyframeGraph, camera_height_m: float) -> list[float]:
 def floor_height(
     graph: KeyframeGraph, clouds: Iterable[FloatArray], camera_height_m: float
 ) -> float:
-    """Median over the keyframes that saw a floor; the lowest points while there is none."""
+    """Return the median over keyframes that saw a floor; without any, the lowest points."""
     if heights := floor_heights(graph, camera_height_m):
         return float(np.median(heights))
     lowest = [np.percentile(points[:, 2], 2) for points in clouds if len(points)]
@@ -68,10 +68,10 @@ def floor_height(
 
 
 def floor_off(graph: KeyframeGraph, settings: MapSettings) -> float:
-    """How far above z = 0 the floor has turned out to be (m); 0 while that is not certain.
+    """Return the height of the floor above z = 0 (m); 0 until it is significant.
 
-    The first window puts the floor at z = 0 by what its few views see. When enough keyframes say
-    otherwise, by more than a cell of the grid, they are right.
+    The first window sets z = 0 from its few views. Once enough keyframes disagree by more than a
+    grid cell, they overrule it.
     """
     heights = np.array(floor_heights(graph, settings.camera_height_m))
     if len(heights) < MIN_FLOOR_VIEWS:

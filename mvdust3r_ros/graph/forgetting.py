@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which keyframes a map lets go of: of places seen often enough, and far from the robot."""
+"""Removal of keyframes: redundant ones of well-covered places, and those far from the robot."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 
 PLACE_M, PLACE_DEG = 0.3, 20.0
-"""Views nearer to each other than this are of one place and show much the same, so that a few of
-them (`map.keyframes_per_place`) say all of it."""
+"""Views closer to each other than this show the same place, so a few of them
+(`map.keyframes_per_place`) suffice."""
 
 
 def seen_often(
     graph: KeyframeGraph, new: Sequence[MapKeyframe], keep: Collection[int], most: int
 ) -> set[int]:
-    """Older keyframes of places that have been seen often enough, to let go of.
+    """Return older keyframes to remove at places with more than enough of them.
 
-    A robot that stays in one room would else fill the memory. Of each place the oldest keyframe
-    stays, which holds the map where it is, and the newest. What the others saw stays in voxels and
-    grid until these are drawn again.
+    This bounds memory for a robot that stays in one room. Each place keeps its oldest keyframe,
+    which anchors the map, and the newest ones. Observations of removed keyframes remain in voxels
+    and grid until these are rebuilt.
 
     Args:
         graph: the map.
-        new: the newest keyframes; it is their places that are looked at.
-        keep: keyframes that stay.
-        most: keyframes of a place; 0 for no limit.
+        new: the newest keyframes, whose places are checked.
+        keep: keyframes to keep.
+        most: keyframes per place; 0 for no limit.
     """
     ids = list(graph.keyframes)
     gone: set[int] = set()
@@ -61,7 +61,7 @@ def seen_often(
 
 
 def far_away(graph: KeyframeGraph, camera_map: FloatArray, radius_m: float) -> set[int]:
-    """Keyframes farther than a radius from (3,) a place, map frame."""
+    """Return the keyframes beyond a radius around (3,) a place, map frame."""
     return {
         key
         for key, item in graph.keyframes.items()

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The keyframes of a map and the motions measured between them, at one moment.
+"""The keyframes of a map and the motions measured between them.
 
-Whatever happens to a map (a window comes, keyframes leave, a loop is closed, sizes or the height
-of the floor turn out otherwise) gives another graph; none is ever changed.
+A graph is immutable. Every change (a new window, removed keyframes, a closed loop, corrected sizes
+or floor height) returns another one.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from mvdust3r_ros.placing.scale import ScaleFilter
 from mvdust3r_ros.placing.stitching import MapEnd
 
 MAX_TIES = 2
-"""Closures of a keyframe that are handed on to its neighbour when it leaves: a place that is seen
-again and again has many, and a few hold it as well."""
+"""Most closures passed on to a neighbour when a keyframe is removed. A place revisited often has
+many, and a few constrain it as well."""
 
 
 class OdometryTie(NamedTuple):
-    """Where odometry's frame lies: (4, 4) beside a keyframe of the graph, the host."""
+    """Pose of odometry's frame: (4, 4) relative to a keyframe of the graph, the host."""
 
     host: int
     T_host_odom: FloatArray
@@ -55,18 +55,18 @@ class OdometryTie(NamedTuple):
 class KeyframeGraph:
     """Keyframes with their poses and points, and the motions between them.
 
-    Its size is that of the map, not of the path: keyframes that leave the map leave the graph.
+    Its size is bounded by the map, not the path: keyframes that leave the map leave the graph.
 
     Attributes:
-        keyframes: id -> keyframe, in the order of the commits.
+        keyframes: id -> keyframe, in commit order.
         edges: measured motions.
-        past: where keyframes were that have left.
-        overlap: id -> what the last window saw of its keyframes; the next window is joined there.
-        scale: what is known of the metres of the windows.
+        past: poses of removed keyframes.
+        overlap: id -> points of the last window's keyframes, to which the next window is joined.
+        scale: scale filter of the windows.
         driven_path: where the robot has driven between them.
-        tie: the newest statement of where odometry's frame lies; None for none.
-        closures: loops closed.
-        rel_error: of the coarsest window, relative.
+        tie: latest pose of odometry's frame; None without odometry.
+        closures: number of closed loops.
+        rel_error: relative point error of the coarsest window.
     """
 
     keyframes: dict[int, MapKeyframe] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class KeyframeGraph:
 
     @property
     def T_map_odom(self) -> FloatArray | None:  # noqa: N802
-        """(4, 4) where odometry's frame lies; None for unknown."""
+        """(4, 4) pose of odometry's frame; None when unknown."""
         tie = self.tie
         return None if tie is None else self.keyframes[tie.host].T_map_cam @ tie.T_host_odom
 
@@ -97,19 +97,19 @@ class KeyframeGraph:
 
     @property
     def end(self) -> MapEnd:
-        """Where the next window is joined to the map: its last window."""
+        """The last window, to which the next one is joined."""
         poses = {key: self.keyframes[key].T_map_cam for key in self.overlap}
         return MapEnd(self.overlap, poses, self.T_map_odom, self.scale)
 
     def end_at(self, keyframes: Sequence[Keyframe]) -> MapEnd:
-        """Where a window is joined to some keyframes of the map."""
+        """Return the given keyframes as the part of the map to join a window to."""
         items = {k.id: self.keyframes[k.id] for k in keyframes}
         points = {key: item.pointmap for key, item in items.items()}
         poses = {key: item.T_map_cam for key, item in items.items()}
         return MapEnd(points, poses, self.T_map_odom, self.scale)
 
     def path(self, camera_name: str = "") -> Trajectory:
-        """Poses of all keyframes, also of those that have left, of one camera or of all."""
+        """Return the poses of all keyframes, removed ones included, of one camera or all."""
         present = {
             item.keyframe.stamp_ns: item.T_map_cam
             for item in self.keyframes.values()
@@ -118,7 +118,7 @@ class KeyframeGraph:
         stamps_ns, past = self.past.poses(self.poses, camera_name)
         own = np.array(list(present.values())).reshape(-1, 4, 4)
         stamps_ns = np.append(stamps_ns, np.array(list(present), np.int64))
-        # of several images of one moment the newest pose
+        # of several simultaneous images, the newest pose
         stamps_ns, newest = np.unique(stamps_ns[::-1], return_index=True)
         return Trajectory(stamps_ns, np.concatenate([past, own])[::-1][newest])
 
@@ -130,12 +130,12 @@ class KeyframeGraph:
         odom_rel_sigma: float,
         sigma_factors: PoseSigma = UNIT_FACTORS,
     ) -> KeyframeGraph:
-        """With a window.
+        """Return the graph with a window added.
 
         Args:
-            seen: its keyframes, oldest first, those of the map at the poses that they have there.
+            seen: its keyframes, oldest first; mapped ones at their poses in the map.
             scale: the filter after it.
-            track: where odometry saw the robot between its keyframes.
+            track: odometry's robot poses between its keyframes.
             odom_rel_sigma: relative uncertainty of the motion between neighbours.
             sigma_factors: factors of odometry's sigmas for its motions, see `FusedPoses`.
         """
@@ -158,7 +158,7 @@ class KeyframeGraph:
         )  # fmt: skip
 
     def _driven(self, new: Iterable[MapKeyframe], track: OdometryTrack) -> DrivenPath:
-        """The path extended from keyframe to keyframe, where these say where the robot was."""
+        """Return the path extended between keyframes that have the robot's pose."""
         hosts = (Host.of(m.keyframe, m.T_map_cam) for m in reversed(list(self.keyframes.values())))
         before, stretches = next((host for host in hosts if host is not None), None), []
         for item in new:
@@ -169,53 +169,53 @@ class KeyframeGraph:
         return self.driven_path.followed_by(stretches) if stretches else self.driven_path
 
     def tied_to(self, keyframe: Keyframe) -> KeyframeGraph:
-        """With odometry's frame where this keyframe says; as before where it says nothing."""
+        """Return the graph with odometry's frame tied to a keyframe, if that has odometry."""
         if keyframe.view.T_odom_cam is None or keyframe.id not in self.keyframes:
             return self
         return replace(self, tie=OdometryTie(keyframe.id, invert_se3(keyframe.view.T_odom_cam)))
 
     def at(self, poses: Mapping[int, FloatArray]) -> KeyframeGraph:
-        """With all keyframes at other poses."""
+        """Return the graph with other poses of all keyframes."""
         keyframes = {
             key: replace(item, T_map_cam=poses[key]) for key, item in self.keyframes.items()
         }
         return replace(self, keyframes=keyframes)
 
     def drawn_as(self, better: Collection[MapKeyframe]) -> KeyframeGraph:
-        """With other points to draw for some of the keyframes."""
+        """Return the graph with the points to draw of some keyframes replaced."""
         changed = {item.id: self.keyframes[item.id].drawn_as(item) for item in better}
         return replace(self, keyframes={**self.keyframes, **changed})
 
     def levelled(self, levels: Mapping[int, float]) -> KeyframeGraph:
-        """With the points to draw levelled: window -> factor."""
+        """Return the graph with the points to draw levelled: window -> factor."""
         keyframes = {key: m.levelled(levels[m.window]) for key, m in self.keyframes.items()}
         return replace(self, keyframes=keyframes)
 
     def with_way_within(self, centre: FloatArray, radius_m: float) -> KeyframeGraph:
-        """Without places of the robot farther than a radius from `centre` (3,), map frame."""
+        """Return the graph with the driven path within a radius of `centre` (3,), map frame."""
         return replace(self, driven_path=self.driven_path.within(self.poses, centre, radius_m))
 
     def with_past_within(self, centre: FloatArray, radius_m: float) -> KeyframeGraph:
-        """Without past poses farther than a radius from `centre` (3,), map frame."""
+        """Return the graph without past poses beyond a radius from `centre` (3,), map frame."""
         return replace(self, past=self.past.within(self.poses, centre, radius_m))
 
     def closed(self, edge: PoseEdge, poses: Mapping[int, FloatArray] | None) -> KeyframeGraph:
-        """With a loop, and all keyframes at the poses that fit it; None for where they are."""
+        """Return the graph with a loop closed and corrected poses; None leaves poses unchanged."""
         closed = replace(self, edges=(*self.edges, edge), closures=self.closures + 1)
         return closed if poses is None else closed.at(poses)
 
     def higher(self, rise_m: float) -> KeyframeGraph:
-        """With everything higher."""
+        """Return the graph with everything raised."""
         return self.at({key: lifted(T, rise_m) for key, T in self.poses.items()})
 
     def resized(self, corrections: FloatArray, anchor: FloatArray) -> KeyframeGraph:
-        """With windows resized: points, and of the motions between keyframes the network's share.
+        """Rescale windows: their points, and the network's share of the motions between keyframes.
 
-        What odometry said of them is in metres and stays.
+        Odometry's share of the motions is metric and does not change.
 
         Args:
-            corrections: (N,) logarithms of factors of the windows of the scale's history.
-            anchor: (3,) point of the map that stays where it is.
+            corrections: (N,) log factors of the windows in the scale history.
+            anchor: (3,) point of the map that stays fixed.
 
         Raises:
             PoseGraphError: the motions do not determine the poses.
@@ -242,7 +242,7 @@ class KeyframeGraph:
         return larger.at(poses)
 
     def factors(self, corrections: FloatArray) -> dict[int, float]:
-        """Keyframe -> factor of its points for (N,) corrections of the scale's windows."""
+        """Return keyframe -> factor of its points, for (N,) corrections of the scale's windows."""
         index = self.scale.history.index
         return {
             key: math.exp(corrections[index(item.sized_by)])
@@ -250,12 +250,12 @@ class KeyframeGraph:
         }
 
     def without(self, ids: Collection[int]) -> KeyframeGraph:
-        """With some keyframes gone; what they held together stays as it lies now.
+        """Return the graph without some keyframes; the poses that they linked do not move.
 
-        Their place in the path is kept, tied to a neighbour.
+        Their own poses remain in the path, tied to a neighbour.
         """
         graph, leave = self, [key for key in ids if key in self.keyframes]
-        leave = leave[: len(self.keyframes) - 1]  # the last one stays
+        leave = leave[: len(self.keyframes) - 1]  # one must remain
         if leave and len(self.driven_path):
             poses = self.poses
             graph = replace(
@@ -266,7 +266,7 @@ class KeyframeGraph:
         return graph
 
     def _merged(self, key: int) -> KeyframeGraph:
-        """A neighbour, mostly the keyframe before, takes the place of a keyframe."""
+        """Merge a keyframe into a neighbour, mostly its predecessor."""
         poses, leaving = self.poses, self.keyframes[key]
         own = [e for e in self.edges if key in (e.a, e.b)]
         via = min(own, key=lambda e: (e.robust, e.b != key), default=None)

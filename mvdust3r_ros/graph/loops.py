@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Loops: known ground is recognised, measured by one extra window, and the keyframes move to fit.
+"""Loop closure: recognise a revisited place, measure it with an extra window, correct the poses.
 
-A closure is checked three times: the joint window must fit the mapped points of both ends, both
-ends must see the same surfaces, and the measured motions must bear the correction.
+A closure is checked three times. The joint window must fit the mapped points of both ends, both
+ends must see the same surfaces, and the measured motions must be compatible with the correction.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from mvdust3r_ros.window.reconstruct import Reconstructor
 from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 MIN_END_POINTS = 100
-"""As `stitching.MIN_SHARED_POINTS`: the same fit."""
+"""As `stitching.MIN_SHARED_POINTS`, since the fit is the same."""
 MAX_SCALE_RATIO = 1.15
-"""Both ends are of one map and one joint window: three sigmas of its levels (`depth_levels`).
+"""Both ends belong to one map and one joint window: three sigmas of its levels (`depth_levels`).
 Insensitive up to 2.3 (benchmarks/constants.py)."""
 LOOP_SIGMA_M = 0.02
 LOOP_SIGMA_RAD = math.radians(0.4)
-"""Of the joint window that measures a closure. Insensitive from half to twice of both
-(benchmarks/constants.py)."""
+"""One-sigmas of the joint window that measures a closure. Insensitive from half to twice both
+values (benchmarks/constants.py)."""
 SETTLED_SIGMAS = 1.0
-"""A closure that fits as well as this moves nothing. Insensitive from 0.5 to 2
+"""A closure with at most this residual moves nothing. Insensitive from 0.5 to 2
 (benchmarks/constants.py)."""
 GIVEN_UP_SIGMAS = 4.0
-"""Beyond the kernel's width (`pose_graph.KERNEL_SIGMAS`): the measured motions have overruled the
+"""Beyond the kernel's width (`pose_graph.KERNEL_SIGMAS`), the measured motions have overruled the
 closure. Insensitive from 2 to 8 (benchmarks/constants.py)."""
 
 
 class LoopError(MvDust3rError):
-    """A closure does not hold; the message says why."""
+    """A closure is invalid; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class LoopCandidate:
-    """Two stretches of the path that may show the same place, oldest keyframe first.
+    """Two sections of the path that may show the same place, oldest keyframe first.
 
     Attributes:
         old: keyframes of the first visit.
@@ -75,11 +75,10 @@ class LoopCandidate:
 def loop_candidate(
     graph: KeyframeGraph, count: int, settings: LoopSettings
 ) -> LoopCandidate | None:
-    """Known ground that the newest keyframe may show.
+    """Find a mapped place that the newest keyframe may show.
 
-    Among the keyframes that the poses put nearby, the one that is close and looks alike; where
-    there is none, the one that looks most alike of those that the drift since then may have
-    moved away.
+    Prefers a nearby keyframe of similar appearance, by the poses. If there is none, takes the most
+    similar keyframe of those that drift may have moved out of reach.
 
     Args:
         graph: the map.
@@ -102,7 +101,7 @@ def loop_candidate(
 
 
 def _best(graph: KeyframeGraph, old: Sequence[int], settings: LoopSettings) -> int | None:
-    """The keyframe of `old` that most likely shows what the newest one shows."""
+    """Return the keyframe of `old` that most likely shows the newest one's place."""
     ids, poses = list(graph.keyframes), graph.poses
     newest = ids[-1]
     alike = dict.fromkeys(old, 0.0)
@@ -125,7 +124,7 @@ def _best(graph: KeyframeGraph, old: Sequence[int], settings: LoopSettings) -> i
 
 
 def _distance(T_a: FloatArray, T_b: FloatArray, settings: LoopSettings) -> float:
-    """Metres between two cameras, turns counted as well; inf when they are too far apart."""
+    """Return metres between two cameras plus a rotation penalty; inf if too far apart."""
     delta = invert_se3(T_a) @ T_b
     off_m = float(np.linalg.norm(delta[:3, 3]))
     cosine = float(np.clip(delta[2, 2], -1.0, 1.0))
@@ -141,7 +140,7 @@ def measure_loop(
     geometry: WindowGeometry,
     settings: LoopSettings,
 ) -> PoseEdge:
-    """The closure that a joint window of both ends measures.
+    """Measure the closure with a joint window of both ends.
 
     Args:
         graph: the map.
@@ -176,13 +175,13 @@ def loop_edge(
     reconstructor: Reconstructor,
     config: MapperConfig,
 ) -> PoseEdge:
-    """The motion between both ends of a loop, by a window of the keyframes of both.
+    """Measure the motion between both ends of a loop with a window of their keyframes.
 
-    It measures what odometry has lost on the way between them: an engine that would use odometry
-    gets none of the older end's.
+    The measurement must be independent of odometry's drift around the loop, so the older end's
+    odometry is hidden from an engine that would use it.
 
     Raises:
-        WindowError: the network makes nothing of the window.
+        WindowError: the network fails on the window.
         LoopError: both ends do not show the same place, see `measure_loop`.
     """
     joint = Window(-1, (*candidate.old, *candidate.new))
@@ -198,7 +197,7 @@ def _fit_end(
     indices: Sequence[int],
     settings: LoopSettings,
 ) -> tuple[Sim3, float]:
-    """Similarity from the window to the mapped points of one end, and median residual (m)."""
+    """Return the similarity from the window to one end's points, and the median residual (m)."""
     items = [graph.keyframes[geometry.window.keyframes[i].id] for i in indices]
     joint = joint_of(geometry, [
         KnownView(i, item.pointmap, item.T_map_cam)
@@ -220,7 +219,7 @@ def _fit_end(
 
 
 def close_loop(graph: KeyframeGraph, edge: PoseEdge, settings: LoopSettings) -> KeyframeGraph:
-    """The map with a closure, its keyframes moved to fit where they do not fit already.
+    """Return the map with a closure, and with keyframes moved to fit if they do not already.
 
     Raises:
         LoopError: the measured motions contradict the closure.

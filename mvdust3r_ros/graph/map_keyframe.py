@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A keyframe in the map: its one pose, and all that the map keeps of what it saw."""
+"""A keyframe in the map: its pose, and the part of its observations that the map keeps."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ NO_DESCRIPTOR = Descriptor("", np.zeros(0, np.float32))
 
 @dataclass(frozen=True, eq=False)
 class MapKeyframe:
-    """What the map keeps of a committed keyframe; it can be drawn again from these.
+    """A committed keyframe, with everything needed to draw it again.
 
     Attributes:
         keyframe: the keyframe.
         T_map_cam: (4, 4) pose.
-        stored_cam: (N, 3) float32 points to draw, camera frame, as a window saw them. They stay
-            when sizes change: maps of several moments share them.
+        stored_cam: (N, 3) float32 points to draw, camera frame, in a window's units. Corrections
+            of size do not change the array, which several revisions of the map share.
         colors_rgb: (N, 3) uint8.
         conf: (N,) float32.
-        pointmap: what the window that it came with saw.
-        window: the window that its points are from; any number, another one for each.
-        size: metres of their unit, as it is known now.
-        level: factor by which they are levelled beside it, see `depth_levels`.
-        descriptor: what the place looks like.
-        sized_by: number of the window in the scale's history whose size it follows.
-        network_share: how much of the motion to it follows that size, see `FusedPoses`.
-        floor_cam: (3,) the floor where it is seen, camera frame, metres; None for nowhere.
+        pointmap: its points as seen by the window that added it.
+        window: number that identifies the window of its points to draw.
+        size: metres per stored unit, by the current estimate.
+        level: additional factor that levels its depth, see `depth_levels`.
+        descriptor: appearance of the place.
+        sized_by: number of the window in the scale history whose size it follows.
+        network_share: share of the motion to it that follows that size, see `FusedPoses`.
+        floor_cam: (3,) visible floor, camera frame, metres; None if it sees none.
     """
 
     keyframe: Keyframe
@@ -66,7 +66,7 @@ class MapKeyframe:
 
     @property
     def id(self) -> int:
-        """Of the keyframe."""
+        """Id of the keyframe."""
         return self.keyframe.id
 
     @property
@@ -75,30 +75,30 @@ class MapKeyframe:
         return times(self.stored_cam, self.size * self.level)
 
     def points_map(self) -> FloatArray:
-        """(N, 3) float32 points to draw, map frame."""
+        """Return (N, 3) float32 points to draw, map frame."""
         R, t = self.T_map_cam[:3, :3], self.T_map_cam[:3, 3]
         moved: FloatArray = self.points_cam @ R.T.astype(np.float32) + t.astype(np.float32)
         return moved
 
     @property
     def floor_z_m(self) -> float | None:
-        """Height of the floor that it sees, map frame; None for none."""
+        """Height of the floor that it sees, map frame; None if it sees none."""
         T = self.T_map_cam
         return None if self.floor_cam is None else float(T[2, :3] @ self.floor_cam + T[2, 3])
 
     def resized(self, factor: float) -> MapKeyframe:
-        """With all its points so many times as far from the camera."""
+        """Return it with the distances of all points from the camera scaled by a factor."""
         return replace(
             self, size=self.size * factor, pointmap=self.pointmap.resized(factor),
             floor_cam=None if self.floor_cam is None else factor * self.floor_cam,
         )  # fmt: skip
 
     def levelled(self, level: float) -> MapKeyframe:
-        """With the points to draw levelled by another factor."""
+        """Return it with another level of the points to draw."""
         return replace(self, level=level)
 
     def drawn_as(self, other: MapKeyframe) -> MapKeyframe:
-        """With the points to draw of another window's view of it."""
+        """Return it with the points to draw of another window's view of it."""
         return replace(
             self, stored_cam=other.stored_cam, colors_rgb=other.colors_rgb, conf=other.conf,
             window=other.window, size=other.size, level=other.level,
@@ -106,18 +106,18 @@ class MapKeyframe:
 
     @cached_property
     def ranges(self) -> RangeImage:
-        """How far it saw, in the frame of a body whose x looks along the optical axis."""
+        """Range image in a body frame whose x axis is the optical axis."""
         R = R_BODY_OPTICAL.T.astype(np.float32)
         return RangeImage(np.zeros(3), self.points_cam @ R)
 
     def ranges_to(self, places_map: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """How far its camera saw in the directions of places of the map, and how far these are.
+        """Return observed ranges in the directions of map places, and the ranges of the places.
 
         Args:
             places_map: (M, 3) places, map frame.
 
         Returns:
-            (M,) metres each, as `RangeImage.ranges_to` says them.
+            (M,) metres each, see `RangeImage.ranges_to`.
         """
         R, t = self.T_map_cam[:3, :3], self.T_map_cam[:3, 3]
         return self.ranges.ranges_to(((places_map - t) @ R) @ R_BODY_OPTICAL.T)

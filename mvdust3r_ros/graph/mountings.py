@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where cameras sit on the robot, from the keyframes of a map, where nothing says it."""
+"""Estimation of unknown camera mountings from the keyframes of a map."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from mvdust3r_ros.graph.keyframe_graph import KeyframeGraph
 from mvdust3r_ros.placing.mounting import Mounting, estimate_mounting
 
 MOUNTING_POSES = 60
-"""Newest keyframes to find a mounting from, so that a drive that never shows it costs no more:
-five times what a mounting needs."""
+"""Newest keyframes used to estimate a mounting: five times what it needs. This bounds the cost of
+a run that never determines it."""
 
 
 def found_mountings(
     graph: KeyframeGraph, cameras: Iterable[str], max_sigma_deg: float, clock: StageClock
 ) -> dict[str, Mounting]:
-    """Compare the motion of each camera with the robot's.
+    """Estimate mountings by comparing the motion of each camera with the robot's.
 
     Args:
         graph: the map.
-        cameras: those whose mounting is not known.
+        cameras: those with unknown mounting.
         max_sigma_deg: uncertainty of its rotation above which a mounting is not used.
-        clock: takes the time.
+        clock: records the latency.
 
     Returns:
         Camera -> its mounting, for those whose motion determines it.

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where keyframes were that have left the keyframe graph."""
+"""Poses of keyframes that have left the keyframe graph."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 
 MAX_POSES = 10_000
-"""A bound of memory, 1.3 MB of poses; half a map of them is still a path."""
+"""Bounds memory to 1.3 MB of poses; half of them still make a path."""
 
 StampArray = npt.NDArray[np.int64]
 
@@ -36,14 +36,14 @@ def _no_ids() -> StampArray:
 
 @dataclass(frozen=True, eq=False)
 class PastPath:
-    """Poses of past keyframes, each tied to a host: a keyframe that is still in the graph.
+    """Poses of past keyframes, each tied to a host: a keyframe still in the graph.
 
-    The path so moves with the graph. Of more than `MAX_POSES`, every second one goes.
+    The path thus moves with the graph. Beyond `MAX_POSES`, every second pose is dropped.
 
     Attributes:
         cameras: names.
-        camera: (N,) place of the camera in `cameras`.
-        stamps_ns: (N,) when the images were taken.
+        camera: (N,) index of the camera in `cameras`.
+        stamps_ns: (N,) timestamps of the images.
         hosts: (N,) keyframes of the graph.
         T_host_cam: (N, 4, 4) poses in the frames of the hosts.
     """
@@ -61,12 +61,12 @@ class PastPath:
     def with_pose(
         self, stamp_ns: int, camera_name: str, host: int, T_host_cam: FloatArray
     ) -> PastPath:
-        """The path with a keyframe that leaves the graph.
+        """Return the path with the pose of a keyframe that leaves the graph.
 
         Args:
-            stamp_ns: when its image was taken.
-            camera_name: by which camera.
-            host: a keyframe that stays.
+            stamp_ns: timestamp of its image.
+            camera_name: its camera.
+            host: a keyframe that remains.
             T_host_cam: (4, 4) pose in the frame of the host.
         """
         kept = self
@@ -84,7 +84,7 @@ class PastPath:
         )
 
     def rehosted(self, old: int, new: int, T_new_old: FloatArray) -> PastPath:
-        """A host leaves: what was tied to it is tied to another one, (4, 4) `T_new_old` away."""
+        """Tie the poses of a removed host to another one, (4, 4) `T_new_old` away."""
         there = self.hosts == old
         hosts, T_host_cam = self.hosts.copy(), self.T_host_cam.copy()
         hosts[there] = new
@@ -92,7 +92,7 @@ class PastPath:
         return replace(self, hosts=hosts, T_host_cam=T_host_cam)
 
     def resized(self, factors: Mapping[int, float]) -> PastPath:
-        """The motions from the hosts scaled by a factor for each host."""
+        """Return the path with the motions from each host scaled by its factor."""
         grown, T_host_cam = [factors[host] for host in self.hosts.tolist()], self.T_host_cam.copy()
         T_host_cam[:, :3, 3] *= np.array(grown)[:, None]
         return replace(self, T_host_cam=T_host_cam)
@@ -100,21 +100,21 @@ class PastPath:
     def within(
         self, T_map_host: Mapping[int, FloatArray], centre: FloatArray, radius_m: float
     ) -> PastPath:
-        """The poses no farther than `radius_m` from `centre` (3,), map frame."""
+        """Return the poses within `radius_m` of `centre` (3,), map frame."""
         off_m = np.linalg.norm(self._in_map(T_map_host)[:, :3, 3] - centre, axis=1)
         return self.part(off_m <= radius_m)
 
     def poses(
         self, T_map_host: Mapping[int, FloatArray], camera_name: str = ""
     ) -> tuple[StampArray, FloatArray]:
-        """Stamps (N,) in ns and (N, 4, 4) poses in the map, of one camera or of all."""
+        """Return timestamps (N,) in ns and (N, 4, 4) map poses, of one camera or all."""
         use = np.ones(len(self), bool)
         if camera_name:
             use = np.array([self.cameras[k] == camera_name for k in self.camera], bool)
         return self.stamps_ns[use], self._in_map(T_map_host)[use]
 
     def part(self, use: BoolArray) -> PastPath:
-        """Some of the poses."""
+        """Return a selection of the poses."""
         return PastPath(
             self.cameras, self.camera[use], self.stamps_ns[use], self.hosts[use],
             self.T_host_cam[use],

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How far a view saw in each direction, without need of its intrinsics."""
+"""Range image of a view by direction, independent of its intrinsics."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ import numpy as np
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 
 MIN_POINTS = 16
-"""Fewer rays do not show how dense they are, and say nothing."""
+"""Fewer rays do not reveal their density and are ignored."""
 RAYS_PER_BIN = 2.0
 """Insensitive from 1 to 2 (benchmarks/constants.py); at 4 the nearest ray of a bin hides what lies
-beside it, and 78 % of the obstacles drawn are some instead of 82 %."""
+next to it, and the precision of obstacles falls from 82 % to 78 %."""
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
-"""A bin and the four beside it."""
+"""A bin and its four neighbours."""
 PITCH_RAD = (np.radians(0.2), np.radians(4.0))
-"""Bounds of a bin that no view of the trials reaches: a pixel of a wide view, and 20 cm at 3 m."""
+"""Limits of the bin size that no view of the trials reaches: a pixel of a wide view, and 20 cm at
+3 m."""
 
 
 class RangeImage:
     """Shortest range in each bin of azimuth and elevation around a camera.
 
-    The bins are as wide as the points are dense: about two rays each. A camera that looks straight
-    up or down gets wider bins, which see less far.
+    The bin size follows the density of the points, about two rays per bin. A camera that looks
+    straight up or down gets larger bins, which see less far.
     """
 
     def __init__(self, camera_map: FloatArray, points_map: FloatArray) -> None:
@@ -64,30 +65,29 @@ class RangeImage:
         )
         nearest = np.full(self._shape, np.inf, np.float32)
         np.minimum.at(nearest, (rows, cols), ranges)
-        # between two rays may be a thin thing that only one of them meets: the nearer one counts
+        # a thin object between two rays may be hit by one of them: use the nearer one
         self._nearest = cv2.erode(nearest, CROSS)
         self._nearest[np.isinf(nearest)] = 0.0
 
     def sees_past(self, places_map: FloatArray, margin_m: float) -> BoolArray:
-        """Bool mask (M,) of the places that the view looks past, on all sides.
+        """(M,) mask of the places that the view sees past on all sides.
 
         Args:
             places_map: (M, 3) places in the frame of the camera's centre.
-            margin_m: how much farther than the place the rays must end.
+            margin_m: how far beyond the place the rays must end.
         """
         seen_m, ranges = self.ranges_to(places_map)
         past: BoolArray = seen_m > ranges + margin_m
         return past
 
     def ranges_to(self, places_map: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """How far the view saw in the directions of places, and how far these are.
+        """Return observed ranges in the directions of places, and the ranges of the places.
 
         Args:
             places_map: (M, 3) places in the frame of the camera's centre.
 
         Returns:
-            (M,) range of the nearest of the rays around, 0 where there is none; and (M,) range of
-            the place.
+            (M,) range of the nearest surrounding ray, 0 if there is none; (M,) range of the place.
         """
         if self._empty or len(places_map) == 0:
             return np.zeros(len(places_map), np.float32), np.zeros(len(places_map), np.float32)
@@ -98,7 +98,7 @@ class RangeImage:
         return np.where(inside, seen_m, np.float32(0)), ranges
 
     def _directions(self, places_map: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Azimuth from the heading, in (-pi, pi], and elevation (2, N), and range (N,)."""
+        """Azimuth from the heading, in (-pi, pi], and elevation (2, N); range (N,)."""
         d = places_map.astype(np.float32) - self._camera
         level = np.hypot(d[:, 0], d[:, 1])
         c, s = np.float32(np.cos(self._heading)), np.float32(np.sin(self._heading))
@@ -106,6 +106,6 @@ class RangeImage:
         return np.stack([azimuth, np.arctan2(d[:, 2], level)]), np.hypot(level, d[:, 2])
 
     def _bins(self, angles: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Row and column of each direction, which may lie outside."""
+        """Return row and column of each direction; they may lie outside the image."""
         cols, rows = np.floor((angles - self._low[:, None]) / self._pitch).astype(np.int64)
         return rows, cols

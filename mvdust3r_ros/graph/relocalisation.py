@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where the camera is in a loaded map: similar keyframes first, then one joint window each.
+"""Relocalisation in a loaded map: find similar keyframes, then test each with a joint window.
 
-A place is found when the stored keyframes and the new ones, seen by the network together, fit the
-stored points, and when both see the same surfaces in the same colours.
+A place is found if stored and new keyframes, reconstructed together, fit the stored points, and if
+both see the same surfaces in the same colours.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.window.window_geometry import WindowGeometry
 
 TRIES = 3
-"""Places that are looked at for each window: each takes a run of the network."""
+"""Places tested per window: each takes a run of the network."""
 MIN_COLOUR_AGREEMENT = 0.4
-"""Correlation of greys: no more than wrong windows have (`disconnected_windows.MIN_MATCH`)."""
+"""Least correlation of greys: wrong windows have no more (`disconnected_windows.MIN_MATCH`)."""
 MIN_COLOUR_POINTS = 100
-"""A correlation of so many values is known to 0.1 (1 / sqrt(N - 3), Fisher 1921)."""
+"""A correlation of this many values is known to 0.1 (1 / sqrt(N - 3), Fisher 1921)."""
 
 
 class RelocalisationError(MvDust3rError):
-    """The camera is not where it was looked for; the message says why."""
+    """The camera is not at the tested place; the message gives the reason."""
 
 
 def likely_places(
     stored: Sequence[MapKeyframe], seen: Sequence[ViewTokens], count: int
 ) -> list[tuple[Keyframe, ...]]:
-    """Groups of neighbouring stored keyframes, the most similar group first.
+    """Return groups of neighbouring stored keyframes, the most similar group first.
 
     Args:
-        stored: the keyframes of the map, in the order of their commits.
-        seen: the new views; those of a map of another kind of descriptor are compared by pictures.
+        stored: the keyframes of the map, in commit order.
+        seen: the new views; images are compared if their kind of descriptor is not the map's.
         count: keyframes of a group.
     """
     _, looks = of_one_kind(
@@ -72,12 +72,12 @@ def likely_places(
 
 
 def check_same_place(geometry: WindowGeometry, stored_count: int, min_covisible: float) -> None:
-    """Refuse a joint window whose new views do not see what the stored ones see.
+    """Refuse a joint window whose new views do not see the same as the stored ones.
 
     Args:
         geometry: stored keyframes first, then the new ones.
-        stored_count: how many are stored.
-        min_covisible: share of the new points that must be seen from the stored views.
+        stored_count: number of stored keyframes.
+        min_covisible: share of the new points that must be visible from the stored views.
 
     Raises:
         RelocalisationError: with the share or the agreement.
@@ -95,7 +95,7 @@ def check_same_place(geometry: WindowGeometry, stored_count: int, min_covisible:
 
 
 def colour_agreement(geometry: WindowGeometry, old: Sequence[int], new: Sequence[int]) -> float:
-    """Correlation of the grey values of surfaces seen by both, -1 to 1; 0 with too few points."""
+    """Correlation of the greys of surfaces seen by both, -1 to 1; 0 with too few points."""
     pairs = [
         _colours(geometry, a, b)
         for a in old
@@ -111,7 +111,7 @@ def colour_agreement(geometry: WindowGeometry, old: Sequence[int], new: Sequence
 
 
 def _colours(geometry: WindowGeometry, a: int, b: int) -> FloatArray:
-    """(N, 2) grey values in views a and b of the points of b that a sees at that depth."""
+    """(N, 2) greys in views a and b of the points of b that a sees at the same depth."""
     thin = geometry.thin
     grey_a, grey_b = (
         cv2.blur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (3, 3))[thin, thin].astype(float)

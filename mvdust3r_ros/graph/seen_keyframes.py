@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a placed window saw of its keyframes, as the map keeps it."""
+"""The keyframes of a placed window, in the form that the map keeps."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from mvdust3r_ros.window.reconstruct import Reconstruction
 def seen_keyframes(
     made: Reconstruction, placement: Placement, rule: MapSettings
 ) -> list[MapKeyframe]:
-    """What the map keeps of each view with a pose.
+    """Return the map's form of each view with a pose.
 
     Args:
         made: the window, all points in its own frame.
-        placement: where it lies, and metres of its unit.
-        rule: which points are kept: every `pixel_stride`-th, surer than `min_conf` and the
+        placement: its placement, with metres per window unit.
+        rule: which points to keep: every `pixel_stride`-th, more confident than `min_conf` and the
             quantile `conf_quantile`, nearer than `max_depth_m`.
 
     Returns:
@@ -62,7 +62,7 @@ def seen_keyframes(
                 cam.reshape(-1, 3).take(use, 0),
                 colors.reshape(-1, 3).take(use, 0),
                 conf[index].take(use),
-                # a view would keep the confidence of all views in memory
+                # a view would keep the confidences of the whole window in memory
                 pointmap=Pointmap(thinned, geometry.conf[index].copy()),
                 descriptor=made.tokens[index].descriptor,
                 sized_by=placement.scale.history.newest,

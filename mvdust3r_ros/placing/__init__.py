@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where a window lies in the map and how large it is."""
+"""Placement and scale of a window in the map."""

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The floor: the lowest large plane that is about level, by RANSAC (Fischler and Bolles 1981)."""
+"""The floor: the lowest large, nearly level plane, by RANSAC (Fischler and Bolles 1981)."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import make_se3
 
 LEVEL_TILT_DEG = 10.0
-"""Largest tilt of a floor in axes that are level by odometry or by the map: a ramp for wheelchairs
-has up to 5 (1 in 12)."""
+"""Largest tilt of a floor in axes levelled by odometry or the map: a wheelchair ramp has up to 5
+(1 in 12)."""
 UNLEVEL_TILT_DEG = 40.0
-"""The same in the axes of a camera that is taken to look straight ahead."""
+"""The same in the axes of a camera assumed to look straight ahead."""
 MIN_POINTS, MIN_LOW_POINTS = 50, 30
-"""In all and below the camera; with fewer, `MIN_SUPPORT` would be one or two points."""
+"""Least number of points in total and below the camera; with fewer, `MIN_SUPPORT` would be one or
+two points."""
 SAMPLE_POINTS = 3000
-"""A support of 4 % is known to 0.4 points. Insensitive from 1500 to 6000
+"""With this many, a support of 4 % has a sigma of 0.4 %. Insensitive from 1500 to 6000
 (benchmarks/constants.py)."""
 TRIPLES = 400
-"""Where a quarter of the low points are floor, one triple in 64 is: 400 miss it in 0.2 % of all
+"""If a quarter of the low points are floor, one triple in 64 is: 400 triples fail in 0.2 % of all
 cases."""
 SCREENING_POINTS = 300
-"""So many know the support of a plane to 3 points (sqrt(p (1 - p) / 300)): enough to find the
-`FINALISTS`."""
+"""From this many points, the support of a plane is known to 3 percentage points
+(sqrt(p (1 - p) / 300)): enough to find the `FINALISTS`."""
 FINALISTS = 24
-"""Planes that all points choose among. Insensitive from 12 to 48 (benchmarks/constants.py)."""
+"""Planes scored with all points. Insensitive from 12 to 48 (benchmarks/constants.py)."""
 REL_TOLERANCE = 0.015
-"""Distance from the plane at which a point is on it, over the distance of a typical point: less
-than the noise of one, as a floor has many. Insensitive from 0.0075 to 0.03
-(benchmarks/constants.py)."""
+"""Inlier distance from the plane relative to the typical distance of a point: less than the noise
+of one point, since a floor has many. Insensitive from 0.0075 to 0.03 (benchmarks/constants.py)."""
 CLEARANCE, CLEARLY_BELOW = 4, 2
-"""In tolerances: how far below the camera the floor has to be; how far a point lies below a plane
-that is not the floor, so that the plane's own noise does not count."""
+"""In tolerances: least distance of the floor below the camera, and distance of a point below a
+plane from which it counts as below, beyond the plane's own noise."""
 MAX_SHARE_BELOW = 0.06
-"""Below a table is its floor; below a floor is what mirrors and wrong points show. Insensitive
+"""Below a table lies its floor; below a floor lie only reflections and wrong points. Insensitive
 from 0.03 to 0.12 (benchmarks/constants.py)."""
 MIN_SUPPORT = 0.04
-"""Share of the points on a plane of chance, with such a tolerance. Insensitive from 0.02 to 0.08
-(benchmarks/constants.py)."""
+"""Least share of inliers: that of a random plane with this tolerance. Insensitive from 0.02 to
+0.08 (benchmarks/constants.py)."""
 MAX_LINE_SHARE, LINES = 0.5, 64
-"""When more of a plane's points than this share lie along one of so many lines through two of
-them, they are where it cuts a wall, and the plane is no floor. The share: insensitive from 0.25 to
-1 (benchmarks/constants.py); 64 lines miss one that holds half of the points, and so a quarter of
-the pairs, once in 10^8."""
+"""If more than this share of a plane's points lie along one of this many lines through two of
+them, the plane merely intersects a wall and is no floor. The share: insensitive from 0.25 to 1
+(benchmarks/constants.py). 64 lines miss a line with half of the points, and so a quarter of the
+pairs, once in 10^8."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Floor:
     Attributes:
         normal: (3,) unit vector, upwards.
         offset: signed distance of the plane from the origin along the normal.
-        support: share of all points that lie on it.
-        middle_xy: (2,) mean of these points.
+        support: share of all points that are inliers.
+        middle_xy: (2,) mean of the inliers.
     """
 
     normal: FloatArray
@@ -79,15 +79,15 @@ class Floor:
 
     @property
     def height(self) -> float:
-        """Height where it is seen: a wrong tilt does no harm there."""
+        """Height at the centre of its points, where a wrong tilt does no harm."""
         return self.height_at(self.middle_xy)
 
     def height_at(self, xy: FloatArray) -> float:
-        """Height of the floor at (x, y)."""
+        """Return the height of the floor at (x, y)."""
         return float((self.offset - self.normal[:2] @ np.asarray(xy, float)) / self.normal[2])
 
     def level_transform(self) -> FloatArray:
-        """T_level_map (4, 4): brings the floor to z = 0, z up, turning as little as possible."""
+        """Return T_level_map (4, 4), the least rotation that brings the floor to z = 0, z up."""
         up = np.array([0.0, 0.0, 1.0])
         axis = np.cross(self.normal, up)
         c = float(self.normal @ up)
@@ -104,13 +104,13 @@ def fit_floor(
     Tables and shelves are level planes too: the floor is the one with almost nothing below it.
 
     Args:
-        points: (N, 3) points with z about up, any scale.
-        camera: (3,) where they were seen from; the floor lies below.
+        points: (N, 3) points with z roughly up, any scale.
+        camera: (3,) viewpoint; the floor lies below it.
         max_tilt_deg: largest angle between the plane's normal and z.
         seed: of the random triples.
 
     Returns:
-        The floor, or None when no plane qualifies.
+        The floor, or None if no plane qualifies.
     """
     if len(points) < MIN_POINTS:
         return None
@@ -127,7 +127,7 @@ def fit_floor(
     normals, offsets = normals[offsets_ok], offsets[offsets_ok]
     if len(normals) == 0:
         return None
-    # a few points find the good planes, all points choose among them
+    # a few points shortlist the planes, all points select among those
     few = points[:: max(1, len(points) // SCREENING_POINTS)]
     promising = np.argsort(-_scores(few, normals, offsets, tolerance))[:FINALISTS]
     normals, offsets = normals[promising], offsets[promising]
@@ -142,7 +142,7 @@ def fit_floor(
 
 
 def _is_wide(points: FloatArray, tolerance: float, rng: np.random.Generator) -> bool:
-    """Whether most of the points (N, 3) of a level plane do not lie along one line."""
+    """Whether the points (N, 3) of a level plane do not mostly lie along one line."""
     xy = points[:, :2]
     a, b = (xy[rng.integers(len(xy), size=LINES)] for _ in range(2))
     across = (b - a)[:, ::-1] * (1, -1)
@@ -154,7 +154,7 @@ def _is_wide(points: FloatArray, tolerance: float, rng: np.random.Generator) -> 
 def _scores(
     points: FloatArray, normals: FloatArray, offsets: FloatArray, tolerance: float
 ) -> FloatArray:
-    """Share of the points on each plane (M,); 0 for a plane with points below it or few on it."""
+    """Share of inliers of each plane (M,); 0 for planes with points below or too few inliers."""
     heights = normals @ points.T - offsets[:, None]
     support = np.count_nonzero(np.abs(heights) < tolerance, 1) / len(points)
     below = np.count_nonzero(heights < -CLEARLY_BELOW * tolerance, 1) / len(points)
@@ -164,7 +164,7 @@ def _scores(
 def _candidate_planes(
     points: FloatArray, rng: np.random.Generator, max_tilt_deg: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Planes through random triples with a normal near z: (M, 3) normals and (M,) offsets."""
+    """Return planes through random triples, nearly level: (M, 3) normals and (M,) offsets."""
     a, b, c = (points[rng.integers(len(points), size=TRIPLES)] for _ in range(3))
     normals = np.cross(b - a, c - a)
     length = np.linalg.norm(normals, axis=1)
@@ -177,7 +177,7 @@ def _candidate_planes(
 
 
 def _refine(points: FloatArray, normal: FloatArray, support: float, max_tilt_deg: float) -> Floor:
-    """Least-squares plane through the supporting points."""
+    """Fit the least-squares plane to the inliers."""
     mean = points.mean(0)
     refined: FloatArray = np.linalg.svd(points - mean, full_matrices=False)[2][2]
     refined = -refined if refined[2] < 0 else refined

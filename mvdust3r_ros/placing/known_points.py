@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A window joined to points that the map knows: pairs of points with weights, robustly fitted."""
+"""Joints of a window with mapped points: weighted point pairs, robustly fitted."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from mvdust3r_ros.window.window_geometry import NEAREST, WindowGeometry
 
 @dataclass(frozen=True, eq=False)
 class Pointmap:
-    """Thinned points of a view, by which windows and loops are joined to it.
+    """Thinned points of a view, used to join windows and loops to it.
 
     Attributes:
-        stored_cam: (h, w, 3) in the camera frame, as they were seen.
+        stored_cam: (h, w, 3) in the camera frame, as first seen.
         conf: (h, w) confidence, see `is_point`.
-        size: metres of their unit, as it is known now.
+        size: metres per stored unit, by the current estimate.
     """
 
     stored_cam: FloatArray
@@ -42,27 +42,27 @@ class Pointmap:
 
     @property
     def points_cam(self) -> FloatArray:
-        """(h, w, 3) in the camera frame, metres."""
+        """(h, w, 3) points in the camera frame, metres."""
         return times(self.stored_cam, self.size)
 
     @property
     def valid(self) -> BoolArray:
-        """(h, w) pixels that have a point."""
+        """(h, w) mask of the pixels that have a point."""
         return is_point(self.conf)
 
     def resized(self, factor: float) -> Pointmap:
-        """With the points so many times as far from the camera."""
+        """Return the points with their distances from the camera scaled by a factor."""
         return replace(self, size=self.size * factor)
 
 
 def times(points: FloatArray, factor: float) -> FloatArray:
-    """Points so many times as far; the same array for 1."""
+    """Return points scaled by a factor; the same array for 1."""
     return points if factor == 1.0 else np.asarray(points * points.dtype.type(factor))
 
 
 @dataclass(frozen=True, eq=False)
 class KnownView:
-    """A view of a window of which the map has points.
+    """A view of a window that has points in the map.
 
     Attributes:
         index: of the view.
@@ -75,7 +75,7 @@ class KnownView:
     T_map_cam: FloatArray
 
     def use(self, geometry: WindowGeometry) -> BoolArray:
-        """(h, w) pixels that have a point both in the window and in the map."""
+        """(h, w) mask of the pixels with a point both in the window and in the map."""
         return np.asarray(geometry.valid[self.index] & self.known.valid)
 
 
@@ -86,7 +86,7 @@ class Joint:
     Attributes:
         window: (N, 3) in the window's frame.
         map: (N, 3) in the map frame.
-        weight: (N,).
+        weight: (N,) weight.
         depth: (N,) distance from the camera in the map, metres.
     """
 
@@ -100,7 +100,7 @@ class Joint:
         return len(self.depth)
 
     def fit(self) -> tuple[Sim3, FloatArray]:
-        """Similarity from the window to the map, and the (N,) distances that are left (m).
+        """Return the similarity from the window to the map, and the (N,) residuals (m).
 
         Raises:
             AlignmentError: the points do not determine it.
@@ -109,7 +109,7 @@ class Joint:
 
 
 def joint_of(geometry: WindowGeometry, known: Sequence[KnownView]) -> Joint:
-    """The pairs of all pixels of views that the map knows."""
+    """Return the point pairs of all pixels of views with points in the map."""
     window, in_map, weights, depths = [], [], [], []
     for view in known:
         use = view.use(geometry)
@@ -132,10 +132,10 @@ def joint_of(geometry: WindowGeometry, known: Sequence[KnownView]) -> Joint:
 def depth_product(
     geometry: WindowGeometry, index: int, use: BoolArray, depth_map: FloatArray
 ) -> FloatArray:
-    """(N,) what to divide the weights of a view's pixels by: about the depth squared.
+    """Return (N,) divisors for the weights of a view's pixels, roughly the squared depth.
 
-    The product of both measurements of the depth, in the window and in the map: with the square
-    of one of them, points that it sees too near would weigh more and pull the scale along.
+    They are the product of the depths measured in window and map. With the square of only one of
+    them, points that it measures too near would weigh more and bias the scale.
 
     Args:
         geometry: the window.

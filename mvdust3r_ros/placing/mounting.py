@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How a camera sits on the robot, from the motion of both.
+"""Mounting of a camera on the robot, from the motions of both.
 
-Hand-eye calibration (Tsai and Lenz 1989), rotation and translation together as Horaud and Dornaika
-(1995), with the scale of the camera's motion as one more unknown.
+Hand-eye calibration (Tsai and Lenz 1989), rotation and translation jointly as in Horaud and
+Dornaika (1995), with the scale of the camera's motion as an additional unknown.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import R_BODY_OPTICAL, invert_se3, make_se3
 
 MIN_POSES = 12
-"""Insensitive from 6 to 12; with 17 and 24 the mounting is found later, and the ATE of a short
-drive is 27 and 32 mm instead of 18 (benchmarks/constants.py, wheels)."""
+"""Insensitive from 6 to 12; with 17 and 24 the mounting is found later, and the ATE of a short run
+is 27 and 32 mm instead of 18 (benchmarks/constants.py, wheels)."""
 REACH = 3
-"""Motions are taken between poses that are 1 to REACH places apart: longer ones have more turn
-over the same noise. Insensitive from 2 to 6 (benchmarks/constants.py)."""
+"""Motions are measured between poses 1 to REACH apart: longer ones rotate more for the same noise.
+Insensitive from 2 to 6 (benchmarks/constants.py)."""
 TURN_SIGMA_RAD = math.radians(1.0)
 STEP_SIGMA_M, STEP_REL_SIGMA = 0.01, 0.03
 ARM_SIGMA_M = 0.3
 STRAIGHT_RAD, MIN_STEP_M = math.radians(8.0), 0.05
 MIN_SIGMA_DEG = 0.2
 MAX_CONDITION, MIN_SPREAD = 1e12, 1e-3
-"""Of the information, and of the second direction in which anything moves over the first: what the
-motion leaves open is beyond, as doubles tell 1e16 from nothing. The sigma judges all that is
-not."""
+"""Largest condition number of the information, and least ratio of the second to the first
+principal direction of motion. Undetermined parameters are far beyond (doubles lose 1 next to
+1e16); sigma judges the rest."""
 
 
 @dataclass(frozen=True)
 class Mounting:
-    """Where a camera sits.
+    """The pose of a camera on the robot.
 
     Attributes:
-        T_base_cam: (4, 4) pose in the frame that odometry is of, metres, optical axes. What the
-            motion does not show of the place (the height, on a flat floor) is 0.
+        T_base_cam: (4, 4) pose in odometry's child frame, metres, optical axes. Components that
+            the motion does not reveal (the height, on a flat floor) are 0.
         sigma_deg: one-sigma of the rotation about its least certain axis, degrees.
     """
 
@@ -62,7 +62,7 @@ class Mounting:
     sigma_deg: float
 
     def summary(self, camera: str) -> str:
-        """What was found, ready to be copied into `ros.T_base_cam`."""
+        """Return the estimate as a message, ready to copy into `ros.T_base_cam`."""
         T = self.T_base_cam
         angles = Rotation.from_matrix(T[:3, :3] @ R_BODY_OPTICAL.T).as_euler("xyz")
         place = " ".join(f"{v:.3f}" for v in (*T[:3, 3], *angles))
@@ -75,19 +75,20 @@ class Mounting:
 def estimate_mounting(
     T_odom_base: Sequence[FloatArray], T_map_cam: Sequence[FloatArray]
 ) -> Mounting | None:
-    """Hand-eye calibration with a scale: the same motions seen by the wheels and by the camera.
+    """Hand-eye calibration with a scale, from the same motions by the wheels and by the camera.
 
-    With R_a, t_a a motion of the robot and R_b, t_b the camera's: their turns
-    are alike but for the mounting's rotation, and t_a + (R_a - 1) arm = scale * R_base_cam t_b.
-    Turns fix the rotation but for one angle where all are about one axis, as on a flat floor; the
-    distances driven fix that one. Least squares over rotation, arm and scale tells how well.
+    With R_a, t_a a motion of the robot and R_b, t_b the camera's: their rotations are equal up to
+    the mounting's rotation, and t_a + (R_a - 1) arm = scale * R_base_cam t_b. If all rotations
+    have the same axis, as on a flat floor, they fix the mounting's rotation but for one angle,
+    which the driven distances fix. Least squares over rotation, arm and scale gives the
+    uncertainty.
 
     Args:
         T_odom_base: (4, 4) poses of the robot by odometry, in time order.
         T_map_cam: (4, 4) poses of the camera at the same times, in any scale and frame.
 
     Returns:
-        The mounting with its uncertainty, or None when the motion does not determine it.
+        The mounting with its uncertainty, or None if the motion does not determine it.
     """
     if len(T_odom_base) < MIN_POSES:
         return None
@@ -109,7 +110,7 @@ def estimate_mounting(
     if np.linalg.cond(information) > MAX_CONDITION:
         return None
     spread = max(1.0, math.sqrt(2 * found.cost / len(found.fun)))
-    # neighbouring motions share poses and with them errors
+    # neighbouring motions share poses and thus errors
     covariance = np.linalg.inv(information)[:3, :3] * REACH * spread**2
     sigma_deg = math.degrees(math.sqrt(float(np.linalg.eigvalsh(covariance)[-1])))
     place = make_se3(Rotation.from_rotvec(found.x[:3]).as_matrix(), found.x[3:6])
@@ -118,7 +119,7 @@ def estimate_mounting(
 
 @dataclass(frozen=True)
 class _Motions:
-    """Motions between poses 1 to REACH places apart, each in the frame of the earlier pose.
+    """Motions between poses 1 to REACH apart, each in the frame of the earlier pose.
 
     Attributes:
         R: (M, 3, 3) rotations.
@@ -132,14 +133,14 @@ class _Motions:
 
     @classmethod
     def of(cls, T: FloatArray) -> _Motions:
-        """Of (N, 4, 4) poses in time order."""
+        """Return the motions between (N, 4, 4) poses in time order."""
         moved = np.concatenate([invert_se3(T[:-k]) @ T[k:] for k in range(1, REACH + 1)])
         R = moved[:, :3, :3]
         return cls(R, Rotation.from_matrix(R).as_rotvec(), moved[:, :3, 3])
 
 
 def _first_guess(base: _Motions, cam: _Motions) -> FloatArray | None:
-    """(7,) rotation vector, arm of 0 and logarithm of the scale; None where nothing moves."""
+    """(7,) rotation vector, arm of 0 and log of the scale; None without motion."""
     lengths = [np.linalg.norm(m.steps, axis=1) for m in (base, cam)]
     moved = (lengths[0] > MIN_STEP_M) & (lengths[1] > 1e-9)
     straight = moved & (np.linalg.norm(base.turns, axis=1) < STRAIGHT_RAD)
@@ -149,7 +150,7 @@ def _first_guess(base: _Motions, cam: _Motions) -> FloatArray | None:
     scaled_steps = [m.steps[use] / n[use, None] for m, n in zip((base, cam), lengths, strict=True)]
     a, b = (np.concatenate([m.turns, w]) for m, w in zip((base, cam), scaled_steps, strict=True))
     largest, second, _ = np.linalg.svd(a.T @ b, compute_uv=False)
-    if second < MIN_SPREAD * largest:  # all along one line
+    if second < MIN_SPREAD * largest:  # all in one direction
         return None
     R, _ = Rotation.align_vectors(a, b)
     scale = np.median(lengths[0][moved] / lengths[1][moved])

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Camera poses of a window from several opinions: the network's, odometry's and the rig's."""
+"""Fusion of a window's camera poses from the network, odometry and the rig."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from mvdust3r_ros.placing.pose_graph import PoseEdge, optimize_poses, relative_e
 from mvdust3r_ros.placing.rig import RigPair, rig_disagreement
 
 WINDOW = -1
-"""The node of the window's own frame."""
+"""Pose graph node of the window's own frame."""
 MIN_SIGMA_M = 0.005
 MIN_SIGMA_RAD = math.radians(0.2)
-"""What a calibration or a clock may be off by: 5 ms at 1 m/s, and at 40 degrees a second.
-Insensitive from half to twice of both (benchmarks/constants.py)."""
+"""Typical error of a calibration or a clock: 5 ms at 1 m/s, and at 40 degrees per second.
+Insensitive from half to twice both values (benchmarks/constants.py)."""
 DRIFT_LEFT = 0.5
-"""Root mean square of a drift that grows evenly, over what it is at the end: 1 / sqrt(3) where the
-beginning is held, 1 / sqrt(12) where it is aligned as a whole. Insensitive from 0.25 to 1
+"""Root mean square of a linearly growing drift relative to its final value: 1 / sqrt(3) if the
+start is fixed, 1 / sqrt(12) if it is aligned as a whole. Insensitive from 0.25 to 1
 (benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True)
 class PoseSigma:
-    """One-sigma of a pose, each axis.
+    """One-sigma of a pose, per axis.
 
     Attributes:
         m: translation, metres.
@@ -54,16 +54,16 @@ class PoseSigma:
 
     @classmethod
     def of(cls, m: float, rad: float) -> PoseSigma:
-        """None is smaller than what a calibration or a clock may be off by."""
+        """Return sigmas of at least the typical error of a calibration or a clock."""
         return cls(max(m, MIN_SIGMA_M), max(rad, MIN_SIGMA_RAD))
 
     def inflated(self, steps: Sequence[PoseSigma]) -> PoseSigma:
-        """Inflated where odometry is far more certain: the network's error is a bias, not noise.
+        """Return inflated sigmas where odometry is far more certain than the network.
 
-        What a network is off by is much the same each time it sees a place. Were that weighed as
-        chance, a network far coarser than odometry would turn the map a little further with each
-        window, always the same way. So its variance grows with the ratio of both variances, which
-        is that of a motion, between two poses.
+        A network's error is a bias, nearly the same each time it sees a place. Weighed as noise, a
+        network far coarser than odometry would rotate the map a little further with each window,
+        always in the same direction. So its variance grows with the ratio of the network's
+        variance of a motion, which is that of two poses, to odometry's.
         """
         chained = chained_sigma(steps)
         return PoseSigma(
@@ -73,17 +73,17 @@ class PoseSigma:
 
 
 UNIT_FACTORS = PoseSigma(1.0, 1.0)
-"""Factors that leave sigmas as they are."""
+"""Factors that leave sigmas unchanged."""
 
 
 @dataclass(frozen=True)
 class FusedPoses:
-    """Poses by several opinions.
+    """Fused poses of a window.
 
     Attributes:
         T_map_cam: keyframe -> (4, 4) pose.
-        network_share: weight of the network in the motions, 0 to 1: that part of them follows the
-            scale of the window, the rest is in metres.
+        network_share: weight of the network in the motions, 0 to 1: this part of them follows the
+            scale of the window, the rest is metric.
         sigma_factors: factors by which fusing the network shrinks odometry's sigmas; 1 without
             odometry.
     """
@@ -102,28 +102,28 @@ def fuse_poses(
     start: tuple[int, FloatArray] | None = None,
     own: Mapping[int, PoseSigma] | None = None,
 ) -> FusedPoses:
-    """Weigh the network's poses in its window against odometry's and the rig's relative ones.
+    """Fuse the network's poses in a window with relative poses from odometry and the rig.
 
-    How far the network's poses can be trusted follows from their disagreement with odometry over
-    the whole window, less what odometry's own drift explains; without odometry, with the rig. A
-    precise network keeps its poses, a coarse one hands over. Where the window as a whole lies
-    follows from its keyframes that are in the map: an error in that is one for all new keyframes.
+    The uncertainty of the network's poses follows from their disagreement with odometry over the
+    window, less what odometry's drift explains; without odometry, from that with the rig. A
+    precise network dominates its poses, a coarse one yields to odometry. The window as a whole is
+    anchored at its mapped keyframes: an error there is common to all new keyframes.
 
-    Poses that odometry has gone into already (`own`) are not weighed against it again: it would
-    count twice, and agree with itself. The window stays as it is, as one rigid body, and lies
-    where its keyframes of the map say. Its points were triangulated from these very motions, so
-    the motions follow the window's scale as a whole.
+    Poses that already include odometry (`own`) are not fused with it again, since it would count
+    twice and agree with itself. The window remains one rigid body, anchored at its mapped
+    keyframes. Its points were triangulated from these same motions, so the motions follow the
+    window's scale entirely.
 
     Args:
         T_map_cam: keyframe -> (4, 4) pose by the network, metres.
         T_odom_cam: keyframe -> (4, 4) pose by odometry, in time order, a subset of `T_map_cam`.
-        mapped: keyframe -> (4, 4) pose of keyframes already in the map; they stay.
+        mapped: keyframe -> (4, 4) pose of keyframes already in the map; these stay fixed.
         odom_rel_sigma: odometry's drift as a share of the motion.
-        rig: pairs of keyframes whose cameras keep their places to each other.
-        start: keyframe and (4, 4) pose where a new map begins. Without it and without keyframes
-            of the map the window stays where it is.
-        own: keyframe -> sigma of its pose in a window that has used odometry, which then says
-            nothing here; None for one that has not.
+        rig: pairs of keyframes whose cameras are rigidly mounted to each other.
+        start: keyframe and (4, 4) pose where a new map starts. Without it and without mapped
+            keyframes, the window stays in place.
+        own: keyframe -> sigma of its pose in a window that has used odometry, which is then
+            ignored here; None if it has not.
     """
     ids = list(T_odom_cam) if own is None else []
     rig = [pair for pair in rig if pair.a in T_map_cam and pair.b in T_map_cam]
@@ -135,7 +135,7 @@ def fuse_poses(
         network = network_sigma(seen, driven, odom_rel_sigma).inflated(steps)
     elif rig:
         rms_m, rms_rad = rig_disagreement(T_map_cam, rig)
-        # of three axes and two cameras
+        # over three axes and two cameras
         network = PoseSigma.of(rms_m / math.sqrt(6), rms_rad / math.sqrt(6))
     elif own is None:
         return FusedPoses({**T_map_cam, **{k: mapped[k] for k in T_map_cam if k in mapped}})
@@ -155,7 +155,7 @@ def fuse_poses(
     poses = {k: found[k] for k in T_map_cam}
     if not steps:
         return FusedPoses(poses)
-    # over the window: odometry's errors add up, the network's are those of two poses
+    # over the window, odometry's errors accumulate, the network's are those of two poses
     chained = chained_sigma(steps)
     share_m = chained.m**2 / (chained.m**2 + 2 * network.m**2)
     share_rad = chained.rad**2 / (chained.rad**2 + 2 * network.rad**2)
@@ -166,10 +166,10 @@ def fuse_poses(
 def anchor_to_odometry(
     T_window_cam: FloatArray, T_odom_cam: FloatArray, odom_rel_sigma: float
 ) -> Sim3:
-    """Where a window lies in odometry's frame, which is exact at the first pose and drifts after.
+    """Align a window to odometry's frame, which is exact at the first pose and drifts after that.
 
-    Each view votes with what the network and the drift so far leave of it: with precise poses the
-    first view decides, with coarse ones all count alike.
+    Each view is weighted by the uncertainty of the network plus the drift up to there: with
+    precise poses the first view dominates, with coarse ones all count alike.
 
     Args:
         T_window_cam: (N, 4, 4) poses by the network, metres.
@@ -196,7 +196,7 @@ def anchor_to_odometry(
 def network_sigma(
     T_map_cam: FloatArray, T_odom_cam: FloatArray, odom_rel_sigma: float
 ) -> PoseSigma:
-    """Uncertainty of the network's poses (N, 4, 4), from odometry's (N, 4, 4)."""
+    """Estimate the uncertainty of the network's poses (N, 4, 4) from odometry's (N, 4, 4)."""
     S_odom_map, rms_m = align_cameras_sim3(T_map_cam, T_odom_cam, with_scale=False)
     turned = np.swapaxes(T_odom_cam[:, :3, :3], 1, 2) @ S_odom_map.R @ T_map_cam[:, :3, :3]
     rms_rad = math.radians(float(np.sqrt((rotation_angle_deg(turned) ** 2).mean())))
@@ -207,7 +207,7 @@ def network_sigma(
 
 
 def odometry_sigma(T_a: FloatArray, T_b: FloatArray, rel_sigma: float) -> PoseSigma:
-    """Uncertainty of odometry's motion between two poses."""
+    """Return the uncertainty of odometry's motion between two poses."""
     delta = invert_se3(T_a) @ T_b
     turned_rad = math.radians(float(rotation_angle_deg(delta[:3, :3])))
     moved_m = float(np.linalg.norm(delta[:3, 3]))
@@ -215,5 +215,5 @@ def odometry_sigma(T_a: FloatArray, T_b: FloatArray, rel_sigma: float) -> PoseSi
 
 
 def chained_sigma(steps: Sequence[PoseSigma]) -> PoseSigma:
-    """Uncertainty of motions one after the other, at least one."""
+    """Return the uncertainty of one or more consecutive motions."""
     return PoseSigma(math.hypot(*(s.m for s in steps)), math.hypot(*(s.rad for s in steps)))

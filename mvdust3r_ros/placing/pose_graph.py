@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Poses that agree best with all relative measurements between them: a pose graph.
+"""Pose graph optimisation: poses that best fit all relative measurements between them.
 
-Errors, derivatives and sparse normal equations as in Grisetti, Kuemmerle, Stachniss and Burgard
-("A tutorial on graph-based SLAM", 2010); steps are taken in the frame of each pose, as in Sola,
-Deray and Atchuthan ("A micro Lie theory for state estimation in robotics", 2018), translation and
-rotation apart.
+Errors, derivatives and sparse normal equations follow Grisetti, Kuemmerle, Stachniss and Burgard
+("A tutorial on graph-based SLAM", 2010). Steps are taken in the local frame of each pose, as in
+Sola, Deray and Atchuthan ("A micro Lie theory for state estimation in robotics", 2018), with
+translation and rotation separate.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from mvdust3r_ros.datatypes import BoolArray, FloatArray, MvDust3rError
 from mvdust3r_ros.geometry import invert_se3
 
 KERNEL_SIGMAS = 3.0
-"""Last width of the kernel: farther off than that, a closure loses its weight. Insensitive from
-1.5 to 6 (benchmarks/constants.py)."""
+"""Final width of the kernel, beyond which a closure loses its weight. Insensitive from 1.5 to 6
+(benchmarks/constants.py)."""
 CONVERGED = 1e-7
-"""Metres and radians of a step: far below what a map shows."""
+"""Step size in metres and radians: far below the resolution of a map."""
 
 
 class PoseGraphError(MvDust3rError):
@@ -54,9 +54,9 @@ class PoseEdge:
         a: node.
         b: node.
         T_a_b: (4, 4) measured pose.
-        sigma_m: one-sigma of the translation, each axis.
-        sigma_rad: one-sigma of the rotation, each axis.
-        robust: True to give it up when it disagrees with all others (loop closures).
+        sigma_m: one-sigma of the translation, per axis.
+        sigma_rad: one-sigma of the rotation, per axis.
+        robust: whether it may be rejected if it disagrees with all others (loop closures).
     """
 
     a: int
@@ -73,17 +73,17 @@ def optimize_poses(
     fixed: Collection[int],
     iterations: int = 20,
 ) -> dict[int, FloatArray]:
-    """Least squares over all edges: Gauss-Newton on SE(3) with SciPy's sparse solver.
+    """Minimise the residuals of all edges by Gauss-Newton on SE(3) with SciPy's sparse solver.
 
-    Robust edges are re-weighted by a Cauchy kernel that narrows to three sigmas from round to
-    round (graduated non-convexity, Yang et al. 2020): a true closure first pulls the drift in,
-    a false one ends up far outside and loses its weight.
+    Robust edges are reweighted by a Cauchy kernel that narrows to three sigmas over the iterations
+    (graduated non-convexity, Yang et al. 2020): a true closure first pulls the drift in, a false
+    one ends up far outside and loses its weight.
 
     Args:
-        poses: node -> (4, 4) start value.
+        poses: node -> (4, 4) initial value.
         edges: measurements; both nodes must be in `poses`.
-        fixed: nodes that do not move; at least one, or nothing holds the rest.
-        iterations: most rounds.
+        fixed: nodes that do not move; at least one, otherwise the graph floats.
+        iterations: most iterations.
 
     Returns:
         Node -> (4, 4) pose; fixed nodes unchanged.
@@ -113,7 +113,7 @@ def optimize_poses(
         if width == KERNEL_SIGMAS and np.abs(step).max() < CONVERGED:
             break
         width = max(width / 2, KERNEL_SIGMAS)
-    T[:, :3, :3] = Rotation.from_matrix(T[:, :3, :3]).as_matrix()  # products drift off rotations
+    T[:, :3, :3] = Rotation.from_matrix(T[:, :3, :3]).as_matrix()  # products lose orthogonality
     return {node: T[i] if column[i] >= 0 else poses[node] for node, i in row.items()}
 
 
@@ -146,7 +146,7 @@ def _residuals(T: FloatArray, table: _EdgeTable) -> tuple[FloatArray, FloatArray
 
 
 def edge_sigmas(poses: Mapping[int, FloatArray], edges: Sequence[PoseEdge]) -> FloatArray:
-    """How far each edge is from the poses: (E,) norms of the residuals in sigmas."""
+    """Return (E,) norms of the edges' residuals in sigmas."""
     nodes = {n for e in edges for n in (e.a, e.b)}
     row = {node: i for i, node in enumerate(nodes)}
     T = np.array([poses[n] for n in nodes], float).reshape(-1, 4, 4)
@@ -163,7 +163,7 @@ def _largest_robust_residual(T: FloatArray, table: _EdgeTable) -> float:
 def _gauss_newton_step(
     T: FloatArray, table: _EdgeTable, column: npt.NDArray[np.intp], width: float
 ) -> FloatArray:
-    """(free nodes, 6) right-hand increments, translation first."""
+    """Return (free nodes, 6) right-hand increments, translation first."""
     residual, relative = _residuals(T, table)
     kernel = np.ones(len(residual))
     squared = (residual[table.robust] ** 2).sum(1)
@@ -186,7 +186,7 @@ def _sparse(
     column: npt.NDArray[np.intp],
     n_free: int,
 ) -> csc_matrix:
-    """Jacobian (6 E, 6 n_free) out of (node row, (E, 6, 6) block) pairs; fixed nodes left out."""
+    """Jacobian (6 E, 6 n_free) from (node row, (E, 6, 6) block) pairs, without fixed nodes."""
     rows, cols, values = [], [], []
     for node, block in blocks:
         edge = np.flatnonzero(column[node] >= 0)
@@ -201,7 +201,7 @@ def _sparse(
 
 
 def _exp(xi: FloatArray) -> FloatArray:
-    """(N, 6) increments to (N, 4, 4): rotation vector last, translation taken as it is."""
+    """Map (N, 6) increments to (N, 4, 4): rotation vector last, translation unchanged."""
     T = np.tile(np.eye(4), (len(xi), 1, 1))
     T[:, :3, :3] = Rotation.from_rotvec(xi[:, 3:]).as_matrix()
     T[:, :3, 3] = xi[:, :3]
@@ -214,7 +214,7 @@ def _log(T: FloatArray) -> FloatArray:
 
 
 def _adjoint(T: FloatArray) -> FloatArray:
-    """(N, 6, 6) change of an increment's frame, translation first."""
+    """Return (N, 6, 6) frame changes of increments, translation first."""
     adjoint = np.zeros((len(T), 6, 6))
     R, t = T[:, :3, :3], T[:, :3, 3]
     adjoint[:, :3, :3] = adjoint[:, 3:, 3:] = R
@@ -227,5 +227,5 @@ def _adjoint(T: FloatArray) -> FloatArray:
 def relative_edge(
     a: int, b: int, T_w_a: FloatArray, T_w_b: FloatArray, sigma_m: float, sigma_rad: float
 ) -> PoseEdge:
-    """Edge from two poses in one frame."""
+    """Return the edge between two poses given in one frame."""
     return PoseEdge(a, b, invert_se3(T_w_a) @ T_w_b, sigma_m, sigma_rad)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Cameras that keep their places on one rig: what that says of scale and poses."""
+"""Constraints on scale and poses from cameras rigidly mounted on one rig."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.placing.scale import ScaleEvidence
 
 CALIBRATION_REL_SIGMA = 0.01
-"""Error of the distance of two cameras by calibration: a millimetre in ten centimetres."""
+"""Relative error of the calibrated distance of two cameras: a millimetre in ten centimetres."""
 
 
 @dataclass(frozen=True)
 class RigPair:
-    """Two keyframes of different cameras, taken at the same time.
+    """Two simultaneous keyframes of different cameras.
 
     Attributes:
         a: keyframe.
         b: keyframe.
-        T_a_b: (4, 4) pose of b's camera in a's by the calibration of the rig, metres.
+        T_a_b: (4, 4) pose of b's camera in a's by the rig's extrinsics, metres.
     """
 
     a: int
@@ -46,13 +46,13 @@ class RigPair:
     T_a_b: FloatArray
 
     def seen(self, T: Mapping[int, FloatArray]) -> FloatArray:
-        """(4, 4) the same pose by recovered ones."""
+        """Return the same (4, 4) relative pose from recovered poses."""
         relative: FloatArray = invert_se3(T[self.a]) @ T[self.b]
         return relative
 
 
 def rig_pairs(keyframes: Sequence[Keyframe]) -> list[RigPair]:
-    """All pairs of keyframes of different cameras of one moment, where both are mounted."""
+    """Return all pairs of simultaneous keyframes of different cameras with known extrinsics."""
     return [
         RigPair(a.id, b.id, invert_se3(a.view.T_rig_cam) @ b.view.T_rig_cam)
         for a, b in combinations(keyframes, 2)
@@ -66,15 +66,15 @@ def rig_pairs(keyframes: Sequence[Keyframe]) -> list[RigPair]:
 def rig_evidence(
     T_window_cam: Mapping[int, FloatArray], pairs: Sequence[RigPair], min_baseline_m: float
 ) -> ScaleEvidence | None:
-    """Scale from the known distances between the cameras.
+    """Estimate the scale from the known distances between the cameras.
 
     Args:
         T_window_cam: keyframe -> (4, 4) recovered pose, window units.
-        pairs: of the window; those without both poses are left out.
-        min_baseline_m: distance of two cameras below which they say nothing.
+        pairs: of the window; those without both poses are ignored.
+        min_baseline_m: distance of two cameras required for evidence.
 
     Returns:
-        Evidence whose sigma follows from how well recovered and known offsets agree, or None.
+        Evidence with a sigma from the disagreement of recovered and known offsets, or None.
     """
     offsets = [
         (pair.T_a_b[:3, 3], pair.seen(T_window_cam)[:3, 3])
@@ -89,8 +89,8 @@ def rig_evidence(
     scale = math.exp(float(np.median(np.log(known_m[use] / seen_units[use]))))
     off = np.linalg.norm(known[use] - scale * seen[use], axis=1) / known_m[use]
     residual = float(np.sqrt((off**2).mean()))
-    # two of three axes at least show in the residual, one decides on the scale; few pairs may
-    # agree by chance; noise averages out, what a coarse network does to all pairs does not
+    # at least two of three axes show in the residual, while one determines the scale; few pairs
+    # may agree by chance; noise averages out, a coarse network's common error does not
     axis = residual * math.sqrt((1 + 1 / len(off)) / (2 * len(off)))
     sigma = math.hypot(axis, residual**2, CALIBRATION_REL_SIGMA)
     return ScaleEvidence(scale, sigma, ScaleSource.RIG, CALIBRATION_REL_SIGMA)
@@ -99,7 +99,7 @@ def rig_evidence(
 def rig_disagreement(
     T_map_cam: Mapping[int, FloatArray], pairs: Sequence[RigPair]
 ) -> tuple[float, float]:
-    """How far recovered poses are from the rig's: root mean square of metres and of radians.
+    """Return the RMS deviation of recovered poses from the rig, in metres and in radians.
 
     Args:
         T_map_cam: keyframe -> (4, 4) pose, metres; those of all pairs.

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Metres per window unit, from whatever gives evidence.
+"""Metres per window unit, estimated from all available evidence.
 
-A filter (Kalman 1960) of the logarithm of the scale, with one bias state for each source, and a
-smoother over all windows: as least squares at once, what Rauch, Tung and Striebel (1965) compute
-going backwards.
+A Kalman filter (1960) on the log scale, with one bias state for each source, and a smoother over
+all windows. The smoother solves in one least-squares step what Rauch, Tung and Striebel (1965)
+compute in a backward pass.
 """
 
 from __future__ import annotations
@@ -34,39 +34,40 @@ from mvdust3r_ros.geometry import AlignmentError, align_cameras_sim3
 from mvdust3r_ros.placing.floor import fit_floor
 
 OUTLIER_SIGMAS = 4.0
-"""Chance alone leaves out one opinion in 16,000. Insensitive from 2 to 8
+"""Chance alone rejects one measurement in 16,000. Insensitive from 2 to 8
 (benchmarks/constants.py)."""
 UNKNOWN_VARIANCE = 1e8
-"""Of a logarithm of which nothing is known: far wider than any scale, and small enough for doubles
-to keep 1e-8 beside it (1e8 * 2^-53)."""
+"""Variance of an unknown log scale: far wider than any scale, yet small enough for doubles to
+resolve 1e-8 next to it (1e8 * 2^-53)."""
 MIN_VARIANCE = 1e-8
-"""Of a logarithm: 0.01 % is better than anything measures, and no weight becomes infinite."""
+"""Least variance of a log scale: 0.01 %, better than any measurement. It keeps weights finite."""
 HEIGHT_REL_SIGMA = 0.02
-"""3 cm of 1.5 m: tyres, a mast that bends, a floor that is not flat under both robot and view."""
+"""3 cm in 1.5 m: tyres, a bending mast, a floor that is uneven between robot and view."""
 DEPTH_REL_SIGMA = 0.02
-"""What depth cameras are specified with (Intel RealSense D435: below 2 % at 2 m)."""
+"""As specified for depth cameras (Intel RealSense D435: below 2 % at 2 m)."""
 BIAS_SHARE = 1 / 2
-"""How much of the two above is the same in all windows."""
+"""Share of the two sigmas above that is common to all windows."""
 MODEL_BIAS_SHARE = 1 / 3
-"""The same of a network's metres: less, as it errs with what it sees."""
+"""The same for a network's metres: less, since its error varies with the scene."""
 MIN_DEPTH_PIXELS = 50
-"""The median of so many pixels with 10 % noise is known to 2 %: 1.25 * 0.1 / sqrt(50)."""
+"""The median of this many pixels with 10 % noise is known to 2 %: 1.25 * 0.1 / sqrt(50)."""
 MAD_TO_SIGMA = 1.4826
-"""Sigma of a normal distribution over its median absolute deviation."""
+"""Ratio of a normal distribution's sigma to its median absolute deviation."""
 MAX_WINDOWS = 300
-"""Windows that keep a size of their own; older ones follow the oldest of these."""
+"""Windows with an individual size; older ones follow the oldest of these."""
 
 
 @dataclass(frozen=True)
 class ScaleEvidence:
-    """One opinion on the factor from window units to metres.
+    """One measurement of the factor from window units to metres.
 
     Attributes:
         scale: the factor.
         rel_sigma: its one-sigma relative uncertainty.
-        source: where it comes from.
-        bias_sigma: the part of `rel_sigma` that all opinions of this source share: a wrong wheel
-            radius, a model that sees everything too large. More windows do not average it out.
+        source: origin of the measurement.
+        bias_sigma: the part of `rel_sigma` shared by all measurements of this source: a wrong
+            wheel radius, or a model that overestimates all sizes. More windows do not average it
+            out.
     """
 
     scale: float
@@ -82,20 +83,20 @@ def odometry_evidence(
     rel_sigma: float,
     bias_sigma: float = 0.0,
 ) -> ScaleEvidence | None:
-    """Scale from the motion that odometry measured between the keyframes of a window.
+    """Estimate the scale from odometry's motion between the keyframes of a window.
 
     Args:
         T_window_cam: (N, 4, 4) recovered poses, window units.
         T_odom_cam: (N, 4, 4) odometry poses of the same keyframes, metres.
-        min_baseline_m: root mean square spread of the centres below which there is no evidence.
+        min_baseline_m: root mean square spread of the camera centres required for evidence.
         rel_sigma: relative uncertainty of odometry over a window.
-        bias_sigma: relative uncertainty of odometry that is the same in all windows.
+        bias_sigma: relative uncertainty of odometry that all windows share.
 
     Returns:
-        Evidence whose sigma follows from how well both motions agree, or None.
+        Evidence with a sigma from the residual of the fitted motion, or None.
     """
     try:
-        # the noise is the window's: fitted to it, odometry's motion gives a scale without bias
+        # the window has the noise: fitting odometry to it gives an unbiased scale
         S_window_odom, rms = align_cameras_sim3(T_odom_cam, T_window_cam)
     except AlignmentError:
         return None
@@ -104,7 +105,7 @@ def odometry_evidence(
     if spread_m < min_baseline_m:
         return None
     residual = rms / (S_window_odom.scale * spread_m)
-    # noise averages out; what a coarse network does to all motions of a window does not
+    # noise averages out, but a coarse network's common error of all motions does not
     fit_sigma = math.hypot(residual / math.sqrt(len(centres)), residual**2)
     return ScaleEvidence(
         1.0 / S_window_odom.scale,
@@ -115,23 +116,23 @@ def odometry_evidence(
 
 
 def model_evidence(rel_sigma: float) -> ScaleEvidence:
-    """Scale 1 from a model that predicts metres, right to `rel_sigma` in a window."""
+    """Return scale 1 from a metric model, with relative sigma `rel_sigma` per window."""
     return ScaleEvidence(1.0, rel_sigma, ScaleSource.MODEL, MODEL_BIAS_SHARE * rel_sigma)
 
 
 def height_evidence(
     points: FloatArray, centres: FloatArray, camera_height_m: float, max_tilt_deg: float
 ) -> ScaleEvidence | None:
-    """Scale from how high the cameras are above the floor that they see.
+    """Estimate the scale from the height of the cameras above the visible floor.
 
     Args:
-        points: (N, 3) points of a window with z about up, window units.
+        points: (N, 3) points of a window with z roughly up, window units.
         centres: (V, 3) camera centres in the same frame.
         camera_height_m: true height of the cameras above the floor.
         max_tilt_deg: largest angle between the floor's normal and z.
 
     Returns:
-        Evidence whose sigma grows with the spread of the heights, or None without a floor.
+        Evidence with a sigma that grows with the spread of the heights, or None without a floor.
     """
     floor = fit_floor(points, centres.mean(0), max_tilt_deg)
     if floor is None:
@@ -150,15 +151,16 @@ def height_evidence(
 
 
 def depth_evidence(predicted: FloatArray, depth_m: FloatArray) -> ScaleEvidence | None:
-    """Scale from depth images: median of the views' median ratios.
+    """Estimate the scale from depth images: median of the views' median ratios.
 
     Args:
-        predicted: (V, h, w) depth along the optical axis by the network, window units; NaN where
-            it is not trusted.
+        predicted: (V, h, w) the network's depth along the optical axis, window units; NaN where
+            not trusted.
         depth_m: (V, h, w) measured depth, metres; NaN or 0 where unknown.
 
     Returns:
-        Evidence whose sigma grows with the disagreement of the views, or None with too few pixels.
+        Evidence with a sigma that grows with the disagreement of the views, or None with too few
+        pixels.
     """
     with np.errstate(invalid="ignore"):
         use = (predicted > 0) & (depth_m > 0) & np.isfinite(predicted) & np.isfinite(depth_m)
@@ -177,14 +179,14 @@ def depth_evidence(predicted: FloatArray, depth_m: FloatArray) -> ScaleEvidence 
 
 
 def scale_gate(estimate: ScaleEstimate, limit: float) -> tuple[bool, str]:
-    """Whether the scale is known well enough to navigate by, and why not.
+    """Whether the scale is certain enough for navigation, and if not, why.
 
     Args:
         estimate: scale and its evidence.
         limit: largest relative sigma (`stitch.scale_max_rel_sigma`).
 
     Returns:
-        (True, "") or (False, a hint in words).
+        (True, "") or (False, a hint for the user).
     """
     if estimate.rel_sigma <= limit:
         return True, ""
@@ -204,15 +206,15 @@ def scale_gate(estimate: ScaleEstimate, limit: float) -> tuple[bool, str]:
 class ScaleFilter:
     """Recursive estimate of the window-to-metres factor.
 
-    A Kalman filter on a logarithmic axis. The state is the map's scale error and one constant bias
-    for each source of evidence, so that a hundred windows with the same wheels do not make the
-    wheels exact. A window joined to the map by shared pixels inherits the map's scale (and adds
-    its own joint's uncertainty); evidence in metres corrects it, weighted by inverse variance.
-    Evidence far outside both uncertainties is left out.
+    A Kalman filter on a log axis. Its state is the map's scale error and one constant bias for
+    each source of evidence, so that a hundred windows with the same wheels do not make the wheels
+    exact. A window joined to the map by shared pixels inherits the map's scale and adds the
+    uncertainty of its joint. Metric evidence corrects it, weighted by inverse variance. Evidence
+    far outside both uncertainties is rejected.
 
     Attributes:
         estimate: of the newest window.
-        history: what was measured of all windows.
+        history: measurements of all windows.
     """
 
     estimate: ScaleEstimate = field(default_factory=ScaleEstimate)
@@ -222,11 +224,11 @@ class ScaleFilter:
     def fuse(
         self, chained: tuple[float, float] | None, evidence: Sequence[ScaleEvidence]
     ) -> tuple[float, ScaleFilter]:
-        """Best factor for a window.
+        """Estimate the scale of a window.
 
         Args:
             chained: factor and relative sigma of the joint with the map; None without a joint.
-            evidence: opinions in metres.
+            evidence: metric evidence.
 
         Returns:
             Factor from window units to map units, and the filter after this window.
@@ -243,7 +245,7 @@ class ScaleFilter:
             gain = belief.update(item, math.log(item.scale) - log_chained)
             if gain > 0:
                 accepted.append(item)
-            # the source that more than half of the estimate comes from
+            # the source that contributes more than half of the estimate
             if gain > 1 / 2 or (gain > 0 and source == ScaleSource.NONE):
                 source = item.source
         scale = math.exp(log_chained + belief.mean[0])
@@ -258,7 +260,7 @@ class ScaleFilter:
         return scale, ScaleFilter(estimate, self.history.with_window(window), belief)
 
     def known(self, estimate: ScaleEstimate) -> ScaleFilter:
-        """The filter after a window whose scale is known to be this, as that of a saved map."""
+        """Return the filter after a window of known scale, such as that of a saved map."""
         belief = self._belief.copy()
         belief.forget_scale()
         evidence: tuple[ScaleEvidence, ...] = ()
@@ -269,19 +271,19 @@ class ScaleFilter:
         return ScaleFilter(estimate, self.history.with_window(window), belief)
 
     def resized(self, corrections: FloatArray) -> ScaleFilter:
-        """The filter once all windows have been resized by these (N,) logarithms of factors."""
+        """Return the filter after all windows were rescaled by these (N,) log factors."""
         return replace(self, history=self.history.resized(corrections))
 
 
 @dataclass(frozen=True)
 class SizedWindow:
-    """What was measured of the size of a committed window; logarithms of factors to metres.
+    """Size measurements of a committed window, as logarithms of factors to metres.
 
     Attributes:
-        log_scale: of the factor that the map uses for the window.
-        joint: how much larger that factor is than the window's before, by their shared pixels, and
-            its sigma; None without a joint.
-        evidence: opinions in metres that were not left out.
+        log_scale: log of the factor that the map uses for the window.
+        joint: log ratio of this factor to the previous window's, from shared pixels, and its
+            sigma; None without a joint.
+        evidence: metric evidence that was accepted.
     """
 
     log_scale: float
@@ -291,14 +293,14 @@ class SizedWindow:
 
 @dataclass(frozen=True, eq=False)
 class ScaleHistory:
-    """The committed windows: later evidence also tells how large the earlier ones are.
+    """The committed windows: later evidence also improves the sizes of earlier ones.
 
-    Windows are numbered as they come. Of more than `MAX_WINDOWS` the oldest is merged into the one
-    after it, with what was measured of it.
+    Windows are numbered in order. Beyond `MAX_WINDOWS`, the oldest is merged into its successor,
+    with its measurements.
 
     Attributes:
         windows: oldest first.
-        merged: how many have been merged.
+        merged: number of merged windows.
     """
 
     windows: tuple[SizedWindow, ...] = ()
@@ -306,15 +308,15 @@ class ScaleHistory:
 
     @property
     def newest(self) -> int:
-        """Number of the newest window; -1 without any."""
+        """Number of the newest window; -1 if there is none."""
         return self.merged + len(self.windows) - 1
 
     def index(self, number: int) -> int:
-        """Where in `windows` the window of a number is, or the one that it was merged into."""
+        """Return the index in `windows` of a numbered window, or of the one it was merged into."""
         return max(0, number - self.merged)
 
     def with_window(self, window: SizedWindow) -> ScaleHistory:
-        """After one more window."""
+        """Return the history with one more window."""
         windows, merged = (*self.windows, window), self.merged
         while len(windows) > MAX_WINDOWS:
             windows, merged = (_merged(*windows[:2]), *windows[2:]), merged + 1
@@ -322,14 +324,14 @@ class ScaleHistory:
 
     @property
     def newest_log_scale(self) -> float:
-        """Logarithm of the newest window's factor; 0 without any."""
+        """Log of the newest window's factor; 0 if there is none."""
         return self.windows[-1].log_scale if self.windows else 0.0
 
     def corrections(self) -> FloatArray:
-        """(N,) logarithms of the factors by which the windows should be resized.
+        """Return (N,) log factors by which the windows should be rescaled.
 
-        Least squares over all joints and all evidence, with one bias a source; the same
-        measurements as in the filter, looked at from the end (a smoother).
+        Least squares over all joints and evidence, with one bias per source: the filter's
+        measurements, seen in retrospect (a smoother).
         """
         count, size = len(self.windows), len(self.windows) + len(ScaleSource)
         rows: list[tuple[list[int], list[float], float, float]] = []
@@ -355,7 +357,7 @@ class ScaleHistory:
         return corrections
 
     def resized(self, corrections: FloatArray) -> ScaleHistory:
-        """The windows resized by the (N,) logarithms of these factors."""
+        """Return the history with windows rescaled by these (N,) log factors."""
         windows = (
             replace(window, log_scale=window.log_scale + float(c))
             for window, c in zip(self.windows, corrections, strict=True)
@@ -364,7 +366,7 @@ class ScaleHistory:
 
 
 def _merged(oldest: SizedWindow, following: SizedWindow) -> SizedWindow:
-    """The second window with the evidence of the first, one opinion for each source."""
+    """Return the second window with the evidence of both, one measurement per source."""
     evidence = list(following.evidence)
     if following.joint is not None:
         grown, sigma = following.joint
@@ -384,7 +386,7 @@ def _merged(oldest: SizedWindow, following: SizedWindow) -> SizedWindow:
 
 
 def _own_sigma(item: ScaleEvidence) -> float:
-    """The part of an opinion's sigma that it does not share with others of its source."""
+    """Return the part of a measurement's sigma not shared with others of its source."""
     return math.sqrt(max(item.rel_sigma**2 - item.bias_sigma**2, MIN_VARIANCE))
 
 
@@ -397,7 +399,7 @@ class _Belief:
 
     @staticmethod
     def unknown() -> _Belief:
-        size = len(ScaleSource)  # the scale takes the place of ScaleSource.NONE
+        size = len(ScaleSource)  # the scale uses the index of ScaleSource.NONE
         belief = _Belief(np.zeros(size), np.zeros((size, size)))
         belief.forget_scale()
         return belief
@@ -411,9 +413,9 @@ class _Belief:
         self.covariance[0, 0] = UNKNOWN_VARIANCE
 
     def update(self, item: ScaleEvidence, log_scale: float) -> float:
-        """Take one opinion into account; the gain on the scale, 0 when it is left out."""
+        """Apply one measurement; return the gain on the scale, 0 if rejected as an outlier."""
         index = int(item.source)
-        if self.covariance[index, index] == 0:  # not heard of before
+        if self.covariance[index, index] == 0:  # first measurement of this source
             self.covariance[index, index] = item.bias_sigma**2
         row = np.zeros(len(self.mean))
         row[[0, index]] = 1.0
@@ -427,6 +429,6 @@ class _Belief:
         gain = column / spread
         self.mean = self.mean + gain * innovation
         left = np.eye(len(gain)) - np.outer(gain, row)
-        # Joseph's form: stays positive
+        # Joseph form: stays positive
         self.covariance = left @ self.covariance @ left.T + own * np.outer(gain, gain)
         return float(gain[0])

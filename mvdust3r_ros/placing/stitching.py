@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where a window lies in the map: proposed and checked, or rejected with a reason."""
+"""Placement of a window in the map: proposed and checked, or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -54,47 +54,48 @@ from mvdust3r_ros.window.limits import attainable
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 WINDOW_PATH_M, DRIFT_SIGMAS = 3.0, 3.0
-"""A network's error does not grow with a way that is longer than its views see; drift does.
-Insensitive from half to twice of both (benchmarks/constants.py): what is refused is far beyond."""
+"""Path length beyond which a network's error no longer grows, unlike drift, since its views see no
+farther. Insensitive from half to twice both values (benchmarks/constants.py), since the errors to
+refuse are far larger."""
 MOTION_SLACK_M = 0.2
-"""What poses may be off by where nothing moves: a view that was taken for another is farther off.
-Insensitive from 0.1 to 0.4 (benchmarks/constants.py)."""
+"""Pose error to tolerate without motion; a confused view is off by more. Insensitive from 0.1 to
+0.4 (benchmarks/constants.py)."""
 SURE_SIGMA = 0.1
-"""Relative sigma below which evidence of the scale can refuse a window: `stitch.max_scale_change`
-is many of them. Insensitive from 0.05 to 0.2 (benchmarks/constants.py)."""
+"""Relative sigma below which scale evidence may refuse a window: `stitch.max_scale_change` is many
+of them. Insensitive from 0.05 to 0.2 (benchmarks/constants.py)."""
 MIN_SHARED_POINTS = 100
-"""Of seven unknowns; with 10 % noise the size is known to a per cent. Insensitive from 50 to 200
+"""For seven unknowns; with 10 % noise the size is known to a per cent. Insensitive from 50 to 200
 (benchmarks/constants.py): a window has thousands."""
 MIN_CHAIN_SIGMA = 0.001
-"""Of the scale of a joint, so that views that agree by chance do not make it exact. Insensitive
-from 0.0005 to 0.002 (benchmarks/constants.py)."""
+"""Least relative sigma of a joint's scale, so that views that agree by chance do not make it
+exact. Insensitive from 0.0005 to 0.002 (benchmarks/constants.py)."""
 DEPTH_BIAS = 2.0
-"""How much depth may err alike in all views of a window, over its typical error: as much the scale
-of a joint is off, while the distances that odometry gave are not. Insensitive from 1 to 4
+"""Common depth error of all views of a window, relative to the typical error. It affects the scale
+of a joint, but not the distances from odometry. Insensitive from 1 to 4
 (benchmarks/constants.py)."""
 MIN_VIEW_POINTS = 20
-"""Of a view that both know, for the median of their ratio: to a quarter of a sigma of one
-point."""
+"""Least number of a view's shared points for the median of their ratio, which is then known to a
+quarter of one point's sigma."""
 MIN_SHAPE_POSES = 3
-"""Two poses have no shape that a scale does not give them."""
+"""With two poses, a similarity fits any shape."""
 STANDS_M, STANDS_DEG = 0.1, 5.0
-"""Views nearer to each other than this are of a camera that stands."""
+"""Views closer to each other than this are of a static camera."""
 SHAPE_SHARE, SHAPE_M, SHAPE_DEG = 0.05, 0.05, 10.0
-"""How far a window's path may be from odometry's to be of its shape: drift over a window, noise,
-and a turn that no wrong window meets by chance. Insensitive from half to twice of each
-(benchmarks/constants.py)."""
+"""Largest deviation of a window's path from odometry's to have the same shape: drift over a
+window, noise, and a rotation that no wrong window meets by chance. Insensitive from half to twice
+each value (benchmarks/constants.py)."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A window's place in the map, not yet committed.
+    """A window's placement in the map, not yet committed.
 
     Attributes:
         S_map_window: similarity from the window's frame to the map.
-        T_map_cam: keyframe id -> (4, 4) pose, weighed against odometry where there is any.
+        T_map_cam: keyframe id -> (4, 4) pose, fused with odometry if there is any.
         residual_m: median distance on shared pixels; NaN without any.
-        scale: what is known of metres after this window.
-        network_share: how much of the motions follows the window's scale, see `FusedPoses`.
+        scale: the scale filter after this window.
+        network_share: share of the motions that follows the window's scale, see `FusedPoses`.
         sigma_factors: factors of odometry's sigmas for the motions, see `FusedPoses`.
     """
 
@@ -108,13 +109,13 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class MapEnd:
-    """Where windows are joined to a map.
+    """The part of a map to which windows are joined.
 
     Attributes:
-        points: keyframe -> points that the map knows of it, mostly from the last window.
-        T_map_cam: keyframe -> (4, 4) pose, of these.
-        T_map_odom: (4, 4) where odometry's frame lies; None when unknown.
-        scale: what is known of metres.
+        points: keyframe -> its points in the map, mostly from the last window.
+        T_map_cam: keyframe -> (4, 4) pose, of the same keyframes.
+        T_map_odom: (4, 4) pose of odometry's frame; None when unknown.
+        scale: the scale filter so far.
     """
 
     points: Mapping[int, Pointmap] = field(default_factory=dict)
@@ -123,11 +124,11 @@ class MapEnd:
     scale: ScaleFilter = field(default_factory=ScaleFilter)
 
     def shares_views(self, window: Window) -> bool:
-        """Whether a window has one of its keyframes."""
+        """Whether a window contains one of its keyframes."""
         return any(k.id in self.points for k in window.keyframes)
 
     def knows_place(self, window: Window) -> bool:
-        """Whether odometry says where in the map a window lies."""
+        """Whether odometry locates a window in the map."""
         return self.T_map_odom is not None and window.keyframes[-1].view.T_odom_cam is not None
 
 
@@ -135,16 +136,15 @@ class MapEnd:
 class Stitcher:
     """Joins windows to the end of a map.
 
-    Odometry counts once. Where it is in a window's poses already (`used_odometry`), the motions
-    within the window stand, see `fuse_poses`. If it has made the window metric as well, its word
-    on the scale is that the window is in metres, as uncertain as odometry is: neither the motion
-    is measured against odometry again nor does the engine's claim count as that of a model. It
-    still says where in its own frame a first or disconnected window lies, and whatever contradicts
-    it is refused as ever.
+    Odometry counts once. If a window's poses already include it (`used_odometry`), the motions
+    within the window are kept, see `fuse_poses`. If odometry has also made the window metric, its
+    evidence is a scale of 1 with odometry's uncertainty: the motion is not compared with odometry
+    again, and the engine's metres do not count as a model's. Odometry still places a first or
+    disconnected window, and windows that contradict it are refused as usual.
 
     Attributes:
         settings: limits and uncertainties; for a coarse window the limits are `attainable` ones.
-        end: of the map; empty for none yet.
+        end: of the map; empty for no map yet.
         camera_height_m: height of the camera above the floor; 0 when unknown.
     """
 
@@ -153,10 +153,10 @@ class Stitcher:
     camera_height_m: float = 0.0
 
     def place(self, geometry: WindowGeometry) -> Placement:
-        """Propose a place for a window and check it.
+        """Propose a placement for a window and check it.
 
         Raises:
-            WindowError: the window does not fit; the verdict says why.
+            WindowError: the window does not fit; the verdict gives the reason.
         """
         conflict = geometry.worst_conflict()
         if conflict > self.settings.max_conflict:
@@ -187,7 +187,7 @@ class Stitcher:
         )
 
     def fused(self, geometry: WindowGeometry, placement: Placement) -> FusedPoses:
-        """Poses weighed against odometry and rig; keyframes already in the map keep theirs."""
+        """Fuse the poses with odometry and rig; keyframes already in the map keep theirs."""
         T_map_cam, T_odom_cam = self._on_odometry(geometry, placement)
         rule, pairs = self.settings.odom_rel_sigma, rig_pairs(geometry.window.keyframes)
         if geometry.used_odometry:
@@ -207,7 +207,7 @@ class Stitcher:
         T_map_cam: Mapping[int, FloatArray],
         T_odom_cam: Mapping[int, FloatArray],
     ) -> tuple[int, FloatArray] | None:
-        """Where odometry alone puts the first keyframe of a window that shares none with the map.
+        """Return odometry's pose for the first keyframe of a window that shares none with the map.
 
         A new map has odometry's axes and the height of the placement.
         """
@@ -224,9 +224,9 @@ class Stitcher:
     def _on_odometry(
         self, geometry: WindowGeometry, placement: Placement
     ) -> tuple[dict[int, FloatArray], dict[int, FloatArray]]:
-        """Keyframe -> pose in the map and by odometry, in time order, where both are known.
+        """Return keyframe -> map pose and odometry pose, in time order, where both are known.
 
-        A keyframe of the map counts also when the network did not find its pose this time.
+        A mapped keyframe counts even if the network found no pose for it this time.
         """
         T_map_cam, T_odom_cam = {}, {}
         for keyframe in geometry.window.keyframes:
@@ -251,10 +251,10 @@ class Stitcher:
         return [item for item in found if item is not None]
 
     def _odometry_evidence(self, geometry: WindowGeometry) -> ScaleEvidence | None:
-        """What odometry says of the scale; 1 where the window is in metres because of it.
+        """Return odometry's evidence of the scale; 1 if odometry made the window metric.
 
         Raises:
-            WindowError: such a window is of quite another size than odometry says.
+            WindowError: the size of such a window contradicts odometry.
         """
         T_window_cam, T_odom_cam = geometry.with_odometry()
         if len(T_odom_cam) < 2:
@@ -279,10 +279,10 @@ class Stitcher:
         return replace(item, scale=1.0)
 
     def _looks_from_elsewhere(self, geometry: WindowGeometry) -> bool:
-        """Whether a new view is taken from elsewhere than those that the window has of the map.
+        """Whether a new view has a viewpoint different from those of the window's mapped views.
 
-        The same picture again makes the network err in the same way: a camera that stands learns
-        nothing of metres from it.
+        On the same image again, the network repeats its errors: a static camera learns nothing
+        about metres from it.
         """
         placed = [(k.id in self.end.points, p.T_window_cam) for _, k, p in geometry.posed()]
         known = [T for is_known, T in placed if is_known]
@@ -291,7 +291,7 @@ class Stitcher:
         )
 
     def _height_evidence(self, geometry: WindowGeometry) -> ScaleEvidence | None:
-        """What the floor says, in axes that are level by the map, by odometry or by the camera."""
+        """Return the floor's evidence, in axes levelled by the map, odometry or the camera."""
         R_level_window, tilt_deg = self._level(geometry)
         centres = np.stack([p.T_window_cam[:3, 3] for _, _, p in geometry.posed()])
         points = geometry.points[geometry.valid]
@@ -303,7 +303,7 @@ class Stitcher:
         )
 
     def _level(self, geometry: WindowGeometry) -> tuple[FloatArray, float]:
-        """Rotation from the window to axes with z about up, and by how many degrees it may err."""
+        """Return the rotation from the window to roughly level axes, and its error limit."""
         for _, keyframe, pose in geometry.posed():
             T_map_cam = self.end.T_map_cam.get(keyframe.id)
             if T_map_cam is not None:
@@ -314,7 +314,7 @@ class Stitcher:
         return R_BODY_OPTICAL @ geometry.first_pose[:3, :3].T, UNLEVEL_TILT_DEG
 
     def _place_first(self, geometry: WindowGeometry, evidence: list[ScaleEvidence]) -> Placement:
-        """The first window defines the map: odometry's axes, or the floor's."""
+        """Define the map by the first window: odometry's axes, or the floor's."""
         scale, after = self.end.scale.fuse(None, evidence)
         T_window_cam, T_odom_cam = geometry.with_odometry()
         if len(T_odom_cam) >= 1:
@@ -330,7 +330,7 @@ class Stitcher:
     def _place_by_points(
         self, geometry: WindowGeometry, shared: list[KnownView], evidence: list[ScaleEvidence]
     ) -> Placement:
-        """Robust similarity on the pixels of the shared keyframes."""
+        """Fit a robust similarity to the pixels of the shared keyframes."""
         joint = joint_of(geometry, shared)
         if len(joint) < MIN_SHARED_POINTS:
             raise WindowError(
@@ -355,7 +355,7 @@ class Stitcher:
             sigma = max(sigma, DEPTH_BIAS * geometry.rel_error)
         scale, after = self.end.scale.fuse((S.scale, sigma), evidence)
         self._check_scale(S.scale, evidence)
-        # a corrected scale grows the window about the points it shares with the map
+        # a scale correction expands the window about the points shared with the map
         near = residual <= np.median(residual)
         t = joint.map[near].mean(0) - scale * S.R @ joint.window[near].mean(0)
         return _placement(geometry, Sim3(scale, S.R, t), float(np.median(residual)), after)
@@ -363,12 +363,12 @@ class Stitcher:
     def _chain_sigma(
         self, geometry: WindowGeometry, shared: list[KnownView], relative: float
     ) -> float:
-        """Relative uncertainty of the scale of a joint: how far the shared views differ in it.
+        """Return the relative sigma of a joint's scale, from the spread of the shared views.
 
         Args:
             geometry: the window.
-            shared: views that the map knows.
-            relative: median residual as a share of the depth, for a single view.
+            shared: views with points in the map.
+            relative: median residual as a share of the depth, used for a single view.
 
         Raises:
             WindowError: the views contradict each other.
@@ -393,7 +393,7 @@ class Stitcher:
     def _place_by_odometry(
         self, geometry: WindowGeometry, evidence: list[ScaleEvidence]
     ) -> Placement:
-        """A window that shares nothing with the map goes where odometry says."""
+        """Use odometry to place a window that shares no view with the map."""
         T_window_cam, T_odom_cam = geometry.with_odometry()
         if self.end.T_map_odom is None or len(T_odom_cam) < 2:
             raise WindowError(
@@ -433,7 +433,7 @@ class Stitcher:
                 )
 
     def check_odometry(self, geometry: WindowGeometry, placement: Placement) -> None:
-        """Compare the motion over the window with what odometry measured.
+        """Compare the motion over the window with odometry.
 
         Raises:
             WindowError: they differ by more than the settings allow.
@@ -447,7 +447,7 @@ class Stitcher:
 
 
 def _apart(T_a: FloatArray, T_b: FloatArray) -> bool:
-    """Whether two cameras of a metric window, (4, 4) poses, are not at the same place."""
+    """Whether two cameras of a metric window, (4, 4) poses, have different viewpoints."""
     turned_deg = float(rotation_angle_deg(T_a[:3, :3].T @ T_b[:3, :3]))
     return bool(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3]) > STANDS_M) or turned_deg > STANDS_DEG
 
@@ -455,7 +455,7 @@ def _apart(T_a: FloatArray, T_b: FloatArray) -> bool:
 def check_motion(
     T_map_cam: FloatArray, T_odom_cam: FloatArray, settings: StitchSettings, what: str
 ) -> None:
-    """Compare the way from the first to the last of (N, 4, 4) poses with odometry's.
+    """Compare the motion from the first to the last of (N, 4, 4) poses with odometry.
 
     Raises:
         WindowError: they differ by more than the settings allow.
@@ -477,9 +477,9 @@ def check_motion(
 
 
 def agrees_with_odometry(geometry: WindowGeometry) -> bool:
-    """Whether a window's own shape is that of odometry's path, in whatever scale.
+    """Whether a window's path has the shape of odometry's, at any scale.
 
-    False when odometry says nothing.
+    False without odometry.
     """
     T_window_cam, T_odom_cam = geometry.with_odometry()
     if len(T_odom_cam) < MIN_SHAPE_POSES:
@@ -495,11 +495,11 @@ def agrees_with_odometry(geometry: WindowGeometry) -> bool:
 
 
 def own_sigmas(geometry: WindowGeometry, scale: float) -> dict[int, PoseSigma]:
-    """Keyframe -> one-sigma of its pose by the engine; empty when it says nothing of that.
+    """Return keyframe -> the engine's one-sigma of its pose; empty if the engine gives none.
 
     Args:
         geometry: the window.
-        scale: metres of its unit.
+        scale: metres per window unit.
     """
     if geometry.pose_covariance is None:
         return {}
@@ -512,7 +512,7 @@ def own_sigmas(geometry: WindowGeometry, scale: float) -> dict[int, PoseSigma]:
 
 
 def _predicted_depth(geometry: WindowGeometry) -> FloatArray:
-    """(V, h, w) depth along the optical axes in window units, NaN where it is not trusted."""
+    """Return (V, h, w) depth along the optical axes in window units, NaN where not trusted."""
     depth = np.full(geometry.conf.shape, np.nan)
     for index, _, _ in geometry.posed():
         depth[index] = geometry.depth(index)
@@ -528,7 +528,7 @@ def _placement(
 
 
 def on_the_floor(geometry: WindowGeometry, S_map_window: Sim3) -> Sim3:
-    """The same place moved up or down so that the floor is at z = 0, if it can be seen."""
+    """Return the placement shifted vertically to put a visible floor at z = 0."""
     camera = S_map_window.apply(geometry.first_pose[:3, 3])
     points = S_map_window.apply(geometry.points[geometry.valid])
     floor = fit_floor(points, camera, LEVEL_TILT_DEG)
@@ -539,9 +539,9 @@ def on_the_floor(geometry: WindowGeometry, S_map_window: Sim3) -> Sim3:
 
 
 def level_by_floor(geometry: WindowGeometry) -> Sim3:
-    """Rotation and translation that put the first window's floor at z = 0, z up.
+    """Return rotation and translation that put the first window's floor at z = 0, z up.
 
-    The camera is taken to be about level until the floor plane says better; without a visible
+    The camera is assumed to be roughly level until the floor plane refines that. Without a visible
     floor the camera stays at the origin.
     """
     first = geometry.first_pose

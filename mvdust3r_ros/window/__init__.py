@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One window by itself: which frames make it, and what the network makes of them."""
+"""A single window: selection of its keyframes, and their reconstruction by the network."""

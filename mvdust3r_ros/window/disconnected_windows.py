@@ -12,14 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A window that shares no view with the map: something other than the network has to speak for it.
+"""Checks of a window that shares no view with the map, by evidence other than the network's.
 
-A network is as sure of garbage as of good views, and there is no map yet that could contradict
-it. Two others know: odometry has measured how the cameras turned; and the pictures themselves show
-whether a view's points, seen by the window's next camera, meet the same grey there. The test is
-made on turns and greys because these tell: on rooms like those that it was trained on the small
-network is off by 20 % of the distance and by 5 degrees a turn, on others its points are hardly
-worse, but its turns are off by 20 to 100 degrees and its pictures fit no better than by chance.
+A network is as confident of garbage as of good views, and there is no map yet to contradict it.
+Two independent sources can: odometry, which measured the rotations, and the images themselves,
+where a view's points should have the same grey when projected into the next view. Rotations and
+greys discriminate well. In rooms like its training set, the small network errs by 20 % in distance
+and 5 degrees per rotation. In others, its points are hardly worse, but its rotations are off by 20
+to 100 degrees and its images match no better than by chance.
 """
 
 from __future__ import annotations
@@ -36,33 +36,34 @@ from mvdust3r_ros.geometry import project, rotation_angle_deg
 from mvdust3r_ros.window.window_geometry import NEAREST, WindowError, WindowGeometry
 
 MAX_OFF_DEG = 15.0
-"""Largest median difference of the turns: good windows have 3 to 12 degrees, garbage from 20."""
+"""Largest median rotation error against odometry: good windows have 3 to 12 deg, bad ones over 20.
+"""
 MIN_MATCH, MIN_GAIN = 0.55, 0.2
-"""Least correlation of the greys, and share of what standing still leaves open that the window's
-motion explains. Good windows of the small network have 0.64 to 0.91 and 0.23 to 0.7, exact ones
-from 0.89 and 0.8; garbage has 0.0 to 0.4 where the camera moves, and no gain where it hardly does.
+"""Least correlation of the greys, and least gain over assuming a static camera (see `Match.gain`).
+Good windows of the small network have 0.64 to 0.91 and 0.23 to 0.7, exact ones from 0.89 and 0.8.
+Garbage correlates at 0.0 to 0.4 if the camera moves, and gains nothing if it hardly does.
 """
 SURE_MATCH = 0.9
-"""Correlation that needs no gain: of a camera that stands there is nothing to explain."""
+"""Correlation that needs no gain: with a static camera there is none."""
 COARSE_FROM = 0.1
-"""Error of a point over its distance from which a network's own word is not enough: between the
-two bundled ones, 0.045 and 0.27."""
+"""Relative point error from which a network needs other evidence: between the two bundled
+networks, 0.045 and 0.27."""
 MIN_COMPARISONS, MIN_CELLS = 3, 30
-"""Pairs of views and points of each. A correlation of 30 values is known to 0.2 (1 / sqrt(N - 3),
-Fisher 1921), the median of three pairs better than that."""
+"""Least pairs of views, and points of each pair. A correlation of 30 values is known to 0.2
+(1 / sqrt(N - 3), Fisher 1921), the median of three pairs to better than that."""
 MIN_CONTRAST = 4.0
-"""Standard deviation of the greys below which there is nothing to compare: twice the noise of a
-camera, of which a correlation is still at least 0.75."""
+"""Standard deviation of the greys below which there is too little contrast: twice the noise of a
+camera, which leaves a correlation of at least 0.75."""
 BLUR_PX = 1.0
-"""The place of a point is known to a pixel: finer texture than that would not meet itself."""
+"""Points are known to a pixel, so finer texture would not match itself."""
 
 
 class Match(NamedTuple):
-    """How well the pictures of a window fit each other, medians over neighbouring views.
+    """How well the images of a window match, as medians over neighbouring views.
 
     Attributes:
-        moved: correlation of the greys of a view's points with what the next camera sees of them.
-        still: the same if the camera had stood still.
+        moved: correlation of the greys of a view's points with their greys in the next view.
+        still: the same, assuming that the camera did not move.
     """
 
     moved: float
@@ -70,20 +71,20 @@ class Match(NamedTuple):
 
     @property
     def gain(self) -> float:
-        """Share of what standing still leaves open that the window's motion explains."""
+        """Share of the mismatch of a static camera that the window's motion explains."""
         return (self.moved - self.still) / max(1.0 - self.still, 1e-6)
 
     @property
     def good(self) -> bool:
-        """Whether the pictures speak for the window."""
+        """Whether the images support the window."""
         return self.moved >= SURE_MATCH or (self.moved >= MIN_MATCH and self.gain >= MIN_GAIN)
 
 
 def check_disconnected_window(geometry: WindowGeometry) -> None:
-    """Refuse a window that odometry or the pictures contradict, and a coarse one without either.
+    """Refuse a window contradicted by odometry or images, or a coarse one supported by neither.
 
-    Odometry that has gone into the window's poses agrees with them whatever the points are worth:
-    the pictures have to speak for those, where they have enough in common.
+    Odometry that was used to compute the poses agrees with them whatever the quality of the
+    points. Then the images have to confirm the points, if they overlap enough.
 
     Args:
         geometry: a window that shares no view with the map.
@@ -111,12 +112,15 @@ def check_disconnected_window(geometry: WindowGeometry) -> None:
 
 
 def check_turns(geometry: WindowGeometry, limit_deg: float, what: str) -> bool:
-    """Refuse a window that turns unlike odometry; whether odometry says anything.
+    """Refuse a window whose rotations contradict odometry.
 
     Args:
         geometry: any window.
-        limit_deg: largest median difference of the turns between its views.
-        what: the window, in words.
+        limit_deg: largest median difference of the rotations between its views.
+        what: the window, for the message.
+
+    Returns:
+        Whether there is odometry to compare with.
 
     Raises:
         WindowError: with figure and limit.
@@ -132,7 +136,7 @@ def check_turns(geometry: WindowGeometry, limit_deg: float, what: str) -> bool:
 
 
 def turns_off_deg(geometry: WindowGeometry) -> float | None:
-    """Median difference of the turns between all pairs of views from odometry's (deg).
+    """Return the median rotation error against odometry (deg), over all pairs of views.
 
     None without two views that have both.
     """
@@ -146,9 +150,9 @@ def turns_off_deg(geometry: WindowGeometry) -> float | None:
 
 
 def picture_match(geometry: WindowGeometry) -> Match | None:
-    """Carry the points of each view into the neighbouring pictures and compare the greys.
+    """Project the points of each view into its neighbours and compare the greys.
 
-    Only views of one camera are compared. None when too few of them show the same.
+    Only views of the same camera are compared. None if too few of them overlap.
     """
     frames = geometry.window.keyframes
     gray = [_gray(keyframe.view.image_rgb) for keyframe in frames]
@@ -181,7 +185,7 @@ def _match(
     gray_source: FloatArray,
     gray_target: FloatArray,
 ) -> Match | None:
-    """The points of a view as another camera sees them; None when it sees too few."""
+    """Compare a view's points with another camera's image; None if it sees too few of them."""
     row, col = np.nonzero(geometry.valid[source])
     points = geometry.points[source][row, col].astype(np.float64)
     cam = (points - target.T_window_cam[:3, 3]) @ target.T_window_cam[:3, :3]

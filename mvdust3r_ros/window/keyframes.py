@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which frames to keep, and when enough of them make a window.
+"""Selects keyframes and groups them into windows.
 
-How much of the last keyframe is still in view follows from corners (Shi and Tomasi 1994) that are
-followed from frame to frame by Lucas and Kanade's method (1981) in pyramids (Bouguet 2000).
+Image overlap with the last keyframe is measured with corners (Shi and Tomasi 1994), tracked from
+frame to frame by pyramidal Lucas-Kanade (Lucas and Kanade 1981, Bouguet 2000).
 """
 
 from __future__ import annotations
@@ -42,56 +42,56 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 
 TRACK_SIDE_PX = 128
-"""Shorter side of the image in which corners are followed; all pixels below are of this image."""
+"""Shorter side of the image in which corners are tracked; all pixels below are of this image."""
 MAX_CORNERS = 120
-"""The share of so many that is still in view is known to 5 points: sqrt(0.25 / 120)."""
+"""From this many, the share still in view is known to 5 percentage points: sqrt(0.25 / 120)."""
 CORNER_QUALITY = 0.01
-"""Least strength of a corner over the strongest one, as in OpenCV's tutorials."""
+"""Least strength of a corner relative to the strongest one, as in OpenCV's tutorials."""
 FLOW_PATCH_PX, FLOW_LEVELS = 15, 3
-"""Side of a patch and levels above the image. Up to 15 times half a patch can be followed (Bouguet
-2000: 2^(levels + 1) - 1), which is 105 px, nearly the whole image."""
+"""Patch side and number of pyramid levels above the image. Motions up to 15 times half a patch can
+be tracked (Bouguet 2000: 2^(levels + 1) - 1), which is 105 px, nearly the whole image."""
 MIN_CORNERS, CLEARLY = 8, 2
-"""Fewer corners show no motion; to begin with an image anew after that takes clearly more, or as
-many that the image before has as well."""
+"""With fewer corners, motion is not measurable. Leaving a textureless reference takes `CLEARLY`
+times as many, or as many that recur in the previous image."""
 MIN_STRENGTH, SMOOTH_PX = 1e-4, 1.0
-"""Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) of the smoothed image: white noise of 3
-grey levels has none above 0.6e-4, of 5 levels 1.6e-4."""
+"""Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) in the smoothed image: white noise of 3
+grey levels stays below 0.6e-4, of 5 levels below 1.6e-4."""
 SEEN_WELL = 0.6
-"""Share of the corners below which they are looked for in the reference once more."""
+"""Share of tracked corners below which they are searched for in the reference again."""
 THERE_AND_BACK_PX, BELIEVED = 5.0, 0.5
-"""A corner that is followed there and back ends this near to where it was; a step is believed as a
-whole when this share of the corners does."""
+"""Largest error of a corner tracked forward and back, and share of corners within it for which the
+whole step is trusted."""
 SAME_CORNER_PX = 5.0
-"""Corners of one image keep this distance; nearer to one than that is that one."""
+"""Least distance of corners in one image; corners closer than this are the same."""
 BLIND_S = 0.5
-"""A keyframe without texture is followed by another one of what can be seen after this time."""
+"""Least time from a textureless keyframe to the next one, when texture appears."""
 SUDDEN = 0.2
-"""Where the overlap falls so far below its limit from one frame to the next, the frame before is a
-keyframe as well: it is the only one that leads there."""
+"""If the overlap falls this far below its limit within one frame, the previous frame becomes a
+keyframe too: it is the only link."""
 MIN_WINDOW = 3
-"""Of two views there is one baseline alone, which nothing checks."""
+"""Two views have a single baseline, which nothing verifies."""
 LOST_AFTER = 2
-"""Windows in a row that do not fit the map before one begins anew."""
+"""Consecutive mismatches with the map after which a window starts from new keyframes only."""
 MAX_CAMERA_NAMES = 16
-"""More than a rig has: frame ids that change with each message would fill the memory."""
+"""More than any rig has; frame ids that change with every message would exhaust memory."""
 SHARPNESS_FRAMES, MIN_SHARPNESS_FRAMES = 30, 5
-"""Frames, about a second of them, whose median says how sharp images are; before there are a few
-none is called blurred."""
+"""Frames, about a second of them, whose median defines typical sharpness, and least number before
+any is called blurred."""
 MAX_WAITING_WINDOWS = 8
-"""Keyframes of so many windows wait at most while nobody takes any, then every second one goes."""
+"""Most windows' worth of pending keyframes while none is taken; then every second is dropped."""
 
 
 class KeyframeError(MvDust3rError):
-    """A frame does not fit the stream: its stamp or its size."""
+    """A frame's timestamp or size does not fit the stream."""
 
 
 class MotionGauge:
-    """Share of the last keyframe's corners that can still be seen, by pyramidal Lucas-Kanade.
+    """Measures the share of the last keyframe's corners still in view, by pyramidal Lucas-Kanade.
 
-    Corners are followed from frame to frame, there and back, so the share falls with what left the
-    image. A frame that shows next to nothing (a white wall, the dark, a covered lens, a smear)
-    tells nothing of motion: it is passed over, and the next one is compared with the last that
-    showed something. A reference of that kind lasts until something can be seen again.
+    Corners are tracked from frame to frame, forward and back, so the share falls as they leave the
+    image. A frame with hardly any texture (a white wall, darkness, a covered lens, motion blur)
+    carries no motion information: it is skipped, and the next one is compared with the last
+    textured frame. A textureless reference lasts until texture appears.
     """
 
     def __init__(self) -> None:
@@ -111,10 +111,10 @@ class MotionGauge:
         return self._reference is None or len(self._reference.corners) < MIN_CORNERS
 
     def overlap(self, gray: ImageArray) -> float:
-        """Share of the reference's corners still in view, 0 to 1.
+        """Return the share of the reference's corners still in view, 0 to 1.
 
-        Of a reference without texture: 1 until there is some, then 0. In an image without texture
-        it is what it was before.
+        For a textureless reference: 1 until there is texture, then 0. A textureless image leaves
+        the share unchanged.
         """
         first, last = self._reference, self._last
         if first is None or last is None or first.gray.shape != gray.shape:
@@ -123,14 +123,14 @@ class MotionGauge:
             return 0.0 if self._has_texture(gray) else 1.0
         now = last.followed(gray)
         if len(now.corners) < SEEN_WELL * len(first.corners):
-            # a camera that stands loses corners to noise, but finds them again
+            # noise costs a static camera some corners, but they are found again
             now = max(now, first.followed(gray), key=lambda sight: len(sight.corners))
         if len(now.corners) >= MIN_CORNERS or len(_corners(gray)) >= MIN_CORNERS:
             self._last = last = now
         return len(last.corners) / len(first.corners)
 
     def _has_texture(self, gray: ImageArray) -> bool:
-        """Whether an image after a blind one has texture: noise has no corner twice."""
+        """Whether an image after a textureless one has texture: noise never repeats a corner."""
         before, self._glimpse = self._glimpse, _Sight(gray, _corners(gray))
         corners = self._glimpse.corners
         if before is None or len(corners) >= CLEARLY * MIN_CORNERS:
@@ -147,9 +147,9 @@ class _Sight:
     corners: FloatArray
 
     def followed(self, gray: ImageArray) -> _Sight:
-        """A new image with the corners that are found in it.
+        """Return a new image with the corners tracked into it.
 
-        If most of them are not found again from there, only the others count.
+        If most of them are not found again when tracked back, only those that are count.
         """
         if not len(self.corners):
             return _Sight(gray, self.corners)
@@ -162,7 +162,7 @@ class _Sight:
 
 
 def _corners(gray: ImageArray) -> FloatArray:
-    """(N, 1, 2) corners that stand out of the noise of a plain wall."""
+    """Return (N, 1, 2) corners that stand out from the noise of a plain wall."""
     smooth = cv2.GaussianBlur(gray, (0, 0), SMOOTH_PX)
     strength = float(cv2.cornerMinEigenVal(smooth, 3).max())
     if strength < MIN_STRENGTH:
@@ -184,10 +184,10 @@ class KeyframeWindow:
     """Sliding window of keyframes.
 
     A window holds the last `window_overlap` keyframes of the last committed window and the newest
-    keyframes since. While nobody takes the windows, each new keyframe gives a newer one that
-    still begins with committed keyframes: it grows to `busy_window_size`, then keyframes between
-    are thinned out evenly. Where the map does not fit any more, see `record_mismatch`, windows
-    begin anew.
+    keyframes since. Until a window is taken, each new keyframe yields an updated window that still
+    starts with committed keyframes. It grows to `busy_window_size`; then the keyframes in between
+    are thinned evenly. If windows no longer fit the map (see `record_mismatch`), the next one
+    starts without committed keyframes.
     """
 
     def __init__(
@@ -196,8 +196,8 @@ class KeyframeWindow:
         """Start empty.
 
         Args:
-            settings: what they leave to the engine is as most engines like it.
-            overlap: gives the keyframes of the last committed window, oldest first.
+            settings: those left to the engine get the defaults that suit most engines.
+            overlap: returns the keyframes of the last committed window, oldest first.
         """
         self.settings = filled_in(settings)
         self._overlap = overlap
@@ -218,12 +218,12 @@ class KeyframeWindow:
         self._returned = 0
 
     def check(self, frame: Frame) -> None:
-        """Accept a frame's stamp and size, or say what is wrong with them.
+        """Check a frame's timestamp and size.
 
-        A stamp at least one second back starts a new epoch: the unfinished window is dropped.
+        A timestamp at least one second back starts a new epoch: the unfinished window is dropped.
 
         Raises:
-            KeyframeError: the stamp is not newer than the last one, the size changed, or there
+            KeyframeError: the timestamp is not newer than the last one, the size changed, or there
                 are too many cameras.
         """
         camera, size = frame.camera_name, frame.image_rgb.shape[:2]
@@ -250,7 +250,7 @@ class KeyframeWindow:
             )
 
     def start_epoch(self) -> None:
-        """Forget all keyframes: after a jump in time the camera may be anywhere."""
+        """Drop all keyframes: after a jump in time the camera may be anywhere."""
         self.epoch += 1
         self._must_restart = True
         self._pending.clear()
@@ -261,7 +261,7 @@ class KeyframeWindow:
         self._last_stamp_ns.clear()
 
     def add(self, frame: Frame, view: View) -> Window | None:
-        """Look at a checked frame; a window when it completes one."""
+        """Process a checked frame; return a window if the frame completes one."""
         gray = _gray_thumbnail(view.image_rgb)
         if self._is_blurred(frame.camera_name, gray):
             self.blurred_count += 1
@@ -283,14 +283,14 @@ class KeyframeWindow:
         return self._compose()
 
     def _keep(self, camera: str, stamp_ns: int, view: View) -> None:
-        """A frame becomes a keyframe."""
+        """Make a frame a keyframe."""
         keyframe = Keyframe(self.keyframe_count, stamp_ns, view, camera)
         self.keyframe_count += 1
         self._last[camera] = keyframe
         self._pending.append(keyframe)
 
     def flush(self) -> Window | None:
-        """A last window of what is still pending, filled up with committed keyframes."""
+        """Return a last window of the pending keyframes, filled up with committed ones."""
         rule = self.settings
         spare = rule.window_size - len(self._pending)
         chosen = self._chosen(self._pending, max(spare, rule.window_overlap))
@@ -300,10 +300,10 @@ class KeyframeWindow:
         return Window(self._window_count - 1, chosen, self.epoch)
 
     def take(self, window: Window) -> Window:
-        """The window goes to the network now: its keyframes and older ones are no longer pending.
+        """Mark a window's keyframes, and older ones, as no longer pending: it goes to the network.
 
         Returns:
-            The window to use: it begins with what was committed since it was made.
+            The window to use, updated to start with keyframes committed since it was made.
         """
         newest = window.keyframes[-1].id
         waiting = [k for k in self._pending if k.id <= newest]
@@ -313,12 +313,12 @@ class KeyframeWindow:
         return window if len(chosen) < len(window.keyframes) else replace(window, keyframes=chosen)
 
     def give_back(self, window: Window, engine_failed: bool = False) -> None:
-        """A taken window has been rejected: the next one bridges the gap with its keyframes.
+        """Requeue a rejected window's keyframes, so that the next window bridges the gap.
 
-        No more than those of two windows wait, so that a camera that is lost does not drag the way
-        it has come along; and none that the engine has failed on twice in a row, so that a view
-        that it cannot take does not come back for ever. Before the first window is in the map
-        there is nothing to bridge: windows slide on.
+        At most two windows' worth are kept, so that a lost camera does not accumulate its path.
+        Keyframes that the engine failed on twice in a row are dropped, so that a view it cannot
+        process does not return forever. Before the first commit there is no gap to bridge: windows
+        just slide.
         """
         given_up = {k.id for k in self.anchors}
         if engine_failed:
@@ -334,26 +334,26 @@ class KeyframeWindow:
 
     @property
     def anchors(self) -> tuple[Keyframe, ...]:
-        """Keyframes of the map that the next window begins with, oldest first; none anew."""
+        """Mapped keyframes to start the next window with, oldest first; none after a restart."""
         return () if self._must_restart else tuple(self._overlap())
 
     def committed(self, window: Sequence[Keyframe]) -> None:
-        """A window is in the map: the next ones overlap with its keyframes.
+        """Record that a window is in the map: the next windows overlap with its keyframes.
 
-        Those that are newer than any of it in the map come again: they lead on from there.
+        Keyframes newer than any of its mapped ones become pending again, to continue from there.
         """
         self._must_restart, self._misses = False, 0.0
         newest = self.anchors[-1].id
         self._pending = [*(k for k in window if k.id > newest), *self._pending]
 
     def record_mismatch(self, share: float = 1.0) -> None:
-        """A window that began in the map did not fit, and odometry knows where the camera is.
+        """Record that a window anchored in the map did not fit, although odometry gives its place.
 
-        After `LOST_AFTER` of them in a row the views have probably left what the map shows: the
-        next window consists of new keyframes alone, for odometry to place.
+        After `LOST_AFTER` of them in a row, the views have probably left the mapped area. The next
+        window then consists of new keyframes only, placed by odometry.
 
         Args:
-            share: how likely it is that this was due to the map, not to the window itself.
+            share: probability that the map is the cause, not the window itself.
         """
         self._misses += share
         if self._misses >= LOST_AFTER:
@@ -372,7 +372,7 @@ class KeyframeWindow:
         return window
 
     def _chosen(self, pending: list[Keyframe], overlap: int = 0) -> tuple[Keyframe, ...]:
-        """The end of the last committed window, then pending keyframes spread evenly."""
+        """Return the end of the last committed window, then pending keyframes spread evenly."""
         rule = self.settings
         shared = self.anchors[-(overlap or rule.window_overlap) :]
         return (*shared, *thin_evenly(pending, rule.busy_window_size - len(shared)))
@@ -385,7 +385,7 @@ class KeyframeWindow:
         return sharpness < self.settings.min_sharpness * typical
 
     def _is_keyframe(self, frame: Frame, gray: ImageArray) -> tuple[bool, float]:
-        """And the share of the last keyframe that is still in view."""
+        """Whether the frame is a keyframe, and the overlap with the last keyframe."""
         last = self._last.get(frame.camera_name)
         gauge = self._motion.get(frame.camera_name)
         if last is None or gauge is None:
@@ -406,7 +406,7 @@ class KeyframeWindow:
 
 
 def thin_evenly(keyframes: list[Keyframe], count: int) -> list[Keyframe]:
-    """`count` keyframes spread evenly, each camera by itself, the newest one always among them."""
+    """Return `count` keyframes, evenly spread for each camera and always with the newest."""
     if len(keyframes) <= count:
         return list(keyframes)
     cameras: dict[str, list[Keyframe]] = {}
@@ -414,7 +414,7 @@ def thin_evenly(keyframes: list[Keyframe], count: int) -> list[Keyframe]:
         cameras.setdefault(keyframe.camera_name, []).append(keyframe)
     if 1 < len(cameras) <= count:
         chosen: list[Keyframe] = []
-        fewest_first = sorted(cameras.values(), key=len)  # what they lack goes to the others
+        fewest_first = sorted(cameras.values(), key=len)  # their unused share goes to the others
         for left, own in zip(range(len(cameras), 0, -1), fewest_first, strict=True):
             share = -(-(count - len(chosen)) // left)
             chosen += thin_evenly(own, share)
@@ -423,7 +423,7 @@ def thin_evenly(keyframes: list[Keyframe], count: int) -> list[Keyframe]:
 
 
 def _gray_thumbnail(image: ImageArray) -> ImageArray:
-    """Small grey image, shorter side TRACK_SIDE_PX."""
+    """Return a small grey image with shorter side TRACK_SIDE_PX."""
     height, width = image.shape[:2]
     scale = TRACK_SIDE_PX / min(height, width)
     size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -432,7 +432,7 @@ def _gray_thumbnail(image: ImageArray) -> ImageArray:
 
 
 def _motion_between(T_a: FloatArray | None, T_b: FloatArray | None) -> tuple[float, float]:
-    """Metres and degrees between two poses; zero when one is missing."""
+    """Return metres and degrees between two poses; zero if one is missing."""
     if T_a is None or T_b is None:
         return 0.0, 0.0
     delta = invert_se3(T_a) @ T_b

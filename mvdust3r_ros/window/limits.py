@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Limits of a window by how accurate its engine is."""
+"""Limits of a window, adapted to the accuracy of its engine."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from dataclasses import replace
 from mvdust3r_ros.config import StitchSettings
 
 COARSE_RESIDUAL, COARSE_TRANSLATION, COARSE_ROTATION_DEG = 1.5, 5.0, 150.0
-"""Limits over the error of a coarse network's points, see `attainable`. For the room model (0.27)
-they are 40 % of the depth, 1.3 of the motion and 40 degrees, so that only gross errors exceed
-them."""
+"""Limits relative to the error of a coarse network's points, see `attainable`. For the room model
+(0.27) they are 40 % of the depth, 1.3 times the motion and 40 degrees, so that only gross errors
+exceed them."""
 
 
 def attainable(settings: StitchSettings, rel_error: float) -> StitchSettings:
-    """Limits that a network of this accuracy can keep: a coarse one gets wider ones.
+    """Return limits that a network of this accuracy can meet, wider for a coarse one.
 
-    Its points are off by `rel_error` of their distance, and two windows disagree by more; its
-    cameras, with steps that are short against that distance, by several times that share of the
-    motion. Poses and scale still go to whatever is more certain, mostly odometry.
+    Its points are off by `rel_error` of their distance, and two windows disagree by more. Its
+    camera positions are off by several times that share of the motion if steps are short compared
+    to the distance. Poses and scale still follow the more certain source, mostly odometry.
 
     Args:
         settings: as configured; never made stricter.
-        rel_error: typical error of a point over its distance; 0 when unknown.
+        rel_error: typical relative error of a point's distance; 0 when unknown.
     """
     return replace(
         settings,

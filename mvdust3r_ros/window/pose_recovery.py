@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pointmaps of a window to camera poses and intrinsics."""
+"""Camera poses and intrinsics from the pointmaps of a window."""
 
 from __future__ import annotations
 
@@ -40,20 +40,19 @@ from mvdust3r_ros.geometry import (
 )
 
 PNP_POINTS = 600
-"""Points of a view that a pose is found from. Insensitive from 300 to 1200
+"""Points of a view used to recover its pose. Insensitive from 300 to 1200
 (benchmarks/constants.py)."""
 MIN_PNP_POINTS = 24
-"""About five samples of RANSAC; half of them are inliers at least. Insensitive from 12 to 48
-(benchmarks/constants.py)."""
+"""About five RANSAC samples; at least half of the points must be inliers. Insensitive from 12 to
+48 (benchmarks/constants.py)."""
 RANSAC_ROUNDS, RANSAC_SURE = 100, 0.999
-"""So many samples of 5 points (EPnP in OpenCV, Lepetit et al. 2009) hold one without outliers, to
-that probability, where 58 % are inliers (Fischler and Bolles 1981)."""
+"""With 58 % inliers, this many samples of 5 points (EPnP in OpenCV, Lepetit et al. 2009) contain
+one without outliers with this probability (Fischler and Bolles 1981)."""
 FOCAL_ROWS = 112
-"""Rows and columns of a pointmap, at least, that its focal length is taken from: 12,000 points are
-enough for one number."""
+"""Least number of rows or columns of a pointmap used to estimate its focal length."""
 ALIGNED_SHARE = 0.2
-"""Two maps agree on a point when it moves by less than this share of its distance: wide, as it is
-to tell whether the paths agree at all, and the fit is robust by itself."""
+"""Largest shift of a point, relative to its distance, at which two maps agree on it. Wide, since
+it only tells whether the paths agree at all; the fit itself is robust."""
 
 
 class PoseError(MvDust3rError):
@@ -63,27 +62,27 @@ class PoseError(MvDust3rError):
 def recover_poses(
     prediction: WindowPrediction, views: Sequence[View], settings: PoseSettings
 ) -> list[ViewPose | None]:
-    """Pose of every view in the frame of the reference of path 0.
+    """Recover the pose of every view in the frame of path 0's reference.
 
-    An engine that gives poses itself has found them from more than its points: they are taken as
-    they are. Otherwise they follow from the pointmaps.
+    Poses from the engine itself are used unchanged, since they rest on more than its points.
+    Otherwise the poses are recovered from the pointmaps.
 
-    The reference is the identity by definition of the frame. A view that is the reference of
-    another path was predicted in its own frame as well and is placed by `align_view`: the errors
-    of the two maps are alike and cancel. For all others, and where that fails, perspective-n-point
-    with RANSAC on a regular sample of the confident points; on the inliers SQPnP (Terzakis and
-    Lourakis 2020) and Levenberg-Marquardt.
+    The reference has the identity by definition. A view that is the reference of another path was
+    also predicted in its own frame and is placed by `align_view`: the errors of the two maps are
+    alike and cancel. All others, and failures of that, use perspective-n-point: RANSAC on a
+    regular sample of the confident points, then SQPnP (Terzakis and Lourakis 2020) and
+    Levenberg-Marquardt on the inliers.
 
     Args:
         prediction: pointmaps of V views.
-        views: the V views; their K is used where it is known.
+        views: the V views; their K is used if known.
         settings: thresholds.
 
     Returns:
         One entry per view, None where no pose explains enough points.
 
     Raises:
-        PoseError: no intrinsics are given and the reference pointmap gives none.
+        PoseError: no intrinsics are given and none can be estimated from the reference pointmap.
     """
     if prediction.poses is not None:
         return list(prediction.poses)
@@ -104,10 +103,10 @@ def recover_poses(
 def align_view(
     prediction: WindowPrediction, index: int, K: FloatArray, settings: PoseSettings
 ) -> ViewPose | None:
-    """Pose of a view that is a reference itself, from the maps of two paths.
+    """Recover the pose of a view that is itself a reference, from the maps of two paths.
 
-    Its own path and path 0 hold the same points in two frames; the robust similarity between the
-    maps of this view and of path 0's reference leads from one frame to the other.
+    Its own path and path 0 hold the same points in two frames. A robust similarity, fitted to the
+    maps of this view and of path 0's reference, relates the frames.
 
     Args:
         prediction: pointmaps of all paths.
@@ -116,7 +115,7 @@ def align_view(
         settings: thresholds.
 
     Returns:
-        The pose, or None when the view is no reference or the two paths do not agree.
+        The pose, or None if the view is no reference or the two paths disagree.
     """
     if index not in prediction.references[1:]:
         return None
@@ -144,11 +143,11 @@ def align_view(
 def _shared_sample(
     prediction: WindowPrediction, path: int, view: int, quantile: float
 ) -> tuple[FloatArray, FloatArray]:
-    """The better points of a view in two paths.
+    """Sample the more confident points of a view in two paths.
 
     Returns:
         (N, 7): each point in the frame of `path`, in that of path 0, and the lower confidence;
-        (N, 2) their pixels (u, v).
+        (N, 2): their pixels (u, v).
     """
     conf = np.minimum(prediction.conf[path, view], prediction.conf[0, view])
     maps = (prediction.points[path, view], prediction.points[0, view], conf[..., None])
@@ -158,7 +157,7 @@ def _shared_sample(
 def _intrinsics(
     points_cam: FloatArray, conf: FloatArray, view: View, settings: PoseSettings
 ) -> FloatArray:
-    """K of the view, or one from its pointmap with square pixels and a central principal point."""
+    """Return K of the view, or estimate it with square pixels and a central principal point."""
     if view.K is not None:
         return view.K
     height, width = conf.shape
@@ -174,7 +173,7 @@ def _intrinsics(
 def solve_pose(
     points_window: FloatArray, conf: FloatArray, K: FloatArray, settings: PoseSettings
 ) -> ViewPose | None:
-    """Pose of one camera from its pointmap in another frame.
+    """Recover the pose of one camera from its pointmap in another frame.
 
     Args:
         points_window: (H, W, 3) pointmap in the window's frame.
@@ -183,12 +182,12 @@ def solve_pose(
         settings: thresholds.
 
     Returns:
-        The pose, or None when too few points agree on one.
+        The pose, or None if too few points agree on one.
     """
     points, pixels = sample_confident(points_window, conf, settings.conf_quantile)
     if len(points) < MIN_PNP_POINTS:
         return None
-    # OpenCV works in absolute units; bring any scale near one
+    # OpenCV uses absolute thresholds; normalise the scale
     unit = float(np.median(np.linalg.norm(points - np.median(points, 0), axis=1)))
     if not np.isfinite(unit) or unit <= 0:
         return None
@@ -231,7 +230,7 @@ def _checked_pose(
 def _reprojection_errors(
     points: FloatArray, pixels: FloatArray, K: FloatArray, T_cam_window: FloatArray
 ) -> FloatArray:
-    """Pixels between where points are seen and where they should be; inf behind the camera."""
+    """Return reprojection errors in pixels; inf for points behind the camera."""
     cam = points @ T_cam_window[:3, :3].T + T_cam_window[:3, 3]
     homogeneous = cam @ K.T
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -242,7 +241,7 @@ def _reprojection_errors(
 def sample_confident(
     points: FloatArray, conf: FloatArray, quantile: float
 ) -> tuple[FloatArray, FloatArray]:
-    """About PNP_POINTS points of the better part of a pointmap, evenly spread over the image.
+    """Sample about PNP_POINTS confident points of a pointmap, evenly spread over the image.
 
     Returns:
         (N, C) float64 values of `points` (H, W, C), and (N, 2) float64 pixels (u, v).

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Poses that came from pointmaps, refined by features that the views share."""
+"""Refinement of poses recovered from pointmaps, by features that the views share."""
 
 from __future__ import annotations
 
@@ -45,31 +45,32 @@ from mvdust3r_ros.wording import percent, plural
 IndexArray = npt.NDArray[np.intp]
 
 REMEMBERED_VIEWS = 24
-"""Views whose features are kept: windows overlap, and three of them hold so many."""
+"""Views whose features are cached: as many as three overlapping windows hold."""
 UNKNOWN_REL_ERROR = 0.1
-"""Of the points of an engine that does not say how far off they are: between 0.045 and 0.27 of the
-two bundled ones."""
+"""Assumed for engines that do not report their point error: between the bundled engines' 0.045 and
+0.27."""
 POSE_SHARE = 0.5
-"""Sigma of a recovered pose, each axis, over the error of the points: of its turn in radians, of
-its place in median depths of the window. For the room model 8 degrees: matches decide wherever
-there are some."""
+"""Sigma of a recovered pose per axis, relative to the error of the points: rotation in radians,
+position in median depths of the window. For the room model this is 8 degrees, so matches dominate
+wherever there are some."""
 MIN_VIEW_POINTS, MIN_SHARED = 15, 12
-"""Least points of a view, and of two views that are linked by them: fewer than poses without a
-start would need."""
+"""Least number of points in a view, and shared by two linked views: fewer than poses without an
+initial guess would need."""
 MIN_VIEWS = 3
-"""Fewer views than this that images hold refine nothing."""
+"""Least number of views constrained by images for a refinement."""
 MIN_EXPLAINED = 0.8
-"""Least share of the matches of single pairs that the refined poses explain: between what is asked
-of images beside odometry and of images alone (`sfm.window_poses`)."""
+"""Least share of pairwise matches that the refined poses explain: between the limits for images
+with odometry and for images alone (`sfm.window_poses`)."""
 FIRST_SIGMAS = 2.0
-"""An observation counts at first where it is no farther from its point than a turn by so many
-sigmas would bring it."""
+"""In the first round, an observation counts if its residual is no larger than a rotation by so
+many sigmas would cause."""
 ROUGH_STEPS = 6
-"""Most steps of each round from the recovered poses on; the last round has `solve`'s own."""
+"""Most steps of each early round, from the recovered poses on; the last uses the limit of
+`solve`."""
 
 
 class UnrefinedError(MvDust3rError):
-    """The images do not hold better poses."""
+    """The images do not constrain better poses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +79,9 @@ class Refined:
 
     Attributes:
         points: (V, H, W, 3) pointmaps in the frame of the reference; those of a refined view have
-            moved with its pose, so that its depth is as it was.
+            moved with its pose, so that its depth is unchanged.
         poses: of each view, None where none was recovered.
-        note: which recovered poses stay, and why; empty where all were refined.
+        note: which recovered poses were kept, and why; empty if all were refined.
     """
 
     points: FloatArray
@@ -95,17 +96,17 @@ def refine_poses(
     rel_error: float,
     max_residual: float,
 ) -> Refined:
-    """Bundle adjustment of matched features from recovered poses on, which are priors beside it.
+    """Refine recovered poses by bundle adjustment of matched features, with the poses as priors.
 
-    Neither odometry nor the rig goes in: they are weighed later, once. Distances follow the depth
-    of the pointmaps, so that the scale of the window stays theirs. Where images do not hold better
-    poses, or the pointmaps do not lie where the images see the same points, all stays as it was.
+    Odometry and rig are excluded, since they are fused later, once. Distances follow the depth of
+    the pointmaps, so that the window keeps its scale. Nothing changes if the images do not
+    constrain better poses, or if pointmaps and triangulated points disagree.
 
     Args:
-        prediction: pointmaps of V views, of which path 0 counts.
-        views: the V views; refined only where all of those with a pose have K.
+        prediction: pointmaps of V views, of which path 0 is used.
+        views: the V views; refined only if all of those with a pose have K.
         poses: from `recover_poses`.
-        rel_error: typical error of a point over its distance; 0 when unknown.
+        rel_error: typical relative error of a point's distance; 0 when unknown.
         max_residual: largest median distance of pointmaps from triangulated points, as a share
             of their depth.
     """
@@ -149,14 +150,14 @@ def _typical_depth(points_cam: FloatArray, conf: FloatArray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Adjusted:
-    """Outcome of the bundle adjustment.
+    """Result of the bundle adjustment.
 
     Attributes:
         T: (V, 4, 4) poses in the frame of the first view.
-        points: (P, 3) triangulated.
-        pixels: (P, V, 2) where views see them.
-        good: (P, V) observations that agree.
-        held: (V,) views whose poses they hold.
+        points: (P, 3) triangulated points.
+        pixels: (P, V, 2) their observations.
+        good: (P, V) observations that are inliers.
+        held: (V,) views whose poses the images constrain.
     """
 
     T: FloatArray
@@ -167,10 +168,10 @@ class _Adjusted:
 
 
 def _adjusted(views: Sequence[View], T: FloatArray, unit: float, rel_error: float) -> _Adjusted:
-    """Bundle adjustment of views, the reference first; `unit` is a typical depth.
+    """Bundle-adjust the views, the reference first; `unit` is a typical depth.
 
     Raises:
-        UnrefinedError: too little agrees.
+        UnrefinedError: too few matches agree.
     """
     given = [view.K for view in views if view.K is not None]
     if len(given) < len(views):
@@ -197,10 +198,10 @@ def _adjusted(views: Sequence[View], T: FloatArray, unit: float, rel_error: floa
 
 
 def _held(found: Solution, pixels: FloatArray, size_wh: FloatArray) -> BoolArray:
-    """(V,) the first view and those whose poses to it the images hold.
+    """(V,) the first view, and views whose poses relative to it the images constrain.
 
     Raises:
-        UnrefinedError: hardly any.
+        UnrefinedError: too few views are constrained.
     """
     turn = np.sqrt(np.diag(found.covariance)).reshape(-1, 6)[:, :3]
     sure = np.linalg.norm(turn, axis=1) < MAX_TURN_SIGMA_RAD
@@ -218,7 +219,7 @@ def _check_enough(held: BoolArray, which: str) -> None:
 
 
 def _linked(good: BoolArray) -> BoolArray:
-    """(V,) views that share points with the first one, over others where need be."""
+    """(V,) views that share points with the first one, directly or through other views."""
     seen = good.astype(int)
     _, group = connected_components(seen.T @ seen >= MIN_SHARED, directed=False)
     return np.asarray(group == group[0])
@@ -226,12 +227,12 @@ def _linked(good: BoolArray) -> BoolArray:
 
 @dataclass(frozen=True, eq=False)
 class _PointPairs:
-    """Points as triangulated and as the pointmaps have them, of each good observation.
+    """Triangulated points and pointmap points of all good observations.
 
     Attributes:
         view: (N,) view of each.
-        seen: (N, 3) triangulated, in the frame of the camera.
-        mapped: (N, 3) the pointmap's at the nearest pixel, in the frame of the camera.
+        seen: (N, 3) triangulated point in the camera frame.
+        mapped: (N, 3) the pointmap's point at the nearest pixel, in the camera frame.
     """
 
     view: IndexArray
@@ -242,7 +243,7 @@ class _PointPairs:
     def of(
         cls, found: _Adjusted, points: FloatArray, conf: FloatArray, T_old: FloatArray
     ) -> _PointPairs:
-        """Look up what pointmaps (V, H, W, 3), made with poses `T_old`, say."""
+        """Look up the observations in pointmaps (V, H, W, 3) made with poses `T_old`."""
         point, view = np.nonzero(found.good)
         pixel = np.rint(found.pixels[point, view]).astype(int)
         u, v = pixel.clip(0, np.array(conf.shape[:0:-1]) - 1).T
@@ -255,11 +256,11 @@ class _PointPairs:
         )
 
     def scale(self) -> float:
-        """Factor from the triangulated to the mapped; NaN without any."""
+        """Return the factor from triangulated to pointmap depth; NaN if there are none."""
         return float(np.median(self.mapped[:, 2] / self.seen[:, 2])) if len(self.view) else np.nan
 
     def fitting(self, count: int, scale: float, max_residual: float) -> BoolArray:
-        """(count,) views whose pointmaps lie where the points are triangulated."""
+        """(count,) views whose pointmaps agree with the triangulated points."""
         if not scale > 0:
             return np.zeros(count, bool)
         apart = np.linalg.norm(self.mapped - scale * self.seen, axis=1)
@@ -269,5 +270,5 @@ class _PointPairs:
 
 
 def _in_camera(points: FloatArray, T: FloatArray) -> FloatArray:
-    """(N, 3) points in the frames of N cameras."""
+    """Transform (N, 3) points to the frames of N cameras."""
     return np.asarray(np.einsum("nji,nj->ni", T[:, :3, :3], points - T[:, :3, 3]))

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Frames to views: resize, centre-crop and undistort, with intrinsics that follow exactly."""
+"""Frames to views: resize, centre-crop and undistort, with exactly matching intrinsics."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ import numpy as np
 from mvdust3r_ros.datatypes import CameraModel, FloatArray, Frame, FrameError, ImageArray, View
 
 MIN_SIDE_PX = 16
-"""A patch of the networks' encoders (`NetworkConfig.patch_size`): smaller images make no token."""
+"""Patch of the networks' encoders (`NetworkConfig.patch_size`): smaller images have no token."""
 ASPECT_TOLERANCE = 0.02
 """Sizes are whole pixels: half a pixel in 25 rows. 4:3 and 16:9 are 33 % apart."""
 
 
 def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
-    """Resize the short side to the engine's input and crop the centre; never stretch.
+    """Resize the short side to the engine's input and crop the centre, without stretching.
 
     Args:
         frame: a camera image of any size.
@@ -38,7 +38,7 @@ def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
             engine, also in the aspect of the camera.
 
     Returns:
-        The view; its K belongs to its pixels and to an undistorted image.
+        The view; its K applies to its pixels, undistorted.
 
     Raises:
         FrameError: the image is too small.
@@ -73,7 +73,7 @@ def view_from_frame(frame: Frame, image_hw: tuple[int, int]) -> View:
 def crop_geometry(
     image_hw: tuple[int, int], target_hw: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Size (width, height) to resize to, and the crop's upper left corner (x, y), in pixels."""
+    """Return the size (width, height) to resize to and the crop's top left (x, y), in pixels."""
     scale = max(target_hw[0] / image_hw[0], target_hw[1] / image_hw[1])
     scaled_w = max(target_hw[1], round(image_hw[1] * scale))
     scaled_h = max(target_hw[0], round(image_hw[0] * scale))
@@ -92,7 +92,7 @@ def resize_image(image: ImageArray, size_wh: tuple[int, int]) -> ImageArray:
 def scale_intrinsics(
     K: FloatArray, image_hw: tuple[int, int], size_wh: tuple[int, int]
 ) -> FloatArray:
-    """Pinhole matrix after a resize, integers at pixel centres."""
+    """Return the pinhole matrix after a resize, with integers at pixel centres."""
     sx, sy = size_wh[0] / image_hw[1], size_wh[1] / image_hw[0]
     scaled = np.array(K, float)
     scaled[0, 0] *= sx
@@ -104,10 +104,11 @@ def scale_intrinsics(
 
 
 def registered_depth(depth_m: FloatArray, size_wh: tuple[int, int]) -> FloatArray:
-    """(H, W) float32 depth brought to the size of its image; values are never mixed.
+    """Return (H, W) float32 depth at the size of its image; values are never interpolated.
 
     Raises:
-        FrameError: it has another shape, so it shows something else; goes on after its name.
+        FrameError: its aspect differs from the image's, so it shows something else; the message
+            continues after the name of the depth image.
     """
     height, width = depth_m.shape
     if (width, height) == size_wh:
@@ -121,7 +122,7 @@ def registered_depth(depth_m: FloatArray, size_wh: tuple[int, int]) -> FloatArra
 
 
 def _resize_nearest(depth_m: FloatArray, size_wh: tuple[int, int]) -> FloatArray:
-    """Depth at the nearest source pixel; values are never mixed across an edge."""
+    """Return depth at the nearest source pixel, never interpolated across an edge."""
     height, width = depth_m.shape
     cols = np.clip(np.rint((np.arange(size_wh[0]) + 0.5) * width / size_wh[0] - 0.5), 0, width - 1)
     rows = np.clip(

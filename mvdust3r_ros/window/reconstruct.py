@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From the views of a window to its geometry: the network, poses, what the map needs of both."""
+"""From the views of a window to its geometry: network, poses, and what the map needs of them."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from mvdust3r_ros.window.reference_views import order_views
 from mvdust3r_ros.window.window_geometry import WindowError, WindowGeometry
 
 STITCH_STRIDE = 4
-"""Every fourth pixel of every fourth row joins windows: neighbours err alike. Insensitive from 2
-to 8 (benchmarks/constants.py)."""
+"""Windows are joined on every fourth pixel of every fourth row, since neighbours have similar
+errors. Insensitive from 2 to 8 (benchmarks/constants.py)."""
 MIN_POSED_SHARE = 0.5
-"""Where most views have no pose, the network has not understood the window."""
+"""Where most views have no pose, the network has failed on the window."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """A window as the network and its poses make it.
+    """A window as reconstructed by the network.
 
     Attributes:
         geometry: poses and thinned points in the window's own frame.
@@ -66,38 +66,38 @@ class Reconstruction:
 
 
 class Reconstructor:
-    """Runs an engine on windows; remembers what it made of the views of the last one.
+    """Runs an engine on windows and caches the encoded views of the last one.
 
     Attributes:
         engine: the network.
-        shutter: what is known of how the cameras read their rows.
-        uses_odometry: whether the engine has taken odometry of views into its poses.
+        shutter: known or estimated row readout times of the cameras.
+        uses_odometry: whether the engine has used the views' odometry for its poses.
     """
 
     def __init__(self, engine: Engine, shutter: RollingShutter) -> None:
-        """Nothing is encoded yet."""
+        """Start with an empty cache."""
         self.engine = engine
         self.shutter = shutter
         self.uses_odometry = False
         self._tokens: dict[int, ViewTokens] = {}
 
     def continue_from(self, made: Reconstruction) -> None:
-        """The next window follows one that was reconstructed as a one-off."""
+        """Let the next window follow one that was reconstructed as a one-off."""
         ids = (k.id for k in made.geometry.window.keyframes)
         self._tokens = dict(zip(ids, made.tokens, strict=True))
 
     def tokens(self, keyframes: Sequence[Keyframe], remember: bool = True) -> list[ViewTokens]:
-        """Encode the new keyframes of a window; the others are remembered.
+        """Encode the new keyframes of a window; others come from the cache.
 
         Args:
             keyframes: of the window.
-            remember: whether the next window follows this one; else what is remembered stays.
+            remember: whether the next window follows this one; otherwise the cache is unchanged.
 
         Returns:
             Tokens of each keyframe, in their order.
 
         Raises:
-            MvDust3rError: the engine cannot.
+            MvDust3rError: the engine fails.
         """
         new = [k for k in keyframes if k.id not in self._tokens]
         encoded = self.engine.encode([k.view for k in new]) if new else []
@@ -117,17 +117,17 @@ class Reconstructor:
         one_off: bool = False,
         without_odometry: Sequence[Keyframe] = (),
     ) -> Reconstruction:
-        """Network and poses: the window in its own frame.
+        """Reconstruct a window in its own frame: network and poses.
 
         Args:
             window: the window.
             config: settings.
-            clock: takes the times.
+            clock: records the latencies.
             one_off: whether the next window will not follow this one.
-            without_odometry: keyframes whose odometry an engine that would use it does not get.
+            without_odometry: keyframes whose odometry is hidden from an engine that would use it.
 
         Raises:
-            WindowError: the verdict says why.
+            WindowError: the verdict gives the reason.
         """
         views = [k.view for k in window.keyframes]
         try:
@@ -191,7 +191,7 @@ def _without_odometry(tokens: ViewTokens) -> ViewTokens:
 
 
 def depth_images(views: Sequence[View], thin: slice) -> FloatArray:
-    """(V, h, w) depth images of the views, thinned out; NaN where there is none."""
+    """(V, h, w) thinned depth images of the views; NaN where there is none."""
     height, width = views[0].image_rgb.shape[:2]
     nothing = np.full((height, width), np.nan, np.float32)
     depth = [nothing if v.depth_m is None else v.depth_m for v in views]
@@ -199,7 +199,7 @@ def depth_images(views: Sequence[View], thin: slice) -> FloatArray:
 
 
 def check_finite(prediction: WindowPrediction) -> None:
-    """Refuse NaN and infinity before they reach anything.
+    """Refuse predictions with NaN or infinity.
 
     Raises:
         WindowError: with the share of bad values.
@@ -213,7 +213,7 @@ def check_finite(prediction: WindowPrediction) -> None:
 
 
 def check_size(prediction: WindowPrediction, views: Sequence[View]) -> None:
-    """Refuse pointmaps that do not lie on the pixels of the views.
+    """Refuse pointmaps whose size differs from the views'.
 
     Raises:
         EngineError: with both sizes.

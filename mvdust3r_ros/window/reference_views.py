@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which views of a window become references, and which reference path to use.
+"""Selection of a window's reference views, and of the reference path to use.
 
-The first views given to an engine are its references. Which frames those are decides the quality
-far from the first one, so they are spread over the window.
+The first views passed to an engine are its references. Quality falls with the distance from a
+reference, so they are spread over the window.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ import numpy as np
 from mvdust3r_ros.datatypes import FloatArray, MvDust3rError, View, WindowPrediction
 
 STILL_M = 1e-3
-"""A path shorter than this says nothing on where a view lies along it: below what odometry
-tells."""
+"""A shorter path does not order the views along it: below the resolution of odometry."""
 
 
 class ReferenceViewsError(MvDust3rError):
@@ -36,11 +35,11 @@ class ReferenceViewsError(MvDust3rError):
 
 
 def order_views(views: Sequence[View], n_ref: int) -> tuple[int, ...]:
-    """Order in which to give the views of a window to an engine, references first.
+    """Return the order in which to pass the views of a window to an engine, references first.
 
     References lie evenly along the travelled path, one in the middle of each of n_ref equal parts,
-    the most central one first; path length from odometry where all views have it, else one step a
-    view.
+    the most central one first. Path length comes from odometry if all views have it; otherwise
+    each view counts as one step.
 
     Args:
         views: views of the window, oldest first.
@@ -61,7 +60,7 @@ def order_views(views: Sequence[View], n_ref: int) -> tuple[int, ...]:
 
 
 def best_path(prediction: WindowPrediction) -> int:
-    """The reference path with the highest mean logarithm of confidence.
+    """Return the reference path with the highest mean log confidence.
 
     Returns:
         Index into the first axis of `prediction.points`.
@@ -71,7 +70,7 @@ def best_path(prediction: WindowPrediction) -> int:
 
 
 def _travelled(views: Sequence[View]) -> FloatArray:
-    """Path length at each view, scaled to 0..1; one step a view without odometry or motion."""
+    """Path length at each view, scaled to 0..1; one step per view without odometry or motion."""
     poses = [view.T_odom_cam for view in views if view.T_odom_cam is not None]
     if len(poses) == len(views) > 1:
         positions = np.array([pose[:3, 3] for pose in poses], np.float64)
@@ -84,7 +83,7 @@ def _travelled(views: Sequence[View]) -> FloatArray:
 
 
 def _spread(along: FloatArray, n_ref: int) -> list[int]:
-    """Views nearest to the middles of n_ref equal parts, each taken once, most central first."""
+    """Return distinct views nearest the middles of n_ref equal parts, most central first."""
     middles = (np.arange(n_ref) + 0.5) / n_ref
     free = list(range(len(along)))
     chosen = []

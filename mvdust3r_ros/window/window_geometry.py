@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A window by itself: poses and thinned points in its own frame, and what its views say of it."""
+"""A window in its own frame: poses, thinned points, and how its views relate to each other."""
 
 from __future__ import annotations
 
@@ -36,44 +36,44 @@ from mvdust3r_ros.datatypes import (
 )
 
 MIN_CONFLICT_SHARE = 0.2
-"""Share of a view's pixels that another one has to see before the two are compared. Insensitive
-from 0.1 to 0.4 (benchmarks/constants.py)."""
+"""Least share of a view's pixels that another view must see for the two to be compared.
+Insensitive from 0.1 to 0.4 (benchmarks/constants.py)."""
 IN_FRONT = 0.75
-"""A point nearer than this share of what a view sees there would hide it: farther off than engines
-err by chance, and no nearer than what stands before a wall. Insensitive from 0.375 on
-(benchmarks/constants.py); at 1 every window contradicts itself."""
+"""A point nearer than this share of the depth that a view sees would occlude it: a larger
+difference than the engines' random errors, smaller than that of objects in front of a wall.
+Insensitive from 0.375 on (benchmarks/constants.py); at 1 every window contradicts itself."""
 SAME_DEPTH = 0.1
-"""Points within this share of the depth that a view sees are the same surface: two sigmas of the
-engine's points. Insensitive from 0.05 to 0.2 (benchmarks/constants.py)."""
+"""Largest relative depth difference of points on the same surface: two sigmas of the engine's
+points. Insensitive from 0.05 to 0.2 (benchmarks/constants.py)."""
 NEAREST = 1e-6
-"""Keeps divisions by a depth finite; no camera sees so near, in metres or in median depths."""
+"""Keeps divisions by a depth finite; in metres or in median depths, no camera sees so near."""
 
 
 class WindowError(MvDust3rError):
     """A window cannot be used.
 
     Attributes:
-        verdict: the reason constant.
+        verdict: the reason.
     """
 
     def __init__(self, verdict: Verdict, message: str) -> None:
-        """Keep the reason with the message."""
+        """Store the verdict with the message."""
         super().__init__(message)
         self.verdict = verdict
 
 
 Posed = tuple[int, Keyframe, ViewPose]
-"""Index, keyframe and pose of a view whose pose is known."""
+"""Index, keyframe and pose of a view with a known pose."""
 
 
 class Sighting(NamedTuple):
-    """Points that a view has in its image.
+    """Points that project into a view's image.
 
     Attributes:
         which: (M,) indices of the points.
-        row: (M,) pixel of the thinned image.
-        col: (M,) the same.
-        depth: (M,) along the optical axis.
+        row: (M,) pixel row in the thinned image.
+        col: (M,) pixel column.
+        depth: (M,) depth along the optical axis.
     """
 
     which: IntArray
@@ -84,19 +84,19 @@ class Sighting(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowGeometry:
-    """What the map needs of one window.
+    """The part of a window's reconstruction that the map needs.
 
     Attributes:
         window: the keyframes.
         points: (V, h, w, 3) pointmaps in the window's frame, thinned out.
         conf: (V, h, w) confidence, see `is_point`.
         poses: pose of each view, None where it was not recovered.
-        metric: whether the window's units are the engine's metres.
+        metric: whether the engine gives the window in metres.
         depth_m: (V, h, w) measured depth of the same pixels, NaN where unknown; None without.
-        rel_error: typical error of a point over its distance; 0 when unknown.
-        used_odometry: whether odometry is in the poses already, see `Stitcher`.
+        rel_error: typical relative error of a point's distance; 0 when unknown.
+        used_odometry: whether the poses already include odometry, see `Stitcher`.
         pose_covariance: (V, 6, 6) of the poses, see `WindowPrediction`; None when unknown.
-        note: what the engine says of the window, in words.
+        note: the engine's remark on the window.
     """
 
     window: Window
@@ -112,21 +112,21 @@ class WindowGeometry:
 
     @cached_property
     def valid(self) -> BoolArray:
-        """(V, h, w) pixels that have a point."""
+        """(V, h, w) mask of the pixels that have a point."""
         return is_point(self.conf)
 
     @property
     def stride(self) -> int:
-        """Pixels of the views for each of the points; the first one is half as far from 0."""
+        """Pixels of the views per thinned point; the first point lies half a stride from 0."""
         return int(self.window.keyframes[0].view.image_rgb.shape[0] // self.conf.shape[1])
 
     @property
     def thin(self) -> slice:
-        """Rows, and columns, of the views that have a point."""
+        """Rows, and columns, of the views that have a thinned point."""
         return slice(self.stride // 2, None, self.stride)
 
     def posed(self) -> Iterator[Posed]:
-        """The views whose pose is known, in order."""
+        """Yield the views with a known pose, in order."""
         for index, (keyframe, pose) in enumerate(
             zip(self.window.keyframes, self.poses, strict=True)
         ):
@@ -134,7 +134,7 @@ class WindowGeometry:
                 yield index, keyframe, pose
 
     def check_adds_views(self, known: Collection[int]) -> None:
-        """Refuse a window that says nothing of keyframes that the map does not know.
+        """Refuse a window that gives no pose to any new keyframe.
 
         Args:
             known: ids of the keyframes of the map.
@@ -146,7 +146,7 @@ class WindowGeometry:
             raise WindowError(Verdict.REJECTED_POSE, "none of the new views has a pose")
 
     def with_odometry(self) -> tuple[FloatArray, FloatArray]:
-        """(N, 4, 4) poses in the window and by odometry of the views that have both."""
+        """Return (N, 4, 4) window poses and odometry poses of the views that have both."""
         pairs = [
             (pose.T_window_cam, keyframe.view.T_odom_cam)
             for _, keyframe, pose in self.posed()
@@ -163,24 +163,24 @@ class WindowGeometry:
         return next(pose.T_window_cam for _, _, pose in self.posed())
 
     def points_cam(self, index: int) -> FloatArray:
-        """(h, w, 3) points of a view with a pose in its camera frame, units of the window."""
+        """Return (h, w, 3) points of a posed view in its camera frame, window units."""
         T = self._pose(index).T_window_cam
         own: FloatArray = (self.points[index] - T[:3, 3]) @ T[:3, :3]
         return own
 
     def depth(self, index: int) -> FloatArray:
-        """(h, w) depth of the points of a view with a pose along its optical axis."""
+        """Return (h, w) depth of a posed view's points along its optical axis."""
         T = self._pose(index).T_window_cam
         depth: FloatArray = (self.points[index] - T[:3, 3]) @ T[:3, 2]
         return depth
 
     def distance(self, index: int, use: BoolArray) -> FloatArray:
-        """(N,) distances of some pixels' points from the centre of a view with a pose."""
+        """Return (N,) distances of selected points from the optical centre of a posed view."""
         T = self._pose(index).T_window_cam
         return np.asarray(np.linalg.norm(self.points[index][use] - T[:3, 3], axis=1))
 
     def sighted(self, index: int, points: FloatArray) -> Sighting:
-        """The (N, 3) points of the window's frame that a view with a pose has in its image."""
+        """Return which of (N, 3) points, in the window's frame, project into a posed view."""
         pose, (rows, cols), stride = self._pose(index), self.conf.shape[1:], self.stride
         shift = self.thin.start / stride
         cell_from_pixel = np.array([[1 / stride, 0, -shift], [0, 1 / stride, -shift], [0, 0, 1]])
@@ -194,10 +194,9 @@ class WindowGeometry:
         return Sighting(which, v[which].astype(np.intp), u[which].astype(np.intp), z[which])
 
     def worst_conflict(self) -> float:
-        """Largest share, over all pairs of views, of points in front of what the other sees.
+        """Return the largest share, over all view pairs, of points that occlude the other.
 
-        A pair counts when its common pixels are MIN_CONFLICT_SHARE of a view or more; 0 without
-        any.
+        A pair counts if its common pixels are MIN_CONFLICT_SHARE of a view or more; 0 without any.
         """
         count, (rows, cols) = len(self.poses), self.conf.shape[1:]
         posed = np.array([pose is not None for pose in self.poses])
@@ -217,7 +216,7 @@ class WindowGeometry:
         return float((through / np.maximum(common, least))[common >= least].max(initial=0.0))
 
     def seen_by_both(self, index: int, points: FloatArray) -> Sighting:
-        """Those of (N, 3) points that a view with a pose sees where they are: the same surface."""
+        """Return which of (N, 3) points a posed view sees at the same depth."""
         found = self.sighted(index, points)
         there = self.depth(index)[found.row, found.col]
         same = np.abs(there - found.depth) < SAME_DEPTH * found.depth
