@@ -14,6 +14,11 @@
 
 """Which frames to keep, and when enough of them make a window.
 
+Each number below chooses other keyframes when it changes, and so other windows. On one flat
+(benchmarks/constants.py) half or twice of `TRACK_SIDE_PX`, `SEEN_WELL`, `BELIEVED` and `SUDDEN`
+gave 23 to 25 windows instead of 20, with an ATE of 20 to 36 mm instead of 15: the lower ones, and
+`BELIEVED` most of all, lose more than other noise does (3.5 mm, one sigma).
+
 How much of the last keyframe is still in view follows from corners (Shi and Tomasi 1994) that are
 followed from frame to frame by Lucas and Kanade's method (1981) in pyramids (Bouguet 2000).
 """
@@ -50,27 +55,33 @@ FLOW_PATCH_PX, FLOW_LEVELS = 15, 3
 """Side of a patch and levels above the image. Up to 15 times half a patch can be followed (Bouguet
 2000: 2^(levels + 1) - 1), which is 105 px, nearly the whole image."""
 MIN_CORNERS, CLEARLY = 8, 2
-"""Fewer corners show no motion; to begin with an image anew after that takes clearly more, or as
-many that the image before has as well."""
+"""Fewer corners show no motion: as few as two views need at least (`two_view.EPIPOLAR_MATCHES`); to
+begin with an image anew after that takes clearly more, or as many that the image before has as
+well."""
 MIN_STRENGTH, SMOOTH_PX = 1e-4, 1.0
 """Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) of the smoothed image: white noise of 3
 grey levels has none above 0.6e-4, of 5 levels 1.6e-4."""
 SEEN_WELL = 0.6
-"""Share of the corners below which they are looked for in the reference once more."""
+"""Share of the corners below which they are looked for in the reference once more: before
+`keyframes.min_overlap` makes a keyframe of a camera that stands."""
 THERE_AND_BACK_PX, BELIEVED = 5.0, 0.5
 """A corner that is followed there and back ends this near to where it was; a step is believed as a
-whole when this share of the corners does."""
+whole when this share of the corners does. The distance is that of corners from each other;
+insensitive from 2.5 to 5 (benchmarks/constants.py). The share is a majority."""
 SAME_CORNER_PX = 5.0
 """Corners of one image keep this distance; nearer to one than that is that one."""
 BLIND_S = 0.5
-"""A keyframe without texture is followed by another one of what can be seen after this time."""
+"""A keyframe without texture is followed by another one of what can be seen after this time, in
+which a camera on its way to a door or a light has got there."""
 SUDDEN = 0.2
 """Where the overlap falls so far below its limit from one frame to the next, the frame before is a
 keyframe as well: it is the only one that leads there."""
 MIN_WINDOW = 3
 """Of two views there is one baseline alone, which nothing checks."""
 LOST_AFTER = 2
-"""Windows in a row that do not fit the map before one begins anew."""
+"""Windows in a row that do not fit the map before one begins anew. Insensitive from 2 to 4
+(benchmarks/constants.py); at 1 a single spoiled one costs its place: an ATE of 21 mm instead of
+15."""
 MAX_CAMERA_NAMES = 16
 """More than a rig has: frame ids that change with each message would fill the memory."""
 EPOCH_JUMP_NS = 1_000_000_000
