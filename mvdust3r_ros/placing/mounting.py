@@ -47,8 +47,8 @@ ARM_SIGMA_M = 0.3
 """Of the camera's distance from the middle of the robot, before motion shows it: the size of a
 robot. Insensitive from 0.15 to 0.6 (benchmarks/constants.py, wheels)."""
 STRAIGHT_RAD, MIN_STEP_M = math.radians(8.0), 0.05
-"""Which steps show a way without an arm that swings, for a start. Insensitive from half to twice of
-both (benchmarks/constants.py, wheels)."""
+"""Which steps show a way without an arm that swings, for a start. Insensitive from half to twice
+of both (benchmarks/constants.py, wheels)."""
 MIN_SIGMA_DEG = 0.2
 """No better than that is a mounting that flexes, as `pose_fusion.MIN_SIGMA_RAD`."""
 MAX_CONDITION, MIN_SPREAD = 1e12, 1e-3

@@ -55,8 +55,8 @@ FLOW_PATCH_PX, FLOW_LEVELS = 15, 3
 """Side of a patch and levels above the image. Up to 15 times half a patch can be followed (Bouguet
 2000: 2^(levels + 1) - 1), which is 105 px, nearly the whole image."""
 MIN_CORNERS, CLEARLY = 8, 2
-"""Fewer corners show no motion: as few as two views need at least (`two_view.EPIPOLAR_MATCHES`); to
-begin with an image anew after that takes clearly more, or as many that the image before has as
+"""Fewer corners show no motion: as few as two views need at least (`two_view.EPIPOLAR_MATCHES`);
+to begin with an image anew after that takes clearly more, or as many that the image before has as
 well."""
 MIN_STRENGTH, SMOOTH_PX = 1e-4, 1.0
 """Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) of the smoothed image: white noise of 3
