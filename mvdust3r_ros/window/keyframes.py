@@ -20,7 +20,7 @@ followed from frame to frame by Lucas and Kanade's method (1981) in pyramids (Bo
 A number that changes here chooses other keyframes, and so other windows. Over four flats
 (`benchmarks/constants.py --kinds flat --drives 4`) half and twice of `TRACK_SIDE_PX`, `SEEN_WELL`,
 `BELIEVED` and `SUDDEN` change each drive, either way, and their mean little: an ATE of 25 to 37 mm
-where it is 30, 24 to 28 windows where there are 24, free cells right to 99.2 to 99.7 %.
+where it is 30, 24 to 28 windows where there are 24, 99.2 to 99.7 % of the free cells right.
 """
 
 from __future__ import annotations
