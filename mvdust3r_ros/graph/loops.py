@@ -41,8 +41,7 @@ MIN_END_POINTS = 100
 MAX_SCALE_RATIO = 1.15
 """Both ends belong to one map and one joint window: three sigmas of its levels (`depth_levels`).
 Insensitive up to 2.3 (benchmarks/constants.py)."""
-LOOP_SIGMA_M = 0.02
-LOOP_SIGMA_RAD = math.radians(0.4)
+LOOP_SIGMA_M, LOOP_SIGMA_RAD = 0.02, math.radians(0.4)
 """One-sigmas of the joint window that measures a closure. Insensitive from half to twice both
 values (benchmarks/constants.py)."""
 SETTLED_SIGMAS = 1.0

@@ -38,10 +38,19 @@ REACH = 3
 """Motions are measured between poses 1 to REACH apart: longer ones rotate more for the same noise.
 Insensitive from 2 to 6 (benchmarks/constants.py)."""
 TURN_SIGMA_RAD = math.radians(1.0)
+"""Of a turn by the camera and by wheels; the fit widens all sigmas where they are too small.
+Insensitive from 0.5 to 2 degrees (benchmarks/constants.py, wheels)."""
 STEP_SIGMA_M, STEP_REL_SIGMA = 0.01, 0.03
+"""Of a step, as such and as a share of it. The first: insensitive from 0.005 to 0.02; the second
+from 0.015 on, at 0.06 the map is 0.4 % too small (benchmarks/constants.py, wheels)."""
 ARM_SIGMA_M = 0.3
+"""Of the camera's distance from the middle of the robot, before motion shows it: the size of a
+robot. Insensitive from 0.15 to 0.6 (benchmarks/constants.py, wheels)."""
 STRAIGHT_RAD, MIN_STEP_M = math.radians(8.0), 0.05
+"""Which steps show a way without an arm that swings, for a start. Insensitive from half to twice
+of both (benchmarks/constants.py, wheels)."""
 MIN_SIGMA_DEG = 0.2
+"""No better than that is a mounting that flexes, as `pose_fusion.MIN_SIGMA_RAD`."""
 MAX_CONDITION, MIN_SPREAD = 1e12, 1e-3
 """Largest condition number of the information, and least ratio of the second to the first
 principal direction of motion. Undetermined parameters are far beyond (doubles lose 1 next to

@@ -30,8 +30,7 @@ from mvdust3r_ros.placing.rig import RigPair, rig_disagreement
 
 WINDOW = -1
 """Pose graph node of the window's own frame."""
-MIN_SIGMA_M = 0.005
-MIN_SIGMA_RAD = math.radians(0.2)
+MIN_SIGMA_M, MIN_SIGMA_RAD = 0.005, math.radians(0.2)
 """Typical error of a calibration or a clock: 5 ms at 1 m/s, and at 40 degrees per second.
 Insensitive from half to twice both values (benchmarks/constants.py)."""
 DRIFT_LEFT = 0.5

@@ -27,7 +27,7 @@ READOUT_SIGMA_S = 0.015
 """Before anything is known: 0 with this sigma, as rows of most cameras take 5 to 30 ms."""
 CALIBRATION_SIGMA = 0.01
 """Relative error of a calibrated focal length: a lens may have been focused anew since. Images may
-correct it."""
+correct it. Insensitive from 0.005 to 0.02 (benchmarks/constants.py, office with odometry)."""
 SURE_FOCAL = 0.03
 """A focal length that windows have said this well is taken for given: `MAX_FOCAL_SIGMA`."""
 LEAST_FOCAL_SIGMA, LEAST_READOUT_SIGMA_S = 0.003, 0.0003

@@ -61,10 +61,10 @@ MAX_STRAIN, MAX_CONTRADICTED = 4.0, 0.3
 """By more sigmas than this images contradict a step of odometry; more steps than this share, and
 they contradict odometry as a whole. Insensitive from half to twice of both
 (benchmarks/constants.py, office with odometry)."""
-MAX_TURN_SIGMA_RAD = math.radians(1.5)
-MAX_SHIFT_SIGMA = 0.08
-"""In median depths; a view placed worse than either by images alone is not placed: its points
-would be off by as much as, or more than, two surfaces may be (`window_geometry.SAME_DEPTH`)."""
+MAX_TURN_SIGMA_RAD, MAX_SHIFT_SIGMA = math.radians(1.5), 0.08
+"""The shift in median depths; a view placed worse than either by images alone is not placed: its
+points would be off by as much as, or more than, two surfaces may be
+(`window_geometry.SAME_DEPTH`)."""
 MAX_PLANE_SHARE = 0.9
 """More matches than this share on one plane leave two ways to see them, or nearly so."""
 FOCAL_STARTS = (0.6, 0.8, 1.1, 1.6)

@@ -35,11 +35,13 @@ from mvdust3r_ros.sfm.window_poses import WindowPoses
 
 FOLLOWING = 2
 """Later views of the window from which on a view has sources on both sides: half of the four that
-a window adds."""
+a window adds. Insensitive from 1 to 4 (benchmarks/constants.py, office with odometry)."""
 MIN_SPAN = 0.05
-"""Distance of two shared views, in median depths, that shows the ratio of the units."""
+"""Distance of two shared views, in median depths, that shows the ratio of the units. Insensitive
+from 0.025 to 0.1 (benchmarks/constants.py, office with odometry)."""
 MAX_OFF, MAX_TURNED_DEG = 0.05, 0.5
-"""Views whose distances, relative, or rotations have changed by more are read again."""
+"""Views whose distances, relative, or rotations have changed by more are read again. Insensitive
+from half to twice of both (benchmarks/constants.py, office with odometry)."""
 
 
 @dataclass(frozen=True, eq=False)
