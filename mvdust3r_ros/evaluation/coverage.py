@@ -78,8 +78,7 @@ def mapped_share(
 
 
 def distance_along(xyz: FloatArray) -> FloatArray:
-    """Return (N,) distances travelled up to (N, 3) positions, metres, in steps of at least 5
-    cm."""
+    """Return (N,) metres travelled up to each of (N, 3) positions, in steps of at least 5 cm."""
     distance = np.zeros(len(xyz))
     corner = 0
     for k in range(1, len(xyz)):

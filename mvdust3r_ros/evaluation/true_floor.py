@@ -95,8 +95,7 @@ def find_true_floor(points: FloatArray, seed: int = 0) -> TrueFloor | None:
 def _few_of_each_cell(
     points: FloatArray, rng: np.random.Generator
 ) -> tuple[FloatArray, npt.NDArray[np.intp]]:
-    """Sample a few points (M, 3) per cell, in cell order; return them and where each cell
-    starts."""
+    """Sample a few points (M, 3) per cell, in cell order; return them and each cell's start."""
     count = min(len(points), MAX_FLOOR_POINTS)
     points = points[rng.permutation(count) * len(points) // max(count, 1)]
     cells = np.floor(points[:, :2] / TILE_M).astype(np.int64)

@@ -111,8 +111,7 @@ class WatchedEngine(Engine):
         self._inner.close()
 
     def prediction_of(self, keyframes: Sequence[Keyframe]) -> WindowPrediction | None:
-        """Return the prediction for these keyframes since the last call, in their order, if
-        any."""
+        """Return any prediction for these keyframes since the last call, in their order."""
         decoded, self._decoded = self._decoded, []
         found = (item.of(keyframes) for item in decoded)
         return next((p for p in found if p is not None), None)
