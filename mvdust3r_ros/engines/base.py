@@ -177,7 +177,7 @@ class Engine(ABC):
         the camera does not wait) and must not raise; useless frames are skipped.
 
         Args:
-            view: of the frame, with its timestamp, camera, and `T_odom_cam` where known.
+            view: view of the frame, with its timestamp, camera, and `T_odom_cam` where known.
         """
 
     @abstractmethod

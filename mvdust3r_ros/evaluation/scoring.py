@@ -56,7 +56,8 @@ to show its drift."""
 MIN_STRETCH_M = 0.2
 """Over shorter distances, errors of centimetres would pass for scale errors."""
 SAME_PATH_M = 0.001
-"""Odometry that is nowhere further from the truth counts as the truth, written in millimetres."""
+"""Odometry that never deviates more than this from the truth is the truth, written to the
+millimetre."""
 CONFIDENCE_BINS = 12
 """Chosen for appearance: points of the curve, each from equally many pixels."""
 GRID_COLUMNS = (

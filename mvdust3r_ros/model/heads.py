@@ -113,7 +113,7 @@ class PointHead(nn.Module):
 
         Args:
             tokens: (V, S, D) after the decoder's norm, float32.
-            images: (V, 3, H, W) in [-1, 1]; None skips the skip branch, if there is one.
+            images: (V, 3, H, W) in [-1, 1]; None omits the skip branch, if there is one.
             grid_hw: rows and columns of tokens.
         """
         maps = unpatchify(self.proj(tokens), grid_hw, self.patch)

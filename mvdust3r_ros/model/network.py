@@ -207,7 +207,7 @@ class Network(nn.Module):
 
         Args:
             tokens: (B, V, S, dec_dim) from `encode`.
-            images: (B, V, 3, H, W) source images of the tokens; None skips the skip branch, which
+            images: (B, V, 3, H, W) source images of the tokens; None omits the skip branch, which
                 changes the result slightly.
             order: (P, V) from `slot_order`.
             paths: number of paths whose pointmaps are computed; 0 for all.
@@ -337,7 +337,7 @@ class Network(nn.Module):
 
         Args:
             tokens: (B, P, V, S, dec_dim) from `decode`.
-            images: (B, V, 3, H, W) in view order; None skips the skip branch.
+            images: (B, V, 3, H, W) in view order; None omits the skip branch.
             order: (P, V) slot order of these paths.
 
         Returns:

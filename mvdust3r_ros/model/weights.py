@@ -147,7 +147,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: str = "fp32") -> 
 
     Args:
         path: file to write.
-        checkpoint: what to write.
+        checkpoint: weights and metadata to write.
         dtype: "fp32", "fp16" or "bf16" for all floating point values.
     """
     from safetensors.torch import save_file

@@ -72,7 +72,7 @@ class RoomWindow:
         depth_m: (V, H, W) float32.
         K: (3, 3) intrinsics of all views.
         T_world_cam: (V, 4, 4).
-        scene: the scene; None when the window was read from a shard.
+        scene: the scene; None if the window was read from a shard.
     """
 
     rgb: ImageArray

@@ -56,7 +56,7 @@ class Rig:
 
     @property
     def T_base_cam(self) -> FloatArray:  # noqa: N802
-        """Return the (4, 4) pose of the optical frame on a base on the floor below the camera."""
+        """Pose (4, 4) of the optical frame on a base on the floor below the camera."""
         return camera_pose((0.0, 0.0, 0.0), self.height_m, self.pitch_rad, 0.0)
 
     @staticmethod
@@ -82,7 +82,7 @@ def camera_pose(planar: Planar, height_m: float, pitch_rad: float, roll_rad: flo
 
 
 class FreeSpace:
-    """Free space for the robot's centre: floor with `CLEARANCE_M` to parts up to camera height."""
+    """Free space for the robot's centre: floor `CLEARANCE_M` from parts below the camera's top."""
 
     def __init__(self, scene: Scene, camera_height_m: float) -> None:
         """Inflate the scene's exact grid."""

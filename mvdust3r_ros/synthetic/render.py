@@ -38,7 +38,7 @@ from mvdust3r_ros.synthetic.scenes import Scene, SceneError
 from mvdust3r_ros.synthetic.textures import BANK_SIZE, SIDE, texture_bank
 
 NEAR_M = 0.02
-"""Nothing closer to the camera is rendered: paths keep farther away, and dividing by less
+"""Nothing closer to the camera is rendered: paths stay farther away, and dividing by less
 overflows."""
 MIP_LEVELS = 6
 """From 64 texels per side down to 2."""

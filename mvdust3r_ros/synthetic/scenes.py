@@ -108,7 +108,7 @@ class Scene:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Return x0, y0, x1, y1 around all rooms, without the outer walls."""
+        """Bounds x0, y0, x1, y1 of all rooms, without the outer walls."""
         return (
             min(r.x0 for r in self.rooms),
             min(r.y0 for r in self.rooms),

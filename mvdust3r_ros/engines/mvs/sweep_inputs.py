@@ -46,7 +46,7 @@ class DepthRange:
 
     @property
     def range_q(self) -> FloatArray:
-        """Return (2,) float32 smallest and largest inverse depth."""
+        """Smallest and largest inverse depth, (2,) float32."""
         return np.array([1 / self.far, 1 / self.near], np.float32)
 
 

@@ -35,7 +35,7 @@ ERROR_CEILING = 10.0
 """Limit of ND and CD, as in the published evaluation: a single lost view does not dominate the
 mean."""
 DAC_THRESHOLD = 0.2
-"""Limit of ND, metres (the paper's DAc)."""
+"""Threshold on ND, metres (the paper's DAc)."""
 ANGLE_LIMIT_DEG = 15
 """Limit of RRE and RTE, as in the paper."""
 MAA_LIMIT_DEG = 30

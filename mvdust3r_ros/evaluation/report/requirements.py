@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""`--require "ate_m<0.1,grid_iou>0.6"`: limits that a report has to meet."""
+"""`--require "ate_m<0.1,grid_iou>0.6"`: limits that a report must meet."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class Viewpoint:
         R: (3, 3) rows are the picture's right, down and forward directions in the map frame.
         centre: (3,) map point at the middle of the picture.
         px_per_m: scale.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width: width of the picture, pixels.
+        height: height of the picture, pixels.
     """
 
     R: FloatArray

@@ -56,11 +56,11 @@ class AdversarialScores:
 
     Attributes:
         free: number of free cells.
-        free_right: fraction of them that is truly free.
+        free_right: fraction of the free cells that are truly free.
         free_solid: free cells that are truly occupied.
         free_beyond: free cells outside the room.
         obstacles: number of occupied cells.
-        ghosts: occupied cells farther than `GHOST_M` from any truly occupied cell.
+        ghosts: occupied cells farther than `GHOST_M` from any cell that is not truly free.
         points_off: fraction of the points confident enough for the map, in committed windows,
             whose depth is off by more than `OFF_SHARE` of the depth at that moment.
         path_m: largest position error of a keyframe.
