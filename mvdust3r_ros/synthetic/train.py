@@ -180,7 +180,7 @@ class Trainer:
         return losses | {"total": total}
 
     def _reduce_gradients(self) -> float:
-        """Average over processes and clip the norm to 1; return the norm before clipping."""
+        """Average gradients over processes and clip their norm to 1; return the unclipped norm."""
         grads = [p.grad for p in self.params if p.grad is not None]
         if self.world > 1:
             flat = torch.cat([g.flatten() for g in grads])

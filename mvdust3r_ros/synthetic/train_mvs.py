@@ -71,7 +71,7 @@ AS_ENGINE_SHARE = 0.6
 """Fraction of the rooms with the sources that the engine would choose, instead of just
 neighbours."""
 READ_VIEWS = 2
-"""Number of these views whose depth is estimated in a step, with sources among the others."""
+"""Number of encoded views whose depth is estimated in a step, with sources among the others."""
 
 
 @dataclass(frozen=True)
