@@ -24,15 +24,15 @@ from mvdust3r_ros.config import AnyConfig, ConfigError, KeyframeDefaults, Mapper
 from mvdust3r_ros.datatypes import MvDust3rError, View, ViewTokens, WindowPrediction
 
 SIDE_MULTIPLE = 32
-"""Pixels that both sides of views in the camera's aspect are multiples of, so that five halvings
-leave whole pixels."""
+"""Both sides of views in the camera's aspect are multiples of this many pixels, so that five
+halvings give whole pixels."""
 MIN_CONF, CONF_QUANTILE = 1.0, 0.3
-"""What most engines prefer for `map.min_conf` and `map.conf_quantile`: 1 is the least confidence
-there is, and a window is dense enough without its least sure pixels."""
+"""Values most engines prefer for `map.min_conf` and `map.conf_quantile`: 1 is the lowest possible
+confidence, and a window stays dense enough without its least confident pixels."""
 
 
 class EngineError(MvDust3rError):
-    """An engine cannot be made or did not give a prediction."""
+    """An engine cannot be created or failed to give a prediction."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,27 @@ class EngineInfo:
     Attributes:
         name: shown to people, for example "room (ONNX Runtime, CPUExecutionProvider)".
         backend: "oracle", "onnx", "torch", "tensorrt" or "mvs".
-        image_hw: height and width of the views it takes, in pixels; with `long_side` one of the
-            sizes that it takes.
+        image_hw: height and width of the views it accepts, in pixels; with `long_side`, one of
+            several accepted sizes.
         n_ref: number of reference paths it runs by default.
-        max_views: most views it can decode together; 0 for no limit of its own.
-        metric: whether its pointmaps are in metres; a window may say otherwise.
-        rel_error: typical error of a point over its distance; 0 when unknown. Windows of a coarse
-            network are held to what it can give. A window may say otherwise.
-        needs_truth: whether it takes true depth and poses in place of what a network sees.
-        licence: licence of the weights, SPDX identifier; empty when there are none.
-        long_side: longer side in pixels of views that keep the aspect of the camera, whose whole
-            field of view they show up to the rounding to `side_multiple`; 0 for views of
-            `image_hw`. All views of a map have the size that its first camera gives.
+        max_views: maximum number of views decoded together; 0 for no limit of its own.
+        metric: whether its pointmaps are in metres; a window may override this.
+        rel_error: typical point error over distance; 0 when unknown. Checks on windows allow for
+            the error of a coarse network. A window may override this.
+        needs_truth: whether its input is true depth and poses rather than images alone.
+        licence: SPDX licence identifier of the weights; empty without weights.
+        long_side: longer side in pixels of views that keep the camera's aspect and its whole field
+            of view, up to rounding to `side_multiple`; 0 for views of `image_hw`. The first camera
+            of a map sets the size of all its views.
         side_multiple: with `long_side`, both sides are multiples of this.
-        keyframes: what it likes of the settings that are left to it; None for the defaults.
-        min_conf: what it likes of `map.min_conf`; None for `MIN_CONF`.
-        conf_quantile: what it likes of `map.conf_quantile`; None for `CONF_QUANTILE`.
-        point_rel_sigma: least that `map.point_rel_sigma` has to be for its points; 0 for any.
+        keyframes: preferred values of settings left to the engine; None for the defaults.
+        min_conf: preferred `map.min_conf`; None for `MIN_CONF`.
+        conf_quantile: preferred `map.conf_quantile`; None for `CONF_QUANTILE`.
+        point_rel_sigma: lower bound of `map.point_rel_sigma` for its points; 0 for none.
 
     Raises:
-        EngineError: on construction, `long_side` is no multiple of `side_multiple`, `image_hw` is
-            not of that side, or a setting is out of range.
+        EngineError: on construction, if `long_side` is not a multiple of `side_multiple`,
+            `image_hw` does not match them, or a setting is out of range.
     """
 
     name: str
@@ -99,26 +99,26 @@ class EngineInfo:
             raise EngineError(f"{self.name}: {error}") from None
 
     def takes(self, view_hw: tuple[int, int]) -> bool:
-        """Whether views of this height and width (pixels) suit it."""
+        """Whether the engine accepts views of this height and width in pixels."""
         if not self.long_side:
             return tuple(view_hw) == tuple(self.image_hw)
         fits = all(side > 0 and side % self.side_multiple == 0 for side in view_hw)
         return fits and max(view_hw) == self.long_side
 
     def view_hw(self, camera_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the views of a map whose first camera has images of this size."""
+        """Return the view height and width of a map whose first camera has images of this size."""
         if not self.long_side:
             return self.image_hw
         return aspect_size(camera_hw, self.long_side, self.side_multiple)
 
     def describe_size(self) -> str:
-        """The views it takes, in words."""
+        """Describe the accepted view size in words."""
         if not self.long_side:
             return f"{self.image_hw[1]}x{self.image_hw[0]}"
         return f"{self.long_side} pixels on the longer side, multiples of {self.side_multiple}"
 
     def filled_in(self, config: AnyConfig) -> AnyConfig:
-        """The settings with what this engine likes where they are left to it."""
+        """Return the settings, with the engine's preferences where they are left to it."""
         min_conf, quantile = config.map.min_conf, config.map.conf_quantile
         if min_conf == 0:
             min_conf = MIN_CONF if self.min_conf is None else self.min_conf
@@ -137,15 +137,15 @@ class EngineInfo:
 
 
 def aspect_size(camera_hw: tuple[int, int], long_side: int, side_multiple: int) -> tuple[int, int]:
-    """Size of views in the aspect of a camera, as near as multiples of a number of pixels allow.
+    """Return the view size nearest to the camera's aspect, in multiples of a number of pixels.
 
-    `preprocess.view_from_frame` crops what the rounding costs: 1280x720 at 384 becomes 384x224,
-    and 14 of 398 columns are lost.
+    `preprocess.view_from_frame` crops what rounding costs: 1280x720 at 384 becomes 384x224, and 14
+    of 398 columns are lost.
 
     Args:
         camera_hw: height and width of the images in pixels.
         long_side: longer side of the views in pixels, a multiple of `side_multiple`.
-        side_multiple: both sides are multiples of it.
+        side_multiple: both sides of the views are multiples of this.
 
     Returns:
         Height and width of the views.
@@ -154,42 +154,42 @@ def aspect_size(camera_hw: tuple[int, int], long_side: int, side_multiple: int) 
     exact = long_side * min(height, width) / max(height, width)
     below = max(side_multiple, int(exact) // side_multiple * side_multiple)
     above = min(below + side_multiple, long_side)
-    # the one that shows more of the image
+    # the size that shows more of the image
     short = below if below / exact > exact / above else above
     return (short, long_side) if height < width else (long_side, short)
 
 
 class Engine(ABC):
-    """One network on one backend, or another way from views to pointmaps.
+    """One network on one backend, or another method that turns views into pointmaps.
 
-    Not thread-safe: one worker thread owns it. Only `describe` and `observe` are also called from
-    another one, beside `encode` and `decode`.
+    Not thread-safe: one worker thread owns the engine. Only `describe` and `observe` may be called
+    from another thread while `encode` or `decode` runs.
     """
 
     def observe(self, view: View) -> None:  # noqa: B027 - most engines need no more than views
-        """Look at a frame, also at those between keyframes; does nothing by default.
+        """Observe a frame, including those between keyframes; does nothing by default.
 
-        The mapper calls it for each frame that passes its checks, in the order of their stamps for
-        each camera, before the frame can become a keyframe; after a jump back in time or a reset
-        stamps begin anew. It runs in the thread of `Mapper.select`, beside `encode` and `decode`
-        of the worker thread, and may come once more after `close`: what both share needs a lock of
-        the engine's own. It has to be cheap (a few milliseconds: the camera does not wait) and
-        must not raise, a frame that is of no use is passed over.
+        The mapper calls this for each frame that passes its checks, before the frame can become a
+        keyframe. Each camera's frames arrive in timestamp order; after a jump back in time or a
+        reset, timestamps start again. The call runs in the thread of `Mapper.select`, in parallel
+        with `encode` and `decode` in the worker thread, and may happen once more after `close`.
+        The engine needs its own lock for shared state. The call must be cheap (a few milliseconds:
+        the camera does not wait) and must not raise; useless frames are skipped.
 
         Args:
-            view: of the frame, with its stamp, camera, and `T_odom_cam` where that is known.
+            view: view of the frame, with its timestamp, camera, and `T_odom_cam` where known.
         """
 
     @abstractmethod
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """Encode views one by one; the results can be kept and decoded again and again.
+        """Encode views one by one; the results can be kept and decoded repeatedly.
 
         Args:
-            views: views of a size that `describe()` takes, all of one.
+            views: views that all have the same size, one that `describe()` accepts.
 
         Returns:
-            One entry per view; the descriptor of its place is `token_descriptor` of tokens, or
-            `image_descriptor` without any.
+            One entry per view. Its place descriptor is `token_descriptor` of the tokens, or
+            `image_descriptor` if there are none.
 
         Raises:
             EngineError: a view has the wrong size, or the backend failed.
@@ -197,7 +197,7 @@ class Engine(ABC):
 
     @abstractmethod
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """Pointmaps of all views together; the first views are the references, in order.
+        """Estimate pointmaps of all views together; the first views are the references, in order.
 
         Args:
             tokens: encoded views, at least two.
@@ -212,12 +212,12 @@ class Engine(ABC):
 
     @abstractmethod
     def describe(self) -> EngineInfo:
-        """What this engine is."""
+        """Describe this engine."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the engine holds; the engine cannot be used afterwards."""
+        """Free the engine's resources; it cannot be used afterwards."""
 
     def infer(self, views: Sequence[View], n_ref: int = 0) -> WindowPrediction:
-        """Encode and decode in one go."""
+        """Encode and decode in one call."""
         return self.decode(self.encode(views), n_ref)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The engine a person asked for, by the manifest of its folder."""
+"""Create the requested engine from the manifest in its folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EngineOptions:
     Attributes:
         threads: CPU threads; 0 for all.
         provider: ONNX Runtime's execution provider; empty for the best.
-        device: torch's device; empty for CUDA where there is one.
+        device: torch's device; empty for CUDA if available.
         precision: torch's precision; empty for the device's best.
     """
 
@@ -48,11 +48,11 @@ class EngineOptions:
 
 
 TRUTH = "oracle"
-"""In place of an engine folder: recorded depth and poses."""
+"""Given in place of an engine folder: use recorded depth and poses."""
 
 
 def needs_truth(source: str | Path) -> bool:
-    """Whether an engine takes recorded depth and poses, before it is loaded."""
+    """Whether an engine needs recorded depth and poses, known before loading it."""
     return str(source) == TRUTH
 
 
@@ -60,12 +60,12 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
     """Load an engine.
 
     Args:
-        source: an engine folder; a file of weights, run by PyTorch; "oracle" for recorded depth
-            and poses; empty for the default model.
+        source: an engine folder; a weights file, run by PyTorch; "oracle" for recorded depth and
+            poses; empty for the default model.
         options: how to run it.
 
     Raises:
-        EngineError: no such engine, or its backend is not installed.
+        EngineError: there is no such engine, or its backend is not installed.
     """
     options = options or EngineOptions()
     if needs_truth(source):
@@ -87,10 +87,10 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
 
 
 def default_engine_folder() -> Path:
-    """Folder of the model that is installed with the package.
+    """Return the folder of the model installed with the package.
 
     Raises:
-        EngineError: it is not installed.
+        EngineError: the model is not installed.
     """
     manifest = installed(DEFAULT_MODEL / MANIFEST_NAME)
     if manifest is None:
@@ -146,4 +146,4 @@ def _tensorrt(path: Path, options: EngineOptions) -> Engine:
 MAKERS: dict[str, Callable[[Path, EngineOptions], Engine]] = {
     "onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt, "mvs": _mvs
 }  # fmt: skip
-"""Backend of a manifest -> what loads such an engine folder."""
+"""Manifest backend -> function that loads such an engine folder."""

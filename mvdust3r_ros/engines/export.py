@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From a network to an engine folder for ONNX Runtime and TensorRT."""
+"""Export a network to an engine folder for ONNX Runtime and TensorRT."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from mvdust3r_ros.model.config import config_to_dict
 from mvdust3r_ros.model.network import Network, exchange
 
 EMBED_LIMIT_BYTES = 64 << 20
-"""Weights of a model up to this size lie in the .onnx file itself; protobuf takes 2 GB at most."""
+"""Weights up to this size are embedded in the .onnx file; protobuf allows 2 GB at most."""
 MIN_STORED_HALF = 256
-"""Smaller constants stay in float32 when weights are stored in half precision: they save nothing,
-and some are epsilons."""
+"""Constants smaller than this stay in float32 when weights are stored in half precision: they save
+nothing, and some are epsilons."""
 
 TENSORRT_OPERATORS = {
     "Add", "And", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "DepthToSpace",
@@ -48,24 +48,24 @@ TENSORRT_OPERATORS = {
     "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tile",
     "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
-"""The part of TensorRT's supported ONNX operators that our graphs may draw on."""
+"""Operators our graphs may use, a subset of the ONNX operators that TensorRT supports."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export.
+    """Export options.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         licence: SPDX identifier of the weights.
-        paths: paths whose pointmaps the decoder returns; 0 for all.
-        store_fp16: True to store matrices in half precision; the computation stays in float32.
-        skip: False leaves out the skip branch. Much faster and inexact.
-        all_outputs: True to return encoder tokens, decoder tokens and Gaussians as well, the last
-            two in slot order.
+        paths: number of paths whose pointmaps the decoder returns; 0 for all.
+        store_fp16: True to store matrices in half precision; computation stays in float32.
+        skip: False leaves out the skip branch, which is much faster but inexact.
+        all_outputs: True to also return encoder tokens, decoder tokens and Gaussians, the last two
+            in slot order.
         metric: whether pointmaps are in metres.
-        rel_error: typical error of a point over its distance; 0 when unknown.
-        info: where the model comes from, for the manifest.
+        rel_error: typical point error over distance; 0 when unknown.
+        info: origin of the model, for the manifest.
     """
 
     name: str = "model"
@@ -92,7 +92,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Without a batch axis; the order of slots is an input, so paths and views stay open."""
+    """Decoder without a batch axis; slot order is an input, so paths and views stay dynamic."""
 
     def __init__(self, network: Network, options: ExportOptions) -> None:
         super().__init__()
@@ -119,19 +119,19 @@ class _Decoder(nn.Module):
 def export_engine(network: Network, folder: Path, options: ExportOptions | None = None) -> Path:
     """Write `encoder.onnx`, `decoder.onnx` and `manifest.yaml`.
 
-    The number of views and of reference paths stays open. Weights of a large model lie in one file
-    beside each graph (`encoder.data`, `decoder.data`).
+    The numbers of views and of reference paths stay dynamic. A large model stores its weights in
+    one file next to each graph (`encoder.data`, `decoder.data`).
 
     Args:
-        network: with its weights, on the CPU; its precision becomes the graph's.
-        folder: made if missing.
-        options: how to export.
+        network: with its weights, on the CPU; the graph keeps its precision.
+        folder: created if missing.
+        options: export options.
 
     Returns:
         The folder.
 
     Raises:
-        EngineError: the graph uses an operator that TensorRT does not have.
+        EngineError: the graph uses an operator that TensorRT lacks.
     """
     options = options or ExportOptions()
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def _export(
     path: Path,
     options: ExportOptions,
 ) -> list[str]:
-    """Trace, check the operators, store; names of the files written."""
+    """Trace, check the operators and save; return the names of the files written."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         traced = Path(folder) / path.name
         with warnings.catch_warnings(), torch.no_grad():
@@ -220,7 +220,7 @@ def _export(
 
 
 def check_operators(model: onnx.ModelProto) -> None:
-    """Raise EngineError when the graph holds a subgraph or an operator TensorRT does not have."""
+    """Raise EngineError if the graph contains a subgraph or an operator that TensorRT lacks."""
     used = {node.op_type for node in model.graph.node}
     unknown = sorted(used - TENSORRT_OPERATORS)
     if unknown:
@@ -228,7 +228,7 @@ def check_operators(model: onnx.ModelProto) -> None:
 
 
 def store_in_half(model: onnx.ModelProto) -> None:
-    """Turn float32 matrices into float16 ones followed by a cast, in place."""
+    """Convert float32 matrices to float16 followed by a cast, in place."""
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < MIN_STORED_HALF:
@@ -243,7 +243,7 @@ def store_in_half(model: onnx.ModelProto) -> None:
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> list[str]:
-    """Write a graph, weights inside or in one file beside it.
+    """Write a graph, with its weights embedded or in one file next to it.
 
     Returns:
         Names of the files written.
@@ -256,5 +256,5 @@ def save_model(model: onnx.ModelProto, path: Path) -> list[str]:
     onnx.save(
         model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data.name
     )
-    data.chmod(path.stat().st_mode & 0o777)  # onnx lets nobody else read it
+    data.chmod(path.stat().st_mode & 0o777)  # onnx makes it private to the user
     return [path.name, data.name]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The manifest of an engine folder: what the network is, how it runs, which files belong to it."""
+"""The manifest of an engine folder: what the network is, how to run it, which files it needs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from mvdust3r_ros.safe_files import FileError, read_yaml
 
 MANIFEST_NAME = "manifest.yaml"
 MANIFEST_VERSION = 1
-"""Goes up with each change that makes older engine folders unreadable."""
+"""Increases with each change that makes older engine folders unreadable."""
 OPSET = 17
-"""Of the ONNX operators: the first that has layer normalisation as one node."""
+"""ONNX operator set: the first with layer normalisation as a single node."""
 BACKENDS = ("onnx", "torch", "tensorrt", "mvs")
 
 CONFIDENCE_NAMES = ("min_conf", "conf_quantile", "point_rel_sigma")
@@ -45,29 +45,29 @@ class EngineManifest:
     """Contents of `manifest.yaml`.
 
     Attributes:
-        name: of the model, shown to people.
+        name: name of the model, shown to people.
         backend: one of `BACKENDS`.
         image_hw: height and width of the views, in pixels, as in `EngineInfo`.
-        n_ref: reference paths to run when the caller names no number.
-        paths: paths whose pointmaps are returned; 0 for all.
+        n_ref: default number of reference paths.
+        paths: number of paths whose pointmaps are returned; 0 for all.
         intrinsics: True when the encoder takes intrinsics.
         skip: True when the point heads read the images again.
         metric: whether pointmaps are in metres.
-        rel_error: typical error of a point over its distance, as measured; 0 when unknown.
+        rel_error: measured typical point error over distance; 0 when unknown.
         licence: SPDX identifier of the weights; empty when unknown.
-        precision: "fp32", "fp16" or "bf16", of the matrix products.
-        min_views: fewest views of a window.
-        max_views: most views of a window; 0 for no limit.
+        precision: precision of matrix products: "fp32", "fp16" or "bf16".
+        min_views: minimum number of views in a window.
+        max_views: maximum number of views in a window; 0 for no limit.
         long_side: longer side of views in the camera's aspect, see `EngineInfo`; 0 for none.
         side_multiple: with `long_side`, both sides are multiples of this.
-        keyframes: what the engine likes of the settings `keyframes.*`, by the names of
-            `KeyframeDefaults`; what is missing is as with most engines.
-        confidence: the same for `map.min_conf`, `map.conf_quantile` and, as the least value,
-            `map.point_rel_sigma`, by these names.
+        keyframes: preferred values of the settings `keyframes.*`, keyed by the names in
+            `KeyframeDefaults`; missing ones keep their defaults.
+        confidence: preferred `min_conf` and `conf_quantile` and lower bound of `point_rel_sigma`
+            (settings `map.*`), keyed by these names.
         files: file name -> SHA-256 of every file the engine reads.
         network: the network's configuration, as plain values.
-        info: where the model comes from: training, metrics, versions.
-        build: what a compiled engine is bound to (device, versions, self-test).
+        info: origin of the model: training, metrics, versions.
+        build: what a compiled engine depends on (device, versions, self-test).
     """
 
     name: str
@@ -93,10 +93,10 @@ class EngineManifest:
     build: dict[str, Any] = field(default_factory=dict)
 
     def engine_info(self, detail: str) -> EngineInfo:
-        """Description for the callers of an engine; `detail` says where it runs.
+        """Describe the engine for its callers; `detail` names where it runs.
 
         Raises:
-            EngineError: what the engine likes does not suit its setting, or its sizes do not fit.
+            EngineError: a preferred value does not suit its setting, or the sizes do not fit.
         """
         try:
             preferred = KeyframeDefaults(**self.keyframes) if self.keyframes else None
@@ -121,7 +121,7 @@ class EngineManifest:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -130,7 +130,7 @@ def file_sha256(path: Path) -> str:
 
 
 def save_manifest(folder: Path, manifest: EngineManifest) -> Path:
-    """Write the manifest, with the checksums of `manifest.files` taken from the folder.
+    """Write the manifest, with checksums of the files listed in `manifest.files`.
 
     Returns:
         The file written.
@@ -150,13 +150,13 @@ def load_manifest(
     """Read the manifest of an engine folder.
 
     Args:
-        folder: holds `manifest.yaml` and the files it lists.
-        check_files: True to compare the checksums of the files.
-        reads: files that the caller will read; each must be listed, so that it is checked.
+        folder: contains `manifest.yaml` and the files it lists.
+        check_files: True to verify file checksums.
+        reads: files the caller will read; each must be listed, so that its checksum is verified.
 
     Raises:
-        EngineError: no folder, no manifest, an unknown version or field, a file that is missing or
-            not the one the manifest was written for.
+        EngineError: the folder or manifest is missing, a version or field is unknown, or a file is
+            missing or differs from the one the manifest was written for.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
@@ -178,7 +178,7 @@ def load_manifest(
 
 
 def check_checksums(folder: Path, manifest: EngineManifest) -> None:
-    """Raise EngineError when a file is missing or differs from the one that was exported."""
+    """Raise EngineError if a file is missing or differs from the exported one."""
     for name, expected in manifest.files.items():
         if Path(name).name != name:
             raise EngineError(f"{folder / MANIFEST_NAME} lists {name!r}, which is no plain name")
@@ -222,7 +222,7 @@ def _manifest_from(values: object, path: Path) -> EngineManifest:
 
 
 def _suits(value: object, annotation: str) -> bool:
-    """Whether a plain value has the type that a field of the manifest says."""
+    """Whether a plain value has the type declared by a manifest field."""
     if annotation.startswith("tuple"):
         return isinstance(value, list)
     if annotation == "dict[str, str]":

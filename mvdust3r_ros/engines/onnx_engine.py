@@ -36,9 +36,9 @@ from mvdust3r_ros.engines.views import (
 )
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-"""Used in this order, as far as the installed ONNX Runtime has them."""
+"""Preferred order; providers missing from the installed ONNX Runtime are skipped."""
 VIEWS_A_RUN = 8
-"""One run for a window of the default size; more views would only take more memory."""
+"""One run covers a window of the default size; more views per run would only use more memory."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class OnnxOptions:
     """How to run the graphs.
 
     Attributes:
-        threads: threads of one operator; 0 for one on each core.
-        provider: an execution provider's name, the CPU's takes what it leaves; empty for the best.
+        threads: threads per operator; 0 for one per core.
+        provider: execution provider, with the CPU as fallback for unsupported nodes; empty for the
+            best.
     """
 
     threads: int = 0
@@ -87,7 +88,7 @@ class OnnxEngine(Engine):
         return tokens
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """Pointmaps in the frames of the first views, as many as the model was exported for."""
+        """Estimate as many pointmaps as the model was exported for, in the first views' frames."""
         n_ref = path_count(tokens, n_ref, self._info)
         inputs = {
             "tokens": np.stack([t.features for t in tokens]),
@@ -100,15 +101,15 @@ class OnnxEngine(Engine):
         return WindowPrediction(points, outputs["conf"], tuple(range(len(points))))
 
     def run_encoder(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Outputs of the encoder's graph by name."""
+        """Return the encoder's outputs by name."""
         return run_session(self._encoder, inputs)
 
     def run_decoder(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Outputs of the decoder's graph by name."""
+        """Return the decoder's outputs by name."""
         return run_session(self._decoder, inputs)
 
     def describe(self) -> EngineInfo:
-        """Name with the execution provider."""
+        """Describe the engine, naming its execution provider."""
         return self._info
 
     def close(self) -> None:
@@ -117,14 +118,14 @@ class OnnxEngine(Engine):
 
 
 def choose_providers(wanted: str, available: Sequence[str]) -> list[str]:
-    """Execution providers to use, best first.
+    """Return the execution providers to use, best first.
 
     Args:
         wanted: a name, or empty for the best of `PROVIDERS`.
-        available: what this ONNX Runtime has.
+        available: providers of this ONNX Runtime.
 
     Raises:
-        EngineError: the wanted one is not available.
+        EngineError: the wanted provider is not available.
     """
     if wanted and wanted not in available:
         raise EngineError(
@@ -137,7 +138,7 @@ def choose_providers(wanted: str, available: Sequence[str]) -> list[str]:
 
 
 def onnx_session(path: Path, providers: list[str], threads: int) -> Any:
-    """A graph, ready to run.
+    """Load a graph, ready to run.
 
     Raises:
         EngineError: ONNX Runtime cannot load it.
@@ -152,7 +153,7 @@ def onnx_session(path: Path, providers: list[str], threads: int) -> Any:
 
 
 def run_session(session: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Outputs of a graph by name.
+    """Run a graph and return its outputs by name.
 
     Raises:
         EngineError: ONNX Runtime failed.

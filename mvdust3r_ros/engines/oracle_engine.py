@@ -14,8 +14,8 @@
 
 """An engine that knows the answer: back-projects true depth with true poses.
 
-It stands in for the network wherever depth and poses are recorded, so that everything after the
-network can be judged against exact truth, with errors of known size where wanted.
+It replaces the network wherever depth and poses are recorded, so that all later stages can be
+evaluated against exact truth, optionally with errors of known size.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.geometry import backproject, invert_se3
 
 CONFIDENT, UNSURE = 5.0, 1.0
-"""Confidences are 1 + exp(...): 1 is the least there is, of pixels without depth; all others are
-equally sure."""
+"""Confidences are 1 + exp(...). Pixels without depth get 1, the minimum; all others are equally
+confident."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class OracleNoise:
     """Errors added to the truth.
 
     Attributes:
-        points: standard deviation of each point along its ray, as a share of its depth.
-        smooth: the same for one error per view (a wrong depth scale of the view).
+        points: standard deviation of each point along its ray, as a fraction of its depth.
+        smooth: the same for one error per view (a depth scale error).
         scale: standard deviation of the logarithm of one random scale per window.
-        seed: of the random numbers; the errors of a window depend on it and on the poses of the
-            window's views, not on what was decoded before.
+        seed: random seed; the errors of a window depend on the seed and on the poses of its views,
+            not on windows decoded earlier.
     """
 
     points: float = 0.0
@@ -55,7 +55,7 @@ class OracleNoise:
 
 
 def missing_truth(image: Frame | View) -> str:
-    """What the oracle needs with an image and does not have, in words; empty for nothing."""
+    """Name the oracle's inputs that an image lacks, in words; empty if none."""
     calibrated = image.camera if isinstance(image, Frame) else image.K
     needs = {
         "depth": image.depth_m,
@@ -66,17 +66,17 @@ def missing_truth(image: Frame | View) -> str:
 
 
 class OracleEngine(Engine):
-    """Truth with noise of known size."""
+    """The truth, with noise of known size."""
 
     def __init__(
         self, image_hw: tuple[int, int] = (224, 224), noise: OracleNoise | None = None
     ) -> None:
-        """Make views of `image_hw` pixels, add `noise` if given."""
+        """Make views of `image_hw` pixels; add `noise` if given."""
         self._image_hw = image_hw
         self._noise = noise or OracleNoise()
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """Keep the views; raises EngineError when one lacks depth, pose or intrinsics."""
+        """Keep the views; raise EngineError if one lacks depth, pose or intrinsics."""
         for view in views:
             if missing := missing_truth(view):
                 raise EngineError(f"the oracle engine needs {missing} with each image")
@@ -85,7 +85,7 @@ class OracleEngine(Engine):
         return [ViewTokens(None, view, image_descriptor(view)) for view in views]
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:  # noqa: ARG002
-        """True pointmaps in the frame of the first view, with the noise asked for."""
+        """Return true pointmaps in the frame of the first view, with the configured noise."""
         if len(tokens) < 2:
             raise EngineError(f"a window of {len(tokens)} views, at least 2 are needed")
         views = [token.view for token in tokens]
@@ -111,7 +111,7 @@ class OracleEngine(Engine):
         return points * scale, np.where(valid, CONFIDENT, UNSURE)
 
     def describe(self) -> EngineInfo:
-        """Metric only while no random scale is added."""
+        """Describe the engine: metric unless a random scale is added."""
         return EngineInfo(
             name="oracle (recorded depth and poses)",
             backend="oracle",
@@ -121,11 +121,11 @@ class OracleEngine(Engine):
         )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to free."""
 
 
 def window_seed(views: Iterable[View]) -> int:
-    """A number that follows from where the views of a window are, in their order."""
+    """Return a seed derived from the poses of a window's views, in order."""
     poses = [_true_pose(view) for view in views]
     return zlib.crc32(b"".join(pose.tobytes() for pose in poses if pose is not None))
 

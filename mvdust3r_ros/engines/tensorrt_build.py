@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From weights to a TensorRT engine folder, on the machine that will run it."""
+"""Build a TensorRT engine folder from weights, on the machine that will run it."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ TIMING_CACHE = "timing.cache"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build.
+    """Build options.
 
     Attributes:
-        views: numbers of views of a window.
+        views: range of the number of views in a window.
         n_ref: reference paths; 0 for the network's default.
-        precision: "fp16", "bf16" or "fp32", of the matrix products.
-        paths: paths whose pointmaps are returned; 0 for all.
+        precision: precision of matrix products: "fp16", "bf16" or "fp32".
+        paths: number of paths whose pointmaps are returned; 0 for all.
     """
 
     views: ViewRange
@@ -73,15 +73,15 @@ def build_engine(
 
     Args:
         weights: `.pth` or `.safetensors`.
-        folder: made if missing; an existing timing cache in it is used.
-        options: how to build.
-        report: takes lines on the progress.
+        folder: created if missing; its timing cache is used if there is one.
+        options: build options.
+        report: called with progress lines.
 
     Returns:
         The folder.
 
     Raises:
-        EngineError: TensorRT is missing, cannot build the graph, or its answer is off.
+        EngineError: TensorRT is missing or cannot build the graph, or its result is wrong.
     """
     trt, cuda = load_tensorrt()
     from mvdust3r_ros.engines.tensorrt_engine import TensorRtEngine, machine
@@ -118,7 +118,7 @@ def build_engine(
 
 
 def _export(weights: Path, folder: Path, options: BuildOptions) -> EngineManifest:
-    """The graphs in the engine's precision, and the window of the self-test in float32."""
+    """Export the graphs in the engine's precision and the self-test window in float32."""
     from mvdust3r_ros.engines.export import ExportOptions, export_engine
     from mvdust3r_ros.model.weights import DTYPES, network_from_state, read_checkpoint
 
@@ -135,13 +135,13 @@ def _export(weights: Path, folder: Path, options: BuildOptions) -> EngineManifes
 
 
 def write_self_test(engine_folder: Path, path: Path, n_views: int, n_ref: int) -> None:
-    """Store a window of random images with ONNX Runtime's answer to it.
+    """Save a window of random images with ONNX Runtime's result for it.
 
     Args:
-        engine_folder: of the onnx backend.
+        engine_folder: folder of the onnx backend.
         path: `.npz` to write: `images` (V, H, W, 3) uint8, `points` (V, H, W, 3), of path 0.
-        n_views: views of the window.
-        n_ref: reference paths.
+        n_views: number of views in the window.
+        n_ref: number of reference paths.
     """
     from mvdust3r_ros.engines.onnx_engine import OnnxEngine
 
@@ -154,10 +154,10 @@ def write_self_test(engine_folder: Path, path: Path, n_views: int, n_ref: int) -
 
 
 class PlanBuilder:
-    """Compiles ONNX graphs; what it learns of kernel times is kept in the timing cache."""
+    """Compiler for ONNX graphs; measured kernel times are kept in the timing cache."""
 
     def __init__(self, trt: Any, cache: Path, report: Callable[[str], None]) -> None:
-        """Start with the kernel times in `cache`, if there is one for this machine."""
+        """Load the kernel times in `cache`, if it holds any for this machine."""
         self._trt = trt
         self._cache = cache
         self._report = report
@@ -189,7 +189,7 @@ class PlanBuilder:
         return path
 
     def _parse(self, path: Path) -> tensorrt.INetworkDefinition:
-        """Strongly typed: the precision is the graph's. TensorRT 11 knows nothing else."""
+        """Parse a graph, strongly typed in its own precision: TensorRT 11 has no other mode."""
         flag = self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         network: tensorrt.INetworkDefinition = self._builder.create_network(1 << int(flag))
         parser = self._trt.OnnxParser(network, self._logger)
@@ -200,7 +200,7 @@ class PlanBuilder:
 
 
 def _progress_monitor(trt: Any, name: str, report: Callable[[str], None]) -> Any:
-    """TensorRT's IProgressMonitor, which says a line for each tenth of a phase."""
+    """Return a TensorRT IProgressMonitor that reports a line for each tenth of a phase."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -214,7 +214,7 @@ def _progress_monitor(trt: Any, name: str, report: Callable[[str], None]) -> Any
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             total = self._steps.get(phase_name, 0)
-            if total >= 10 and step % (total // 10) == 0:  # ten lines for a phase
+            if total >= 10 and step % (total // 10) == 0:  # ten lines per phase
                 report(f"{name}: {phase_name} {step} of {total}")
             return True
 

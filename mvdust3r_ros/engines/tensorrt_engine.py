@@ -14,9 +14,9 @@
 
 """The network in TensorRT 10.3 to 11, on an NVIDIA GPU, without torch.
 
-Device memory and the stream come from `cuda.bindings.runtime`, which works in the device's primary
-context. pycuda would make a context of its own, bound to the thread that imported it, and fail in
-the worker threads of a ROS node and beside libraries that use the primary one.
+Device memory and the stream come from `cuda.bindings.runtime`, which uses the device's primary
+context. pycuda would create its own context, bound to the importing thread. It would fail in the
+worker threads of a ROS node and next to libraries that use the primary context.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ FILES = ("encoder.plan", "decoder.plan", SELF_TEST_NAME)
 
 
 class TensorRtEngine(Engine):
-    """`encoder.plan` and `decoder.plan` of an engine folder, on one stream of their own."""
+    """`encoder.plan` and `decoder.plan` of an engine folder, run on a dedicated stream."""
 
     def __init__(self, folder: Path, self_test: bool = True) -> None:
-        """Load both plans and answer the stored window once.
+        """Load both plans and run the stored self-test window once.
 
         Args:
-            folder: made by `mvdust3r_ros engine build`.
-            self_test: False skips the stored window.
+            folder: written by `mvdust3r_ros engine build`.
+            self_test: False to skip the self-test window.
 
         Raises:
             EngineError: TensorRT is missing, the plans were built for another machine, or the
-                answer differs from ONNX Runtime's.
+                result differs from ONNX Runtime's.
         """
         self._manifest = load_manifest(
             folder, reads=("encoder.plan", "decoder.plan", SELF_TEST_NAME)
@@ -84,7 +84,7 @@ class TensorRtEngine(Engine):
             check_self_test(error, self._manifest.precision, self._manifest.build)
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """Encode views; tokens are kept in host memory, less than 1 MB a view."""
+        """Encode views; tokens are kept in host memory, less than 1 MB per view."""
         inputs: Arrays = {"images": stack_images(views, self._info.image_hw)}
         if self._manifest.intrinsics:
             inputs["intrinsics"] = stack_intrinsics(views)
@@ -95,7 +95,7 @@ class TensorRtEngine(Engine):
         ]
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """Pointmaps; the number of paths is the one the engine was built for."""
+        """Estimate pointmaps of as many paths as the engine was built for."""
         n_ref = path_count(tokens, n_ref, self._info)
         check_window(len(tokens), n_ref, self._manifest)
         inputs: Arrays = {
@@ -110,18 +110,18 @@ class TensorRtEngine(Engine):
         return WindowPrediction(points, conf, tuple(range(len(points))))
 
     def self_test_error(self, stored: Path) -> float:
-        """Relative error of the pointmaps of the stored window against ONNX Runtime's."""
+        """Return the relative error of the stored window's pointmaps against ONNX Runtime's."""
         with np.load(stored, allow_pickle=False) as window:
             views = [View(image) for image in window["images"]]
             prediction = self.infer(views, self._manifest.n_ref)
             return relative_error(prediction.points[0], window["points"])
 
     def describe(self) -> EngineInfo:
-        """Name with the precision."""
+        """Describe the engine, naming its precision."""
         return self._info
 
     def close(self) -> None:
-        """Free device memory and stream."""
+        """Free device memory and the stream."""
         for plan in (self._encoder, self._decoder):
             plan.close()
         cuda_call(self._cuda, "cudaStreamDestroy", self._stream)
@@ -129,7 +129,7 @@ class TensorRtEngine(Engine):
 
 
 class _Plan:
-    """One compiled graph with its device buffers, which grow and are never shrunk."""
+    """One compiled graph with its device buffers, which grow but never shrink."""
 
     def __init__(self, runtime: tensorrt.Runtime, path: Path, cuda: Any, stream: Any) -> None:
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
@@ -145,7 +145,7 @@ class _Plan:
         self._outputs = [n for n in names if n not in self._inputs]
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Outputs by name. TensorRT releases the GIL while it works."""
+        """Run the graph and return its outputs by name. TensorRT releases the GIL meanwhile."""
         for name in self._inputs:
             if not self._context.set_input_shape(name, tuple(inputs[name].shape)):
                 raise EngineError(
@@ -193,7 +193,7 @@ class _Plan:
 
 
 def check_window(n_views: int, n_ref: int, manifest: EngineManifest) -> None:
-    """Raise EngineError for a window the engine was not built for."""
+    """Raise EngineError for a window that the engine was not built for."""
     if n_views < manifest.min_views:
         raise EngineError(f"a window of {n_views} views, the engine takes {manifest.min_views}")
     if n_ref != manifest.n_ref:
@@ -201,7 +201,7 @@ def check_window(n_views: int, n_ref: int, manifest: EngineManifest) -> None:
 
 
 def machine(trt: Any, cuda: Any) -> dict[str, str]:
-    """TensorRT's version, the GPU's name and its compute capability."""
+    """Return TensorRT's version, the GPU's name and its compute capability."""
     properties = cuda_call(cuda, "cudaGetDeviceProperties", 0)
     name = properties.name
     return {
@@ -212,10 +212,10 @@ def machine(trt: Any, cuda: Any) -> dict[str, str]:
 
 
 def cuda_call(cuda: Any, name: str, *args: Any) -> Any:
-    """Call a function of the CUDA runtime; its one result, or None.
+    """Call a function of the CUDA runtime and return its one result, or None.
 
     Raises:
-        EngineError: it returned an error.
+        EngineError: the function returned an error.
     """
     status, *result = getattr(cuda, name)(*args)
     if int(status) != 0:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Decisions around TensorRT that need no TensorRT: profiles, checks, messages."""
+"""TensorRT logic that does not need TensorRT: profiles, checks, messages."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.manifest import EngineManifest
 
 BOUND_TO = ("tensorrt", "gpu", "compute_capability")
-"""What a compiled engine works with only as it was built."""
+"""A compiled engine only works where these are the same as at build time."""
 SELF_TEST_LIMIT = {"fp32": 1e-2, "fp16": 5e-2, "bf16": 1e-1}
-"""Largest relative error of a built engine against ONNX Runtime in fp32."""
+"""Maximum relative error of a built engine against ONNX Runtime in fp32."""
 SELF_TEST_NAME = "self_test.npz"
 
 Shape = tuple[int, ...]
@@ -40,12 +40,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ViewRange:
-    """Numbers of views an engine is built for.
+    """Range of the number of views that an engine is built for.
 
     Attributes:
-        smallest: fewest views of a window.
-        usual: the number the kernels are chosen for.
-        largest: most views; the engine's memory grows with it.
+        smallest: minimum number of views in a window.
+        usual: number that the kernels are optimised for.
+        largest: maximum number of views; the engine's memory grows with it.
     """
 
     smallest: int
@@ -70,10 +70,10 @@ class Profile:
 
 
 def parse_views(text: str) -> ViewRange:
-    """`4:8:12`, or `8` for exactly eight.
+    """Parse `4:8:12`, or `8` for exactly eight.
 
     Raises:
-        EngineError: other text, or numbers out of order.
+        EngineError: the text has another form, or its numbers are out of order.
     """
     parts = text.split(":")
     if len(parts) not in {1, 3} or not all(p.isdigit() for p in parts):
@@ -83,7 +83,7 @@ def parse_views(text: str) -> ViewRange:
 
 
 def encoder_profiles(manifest: EngineManifest, views: ViewRange) -> dict[str, Profile]:
-    """Input name -> shapes of the encoder: from one new view up to a whole window."""
+    """Return input name -> encoder shapes: from one new view up to a whole window."""
     counts = (1, max(1, views.usual // 2), views.largest)
     shapes: dict[str, Shape] = {"images": (3, *manifest.image_hw)}
     if manifest.intrinsics:
@@ -92,10 +92,10 @@ def encoder_profiles(manifest: EngineManifest, views: ViewRange) -> dict[str, Pr
 
 
 def decoder_profiles(manifest: EngineManifest, views: ViewRange, n_ref: int) -> dict[str, Profile]:
-    """Input name -> shapes of the decoder; the number of paths is fixed.
+    """Return input name -> decoder shapes; the number of paths is fixed.
 
     Raises:
-        EngineError: more paths than the smallest window has views.
+        EngineError: there are more paths than views in the smallest window.
     """
     if not 1 <= n_ref <= views.smallest:
         raise EngineError(f"{n_ref} reference paths in windows of {views.smallest} views or more")
@@ -111,7 +111,7 @@ def decoder_profiles(manifest: EngineManifest, views: ViewRange, n_ref: int) -> 
 
 
 def rebuild_command(build: Mapping[str, Any]) -> str:
-    """The command that makes an engine again, from what its manifest stores."""
+    """Return the command that rebuilds an engine, from the build data in its manifest."""
     views = ":".join(str(v) for v in build.get("views", ()))
     values = {
         "--weights": build.get("weights", "FILE"),
@@ -125,14 +125,14 @@ def rebuild_command(build: Mapping[str, Any]) -> str:
 
 
 def check_build(build: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuse an engine that was built for another machine.
+    """Reject an engine that was built for another machine.
 
     Args:
         build: from the manifest.
         here: the same keys for this machine.
 
     Raises:
-        EngineError: naming what differs and the command that builds it again.
+        EngineError: the machine differs; the message names the difference and the rebuild command.
     """
     differing = [key for key in BOUND_TO if build.get(key) != here.get(key)]
     if differing:
@@ -143,7 +143,7 @@ def check_build(build: Mapping[str, Any], here: Mapping[str, Any]) -> None:
 
 
 def check_self_test(error: float, precision: str, build: Mapping[str, Any]) -> None:
-    """Raise EngineError when an engine's answer to the stored window is off, or not finite."""
+    """Raise EngineError if an engine's result for the stored window is wrong or not finite."""
     limit = SELF_TEST_LIMIT[precision]
     if not error <= limit:
         raise EngineError(
@@ -154,7 +154,7 @@ def check_self_test(error: float, precision: str, build: Mapping[str, Any]) -> N
 
 
 def relative_error(value: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    """Root-mean-square difference over the root mean square of what is expected."""
+    """Return the root-mean-square difference over the root mean square of the expected value."""
     if value.shape != expected.shape:
         raise EngineError(f"output of shape {value.shape}, expected {expected.shape}")
     a, b = value.astype(np.float64), expected.astype(np.float64)
@@ -162,10 +162,10 @@ def relative_error(value: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float
 
 
 def buffer_bytes(shape: Shape, item_bytes: int) -> int:
-    """Device memory for a tensor, in whole blocks of 256 bytes.
+    """Return the device memory for a tensor, in whole blocks of 256 bytes.
 
     Raises:
-        EngineError: a size is still open.
+        EngineError: a size is still dynamic.
     """
     if any(n < 0 for n in shape):
         raise EngineError(f"shape {shape} is still open; set all input shapes first")
@@ -173,16 +173,16 @@ def buffer_bytes(shape: Shape, item_bytes: int) -> int:
 
 
 def load_tensorrt() -> tuple[ModuleType, ModuleType]:
-    """The modules `tensorrt` and `cuda.bindings.runtime`.
+    """Import the modules `tensorrt` and `cuda.bindings.runtime`.
 
     Raises:
-        EngineError: one is missing; in one line, what and how to get it.
+        EngineError: a module is missing; one line names it and how to install it.
     """
     return _import("tensorrt", "Builder"), _import("cuda.bindings.runtime", "cudaMalloc")
 
 
 def _import(name: str, needed: str) -> ModuleType:
-    """Import a module; type stubs alone can be imported too but hold nothing."""
+    """Import a module; reject bare type stubs, which can be imported but are empty."""
     try:
         module = importlib.import_module(name)
     except ImportError:

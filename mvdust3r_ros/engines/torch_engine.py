@@ -39,12 +39,13 @@ class TorchOptions:
     """How to run the network.
 
     Attributes:
-        device: "cpu", "cuda", "cuda:1", or empty for CUDA where there is one.
-        precision: of the matrix products, "fp32", "fp16", "bf16", or empty for bf16 on CUDA and
-            fp32 on a CPU. Normalisations, residual sums and point heads stay in fp32.
-        threads: CPU threads; 0 leaves torch's own setting.
-        paths: paths whose pointmaps are computed; 0 for all.
-        skip: False leaves the point heads' convolutional skip branch out. Much faster and inexact.
+        device: "cpu", "cuda", "cuda:1", or empty for CUDA if available.
+        precision: precision of matrix products: "fp32", "fp16", "bf16", or empty for bf16 on CUDA
+            and fp32 on a CPU. Normalisations, residual sums and point heads stay in fp32.
+        threads: CPU threads; 0 keeps torch's setting.
+        paths: number of paths whose pointmaps are computed; 0 for all.
+        skip: False leaves out the point heads' convolutional skip branch, which is much faster but
+            inexact.
     """
 
     device: str = ""
@@ -60,11 +61,11 @@ class TorchEngine(Engine):
     def __init__(
         self, network: Network, manifest: EngineManifest, options: TorchOptions | None = None
     ) -> None:
-        """Take over the network: it is moved and lowered in place.
+        """Take ownership of the network: move it to the device and cast it, both in place.
 
         Args:
             network: with its weights.
-            manifest: what the model is.
+            manifest: description of the model.
             options: how to run it.
 
         Raises:
@@ -93,7 +94,7 @@ class TorchEngine(Engine):
         images = self._images(views)
         intrinsics = torch.from_numpy(stack_intrinsics(views)).to(self._device)
         tokens = self._network.encode(images, intrinsics)
-        means = _numpy(tokens.double().mean(1))  # as `token_descriptor`, on the device
+        means = _numpy(tokens.double().mean(1))  # like `token_descriptor`, on the device
         return [
             ViewTokens(t, view, Descriptor(self._info.name, mean))
             for t, view, mean in zip(tokens, views, means, strict=True)
@@ -101,7 +102,7 @@ class TorchEngine(Engine):
 
     @torch.inference_mode()
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """Pointmaps in the frame of the first view, and of more if `paths` says so."""
+        """Estimate pointmaps in the frame of the first view, or of several as `paths` sets."""
         n_ref = path_count(tokens, n_ref, self._info)
         paths = min(self._options.paths or n_ref, n_ref)
         points, conf = self._network.predict(
@@ -113,7 +114,7 @@ class TorchEngine(Engine):
         return WindowPrediction(_numpy(points[0]), _numpy(conf[0]), tuple(range(paths)))
 
     def describe(self) -> EngineInfo:
-        """Name with device and precision."""
+        """Describe the engine, naming device and precision."""
         return self._info
 
     def close(self) -> None:
@@ -125,7 +126,7 @@ class TorchEngine(Engine):
 
 
 def torch_engine_from(path: Path, options: TorchOptions | None = None) -> TorchEngine:
-    """An engine from a file of weights, or from an engine folder of the torch backend.
+    """Load an engine from a weights file, or from an engine folder of the torch backend.
 
     Raises:
         EngineError: the folder is incomplete.
@@ -140,7 +141,7 @@ def torch_engine_from(path: Path, options: TorchOptions | None = None) -> TorchE
 
 
 def manifest_of(network: Network, name: str, licence: str = "") -> EngineManifest:
-    """The manifest of a network: what follows from its configuration."""
+    """Return the manifest that follows from a network's configuration."""
     config = network.config
     return EngineManifest(
         name=name,

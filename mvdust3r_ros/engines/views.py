@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From views to the arrays a network takes, with the checks all engines share."""
+"""Convert views to the network's input arrays, with the checks all engines share."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Float32Array = npt.NDArray[np.float32]
 
 
 def stack_images(views: Sequence[View], image_hw: tuple[int, int]) -> Float32Array:
-    """Images as the network takes them.
+    """Stack images into the network's input.
 
     Args:
         views: at least one.
-        image_hw: height and width every view must have.
+        image_hw: required height and width of every view.
 
     Returns:
         (V, 3, H, W) float32 in [-1, 1].
 
     Raises:
-        EngineError: no view, or one of another size.
+        EngineError: there is no view, or one has another size.
     """
     if not views:
         raise EngineError("no views to encode")
@@ -52,7 +52,7 @@ def stack_images(views: Sequence[View], image_hw: tuple[int, int]) -> Float32Arr
 
 
 def stack_intrinsics(views: Sequence[View]) -> Float32Array:
-    """(V, 4) float32 fx, fy, cx, cy in pixels; 0 where a view has no intrinsics."""
+    """Return (V, 4) float32 fx, fy, cx, cy in pixels; 0 where a view has no intrinsics."""
     rows = np.zeros((len(views), 4), np.float32)
     for row, view in zip(rows, views, strict=True):
         if view.K is not None:
@@ -61,15 +61,15 @@ def stack_intrinsics(views: Sequence[View]) -> Float32Array:
 
 
 def path_count(tokens: Sequence[ViewTokens], n_ref: int, info: EngineInfo) -> int:
-    """Number of reference paths to run, after checking the window.
+    """Return the number of reference paths to run, after checking the window.
 
     Args:
         tokens: encoded views of the window.
-        n_ref: what the caller asks for; 0 for the engine's default or V if fewer.
-        info: the engine's.
+        n_ref: requested number; 0 for the engine's default, or V if that is smaller.
+        info: description of the engine.
 
     Raises:
-        EngineError: fewer than two views, more than the engine takes, or more references than
+        EngineError: fewer than two views, more than the engine accepts, or more references than
             views.
     """
     count = len(tokens)
@@ -83,7 +83,7 @@ def path_count(tokens: Sequence[ViewTokens], n_ref: int, info: EngineInfo) -> in
 
 
 def slot_order(n_ref: int, n_views: int) -> npt.NDArray[np.int64]:
-    """(P, V) view in each slot of each path: views 0 and p exchanged in path p."""
+    """Return the (P, V) view in each slot of each path: views 0 and p are swapped in path p."""
     order = np.tile(np.arange(n_views, dtype=np.int64), (n_ref, 1))
     paths = np.arange(n_ref)
     order[:, 0] = paths
@@ -92,17 +92,18 @@ def slot_order(n_ref: int, n_views: int) -> npt.NDArray[np.int64]:
 
 
 def path_order(reference: int, n_views: int) -> npt.NDArray[np.int64]:
-    """(V,) view in each slot of one path: the reference and view 0 have changed places."""
+    """Return the (V,) view in each slot of one path: the reference and view 0 are swapped."""
     order: npt.NDArray[np.int64] = slot_order(reference + 1, n_views)[reference]
     return order
 
 
 def token_descriptor(tokens: FloatArray, engine: str) -> Descriptor:
-    """Mean of the (..., D) tokens of a view, for networks whose encoder makes some.
+    """Return the mean of the (..., D) tokens of a view, for networks whose encoder yields tokens.
 
     Args:
         tokens: of the view.
-        engine: name of the engine that made them; no other one's are compared with them.
+        engine: name of the engine that made the tokens; only descriptors of one engine are
+            compared.
     """
     mean = tokens.reshape(-1, tokens.shape[-1]).mean(0, dtype=np.float64)
     return Descriptor(engine, np.asarray(mean, np.float32))

@@ -24,9 +24,9 @@ from mvdust3r_ros.evaluation.run import RunResult
 from mvdust3r_ros.wording import percent, plural
 
 ALL_SHARE = 0.995
-"""Rounds to 100 %, as `percent` would write it."""
+"""Rounds to 100 %, as `percent` writes it."""
 WARN_SHARE = 0.95
-"""Less than this of a drive is worth a warning: a drive ends a little after its last keyframe."""
+"""Warn below this share of a drive: a drive ends a little after its last keyframe."""
 REASONS = {
     Verdict.REJECTED_ENGINE_ERROR: "failed in the network",
     Verdict.REJECTED_NOT_FINITE: "not finite",
@@ -41,14 +41,14 @@ REASONS = {
 
 
 def describe_verdict(verdict: Verdict) -> str:
-    """What became of a window: "committed", "rejected (against odometry)"."""
+    """Describe the outcome of a window: "committed", "rejected (against odometry)"."""
     if verdict == Verdict.COMMITTED:
         return "committed"
     return f"rejected ({REASONS[verdict]})"
 
 
 def extent(numbers: Mapping[str, float | None]) -> str:
-    """Of how much of the drive the errors speak: "over 38 % of the drive"; empty if unknown."""
+    """Describe the extent of the errors: "over 38 % of the drive"; empty if unknown."""
     share = numbers.get("mapped_share")
     if share is None:
         return ""
@@ -58,12 +58,12 @@ def extent(numbers: Mapping[str, float | None]) -> str:
 def caveats(
     numbers: Mapping[str, float | None], result: RunResult, left_out: int = 0
 ) -> list[str]:
-    """Why the numbers of a run say less than they seem to.
+    """List the reasons why a run's numbers mean less than they seem to.
 
     Args:
         numbers: the counts of the report.
         result: the run.
-        left_out: keyframes that no window held that the network had time for.
+        left_out: keyframes in no processed window, as the network was busy.
     """
     found = []
     if result.keyframes and not result.windows:

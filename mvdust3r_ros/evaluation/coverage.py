@@ -26,9 +26,9 @@ from mvdust3r_ros.datatypes import FloatArray, Trajectory
 from mvdust3r_ros.evaluation.run import WindowRecord
 
 NOISE_M = 0.05
-"""Shorter moves are noise of the reference, not motion."""
+"""Shorter movements are noise of the reference, not motion."""
 SHORT_DRIVE_M = 0.5
-"""A drive that is shorter than this, ten of the steps above, is measured by its time."""
+"""Coverage of drives shorter than this (ten of the steps above) is measured by time."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Coverage:
     """A drive, and the part of it between the first and last keyframes of mapped windows.
 
     Attributes:
-        share: of the drive's length, or of its time where it has none; None without images.
-        drive_m: length of the whole drive, metres; None where nothing tells.
+        share: fraction of the drive's length, or of its time if it has no length; None without
+            images.
+        drive_m: length of the whole drive, metres; None if unknown.
     """
 
     share: float | None = None
@@ -50,13 +51,13 @@ def mapped_share(
     first_ns: int | None,
     last_ns: int | None,
 ) -> Coverage:
-    """The part of a drive that is in the map.
+    """Measure the part of a drive that is in the map.
 
     Args:
-        in_map: the windows that the map consists of.
-        reference: where the camera was, by the truth or by odometry; None for neither.
-        first_ns: stamp of the first image; None without images.
-        last_ns: stamp of the last image.
+        in_map: the windows that make up the map.
+        reference: true or odometry trajectory of the camera; None without either.
+        first_ns: timestamp of the first image; None without images.
+        last_ns: timestamp of the last image.
     """
     if first_ns is None or last_ns is None or last_ns <= first_ns:
         return Coverage()
@@ -77,7 +78,7 @@ def mapped_share(
 
 
 def distance_along(xyz: FloatArray) -> FloatArray:
-    """(N,) distance travelled up to each of (N, 3) positions, metres, in steps of 5 cm or more."""
+    """Return (N,) metres travelled up to each of (N, 3) positions, in steps of at least 5 cm."""
     distance = np.zeros(len(xyz))
     corner = 0
     for k in range(1, len(xyz)):
@@ -90,7 +91,7 @@ def distance_along(xyz: FloatArray) -> FloatArray:
 
 
 def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same times as spans that do not overlap, in order."""
+    """Merge time spans into ordered spans that do not overlap."""
     found: list[tuple[int, int]] = []
     for begin, end in sorted(spans):
         if found and begin <= found[-1][1]:
@@ -103,6 +104,6 @@ def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 def stretch_of(
     stamps_ns: Sequence[int] | npt.NDArray[np.int64], stretches: Sequence[tuple[int, int]]
 ) -> npt.NDArray[np.int64]:
-    """(N,) number of the stretch that each of N stamps is in, or of the one before it."""
+    """Return (N,) which stretch contains each of N timestamps, or else the stretch before it."""
     begins = np.array([begin for begin, _ in stretches], np.int64)
     return np.searchsorted(begins, np.asarray(stamps_ns, np.int64), side="right")

@@ -45,9 +45,10 @@ class _Feed:
     """Frames on their way to the mapper.
 
     Attributes:
-        needs_truth: the engine needs the truth with each image; those without are left out.
-        stopped: why the recording was not read to its end; empty when it was.
-        excluded_s: time spent on what the mapper does not need.
+        needs_truth: the engine needs true depth and pose with each image; images without are
+            skipped.
+        stopped: why reading stopped before the end of the recording; empty if it did not.
+        excluded_s: time spent on work the mapper does not need.
     """
 
     recording: Recording
@@ -80,7 +81,7 @@ class _Feed:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets; a second Ctrl-C interrupts as usual."""
+    """Yield an event that Ctrl-C sets; a second Ctrl-C interrupts as usual."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -108,15 +109,15 @@ def run_lockstep(
     """Map a recording frame by frame.
 
     Args:
-        recording: what to map.
+        recording: the recording to map.
         config: settings of the mapper.
         engine: the network; stays open.
-        dumps: keeps rejected windows; None not to.
-        progress: called with frames done and frames in all.
+        dumps: stores rejected windows; None to discard them.
+        progress: called with the numbers of processed and of all frames.
 
     Returns:
-        What came out, and why the recording was not read to its end: empty when it was. Ctrl-C
-        and damage in the recording end the run early; what was mapped until then is kept.
+        The result, and why reading stopped before the end of the recording (empty if it did not).
+        Ctrl-C or a damaged recording ends the run early; the map so far is kept.
     """
     watched = WatchedEngine(engine)
     log = WindowLog(watched, config.pose)

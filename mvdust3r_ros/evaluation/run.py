@@ -45,19 +45,19 @@ Observe = Callable[[MapUpdate], object]
 
 @dataclass(frozen=True)
 class WindowRecord:
-    """What is kept of the outcome of a window: no points, no images.
+    """Recorded outcome of a window, without points or images.
 
     Attributes:
-        index: of the window.
-        stamp_ns: of its newest keyframe.
-        first_ns: stamp of its oldest keyframe.
+        index: index of the window.
+        stamp_ns: timestamp of its newest keyframe.
+        first_ns: timestamp of its oldest keyframe.
         keyframes: number of keyframes.
-        verdict: committed, or why not.
+        verdict: committed, or the reason for rejection.
         message: the reason in words.
         points: number of points it added.
         residual_m: as in `MapUpdate`.
         latency_ms: stage name -> milliseconds.
-        rolled_back: windows before it that it took out of the map again.
+        rolled_back: earlier windows that it removed from the map.
     """
 
     index: int
@@ -74,21 +74,21 @@ class WindowRecord:
 
 @dataclass
 class RunResult:
-    """A recording that went through the mapper.
+    """Result of mapping a recording.
 
     Attributes:
         config: settings used.
         engine: engine used.
-        frames: frames read.
-        keyframes: frames kept.
-        blurred: frames skipped as blurred.
-        faults: message -> number of frames that could not be used because of it.
+        frames: number of frames read.
+        keyframes: number of frames kept as keyframes.
+        blurred: number of frames skipped as blurred.
+        faults: message -> number of frames rejected with it.
         windows: outcomes in order.
-        odometry: camera poses the recording came with, or None.
+        odometry: camera poses from the recording's odometry, or None.
         seconds: wall time of mapping.
-        snapshot: the map at the end.
-        first_stamp_ns: of the first frame; None without frames.
-        last_stamp_ns: of the last frame; None without frames.
+        snapshot: the final map.
+        first_stamp_ns: timestamp of the first frame; None without frames.
+        last_stamp_ns: timestamp of the last frame; None without frames.
     """
 
     config: MapperConfig
@@ -106,12 +106,12 @@ class RunResult:
 
     @property
     def committed(self) -> int:
-        """Windows that were committed, some of which may have left the map again."""
+        """Number of windows that were committed, some of which may have been rolled back since."""
         return sum(w.verdict == Verdict.COMMITTED for w in self.windows)
 
     @property
     def in_map(self) -> list[WindowRecord]:
-        """The windows that the map consists of in the end."""
+        """The windows that make up the final map."""
         found: list[WindowRecord] = []
         for window in self.windows:
             if window.verdict == Verdict.COMMITTED:
@@ -121,7 +121,7 @@ class RunResult:
 
 
 def empty_snapshot() -> MapSnapshot:
-    """The map before the first window."""
+    """Return the map before the first window."""
     return MapSnapshot(
         points_map=np.zeros((0, 3), np.float32),
         colors_rgb=np.zeros((0, 3), np.uint8),
@@ -139,17 +139,17 @@ def run_mapper(
     progress: Progress | None = None,
     observe: Observe | None = None,
 ) -> RunResult:
-    """Map frames one after the other, none dropped.
+    """Map frames one after the other, without dropping any.
 
     Args:
         frames: the recording; read lazily.
         mapper: with an empty map.
-        progress: called with the number of frames done.
+        progress: called with the number of processed frames.
         observe: called with the outcome of each window; its time is not counted.
 
     Returns:
-        Outcome of every window and the final map. A frame the mapper refuses is counted and left
-        out; errors of the source of the frames pass through.
+        Outcome of every window and the final map. A frame the mapper rejects is counted and
+        skipped; errors of the frame source propagate.
     """
     result = RunResult(mapper.config, mapper.engine.describe())
     odometry: dict[int, FloatArray] = {}
@@ -191,7 +191,7 @@ def run_mapper(
 
 
 def window_record(update: MapUpdate) -> WindowRecord:
-    """What is kept of an outcome."""
+    """Reduce a window's outcome to the record that is kept."""
     return WindowRecord(
         index=update.window.index,
         stamp_ns=update.window.keyframes[-1].stamp_ns,
@@ -207,7 +207,7 @@ def window_record(update: MapUpdate) -> WindowRecord:
 
 
 def stage_latencies(windows: Iterable[WindowRecord]) -> dict[str, float]:
-    """Median milliseconds of each stage over committed windows, in the order of the stages."""
+    """Return each stage's median milliseconds over committed windows, in stage order."""
     stages: dict[str, list[float]] = {}
     for window in windows:
         if window.verdict == Verdict.COMMITTED:
@@ -217,7 +217,7 @@ def stage_latencies(windows: Iterable[WindowRecord]) -> dict[str, float]:
 
 
 def outside_engine_ms(windows: Iterable[WindowRecord]) -> float:
-    """Median over committed windows of all that is not the network; NaN without any."""
+    """Return the median time outside the network over committed windows; NaN without any."""
     totals = [
         sum(v for k, v in w.latency_ms.items() if k not in ENGINE_STAGES)
         for w in windows

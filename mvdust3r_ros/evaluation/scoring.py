@@ -51,14 +51,15 @@ from mvdust3r_ros.geometry import Sim3, invert_se3, rotation_angle_deg
 from mvdust3r_ros.wording import plural
 
 SCALE_STRETCH = 8
-"""Keyframes back that the scale is taken over: enough way to divide by, short enough to see it
-drift."""
+"""The scale is measured over this many keyframes back: enough distance to divide by, short enough
+to show its drift."""
 MIN_STRETCH_M = 0.2
-"""On less way, errors of centimetres would pass for ones of scale."""
+"""Over shorter distances, errors of centimetres would pass for scale errors."""
 SAME_PATH_M = 0.001
-"""Odometry that is nowhere further from the truth is the truth: written with millimetres."""
+"""Odometry that never deviates more than this from the truth is the truth, written to the
+millimetre."""
 CONFIDENCE_BINS = 12
-"""A choice of looks: points of the curve, of equally many pixels each."""
+"""Chosen for appearance: points of the curve, each from equally many pixels."""
 GRID_COLUMNS = (
     "iou", "known_iou", "free_precision", "free_recall",
     "occupied_precision", "occupied_recall", "false_free",
@@ -67,18 +68,18 @@ GRID_COLUMNS = (
 
 @dataclass
 class Evidence:
-    """What a run and its recording leave to judge.
+    """Results of a run and its recording, to be scored.
 
     Attributes:
         result: the run.
         truth: true camera poses, or None.
-        windows: scores of the windows, or None where predictions cannot be seen (live).
+        windows: scores of the windows, or None where predictions are not available (live).
         true_map: true points, or None.
         drops: reason -> images dropped; lockstep drops none.
-        superseded: windows that never reached the network, which a newer one replaced.
-        left_out: keyframes that no window held that the network had time for.
-        peak_memory_mb: largest memory of the process that mapped; 0 for this one.
-        notes: what the reader of the recording has to say, a sentence for each kind of trouble.
+        superseded: windows that a newer one replaced before they reached the network.
+        left_out: keyframes in no processed window, as the network was busy.
+        peak_memory_mb: peak memory of the mapping process; 0 for this process.
+        notes: the recording reader's remarks, one sentence for each kind of trouble.
     """
 
     result: RunResult
@@ -94,20 +95,21 @@ class Evidence:
 
 @dataclass
 class RunScores:
-    """The numbers and what the pictures are drawn from.
+    """The numbers of a report and the data its charts are drawn from.
 
     Attributes:
-        numbers: name (see `metric_catalogue`) -> value, or None where nothing can be said.
+        numbers: name (see `metric_catalogue`) -> value, or None if unknown.
         measured: the same for numbers that depend on the machine.
         notes: why something is missing, in words.
-        path: curves along the matched keyframes, lists of one length; empty without a truth.
-        T_true_map: (4, 4) the map frame in that of the truth; None without a truth.
+        path: curves along the matched keyframes, lists of equal length; empty without a truth.
+        T_true_map: (4, 4) pose of the map frame in the true frame; None without a truth.
         true_path: true camera poses in the map frame, during the map's time; None without a truth.
         true_grid: grid of the true cloud in the map frame, or None.
         windows: one row for each window.
         stages: stage -> p50, p95 and max in milliseconds.
         confidence: error of the points by confidence, in bins of equal size.
-        stretches: first and last stamp (ns) of each part of the drive that mapped windows join.
+        stretches: first and last timestamp (ns) of each part of the drive joined by mapped
+            windows.
     """
 
     numbers: dict[str, float | None] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class RunScores:
 
 
 def score_run(evidence: Evidence) -> RunScores:
-    """Compare a run with the truth, as far as there is any; never raises for what is missing."""
+    """Score a run against the truth where it exists; never raises for missing data."""
     made = RunScores(numbers=dict.fromkeys(n for n, q in METRICS.items() if not q.measured))
     _count(made, evidence)
     _score_coverage(made, evidence)
@@ -180,7 +182,7 @@ def _count(made: RunScores, evidence: Evidence) -> None:
 
 
 def _score_coverage(made: RunScores, evidence: Evidence) -> None:
-    """How much of the drive the map holds, and which parts of it."""
+    """Measure how much of the drive the map covers, and which parts."""
     result = evidence.result
     reference = result.odometry if evidence.truth is None else evidence.truth
     covered = mapped_share(result.in_map, reference, result.first_stamp_ns, result.last_stamp_ns)
@@ -189,7 +191,7 @@ def _score_coverage(made: RunScores, evidence: Evidence) -> None:
 
 
 def _score_trajectory(made: RunScores, estimate: Trajectory, truth: Trajectory) -> Sim3:
-    """Fill in errors and curves; S_true_map without a change of scale."""
+    """Fill in errors and curves; return S_true_map without a change of scale."""
     se3 = absolute_errors(estimate, truth, "se3")
     sim3 = absolute_errors(estimate, truth, "sim3")
     made.numbers.update(
@@ -234,7 +236,7 @@ def _score_trajectory(made: RunScores, estimate: Trajectory, truth: Trajectory) 
 def _score_odometry(
     made: RunScores, odometry: Trajectory | None, estimate: Trajectory, truth: Trajectory
 ) -> None:
-    """What odometry alone has on the keyframes of the map: what the map has to be better than."""
+    """Score odometry alone at the keyframes of the map, the baseline that the map has to beat."""
     if odometry is None:
         return
     same = np.isin(odometry.stamps_ns, estimate.stamps_ns)
@@ -257,14 +259,14 @@ def _score_odometry(
 
 
 def stretch_scale_errors(xyz: FloatArray, true_xyz: FloatArray) -> list[float | None]:
-    """Relative error of the path length over the last 8 steps at each pose.
+    """Return the relative error of the path length over the last 8 steps at each pose.
 
     Args:
         xyz: (N, 3) estimated camera centres.
-        true_xyz: (N, 3) true ones.
+        true_xyz: (N, 3) true camera centres.
 
     Returns:
-        N values; None at the beginning and where the camera hardly moved.
+        N values; None at the start and where the camera hardly moved.
     """
     lengths = [
         np.concatenate([[0.0], np.linalg.norm(np.diff(p, axis=0), axis=1).cumsum()])
@@ -274,7 +276,7 @@ def stretch_scale_errors(xyz: FloatArray, true_xyz: FloatArray) -> list[float | 
     for k in range(len(xyz)):
         begin = max(0, k - SCALE_STRETCH)
         made, true = (float(length[k] - length[begin]) for length in lengths)
-        # of fewer keyframes, the error of one would make it
+        # over fewer keyframes, the error of one would dominate
         errors.append(made / true - 1.0 if k >= 3 and true > MIN_STRETCH_M else None)
     return errors
 
@@ -332,7 +334,7 @@ _PAPER = ("nd", "dac", "cd", "rre", "rte", "mae")
 
 
 def confidence_bins(pairs: FloatArray) -> list[dict[str, float]]:
-    """Quartiles of the error in bins of equal numbers of points, from the least confident on.
+    """Return error quartiles in bins of equally many points, in order of increasing confidence.
 
     Args:
         pairs: (N, 2) confidence and error (m).
@@ -370,7 +372,7 @@ def _score_speed(made: RunScores, evidence: Evidence) -> None:
 
 
 def stage_percentiles(windows: list[WindowRecord]) -> dict[str, dict[str, float]]:
-    """p50, p95 and max of each stage and of their sum ("total"), milliseconds, all windows."""
+    """Return p50, p95 and max in ms of each stage and their sum ("total") over all windows."""
     stages: dict[str, list[float]] = {}
     for window in windows:
         for name, value in window.latency_ms.items():
@@ -388,7 +390,7 @@ def stage_percentiles(windows: list[WindowRecord]) -> dict[str, dict[str, float]
 
 
 def rejects(windows: list[WindowRecord]) -> dict[str, int]:
-    """Verdict -> number of windows rejected with it."""
+    """Count the rejected windows by verdict."""
     return dict(Counter(w.verdict.name.lower() for w in windows if w.verdict != Verdict.COMMITTED))
 
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Estimate the true floor from all views together, so that no table is mistaken for it."""
+"""Estimate the true floor from all views together, so that a table is not mistaken for it."""
 
 from __future__ import annotations
 
@@ -24,52 +24,52 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 
 TILE_M = 0.2
-"""Side of the cells that a plane's area is counted in: each counts once, however densely a near
-camera saw it."""
+"""Side of the cells that a plane's area is counted in: each counts once, however densely a nearby
+camera sampled it."""
 POINTS_PER_CELL, MAX_CELLS, MAX_FLOOR_POINTS = 12, 1000, 500_000
-"""Bounds on the time: points of a cell, cells, and points that they are chosen from."""
+"""Bounds on computing time: points per cell, number of cells, and number of candidate points."""
 MAX_PLANES = 400
-"""Through three random points, and level through one: where a tenth of the low points are floor,
-40 of the level ones lie on it."""
+"""Planes through three random points, and as many level planes through one: where a tenth of the
+low points are floor, 40 of the level planes lie on it."""
 MAX_TILT_DEG = 10.0
-"""Against the frame of the truth, which is upright: a ramp for wheelchairs, 1:12, has 4.8."""
+"""Relative to the true frame, which is upright: a wheelchair ramp, 1:12, has 4.8 degrees."""
 TOLERANCE_M = 0.05
 """Noise of depth cameras at a few metres."""
 BELOW_M = 0.15
-"""Three times the tolerance: no floor has points there but by a reflection."""
+"""Three times the tolerance: only reflections put points this far below a floor."""
 MAX_BELOW_SHARE = 0.1
-"""Of the cells of a plane: as many may have points below it before it is no floor."""
+"""Maximum fraction of a plane's cells with points below it; above that it is not a floor."""
 MIN_AREA_CELLS = 10
-"""0.4 m2: less is a step or the top of a box."""
+"""0.4 m2: anything smaller is a step or the top of a box."""
 
 
 @dataclass(frozen=True)
 class TrueFloor:
-    """A plane that is about level: normal . p = offset, the normal of length 1 and upwards."""
+    """A nearly level plane: normal . p = offset, with a unit normal that points up."""
 
     normal: FloatArray
     offset: float
 
     @classmethod
     def level(cls, z_m: float) -> TrueFloor:
-        """The level floor at a height."""
+        """Return the level floor at a height."""
         return cls(np.array([0.0, 0.0, 1.0]), z_m)
 
     def heights(self, points: FloatArray) -> FloatArray:
-        """(N,) heights of points (N, 3) above the floor, metres."""
+        """Return (N,) heights of points (N, 3) above the floor, metres."""
         heights: FloatArray = points @ self.normal - self.offset
         return heights
 
 
 def find_true_floor(points: FloatArray, seed: int = 0) -> TrueFloor | None:
-    """The level plane of the largest area with next to nothing below it.
+    """Find the level plane of the largest area with almost nothing below it.
 
-    It is area that counts, not the number of points: a camera that looks at a table top sees more
-    points on that than on the floor around, and from every view the same table top.
+    Area counts, not the number of points: a camera looking at a table top sees more points on it
+    than on the floor around, and sees the same table top from every view.
 
     Args:
-        points: (N, 3) true points of all views, z about up, metres.
-        seed: of the choice of points.
+        points: (N, 3) true points of all views, z roughly up, metres.
+        seed: random seed for the choice of points.
 
     Returns:
         The floor, or None where no plane qualifies.
@@ -79,7 +79,7 @@ def find_true_floor(points: FloatArray, seed: int = 0) -> TrueFloor | None:
     normals, offsets = _candidates(points, rng)
     heights = points @ normals.T - offsets
     on = np.logical_or.reduceat(np.abs(heights) < TOLERANCE_M, starts).sum(0)
-    # a point or two below may be a reflection
+    # a single point below may be a reflection
     below = np.add.reduceat(heights < -BELOW_M, starts, dtype=np.int64)
     below_share = (below > 1).sum(0) / np.maximum(on, 1)
     area = np.where((below_share < MAX_BELOW_SHARE) & (on >= MIN_AREA_CELLS), on, 0)
@@ -95,7 +95,7 @@ def find_true_floor(points: FloatArray, seed: int = 0) -> TrueFloor | None:
 def _few_of_each_cell(
     points: FloatArray, rng: np.random.Generator
 ) -> tuple[FloatArray, npt.NDArray[np.intp]]:
-    """A few points of each cell of the plane (M, 3), cell by cell, and where each cell begins."""
+    """Sample a few points (M, 3) per cell, in cell order; return them and each cell's start."""
     count = min(len(points), MAX_FLOOR_POINTS)
     points = points[rng.permutation(count) * len(points) // max(count, 1)]
     cells = np.floor(points[:, :2] / TILE_M).astype(np.int64)
@@ -111,7 +111,7 @@ def _few_of_each_cell(
 
 
 def _candidates(points: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Planes through random triples that are about level: (M, 3) normals and (M,) offsets."""
+    """Return nearly level planes through random triples: (M, 3) normals and (M,) offsets."""
     if len(points) < 3:
         return np.zeros((0, 3)), np.zeros(0)
     low = points[points[:, 2] <= np.quantile(points[:, 2], 0.6)]
@@ -122,14 +122,14 @@ def _candidates(points: FloatArray, rng: np.random.Generator) -> tuple[FloatArra
     normals = np.where(normals[:, 2:] < 0, -normals, normals)
     level: BoolArray = (normals[:, 2] > np.cos(np.radians(MAX_TILT_DEG))) & (length > TILE_M**2)
     normals, a = normals[level][:MAX_PLANES], a[level][:MAX_PLANES]
-    # each height as it is, too: a level floor needs no luck
+    # also level planes at each height: a level floor needs no lucky triple
     up = np.tile([0.0, 0.0, 1.0], (len(a), 1))
     normals, through = np.concatenate([normals, up]), np.concatenate([a, a])
     return normals, (normals * through).sum(1)
 
 
 def _fitted(points: FloatArray, floor: TrueFloor) -> TrueFloor:
-    """Least-squares plane through points; the old one where they do not lie on a level one."""
+    """Fit a least-squares plane to points; keep the old plane where the fit is not level."""
     if len(points) < 3:
         return floor
     mean = points.mean(0)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The true grid, by counting true points per cell, without ray casting or votes.
+"""Build the true grid by counting true points per cell, without ray casting or votes.
 
 The rules differ from the mapper's on purpose: an error common to both grids would not show.
 """
@@ -38,18 +38,19 @@ from mvdust3r_ros.datatypes import (
 from mvdust3r_ros.evaluation.true_floor import TrueFloor
 
 FLOOR_M = 0.1
-"""Points no farther than this from the true floor lie on it: twice the noise of depth cameras at a
+"""Points within this distance of the true floor lie on it: twice the noise of depth cameras at a
 few metres."""
 LEAST_VIEWS = 2
-"""Of one view alone, a cell may be its noise."""
+"""A cell seen in a single view may be noise."""
 OBSTACLE_SHARE = 0.1
-"""A cell where fewer of the views than this see an obstacle, and the others floor, is free."""
+"""A cell is free if less than this fraction of its views see an obstacle and the rest see
+floor."""
 FAINT_SHARE, AROUND_CELLS = 0.4, 2
-"""Of the views that see an obstacle in the most hit cell around: fewer are its blur, and whether
-the cell is free is not known."""
+"""Relative to the highest obstacle count within this many cells: cells with fewer obstacle views
+are blur of that obstacle, and stay unknown."""
 MAX_BASE_M = 0.5
-"""Between the robot's base and the floor: a base higher above it is on another storey, or mounted
-otherwise."""
+"""Maximum height of the robot's base above the floor: a higher base is on another storey, or
+mounted differently."""
 Counts = npt.NDArray[np.int64]
 
 
@@ -59,13 +60,13 @@ def true_grid(
     base_map: FloatArray,
     settings: MapSettings,
 ) -> OccupancyGrid:
-    """The grid that true points make.
+    """Build the grid from true points.
 
     Args:
         clouds: (N, 3) true points of each view, map frame, metres.
         floor: the true floor.
-        base_map: (M, 3) true places of the robot's base; (0, 3) where no robot is known.
-        settings: cells, height band and the robot's radius.
+        base_map: (M, 3) true positions of the robot's base; (0, 3) without a known robot.
+        settings: cell size, height band and robot radius.
     """
     lattice = _Lattice.around([*clouds, base_map], settings.grid_resolution_m)
     floor_views, obstacle_views = (np.zeros(lattice.shape, np.int64) for _ in range(2))
@@ -86,7 +87,7 @@ def true_grid(
 
 
 def _decided(floor_views: Counts, obstacle_views: Counts, views: int) -> npt.NDArray[np.int8]:
-    """Cells of the numbers of views that saw floor and obstacles in them."""
+    """Classify cells by the numbers of views that saw floor and obstacles in them."""
     least = min(LEAST_VIEWS, views)
     side = 2 * AROUND_CELLS + 1
     most = cv2.dilate(obstacle_views.astype(np.float32), np.ones((side, side), np.uint8))
@@ -100,7 +101,7 @@ def _decided(floor_views: Counts, obstacle_views: Counts, views: int) -> npt.NDA
 
 @dataclass(frozen=True)
 class _Lattice:
-    """Cells of a size from a corner on, on whole multiples of it: low (x, y), rows and columns."""
+    """A cell lattice aligned to multiples of the cell size: low (x, y), rows and columns."""
 
     resolution_m: float
     low: Counts
@@ -108,7 +109,7 @@ class _Lattice:
 
     @classmethod
     def around(cls, clouds: Iterable[FloatArray], resolution_m: float) -> _Lattice:
-        """The cells that hold all points."""
+        """Return the smallest lattice that contains all points."""
         corners = [np.array([f(c[:, :2], 0) for f in (np.min, np.max)]) for c in clouds if len(c)]
         reach = np.concatenate(corners) / resolution_m
         low = np.floor(reach.min(0)).astype(np.int64)
@@ -122,7 +123,7 @@ class _Lattice:
         return x, y
 
     def holds(self, points: FloatArray) -> BoolArray:
-        """Bool mask of the cells that points (N, 3) lie in."""
+        """Return a bool mask of the cells that contain points (N, 3)."""
         col, row = (
             np.floor(points[:, k] / self.resolution_m).astype(np.int64) - self.low[k]
             for k in (0, 1)
@@ -132,7 +133,7 @@ class _Lattice:
         return mask
 
     def discs(self, places: FloatArray, radius_m: float) -> BoolArray:
-        """Bool mask of the cells whose centres are within a radius of one of the places."""
+        """Return a bool mask of the cells whose centres are within a radius of a position."""
         mask = np.zeros(self.shape, bool)
         rows, cols = (
             (np.arange(n) + low + 0.5) * self.resolution_m

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The ground-truth map, from recorded depth and true poses."""
+"""Build the ground-truth map from recorded depth and true poses."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from mvdust3r_ros.geometry import Sim3, backproject, invert_se3
 from mvdust3r_ros.window.preprocess import view_from_frame
 
 MAX_VIEWS = 300
-"""A bound on memory; of a longer drive every second, fourth ... view is kept."""
+"""A bound on memory; on longer drives every second, fourth ... view is kept."""
 VOXEL_M = 0.025
-"""Half a cell of the grid: each cell a view sees keeps points."""
+"""Half a grid cell: every cell a view sees keeps points."""
 BASE_STEP_M = 0.05
-"""One cell of the grid by default: more places draw the same."""
+"""One default grid cell: closer base positions would not change the grid."""
 
 
 @dataclass(frozen=True)
 class TrueView:
-    """What one frame really saw.
+    """The true pose and points of one frame.
 
     Attributes:
         T_world_cam: (4, 4) true pose.
@@ -50,20 +50,20 @@ class TrueView:
 
 
 class TrueMapBuilder:
-    """Collects true points as the frames go by; keeps an even choice of at most 300 frames.
+    """Collects true points frame by frame; keeps an even selection of at most 300 frames.
 
     Attributes:
-        views: what the chosen frames saw.
-        bases_world: (3,) true places of the robot's base, where the frames say how the camera
-            sits on one.
+        views: true views of the selected frames.
+        bases_world: (3,) true positions of the robot's base, from frames that carry the camera's
+            mounting pose.
     """
 
     def __init__(self, settings: MapSettings, engine: EngineInfo) -> None:
-        """Nothing yet.
+        """Start without points.
 
         Args:
-            settings: cells and height band of the grid, and how far points are used.
-            engine: says with the first frame how large the views are.
+            settings: cell size and height band of the grid, and maximum range of points.
+            engine: derives the view size from the first frame.
         """
         self._settings = settings
         self._engine = engine
@@ -74,7 +74,7 @@ class TrueMapBuilder:
         self.bases_world: list[FloatArray] = []
 
     def add(self, frame: Frame) -> None:
-        """Take in a frame; one without depth, true pose or intrinsics is passed over."""
+        """Add a frame; one without depth, true pose or intrinsics is skipped."""
         self._add_base(frame)
         self._view_hw = self._view_hw or self._engine.view_hw(frame.image_rgb.shape[:2])
         if frame.depth_m is None or frame.T_world_cam is None or frame.camera is None:
@@ -104,11 +104,11 @@ class TrueMapBuilder:
             self.bases_world.append(base)
 
     def grid(self, S_map_world: Sim3, floor_z_m: float) -> OccupancyGrid | None:
-        """The grid of the true points.
+        """Build the grid of the true points.
 
         Args:
-            S_map_world: where the true world lies in the map.
-            floor_z_m: height of the floor in the map where the true points show none.
+            S_map_world: transform from the true world to the map.
+            floor_z_m: fallback floor height in the map, where the true points show no floor.
 
         Returns:
             The grid in the map frame, or None without true points.
@@ -122,7 +122,7 @@ class TrueMapBuilder:
 
 
 def _one_a_voxel(points: FloatArray) -> FloatArray:
-    """One of the points (N, 3) in each voxel that has any."""
+    """Keep one of the points (N, 3) in each occupied voxel."""
     voxels = np.floor(points / VOXEL_M).astype(np.int64)
     voxels -= voxels.min(0, initial=0)
     sides = voxels.max(0, initial=0) + 1

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Dumps of rejected windows: folders of plain files, to inspect and to run again."""
+"""Dumps of rejected windows: folders of plain files, for inspection and replay."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from mvdust3r_ros.evaluation.window_scores import WatchedEngine, WindowLog
 from mvdust3r_ros.mapper import Mapper
 
 CAPSULE_FORMAT = 1
-"""Goes up with each change that readers of older dumps would not understand."""
+"""Increases with each change that breaks readers of older dumps."""
 MAX_DUMPS = 20
-"""A bound on the disk: the first ones show what goes wrong."""
+"""A bound on disk space: the first dumps show what goes wrong."""
 
 
 class WindowDumpError(MvDust3rError):
@@ -56,11 +56,11 @@ class WindowDump:
     """A rejected window.
 
     Attributes:
-        windows: the window, and before it the last window that was committed, if any.
-        predictions: what the engine gave for each; None where it failed.
-        verdict: why it was rejected.
+        windows: the last committed window, if any, followed by the rejected window.
+        predictions: the engine's prediction for each; None where it failed.
+        verdict: the reason for rejection.
         message: the same in words.
-        engine: engine folder or name it was run with; empty for the default model.
+        engine: engine folder or name used; empty for the default model.
         config: settings of the mapper.
     """
 
@@ -73,7 +73,7 @@ class WindowDump:
 
 
 class WindowDumpWriter:
-    """Writes a folder for each rejected window of a run, at most 20."""
+    """Writes a folder for each rejected window of a run, 20 at most."""
 
     def __init__(self, out: Path, engine: str, config: MapperConfig) -> None:
         """Remove the dumps of an earlier run from `out`; write new ones there."""
@@ -85,10 +85,10 @@ class WindowDumpWriter:
             shutil.rmtree(old.parent)
 
     def observe(self, update: MapUpdate, prediction: WindowPrediction | None) -> None:
-        """Take in the outcome of a window.
+        """Process the outcome of a window.
 
         Raises:
-            WindowDumpError: the disk.
+            WindowDumpError: writing to disk failed.
         """
         if update.verdict == Verdict.COMMITTED:
             self._committed = update.window, prediction
@@ -112,7 +112,7 @@ def write_dump(folder: Path, dump: WindowDump) -> None:
     """Write capsule.json, image-ID.png and tensors.npz (depth, points, confidence).
 
     Raises:
-        WindowDumpError: the disk.
+        WindowDumpError: writing to disk failed.
     """
     keyframes = {k.id: k for window in dump.windows for k in window.keyframes}
     tensors: dict[str, Any] = {
@@ -159,7 +159,7 @@ def _keyframe_values(keyframe: Keyframe) -> dict[str, Any]:
 
 
 def read_dump(folder: Path) -> WindowDump:
-    """Read a dump; nothing in it can be executed.
+    """Read a dump; nothing in it is ever executed.
 
     Raises:
         WindowDumpError: a file is missing or damaged.
@@ -221,14 +221,14 @@ def _prediction_from(arrays: dict[str, Any], place: int) -> WindowPrediction | N
 
 @dataclass(frozen=True)
 class Replay:
-    """What came out when a dump was run again.
+    """Result of replaying a dump.
 
     Attributes:
-        verdict: of the window now.
-        message: the same in words.
-        difference: largest change of the predicted points against the stored ones, as a share of
-            their median distance; None when either is missing or of another size.
-        scores: ND and the others now, where the dump holds depth and poses.
+        verdict: new verdict on the window.
+        message: the reason in words.
+        difference: largest change of the predicted points against the stored ones, as a fraction
+            of their median distance; None if either is missing or their sizes differ.
+        scores: ND and the other new scores, where the dump holds depth and poses.
     """
 
     verdict: Verdict
@@ -238,18 +238,18 @@ class Replay:
 
 
 def replay_dump(dump: WindowDump, engine: Engine, config: MapperConfig | None = None) -> Replay:
-    """Run a rejected window again, after the window that was committed before it.
+    """Replay a rejected window after the window committed before it.
 
-    The map older than that window is not in a dump, so a verdict that depends on it (scale,
+    A dump does not contain the map older than that window, so a verdict that depends on it (scale,
     odometry over several windows) can differ.
 
     Args:
         dump: the dump.
-        engine: any engine that takes views of the dump's size; stays open.
+        engine: any engine that accepts views of the dump's size; stays open.
         config: other settings; None for those of the dump.
 
     Raises:
-        WindowDumpError: the engine takes views of another size.
+        WindowDumpError: the engine needs views of another size.
     """
     info = engine.describe()
     stored_hw = dump.windows[-1].keyframes[0].view.image_rgb.shape[:2]
@@ -282,7 +282,7 @@ def _difference(new: WindowPrediction | None, old: WindowPrediction | None) -> f
 
 
 def describe_replay(dump: WindowDump, replay: Replay) -> str:
-    """A replay in words, for a terminal."""
+    """Describe a replay in words, for a terminal."""
     lines = [
         f"recorded: {dump.verdict.name.lower()}: {dump.message or 'no reason given'}",
         f"now:      {replay.verdict.name.lower()}{': ' if replay.message else ''}{replay.message}",

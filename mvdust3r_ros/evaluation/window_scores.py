@@ -48,19 +48,20 @@ from mvdust3r_ros.geometry import backproject, invert_se3
 from mvdust3r_ros.window.pose_recovery import recover_poses
 
 MOST_COLUMNS = 224
-"""Wider views are scored on every n-th of their pixels: the published network has so many."""
+"""Wider views are scored on every n-th pixel: this is the width of the published network's
+views."""
 CONFIDENCE_SAMPLES = 400
-"""A bound on memory: of each window, of which a drive has hundreds."""
+"""Samples per window, a bound on memory: a drive has hundreds of windows."""
 SHOWN_PX = 168
-"""A choice of looks."""
+"""Chosen for appearance."""
 FAR_PERCENTILE = 97
-"""Depth that the colours of a thumbnail end at: a window in the wall does not make the room
-dark."""
+"""Percentile of the depth at which the thumbnail's colours end, so that a window in the wall does
+not darken the room."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What an engine made of a window.
+    """An engine's prediction for a window.
 
     Attributes:
         views: in the order the engine was fed.
@@ -71,7 +72,7 @@ class Decoded:
     prediction: WindowPrediction
 
     def of(self, keyframes: Sequence[Keyframe]) -> WindowPrediction | None:
-        """The prediction in the order of these keyframes; None when it is of other views."""
+        """Return the prediction in the order of these keyframes; None if it has other views."""
         places = {id(k.view): place for place, k in enumerate(keyframes)}
         order = [places.get(id(view)) for view in self.views]
         if len(order) != len(keyframes) or any(place is None for place in order):
@@ -80,37 +81,37 @@ class Decoded:
 
 
 class WatchedEngine(Engine):
-    """An engine that remembers what it gave since the last look."""
+    """An engine wrapper that remembers the predictions since they were last read."""
 
     def __init__(self, inner: Engine) -> None:
-        """Watch `inner`."""
+        """Wrap `inner`."""
         self._inner = inner
         self._decoded: list[Decoded] = []
 
     def observe(self, view: View) -> None:
-        """As the engine does."""
+        """Forward to the engine."""
         self._inner.observe(view)
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """As the engine does."""
+        """Forward to the engine."""
         return self._inner.encode(views)
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """As the engine does."""
+        """Forward to the engine and remember the prediction."""
         prediction = self._inner.decode(tokens, n_ref)
         self._decoded.append(Decoded(tuple(t.view for t in tokens), prediction))
         return prediction
 
     def describe(self) -> EngineInfo:
-        """As the engine does."""
+        """Forward to the engine."""
         return self._inner.describe()
 
     def close(self) -> None:
-        """As the engine does."""
+        """Forward to the engine."""
         self._inner.close()
 
     def prediction_of(self, keyframes: Sequence[Keyframe]) -> WindowPrediction | None:
-        """What was given for these keyframes since the last call, in their order; or None."""
+        """Return any prediction for these keyframes since the last call, in their order."""
         decoded, self._decoded = self._decoded, []
         found = (item.of(keyframes) for item in decoded)
         return next((p for p in found if p is not None), None)
@@ -118,15 +119,15 @@ class WatchedEngine(Engine):
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A keyframe as a person sees it.
+    """A keyframe's image and depth, for people.
 
     Attributes:
         window: index of its window.
         stamp_ns: acquisition time.
-        verdict: of its window.
+        verdict: verdict on its window.
         image: JPEG.
-        depth: JPEG of the predicted depth in colours; None when no pose was found.
-        true_depth: JPEG of the true depth in the same colours; None without one.
+        depth: JPEG of the predicted depth in colours; None if no pose was found.
+        true_depth: JPEG of the true depth in the same colours; None without true depth.
     """
 
     window: int
@@ -142,11 +143,11 @@ class WindowLog:
     """Scores of all windows of a run, filled in by `observe`.
 
     Attributes:
-        engine: the engine of the mapper.
-        pose: how poses are found, for the depth of the thumbnails.
+        engine: the mapper's engine.
+        pose: settings for recovering the poses that thumbnail depth needs.
         scores: window index -> scores, for windows with depth and poses.
-        metric_error: window index -> relative error of the size, for engines that predict metres.
-        unscored: why a window has no scores -> number of windows.
+        metric_error: window index -> relative scale error, for engines that predict metres.
+        unscored: reason for missing scores -> number of windows.
         confidence: (N, 2) confidence and error (m) of a few pixels of each window.
         thumbnails: newest keyframe of each window.
     """
@@ -160,10 +161,10 @@ class WindowLog:
     thumbnails: list[Thumbnail] = field(default_factory=list)
 
     def observe(self, update: MapUpdate) -> WindowPrediction | None:
-        """Take in the outcome of a window.
+        """Process the outcome of a window.
 
         Returns:
-            What the engine gave for it, in the order of its keyframes; None when it failed.
+            The engine's prediction, in the order of the window's keyframes; None if it failed.
         """
         keyframes = update.window.keyframes
         prediction = self.engine.prediction_of(keyframes)
@@ -203,7 +204,7 @@ class WindowLog:
 
 
 def window_truth(views: Sequence[View]) -> WindowTruth:
-    """True points and poses of a window.
+    """Return the true points and poses of a window.
 
     Raises:
         MvDust3rError: a view lacks depth, a true pose or intrinsics, or no depth is known.
@@ -228,7 +229,7 @@ def window_truth(views: Sequence[View]) -> WindowTruth:
 def thumbnail(
     update: MapUpdate, prediction: WindowPrediction | None, pose: PoseSettings
 ) -> Thumbnail:
-    """The newest keyframe of a window with its depth."""
+    """Render the newest keyframe of a window with its depth."""
     keyframe = update.window.keyframes[-1]
     view = keyframe.view
     predicted = None if prediction is None else _newest_depth(update, prediction, pose)
@@ -252,7 +253,7 @@ def thumbnail(
 def _newest_depth(
     update: MapUpdate, prediction: WindowPrediction, pose: PoseSettings
 ) -> FloatArray | None:
-    """(H, W) depth of the newest view along its own axis, in the window's scale."""
+    """Return the (H, W) depth of the newest view along its own axis, in the window's scale."""
     if not np.isfinite(prediction.points).all():
         return None
     try:
@@ -273,7 +274,7 @@ def _median_ratio(true: FloatArray, predicted: FloatArray) -> float:
 
 
 def depth_colors(depth: FloatArray, far: float) -> ImageArray:
-    """(H, W, 3) near bright, far dark, grey where nothing is known."""
+    """Colour depth (H, W, 3): near is bright, far is dark, grey where unknown."""
     known = np.isfinite(depth)
     level = 255 - np.clip(np.where(known, depth, 0) / max(far, 1e-9), 0, 1) * 255
     colors = cv2.applyColorMap(level.astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Scaled dot-product attention, whole or leaving out a view's own tokens."""
+"""Scaled dot-product attention, over all tokens or without a view's own tokens."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from torch import Tensor
 from torch.nn import functional
 
 MASKED = -1e4
-"""Added to scores that must not count; exp of it is 0 in float32, and it exists in float16."""
+"""Added to scores that must not count: its exp is 0 in float32, and float16 can represent it."""
 
 
 BF16_SCORES_AT_ONCE = 1 << 21
-"""Attention scores computed together on a CPU: 8 MB in float32."""
+"""Number of attention scores computed together on a CPU: 8 MB in float32."""
 
 
 def split_axis(x: Tensor, axis: int, sizes: tuple[int, ...]) -> Tensor:
-    """One axis made into several; as `Tensor.unflatten`, but its exported graph is a reshape."""
+    """Split one axis into several; like `Tensor.unflatten`, but exported as a plain reshape."""
     axis %= x.dim()
     return x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of (..., S, heads, d) queries to (..., T, heads, d) keys and values.
+    """Attend from (..., S, heads, d) queries to (..., T, heads, d) keys and values.
 
     Returns:
         (..., S, heads, d)
@@ -57,16 +57,16 @@ def attend_others(
     masked: bool = False,
     weights: list[Tensor] | None = None,
 ) -> Tensor:
-    """Attention of each view's queries to the keys of all views but its own.
+    """Attend from each view's queries to the keys of all views except its own.
 
     Args:
         q: (B, Q, S, heads, d) queries of Q views.
         k: (B, V, S, heads, d) keys of V views.
         v: (B, V, S, heads, d) values.
-        own: query view i leaves out key view own + i; negative to leave out none.
+        own: query view i excludes key view own + i; negative to exclude none.
         masked: True for one product with a mask (memory quadratic in the number of views; for
             training and export), False for the form without copies.
-        weights: takes head 0's attention weights (B, Q, S, V, S), when given.
+        weights: if given, receives head 0's attention weights (B, Q, S, V, S).
 
     Returns:
         (B, Q, S, heads, d)
@@ -79,9 +79,9 @@ def attend_others(
 
 
 def _attend_ring(q: Tensor, k: Tensor, v: Tensor, own: int) -> Tensor:
-    """One batch item, (Q, S, heads, d) queries and (V, S, heads, d) keys, no copies per query.
+    """Attend in one batch item, (Q, S, heads, d) to (V, S, heads, d), without copies per query.
 
-    With the views written twice, 0..V-1, 0..V-1, those other than i are the V-1 that follow i.
+    With the views written twice, 0..V-1, 0..V-1, all views except i are the V-1 that follow i.
     """
     views, count, heads, dim = k.shape
     ring = (torch.cat((t, t)).contiguous() for t in (k, v))
@@ -114,9 +114,9 @@ def _attend_masked(
 
 
 def _attend_bf16_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(B..., heads, S, d): plain products, a few heads at a time to stay in the cache.
+    """Attend in plain products, (B..., heads, S, d), a few heads at a time to stay in the cache.
 
-    The fused kernel computes in float32 on CPUs without matrix units, at half the speed.
+    On CPUs without matrix units the fused kernel computes in float32, at half the speed.
     """
     if q.dim() > 3:
         return torch.stack([_attend_bf16_cpu(*item) for item in zip(q, k, v, strict=True)])
@@ -127,10 +127,10 @@ def _attend_bf16_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    """Scale before the product, as fused kernels want it and half precision needs it."""
+    """Scale before the product, as fused kernels expect and half precision needs."""
     return (q * int(q.shape[-1]) ** -0.5) @ k.transpose(-1, -2)  # type: ignore[no-any-return]
 
 
 def plain() -> bool:
-    """True where the graph must be made of plain batched products: training and export."""
+    """Whether the graph must consist of plain batched products, for training and export."""
     return torch.is_grad_enabled() or torch.onnx.is_in_onnx_export()

@@ -25,12 +25,12 @@ from mvdust3r_ros.datatypes import MvDust3rError
 
 
 class NetworkConfigError(MvDust3rError):
-    """The sizes of a network do not fit together."""
+    """The sizes of a network are inconsistent."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Everything that decides the shapes of the weights, and the default number of paths.
+    """All settings that determine the weight shapes, and the default number of paths.
 
     The defaults are those of the published MV-DUSt3R+.
 
@@ -38,19 +38,19 @@ class NetworkConfig:
         image_hw: height and width of the views, in pixels, multiples of `patch_size`.
         patch_size: side of a token's patch, in pixels.
         enc_dim: width of the encoder.
-        enc_depth: blocks of the encoder.
+        enc_depth: number of encoder blocks.
         enc_heads: attention heads of the encoder.
         dec_dim: width of the decoder.
-        dec_depth: layers of the decoder.
+        dec_depth: number of decoder layers.
         dec_heads: attention heads of the decoder.
         mlp_ratio: hidden width of an MLP over its input width.
         rope_base: base of the rotary position embedding's frequencies.
         cross_reference: True for MV-DUSt3R+ (blocks that join the reference paths).
-        n_ref: reference paths to run when the caller names no number.
+        n_ref: default number of reference paths.
         skip_dim: hidden width of the point heads' convolutional skip branch; 0 for none.
         gs_mlp_dim: hidden width of the Gaussian heads; 0 for no Gaussian heads.
-        mask_token: True to hold the unused `mask_token` of the published files.
-        ray_embed: True to embed known intrinsics as rays, one linear layer.
+        mask_token: True to include the unused `mask_token` of the published files.
+        ray_embed: True to embed known intrinsics as rays, with one linear layer.
         pos_embed: True to add a learned absolute position to each patch.
         max_log_distance: limit on log(1 + distance) before the exponential; 0 for none.
     """
@@ -92,12 +92,12 @@ class NetworkConfig:
 
     @property
     def grid_hw(self) -> tuple[int, int]:
-        """Rows and columns of tokens of one view."""
+        """Rows and columns of the tokens of one view."""
         return self.image_hw[0] // self.patch_size, self.image_hw[1] // self.patch_size
 
     @property
     def tokens(self) -> int:
-        """Tokens of one view."""
+        """Number of tokens in one view."""
         return self.grid_hw[0] * self.grid_hw[1]
 
 
@@ -110,16 +110,16 @@ NAMED_CONFIGS: dict[str, NetworkConfig] = {
         max_log_distance=4.0,
     ),
 }  # fmt: skip
-"""`mvd` and `mvdp` are the published models, `room` is the small one of this package."""
+"""`mvd` and `mvdp` are the published models; `room` is this package's small model."""
 
 
 def config_to_dict(config: NetworkConfig) -> dict[str, Any]:
-    """Plain values for JSON or YAML; `config_from_dict` reads them back."""
+    """Convert to plain values for JSON or YAML; `config_from_dict` reads them back."""
     return dataclasses.asdict(config) | {"image_hw": list(config.image_hw)}
 
 
 def config_from_dict(values: Mapping[str, Any]) -> NetworkConfig:
-    """A configuration out of plain values; missing ones take their defaults.
+    """Build a configuration from plain values; missing ones get their defaults.
 
     Raises:
         NetworkConfigError: an unknown name or a value of the wrong type.

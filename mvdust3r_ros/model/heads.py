@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From the decoder's last tokens to pointmaps, confidences and Gaussians."""
+"""Heads that turn the decoder's last tokens into pointmaps, confidences and Gaussians."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from mvdust3r_ros.model.attention import split_axis
 from mvdust3r_ros.model.layers import Linear
 
 SKIP_SCALE = 1e-4
-"""As in the published code, as are the next three: weights are trained with it."""
+"""As in the published code, like the next three constants: the weights are trained with it."""
 MIN_NORM = 1e-8
-"""Of a point in the camera's centre, which has no direction; DUSt3R's `reg_dense_depth`."""
+"""For a point in the camera centre, which has no direction; DUSt3R's `reg_dense_depth`."""
 MAX_CONF = 1e9
 """`conf_mode` of the published models, ('exp', 1, 1e9)."""
 GAUSSIAN_SCALE = 0.1
-"""Of the Gaussians' sizes."""
+"""Scale factor for the Gaussians' sizes."""
 
 
 class PointMaps(NamedTuple):
@@ -43,7 +43,7 @@ class PointMaps(NamedTuple):
 
 
 class Gaussians(NamedTuple):
-    """One Gaussian a pixel of V views, float32.
+    """One Gaussian per pixel of V views, float32.
 
     Attributes:
         rgb: (V, H, W, 3) colour, spherical harmonics of degree 0.
@@ -59,13 +59,13 @@ class Gaussians(NamedTuple):
 
 
 def unpatchify(x: Tensor, grid_hw: tuple[int, int], patch: int) -> Tensor:
-    """(V, S, C * patch * patch) tokens -> (V, C, H, W) pixels; channels c, then dy, then dx."""
+    """Convert (V, S, C * patch * patch) tokens to (V, C, H, W) pixels; channel order c, dy, dx."""
     maps = split_axis(x.transpose(1, 2), 2, grid_hw)  # (V, C * patch * patch, rows, cols)
     return functional.pixel_shuffle(maps, patch)
 
 
 class SkipConv(nn.Module):
-    """Convolution and batch normalisation, same size out as in."""
+    """Convolution and batch normalisation that keep the image size."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class SkipConv(nn.Module):
         self.norm = nn.BatchNorm2d(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(V, C, H, W) -> (V, C', H, W)."""
+        """Map (V, C, H, W) to (V, C', H, W)."""
         if self.training:
             return self.norm(self.conv(x))  # type: ignore[no-any-return]
         weight, bias = self.folded()
@@ -82,7 +82,7 @@ class SkipConv(nn.Module):
         )
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that equals both steps at inference."""
+        """Return weight and bias of the single convolution that equals both steps at inference."""
         norm = self.norm
         assert norm.running_var is not None and norm.running_mean is not None
         assert self.conv.bias is not None
@@ -92,7 +92,7 @@ class SkipConv(nn.Module):
 
 
 class PointHead(nn.Module):
-    """Linear head: a token becomes the points and confidences of its patch's pixels."""
+    """Linear head: maps a token to the points and confidences of its patch's pixels."""
 
     def __init__(self, dim: int, patch: int, skip_dim: int, max_log_distance: float) -> None:
         super().__init__()
@@ -109,11 +109,11 @@ class PointHead(nn.Module):
     def forward(
         self, tokens: Tensor, images: Tensor | None, grid_hw: tuple[int, int]
     ) -> PointMaps:
-        """Pointmaps of V views.
+        """Predict the pointmaps of V views.
 
         Args:
             tokens: (V, S, D) after the decoder's norm, float32.
-            images: (V, 3, H, W) in [-1, 1]; None leaves the skip branch out, if there is one.
+            images: (V, 3, H, W) in [-1, 1]; None omits the skip branch, if there is one.
             grid_hw: rows and columns of tokens.
         """
         maps = unpatchify(self.proj(tokens), grid_hw, self.patch)
@@ -132,7 +132,7 @@ class PointHead(nn.Module):
         return last(x)  # type: ignore[no-any-return]
 
     def _distance_exp(self, xyz: Tensor) -> Tensor:
-        """Direction of xyz, distance exp(|xyz|) - 1."""
+        """Return points in the direction of xyz at distance exp(|xyz|) - 1."""
         norm = xyz.norm(dim=-1, keepdim=True)
         log_distance = norm.clamp(max=self.max_log_distance) if self.max_log_distance else norm
         exporting = torch.onnx.is_in_onnx_export()  # ONNX has no expm1
@@ -141,7 +141,7 @@ class PointHead(nn.Module):
 
 
 class GaussianHead(nn.Module):
-    """Four small MLPs: colour, opacity, scale and rotation of one Gaussian a pixel."""
+    """Four small MLPs: colour, opacity, scale and rotation of one Gaussian per pixel."""
 
     def __init__(self, dim: int, patch: int, hidden: int) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class GaussianHead(nn.Module):
         self.mlp_rotation = _two_layers(dim, hidden, 4 * patch * patch)
 
     def forward(self, tokens: Tensor, grid_hw: tuple[int, int]) -> Gaussians:
-        """(V, S, D) tokens after the decoder's norm -> Gaussians of V views."""
+        """Map (V, S, D) tokens after the decoder's norm to Gaussians of V views."""
         x = self.norm(tokens)
         rgb, opacity, scale, rotation = (
             unpatchify(mlp(x), grid_hw, self.patch).permute(0, 2, 3, 1)

@@ -14,7 +14,7 @@
 
 """Building blocks: rotary embedding, attention, encoder and decoder blocks.
 
-Linear layers may be held in a lower precision (`Linear`); what lies between them, the residual
+Linear layers may be stored in a lower precision (`Linear`). Everything between them, the residual
 stream and the normalisations, stays in the precision of the input.
 """
 
@@ -28,17 +28,17 @@ from mvdust3r_ros.model.attention import attend, attend_others, plain, split_axi
 from mvdust3r_ros.model.onednn import onednn_linear, onednn_serves
 
 LAYER_NORM_EPS = 1e-6
-"""Of CroCo, DUSt3R and the published models."""
+"""Value of CroCo, DUSt3R and the published models."""
 VALUES_AT_ONCE = 1 << 17
-"""Token values (tokens times width) that a decoder block works on together at inference: half a
+"""Token values (tokens times width) that a decoder block processes together at inference: half a
 megabyte in float32, for the processor's cache."""
 
 
 def rope_table(grid_hw: tuple[int, int], head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the 2-D rotary embedding (Su et al., 2021, once for y, once for x).
+    """Return cosines and sines of the 2-D rotary embedding (Su et al., 2021, applied to y and x).
 
-    The first half of a head turns with the row of a token, the second with its column; inside a
-    half of D channels, channels i and i + D/2 are a pair of frequency base^(-2i/D).
+    The first half of a head rotates with the row of a token, the second with its column. Within a
+    half of D channels, channels i and i + D/2 form a pair of frequency base^(-2i/D).
 
     Args:
         grid_hw: rows and columns of tokens.
@@ -65,17 +65,17 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A linear layer that casts its input when its weights are held in a lower precision."""
+    """A linear layer that casts its input if its weights have a lower precision."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Map (..., in) to (..., out)."""
         x = self._cast(x)
         if onednn_serves(x):
             return onednn_linear(x, self.weight, self.bias)
         return functional.linear(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
-        """The layer and a GELU in one go: (..., in) -> (..., out)."""
+        """Apply the layer and a GELU in one operation: (..., in) to (..., out)."""
         x = self._cast(x)
         if onednn_serves(x):
             return onednn_linear(x, self.weight, self.bias, gelu=True)
@@ -93,7 +93,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of the tokens of one view to each other."""
+    """Multi-head attention between the tokens of one view."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class SelfAttention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
+        """Map (B, S, D) to (B, S, D)."""
         qkv = split_axis(self.qkv(x), -1, (3, self.heads, -1))
         q, k, v = qkv.unbind(-3)  # (B, S, heads, d)
         return self.proj(attend(rotate(q, rope), rotate(k, rope), v).flatten(-2))  # type: ignore[no-any-return]
@@ -120,7 +120,7 @@ class CrossAttention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def keys_values(self, y: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """(B, V, S, D) -> keys and values, each (B, V, S, heads, d)."""
+        """Return keys and values of (B, V, S, D), each (B, V, S, heads, d)."""
         shape = (self.heads, -1)
         k = rotate(split_axis(self.projk(y), -1, shape), rope)
         return k, split_axis(self.projv(y), -1, shape)
@@ -133,15 +133,15 @@ class CrossAttention(nn.Module):
         own: int,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
-        """(B, Q, S, D) queries of Q views -> (B, Q, S, D).
+        """Attend from (B, Q, S, D) queries of Q views; returns (B, Q, S, D).
 
         Args:
             x: normalised tokens.
             keys_values: of V views, from `keys_values`.
             rope: table of the grid.
-            own: the key view of query view 0, so that query view i leaves out key view own + i;
-                negative to leave out none.
-            weights: takes head 0's attention weights (B, Q, S, V, S), when given.
+            own: key view of query view 0: query view i excludes key view own + i; negative to
+                exclude none.
+            weights: if given, receives head 0's attention weights (B, Q, S, V, S).
         """
         k, v = keys_values
         q = split_axis(self.projq(x), -1, (self.heads, -1))
@@ -158,7 +158,7 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Map (..., D) to (..., D)."""
         return self.fc2(self.fc1.gelu(x))  # type: ignore[no-any-return]
 
 
@@ -173,7 +173,7 @@ class EncoderBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
+        """Map (B, S, D) to (B, S, D)."""
         x = x + self.attn(self.norm1(x), rope)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
@@ -201,8 +201,9 @@ class DecoderBlock(nn.Module):
     ) -> Tensor:
         """Update the tokens x (B, Q, S, D) of Q views from the tokens `others` (B, V, S, D).
 
-        Keys and values are made once for all queries. `own` and `weights` as in `CrossAttention`.
-        At inference, batch items beyond `VALUES_AT_ONCE` wait their turn, which bounds the memory.
+        Keys and values are computed once for all queries. `own` and `weights` as in
+        `CrossAttention`. At inference, batches beyond `VALUES_AT_ONCE` are processed in parts to
+        bound memory.
         """
         items = max(1, VALUES_AT_ONCE // x[0].numel())
         if plain() or weights is not None or len(x) <= items:

@@ -14,9 +14,9 @@
 
 """MV-DUSt3R and MV-DUSt3R+ (Tang et al., CVPR 2025), batched over views and reference paths.
 
-A path predicts all views in the frame of its reference view. Inside, the tokens of a path lie in
-slot order: its reference in slot 0, the view that gave way in the reference's place, all others at
-their own (`slot_order`). Results come in view order unless a docstring says slots.
+A path predicts all views in the frame of its reference view. Internally, the tokens of a path are
+in slot order: its reference in slot 0, view 0 in the reference's slot, all others in their own
+(`slot_order`). Results are in view order unless a docstring names slots.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from mvdust3r_ros.model.heads import GaussianHead, Gaussians, PointHead, PointMa
 from mvdust3r_ros.model.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear, rope_table
 
 RAY_FEATURES = 6
-"""x, y, xy, x^2 + y^2 of a ray, and the halves of the field of view: what `_rays` returns."""
+"""x, y, xy, x^2 + y^2 of a ray, and half the field of view along each axis: see `rays`."""
 ENCODE_AT_ONCE = 4
-"""Views encoded together at inference: no view's tokens depend on another, and memory grows with
-each."""
+"""Number of views encoded together at inference: no view's tokens depend on another view, and
+memory grows with each."""
 
 
 class NetworkOutput(NamedTuple):
-    """What `Network.forward` returns; B batch, P paths, V views, S tokens.
+    """Output of `Network.forward`; B batch, P paths, V views, S tokens.
 
     Attributes:
         points: (B, P, V, H, W, 3); path p is in the camera frame of view p.
         conf: (B, P, V, H, W), above 1.
-        features: (B, V, S, dec_dim) tokens that enter the decoder; None unless asked for.
+        features: (B, V, S, dec_dim) tokens that enter the decoder; None unless requested.
         attention: (layers - 1, B, V, S, V, S) weights of head 0 of path 0's cross-attentions, from
-            the second layer on, 0 on a view's own tokens; None unless asked for.
+            the second layer on, 0 on a view's own tokens; None unless requested.
     """
 
     points: Tensor
@@ -57,9 +57,9 @@ class NetworkOutput(NamedTuple):
 
 
 def slot_order(n_ref: int, n_views: int) -> Tensor:
-    """(P, V) view in each slot of each path: views 0 and p exchanged in path p.
+    """Return the (P, V) view in each slot of each path: views 0 and p are swapped in path p.
 
-    The exchange is its own inverse, so the same indices lead from slots back to views.
+    The swap is its own inverse, so the same indices map slots back to views.
     """
     order = torch.arange(n_views).repeat(n_ref, 1)
     paths = torch.arange(n_ref)
@@ -69,7 +69,7 @@ def slot_order(n_ref: int, n_views: int) -> Tensor:
 
 
 def exchange(x: Tensor, order: Tensor) -> Tensor:
-    """(B, P, V, ...) with the V axis of each path reordered by `order` (P, V)."""
+    """Reorder the V axis of each path of (B, P, V, ...) by `order` (P, V)."""
     paths, views = order.shape
     rows = torch.arange(paths, device=order.device)[:, None] * views + order
     flat = x.flatten(1, 2).index_select(1, rows.flatten())
@@ -84,12 +84,12 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch, patch)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(V, 3, H, W) -> (V, S, dim), row by row."""
+        """Map (V, 3, H, W) to (V, S, dim), row by row."""
         return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class Network(nn.Module):
-    """The whole network; parameter names are those of the published files."""
+    """The complete network; parameter names are those of the published files."""
 
     enc_rope_cos: Tensor
     enc_rope_sin: Tensor
@@ -98,7 +98,7 @@ class Network(nn.Module):
     patch_centres: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
-        """Build with torch's own initial weights; see `initialise` for those to train from."""
+        """Build with torch's default initial weights; see `initialise` for training."""
         super().__init__()
         self.config = c = config
         if c.mask_token:
@@ -126,7 +126,7 @@ class Network(nn.Module):
         self.make_tables()
 
     def make_tables(self, device: torch.device | None = None) -> None:
-        """Compute the constant tables anew; they are not part of the weights."""
+        """Recompute the constant tables, which are not part of the weights."""
         c = self.config
         for name, dim, heads in (
             ("enc", c.enc_dim, c.enc_heads), ("dec", c.dec_dim, c.dec_heads),
@@ -140,13 +140,13 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int = 0, depth: float = 2.4) -> None:
-        """Weights to train from.
+        """Initialise the weights for training.
 
-        Xavier's for all linear layers; cross-reference blocks that change nothing at first; points
-        about `depth` in front of the reference camera.
+        Xavier initialisation for all linear layers; cross-reference blocks that initially change
+        nothing; points about `depth` in front of the reference camera.
 
         Args:
-            seed: of the random numbers.
+            seed: random seed.
             depth: typical distance of the scene, in the unit of the targets.
         """
         generator = torch.Generator().manual_seed(seed)
@@ -174,15 +174,15 @@ class Network(nn.Module):
         paths: int = 0,
         details: bool = False,
     ) -> NetworkOutput:
-        """Pointmaps of all views in the frames of the first views.
+        """Predict pointmaps of all views in the frames of the first views.
 
         Args:
             images: (B, V, 3, H, W) in [-1, 1], at least two views; the first n_ref are references.
-            intrinsics: (B, V, 4) fx, fy, cx, cy in pixels, all 0 where unknown; only read by
-                networks with a ray embedding.
-            n_ref: reference paths to run, at most V; 0 for the configuration's, or V if fewer.
-            paths: paths whose pointmaps are computed; 0 for all.
-            details: True to return features and attention as well (training).
+            intrinsics: (B, V, 4) fx, fy, cx, cy in pixels, all 0 if unknown; only used by networks
+                with a ray embedding.
+            n_ref: reference paths to run, at most V; 0 for the configured number, or V if smaller.
+            paths: number of paths whose pointmaps are computed; 0 for all.
+            details: True to also return features and attention (training).
         """
         batch, views = images.shape[:2]
         n_ref = min(n_ref or self.config.n_ref, views)
@@ -203,14 +203,14 @@ class Network(nn.Module):
         paths: int = 0,
         weights: list[Tensor] | None = None,
     ) -> PointMaps:
-        """Decoder and point heads.
+        """Run the decoder and the point heads.
 
         Args:
             tokens: (B, V, S, dec_dim) from `encode`.
-            images: (B, V, 3, H, W) the images they were made from; None leaves the skip branch
-                out, which changes the result a little.
+            images: (B, V, 3, H, W) source images of the tokens; None omits the skip branch, which
+                changes the result slightly.
             order: (P, V) from `slot_order`.
-            paths: paths whose pointmaps are computed; 0 for all.
+            paths: number of paths whose pointmaps are computed; 0 for all.
             weights: as in `decode`.
 
         Returns:
@@ -222,7 +222,7 @@ class Network(nn.Module):
         return PointMaps(exchange(points, order), exchange(conf, order))
 
     def lower_precision(self, dtype: torch.dtype) -> None:
-        """Hold the matrices of the blocks in `dtype`, and let the skip branch compute in it.
+        """Store the matrices of the blocks in `dtype`, and compute the skip branch in it.
 
         Normalisations, the residual stream, the last linear layer and the exponentials stay in
         float32.
@@ -234,7 +234,7 @@ class Network(nn.Module):
             head.skip_dtype = dtype
 
     def encode(self, images: Tensor, intrinsics: Tensor | None = None) -> Tensor:
-        """Tokens of single views, as the decoder takes them.
+        """Encode single views into tokens for the decoder.
 
         Args:
             images: (V, 3, H, W) in [-1, 1].
@@ -246,7 +246,7 @@ class Network(nn.Module):
         return self.decoder_embed(self.encoder_tokens(images, intrinsics)).float()  # type: ignore[no-any-return]
 
     def encoder_tokens(self, images: Tensor, intrinsics: Tensor | None = None) -> Tensor:
-        """(V, S, enc_dim) after the encoder's norm; arguments as in `encode`."""
+        """Return (V, S, enc_dim) tokens after the encoder's norm; arguments as in `encode`."""
         if len(images) > ENCODE_AT_ONCE and not plain():
             known = (
                 [None] * len(images) if intrinsics is None else intrinsics.split(ENCODE_AT_ONCE)
@@ -265,7 +265,7 @@ class Network(nn.Module):
         return self.enc_norm(x)  # type: ignore[no-any-return]
 
     def rays(self, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-        """(V, S, 6) features of the ray through each patch centre, and (V, 1, 1) 1 where known."""
+        """Return (V, S, 6) ray features of patch centres, and (V, 1, 1) 1 for known intrinsics."""
         known = (intrinsics[:, :1] > 0).to(intrinsics.dtype)
         focal = (intrinsics[:, :2] + (1 - known)).unsqueeze(1)  # (V, 1, 2), never 0
         xy = (self.patch_centres - intrinsics[:, None, 2:]) / focal  # (V, S, 2)
@@ -283,8 +283,9 @@ class Network(nn.Module):
         Args:
             tokens: (B, V, S, dec_dim) from `encode`.
             order: (P, V) from `slot_order`.
-            paths: paths whose tokens are needed at the end; 0 for all.
-            weights: takes path 0's attention weights of each layer but the first, (B, V, S, V, S).
+            paths: number of paths whose tokens are returned; 0 for all.
+            weights: if given, receives path 0's attention weights of each layer except the first,
+                (B, V, S, V, S).
 
         Returns:
             (B, paths, V, S, dec_dim) in slot order, after the decoder's norm.
@@ -299,7 +300,7 @@ class Network(nn.Module):
         return self.dec_norm(x[:, :paths] if paths else x)  # type: ignore[no-any-return]
 
     def _layer(self, layer: int, x: Tensor, weights: list[Tensor] | None) -> Tensor:
-        """(B, P, V, S, D) slots: the reference and the other views, all from the layer before."""
+        """Update (B, P, V, S, D) slots, the reference and the others, from the previous layer."""
         batch = x.shape[0]
         x = x.flatten(0, 1)
         rope = (self.dec_rope_cos, self.dec_rope_sin)
@@ -314,7 +315,7 @@ class Network(nn.Module):
         return split_axis(torch.cat((reference, others), 1), 0, (batch, -1))
 
     def _cross_reference(self, layer: int, x: Tensor, order: Tensor, paths: int) -> Tensor:
-        """(B, P, V, S, D) slots: each view learns from itself in the other paths, if any."""
+        """Update (B, P, V, S, D) slots: each view attends to itself in the other paths, if any."""
         assert self.dec_same_view_blocks is not None
         n_ref = order.shape[0]
         if n_ref == 1 and not torch.onnx.is_in_onnx_export():
@@ -326,17 +327,17 @@ class Network(nn.Module):
         joined = self.dec_same_view_blocks[layer](queries, views, rope, 0)
         joined = split_axis(joined, 0, (batch, -1)).transpose(1, 2)
         joined = exchange(joined, order[:paths] if paths else order)
-        if torch.onnx.is_in_onnx_export():  # the number of paths is open in an exported graph
+        if torch.onnx.is_in_onnx_export():  # an exported graph has a dynamic number of paths
             several = order[-1:, :1] > 0  # the last path's reference is view P - 1
             return torch.where(several, joined, x[:, :paths] if paths else x)
         return joined
 
     def point_maps(self, tokens: Tensor, images: Tensor | None, order: Tensor) -> PointMaps:
-        """Pointmaps in slot order; memory of the skip branch stays that of one view at inference.
+        """Predict pointmaps in slot order; at inference the skip branch runs view by view.
 
         Args:
             tokens: (B, P, V, S, dec_dim) from `decode`.
-            images: (B, V, 3, H, W) in view order; None leaves the skip branch out.
+            images: (B, V, 3, H, W) in view order; None omits the skip branch.
             order: (P, V) slot order of these paths.
 
         Returns:
@@ -357,7 +358,7 @@ class Network(nn.Module):
         return PointMaps(*(torch.cat(maps, 2) for maps in zip(*parts, strict=True)))
 
     def _head_maps(self, head: PointHead, tokens: Tensor, images: Tensor | None) -> PointMaps:
-        """All views at once, or one by one where the skip branch would need much memory."""
+        """Run the head on all views at once, or one by one to bound the skip branch's memory."""
         if images is None or plain():
             return head(tokens, images, self.config.grid_hw)  # type: ignore[no-any-return]
         pairs = zip(tokens.split(1), images.split(1), strict=True)
@@ -365,7 +366,7 @@ class Network(nn.Module):
         return PointMaps(*(torch.cat(m) for m in zip(*maps, strict=True)))
 
     def gaussians(self, tokens: Tensor) -> Gaussians:
-        """Gaussians in slot order out of the tokens (B, P, V, S, dec_dim) from `decode`.
+        """Predict Gaussians in slot order from the tokens (B, P, V, S, dec_dim) of `decode`.
 
         Returns:
             Arrays as in `Gaussians`, with leading axes (B, P, V).

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Matrix products on CPUs through oneDNN, in which torch trusts MKL otherwise.
+"""Matrix products on CPUs through oneDNN, where torch would otherwise use MKL.
 
-MKL leaves half the speed of an AMD processor unused. The operator called here is the one that
-torch's own compiler emits; where this torch does not have it, plain torch is used.
+MKL reaches only half the speed of an AMD processor. The operator called here is the one that
+torch's own compiler emits; if this torch lacks it, plain torch is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 
 def onednn_serves(x: Tensor) -> bool:
-    """Whether a product with this input goes through oneDNN: inference on a CPU, no autocast."""
+    """Whether a product with this input runs in oneDNN: inference on a CPU, no autocast."""
     return (
         x.device.type == "cpu"
         and _AVAILABLE
@@ -37,7 +37,7 @@ def onednn_serves(x: Tensor) -> bool:
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    """(..., in) -> (..., out), with a GELU (erf) on top if asked for; all of one dtype."""
+    """Map (..., in) to (..., out), optionally followed by a GELU (erf); all of one dtype."""
     attribute, algorithm = ("gelu", "none") if gelu else ("none", "")
     y: Tensor = torch.ops.mkldnn._linear_pointwise(
         x.contiguous(), weight, bias, attribute, [], algorithm

@@ -12,13 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A network that reads a cost volume: inverse depth of a view from its neighbours, poses known.
+"""A cost-volume network: estimates a view's inverse depth from its neighbours, with known poses.
 
-A plane sweep (features of the sources warped onto the view for each of `planes` inverse depths,
-compared by cosine) is read by a small 3-D hourglass that the image opens and closes channel by
-channel; a second, finer sweep around its answer gives half the size of the image. All that depends
-on scale is relative to the range of inverse depth that the caller names, so the network knows
-neither metres nor a camera: what it learns is geometry.
+In a plane sweep, source features are warped onto the view for each of `planes` inverse depths and
+compared by cosine. A small 3-D hourglass, gated channel by channel by the image, reads the volume.
+A second, finer sweep around its result gives half the image size. All scale-dependent quantities
+are relative to the caller's inverse depth range, so the network depends neither on metres nor on a
+camera and learns only geometry.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SOFTEST_SHARE = 0.1
-"""Planes are even in log(q + q0): q0 as a share of the largest inverse depth q. The weights are
-trained with it, as with the next two."""
+"""Planes are evenly spaced in log(q + q0), with q0 this fraction of the largest inverse depth q.
+The weights are trained with it, and with the next two constants."""
 LOCAL_PLANES = 2
-"""Planes on each side of the best one that its exact place is found from."""
+"""Number of planes on each side of the best one that are used to refine it."""
 CONTRAST_PX = 9
-"""Side of the neighbourhood whose mean and contrast are taken out of the grey image."""
+"""Side of the neighbourhood whose mean and contrast are removed from the grey image."""
 BEHIND = 1e-4
-"""A point that is less far in front of the other camera is not in its image; dividing by less
+"""Points less than this in front of the other camera are not in its image; dividing by less
 overflows."""
 
 
@@ -48,13 +48,13 @@ class SweepConfig:
     """Sizes of the network.
 
     Attributes:
-        planes: inverse depths of the sweep at a quarter of the size.
-        channels: channels of the features that are compared there.
-        groups: groups of them that are compared by themselves.
-        fine_channels: channels of the features at half the size.
-        fine_planes: inverse depths of the second sweep; odd.
-        fine_step: their distance, in planes of the first.
-        sources: source views a sweep takes.
+        planes: number of inverse depths of the sweep at a quarter of the image size.
+        channels: feature channels compared in that sweep.
+        groups: number of channel groups that are compared separately.
+        fine_channels: feature channels at half the image size.
+        fine_planes: number of inverse depths of the second sweep; odd.
+        fine_step: spacing of these, in planes of the first sweep.
+        sources: maximum number of source views in a sweep.
     """
 
     planes: int = 32
@@ -67,13 +67,13 @@ class SweepConfig:
 
 
 class Features(NamedTuple):
-    """What is kept of one view.
+    """Features kept for one view.
 
     Attributes:
         match: (B, C, H/4, W/4) unit vectors to compare.
         fine: (B, F, H/2, W/2) unit vectors to compare.
-        guide: (B, 32, H/4, W/4) what the image says.
-        fine_guide: (B, 16, H/2, W/2) the same, finer.
+        guide: (B, 32, H/4, W/4) image features.
+        fine_guide: (B, 16, H/2, W/2) finer image features.
     """
 
     match: Tensor
@@ -83,15 +83,15 @@ class Features(NamedTuple):
 
 
 class Depth(NamedTuple):
-    """What the network says of one view; places count planes from the farthest, 0.
+    """Prediction for one view; places count planes from the farthest, 0.
 
     Attributes:
         place: (B, H/2, W/2) place of the surface.
         log_error: (B, H/2, W/2) logarithm of the expected error of its log depth.
-        coarse: (B, H/4, W/4) place by the first sweep alone.
-        logits: (B, D, H/4, W/4) of the planes of the first sweep.
-        fine_logits: (B, F, H/2, W/2) of the planes of the second.
-        fine_centre: (B, H/2, W/2) place around which it was made.
+        coarse: (B, H/4, W/4) place from the first sweep alone.
+        logits: (B, D, H/4, W/4) over the planes of the first sweep.
+        fine_logits: (B, F, H/2, W/2) over the planes of the second sweep.
+        fine_centre: (B, H/2, W/2) place that the second sweep is centred on.
     """
 
     place: Tensor
@@ -113,7 +113,7 @@ def _conv3(i: int, o: int, stride: int = 1) -> nn.Sequential:
 
 
 def cosine_waves(count: int, size: int = 8) -> Tensor:
-    """(count, 1, size, size) the lowest waves of a discrete cosine transform but the constant."""
+    """Return (count, 1, size, size) lowest waves of a cosine transform, without the constant."""
     n = torch.arange(size)
     wave = torch.cos(math.pi / size * (n[None] + 0.5) * n[:, None]) * math.sqrt(2 / size)
     wave[0] /= math.sqrt(2)
@@ -123,7 +123,7 @@ def cosine_waves(count: int, size: int = 8) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Features of one view, from its image alone."""
+    """Encoder for one view, from its image alone."""
 
     waves: Tensor
     fine_waves: Tensor
@@ -165,7 +165,7 @@ def _fill(bias: Tensor | None, value: float) -> None:
 
 
 def _without_lighting(gray: Tensor) -> Tensor:
-    """The grey image with the mean and the contrast of each neighbourhood taken out."""
+    """Remove the mean and contrast of each neighbourhood from a grey image."""
     pad = CONTRAST_PX // 2
     wide = functional.pad(gray, (pad,) * 4, mode="replicate")
     mean = functional.avg_pool2d(wide, CONTRAST_PX, 1)
@@ -179,9 +179,9 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _double(x: Tensor) -> Tensor:
-    """Each of the last dimensions twice as long, nothing mixed.
+    """Double the length of each of the last dimensions, without interpolation.
 
-    By stacking: ONNX Runtime's Resize takes 15 times as long over volumes.
+    By stacking: ONNX Runtime's Resize takes 15 times as long on volumes.
     """
     for dim in range(x.dim() - 1, 1, -1):
         x = torch.stack([x, x], dim + 1).flatten(dim, dim + 1)
@@ -213,7 +213,7 @@ class Hourglass(nn.Module):
         nn.init.normal_(self.answer.weight, std=1e-3)
 
     def forward(self, volume: Tensor, guide: Tensor) -> Tensor:
-        """Corrections (B, D, h, w) to the logits of the planes."""
+        """Return corrections (B, D, h, w) to the logits of the planes."""
         c1 = self.context1(guide)
         c2 = self.context2(c1)
         c3 = self.context3(c2)
@@ -236,7 +236,7 @@ def _opened(volume: Tensor, gate: Tensor) -> Tensor:
 
 
 class Reader(nn.Module):
-    """Inverse depth of one view from its features and those of its sources."""
+    """Estimates the inverse depth of one view from its features and those of its sources."""
 
     def __init__(self, config: SweepConfig) -> None:
         super().__init__()
@@ -268,9 +268,10 @@ class Reader(nn.Module):
             view: features of the view.
             sources: match (B, S, C, h, w) and fine (B, S, F, 2h, 2w) features of the sources.
             projection: (B, S, 3, 4) from (x, y, 1, q) of the view to homogeneous (x, y) of the
-                source, both in [-1, 1] over the image as `grid_sample` counts without corners.
-            weight: (B, S) 1 for a source, 0 for none.
-            range_q: (B, 2) least and largest inverse depth.
+                source, both in [-1, 1] over the image, in `grid_sample`'s convention without
+                aligned corners.
+            weight: (B, S) 1 for a source, 0 for an empty slot.
+            range_q: (B, 2) smallest and largest inverse depth.
         """
         config = self.config
         height, width = view.match.shape[-2:]
@@ -301,11 +302,11 @@ class Reader(nn.Module):
         q: Tensor,
         groups: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Cosines of the features over all sources, at inverse depths q (B, D, h, w).
+        """Compute the cosines of the features over all sources, at inverse depths q (B, D, h, w).
 
         Returns:
-            (B, groups, D, h, w) mean of each group; (B, D, h, w) of all: the best source, the
-            second best, and the share of sources that have the point in their image.
+            (B, groups, D, h, w) mean of each group; (B, D, h, w) each: the best source, the second
+            best, and the fraction of sources with the point in their image.
         """
         b, channels, h, w = match.shape
         planes = q.shape[1]
@@ -331,12 +332,12 @@ class Reader(nn.Module):
             second = torch.maximum(second, torch.minimum(best, whole))
             best = torch.maximum(best, whole)
         mean = total / seen.clamp_min(1.0)[:, None]
-        # -1: only one source sees it
+        # -1: only one source sees the point
         second = torch.where(second > -0.999, second, best)
         return mean * groups, best, second, seen / self.config.sources
 
     def _finer(self, coarse: Tensor, guide: Tensor) -> Tensor:
-        """(B, 2h, 2w): each is a mix of the nine places around it, so that edges stay edges."""
+        """Upsample to (B, 2h, 2w), mixing the nine coarse neighbours so that edges stay sharp."""
         b, h, w = coarse.shape
         mix = self.weights(guide).view(b, 9, 4, h, w).softmax(1)
         padded = functional.pad(coarse[:, None], (1, 1, 1, 1), mode="replicate")
@@ -374,7 +375,7 @@ class SweepNetwork(nn.Module):
     """Encoder and reader together."""
 
     def __init__(self, config: SweepConfig | None = None) -> None:
-        """Random weights, but for the start that reads plain patches."""
+        """Initialise random weights, except for filters that compare plain patches."""
         super().__init__()
         self.config = config or SweepConfig()
         self.encoder = Encoder(self.config)
@@ -382,7 +383,7 @@ class SweepNetwork(nn.Module):
 
 
 def place_to_q(place: Tensor, range_q: Tensor, planes: int) -> Tensor:
-    """Inverse depth at a place among the planes; `range_q` (B, 2, ...) broadcasts with it."""
+    """Return the inverse depth at a plane index; `range_q` (B, 2, ...) broadcasts with it."""
     low, high = range_q[:, 0], range_q[:, 1]
     soft = SOFTEST_SHARE * high
     step = torch.log((high + soft) / (low + soft)) / (planes - 1)
@@ -390,7 +391,7 @@ def place_to_q(place: Tensor, range_q: Tensor, planes: int) -> Tensor:
 
 
 def q_to_place(q: Tensor, range_q: Tensor, planes: int) -> Tensor:
-    """The place among the planes of an inverse depth."""
+    """Return the plane index of an inverse depth."""
     low, high = range_q[:, 0], range_q[:, 1]
     soft = SOFTEST_SHARE * high
     step = torch.log((high + soft) / (low + soft)) / (planes - 1)
@@ -398,7 +399,7 @@ def q_to_place(q: Tensor, range_q: Tensor, planes: int) -> Tensor:
 
 
 def _normalised_grid(h: int, w: int, like: Tensor) -> Tensor:
-    """(3, h * w) homogeneous centres of the pixels, the image from -1 to 1."""
+    """Return (3, h * w) homogeneous pixel centres, from -1 to 1 over the image."""
     y = (2 * torch.arange(h, device=like.device, dtype=like.dtype) + 1) / h - 1
     x = (2 * torch.arange(w, device=like.device, dtype=like.dtype) + 1) / w - 1
     ones = like.new_ones(h, w)
@@ -406,7 +407,7 @@ def _normalised_grid(h: int, w: int, like: Tensor) -> Tensor:
 
 
 def _peak(logits: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean place near the best plane, and the share of the probability that lies there."""
+    """Return the mean place near the best plane, and the probability mass there."""
     probability = logits.softmax(1)
     top = probability.argmax(1, keepdim=True).to(logits.dtype)
     near = (places[None, :, None, None] - top).abs() <= LOCAL_PLANES

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Weights: the published `.pth` files, our own `.safetensors`, strict in both directions."""
+"""Weights: the published `.pth` files and our own `.safetensors`, strict in both directions."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ PUBLISHED_FILES = {
 }
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
 PUBLISHED_HEAD_DIM = 64
-"""Of encoder (1024 values, 16 heads) and decoder (768, 12) of DUSt3R."""
+"""Head size of DUSt3R's encoder (1024 values, 16 heads) and decoder (768, 12)."""
 FORMAT = "mvdust3r_ros 1"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class WeightsError(MvDust3rError):
-    """A file of weights cannot be read or does not fit the network."""
+    """A weights file cannot be read or does not match the network."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights with all that is known of them.
+    """Weights with their metadata.
 
     Attributes:
         config: the network they belong to.
         state: parameter name -> tensor.
-        licence: SPDX identifier; empty when unknown.
-        info: anything else that was stored with them.
+        licence: SPDX identifier; empty if unknown.
+        info: any other stored metadata.
     """
 
     config: NetworkConfig
@@ -75,10 +75,10 @@ class Checkpoint:
 
 
 def load_network(path: Path) -> Network:
-    """A network with the weights of a file, float32, on the CPU, in evaluation mode.
+    """Load a network with the weights of a file, float32, on the CPU, in evaluation mode.
 
     Raises:
-        WeightsError: as `read_checkpoint` and `network_from_state`.
+        WeightsError: see `read_checkpoint` and `network_from_state`.
     """
     checkpoint = read_checkpoint(path)
     return network_from_state(checkpoint.config, checkpoint.state, str(path))
@@ -87,12 +87,12 @@ def load_network(path: Path) -> Network:
 def network_from_state(
     config: NetworkConfig, state: Mapping[str, Tensor], name: str = "weights"
 ) -> Network:
-    """A network that holds exactly these weights, without ever holding others.
+    """Build a network with exactly these weights, without allocating others first.
 
     Args:
         config: sizes of the network.
         state: parameter name -> tensor; half precision becomes float32.
-        name: of the file, for error messages.
+        name: name of the file, for error messages.
 
     Raises:
         WeightsError: a key is missing, unexpected or of another shape.
@@ -130,8 +130,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a published `.pth` or one of our `.safetensors`.
 
     Raises:
-        WeightsError: the file is missing, truncated, of another kind, or holds objects that are
-            not allowed in it.
+        WeightsError: the file is missing, truncated, of another kind, or contains forbidden
+            objects.
     """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; `mvdust3r_ros weights download` fetches some")
@@ -147,7 +147,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: str = "fp32") -> 
 
     Args:
         path: file to write.
-        checkpoint: what to write.
+        checkpoint: weights and metadata to write.
         dtype: "fp32", "fp16" or "bf16" for all floating point values.
     """
     from safetensors.torch import save_file
@@ -167,7 +167,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: str = "fp32") -> 
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a `.safetensors` file.
+    """Read tensors and metadata of a `.safetensors` file.
 
     Raises:
         WeightsError: the file is truncated or of another kind.
@@ -194,7 +194,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _read_published(path: Path) -> Checkpoint:
-    """Entries `model` (state dict) and `args` (a namespace whose `model` is a call, as text)."""
+    """Read `model` (a state dict) and `args` (a namespace whose `model` is a call as text)."""
     if not zipfile.is_zipfile(path):
         raise WeightsError(f"{path} is truncated or no PyTorch checkpoint; download it again")
     try:
@@ -218,13 +218,13 @@ def _read_published(path: Path) -> Checkpoint:
 
 
 def parse_model_string(text: str) -> dict[str, Any]:
-    """Keyword arguments of a call written as text; nothing is evaluated.
+    """Parse the keyword arguments of a call written as text; nothing is evaluated.
 
     Args:
         text: such as "Name(img_size=(224, 224), m_ref_flag=True, depth_mode=('exp', -inf, inf))".
 
     Raises:
-        WeightsError: the text is not one call with literal keyword arguments.
+        WeightsError: the text is not a single call with literal keyword arguments.
     """
     try:
         call = ast.parse(text.strip(), mode="eval").body
@@ -236,7 +236,7 @@ def parse_model_string(text: str) -> dict[str, Any]:
 
 
 def _literal(node: ast.expr) -> Any:
-    """A constant, `inf`, a signed number, or a tuple, list or dictionary of such."""
+    """Parse a constant, `inf`, a signed number, or a tuple, list or dictionary of these."""
     if isinstance(node, ast.Name) and node.id in {"inf", "nan"}:
         return float(node.id)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -256,15 +256,15 @@ def _literal(node: ast.expr) -> Any:
 
 
 def config_from_state(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> NetworkConfig:
-    """The network that weights belong to: sizes from their shapes, the rest from settings.
+    """Derive the network that weights belong to: sizes from their shapes, the rest from settings.
 
     Args:
-        state: parameter name -> tensor; a size whose key is missing is that of MV-DUSt3R+.
-        settings: `img_size`, `enc_num_heads`, `dec_num_heads`, `n_ref`, as the published model
-            strings name them; without them 224x224, heads of 64 and the published n_ref.
+        state: parameter name -> tensor; sizes whose key is missing are those of MV-DUSt3R+.
+        settings: `img_size`, `enc_num_heads`, `dec_num_heads`, `n_ref`, as in the published model
+            strings; by default 224x224, heads of 64 and the published n_ref.
 
     Raises:
-        WeightsError: the sizes do not fit together.
+        WeightsError: the sizes are inconsistent.
     """
     default = NAMED_CONFIGS["mvdp"]
 
@@ -306,7 +306,7 @@ def _depth(state: Mapping[str, Tensor], blocks: str) -> int:
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, str]:
-    """Name -> value of what a person wants to know about weights."""
+    """Return name -> value of the main facts about weights, for people."""
     c, state = checkpoint.config, checkpoint.state
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in state.values()})
     count = sum(math.prod(v.shape) for k, v in state.items() if "running_" not in k)
@@ -323,11 +323,11 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def download_published(name: str, folder: Path) -> Path:
-    """Fetch one of the authors' files; they are under CC BY-NC 4.0, so ask the person first.
+    """Download one of the authors' files; they are under CC BY-NC 4.0, so ask for consent first.
 
     Args:
         name: a key of `PUBLISHED_FILES`.
-        folder: where to put it.
+        folder: target folder.
 
     Returns:
         The file.

@@ -14,9 +14,9 @@
 
 """Drives that fool stereo: rotation in place, a covered lens, a poster, a mirror, people.
 
-All lead through one furnished room, with the furniture on the path removed. The depth of a frame
-is exact: for a mirror that of its surface, for people that of their position at that moment.
-Sizes are choices: those of a furnished room.
+All drives pass through one furnished room, without the furniture on the path. Depth is exact: the
+surface of a mirror, and people where they are at that moment. Sizes are chosen as in a furnished
+room.
 """
 
 from __future__ import annotations
@@ -38,35 +38,35 @@ from mvdust3r_ros.synthetic.sequence import Sequence as Drive
 from mvdust3r_ros.synthetic.textures import pick_texture
 
 PACE_M, TURN_RAD = 0.1, math.radians(5)
-"""Distance and turn between two frames: at 10 Hz, 1 m/s and 50 deg/s, as fast as robots in rooms
-go."""
+"""Translation and rotation between two frames: at 10 Hz, 1 m/s and 50 deg/s, as fast as indoor
+robots move."""
 TURN_AFTER_M = 2.0
-"""Way before the turn: enough keyframes for a map that the turn is to fit."""
+"""Distance before the turn: enough keyframes for a map that the turn must fit."""
 RATE_HZ = 10.0
-"""Of the frames, as the pace above."""
+"""Frame rate, matching the pace above."""
 LANE_LENGTH_M, WALL_AHEAD_M = 3.0, 1.1
-"""Length of the path, and what is left to the wall at its end."""
+"""Length of the path, and the distance left to the wall at its end."""
 LANE_M = 0.8
-"""Furniture nearer to the path than this is taken out of the room."""
+"""Furniture closer to the path than this is removed from the room."""
 ON_WALL_M = 0.08
-"""What has its middle nearer to a wall than this is the wall, or hangs on it."""
+"""Parts whose centre is closer to a wall than this are the wall, or hang on it."""
 SURFACE_M = 5e-3
-"""Points this near to the front of the glass are of it: far above the rounding of depth, far below
-its thickness."""
+"""Points this close to the front of the glass belong to it: far above the rounding of depth, far
+below its thickness."""
 CLOTH_M = (0.6, 0.6)
-"""What one repeat of the pattern on people covers."""
+"""Size of one repeat of the pattern on people."""
 TOP_M = 2.0
 """Upper edge of the mirror."""
 
 
 @dataclass(frozen=True)
 class AdversarialDrive:
-    """A drive, and what comes between the room and the images.
+    """A drive, and what alters its images.
 
     Attributes:
         drive: scene, camera and true poses.
-        mirror: part of the scene that is a mirror on the wall at the largest x; -1 for none.
-        covered: (frames,) share of the lens that is covered, from below.
+        mirror: index of the part that is a mirror, on the wall at the largest x; -1 for none.
+        covered: (frames,) fraction of the image that is covered, from below.
     """
 
     drive: Drive
@@ -74,7 +74,7 @@ class AdversarialDrive:
     covered: FloatArray | None = None
 
     def frames(self) -> Iterator[Frame]:
-        """The frames with exact depth, exact `T_world_cam`, and drifting odometry."""
+        """Yield the frames with exact depth, exact `T_world_cam`, and drifting odometry."""
         T_odom, truth = odometry(self.drive), self.drive.truth
         for k, (stamp, T) in enumerate(zip(truth.stamps_ns, truth.T_world_cam, strict=True)):
             rgb, depth_m = self._seen(k, T)
@@ -95,7 +95,7 @@ class AdversarialDrive:
     def _with_mirror(
         self, rgb: ImageArray, depth_m: FloatArray, T_world_cam: FloatArray
     ) -> ImageArray:
-        """The image with the room once more in the mirror."""
+        """Draw the room's reflection into the mirror in the image."""
         scene, config = self.drive.scene, self.drive.config
         glass = scene.parts[self.mirror]
         plane_x = float(glass.center[0] - glass.half[0])
@@ -113,7 +113,7 @@ class AdversarialDrive:
 
 
 def turn_on_the_spot(seed: int) -> AdversarialDrive:
-    """Ahead, half around on the spot, and back."""
+    """Drive ahead, turn half around in place, and drive back."""
     x, y, _ = _lane(seed)
     there = _ahead(x, x + TURN_AFTER_M, y)
     at, side, yaw = there[-1]
@@ -123,7 +123,7 @@ def turn_on_the_spot(seed: int) -> AdversarialDrive:
 
 
 def covered_lens(seed: int) -> AdversarialDrive:
-    """A hand over half of the lens, over all of it, and away, while the robot drives on."""
+    """Cover half of the lens with a hand, then all, then none, while the robot keeps moving."""
     x, y, x1 = _lane(seed)
     drive = _drive(seed, _ahead(x, x1, y))
     covered = np.zeros(len(drive.truth.stamps_ns))
@@ -134,7 +134,7 @@ def covered_lens(seed: int) -> AdversarialDrive:
 
 
 def poster_close_by(seed: int, speed_m_s: float = 0.0) -> AdversarialDrive:
-    """Along a board with a picture that fills the image; the board stands, or is carried along."""
+    """Pass a board with a picture that fills the image; the board is fixed or carried along."""
     x, y, x1 = _lane(seed)
     path: list[Planar] = [(at, y, math.pi / 2) for at in np.arange(x, x1, PACE_M)]
     board = Part(
@@ -149,7 +149,7 @@ def poster_close_by(seed: int, speed_m_s: float = 0.0) -> AdversarialDrive:
 
 
 def mirror_on_the_wall(seed: int, bottom_m: float = 0.0) -> AdversarialDrive:
-    """Towards a mirror that reaches down to the floor, or to a height above it."""
+    """Approach a mirror that reaches down to the floor, or to a height above it."""
     x, y, x1 = _lane(seed)
     room = sample_room(seed).rooms[0]
     middle, half = (bottom_m + TOP_M) / 2, (TOP_M - bottom_m) / 2
@@ -163,7 +163,7 @@ def mirror_on_the_wall(seed: int, bottom_m: float = 0.0) -> AdversarialDrive:
 
 
 def people_walking(seed: int, velocity: tuple[float, float] = (0.0, 0.8)) -> AdversarialDrive:
-    """Two people before the robot: they cross its path, or walk ahead of it."""
+    """Add two people in front of the robot, who cross its path or walk ahead of it."""
     x, y, x1 = _lane(seed)
     person = sample_room(seed, walker=True).parts[-2:]
     start = person[0].center[:2]
@@ -181,7 +181,7 @@ def people_walking(seed: int, velocity: tuple[float, float] = (0.0, 0.8)) -> Adv
 
 
 def plain_drive(seed: int) -> AdversarialDrive:
-    """The same room with nothing that fools."""
+    """Drive through the same room with nothing deceptive."""
     x, y, x1 = _lane(seed)
     return AdversarialDrive(_drive(seed, _ahead(x, x1, y)))
 
@@ -198,11 +198,11 @@ DRIVES: dict[str, Callable[[int], AdversarialDrive]] = {
     "people who cross": people_walking,
     "people ahead": lambda seed: people_walking(seed, (0.7, 0.0)),
 }
-"""Name -> the drive of a seed."""
+"""Name -> function that creates the drive of a seed."""
 
 
 def _lane(seed: int) -> tuple[float, float, float]:
-    """From x, along y, to x of the path through the room of a seed."""
+    """Return start x, y and end x of the path through the room of a seed."""
     room = sample_room(seed).rooms[0]
     x1 = room.x1 - WALL_AHEAD_M
     if x1 - LANE_LENGTH_M < room.x0 + LANE_M:
@@ -211,7 +211,7 @@ def _lane(seed: int) -> tuple[float, float, float]:
 
 
 def _ahead(x: float, x1: float, y: float) -> list[Planar]:
-    """Along x in curves, as a robot that avoids things."""
+    """Move along x in curves, like a robot that avoids obstacles."""
     return [
         (at, y + 0.15 * math.sin(2 * (at - x)), 0.3 * math.cos(2 * (at - x)))
         for at in np.arange(x, x1, PACE_M)
@@ -229,7 +229,7 @@ def _drive(
     walks: bool = False,
     velocity: tuple[float, float] = (0.0, 0.0),
 ) -> Drive:
-    """A drive through the room of a seed, furniture in the way taken out, with more parts."""
+    """Create a drive through a seed's room, with obstructing furniture removed and parts added."""
     rig = Rig()
     config = SequenceConfig(
         seed=seed, frames=len(path), hw=(288, 384), rate_hz=RATE_HZ, step_m=PACE_M, supersample=1,

@@ -14,7 +14,7 @@
 
 """Pieces of furniture as lists of primitives, each in its own frame (x right, y front, z up).
 
-Sizes and odds are choices: those of furniture as one meets it, and some more.
+Sizes and odds are chosen as for common furniture, with some extra variety.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Part:
         center: (3,) metres.
         half: (3,) half extents, metres; radius, radius, half height for a cylinder.
         texture: index into the texture bank.
-        repeat_m: metres one repeat of the texture covers, horizontally and vertically.
-        offset: where the texture starts, in repeats.
+        repeat_m: metres covered by one repeat of the texture, horizontally and vertically.
+        offset: texture offset, in repeats.
         tint: (3,) factor on the albedo.
-        emission: light it gives by itself; 0 for most things.
+        emission: emitted light; 0 for most parts.
         yaw: rotation about z, radians.
     """
 
@@ -66,7 +66,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Finish:
-    """How all parts of one piece look."""
+    """Appearance shared by all parts of a piece."""
 
     texture: int
     repeat_m: float
@@ -74,14 +74,14 @@ class Finish:
 
     @staticmethod
     def draw(rng: Rng, *kinds: str) -> Finish:
-        """A random finish out of texture kinds; any surface when none is named."""
+        """Draw a random finish from texture kinds; any surface kind if none is given."""
         tint = np.clip(rng.normal(0.95, 0.15, 3), 0.4, 1.2)
         texture = pick_texture(rng, *(kinds or SURFACES))
         return Finish(texture, rng.uniform(0.5, 1.6), (tint[0], tint[1], tint[2]))
 
 
 def box(finish: Finish, size: tuple[float, float, float], at: tuple[float, float, float]) -> Part:
-    """A box of `size` metres whose bottom centre is `at`."""
+    """Make a box of `size` metres whose bottom centre is `at`."""
     half = np.array(size) / 2
     center = np.array([at[0], at[1], at[2] + half[2]])
     repeat = (finish.repeat_m, finish.repeat_m)
@@ -89,7 +89,7 @@ def box(finish: Finish, size: tuple[float, float, float], at: tuple[float, float
 
 
 def cylinder(finish: Finish, radius: float, tall: float, at: tuple[float, float, float]) -> Part:
-    """An upright cylinder whose bottom centre is `at`."""
+    """Make an upright cylinder whose bottom centre is `at`."""
     half = np.array([radius, radius, tall / 2])
     center = np.array([at[0], at[1], at[2] + tall / 2])
     repeat = (finish.repeat_m, finish.repeat_m)
@@ -97,7 +97,7 @@ def cylinder(finish: Finish, radius: float, tall: float, at: tuple[float, float,
 
 
 def sphere(finish: Finish, radius: float, at: tuple[float, float, float]) -> Part:
-    """A sphere whose lowest point is `at`."""
+    """Make a sphere whose lowest point is `at`."""
     center = np.array([at[0], at[1], at[2] + radius])
     repeat = (finish.repeat_m, finish.repeat_m)
     half = np.full(3, radius)
@@ -105,19 +105,19 @@ def sphere(finish: Finish, radius: float, at: tuple[float, float, float]) -> Par
 
 
 def cabinet(rng: Rng) -> list[Part]:
-    """A closed cupboard, or a low board with drawers."""
+    """Make a closed cupboard, or a low board with drawers."""
     size = (rng.uniform(0.5, 1.4), rng.uniform(0.3, 0.6), rng.uniform(0.6, 2.0))
     return [box(Finish.draw(rng), size, (0, 0, 0))]
 
 
 def bookshelf(rng: Rng) -> list[Part]:
-    """An upright shelf, full of books."""
+    """Make an upright shelf, full of books."""
     size = (rng.uniform(0.5, 1.2), rng.uniform(0.25, 0.4), rng.uniform(1.2, 2.1))
     return [box(Finish.draw(rng, "books"), size, (0, 0, 0))]
 
 
 def open_shelf(rng: Rng) -> list[Part]:
-    """A shelf one can look through: two sides and a few boards, a thing on some of them."""
+    """Make an open shelf without a back: two sides and a few boards, some with an object."""
     wide, deep, tall = rng.uniform(0.6, 1.2), rng.uniform(0.25, 0.4), rng.uniform(0.9, 1.9)
     finish = Finish.draw(rng)
     parts = [box(finish, (0.03, deep, tall), (s * wide / 2, 0, 0)) for s in (-1, 1)]
@@ -131,7 +131,7 @@ def open_shelf(rng: Rng) -> list[Part]:
 
 
 def table(rng: Rng) -> list[Part]:
-    """A table on four legs or two sides, sometimes with a thing on it."""
+    """Make a table on four legs or two sides, sometimes with an object on it."""
     wide, deep, tall = rng.uniform(0.8, 1.8), rng.uniform(0.6, 0.9), rng.uniform(0.7, 0.78)
     finish = Finish.draw(rng)
     parts = [box(finish, (wide, deep, 0.05), (0, 0, tall - 0.05))]
@@ -154,7 +154,7 @@ def table(rng: Rng) -> list[Part]:
 
 
 def chair(rng: Rng) -> list[Part]:
-    """A chair with a back, on a pedestal or as a block."""
+    """Make a chair with a back, on a pedestal or as a block."""
     side, seat = rng.uniform(0.4, 0.5), rng.uniform(0.42, 0.48)
     finish = Finish.draw(rng)
     back = box(finish, (side, 0.06, rng.uniform(0.35, 0.55)), (0, 0.03 - side / 2, seat))
@@ -165,7 +165,7 @@ def chair(rng: Rng) -> list[Part]:
 
 
 def sofa(rng: Rng) -> list[Part]:
-    """A sofa with a back and two arm rests."""
+    """Make a sofa with a back and two arm rests."""
     wide, deep = rng.uniform(1.3, 2.2), rng.uniform(0.75, 0.95)
     finish = Finish.draw(rng)
     arms = [
@@ -176,7 +176,7 @@ def sofa(rng: Rng) -> list[Part]:
 
 
 def bed(rng: Rng) -> list[Part]:
-    """A bed with its head at the wall."""
+    """Make a bed with its head at the wall."""
     wide, tall = rng.uniform(0.9, 1.8), rng.uniform(0.4, 0.55)
     finish = Finish.draw(rng)
     pillow = box(Finish.draw(rng, "plain", "stripes"), (0.7 * wide, 0.4, 0.1), (0, -0.7, tall))
@@ -185,7 +185,7 @@ def bed(rng: Rng) -> list[Part]:
 
 
 def crate(rng: Rng) -> list[Part]:
-    """A crate or cardboard box, sometimes with a smaller one on top."""
+    """Make a crate or cardboard box, sometimes with a smaller one on top."""
     a, b, c = rng.uniform(0.2, 0.9, 3)
     parts = [box(Finish.draw(rng), (a, b, c), (0, 0, 0))]
     if rng.random() < 0.3:
@@ -195,24 +195,24 @@ def crate(rng: Rng) -> list[Part]:
 
 
 def bin_(rng: Rng) -> list[Part]:
-    """A waste bin, bucket or stool."""
+    """Make a waste bin, bucket or stool."""
     return [cylinder(Finish.draw(rng), rng.uniform(0.12, 0.3), rng.uniform(0.3, 0.9), (0, 0, 0))]
 
 
 def plant(rng: Rng) -> list[Part]:
-    """A pot with a round bush."""
+    """Make a pot with a round bush."""
     pot = cylinder(Finish.draw(rng), rng.uniform(0.12, 0.2), 0.36, (0, 0, 0))
     leaves = Finish(pick_texture(rng, "noise"), 0.4, (0.4, 0.9, 0.35))
     return [pot, sphere(leaves, rng.uniform(0.2, 0.4), (0, 0, 0.3))]
 
 
 def ball(rng: Rng) -> list[Part]:
-    """A gym ball, globe or round seat."""
+    """Make a gym ball, globe or round seat."""
     return [sphere(Finish.draw(rng), rng.uniform(0.1, 0.4), (0, 0, 0))]
 
 
 def lamp(rng: Rng) -> list[Part]:
-    """A floor lamp that is on."""
+    """Make a floor lamp that is on."""
     tall = rng.uniform(1.2, 1.7)
     shade = cylinder(Finish.draw(rng, "plain"), 0.2, 0.28, (0, 0, tall - 0.14))
     glowing = Part(
@@ -244,10 +244,10 @@ CATALOGUE = (
     Piece(open_shelf, 0.04, True),
     Piece(plant, 0.04, True),
 )
-"""All furniture a room may hold."""
+"""All furniture a room may contain."""
 
 
 def draw_piece(rng: Rng) -> Piece:
-    """A random entry of the catalogue."""
+    """Draw a random entry of the catalogue."""
     weights = np.array([p.weight for p in CATALOGUE])
     return CATALOGUE[int(rng.choice(len(CATALOGUE), p=weights / weights.sum()))]

@@ -25,18 +25,17 @@ from torch.nn import functional
 from mvdust3r_ros.synthetic.dataset import Batch
 
 MATCH_DIM = 64
-"""Values of a descriptor that matches are learned by; the layer is left out of the released
-network."""
+"""Size of the descriptor for learning matches; the released network omits this layer."""
 
 
 def confidence_loss(
     points: Tensor, conf: Tensor, target: Tensor, alpha: float, normalized: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Confidence-weighted regression, conf * err - alpha * log(conf).
+    """Compute confidence-weighted regression, conf * err - alpha * log(conf).
 
-    err is the distance to the target over the mean distance of the target's points to the origin.
-    Metric targets leave the prediction's scale as it is; normalised ones, as in DUSt3R (Wang et
-    al. 2024, eq. 3), divide each by its own mean distance.
+    err is the distance to the target over the mean distance of the target's points from the
+    origin. Metric targets keep the prediction's scale; normalised ones, as in DUSt3R (Wang et al.
+    2024, eq. 3), divide each by its own mean distance.
 
     Args:
         points: (B, V, H, W, 3) predicted, metres.
@@ -59,10 +58,10 @@ def confidence_loss(
 
 
 def pose_loss(points: Tensor, target: Tensor, centres: Tensor) -> Tensor:
-    """How far the similarity that best maps a view's true points to the predicted is from none.
+    """Measure how far the similarity from a view's true to its predicted points is from identity.
 
-    What a pose solver would see of the errors: their part that moves, turns or scales the view as
-    a whole, to first order. The movement is that of the camera's centre.
+    This is the error that affects a pose solver: the part that moves, rotates or scales the view
+    as a whole, to first order. The translation is that of the camera centre.
 
     Args:
         points: (B, V, H, W, 3) predicted, metres.
@@ -70,7 +69,7 @@ def pose_loss(points: Tensor, target: Tensor, centres: Tensor) -> Tensor:
         centres: (B, V, 3) true camera centres in the frame of the targets.
 
     Returns:
-        Mean over views of movement (over the mean distance of the targets), angle (radians) and
+        Mean over views of translation (over the mean distance of the targets), angle (radians) and
         logarithm of scale.
     """
     size = target.norm(dim=-1).flatten(1).mean(1)[:, None]
@@ -90,11 +89,11 @@ def pose_loss(points: Tensor, target: Tensor, centres: Tensor) -> Tensor:
 
 
 class Matches(NamedTuple):
-    """Where each patch centre of each view is seen in the other views.
+    """Where each patch centre of each view is visible in the other views.
 
     Attributes:
-        token: (B, V, S, V) int64 index of the token that shows it, per seeing view.
-        seen: (B, V, S, V) whether it is seen there; never in its own view.
+        token: (B, V, S, V) int64 index of the token that shows it, per observing view.
+        seen: (B, V, S, V) whether it is visible there; never in its own view.
     """
 
     token: Tensor
@@ -102,7 +101,7 @@ class Matches(NamedTuple):
 
 
 def find_matches(batch: Batch, points: Tensor, patch: int) -> Matches:
-    """Project patch centres into all views and keep those the exact depth confirms.
+    """Project patch centres into all views and keep those confirmed by the exact depth.
 
     Args:
         batch: the views.
@@ -129,7 +128,7 @@ def find_matches(batch: Batch, points: Tensor, patch: int) -> Matches:
 
 
 class MatchHead(nn.Module):
-    """Projects encoder features for the matching loss; used in training alone."""
+    """Projects encoder features for the matching loss; only used in training."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -137,7 +136,7 @@ class MatchHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
     def forward(self, features: Tensor, matches: Matches) -> Tensor:
-        """InfoNCE: each seen patch must find its token among all tokens of the seeing view.
+        """Compute InfoNCE: each visible patch must find its token among all of the observing view.
 
         Args:
             features: (B, V, S, D) encoder tokens.
@@ -152,7 +151,7 @@ class MatchHead(nn.Module):
 
 
 def attention_loss(attention: Tensor, matches: Matches) -> Tensor:
-    """Minus the log of the attention mass on the tokens that show the query's patch centre.
+    """Compute minus the log of the attention mass on tokens that show the query's patch centre.
 
     Args:
         attention: (L, B, V, S, V, S) one head's cross-attention weights of L layers, for the path

@@ -14,10 +14,10 @@
 
 """Training windows for the engine `mvs`: rooms seen in short steps, with grain.
 
-The network has to learn to read a cost volume. So these rooms add what `make_window` lacks and a
-camera on a robot sees: steps of all lengths, surfaces with and without fine grain, reflective
-floors, and fields of view from 50 to 100 degrees. Sizes and shares are choices: those of real
-floors and walls, and somewhat beyond.
+The network has to learn to read a cost volume. These rooms therefore add what a robot's camera
+sees and `make_window` lacks: steps of all lengths, surfaces with and without fine grain,
+reflective floors, and fields of view from 50 to 100 degrees. Sizes and fractions are chosen: those
+of real floors and walls, and somewhat beyond.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ from mvdust3r_ros.synthetic.scenes import Scene, SceneError
 from mvdust3r_ros.synthetic.textures import Rng
 
 LATTICE = 32
-"""Cells along a side of the block of random values that grain repeats in space."""
+"""Cells per side of the block of random values that the grain repeats in space."""
 COARSEST_M, OCTAVES = 0.32, 6
-"""Cell of the coarsest octave of grain; each next one is half as large."""
+"""Cell of the coarsest octave of grain; each further octave is half as large."""
 PATCH_M = 1.3
-"""Cell of the noise that says where there is grain."""
+"""Cell of the noise that determines where there is grain."""
 SHINY_SHARE = 0.35
-"""Share of the rooms whose floor reflects."""
+"""Fraction of the rooms with a reflective floor."""
 LEAST_REFLECTED = (0.02, 0.3)
-"""What a floor that shines reflects of light from straight above."""
+"""Range of the fraction of light from straight above that a reflective floor reflects."""
 ON_FLOOR_M = 2e-3
-"""Points this near to z = 0 are of the floor: far above the rounding of depth."""
+"""Points this close to z = 0 belong to the floor: far above the rounding of depth."""
 MIN_DEPTH_M, MIN_MEDIAN_M = 0.12, 0.5
-"""A camera nearer to anything has driven into it; in the median, it shows one surface."""
+"""A view with a smaller minimum has collided with an object; with a smaller median, it shows a
+single surface."""
 
 
 def make_mvs_window(seed: int, views: int, hw: tuple[int, int]) -> RoomWindow:
-    """The window of a seed: a room or apartment along a robot's path, with steps of all sizes.
+    """Make the window of a seed: a room or apartment along a robot's path, in steps of all sizes.
 
     Args:
         seed: same seed, same window.
@@ -93,7 +94,7 @@ def make_mvs_window(seed: int, views: int, hw: tuple[int, int]) -> RoomWindow:
 
 
 def _with_steps_between(stops: FloatArray, between: int) -> FloatArray:
-    """Poses with each step divided into `between` equal ones."""
+    """Return the poses with each step divided into `between` equal ones."""
     if between == 1:
         return stops
     parts = [
@@ -103,16 +104,16 @@ def _with_steps_between(stops: FloatArray, between: int) -> FloatArray:
 
 
 def _points_world(depth_m: FloatArray, K: FloatArray, T_world_cam: FloatArray) -> FloatArray:
-    """(H, W, 3) points of a depth image."""
+    """Return the (H, W, 3) points of a depth image."""
     points = backproject(depth_m, K) @ T_world_cam[:3, :3].T + T_world_cam[:3, 3]
     return np.asarray(points)
 
 
 class Gloss:
-    """A floor that shows, upside down, what stands on it; or one that does not."""
+    """A floor that may mirror the objects standing on it."""
 
     def __init__(self, rng: Rng, scene: Scene) -> None:
-        """Draw whether the floor shines, how much, and how clearly."""
+        """Draw whether the floor reflects, how much, and how clearly."""
         shiny = rng.random() < SHINY_SHARE
         self._least = float(rng.uniform(*LEAST_REFLECTED))
         self._blur_px = int(rng.choice([1, 3, 5]))
@@ -123,7 +124,7 @@ class Gloss:
     def on(
         self, rgb: ImageArray, depth_m: FloatArray, K: FloatArray, T_world_cam: FloatArray
     ) -> ImageArray:
-        """The image with reflections, by Schlick's law; shapes as for `Grain.on`."""
+        """Add reflections to the image, by Schlick's law; shapes as for `Grain.on`."""
         if self._above is None:
             return rgb
         points = _points_world(depth_m, K, T_world_cam)
@@ -143,11 +144,11 @@ class Grain:
     """Noise fixed in space that darkens and lightens some surfaces and leaves others plain.
 
     Attributes:
-        strength: by how much at most, as the logarithm of a factor.
+        strength: amplitude, as the logarithm of a factor.
     """
 
     def __init__(self, rng: Rng) -> None:
-        """Draw the noise, how strong it is and how much of the room it covers."""
+        """Draw the noise, its strength and how much of the room it covers."""
         self._values = rng.standard_normal((LATTICE,) * 3).astype(np.float32)
         self._shift = rng.uniform(0, LATTICE, (OCTAVES + 1, 3))
         self.strength = float(rng.uniform(0.0, 0.35))
@@ -159,7 +160,7 @@ class Grain:
     def on(
         self, rgb: ImageArray, depth_m: FloatArray, K: FloatArray, T_world_cam: FloatArray
     ) -> ImageArray:
-        """The image with grain.
+        """Add grain to the image.
 
         Args:
             rgb: (H, W, 3) uint8.
@@ -179,7 +180,7 @@ class Grain:
         return np.asarray(np.clip(rgb * factor, 0, 255), np.uint8)
 
     def _noise(self, points: FloatArray, cell_m: float, octave: int) -> FloatArray:
-        """Trilinear lookup, periodic."""
+        """Look up the periodic noise with trilinear interpolation."""
         at = points / cell_m + self._shift[octave]
         low = np.floor(at).astype(np.int64)
         part = (at - low).astype(np.float32)

@@ -14,8 +14,8 @@
 
 """Camera paths that a robot could drive through a synthetic scene; numpy only, seeded.
 
-A planar pose is (x, y, yaw) in the world frame, metres and radians; yaw 0 faces +x. What is drawn
-at random is a choice: heights, speeds and turns of common robots, and somewhat beyond.
+A planar pose is (x, y, yaw) in the world frame, metres and radians; yaw 0 faces +x. Random ranges
+are chosen: heights, speeds and turns of common robots, and somewhat beyond.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from mvdust3r_ros.synthetic.scenes import Scene, SceneError, scene_occupancy
 from mvdust3r_ros.synthetic.textures import Rng
 
 CELL_M = 0.1
-"""Of the grid that ways are planned on: a step of a distance."""
+"""Cell of the planning grid, and the spacing of planned points."""
 CLEARANCE_M = 0.25
-"""Radius of a robot of 0.5 m."""
+"""Radius of a robot 0.5 m wide."""
 Planar = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Rig:
-    """How the camera sits on the robot.
+    """Camera mounting on the robot.
 
     Attributes:
-        height_m: above the floor.
-        pitch_rad: downwards from the horizon.
+        height_m: height above the floor.
+        pitch_rad: downward tilt from the horizon.
         fov_rad: horizontal field of view.
     """
 
@@ -56,19 +56,19 @@ class Rig:
 
     @property
     def T_base_cam(self) -> FloatArray:  # noqa: N802
-        """(4, 4) the camera, optical axes, on a base that stands on the floor beneath it."""
+        """Pose (4, 4) of the optical frame on a base on the floor below the camera."""
         return camera_pose((0.0, 0.0, 0.0), self.height_m, self.pitch_rad, 0.0)
 
     @staticmethod
     def draw(rng: Rng) -> Rig:
-        """A random one: 0.2 to 1.7 m high, field of view of 50 to 100 degrees."""
+        """Draw a random rig: 0.2 to 1.7 m high, field of view of 50 to 100 degrees."""
         height = rng.uniform(0.2, 1.7)
         pitch = rng.normal(0, 0.06) + (rng.uniform(0, 0.18) if height > 0.9 else 0.0)
         return Rig(height, pitch, math.radians(rng.uniform(50, 100)))
 
 
 def camera_pose(planar: Planar, height_m: float, pitch_rad: float, roll_rad: float) -> FloatArray:
-    """(4, 4) T_world_cam of a camera (x right, y down, z forward) above a planar pose."""
+    """Return (4, 4) T_world_cam of a camera (x right, y down, z forward) above a planar pose."""
     x, y, yaw = planar
     level = math.cos(pitch_rad)
     forward = np.array([math.cos(yaw) * level, math.sin(yaw) * level, -math.sin(pitch_rad)])
@@ -82,7 +82,7 @@ def camera_pose(planar: Planar, height_m: float, pitch_rad: float, roll_rad: flo
 
 
 class FreeSpace:
-    """Where the robot's centre may be: floor with `CLEARANCE_M` to all below the camera's top."""
+    """Free space for the robot's centre: floor `CLEARANCE_M` from parts below the camera's top."""
 
     def __init__(self, scene: Scene, camera_height_m: float) -> None:
         """Inflate the scene's exact grid."""
@@ -96,7 +96,7 @@ class FreeSpace:
             raise SceneError(f"no room for a robot: {len(self._cells)} free cells of {CELL_M} m")
 
     def cell(self, x: float, y: float) -> tuple[int, int]:
-        """Row and column of a point."""
+        """Return row and column of a point."""
         col, row = np.floor((np.array([x, y]) - self.origin) / CELL_M).astype(int)
         return int(row), int(col)
 
@@ -107,7 +107,7 @@ class FreeSpace:
         return 0 <= row < rows and 0 <= col < cols and bool(self.free[row, col])
 
     def draw(self, rng: Rng) -> tuple[float, float]:
-        """A random free point."""
+        """Draw a random free point."""
         row, col = self._cells[rng.integers(len(self._cells))]
         return self._center(int(row), int(col))
 
@@ -116,7 +116,7 @@ class FreeSpace:
         return float(x), float(y)
 
     def plan(self, start: tuple[float, float], goal: tuple[float, float]) -> FloatArray | None:
-        """Shortest path over free cells (A*): (N, 2) points `CELL_M` apart, or None."""
+        """Plan the shortest path over free cells (A*): (N, 2) points `CELL_M` apart, or None."""
         begin, end = self.cell(*start), self.cell(*goal)
         came: dict[tuple[int, int], tuple[int, int]] = {begin: begin}
         cost = {begin: 0.0}
@@ -145,14 +145,14 @@ class FreeSpace:
 def trajectory(
     scene: Scene, seed: int, n: int, rig: Rig | None = None, step_m: float = 0.08
 ) -> FloatArray:
-    """A tour through the scene at even steps, as a camera on a robot sees it.
+    """Return a tour through the scene in even steps, as poses of a robot's camera.
 
     Args:
-        scene: where to drive.
+        scene: the scene to drive through.
         seed: same seed, same tour.
         n: number of poses.
-        rig: where the camera sits; the default rig when None.
-        step_m: distance between poses; a turn of 5 degrees counts as much.
+        rig: mounting of the camera; the default rig if None.
+        step_m: distance between poses; a turn of 5 degrees counts as one step.
 
     Returns:
         (n, 4, 4) T_world_cam.
@@ -173,7 +173,7 @@ def trajectory(
 
 
 def _tour(rng: Rng, free: FreeSpace, length_m: float) -> list[Planar]:
-    """Dense poses (2 cm or 1 degree apart) along planned legs between random free points."""
+    """Return dense poses (2 cm or 1 degree apart) on planned legs between random free points."""
     here = free.draw(rng)
     yaw = rng.uniform(-math.pi, math.pi)
     dense: list[Planar] = [(*here, yaw)]
@@ -182,7 +182,7 @@ def _tour(rng: Rng, free: FreeSpace, length_m: float) -> list[Planar]:
         if driven >= length_m:
             break
         leg = free.plan(here, free.draw(rng))
-        if leg is None or len(leg) < 8:  # 0.8 m: no distance
+        if leg is None or len(leg) < 8:  # 0.8 m: too short
             continue
         leg = _smooth(leg)
         glance = rng.uniform(-0.6, 0.6)
@@ -190,16 +190,16 @@ def _tour(rng: Rng, free: FreeSpace, length_m: float) -> list[Planar]:
             ahead = leg[min(k + 25, len(leg) - 1)] - leg[k]
             if np.hypot(*ahead) > 0.1:
                 target = math.atan2(ahead[1], ahead[0]) + glance * math.sin(k / 40)
-            while abs(turn := _wrap(target - yaw)) > 0.05:  # turns before it goes on
+            while abs(turn := _wrap(target - yaw)) > 0.05:  # turns before it continues
                 yaw = _wrap(yaw + float(np.clip(turn, -0.02, 0.02)))
                 dense.append((float(leg[k, 0]), float(leg[k, 1]), yaw))
-                if abs(turn) < 0.7:  # the rest of the turn is made on the distance
+                if abs(turn) < 0.7:  # it finishes the turn while moving
                     break
             yaw = _wrap(yaw + float(np.clip(_wrap(target - yaw), -0.02, 0.02)))
             dense.append((float(leg[k, 0]), float(leg[k, 1]), yaw))
         driven += len(leg) * 0.02
         here = (float(leg[-1, 0]), float(leg[-1, 1]))
-    if driven == 0.0:  # a closet: turn on the spot
+    if driven == 0.0:  # a closet: turn in place
         dense = [(*here, _wrap(yaw + 0.02 * k)) for k in range(int(length_m / 0.02) + 400)]
     return dense
 
@@ -219,7 +219,7 @@ def _wrap(angle: float) -> float:
 
 
 def _even_steps(dense: list[Planar], n: int, step_m: float) -> list[Planar]:
-    """Poses `step_m` apart, turns counted as distance; the tour runs back when it is too short."""
+    """Return poses `step_m` apart, counting turns as distance; too short a tour runs back."""
     travelled = [0.0]
     for a, b in pairwise(dense):
         turn = abs(_wrap(b[2] - a[2])) * step_m / math.radians(5)
@@ -232,17 +232,17 @@ def _even_steps(dense: list[Planar], n: int, step_m: float) -> list[Planar]:
 
 
 def window_poses(rng: Rng, scene: Scene, rig: Rig, n: int) -> FloatArray | None:
-    """Poses of a window of keyframes: orbiting, driving, turning or touring.
+    """Return poses of a window of keyframes: orbiting, driving, turning or touring.
 
     Args:
         rng: source of randomness.
-        scene: where the robot is.
+        scene: the robot's surroundings.
         rig: its camera.
         n: number of views.
 
     Returns:
-        (n, 4, 4) T_world_cam whose neighbours share roughly 30 to 60 % of what they see (to be
-        checked on depth), or None where the robot got stuck.
+        (n, 4, 4) T_world_cam whose neighbours overlap by roughly 30 to 60 % (to be checked on
+        depth), or None if the robot got stuck.
     """
     free = FreeSpace(scene, rig.height_m)
     mode = rng.choice(["orbit", "drive", "spin", "tour"], p=[0.4, 0.3, 0.1, 0.2])
@@ -266,7 +266,7 @@ def window_poses(rng: Rng, scene: Scene, rig: Rig, n: int) -> FloatArray | None:
 
 
 def _keyframes(rng: Rng, dense: list[Planar], n: int, fov: float) -> list[Planar] | None:
-    """Every so often a pose of the tour, so that neighbours overlap by about a half."""
+    """Sample poses of the tour so that neighbours overlap by about half."""
     chosen, want = [dense[0]], rng.uniform(0.4, 0.9)
     for p in dense:
         q = chosen[-1]
@@ -289,7 +289,7 @@ def _wander(
             room.x0 + rng.uniform(0.25, 0.75) * room.size[0],
             room.y0 + rng.uniform(0.25, 0.75) * room.size[1],
         )
-        # what a robot goes around: neither at its feet nor across the apartment
+        # a robot circles things that are neither at its feet nor across the apartment
         if not 0.9 < math.hypot(focus[0] - x, focus[1] - y) < 5.0:
             continue
         yaw = math.atan2(focus[1] - y, focus[0] - x) + rng.normal(0, 0.15)

@@ -30,14 +30,15 @@ from mvdust3r_ros.synthetic.dataset import RoomWindow, collate, make_window
 from mvdust3r_ros.synthetic.window_tiles import window_row
 
 PREVIEW_VIEWS, VIEWS_SHOWN = 8, (0, 3, 7)
-"""Views of a held-out window, as many as keyframes in one by default, and those in the picture."""
+"""Number of views in a held-out window, as many as keyframes in a default window, and the views
+shown in the picture."""
 
 
 class HeldOut:
-    """Windows of rooms no training run sees."""
+    """Windows of rooms that no training run uses."""
 
     def __init__(self, first_seed: int, rooms: int, folder: Path) -> None:
-        """Remember which; they are rendered at the first use."""
+        """Store which rooms; they are rendered on first use."""
         self._seeds = range(first_seed, first_seed + rooms)
         self._folder = folder
         self._windows: list[RoomWindow] = []
@@ -46,16 +47,16 @@ class HeldOut:
     def measure(
         self, network: Network, weights: Mapping[str, Tensor], step: int
     ) -> dict[str, float]:
-        """Metrics of `weights` at 4 and 8 views; writes held_out_<step>.jpg into the folder.
+        """Compute metrics of `weights` at 4 and 8 views; write held_out_<step>.jpg to the folder.
 
         Args:
-            network: gives the architecture; its own weights come back unharmed.
-            weights: state dict to measure.
+            network: provides the architecture; its own weights are restored.
+            weights: state dict to evaluate.
             step: for the name of the picture.
 
         Returns:
-            nd_4, nd_8: mean over rooms of the median pixel's distance to the truth over the mean
-            distance of the truth to the reference camera; abs_rel: of the reference's depth.
+            nd_4, nd_8: median distance to the truth over the mean distance of the truth from the
+            reference camera, averaged over rooms; abs_rel: of the reference's depth.
         """
         hw = network.config.image_hw
         if not self._windows:

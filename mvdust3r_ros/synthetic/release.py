@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Turn a training run into the engine folder that ships with the package."""
+"""Convert a training run into the engine folder that ships with the package."""
 
 from __future__ import annotations
 
@@ -31,26 +31,27 @@ from mvdust3r_ros.synthetic.train_config import TrainConfig, TrainError
 
 LICENCE = "Apache-2.0"
 USUAL_VIEWS = 8
-"""Keyframes in a window by default: the released error is that of such windows."""
+"""Keyframes in a default window: the released error is that of such windows."""
 CROSS_REFERENCE = "dec_same_view_blocks."
 
 
 def release_run(config: TrainConfig, out: Path, metrics: Path | None = None) -> Path:
-    """Export the averaged weights of a run to an engine folder, matrices in half precision.
+    """Export the averaged weights of a run to an engine folder, with matrices in half precision.
 
-    A network trained with one reference is exported without its cross-reference blocks, which are
-    as they began; others get their number of references as the engine's default.
+    A network trained with one reference is exported without its cross-reference blocks, which
+    still have their initial weights; for others, the engine's default is their number of
+    references.
 
     Args:
-        config: of the run.
-        out: engine folder to make.
+        config: configuration of the run.
+        out: engine folder to create.
         metrics: results.json of `evaluate rooms`, whose summaries go into the manifest.
 
     Returns:
         The folder.
 
     Raises:
-        TrainError: the run has no checkpoint, or there are no such metrics.
+        TrainError: the run has no checkpoint, or the metrics do not exist.
     """
     state = _read(Path(config.run) / "checkpoint.pt")
     joined = config.n_ref > 1
@@ -92,13 +93,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _rel_error(metrics: Mapping[str, Any], name: str) -> float:
-    """Mean error over mean distance at the usual number of views, nothing fitted."""
+    """Return mean error over mean distance at the usual number of views, without any fit."""
     views = min(metrics, key=lambda count: abs(int(count) - USUAL_VIEWS))
     return float(metrics[views][name]["nd_metric"])
 
 
 def _summaries(path: Path) -> dict[str, Any]:
-    """Views -> predictor -> summary, rounded."""
+    """Return views -> predictor -> summary, rounded."""
     try:
         views = json.loads(path.read_text())["views"]
     except (OSError, ValueError, KeyError) as error:

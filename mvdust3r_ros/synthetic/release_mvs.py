@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Turn a training run into the engine folder of `mvs`, with a calibrated confidence."""
+"""Convert a training run into the engine folder of `mvs`, with a calibrated confidence."""
 
 from __future__ import annotations
 
@@ -47,26 +47,27 @@ from mvdust3r_ros.synthetic.train_mvs import (
 
 LICENCE = "Apache-2.0"
 LONG_SIDE, RELEASE_HW = 384, (288, 384)
-"""Long side of the views that the engine asks for, and their size for a camera of 4:3."""
+"""Longer side of the engine's views, and their size for a 4:3 camera."""
 HELD_OUT_SEED = 9_500_000
 """First seed of the rooms that the confidence is fitted on; no run trains on them."""
 FIT_ROOMS, FIT_VIEWS = 24, 8
-"""Rooms that the confidence is fitted on, and views of each; half as many more check it."""
+"""Rooms that the confidence is fitted on, and views in each; half as many more rooms check it."""
 RIGHT_SHARE = 0.1
-"""A depth is right that is off by less of itself: what a confidence promises."""
+"""A depth is right if its relative error is below this, as the confidence promises."""
 REAL_REL_ERROR = 0.045
-"""Median error on recordings of a real office, poses by the engine; rooms give half of it."""
+"""Median relative error on recordings of a real office with the engine's poses; synthetic rooms
+give half of it."""
 WINDOW_SIGMA = 0.03
-"""By so much all depths of a window of a real camera are too long or too short: rolling shutter,
-calibration and odometry bend its baselines more than `noisy_poses` does."""
+"""Depth scale error of a window from a real camera, one sigma: rolling shutter, calibration and
+odometry distort its baselines more than `noisy_poses` does."""
 POINT_SIGMA = 0.045
-"""For the grid: what two views say outweighs what one says alone from 2.7 m on."""
+"""For the grid: from 2.7 m on, two views that agree outweigh a single view."""
 POINTS_A_VIEW = 40
-"""Random points that stand for those that poses are found with."""
+"""Random points that stand in for the points used in pose estimation."""
 
 
 class _HeldOutPixels(NamedTuple):
-    """Pixels of held-out rooms: what the rule weighs (N, F), their confidence, whether right."""
+    """Pixels of held-out rooms: the rule's inputs (N, F), their votes, their relative errors."""
 
     inputs: FloatArray
     votes: FloatArray
@@ -75,7 +76,7 @@ class _HeldOutPixels(NamedTuple):
 
 @dataclass(frozen=True)
 class KeyframePreferences:
-    """What the engine prefers for the settings `keyframes.*`."""
+    """The engine's preferred values for the settings `keyframes.*`."""
 
     min_overlap: float = 0.75
     max_translation_m: float = 0.3
@@ -88,8 +89,8 @@ def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
 
     Args:
         run: folder of the run.
-        out: engine folder to make.
-        rooms: held-out rooms to fit on; half as many check the fit.
+        out: engine folder to create.
+        rooms: number of held-out rooms to fit on; half as many check the fit.
 
     Returns:
         The folder.
@@ -133,7 +134,7 @@ def release_mvs(run: Path, out: Path, rooms: int = FIT_ROOMS) -> Path:
 
 
 def right_by_confidence(rule: ConfidenceRule, judged: _HeldOutPixels) -> list[dict[str, float]]:
-    """What the manifest states: by confidence, the share of pixels and of those within 10 %."""
+    """Return rows for the manifest: by confidence, fraction of pixels and how many are right."""
     promised = rule.share_from_inputs(judged.inputs.T)
     agreed = judged.votes > 0
     rows = []
@@ -152,7 +153,7 @@ def right_by_confidence(rule: ConfidenceRule, judged: _HeldOutPixels) -> list[di
 
 
 def score_room(reader: DepthReader, seed: int) -> _HeldOutPixels:
-    """Depth of a held-out room, from poses with the errors that adjustment leaves."""
+    """Estimate depth in a held-out room, from poses with errors like after bundle adjustment."""
     rng = np.random.default_rng([seed, 77])
     window = make_mvs_window(seed, FIT_VIEWS, RELEASE_HW)
     images = torch.from_numpy(window.rgb).permute(0, 3, 1, 2).float().div(255)[None].contiguous()
@@ -175,7 +176,7 @@ def score_room(reader: DepthReader, seed: int) -> _HeldOutPixels:
 def known_poses(
     rng: np.random.Generator, T_ref_cam: FloatArray, K: FloatArray, depth_m: FloatArray
 ) -> WindowPoses:
-    """Poses as they are found from images, with points here and there."""
+    """Return poses like those estimated from images, with scattered points."""
     views, height, width = depth_m.shape
     points, seen = [], []
     for view in range(views):

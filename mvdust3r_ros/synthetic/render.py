@@ -38,16 +38,16 @@ from mvdust3r_ros.synthetic.scenes import Scene, SceneError
 from mvdust3r_ros.synthetic.textures import BANK_SIZE, SIDE, texture_bank
 
 NEAR_M = 0.02
-"""Nothing nearer to the camera is drawn: ways keep farther away, and dividing by less
+"""Nothing closer to the camera is rendered: paths stay farther away, and dividing by less
 overflows."""
 MIP_LEVELS = 6
-"""From 64 texels a side to 2."""
+"""From 64 texels per side down to 2."""
 BAND_RAYS = 16384
-"""Rays shaded together on a CPU: their values stay in the processor's cache."""
+"""Number of rays shaded together on a CPU: their values stay in the processor's cache."""
 
 
 class Rendering(NamedTuple):
-    """What one camera sees.
+    """The image and geometry of one camera.
 
     Attributes:
         rgb: (H, W, 3) uint8.
@@ -71,11 +71,11 @@ class _Table:
     half: FloatArray
     cos_sin: FloatArray
     corners: FloatArray
-    rows: Tensor  # (N, 19) all a shaded pixel needs of its part
+    rows: Tensor  # (N, 19) all data of a part needed to shade a pixel
 
 
 class Renderer:
-    """Renders one scene; keep it while rendering several views."""
+    """Renders one scene; reuse it for several views."""
 
     def __init__(self, scene: Scene, device: str | torch.device = "cpu") -> None:
         """Put the scene's parts and textures on a device."""
@@ -127,19 +127,19 @@ class Renderer:
 
     @torch.no_grad()
     def depth(self, K: FloatArray, hw: tuple[int, int], T_world_cam: FloatArray) -> FloatArray:
-        """(H, W) float32 exact depth only, metres; 0 where a ray leaves the scene."""
+        """Render only exact depth, (H, W) float32, metres; 0 where a ray leaves the scene."""
         with _one_thread():
             depth, _ = _trace(_Rays(K, hw, T_world_cam, 1, self._device), self._table)
         return np.asarray(torch.where(depth < math.inf, depth, 0.0).cpu().numpy())
 
     def _shade(self, rays: _Rays, depth: Tensor, index: Tensor) -> Tensor:
-        """(h, w, 3) display colour in [0, 1], in bands of rows that fit the processor's cache."""
+        """Shade (h, w, 3) display colours in [0, 1], in bands of rows that fit the CPU cache."""
         band = len(depth) if self._device.type != "cpu" else max(1, BAND_RAYS // depth.shape[1])
         bands = [slice(k, k + band) for k in range(0, len(depth), band)]
         return torch.cat([self._shade_band(rays, depth[b], index[b], b) for b in bands])
 
     def _shade_band(self, rays: _Rays, depth: Tensor, index: Tensor, rows: slice) -> Tensor:
-        """Texture, point lights without shadows, gamma 2."""
+        """Apply texture, point lights without shadows, and gamma 2."""
         hit = depth < math.inf
         z = torch.where(hit, depth, 1.0)
         s = _surface(rays, z, index, self._table.rows, rows)
@@ -159,7 +159,7 @@ class Renderer:
         return torch.where(hit[..., None], color, 0.0)
 
     def _albedo(self, surface: _Surface, footprint_m: Tensor) -> Tensor:
-        """Bilinear lookup at the mip level of the pixel's footprint."""
+        """Look up the albedo bilinearly at the mip level of the pixel's footprint."""
         row, local = surface.row, surface.local
         a = surface.local_normal.abs()
         on_top = (a[..., 2] >= a[..., 0]) & (a[..., 2] >= a[..., 1])
@@ -199,7 +199,7 @@ def render_view(
 
 
 def pinhole(fov_rad: float, hw: tuple[int, int]) -> FloatArray:
-    """(3, 3) pinhole matrix with square pixels, the principal point in the middle.
+    """Return a (3, 3) pinhole matrix with square pixels and the principal point in the middle.
 
     Args:
         fov_rad: horizontal field of view, from the left edge to the right edge of the image.
@@ -211,7 +211,7 @@ def pinhole(fov_rad: float, hw: tuple[int, int]) -> FloatArray:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The tensors are small: more threads gain little, and lose a lot on a busy processor."""
+    """Use one thread: the tensors are small, and more threads cost a lot on a busy processor."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -242,11 +242,11 @@ class _Rays:
         self.world = self.directions(self.T_world_cam[:3, :3], slice(None), slice(None))
 
     def directions(self, R: FloatArray, rows: slice, cols: slice) -> Tensor:
-        """(h, w, 3) R @ (x, y, 1) of a block of rays."""
+        """Return (h, w, 3) R @ (x, y, 1) for a block of rays."""
         return torch.stack(self.components(R, rows, cols), -1)
 
     def components(self, R: FloatArray, rows: slice, cols: slice) -> list[Tensor]:
-        """The three (h, w) components of `directions`."""
+        """Return the three (h, w) components of `directions`."""
         x, y = self.x[cols][None], self.y[rows][:, None]
         return [float(r[0]) * x + (float(r[1]) * y + float(r[2])) for r in R]
 
@@ -269,7 +269,7 @@ def _tabulate(scene: Scene, device: torch.device) -> _Table:
 
 @lru_cache(maxsize=2)
 def _mip_bank(seed: int, device: str) -> tuple[Tensor, Tensor]:
-    """All texels of all levels, (T, 4), and where each level starts."""
+    """Return all texels of all levels, (T, 4), and where each level starts."""
     level = torch.from_numpy(texture_bank(seed)).permute(0, 3, 1, 2)
     flat, start, total = [], [], 0
     for _ in range(MIP_LEVELS):
@@ -283,7 +283,7 @@ def _mip_bank(seed: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def _trace(rays: _Rays, table: _Table) -> tuple[Tensor, Tensor]:
-    """Nearest hit of every ray: (h, w) depth, inf for none, and (h, w) index of the part."""
+    """Find every ray's nearest hit: (h, w) depth, inf for none, and (h, w) index of the part."""
     h, w = len(rays.y), len(rays.x)
     depth = torch.full((h, w), math.inf, device=rays.x.device)
     index = torch.zeros((h, w), dtype=torch.int32, device=rays.x.device)
@@ -303,7 +303,7 @@ def _trace(rays: _Rays, table: _Table) -> tuple[Tensor, Tensor]:
 
 
 def _visible_blocks(rays: _Rays, table: _Table) -> list[tuple[int, slice, slice]]:
-    """Parts that may be seen, each with the image block around its projected corners."""
+    """Return parts that may be visible, each with the image block around its projected corners."""
     R, t = rays.T_world_cam[:3, :3], rays.T_world_cam[:3, 3]
     p = (table.corners - t) @ R  # (N, 8, 3) in the camera frame
     x, y, z = p[..., 0], p[..., 1], p[..., 2]
@@ -328,13 +328,13 @@ def _visible_blocks(rays: _Rays, table: _Table) -> list[tuple[int, slice, slice]
 
 
 def _index_range(coords: FloatArray, low: float, high: float) -> tuple[int, int]:
-    """Slice of an increasing array that covers [low, high], one entry wider on both sides."""
+    """Return the slice of an increasing array that covers [low, high], with one extra per side."""
     first, last = np.searchsorted(coords, [low, high])
     return max(int(first) - 1, 0), min(int(last) + 1, len(coords))
 
 
 def _slab(d: Tensor, origin: float, half: float) -> tuple[Tensor, Tensor]:
-    """Ray parameters at which one coordinate enters and leaves [-half, half]."""
+    """Return the ray parameters at which one coordinate enters and leaves [-half, half]."""
     inverse = torch.reciprocal(d + 1e-9)
     middle, reach = inverse * -origin, inverse.abs() * half
     return middle - reach, middle + reach
@@ -367,9 +367,9 @@ def _hit_sphere(d: list[Tensor], origin: FloatArray, half: FloatArray) -> tuple[
 
 
 class _Surface(NamedTuple):
-    """What is hit, per pixel: the part's row; hit and normal in the part's frame and the world's.
+    """Surface hit per pixel: the part's row; hit and normal in the part's and in the world frame.
 
-    The world's normal looks towards the camera.
+    The world normal faces the camera.
     """
 
     row: Tensor
@@ -380,7 +380,7 @@ class _Surface(NamedTuple):
 
 
 def _surface(rays: _Rays, depth: Tensor, index: Tensor, rows: Tensor, band: slice) -> _Surface:
-    """Surface at finite depths (h, w) of a band of image rows."""
+    """Return the surface at finite depths (h, w) of a band of image rows."""
     row = rows.index_select(0, index.reshape(-1)).view(*index.shape, rows.shape[1])
     directions = rays.world[band]
     world = rays.origin + depth[..., None] * directions
@@ -398,7 +398,7 @@ def _surface(rays: _Rays, depth: Tensor, index: Tensor, rows: Tensor, band: slic
 
 
 def _local_normal(row: Tensor, local: Tensor) -> Tensor:
-    """Unit normals in the parts' frames."""
+    """Return unit normals in the parts' frames."""
     unit = local / row[..., 4:7]
     kind = row[..., 0]
     a = unit.abs()

@@ -14,8 +14,8 @@
 
 """Furnished rooms and apartments made of boxes, cylinders and spheres; numpy only, seeded.
 
-World frame: z up, metres, the floor at z = 0, the building's corner at x = y = 0.
-What is drawn at random is a choice: sizes of homes and offices, light and furniture of all kinds.
+World frame: z up, metres, the floor at z = 0, the building's corner at x = y = 0. Random ranges
+are chosen: sizes of homes and offices, light and furniture of all kinds.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from mvdust3r_ros.synthetic.furniture import Finish, Kind, Part, draw_piece
 from mvdust3r_ros.synthetic.textures import Rng, pick_texture
 
 SEEDS_PER_BANK = 256
-"""Rooms that share a bank of textures, which takes time to make."""
+"""Number of rooms that share a bank of textures, because a bank takes time to make."""
 SEED_STEP = 1_000_003
-"""Between the seeds that one seed tries: a prime far above those that are asked for, so that no
-two of them try the same."""
+"""Step between the seeds that one seed tries: a prime far above all requested seeds, so that no
+two seeds try the same."""
 WALL_M = 0.1
-"""Thickness of every wall, floor and ceiling: as inner walls have."""
+"""Thickness of every wall, floor and ceiling, typical of inner walls."""
 
 
 class SceneError(MvDust3rError):
-    """A scene, or a path through it, cannot be made."""
+    """A scene, or a path through it, cannot be created."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Doorway:
     """An opening in an inner wall.
 
     Attributes:
-        x: middle of the opening.
-        y: middle of the opening.
-        along: 0 when the wall runs along x, 1 when along y.
+        x: middle of the opening, metres.
+        y: middle of the opening, metres.
+        along: 0 if the wall runs along x, 1 if along y.
         width: metres.
     """
 
@@ -82,7 +82,7 @@ class Doorway:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything a camera can see.
+    """A complete scene.
 
     Attributes:
         parts: the primitives; floor, ceiling and walls come first.
@@ -90,10 +90,9 @@ class Scene:
         doorways: openings between the rooms.
         height: floor to ceiling, metres.
         lights: (L, 4) point lights: x, y, z, intensity.
-        ambient: light from everywhere.
-        bank_seed: which texture bank the parts' indices mean.
-        walker: index of the first part of a moving person, the last things in the list; -1 for
-            none.
+        ambient: ambient light.
+        bank_seed: texture bank that the parts' indices refer to.
+        walker: index of the first part of a moving person, whose parts come last; -1 for none.
         walker_velocity: (2,) metres per second.
     """
 
@@ -109,7 +108,7 @@ class Scene:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """x0, y0, x1, y1 around all rooms, without the outer walls."""
+        """Bounds x0, y0, x1, y1 of all rooms, without the outer walls."""
         return (
             min(r.x0 for r in self.rooms),
             min(r.y0 for r in self.rooms),
@@ -118,7 +117,7 @@ class Scene:
         )
 
     def at_time(self, seconds: float) -> Scene:
-        """The scene with its walking person where it is after `seconds`; it turns at the ends."""
+        """Return the scene with its walking person at time `seconds`; it turns at the ends."""
         if self.walker < 0:
             return self
         swing = 1.0 - abs((seconds / 4.0) % 2.0 - 1.0)  # 0 to 1 and back within 8 s
@@ -128,7 +127,7 @@ class Scene:
 
 
 def sample_room(seed: int, *, walker: bool = False) -> Scene:
-    """One furnished room.
+    """Create one furnished room.
 
     Args:
         seed: same seed, same scene.
@@ -140,7 +139,7 @@ def sample_room(seed: int, *, walker: bool = False) -> Scene:
 
 
 def sample_apartment(seed: int, *, walker: bool = False) -> Scene:
-    """Two to four furnished rooms joined by doorways.
+    """Create two to four furnished rooms joined by doorways.
 
     Args:
         seed: same seed, same scene.
@@ -155,7 +154,7 @@ def sample_apartment(seed: int, *, walker: bool = False) -> Scene:
 
 
 def _split_largest(rng: Rng, rooms: list[Room], doorways: list[Doorway]) -> None:
-    """Cut the largest room by a wall with one doorway; leave rooms of at least 2.3 m."""
+    """Split the largest room by a wall with one doorway; keep rooms of at least 2.3 m."""
     index = int(np.argmax([r.size[0] * r.size[1] for r in rooms]))
     room, half = rooms[index], WALL_M / 2
     across = int(room.size[0] < room.size[1])  # cut the longer side
@@ -229,7 +228,7 @@ def _wall_finish(rng: Rng) -> Finish:
 
 
 def _shell(rng: Rng, room: Room, height: float) -> list[Part]:
-    """Floor, ceiling and, as a thin skin inside the room, nothing else: walls fill the gaps."""
+    """Create floor and ceiling, half a wall larger than the room; `_fill_gaps` adds the walls."""
     floor = replace(
         Finish.draw(rng, "planks", "planks", "tiles", "checks", "noise", "marble", "bricks"),
         repeat_m=rng.uniform(0.8, 2.4),
@@ -248,7 +247,7 @@ def _shell(rng: Rng, room: Room, height: float) -> list[Part]:
 def _fill_gaps(
     rng: Rng, rooms: tuple[Room, ...], doorways: tuple[Doorway, ...], height: float
 ) -> list[Part]:
-    """Walls: each room gets its own skin of half a wall on its four sides, doorways left open."""
+    """Create walls: each room has its own half-thickness walls, with open doorways."""
     parts: list[Part] = []
     t = WALL_M / 2
     for room in rooms:
@@ -270,7 +269,7 @@ def _fill_gaps(
 def _wall_pieces(
     lo: float, hi: float, at: float, along: int, doorways: tuple[Doorway, ...]
 ) -> list[tuple[float, float, float]]:
-    """Stretches (from, to, bottom) of a wall; above a doorway only the lintel remains."""
+    """Return stretches (from, to, bottom) of a wall; above a doorway only the lintel remains."""
     pieces, start = [], lo
     for d in sorted(doorways, key=lambda d: (d.x, d.y)[along]):
         middle, line = ((d.x, d.y), (d.y, d.x))[along]
@@ -283,7 +282,7 @@ def _wall_pieces(
 
 
 def _wall_decor(rng: Rng, room: Room, doorways: tuple[Doorway, ...]) -> list[Part]:
-    """Closed doors, bright windows and pictures on the walls of a room."""
+    """Add closed doors, bright windows and pictures to the walls of a room."""
     parts: list[Part] = []
     for _ in range(int(rng.integers(1, 3))):
         size = (rng.uniform(0.75, 0.95), rng.uniform(1.98, 2.1), 0.05)
@@ -309,7 +308,7 @@ def _hang(
     finish: Finish,
     emission: float,
 ) -> list[Part]:
-    """A flat thing (width, height, thickness) on a random wall; nothing where it does not fit."""
+    """Hang a flat object (width, height, thickness) on a random wall, if it fits."""
     wide, tall, thick = size
     side = int(rng.integers(4))
     along = int(side >= 2)
@@ -324,7 +323,7 @@ def _hang(
             return []
     x, y, hx, hy = (p, at, wide / 2, thick / 2) if not along else (at, p, thick / 2, wide / 2)
     center, half = np.array([x, y, bottom + tall / 2]), np.array([hx, hy, tall / 2])
-    middle = (0.5, 0.5)  # one repeat of the texture covers it
+    middle = (0.5, 0.5)  # one repeat of the texture covers the object
     return [
         Part(Kind.BOX, center, half, finish.texture, (wide, tall), middle, finish.tint, emission)
     ]
@@ -336,7 +335,7 @@ def _doorway_clearance(d: Doorway) -> FloatArray:
 
 
 def _place(rng: Rng, room: Room, taken: list[FloatArray]) -> list[Part]:
-    """A random piece of furniture where it touches nothing; nothing when ten tries fail."""
+    """Place a random piece of furniture where it touches nothing; nothing if ten attempts fail."""
     piece = draw_piece(rng)
     parts = piece.make(rng)
     reach = np.max([np.abs(p.center[:2]) + p.half[:2] for p in parts], axis=0)
@@ -393,13 +392,13 @@ def _lights(rng: Rng, rooms: tuple[Room, ...], height: float) -> FloatArray:
 def scene_occupancy(
     scene: Scene, resolution_m: float = 0.05, band_m: tuple[float, float] = (0.1, 1.5)
 ) -> OccupancyGrid:
-    """Exact grid of what stands inside a height band.
+    """Return the exact occupancy grid of a height band.
 
-    A cell is occupied when any of its 4 x 4 sample points lies in a primitive that reaches into
-    the band, free when none does and it lies inside a room or doorway, and unknown elsewhere.
+    A cell is occupied if any of its 4 x 4 sample points lies in a primitive that reaches into the
+    band, free if none does and it lies inside a room or doorway, and unknown otherwise.
 
     Args:
-        scene: the scene; the walking person is left out.
+        scene: the scene; the walking person is ignored.
         resolution_m: side of a cell.
         band_m: lower and upper height of the band.
 

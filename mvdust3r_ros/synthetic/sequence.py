@@ -31,29 +31,29 @@ from mvdust3r_ros.synthetic.scenes import Scene, sample_apartment, sample_room
 from mvdust3r_ros.synthetic.textures import Rng
 
 START_NS = 1_700_000_000_000_000_000
-"""2023-11-14, UTC: a date, so that stamps are as large as those of a robot."""
+"""2023-11-14, UTC: a date, so that timestamps are as large as those of a robot."""
 CAMERA_NAME = "camera_optical"
 ROWS_AT_ONCE = 12
-"""Rows of an image with a rolling shutter that are rendered from one pose."""
+"""Rows of a rolling-shutter image that are rendered from one pose."""
 
 
 @dataclass(frozen=True)
 class SequenceConfig:
-    """A drive.
+    """Configuration of a drive.
 
     Attributes:
-        seed: of scene, path and noise.
+        seed: seed of scene, path and noise.
         frames: number of frames.
         hw: height and width of the images.
-        rate_hz: frames a second.
-        step_m: distance between frames; a turn of 5 degrees counts as much.
+        rate_hz: frame rate.
+        step_m: distance between frames; a turn of 5 degrees counts as one step.
         apartment: an apartment of several rooms instead of one room.
-        walker: a person walks about (its depth is exact, too).
-        noise: sensor noise, standard deviation in grey levels; 0 leaves the colours exact.
-        readout_s: time from the first to the last row of an image, whose middle row is read at
-            its stamp; depth is that of this moment.
+        walker: a person walks around (with exact depth, too).
+        noise: sensor noise, standard deviation in grey levels; 0 keeps the colours exact.
+        readout_s: time from the first to the last row of an image. The middle row is read at the
+            timestamp, which is also the time of the depth image.
         supersample: see `Renderer.render`.
-        rig: where the camera sits.
+        rig: mounting of the camera.
     """
 
     seed: int = 0
@@ -79,7 +79,7 @@ class Sequence:
     truth: Trajectory
 
     def rendering(self, index: int) -> Rendering:
-        """What the camera sees at a frame, with camera noise and exposure on the colours."""
+        """Render a frame, with camera noise and exposure on the colours."""
         config = self.config
         scene = self.scene.at_time(index / config.rate_hz)
         pose = self.truth.T_world_cam[index]
@@ -91,7 +91,7 @@ class Sequence:
         return rendering._replace(rgb=_sensor(rng, rendering.rgb, config.noise))
 
     def _row_by_row(self, renderer: Renderer, index: int) -> ImageArray:
-        """(H, W, 3) colours of which every few rows have a pose of their own."""
+        """Render (H, W, 3) colours in which every few rows have their own pose."""
         config, (height, width) = self.config, self.config.hw
         image = np.empty((height, width, 3), np.uint8)
         for top in range(0, height, ROWS_AT_ONCE):
@@ -105,7 +105,7 @@ class Sequence:
         return image
 
     def _pose_at(self, place: float) -> FloatArray:
-        """(4, 4) camera pose between two frames, or a little before or after all of them."""
+        """Interpolate the (4, 4) camera pose between frames; extrapolate slightly at the ends."""
         T = self.truth.T_world_cam
         a = min(max(math.floor(place), 0), len(T) - 2)
         turn = Rotation.from_matrix(T[a, :3, :3].T @ T[a + 1, :3, :3]).as_rotvec()
@@ -116,7 +116,7 @@ class Sequence:
 
 
 def make_sequence(config: SequenceConfig) -> Sequence:
-    """Scene, camera and path of a drive; nothing is rendered yet.
+    """Create scene, camera and path of a drive without rendering.
 
     Raises:
         SceneError: the scene of this seed has no free floor.
@@ -132,7 +132,7 @@ def make_sequence(config: SequenceConfig) -> Sequence:
 
 
 def synthetic_frames(seed: int, n: int, hw: tuple[int, int] = (240, 320)) -> Iterator[Frame]:
-    """Frames of a drive through one room with exact depth; `T_odom_cam` is the exact pose.
+    """Yield frames of a drive through one room with exact depth; `T_odom_cam` is the exact pose.
 
     Args:
         seed: same seed, same frames.
@@ -143,7 +143,7 @@ def synthetic_frames(seed: int, n: int, hw: tuple[int, int] = (240, 320)) -> Ite
 
 
 def sequence_frames(sequence: Sequence) -> Iterator[Frame]:
-    """Frames of a drive, as `synthetic_frames` gives them."""
+    """Yield frames of a drive, like `synthetic_frames`."""
     for k, stamp in enumerate(sequence.truth.stamps_ns):
         rendering = sequence.rendering(k)
         yield Frame(
@@ -157,7 +157,7 @@ def sequence_frames(sequence: Sequence) -> Iterator[Frame]:
 
 
 def _sensor(rng: Rng, rgb: ImageArray, noise: float) -> ImageArray:
-    """Exposure that wanders a little and noise of each pixel."""
+    """Simulate slightly varying exposure and per-pixel noise."""
     if noise <= 0:
         return rgb
     gain = np.exp(rng.normal(0, 0.02)) * np.exp(rng.normal(0, 0.005, 3))
@@ -168,19 +168,19 @@ def _sensor(rng: Rng, rgb: ImageArray, noise: float) -> ImageArray:
 def odometry(
     sequence: Sequence, drift: float = 0.02, noise_m: float = 0.002, bias: float = 0.0
 ) -> FloatArray:
-    """What a wheel odometry would report for the camera's poses.
+    """Simulate wheel odometry for the camera's poses.
 
     Each step is measured with an error of its length, an error of the heading, and noise, all in
-    the plane. The errors are random walks over the distance, sized so that a straight drive of 60
-    m ends `drift` times 60 m from the truth (one sigma), most of it sideways.
+    the plane. The errors are random walks over the distance, scaled so that a straight drive of 60
+    m ends `drift` times 60 m from the truth (one sigma), mostly sideways.
 
     Args:
         sequence: the drive.
-        drift: error of the length of a metre, one sigma, drawn anew with each step; that of the
-            heading is a quarter of it in radians over a metre.
+        drift: length error per metre, one sigma, drawn for each step; the heading error is a
+            quarter of it in radians per metre.
         noise_m: standard deviation of each step.
-        bias: a wheel of the wrong size: standard deviation of a length error that stays the same
-            over the drive; with a turn of a quarter of it in radians a metre.
+        bias: a wheel of the wrong size: standard deviation of a length error that is constant over
+            the drive, with a heading error of a quarter of it in radians per metre.
 
     Returns:
         (n, 4, 4) T_odom_cam, equal to the truth at the first frame.

@@ -14,7 +14,7 @@
 
 """Procedural, tileable textures for synthetic rooms; numpy only, seeded.
 
-Colours, scales and odds are choices of looks: variety matters, not what is likely.
+Colours, scales and odds are chosen for appearance: variety matters more than realism.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ Texture = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
 SIDE = 64
-"""Texels along one side of a texture: a power of two, so that each level halves it."""
+"""Texels per side of a texture: a power of two, so that each mip level halves it."""
 BANK_SIZE = 220
-"""Textures in a bank: 11 MB in float32."""
+"""Number of textures in a bank: 11 MB in float32."""
 
 
 def interior_color(rng: Rng, saturation: float | None = None) -> Texture:
-    """A plausible colour of an indoor surface.
+    """Draw a plausible colour for an indoor surface.
 
     Args:
         rng: source of randomness.
-        saturation: in [0, 1]; drawn towards pale colours when None.
+        saturation: in [0, 1]; drawn with a preference for pale colours if None.
 
     Returns:
         (3,) linear RGB in [0, 1].
@@ -50,11 +50,11 @@ def interior_color(rng: Rng, saturation: float | None = None) -> Texture:
 
 
 def fractal_noise(rng: Rng, cells: int = 4, octaves: int = 4, stretch: int = 1) -> Texture:
-    """Periodic value noise summed over octaves.
+    """Return periodic value noise summed over octaves.
 
     Args:
         rng: source of randomness.
-        cells: lattice cells along a side in the coarsest octave.
+        cells: lattice cells per side in the coarsest octave.
         octaves: number of octaves, each twice as fine and 0.55 times as strong.
         stretch: how many times longer the grain is along y than along x.
 
@@ -212,22 +212,21 @@ KINDS: dict[str, Callable[[Rng], Texture]] = {
     "marble": _marble,
     "books": _books,
 }
-"""Name of a texture kind -> function that draws one."""
+"""Name of a texture kind -> function that creates one."""
 
 SURFACES = ("plain", "noise", "stripes", "checks", "tiles", "planks", "bricks", "dots", "marble")
-"""Kinds that may cover any piece of furniture."""
+"""Kinds suitable for any piece of furniture."""
 
 
 @lru_cache(maxsize=2)
 def texture_bank(seed: int) -> Texture:
-    """The textures shared by a block of scenes.
+    """Create the textures shared by a block of scenes.
 
     Args:
         seed: same seed, same bank.
 
     Returns:
-        (BANK_SIZE, SIDE, SIDE, 3) linear albedo in [0.02, 1]; texture i is of the i-th kind,
-        counted round and round.
+        (BANK_SIZE, SIDE, SIDE, 3) linear albedo in [0.02, 1]; kinds repeat cyclically.
     """
     rng = np.random.default_rng([seed, 7])
     makers = list(KINDS.values())
@@ -236,6 +235,6 @@ def texture_bank(seed: int) -> Texture:
 
 
 def pick_texture(rng: Rng, *kinds: str) -> int:
-    """Index into a bank of a random texture of one of `kinds` (repeat a kind to favour it)."""
+    """Return the bank index of a random texture of one of `kinds` (repeat a kind to favour it)."""
     kind = list(KINDS).index(kinds[rng.integers(len(kinds))])
     return kind + len(KINDS) * int(rng.integers(BANK_SIZE // len(KINDS)))

@@ -15,7 +15,7 @@
 """Train a small pointmap network on synthetic rooms.
 
 Data, augmentation and learning rate of a step depend only on (seed, step, rank). A run that is
-stopped and restarted continues from its last checkpoint and ends with the same weights.
+stopped and restarted resumes from its last checkpoint and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -49,15 +49,14 @@ from mvdust3r_ros.synthetic.preview import HeldOut
 from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainConfig
 
 MOST_SHAPES = 64
-"""Shapes of batches that a compiled step is kept for: more than the numbers of views a run asks
-for."""
+"""Number of batch shapes cached for a compiled step: more than the view counts of a run."""
 
 
 class Trainer:
     """One process of a run."""
 
     def __init__(self, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
-        """Build the network, or take up the run where its last checkpoint left it."""
+        """Build the network, or resume the run from its last checkpoint."""
         self.config, self.rank, self.world = config, rank, world
         self.device = (
             torch.device(config.device, rank) if config.device == "cuda" else torch.device("cpu")
@@ -102,7 +101,7 @@ class Trainer:
     # ------------------------------------------------------------------ one step
 
     def train_step(self) -> dict[str, float]:
-        """Draw the step's batch, go down the gradient, and return the losses."""
+        """Draw the step's batch, apply a gradient step, and return the losses."""
         config = self.config
         batch, intrinsics, n_ref = self._batch()
         for group in self.optimizer.param_groups:
@@ -181,7 +180,7 @@ class Trainer:
         return losses | {"total": total}
 
     def _reduce_gradients(self) -> float:
-        """Mean over processes, norm clipped to 1; returns the norm before clipping."""
+        """Average gradients over processes and clip their norm to 1; return the unclipped norm."""
         grads = [p.grad for p in self.params if p.grad is not None]
         if self.world > 1:
             flat = torch.cat([g.flatten() for g in grads])
@@ -199,10 +198,10 @@ class Trainer:
         state = self.network.state_dict()
         torch._foreach_lerp_(list(self.ema.values()), list(state.values()), 1 - decay)
 
-    # ------------------------------------------------------------------ rooms that still grow
+    # ------------------------------------------------------------------ growing set of rooms
 
     def room_count(self) -> int:
-        """Rooms in the data set at this step, on record so that a replay sees the same."""
+        """Return the number of rooms available at this step, recorded so that replays agree."""
         asked = [n for start, n in self._pool if start <= self.step]
         if self.step % LOOK_FOR_ROOMS_EVERY and asked:
             return asked[-1]
@@ -240,14 +239,14 @@ class Trainer:
             self._pool = json.loads(pool.read_text())
 
     def _start_from(self, path: Path) -> None:
-        """Take the averaged weights of another run; blocks it lacks keep their initial values."""
+        """Load the averaged weights of another run; blocks it lacks keep their initial values."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.network.load_state_dict(state["ema"])
-        if "match_head" in state:  # absent where weights were taken out of an engine
+        if "match_head" in state:  # absent in weights from an engine
             self.match_head.load_state_dict(state["match_head"])
 
     def state(self) -> dict[str, Any]:
-        """All a run needs to go on."""
+        """Return everything needed to resume the run."""
         return {
             "network": self.network.state_dict(),
             "ema": self.ema,
@@ -262,7 +261,7 @@ class Trainer:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.network.load_state_dict(state["network"])
         self.match_head.load_state_dict(state["match_head"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -271,7 +270,7 @@ class Trainer:
         self.seconds = state["seconds"]
 
     def save(self) -> None:
-        """Write checkpoint.pt, and constant.pt while the learning rate has not begun to fall."""
+        """Write checkpoint.pt, and constant.pt until the learning rate begins to fall."""
         if self.rank:
             return
         state = self.state()
@@ -284,7 +283,7 @@ class Trainer:
     # ------------------------------------------------------------------ the loop
 
     def run(self, minutes: float = 0.0) -> None:
-        """Train to the last step, or for so many minutes; 0 for no limit."""
+        """Train to the last step, or for a number of minutes; 0 for no limit."""
         held_out = HeldOut(self.config.held_out_seed, self.config.held_out_rooms, self.folder)
         started = saved = shown = time.monotonic()
         begin, sums, count = self.seconds, dict[str, float](), 0
@@ -310,7 +309,7 @@ class Trainer:
             self._log(held_out.measure(self.network, self.ema, self.step))
 
     def _all_agree(self, stop: bool) -> bool:
-        """Rank 0 decides, so that all processes end at the same step; asked every 20 steps."""
+        """Follow rank 0, so that all processes stop at the same step; checked every 20 steps."""
         if self.world == 1 or self.step % 20:
             return stop and self.world == 1
         flag = torch.tensor(float(stop), device=self.device)
@@ -331,7 +330,7 @@ class Trainer:
         self.report(record)
 
     def report(self, record: Mapping[str, float]) -> None:
-        """Called for each log record; does nothing, a caller may replace it to show progress."""
+        """Handle a log record; does nothing, but a caller may replace it to show progress."""
 
 
 def _write_atomic(path: Path, content: bytes) -> None:
@@ -341,11 +340,11 @@ def _write_atomic(path: Path, content: bytes) -> None:
 
 
 def train(config: TrainConfig, minutes: float = 0.0, progress: bool = True) -> None:
-    """Run or go on with a training, in as many processes as the settings or torchrun say.
+    """Start or resume a training run, in as many processes as the settings or torchrun specify.
 
     Args:
         config: the run.
-        minutes: stop after so long, ready to go on; 0 for no limit.
+        minutes: stop after this time, ready to resume; 0 for no limit.
         progress: show a progress bar.
     """
     if "LOCAL_RANK" in os.environ:

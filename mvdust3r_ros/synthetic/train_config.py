@@ -27,53 +27,54 @@ import yaml
 from mvdust3r_ros.datatypes import MvDust3rError
 
 LOG_EVERY = 25
-"""Steps of training that a line of the log is the mean of."""
+"""Number of training steps that a log line averages."""
 
 
 class TrainError(MvDust3rError):
-    """A training run cannot start or go on."""
+    """A training run cannot start or resume."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run.
+    """All settings of a run.
 
     Attributes:
         rooms: folder of shards from `mvdust3r_ros synth rooms`.
         run: folder of the run: checkpoints, log.jsonl, pictures.
         network: settings that differ from the network named "room".
-        init: checkpoint whose weights to start from; empty for random ones.
-        seed: of weights and data.
+        init: checkpoint with initial weights; empty for random ones.
+        seed: seed of weights and data.
         processes: processes on this machine, one thread each on CPU; ignored under torchrun.
         device: "cpu" or "cuda".
-        max_steps: where the run ends.
+        max_steps: last step of the run.
         decay_steps: the learning rate falls linearly over this many steps before the end.
         lr: learning rate after the warm-up.
         last_lr: learning rate at the end, as a fraction.
         warmup_steps: linear rise at the start.
-        weight_decay: of AdamW, on matrices only.
+        weight_decay: weight decay of AdamW, on matrices only.
         ema: decay of the averaged weights, which are the result.
-        views_per_step: views in a step and process; with one reference, numbers of views are drawn
-            that divide it, so that all steps are of one size.
-        curriculum: pairs (step, most views of a window from that step on).
-        min_views: fewest views once the curriculum allows more than two.
-        n_ref: most reference paths a window; 1 trains the single-reference network.
-        min_ref: fewest reference paths of a window where `n_ref` is above 1.
-        freeze: train the cross-reference blocks alone, so that one reference gives what it gave.
+        views_per_step: views per step and process; with one reference, drawn view counts divide
+            it, so that all steps have the same size.
+        curriculum: pairs (step, maximum views in a window from that step on).
+        min_views: minimum views once the curriculum allows more than two.
+        n_ref: maximum reference paths in a window; 1 trains the single-reference network.
+        min_ref: minimum reference paths in a window if `n_ref` is above 1.
+        freeze: train only the cross-reference blocks, so that results with one reference do not
+            change.
         targets: "metric", or "normalized": points in any scale, without `pose_weight`.
         alpha: weight of the log-confidence.
         match_weight: weight of the patch matching loss.
         attention_weight: weight of the attention loss.
         pose_weight: weight of the loss on each view's similarity to the truth.
-        ray_drop: share of windows whose intrinsics are withheld.
-        middle_reference: share of windows whose reference lies in the middle half of the path;
-            it is any view in the others.
+        ray_drop: fraction of windows whose intrinsics are withheld.
+        middle_reference: fraction of windows whose reference lies in the middle half of the path;
+            in the others it is any view.
         compile: compile the step; needs a C++ compiler on a CPU, and half a minute or more for
             each new number of views.
-        branch: where a run goes on whose `max_steps` was changed after the learning rate had begun
-            to fall: "constant" before the fall, "latest" where it stands, at the new rate.
-        checkpoint_minutes: between checkpoints.
-        preview_minutes: between held-out metrics with pictures.
+        branch: where to resume if `max_steps` changed after the learning rate had begun to fall:
+            "constant" before the fall, "latest" at the current step, with the new rate.
+        checkpoint_minutes: time between checkpoints.
+        preview_minutes: time between held-out metrics with pictures.
         held_out_seed: first seed of the held-out rooms.
         held_out_rooms: number of held-out rooms.
     """
@@ -129,7 +130,7 @@ class TrainConfig:
             raise TrainError(f"curriculum {self.curriculum} must start at step 0")
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step: warm-up, constant, linear decay."""
+        """Return the learning rate of a step: warm-up, constant, linear decay."""
         warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
         left = (self.max_steps - step) / max(self.decay_steps, 1)
         return self.lr * warm * max(min(1.0, left), self.last_lr)
@@ -139,7 +140,7 @@ class TrainConfig:
         return step > self.max_steps - self.decay_steps
 
     def most_views(self, step: int) -> int:
-        """Most views of a window at a step."""
+        """Return the maximum number of views in a window at a step."""
         return [views for start, views in self.curriculum if start <= step][-1]
 
 
@@ -148,10 +149,10 @@ def load_train_config(path: Path, overrides: Mapping[str, Any] | None = None) ->
 
     Args:
         path: the file.
-        overrides: values that win over the file's.
+        overrides: values that override the file's.
 
     Raises:
-        TrainError: no such file, or an unknown or impossible setting.
+        TrainError: there is no such file, or a setting is unknown or impossible.
     """
     try:
         values = {**(yaml.safe_load(path.read_text()) or {}), **(overrides or {})}

@@ -15,8 +15,8 @@
 """Train the network of the engine `mvs` on synthetic rooms.
 
 A step depends only on (seed, step) and on the rooms that are ready. A run that is stopped and
-restarted continues from its last checkpoint. How many views, how large, and how much they are
-disturbed is a choice.
+restarted resumes from its last checkpoint. The number and size of views and the strength of the
+augmentation are chosen settings.
 """
 
 from __future__ import annotations
@@ -56,21 +56,22 @@ from mvdust3r_ros.synthetic.textures import Rng
 from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainError
 
 SAVE_EVERY = 50
-"""Steps: what is lost at most where a run is killed."""
+"""Steps between checkpoints: the most that is lost if a run is killed."""
 Report = Callable[[dict[str, float]], None]
 FIRST_SEED, ROOM_VIEWS, ROOM_HW = 700_000, 12, (192, 256)
-"""Rooms to train on: none of the held-out ones, of twice the views that are encoded together, at
-two thirds of the size that the engine asks for."""
+"""Training rooms: none of the held-out ones, with twice the views that are encoded together, at
+two thirds of the engine's view size."""
 WEIGHTS = "weights.safetensors"
-"""The averaged weights beside the graphs of an engine folder, to go on training from."""
+"""The averaged weights next to the graphs of an engine folder, for further training."""
 AVERAGE = 0.998
-"""Share of the averaged weights that a step leaves: a mean over some 500 steps."""
+"""Fraction of the averaged weights that a step keeps: a mean over about 500 steps."""
 VIEWS = 6
-"""Neighbouring views of a room that are encoded together."""
+"""Number of neighbouring views of a room that are encoded together."""
 AS_ENGINE_SHARE = 0.6
-"""Share of the rooms whose sources are those that the engine would choose, not just neighbours."""
+"""Fraction of the rooms with the sources that the engine would choose, instead of just
+neighbours."""
 READ_VIEWS = 2
-"""Of these, how many are read in a step, from sources among the others."""
+"""Number of encoded views whose depth is estimated in a step, with sources among the others."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,13 @@ class MvsTraining:
     Attributes:
         run: folder of the rooms, the checkpoint and the learning curve.
         steps: length of the run.
-        rooms: rooms to train on, made while the run begins; whole shards of SHARD_ROOMS.
-        batch: rooms a step.
-        lr: largest learning rate.
+        rooms: number of training rooms, rendered while the run begins; whole shards of
+            SHARD_ROOMS.
+        batch: rooms per step.
+        lr: maximum learning rate.
         device: "cpu" or "cuda".
-        seed: of the weights and of every draw.
-        init: engine folder whose weights a new run begins with; empty for random ones.
+        seed: seed of the weights and of every draw.
+        init: engine folder with the initial weights of a new run; empty for random ones.
     """
 
     run: str
@@ -98,7 +100,7 @@ class MvsTraining:
     init: str = ""
 
     def learning_rate(self, step: int) -> float:
-        """A short rise, then half a cosine down to a fiftieth."""
+        """Return the learning rate: a short rise, then half a cosine down to a fiftieth."""
         rise = min(1.0, (step + 1) / 100)
         share = min(1.0, step / self.steps)
         return self.lr * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
@@ -108,11 +110,11 @@ class Sweeps(NamedTuple):
     """One step's views with their sources.
 
     Attributes:
-        images: (B, V, 3, H, W) in [0, 1], disturbed.
-        views: (B, N) which of the V are read.
-        sources: (B, N, S) from which others.
-        projection: (B, N, S, 3, 4), from disturbed poses.
-        weight: (B, N, S) 0 where there are fewer sources.
+        images: (B, V, 3, H, W) in [0, 1], augmented.
+        views: (B, N) indices of the views to estimate.
+        sources: (B, N, S) indices of their sources.
+        projection: (B, N, S, 3, 4), from noisy poses.
+        weight: (B, N, S) 0 for missing sources.
         range_q: (B, 2).
         depth_m: (B, V, H, W).
     """
@@ -127,10 +129,10 @@ class Sweeps(NamedTuple):
 
 
 class MvsTrainer:
-    """A run."""
+    """A training run."""
 
     def __init__(self, config: MvsTraining) -> None:
-        """Start, or take up where the last checkpoint left."""
+        """Start, or resume from the last checkpoint."""
         self.config = config
         self.device = torch.device(config.device)
         self.folder = Path(config.run)
@@ -150,7 +152,7 @@ class MvsTrainer:
 
     @property
     def checkpoint(self) -> Path:
-        """The file that a run goes on from."""
+        """Path of the file that a run resumes from."""
         return self.folder / "checkpoint.pt"
 
     def run(
@@ -159,11 +161,11 @@ class MvsTrainer:
         stop: Callable[[], bool] = lambda: False,
         report: Report = lambda _: None,
     ) -> None:
-        """Train to the end, for so long, or until told to stop; what is done is saved.
+        """Train to the end, for a given time, or until stopped; progress is saved.
 
         Args:
             minutes: 0 for no limit.
-            stop: asked after each step.
+            stop: polled after each step.
             report: called with each point of the learning curve.
         """
         last, until = self.config.steps, time.monotonic() + 60 * minutes
@@ -182,7 +184,7 @@ class MvsTrainer:
         self.save()
 
     def train_step(self) -> dict[str, float]:
-        """One step down; returns its losses."""
+        """Take one training step; return its losses."""
         rng = np.random.default_rng([self.config.seed, self.step, 5])
         batch = draw_sweeps(rng, self.shards, self.config.batch)
         batch = Sweeps(*(t.to(self.device) for t in batch))
@@ -205,7 +207,7 @@ class MvsTrainer:
         return {k: float(v.detach()) for k, v in losses.items()}
 
     def save(self) -> None:
-        """Write the checkpoint, all or nothing."""
+        """Write the checkpoint atomically."""
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(
             {
@@ -225,7 +227,7 @@ class MvsTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average, self.step = state["average"], state["step"]
         self.seconds = state["seconds"]
-        if self._curve.exists():  # steps after the checkpoint come again
+        if self._curve.exists():  # steps after the checkpoint are repeated
             points = [json.loads(line) for line in self._curve.read_text().splitlines()]
             kept = [json.dumps(p) + "\n" for p in points if p["step"] <= self.step]
             self._curve.write_text("".join(kept))
@@ -253,13 +255,13 @@ def train_mvs(
     stop: Callable[[], bool] = lambda: False,
     report: Report = lambda _: None,
 ) -> int:
-    """Make rooms and train on those that are ready, as `MvsTrainer.run` says.
+    """Render rooms and train on those that are ready, as described in `MvsTrainer.run`.
 
     Returns:
-        The step that the run is at.
+        The step that the run has reached.
 
     Raises:
-        DatasetError: the number of rooms is no whole number of shards.
+        DatasetError: the rooms do not make up whole shards.
     """
     folder = Path(config.run) / "rooms"
     seeds = range(FIRST_SEED, FIRST_SEED + config.rooms)
@@ -285,10 +287,10 @@ def _no_progress(done: int, total: int) -> None:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Weights of an engine folder, by the names of `SweepNetwork`.
+    """Return the weights of an engine folder, by the names of `SweepNetwork`.
 
     Raises:
-        TrainError: it has none.
+        TrainError: the folder has no weights.
     """
     path = folder / WEIGHTS
     if not path.is_file():
@@ -298,7 +300,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def load_average(checkpoint: Path) -> SweepNetwork:
-    """The averaged network of a run, ready to read."""
+    """Load the averaged network of a run, ready for inference."""
     state: Mapping[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     network = SweepNetwork()
     network.load_state_dict(state["average"])
@@ -309,7 +311,7 @@ def load_average(checkpoint: Path) -> SweepNetwork:
 
 
 def sweep_losses(network: SweepNetwork, batch: Sweeps) -> dict[str, Tensor]:
-    """Losses of one step; "total" is what is minimised."""
+    """Compute the losses of one step; "total" is the one minimised."""
     planes = network.config.planes
     b, n = batch.views.shape
     depth = read_sweeps(network, batch)
@@ -349,7 +351,7 @@ def sweep_losses(network: SweepNetwork, batch: Sweeps) -> dict[str, Tensor]:
 
 
 def read_sweeps(network: SweepNetwork, batch: Sweeps) -> Depth:
-    """Depth of all views that are read, (B*N, ...)."""
+    """Estimate the depth of all selected views, (B*N, ...)."""
     b, v = batch.images.shape[:2]
     n = batch.sources.shape[1]
     features = network.encoder(batch.images.flatten(0, 1))
@@ -365,12 +367,12 @@ def read_sweeps(network: SweepNetwork, batch: Sweeps) -> Depth:
 
 
 def _log_depth(place: Tensor, range_q: Tensor, planes: int) -> Tensor:
-    """Logarithm of the inverse depth, of a place that may lie a little outside."""
+    """Return the logarithm of the inverse depth at a place, which may be slightly out of range."""
     return torch.log(place_to_q(place, range_q, planes).clamp_min(1e-3))
 
 
 def _two_hot(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy with a place between two planes, shared out to both."""
+    """Compute the cross entropy with a place between two planes, distributed over both."""
     log_p = functional.log_softmax(logits, 1)
     last = logits.shape[1] - 1
     at = target.clamp(0, last)
@@ -385,7 +387,7 @@ def _two_hot(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def draw_sweeps(rng: Rng, shards: RoomShards, batch: int) -> Sweeps:
-    """Random views of random rooms with sources, disturbed as a camera and its poses are."""
+    """Draw random views of random rooms with sources, with realistic image and pose errors."""
     windows = []
     for _ in range(batch):
         stride = 2 if rng.random() < 0.25 and shards.views >= 2 * VIEWS - 1 else 1
@@ -402,7 +404,7 @@ def draw_sweeps(rng: Rng, shards: RoomShards, batch: int) -> Sweeps:
 
 
 def with_sources(rng: Rng, batch: Batch, images: Tensor) -> Sweeps:
-    """Choose views to read and their sources; poses get the errors that adjustment leaves."""
+    """Choose views to estimate and their sources; give poses realistic residual errors."""
     b, v = images.shape[:2]
     sources = SweepConfig.sources
     views = np.stack([rng.permutation(v)[:READ_VIEWS] for _ in range(b)])
@@ -454,7 +456,7 @@ def _engine_sources(
 
 
 def noisy_poses(rng: Rng, poses: FloatArray) -> FloatArray:
-    """(V, 4, 4) poses with errors of up to a quarter of a degree and 2 % of the typical step."""
+    """Add noise with sigmas up to 0.25 degrees and 2 % of the typical step to (V, 4, 4) poses."""
     steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
     size = rng.uniform(0, 1)
     noisy = poses.copy()
@@ -465,7 +467,7 @@ def noisy_poses(rng: Rng, poses: FloatArray) -> FloatArray:
 
 
 def disturb_images(rng: Rng, images: Tensor) -> None:
-    """In place: colours of the scene, exposure of each view, vignette, blur, noise."""
+    """Augment in place: colours of the scene, exposure of each view, vignette, blur, noise."""
     b, v = images.shape[:2]
     height, width = images.shape[-2:]
     for k in range(b):
@@ -497,7 +499,7 @@ def _f32(values: FloatArray) -> Tensor:
 
 
 def _blur(rng: Rng, images: Tensor) -> None:
-    """Some views out of focus or in motion, along the rows or the columns."""
+    """Blur some views by defocus or by motion, along the rows or the columns."""
     b, v = images.shape[:2]
     for i in range(b):
         for j in range(v):

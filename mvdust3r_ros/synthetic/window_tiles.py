@@ -27,13 +27,13 @@ from mvdust3r_ros.datatypes import FloatArray, ImageArray
 def window_row(
     rgb: ImageArray, truth: FloatArray, points: FloatArray, shown: Sequence[int]
 ) -> ImageArray:
-    """Some views, true and predicted depth of the first, both maps from above.
+    """Draw some views, true and predicted depth of the first, and both maps from above.
 
     Args:
         rgb: (V, S, S, 3) square views, the reference first.
         truth: (V, S, S, 3) true points in the frame of the reference.
-        points: the same, predicted.
-        shown: the views to show.
+        points: predicted points in the same frame.
+        shown: indices of the views to draw.
     """
     limit = float(np.percentile(truth[0, ..., 2], 99))
     low, high = np.percentile(truth.reshape(-1, 3)[:, (0, 2)], [1, 99], axis=0)
@@ -56,7 +56,7 @@ def _depth_tile(depth: FloatArray, limit: float) -> ImageArray:
 def _from_above(
     points: FloatArray, rgb: ImageArray, center: FloatArray, reach: float
 ) -> ImageArray:
-    """Points up to 0.8 m above and 1 m below the reference camera."""
+    """Draw points from 0.8 m above to 1 m below the reference camera."""
     side = rgb.shape[1]
     image = np.full((side, side, 3), 30, np.uint8)
     p, color = points.reshape(-1, 3), rgb.reshape(-1, 3)

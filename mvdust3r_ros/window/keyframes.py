@@ -58,8 +58,8 @@ FLOW_PATCH_PX, FLOW_LEVELS = 15, 3
 be tracked (Bouguet 2000: 2^(levels + 1) - 1), which is 105 px, nearly the whole image."""
 MIN_CORNERS, CLEARLY = 8, 2
 """Fewer corners show no motion: two views need at least as many (`two_view.EPIPOLAR_MATCHES`).
-Leaving a textureless reference takes `CLEARLY` times as many, or as many that recur in the previous
-image."""
+Leaving a textureless reference takes `CLEARLY` times as many, or as many that recur in the
+previous image."""
 MIN_STRENGTH, SMOOTH_PX = 1e-4, 1.0
 """Least eigenvalue of a corner (`cv2.cornerMinEigenVal`) in the smoothed image: white noise of 3
 grey levels stays below 0.6e-4, of 5 levels below 1.6e-4."""
@@ -73,8 +73,8 @@ whole step is trusted. The distance is that between corners; insensitive from 2.
 SAME_CORNER_PX = 5.0
 """Least distance of corners in one image; corners closer than this are the same."""
 BLIND_S = 0.5
-"""Least time from a textureless keyframe to the next one, when texture appears: by then a camera on
-its way to a door or a light has reached it."""
+"""Least time from a textureless keyframe to the next one, when texture appears: by then a camera
+on its way to a door or a light has reached it."""
 SUDDEN = 0.2
 """If the overlap falls this far below its limit within one frame, the previous frame becomes a
 keyframe too: it is the only link."""

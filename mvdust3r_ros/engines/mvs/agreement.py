@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the depth images of a window say of each other: who agrees with a point, who denies it.
+"""Consistency of a window's depth images: which views agree with a point, and which contradict it.
 
-The rule in the engine's manifest is fitted to the votes that these numbers make
-(`synthetic.release_mvs`): a change of one needs the rule to be fitted again.
+The rule in the engine's manifest is fitted to the votes that these constants produce
+(`synthetic.release_mvs`): changing one requires refitting the rule.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from mvdust3r_ros.datatypes import BoolArray, FloatArray
 from mvdust3r_ros.geometry import invert_se3
 
 SAME_SHARE = 0.05
-"""Two depths of one point agree when they differ by less than this share, the error of the bundled
+"""Two depths of one point agree if they differ by less than this fraction, the error of the bundled
 network. Insensitive from 0.05 to 0.1; at 0.025 66 % of the obstacles are found instead of 69
 (benchmarks/constants.py, office with odometry)."""
 FUSED_SHARE = 0.1
-"""Two that differ by less than this share are of one surface, and their mean is better.
+"""Two depths that differ by less than this fraction are on one surface, and their mean is better.
 Insensitive from 0.05 to 0.2 (benchmarks/constants.py, office with odometry)."""
 THROUGH_SHARE = 0.12
-"""A view whose depth lies beyond a point by more than this share of it looks through it."""
+"""A view looks through a point if its depth lies beyond the point by more than this fraction."""
 JUMP_SHARE = 0.1
-"""Neighbouring pixels whose depths differ by more than this share lie on two surfaces."""
+"""Neighbouring pixels whose depths differ by more than this fraction are on two surfaces."""
 LOG_ERRORS = (-6.0, 1.0)
-"""Logarithms of expected errors outside this range are not believed: that a depth is known to
-0.25 %, or only within a factor of 15."""
+"""Logarithms of expected log-depth errors are clipped to this range: errors from 0.25 % to a
+factor of 15."""
 
 
 class Agreement(NamedTuple):
     """Votes on each pixel, (V, H, W) each.
 
     Attributes:
-        same: other views that have the point at the same depth.
-        through: other views that look through it.
-        depth: mean of its depths in all views that see the surface, by their expected errors.
+        same: number of other views with the point at the same depth.
+        through: number of other views that look through it.
+        depth: mean depth over all views that see the surface, weighted by expected error.
     """
 
     same: npt.NDArray[np.uint8]
@@ -64,8 +64,8 @@ def agreement(
     """Compare the depth images of a window with each other.
 
     Args:
-        depth: (V, H, W) along the optical axes; 0 where there is none.
-        log_error: (V, H, W) logarithm of the expected error of its logarithm.
+        depth: (V, H, W) along the optical axes; 0 for no depth.
+        log_error: (V, H, W) logarithm of the expected error of the log depth.
         T_ref_cam: (V, 4, 4) camera poses in one frame.
         K: (V, 3, 3) intrinsics in pixels of the depth images.
     """
@@ -112,7 +112,7 @@ def _pixels(
 
 
 def on_edges(depth: FloatArray) -> BoolArray:
-    """(V, H, W) pixels beside a jump of the depth, where it may lie between two surfaces."""
+    """Mask (V, H, W) pixels next to a depth jump, where depth may lie between two surfaces."""
     log_depth = np.log(np.maximum(depth, 1e-6))
     edge = np.zeros(depth.shape, bool)
     for axis in (1, 2):

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How sure a depth is: from the network's own word and from the votes of the other views.
+"""Confidence of a depth, from the network's error estimate and the votes of the other views.
 
-A confidence c says: of points like this one, a share of 1 - 1/c lies within 10 % of its depth.
-The weights of the rule are fitted on rooms that the network was not trained on and stand in the
+A confidence c means that a fraction 1 - 1/c of such points lies within 10 % of its depth. The
+weights of the rule are fitted on rooms that the network was not trained on, and are stored in the
 engine's manifest.
 """
 
@@ -32,17 +32,17 @@ from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.mvs.agreement import LOG_ERRORS, Agreement
 
 MOST_VOTES = 4
-"""Views of a window are alike: more of them that agree say no more."""
+"""Views of a window are similar: more agreeing views add no information."""
 MOST_CERTAIN = 0.99
-"""A confidence of 100: no share is known better from the points that rules are fitted on."""
+"""A confidence of 100: the points that rules are fitted on support no higher value."""
 LEAST_SHARE = 0.5
-"""A point that is more likely wrong than right says nothing, neither in the map nor of where a
-window joins it."""
+"""A point that is more likely wrong than right is worthless, both for the map and for placing a
+window."""
 FEATURES = 5
-"""What `rule_inputs` gives."""
+"""Number of columns from `rule_inputs`."""
 NEWTON_STEPS, RIDGE = 25, 1.0
-"""Newton's method doubles its digits with each step; the ridge keeps weights finite where points
-are few or all right, and is nothing beside thousands of them."""
+"""Newton's method doubles its digits with each step. The ridge keeps weights finite if points are
+few or all right, and is negligible against thousands of them."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class ConfidenceRule:
     """A logistic rule.
 
     Attributes:
-        weights: of a constant, the log of the expected error, its square, the views that agree
-            (up to four), and the views that look through (up to four).
+        weights: of a constant, the log of the expected error, its square, the number of agreeing
+            views (up to four), and of views that look through (up to four).
     """
 
     weights: tuple[float, ...]
 
     @staticmethod
     def from_manifest(network: Mapping[str, Any]) -> ConfidenceRule:
-        """The rule of an engine folder.
+        """Read the rule from the `network` section of an engine's manifest.
 
         Raises:
-            EngineError: it is missing or malformed.
+            EngineError: the rule is missing or malformed.
         """
         weights = network.get("confidence")
         if not isinstance(weights, list) or len(weights) != FEATURES:
@@ -69,16 +69,16 @@ class ConfidenceRule:
         return ConfidenceRule(tuple(float(w) for w in weights))
 
     def share_right(self, log_error: FloatArray, votes: Agreement) -> FloatArray:
-        """(V, H, W) share of such points that lie within 10 %."""
+        """Return the (V, H, W) fraction of such points that lie within 10 %."""
         return self.share_from_inputs(rule_inputs(log_error, votes))
 
     def share_from_inputs(self, columns: Iterable[FloatArray]) -> FloatArray:
-        """The same from what `rule_inputs` gives."""
+        """Compute the same fraction from the columns of `rule_inputs`."""
         parts = [c * np.float32(w) for c, w in zip(columns, self.weights, strict=True)]
         return np.asarray(1 / (1 + np.exp(-np.sum(parts, 0))), np.float32)
 
     def confidence(self, log_error: FloatArray, votes: Agreement, unsure: BoolArray) -> FloatArray:
-        """(V, H, W) float32 confidence; 1 where `unsure`, unlikely or where no view agrees."""
+        """Return (V, H, W) float32 confidence; 1 if `unsure`, unlikely or without agreement."""
         share = np.minimum(self.share_right(log_error, votes), MOST_CERTAIN)
         denied = votes.through > votes.same
         out = 1 / (1 - share)
@@ -87,7 +87,7 @@ class ConfidenceRule:
 
 
 def rule_inputs(log_error: FloatArray, votes: Agreement) -> tuple[FloatArray, ...]:
-    """What the rule weighs, each (V, H, W) float32."""
+    """Return the rule's input columns, each (V, H, W) float32."""
     bounded = np.clip(log_error, *LOG_ERRORS).astype(np.float32)
     return (
         np.ones_like(bounded),
@@ -99,10 +99,10 @@ def rule_inputs(log_error: FloatArray, votes: Agreement) -> tuple[FloatArray, ..
 
 
 def fit_rule(inputs: FloatArray, right: BoolArray) -> ConfidenceRule:
-    """Logistic regression by Newton's method.
+    """Fit the rule: logistic regression by Newton's method.
 
     Args:
-        inputs: (N, F) what `rule_inputs` gives.
+        inputs: (N, F) columns of `rule_inputs`.
         right: (N,) whether the depth was within 10 %.
     """
     x = inputs.astype(np.float64)

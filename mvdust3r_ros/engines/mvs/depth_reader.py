@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Depth of the views of a window whose poses are known: the network on ONNX Runtime."""
+"""Depth of a window's views with known poses: the network on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from mvdust3r_ros.sfm.window_poses import WindowPoses
 
 GRAPHS = ("encoder.onnx", "reader.onnx")
 Arrays = Mapping[str, Any]
-"""A view's features by name, each (1, C, h, w) float32."""
+"""Features of a view by name, each (1, C, h, w) float32."""
 
 
 class DepthReader:
@@ -54,7 +54,7 @@ class DepthReader:
         options = options or OnnxOptions()
         providers = choose_providers(options.provider, onnxruntime.get_available_providers())
         self.provider = providers[0]
-        # whole views side by side: their operators are too small to share out
+        # views in parallel: single operators are too small to split
         self.threads = options.threads or os.cpu_count() or 1
         self._encoder, self._reader = (
             onnx_session(folder / name, providers, 1) for name in GRAPHS
@@ -63,7 +63,7 @@ class DepthReader:
         self._sources = int(shapes["weight"][1])
 
     def encode(self, view: View) -> Arrays:
-        """Features of a view."""
+        """Compute the features of a view."""
         return run_session(self._encoder, {"images": view.image_rgb[None]})
 
     def depth(
@@ -73,17 +73,17 @@ class DepthReader:
         image_hw: tuple[int, int],
         known: Mapping[int, tuple[FloatArray, FloatArray]] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
-        """Depth of every placed view that has sources.
+        """Estimate the depth of every placed view that has sources.
 
         Args:
             features: of the V views.
-            poses: theirs.
+            poses: of the V views.
             image_hw: height and width of the views, in pixels.
-            known: views whose depth and logarithm of its error need not be read.
+            known: depth and its log error of views that can be skipped.
 
         Returns:
-            (V, H/2, W/2) float32 depth in the unit of the poses, 0 where there is none; and the
-            logarithm of the error that the network expects of the log depth.
+            (V, H/2, W/2) float32 depth in the unit of the poses, 0 for no depth; and the logarithm
+            of the network's expected error of the log depth.
         """
         half_hw = (image_hw[0] // 2, image_hw[1] // 2)
         depth = np.zeros((len(features), *half_hw), np.float32)

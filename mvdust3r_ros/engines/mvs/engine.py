@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The engine `mvs`: poses from images, then depth of each view from its neighbours."""
+"""The engine `mvs`: estimates poses from images, then each view's depth from its neighbours."""
 
 from __future__ import annotations
 
@@ -42,24 +42,26 @@ from mvdust3r_ros.sfm.tracks import FrameTracks
 from mvdust3r_ros.sfm.window_poses import SfmError, WindowPoses, window_poses
 
 LEAST_FEATURES = 8
-"""A view with fewer features shows nothing that has a depth: the dark, a covered lens, a wall."""
+"""A view with fewer features shows nothing with a measurable depth: darkness, a covered lens, a
+bare wall."""
 
 BENT_S = 0.003
-"""Images that were made straight for a readout this far off are encoded again: in the first
-windows, when it is not known yet. At 0.3 rad/s that bends a view of 384 pixels by 0.3 of them."""
+"""An image corrected for a rolling-shutter readout this far off is encoded again. This happens in
+the first windows, before the readout is known. At 0.3 rad/s it bends a view of 384 pixels by 0.3
+pixels."""
 TYPICAL_DEPTH = 2.0
-"""Median depth of a window that has no metres: that of a room, `METRIC_TYPICAL_M`."""
+"""Median depth of a window without metric scale: that of a room, `METRIC_TYPICAL_M`."""
 
 
 @dataclass(eq=False)
 class MvsFeatures:
-    """What is kept of a view.
+    """Features kept for a view.
 
     Attributes:
         arrays: the network's features.
-        corners: to find poses from.
-        straightened_s: readout that the image of `arrays` was made straight for; None for that of
-            the view.
+        corners: features for pose estimation.
+        straightened_s: rolling-shutter readout that the image of `arrays` was corrected for; None
+            for that of the view.
     """
 
     arrays: Arrays
@@ -86,10 +88,10 @@ class MvsEngine(Engine):
         self._info = manifest.engine_info(f"ONNX Runtime, {self._reader.provider}")
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """Features of each view, each by itself.
+        """Compute the features of each view independently.
 
         Raises:
-            EngineError: a view has a size that the engine does not take.
+            EngineError: the engine does not accept the size of a view.
         """
         for view in views:
             height, width = view.image_rgb.shape[:2]
@@ -107,20 +109,19 @@ class MvsEngine(Engine):
             return list(pool.map(encoded, views))
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """Poses, depth and confidence of a window, in the frame of its first view with a pose.
+        """Estimate poses, depth and confidence of a window, in the frame of the first view placed.
 
-        A view without texture has a pose where odometry says one, but no confident point.
+        A view without texture has a pose if odometry provides one, but no confident point.
 
         Raises:
-            EngineError: the views do not show where they were taken from, and nothing else says
-                so.
+            EngineError: neither the images nor anything else determine the poses.
         """
-        del n_ref  # poses are adjusted all together: there is no choice of reference
+        del n_ref  # all poses are adjusted jointly, without a choice of reference
         order = sorted(range(len(tokens)), key=lambda k: tokens[k].view.stamp_ns)
         return self._decoded([tokens[k] for k in order]).in_caller_order(tuple(order))
 
     def _decoded(self, tokens: Sequence[ViewTokens]) -> WindowPrediction:
-        """The prediction of views in the order of their times."""
+        """Predict from views in time order."""
         views = [t.view for t in tokens]
         features: list[MvsFeatures] = [t.features for t in tokens]
         image_hw = views[0].image_rgb.shape[:2]
@@ -158,10 +159,10 @@ class MvsEngine(Engine):
         )
 
     def _poses(self, tokens: Sequence[ViewTokens]) -> WindowPoses:
-        """Of the views; without odometry those of the window before help to find them.
+        """Estimate the views' poses; without odometry, views of the previous window help.
 
         Raises:
-            SfmError: neither images nor odometry say where they are.
+            SfmError: neither images nor odometry determine the poses.
         """
         no_odometry = all(t.view.T_odom_cam is None for t in tokens)
         earlier = self._readings.earlier(tokens) if no_odometry else []
@@ -182,7 +183,7 @@ class MvsEngine(Engine):
         return found.of_last(len(tokens)) if earlier else found
 
     def _straight_arrays(self, token: ViewTokens) -> Arrays:
-        """The network's features of a view; anew where its rows turn out to be bent a lot."""
+        """Return the network's features of a view, recomputed if its rows prove strongly bent."""
         features: MvsFeatures = token.features
         belief = self._cameras.get(camera_key(token.view))
         if belief is None or not belief.shows_readout:
@@ -198,12 +199,12 @@ class MvsEngine(Engine):
         return features.arrays
 
     def observe(self, view: View) -> None:
-        """Remember the picture: points are followed through it where features are too few."""
+        """Store the image, through which points are tracked where features are too few."""
         gray = cv2.cvtColor(view.image_rgb, cv2.COLOR_RGB2GRAY)
         self._tracks.observe(view.stamp_ns, view.camera_name, np.asarray(gray, np.uint8))
 
     def describe(self) -> EngineInfo:
-        """Name with the execution provider."""
+        """Describe the engine, naming its execution provider."""
         return self._info
 
     def close(self) -> None:
@@ -212,7 +213,7 @@ class MvsEngine(Engine):
 
 
 def _as_large_as_a_room(poses: WindowPoses) -> WindowPoses:
-    """Poses without metres in a unit that makes voxels and cells about as fine as in metres."""
+    """Rescale poses of unknown scale so that voxels and cells are about as fine as in metres."""
     size = np.array([1.0, 1.0, 1.0, TYPICAL_DEPTH, TYPICAL_DEPTH, TYPICAL_DEPTH])
     T = poses.T_ref_cam.copy()
     T[:, :3, 3] *= TYPICAL_DEPTH
@@ -225,12 +226,12 @@ def _as_large_as_a_room(poses: WindowPoses) -> WindowPoses:
 
 
 def _doubled(half: FloatArray) -> FloatArray:
-    """(V, H, W) of (V, H/2, W/2), nothing mixed."""
+    """Upsample (V, H/2, W/2) to (V, H, W) without interpolation."""
     return half.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def _points(depth: FloatArray, poses: WindowPoses) -> FloatArray:
-    """(V, H, W, 3) float32 points of all pixels in the frame of the reference."""
+    """Return (V, H, W, 3) float32 points of all pixels in the frame of the reference."""
     full = _doubled(depth)
     out = np.empty((*full.shape, 3), np.float32)
     for index, z in enumerate(full):

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From a trained network to the folder of the engine `mvs`."""
+"""Export a trained network to the folder of the engine `mvs`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from mvdust3r_ros.engines.manifest import OPSET
 from mvdust3r_ros.model.sweep import Features, SweepNetwork, place_to_q
 
 EXAMPLE_HW = (192, 256)
-"""Of the images that are traced; any multiples of `SIDE_MULTIPLE`, as sizes stay open."""
+"""Size of the traced images; any multiples of `SIDE_MULTIPLE`, because sizes stay dynamic."""
 FEATURES = ("match", "fine", "guide", "fine_guide")
 
 
 class _Encode(nn.Module):
-    """Images as they come, (B, H, W, 3) uint8."""
+    """Takes raw images, (B, H, W, 3) uint8."""
 
     def __init__(self, network: SweepNetwork) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Encode(nn.Module):
 
 
 class _Read(nn.Module):
-    """Inverse depth and the logarithm of the expected error, at half the size."""
+    """Returns inverse depth and the logarithm of the expected error, at half the image size."""
 
     def __init__(self, network: SweepNetwork) -> None:
         super().__init__()
@@ -65,16 +65,16 @@ class _Read(nn.Module):
         view = Features(match, fine, guide, fine_guide)
         depth = self.reader(view, (source_match, source_fine), projection, weight, range_q)
         q = place_to_q(depth.place, range_q[:, :, None, None], self.planes)
-        # no farther beyond the sweep than its last planes can tell; never at infinity
+        # limit extrapolation beyond the last planes of the sweep; never at infinity
         return torch.maximum(q, 0.7 * range_q[:, 0, None, None]), depth.log_error
 
 
 def export_graphs(network: SweepNetwork, folder: Path) -> None:
-    """Write `encoder.onnx` and `reader.onnx`; the size of the images stays open.
+    """Write `encoder.onnx` and `reader.onnx`; the image size stays dynamic.
 
     Args:
         network: trained; in evaluation mode.
-        folder: where to; made when missing.
+        folder: target folder; created if missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     height, width = EXAMPLE_HW
@@ -117,7 +117,7 @@ def _export(
     outputs: Sequence[str],
 ) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer: sizes that are the same for all images
+        warnings.simplefilter("ignore")  # from the tracer: sizes that are the same for all images
         torch.onnx.export(
             module.eval(),
             example,

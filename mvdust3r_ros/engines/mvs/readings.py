@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Depth that was read in the window before, and that the next one keeps.
+"""Depth estimated in the previous window that the next window reuses.
 
-Neighbouring windows share views. Most of these have been read with sources on both sides already:
-another reading would cost a fifth of a second and hardly say more. The newest ones are read again,
-now that there are views beyond them.
+Neighbouring windows share views. Most of these already have a depth from sources on both sides;
+estimating it again would cost a fifth of a second and add little. Only the newest views are
+estimated again, now that later views exist.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from mvdust3r_ros.sfm.priors import PosesBefore
 from mvdust3r_ros.sfm.window_poses import WindowPoses
 
 FOLLOWING = 2
-"""Later views of the window from which on a view has sources on both sides: half of the four that
+"""A view with this many later views in the window has sources on both sides: half of the four that
 a window adds. Insensitive from 1 to 4 (benchmarks/constants.py, office with odometry)."""
 MIN_SPAN = 0.05
-"""Distance of two shared views, in median depths, that shows the ratio of the units. Insensitive
-from 0.025 to 0.1 (benchmarks/constants.py, office with odometry)."""
+"""Minimum distance of two shared views, in median depths, for measuring the ratio of the units.
+Insensitive from 0.025 to 0.1 (benchmarks/constants.py, office with odometry)."""
 MAX_OFF, MAX_TURNED_DEG = 0.05, 0.5
-"""Views whose distances, relative, or rotations have changed by more are read again. Insensitive
-from half to twice of both (benchmarks/constants.py, office with odometry)."""
+"""Views whose relative distances or rotations have changed by more are estimated again.
+Insensitive from half to twice both values (benchmarks/constants.py, office with odometry)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +50,10 @@ class _Reading:
 
     Attributes:
         window: number of the window.
-        following: views of the window that are later.
+        following: number of later views in the window.
         T_ref_cam: (4, 4) pose.
-        depth: (H/2, W/2), 0 where there is none.
-        log_error: (H/2, W/2) logarithm of the error that is expected of the log depth.
+        depth: (H/2, W/2), 0 for no depth.
+        log_error: (H/2, W/2) logarithm of the expected error of the log depth.
     """
 
     window: int
@@ -64,10 +64,10 @@ class _Reading:
 
 
 class Readings:
-    """What the last window read, by the features of its views.
+    """Depth estimates of the last window, keyed by the features of its views.
 
     Attributes:
-        last: its views that images placed, oldest first.
+        last: its views with poses from images, oldest first.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Readings:
         self._metric = False
 
     def earlier(self, tokens: Sequence[ViewTokens]) -> list[ViewTokens]:
-        """The views of the last window that come before those of this one, which shares some."""
+        """Return the last window's views older than this window, if the two share any views."""
         shared = {id(t.features) for t in tokens}
         older = [t for t in self.last if id(t.features) not in shared]
         begins_ns = tokens[0].view.stamp_ns
@@ -86,7 +86,7 @@ class Readings:
         return older if follows else []
 
     def poses_before(self, features: Sequence[object]) -> PosesBefore | None:
-        """Where the last window saw views that are in this one too; None for fewer than two."""
+        """Return the last window's poses of views in this one too; None for fewer than two."""
         known = self._known(features)
         if len(known) < 2:
             return None
@@ -104,15 +104,15 @@ class Readings:
     def kept(
         self, features: Sequence[object], poses: WindowPoses
     ) -> dict[int, tuple[FloatArray, FloatArray]]:
-        """What need not be read again.
+        """Return the depth that can be reused.
 
         Args:
-            features: of the views of a window, the same objects as in the window before.
-            poses: theirs.
+            features: of the window's views, the same objects as in the previous window.
+            poses: of the window's views.
 
         Returns:
             View -> its depth in the unit of `poses` and the logarithm of its expected error; empty
-            where the poses of shared views do not agree with those of the window before.
+            if the poses of shared views disagree with those of the previous window.
         """
         known = {i: r for i, r in self._known(features).items() if poses.by_images[i]}
         factor = _unit_factor(known, poses)
@@ -131,7 +131,7 @@ class Readings:
         depth: FloatArray,
         log_error: FloatArray,
     ) -> None:
-        """Take in what a window says of its views, oldest first, as `DepthReader.depth` does."""
+        """Store a window's depth estimates, oldest view first, as from `DepthReader.depth`."""
         self._window += 1
         self._metric = poses.metric
         self.last = tuple(t for t, known in zip(tokens, poses.by_images, strict=True) if known)
@@ -143,7 +143,7 @@ class Readings:
 
 
 def _unit_factor(known: dict[int, _Reading], poses: WindowPoses) -> float | None:
-    """The unit of a window in that of the one before, from the distances of shared views."""
+    """Return the factor from the last window's unit to this one's, by shared view distances."""
     pairs = [(poses.T_ref_cam[i], poses.T_ref_cam[j], known[i], known[j])
              for i, j in combinations(known, 2)]  # fmt: skip
     if not pairs:

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which views tell the depth of a view: those that see the same from far enough apart.
+"""Choose the sources of a view's depth: views that see the same scene from far enough apart.
 
-The score is like that of MVSNet (Yao et al. 2018): the angle between rays, worth most from 5
-degrees on. The network has seen such sources, among others, when it was trained.
+The score is similar to MVSNet's (Yao et al. 2018): it uses the angle between rays and is highest
+from 5 degrees on. The network was trained with such sources, among others.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3
 
 SAMPLE_HW = (6, 8)
-"""Points of the image that are tried, rows and columns: its field of view in 48 samples."""
+"""Sample points in the image, rows and columns: 48 samples of its field of view."""
 DEPTHS = (0.6, 1.0, 1.8)
-"""Where they are tried, as shares of the typical depth."""
+"""Depths of the samples, as fractions of the typical depth."""
 BEST_DEG, WIDE_DEG, TOO_WIDE_DEG = 5.0, 20.0, 50.0
-"""Angle between the rays from which a source is worth most; up to where it stays so; and where it
-is worth nothing as all looks different. The first two: insensitive from half to twice of each
-(benchmarks/constants.py, office with odometry)."""
+"""Angle between the rays from which a source has full weight; up to which it keeps it; and at
+which the weight is 0, because everything looks different. The first two: insensitive from half to
+twice each (benchmarks/constants.py, office with odometry)."""
 MIN_DEPTH_SHARE = 0.02
-"""Of the typical depth; a point as near as that to a source is beside it rather than before it."""
+"""Fraction of the typical depth; a point with a smaller depth is next to a source rather than in
+front of it."""
 MIN_SCORE = 0.06
-"""Views with less see too little of the view, or from the same place: a mean angle of 0.3
-degrees. Insensitive from 0.03 to 0.12 (benchmarks/constants.py, office with odometry)."""
+"""Views with a lower score overlap too little or lack parallax: a mean angle of 0.3 degrees.
+Insensitive from 0.03 to 0.12 (benchmarks/constants.py, office with odometry)."""
 
 
 def choose_sources(
@@ -51,7 +52,7 @@ def choose_sources(
     allowed: Sequence[int],
     count: int,
 ) -> list[int]:
-    """The best sources of a view, best first.
+    """Choose the best sources of a view, best first.
 
     Args:
         index: the view.
@@ -59,11 +60,11 @@ def choose_sources(
         K: (V, 3, 3) intrinsics.
         image_hw: height and width of all views, in pixels.
         depth: typical depth of the view, in the unit of the poses.
-        allowed: views to choose from.
-        count: how many at most.
+        allowed: candidate views.
+        count: maximum number of sources.
 
     Returns:
-        Indices; fewer than `count` where others see too little of the view or show no parallax.
+        Indices; fewer than `count` if the others overlap too little or show no parallax.
     """
     height, width = image_hw
     rows, cols = (np.linspace(0, side - 1, n) for side, n in zip(image_hw, SAMPLE_HW, strict=True))
@@ -89,7 +90,7 @@ def choose_sources(
 
 
 def _weight(points: FloatArray, centre: FloatArray) -> FloatArray:
-    """(N,) how much a source at `centre` tells of points, from the angle between the rays."""
+    """Return (N,) weights of a source at `centre` for points, from the angle between the rays."""
     to_source = points - centre
     cosine = (points * to_source).sum(1) / np.maximum(
         np.linalg.norm(points, axis=1) * np.linalg.norm(to_source, axis=1), 1e-12

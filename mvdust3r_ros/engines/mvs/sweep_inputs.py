@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a sweep needs besides features: between which depths, and how a source sees the view."""
+"""Inputs of a sweep besides features: its depth range, and the projection into each source."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.sfm.window_poses import WindowPoses
 
 MIN_POINTS = 24
-"""Points in a view below which those of the whole window say how deep it is."""
+"""With fewer points in a view, the points of the whole window determine its depth range."""
 NEAR_SHARE, FAR_SHARE = 0.5, 2.0
-"""How far beyond the nearest and farthest points (2nd and 98th percentile) depth is looked for:
-the widest that the network is trained with (`synthetic.train_mvs`)."""
+"""Search range beyond the nearest and farthest points (2nd and 98th percentile): the widest that
+the network is trained with (`synthetic.train_mvs`)."""
 LEAST_SPAN = 6.0
-"""Least ratio of the farthest to the nearest depth. Insensitive from 3 to 12
+"""Minimum ratio of the farthest to the nearest depth. Insensitive from 3 to 12
 (benchmarks/constants.py, office with odometry)."""
 METRIC_NEAR_M, METRIC_TYPICAL_M, METRIC_FAR_M = 0.35, 2.0, 12.0
-"""Where nothing has been seen, a room: from an arm's length to across a hall."""
+"""Depth range of a room, used where nothing has been seen: from an arm's length to across a
+hall."""
 
 
 @dataclass(frozen=True)
 class DepthRange:
-    """Between which depths a view is swept, in the unit of the poses."""
+    """Depth range of a view's sweep, in the unit of the poses."""
 
     near: float
     typical: float
@@ -46,12 +47,12 @@ class DepthRange:
 
     @property
     def range_q(self) -> FloatArray:
-        """(2,) float32 least and largest inverse depth."""
+        """Smallest and largest inverse depth, (2,) float32."""
         return np.array([1 / self.far, 1 / self.near], np.float32)
 
 
 def depth_range(poses: WindowPoses, index: int) -> DepthRange:
-    """From the points that the view sees, or else those of all views, or else a room's."""
+    """Derive the depth range from the view's points, or those of all views, or a typical room."""
     depths = _depths(poses, index)
     if len(depths) < MIN_POINTS:
         views = np.flatnonzero(poses.placed)
@@ -74,7 +75,7 @@ def _depths(poses: WindowPoses, index: int) -> FloatArray:
 def unit_projection(
     K_view: FloatArray, K_source: FloatArray, T_source_view: FloatArray, image_hw: tuple[int, int]
 ) -> FloatArray:
-    """(3, 4) float32 from (x, y, 1, q) of a view to homogeneous (x, y) of a source.
+    """Return (3, 4) float32 from (x, y, 1, q) of a view to homogeneous (x, y) of a source.
 
     x and y run from -1 to 1 over the image, q is the inverse depth.
     """
@@ -87,7 +88,7 @@ def unit_projection(
 
 
 def half_intrinsics(K: FloatArray) -> FloatArray:
-    """(V, 3, 3) intrinsics in pixels of images of half the size, integers at pixel centres."""
+    """Return (V, 3, 3) intrinsics for images of half the size, with integers at pixel centres."""
     half = np.array(K * np.array([0.5, 0.5, 1.0])[:, None])
     half[:, :2, 2] -= 0.25
     return half

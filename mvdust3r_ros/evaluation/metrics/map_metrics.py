@@ -52,18 +52,18 @@ class MapMetricError(MvDust3rError):
 def associate(
     estimate: Trajectory, truth: Trajectory, max_gap_ns: int = MAX_STAMP_GAP_NS
 ) -> tuple[FloatArray, FloatArray]:
-    """Poses of both trajectories at the same times: to each estimate the nearest true stamp.
+    """Pair the poses of two trajectories: each estimate with the nearest true timestamp.
 
     Args:
         estimate: estimated poses.
-        truth: true poses, increasing stamps.
-        max_gap_ns: estimates without a true stamp this close are left out.
+        truth: true poses, increasing timestamps.
+        max_gap_ns: estimates without a true timestamp this close are skipped.
 
     Returns:
         (N, 4, 4) estimated and (N, 4, 4) true poses.
 
     Raises:
-        MapMetricError: no stamps match.
+        MapMetricError: no timestamps match.
     """
     chosen, nearest = match_stamps(estimate, truth, max_gap_ns)
     return estimate.T_world_cam[chosen], truth.T_world_cam[nearest]
@@ -72,10 +72,10 @@ def associate(
 def match_stamps(
     estimate: Trajectory, truth: Trajectory, max_gap_ns: int = MAX_STAMP_GAP_NS
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Indices (N,) of the estimates that have a true pose in reach, and (N,) of those poses.
+    """Return (N,) indices of estimates with a true pose in reach, and (N,) of those true poses.
 
     Raises:
-        MapMetricError: no stamps match.
+        MapMetricError: no timestamps match.
     """
     if len(estimate) == 0 or len(truth) == 0:
         raise MapMetricError(f"cannot pair {len(estimate)} poses with {len(truth)} true ones")
@@ -95,10 +95,10 @@ def match_stamps(
 
 
 def align_trajectory(T_estimate: FloatArray, T_true: FloatArray, alignment: str = "sim3") -> Sim3:
-    """Transform of the estimate's world that best maps its camera centres onto the true ones.
+    """Estimate the transform that best maps the estimated camera centres onto the true ones.
 
-    Umeyama (1991) on the centres; where those lie on a line, the rotation comes from the
-    orientations of the cameras.
+    Umeyama (1991) on the centres; where the centres lie on a line, the rotation comes from the
+    camera orientations.
 
     Args:
         T_estimate: (N, 4, 4) estimated poses.
@@ -133,7 +133,7 @@ class TrajectoryErrors:
         median_m: median.
         max_m: maximum.
         rotation_deg: root mean square rotation error.
-        scale: factor the estimate was multiplied with; 1 without scale alignment.
+        scale: factor that the estimate was multiplied by; 1 without scale alignment.
         pairs: number of poses, or of motions, compared.
     """
 
@@ -149,10 +149,10 @@ class TrajectoryErrors:
 def absolute_errors(
     estimate: Trajectory, truth: Trajectory, alignment: str = "sim3"
 ) -> TrajectoryErrors:
-    """ATE: distances of the camera centres after alignment.
+    """Compute the ATE: distances between camera centres after alignment.
 
     Raises:
-        MapMetricError: no stamps match.
+        MapMetricError: no timestamps match.
         AlignmentError: the motion does not determine the alignment.
     """
     T_estimate, T_true = associate(estimate, truth)
@@ -164,12 +164,12 @@ def absolute_errors(
 def relative_errors(
     estimate: Trajectory, truth: Trajectory, step: int = 1, alignment: str = "sim3"
 ) -> TrajectoryErrors:
-    """RPE: errors of the motions from each pose to the one `step` poses later.
+    """Compute the RPE: errors of the motion from each pose to the one `step` poses later.
 
-    The alignment matters through its scale alone.
+    Only the scale of the alignment matters.
 
     Raises:
-        MapMetricError: no stamps match, or fewer poses than a step needs.
+        MapMetricError: no timestamps match, or there are fewer poses than a step needs.
         AlignmentError: the motion does not determine the alignment.
     """
     T_estimate, T_true = associate(estimate, truth)
@@ -198,18 +198,19 @@ def _errors(T_errors: FloatArray, scale: float) -> TrajectoryErrors:
 
 @dataclass(frozen=True)
 class GridScores:
-    """A grid against the true grid, shares from 0 to 1; NaN where there is nothing to judge.
+    """Scores of a grid against the true grid, from 0 to 1; NaN where there is nothing to score.
 
     Attributes:
         free_iou: cells free in both over cells free in either.
         occupied_iou: the same for occupied cells.
-        iou: mean of the two.
+        iou: mean of `free_iou` and `occupied_iou`.
         known_iou: cells known and equal in both over cells known in either.
-        free_precision: share of the free cells that are truly free.
-        free_recall: share of the truly free cells that are free.
-        occupied_precision: share of the occupied cells with a true obstacle within the tolerance.
-        occupied_recall: share of the true obstacles with an occupied cell within the tolerance.
-        false_free: share of the true obstacle cells that are free: where a robot would drive.
+        free_precision: fraction of the free cells that are truly free.
+        free_recall: fraction of the truly free cells that are free.
+        occupied_precision: fraction of the occupied cells with a true obstacle within the
+            tolerance.
+        occupied_recall: fraction of the true obstacles with an occupied cell within the tolerance.
+        false_free: fraction of the true obstacle cells marked free, where a robot would drive.
     """
 
     free_iou: float
@@ -226,16 +227,16 @@ class GridScores:
 def compare_grids(
     estimate: OccupancyGrid, truth: OccupancyGrid, tolerance_m: float = 0.0
 ) -> GridScores:
-    """Judge a grid, cell by cell of the true grid's lattice, over the extent of both.
+    """Score a grid cell by cell on the true grid's lattice, over the extent of both grids.
 
     Args:
         estimate: any extent and resolution; sampled at the centres of the true cells.
-        truth: the true grid, in the same frame. Where it is unknown, only the IoU judges.
-        tolerance_m: how far an occupied cell may lie from an obstacle for the precision and recall
-            of occupied cells.
+        truth: the true grid, in the same frame. Where it is unknown, only the IoU counts.
+        tolerance_m: maximum distance between an occupied cell and an obstacle for the precision
+            and recall of occupied cells.
 
     Raises:
-        MapMetricError: the grids are so far apart that they cannot mean the same place.
+        MapMetricError: the grids are too far apart to describe the same place.
     """
     est, true = on_common_lattice(estimate, truth)
     free, occupied = est == FREE, est == OCCUPIED
@@ -261,7 +262,7 @@ def compare_grids(
 def on_common_lattice(
     estimate: OccupancyGrid, truth: OccupancyGrid, max_cells: int = 100_000_000
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
-    """Cells of both grids on the lattice of the true one, over the extent of both.
+    """Resample both grids on the true grid's lattice, over the extent of both.
 
     Raises:
         MapMetricError: more than `max_cells` cells would be needed.
@@ -284,11 +285,11 @@ def on_common_lattice(
 
 
 def _sample(grid: OccupancyGrid, x: FloatArray, y: FloatArray) -> npt.NDArray[np.int8]:
-    """Cells at positions x (cols,) and y (rows,), unknown outside."""
+    """Return the cells at positions x (cols,) and y (rows,); unknown outside the grid."""
     rows, cols = grid.cells.shape
     if rows == 0 or cols == 0:
         return np.full((len(y), len(x)), UNKNOWN, np.int8)
-    # a cell's border, but for rounding, belongs to the cell above it
+    # a cell's border, up to rounding, belongs to the cell above it
     col = np.floor((x - grid.origin_xy_m[0]) / grid.resolution_m + 1e-6).astype(int)
     row = np.floor((y - grid.origin_xy_m[1]) / grid.resolution_m + 1e-6).astype(int)
     inside = ((row >= 0) & (row < rows))[:, None] & ((col >= 0) & (col < cols))[None]

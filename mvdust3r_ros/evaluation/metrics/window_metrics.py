@@ -32,29 +32,31 @@ from mvdust3r_ros.engines.views import path_order
 from mvdust3r_ros.geometry import focal_from_pointmap, invert_se3, make_se3, pixel_grid
 
 ERROR_CEILING = 10.0
-"""Of ND and CD, as in the published evaluation: one lost view does not make the mean."""
+"""Limit of ND and CD, as in the published evaluation: a single lost view does not dominate the
+mean."""
 DAC_THRESHOLD = 0.2
-"""Of ND, metres (the paper's DAc)."""
+"""Threshold on ND, metres (the paper's DAc)."""
 ANGLE_LIMIT_DEG = 15
-"""Of RRE and RTE, as in the paper."""
+"""Limit of RRE and RTE, as in the paper."""
 MAA_LIMIT_DEG = 30
-"""Of mAE, as in the paper: mAA@30."""
+"""Limit of mAE, as in the paper: mAA@30."""
 LEAST_CONFIDENT = 0.03
-"""Share of the pixels that the published evaluation passes over when it looks for cameras."""
+"""Fraction of the pixels, the least confident, that the published evaluation ignores in camera
+estimation."""
 ALIGNMENTS = ("scale_shift", "scale_depth_shift", "scale")
 
 
 class MetricError(MvDust3rError):
-    """A prediction and a truth cannot be compared."""
+    """A prediction cannot be compared with the truth."""
 
 
 @dataclass(frozen=True)
 class WindowTruth:
-    """What a window really looked like.
+    """The true points and poses of a window.
 
     Attributes:
-        points_world: (V, H, W, 3) points each pixel sees, metres.
-        valid: (V, H, W) bool, where they are known.
+        points_world: (V, H, W, 3) true point of each pixel, metres.
+        valid: (V, H, W) bool, where the points are known.
         T_world_cam: (V, 4, 4) camera poses.
     """
 
@@ -70,7 +72,7 @@ class WindowTruth:
             raise MetricError(f"{shape[0]} views but true poses {np.shape(self.T_world_cam)}")
 
     def in_slots(self, reference: int) -> WindowTruth:
-        """The same truth with the reference in front, in the reference's frame."""
+        """Return this truth with the reference first, in the reference's frame."""
         order = path_order(reference, len(self.valid))
         T_ref_world = invert_se3(np.asarray(self.T_world_cam[reference], np.float64))
         points = self.points_world[order] @ T_ref_world[:3, :3].T + T_ref_world[:3, 3]
@@ -78,7 +80,7 @@ class WindowTruth:
 
 
 def mean_distance(points: FloatArray, valid: BoolArray) -> float:
-    """Mean distance of the valid points (..., 3) to the origin, at least 1e-8."""
+    """Return the mean distance of the valid points (..., 3) from the origin, at least 1e-8."""
     distances = np.linalg.norm(np.asarray(points[valid], np.float64), axis=-1)
     return max(float(distances.sum() / (len(distances) + 1e-8)), 1e-8)
 
@@ -86,17 +88,17 @@ def mean_distance(points: FloatArray, valid: BoolArray) -> float:
 def align_pointmaps(
     predicted: FloatArray, truth: FloatArray, valid: BoolArray, alignment: str = "scale_shift"
 ) -> tuple[FloatArray, FloatArray]:
-    """Remove scale, and where asked for shift, before errors are taken; no rotation is fitted.
+    """Remove scale, and optionally shift, before errors are computed; no rotation is fitted.
 
     Args:
         predicted: (V, H, W, 3) in the frame of the reference.
         truth: (V, H, W, 3) in the frame of the reference, metres.
         valid: (V, H, W) bool.
-        alignment: "scale_shift" (medians of all axes and of the spread, the truth keeps metres),
-            "scale_depth_shift" (shift along z alone) or "scale" (both to mean distance 1).
+        alignment: "scale_shift" (medians of all axes and of the spread, the truth stays in
+            metres), "scale_depth_shift" (shift along z only) or "scale" (both to mean distance 1).
 
     Returns:
-        Prediction and truth, both moved.
+        Aligned prediction and truth.
 
     Raises:
         MetricError: nothing is valid, shapes differ, or an unknown alignment.
@@ -123,19 +125,19 @@ def align_pointmaps(
 
 
 def _lower_median(values: FloatArray) -> FloatArray:
-    """Median along axis 0, the lower one of an even number."""
+    """Return the median along axis 0, the lower one of an even count."""
     middle = (len(values) - 1) // 2
     median: FloatArray = np.partition(values, middle, axis=0)[middle]
     return median
 
 
 def _spread(points: FloatArray) -> float:
-    """Median distance of points (N, 3) to their median."""
+    """Return the median distance of points (N, 3) from their median."""
     return float(_lower_median(np.linalg.norm(points - _lower_median(points), axis=1)))
 
 
 def view_errors(predicted: FloatArray, truth: FloatArray, valid: BoolArray) -> FloatArray:
-    """Mean distance of valid points per view, shape (V,); 0 for a view without any."""
+    """Return the mean error of valid points per view, shape (V,); 0 for a view without any."""
     distance = np.linalg.norm(predicted - truth, axis=-1)
     counts = np.maximum(valid.sum((1, 2)), 1)
     errors: FloatArray = np.where(valid, distance, 0.0).sum((1, 2)) / counts
@@ -143,12 +145,12 @@ def view_errors(predicted: FloatArray, truth: FloatArray, valid: BoolArray) -> F
 
 
 def normalized_distance(predicted: FloatArray, truth: FloatArray, valid: BoolArray) -> float:
-    """ND: mean over views of the mean distance, each view at most 10; inputs are aligned."""
+    """Compute ND: mean distance per view, at most 10, averaged over views; inputs are aligned."""
     return float(np.minimum(view_errors(predicted, truth, valid), ERROR_CEILING).mean())
 
 
 def chamfer_distance(cloud_a: FloatArray, cloud_b: FloatArray) -> float:
-    """CD: mean squared distance to the nearest neighbour, both directions added.
+    """Compute CD: the sum of the mean squared nearest-neighbour distances in both directions.
 
     Args:
         cloud_a: (N, 3), not empty.
@@ -165,21 +167,21 @@ def chamfer_distance(cloud_a: FloatArray, cloud_b: FloatArray) -> float:
 
 
 def confident_pixels(conf: FloatArray, least: float = LEAST_CONFIDENT) -> BoolArray:
-    """Mask of all but the least confident share of pixels, any shape, ranked together."""
+    """Mask all but the least confident fraction of pixels, any shape, ranked together."""
     threshold = np.sort(conf, axis=None)[int(conf.size * least)]
     mask: BoolArray = conf >= threshold
     return mask
 
 
 def estimate_intrinsics(points_ref: FloatArray, conf: FloatArray) -> FloatArray:
-    """K (3, 3) of the reference view from its (H, W, 3) pointmap and (H, W) confidence."""
+    """Estimate the reference view's K (3, 3) from its (H, W, 3) pointmap and (H, W) confidence."""
     height, width = conf.shape
     f = focal_from_pointmap(points_ref, confident_pixels(conf))
     return np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]])
 
 
 def pnp_poses(points: FloatArray, masks: BoolArray, K: FloatArray) -> FloatArray:
-    """Camera poses (V, 4, 4) by OpenCV's PnP-RANSAC with its default options.
+    """Estimate camera poses (V, 4, 4) by OpenCV's PnP-RANSAC with its default options.
 
     Args:
         points: (V, H, W, 3) in one frame, of a size near 1.
@@ -187,14 +189,14 @@ def pnp_poses(points: FloatArray, masks: BoolArray, K: FloatArray) -> FloatArray
         K: (3, 3) intrinsics of all views.
 
     Returns:
-        Camera-to-frame poses. As the published evaluation does, a failure counts as a camera at
-        (-1, -1, -1) without rotation; `pose_recovery` is for use, this is for comparing numbers.
+        Camera-to-frame poses. As in the published evaluation, a failure counts as a camera at (-1,
+        -1, -1) without rotation. Use this to compare numbers, and `pose_recovery` for mapping.
     """
     uv = pixel_grid(*masks.shape[1:])
     poses = []
     for pointmap, mask in zip(points, masks, strict=True):
         T_cam_frame = make_se3(np.eye(3), np.ones(3))
-        if mask.sum() >= 4:  # PnP takes four points
+        if mask.sum() >= 4:  # PnP needs four points
             found, rvec, tvec, _ = cv2.solvePnPRansac(
                 pointmap[mask].astype(np.float64), uv[mask], K, np.zeros(0)
             )
@@ -207,13 +209,13 @@ def pnp_poses(points: FloatArray, masks: BoolArray, K: FloatArray) -> FloatArray
 def relative_pose_errors_deg(
     T_predicted: FloatArray, T_true: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Errors of the relative poses of all pairs i < j.
+    """Compute the errors of the relative poses of all pairs i < j.
 
     Relative poses are T_i @ inv(T_j) in the common frame, so the order of the cameras matters.
 
     Args:
-        T_predicted: (V, 4, 4) camera-to-frame poses.
-        T_true: (V, 4, 4) the true ones.
+        T_predicted: (V, 4, 4) predicted camera-to-frame poses.
+        T_true: (V, 4, 4) true poses.
 
     Returns:
         (P,) angles between the rotations and (P,) angles in [0, 90] between the lines of the
@@ -227,7 +229,7 @@ def relative_pose_errors_deg(
 
 
 def arccos_extrapolated(cosine: FloatArray, margin: float = 1e-4) -> FloatArray:
-    """Arc cosine continued by its tangent beyond 1 - margin, radians.
+    """Compute the arc cosine, continued by its tangent beyond 1 - margin, radians.
 
     The published numbers use it: equal rotations differ by 0.405 degrees.
     """
@@ -239,7 +241,7 @@ def arccos_extrapolated(cosine: FloatArray, margin: float = 1e-4) -> FloatArray:
 
 
 def line_angle_deg(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Angle in [0, 90] degrees between the lines along vectors (P, 3)."""
+    """Return the angle in [0, 90] degrees between the lines along vectors (P, 3)."""
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     cosine = (a * b).sum(-1) / np.maximum(lengths, 1e-15)
     sine_squared = np.maximum(1.0 - cosine**2, 1e-15)
@@ -249,12 +251,12 @@ def line_angle_deg(a: FloatArray, b: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class PoseAccuracy:
-    """Shares of camera pairs, 0 to 1.
+    """Fractions of camera pairs, 0 to 1.
 
     Attributes:
         rra: rotation error below 15 degrees.
         rta: translation error below 15 degrees.
-        maa: both below k degrees, mean over k = 1 to 30.
+        maa: both errors below k degrees, mean over k = 1 to 30.
     """
 
     rra: float
@@ -263,7 +265,7 @@ class PoseAccuracy:
 
 
 def pose_accuracy(rotation_deg: FloatArray, translation_deg: FloatArray) -> PoseAccuracy:
-    """Accuracy from the errors of all pairs (P,)."""
+    """Compute the accuracy from the errors (P,) of all pairs."""
     worst = np.maximum(rotation_deg, translation_deg)
     limits = np.arange(1, MAA_LIMIT_DEG + 1)
     return PoseAccuracy(
@@ -279,7 +281,7 @@ class WindowScores:
 
     Attributes:
         nd: normalised distance.
-        dac: 1 when nd is below 0.2, else 0.
+        dac: 1 if nd is below 0.2, otherwise 0.
         cd: Chamfer distance, at most 10.
         rre: 1 - RRA@15.
         rte: 1 - RTA@15.
@@ -300,16 +302,16 @@ def score_window(
     path: int = 0,
     alignment: str = "scale_shift",
 ) -> WindowScores:
-    """All columns for one reference path of a prediction.
+    """Compute all columns for one reference path of a prediction.
 
     Args:
         prediction: views in the order of the truth.
         truth: the truth.
-        path: which reference path.
+        path: index of the reference path.
         alignment: as in `align_pointmaps`.
 
     Raises:
-        MetricError: the prediction does not fit the truth.
+        MetricError: the prediction does not match the truth.
     """
     reference = prediction.references[path]
     order = path_order(reference, prediction.points.shape[1])
@@ -332,7 +334,7 @@ def score_window(
 
 
 def depth_abs_rel(depth_m: FloatArray, truth_m: FloatArray, valid: BoolArray) -> float:
-    """AbsRel: mean of |depth - truth| / truth over the valid pixels.
+    """Compute AbsRel: the mean of |depth - truth| / truth over the valid pixels.
 
     Raises:
         MetricError: nothing is valid.
@@ -344,26 +346,26 @@ def depth_abs_rel(depth_m: FloatArray, truth_m: FloatArray, valid: BoolArray) ->
 
 
 def scale_error(predicted: FloatArray, truth: FloatArray, valid: BoolArray) -> float:
-    """Relative error of a metric prediction's size: median of |predicted| / |truth|, minus 1.
+    """Compute the scale error of a metric prediction: median of |predicted| / |truth|, minus 1.
 
     Args:
         predicted: (..., 3) points in the frame of the reference, metres.
-        truth: (..., 3) the true ones.
+        truth: (..., 3) the true points.
         valid: (...) bool.
     """
     pred, true = (np.linalg.norm(p[valid], axis=-1) for p in (predicted, truth))
-    use = true > 1e-9  # the centre of the camera has no distance
+    use = true > 1e-9  # the camera centre is at distance 0
     if not use.any():
         raise MetricError("no point of the truth is valid")
     return float(np.median(pred[use] / true[use]) - 1.0)
 
 
 def demo_view_order(n_views: int) -> tuple[int, ...]:
-    """Order in which the published demo feeds images, reference views in front.
+    """Return the order in which the published demo feeds images, reference views first.
 
-    Position k gets image order[k]. Up to 11 images the references are 0, 3 and 6 (as far as there
-    are any), from 12 on image 0 and the ones after each quarter; each changes places with the
-    image whose position it takes.
+    Position k gets image order[k]. With up to 11 images the references are 0, 3 and 6 (those that
+    exist), from 12 on image 0 and the images after each quarter. Each reference swaps places with
+    the image at its new position.
     """
     if n_views < 12:
         references = [k for k in (3, 6) if k < n_views]
@@ -376,7 +378,7 @@ def demo_view_order(n_views: int) -> tuple[int, ...]:
 
 
 def demo_cameras(points: FloatArray, conf: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Intrinsics and poses as the published demo finds them, without any truth.
+    """Estimate intrinsics and poses as the published demo does, without any truth.
 
     Args:
         points: (V, H, W, 3) pointmaps in the frame of view 0.
@@ -394,10 +396,10 @@ COLUMNS = ("ND x10", "DAc %", "CD x100", "RRE %", "RTE %", "mAE %")
 
 
 def mean_columns(scores: Sequence[WindowScores]) -> tuple[float, ...]:
-    """The published columns over many windows: means, but the median for the Chamfer distance.
+    """Average the published columns over windows: median Chamfer distance, means of the rest.
 
     Raises:
-        MetricError: no windows.
+        MetricError: there are no windows.
     """
     if not scores:
         raise MetricError("no windows to average over")
@@ -408,7 +410,7 @@ def mean_columns(scores: Sequence[WindowScores]) -> tuple[float, ...]:
 
 
 def format_table(results: Mapping[str, Sequence[WindowScores]]) -> str:
-    """A Markdown table, one row for each named set of windows."""
+    """Format a Markdown table with one row for each named set of windows."""
     width = max([len(name) for name in results], default=5)
     return "\n".join(_table_lines(results, max(width, len("windows"))))
 

@@ -55,11 +55,11 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, RED, GREEN, GREY = "#1e6edc", "#e68c14", "#c22f3d", "#1e8a4c", "#aab2c0"
 WIDTH_IN, HEIGHT_IN = 4.6, 2.9
-"""A choice of looks: two plots stand side by side in the page."""
+"""Chosen for appearance: two plots fit side by side on the page."""
 LEGEND_IN = 0.3
-"""One row of a legend at the font size below."""
+"""One legend row at the font size below."""
 PLAN_DPI = 160
-"""A choice of looks: sharp on screens with two pixels for one."""
+"""Chosen for appearance: sharp on screens with a pixel ratio of two."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9.5,
@@ -81,9 +81,9 @@ Draw = Callable[["Axes"], None]
 
 
 def svg_of(draw: Draw, height_in: float = HEIGHT_IN, width_in: float = WIDTH_IN) -> str:
-    """One plot as an SVG element.
+    """Return one plot as an SVG element.
 
-    Plots below give an empty text instead where they would be empty.
+    The plots below return an empty string instead of an empty plot.
 
     Raises:
         PictureError: matplotlib is not installed.
@@ -107,7 +107,7 @@ def _svg_text(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", dpi=PLAN_DPI, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    # several figures share a page: names of parts that nothing refers to would not be unique
+    # several figures share a page: unreferenced element ids would not be unique
     text = re.sub(r' id="[A-Za-z]+_?\d*"(?=>)', "", text)
     return re.sub(r'(<svg [^>]*?) width="[^"]*"', r'\1 role="img"', text, count=1).replace(
         'height="', 'data-height="', 1
@@ -115,12 +115,12 @@ def _svg_text(figure: Figure) -> str:
 
 
 def from_zero(axes: Axes, least: float) -> None:
-    """A vertical axis from 0 up to `least` at least, so that noise does not look large."""
+    """Set a vertical axis from 0 to at least `least`, so that noise does not look large."""
     axes.set_ylim(0, max(least, axes.get_ylim()[1]))
 
 
 def top_view(snapshot: MapSnapshot, made: RunScores) -> str:
-    """The cloud from above with both paths."""
+    """Draw the cloud from above with both paths."""
     if len(snapshot.points_map) == 0 and len(snapshot.trajectory) == 0:
         return ""
     bounds = _plan_bounds(snapshot, made)
@@ -136,7 +136,7 @@ def top_view(snapshot: MapSnapshot, made: RunScores) -> str:
 
 
 def path_view(snapshot: MapSnapshot, made: RunScores) -> str:
-    """Both paths from above, the estimate in the colour of its error."""
+    """Draw both paths from above, the estimate coloured by its error."""
     from matplotlib.collections import LineCollection
 
     if len(made.path.get("error_m", [])) < 2:
@@ -185,7 +185,7 @@ def _path_bounds(snapshot: MapSnapshot, made: RunScores) -> Bounds:
 
 
 def plan_bounds_of(xy: FloatArray) -> Bounds:
-    """A rectangle around (N, 2) points with a margin."""
+    """Return a rectangle around (N, 2) points with a margin."""
     low, high = xy.min(0), xy.max(0)
     margin = 0.08 * max(*(high - low), 0.5)
     (x0, y0), (x1, y1) = low - margin, high + margin
@@ -193,12 +193,12 @@ def plan_bounds_of(xy: FloatArray) -> Bounds:
 
 
 def plan_height(bounds: Bounds) -> float:
-    """Inches that a plan of these bounds needs at the width of a plot."""
+    """Return the height in inches of a plan with these bounds at the width of a plot."""
     return float(np.clip(WIDTH_IN * bounds.size[1] / bounds.size[0], 1.0, 5.5))
 
 
 def legend_below(axes: Axes) -> None:
-    """Names under a plan, where they hide nothing."""
+    """Place the legend under a plan, where it hides nothing."""
     axes.legend(
         fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4,
         columnspacing=1.2, handlelength=1.6,
@@ -208,7 +208,7 @@ def legend_below(axes: Axes) -> None:
 def with_gaps(
     path: dict[str, list[Any]], column: str, stretches: Sequence[tuple[int, int]]
 ) -> tuple[FloatArray, FloatArray]:
-    """Times (s) and values of a curve, with NaN between stretches that no window joins."""
+    """Return times (s) and values of a curve, with NaN between stretches that no window joins."""
     time_s = np.array(path["time_s"], float)
     values = np.array([np.nan if v is None else v for v in path[column]], float)
     breaks = np.flatnonzero(np.diff(stretch_of(path["stamp_ns"], stretches))) + 1
@@ -216,7 +216,7 @@ def with_gaps(
 
 
 def error_over_time(made: RunScores) -> str:
-    """Position errors at each matched keyframe."""
+    """Plot position errors at each matched keyframe."""
     if len(made.path.get("error_m", [])) < 2:
         return ""
 
@@ -233,7 +233,7 @@ def error_over_time(made: RunScores) -> str:
 
 
 def rotation_over_time(made: RunScores) -> str:
-    """Rotation error at each matched keyframe."""
+    """Plot the rotation error at each matched keyframe."""
     if len(made.path.get("error_deg", [])) < 2:
         return ""
 
@@ -247,7 +247,7 @@ def rotation_over_time(made: RunScores) -> str:
 
 
 def scale_over_time(made: RunScores) -> str:
-    """Size of the last stretch of the path against the truth."""
+    """Plot the scale of the last stretch of the path against the truth."""
     known = [100 * abs(e) for e in made.path.get("scale_error", []) if e is not None]
     if len(known) < 2:
         return ""
@@ -264,7 +264,7 @@ def scale_over_time(made: RunScores) -> str:
 
 
 def grid_view(snapshot: MapSnapshot, made: RunScores, which: str) -> str:
-    """One of "estimate" and "truth", both of the same rectangle."""
+    """Draw one of the grids "estimate" and "truth", both over the same rectangle."""
     grid = snapshot.grid if which == "estimate" else made.true_grid
     if grid is None or not (grid.cells >= 0).any():
         return ""
@@ -284,7 +284,7 @@ def grid_view(snapshot: MapSnapshot, made: RunScores, which: str) -> str:
 
 
 def difference_view(snapshot: MapSnapshot, made: RunScores) -> str:
-    """Where the grid and that of the true cloud differ, with the area of each difference."""
+    """Draw where the grid differs from the true grid, with the area of each difference."""
     ours, true = snapshot.grid, made.true_grid
     if ours is None or true is None:
         return ""
@@ -309,7 +309,7 @@ def difference_view(snapshot: MapSnapshot, made: RunScores) -> str:
 
 
 def _cell_legend(classes: dict[str, BoolArray], resolution_m: float) -> list[Any]:
-    """A patch for each class of cells with its area, the ones to look at first in front."""
+    """Return a patch for each class of cells with its area, most important first."""
     from matplotlib.patches import Patch
 
     area = {name: float(mask.sum()) * resolution_m**2 for name, mask in classes.items()}
@@ -323,7 +323,7 @@ def _cell_legend(classes: dict[str, BoolArray], resolution_m: float) -> list[Any
 
 
 def latency_bars(stages: dict[str, dict[str, float]]) -> str:
-    """Median, 95th percentile and maximum of each stage."""
+    """Plot median, 95th percentile and maximum of each stage."""
     if not stages:
         return ""
 
@@ -347,7 +347,7 @@ def latency_bars(stages: dict[str, dict[str, float]]) -> str:
 
 
 def confidence_chart(bins: list[dict[str, float]]) -> str:
-    """Error of the points by confidence: quartiles and median."""
+    """Plot the point error by confidence: quartiles and median."""
     if len(bins) < 2:
         return ""
 
@@ -364,7 +364,7 @@ def confidence_chart(bins: list[dict[str, float]]) -> str:
 
 
 def windows_chart(windows: list[dict[str, Any]]) -> str:
-    """ND of each window in the colour of its outcome."""
+    """Plot the ND of each window, coloured by its outcome."""
     if all(w.get("nd") is None for w in windows):
         return ""
 
@@ -376,7 +376,7 @@ def windows_chart(windows: list[dict[str, Any]]) -> str:
             if scored:
                 at, nd = [w["window"] for w in scored], [w["nd"] for w in scored]
                 axes.bar(at, nd, color=color, label=label)
-                axes.plot(at, nd, "o", ms=3.5, color=color)  # seen where a bar has no height
+                axes.plot(at, nd, "o", ms=3.5, color=color)  # visible where a bar has no height
         axes.axhline(0.2, color=GREY, lw=1, ls="--")
         axes.set(xlabel="window", ylabel="ND (m)")
         from_zero(axes, 0.25)

@@ -41,23 +41,23 @@ from mvdust3r_ros.evaluation.report.splat import looking_from, point_spacing, re
 
 WEB = Path(__file__).parent / "web"
 MAX_PAGE_POINTS = 60_000
-"""9 bytes each, 12 in base64: 0.7 MB in the page, which a phone opens."""
+"""9 bytes per point, 12 in base64: 0.7 MB in the page, which a phone can open."""
 STEPS = 65535
-"""Of 16 bits: a map of 65 m is shown to the millimetre."""
+"""Of 16 bits: a map of 65 m is resolved to the millimetre."""
 STILL_PX = (900, 560)
-"""A choice of looks, for who opens the page without scripts."""
+"""Chosen for appearance, for readers without JavaScript."""
 MAX_PATH = 1500
-"""Points of a line: about as many as a screen has pixels across."""
+"""Points per line: about as many as a screen has pixels across."""
 
 
 def web_file(name: str) -> str:
-    """One of the files in web/."""
+    """Read one of the files in web/."""
     return (WEB / name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
 def three_gz() -> str:
-    """three.js, compressed, as base64."""
+    """Return three.js, compressed, as base64."""
     return _packed(web_file("three.min.js").encode())
 
 
@@ -68,12 +68,13 @@ def _packed(data: bytes) -> str:
 def cloud_view(
     snapshot: MapSnapshot, true_path: Trajectory | None, stretches: Stretches = ()
 ) -> str:
-    """HTML of the view: a still picture that the script replaces.
+    """Return the HTML of the view: a still picture that the script replaces.
 
     Args:
         snapshot: a map with points.
         true_path: true camera poses in the map frame, or None.
-        stretches: first and last stamp (ns) of parts of the path; no line is drawn between them.
+        stretches: first and last timestamp (ns) of parts of the path; no line is drawn between
+            them.
     """
     points, colors = snapshot.points_map, snapshot.colors_rgb
     if len(points) > MAX_PAGE_POINTS:
@@ -86,7 +87,7 @@ def cloud_view(
     core = core_of(shown)
     inner_low, inner_high = core.min(0).astype(float), core.max(0).astype(float)
     top = float(high[2]) + 0.05
-    # what the still picture shows: all of it where nothing is below the cut
+    # same cut as the still picture: all points where none is below it
     cut = top if len(shown) == len(snapshot.points_map) else cut_height(snapshot)
     meta: dict[str, Any] = {
         "count": len(points), "low": low.tolist(), "step": step.tolist(),
@@ -115,13 +116,13 @@ the right button to move.</p>
 
 
 def _lines(path: Trajectory, stretches: Stretches) -> list[list[list[float]]]:
-    """The positions of each stretch of a path, for the script."""
+    """Return the positions of each stretch of a path, for the script."""
     thin = slice(None, None, max(1, len(path) // MAX_PATH))
     return [np.round(xyz[thin], 3).tolist() for xyz in path_parts(path, stretches)]
 
 
 def _still(snapshot: MapSnapshot, stretches: Stretches) -> str:
-    """The cloud at an angle as a JPEG in base64."""
+    """Render the cloud from an oblique view as a JPEG in base64."""
     points, colors = below_ceiling(snapshot)
     view = looking_from(best_azimuth(points), np.radians(ELEVATION_DEG), core_of(points), STILL_PX)
     image = render_cloud(points, colors, view, point_spacing(points))

@@ -45,12 +45,13 @@ SHORT_NUMBERS = (
     "mapped_share", "ate_m", "scale_error", "grid_iou", "nd", "dropped_frames", "window_p50_ms",
 )  # fmt: skip
 MAX_COLUMNS = 4
-"""A choice of looks: what a terminal of 100 columns holds side by side; more runs make rows."""
+"""Chosen for appearance: as many columns as fit in a terminal of 100 characters; more runs become
+rows."""
 UNEQUAL_SHARE = 0.05
-"""Maps that hold so different shares of a drive have path errors of different parts; smaller
-differences are of the last keyframes."""
+"""Maps whose coverage differs by more than this have path errors of different parts of the drive;
+smaller differences come from the last keyframes."""
 ABOUT_ZERO = ("scale_error", "window_scale_error")
-"""Numbers with a sign: the best is the one nearest to zero."""
+"""Signed numbers: the best is nearest to zero."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,12 @@ class Compared:
     """One of the reports.
 
     Attributes:
-        label: short, unlike that of any other.
+        label: short unique label.
         report: as in report.json.
-        values: all its numbers, those of the machine too.
-        path: (N, 3) keyframes in the frame of the first report's map; None where the two cannot
-            be laid over each other.
-        why_not: the reason in words; empty when there is a path.
+        values: all its numbers, including those that depend on the machine.
+        path: (N, 3) keyframes in the frame of the first report's map; None if the two cannot be
+            aligned.
+        why_not: the reason in words; empty if there is a path.
     """
 
     label: str
@@ -73,17 +74,17 @@ class Compared:
     why_not: str = ""
 
     def show(self, name: str) -> str:
-        """One of its numbers for people."""
+        """Format one of its numbers for people."""
         return show(name, self.values.get(name))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reports that were laid beside each other.
+    """Reports to compare.
 
     Attributes:
         runs: one for each report, in the order given.
-        best: number -> places of the reports that are best in it; empty where all are equal.
+        best: number -> indices of the reports that are best in it; empty if all are equal.
         settings: settings that differ -> the value in each report.
     """
 
@@ -93,16 +94,16 @@ class Comparison:
 
 
 def read_comparison(paths: Sequence[Path]) -> Comparison:
-    """Compare report.json files, or the folders they are in.
+    """Compare report.json files, or the folders that contain them.
 
     Raises:
-        ReportError: one of them is no report.
+        ReportError: one of the files is not a report.
     """
     return compare([read_report(path) for path in paths], labels_of(paths))
 
 
 def labels_of(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the folders' names that tell them apart."""
+    """Return the shortest endings of the folder names that distinguish them."""
     folders = [p.resolve() if p.is_dir() else p.resolve().parent for p in paths]
     deepest = max(len(f.parts) for f in folders)
     for depth in range(1, deepest + 1):
@@ -117,11 +118,11 @@ def labels_of(paths: Sequence[Path]) -> list[str]:
 
 
 def compare(reports: Sequence[dict[str, Any]], labels: Sequence[str]) -> Comparison:
-    """Lay reports beside each other.
+    """Compare reports.
 
     Args:
         reports: as in report.json, at least one.
-        labels: what to call each.
+        labels: one label for each report.
     """
     runs = []
     for report, label in zip(reports, labels, strict=True):
@@ -133,7 +134,7 @@ def compare(reports: Sequence[dict[str, Any]], labels: Sequence[str]) -> Compari
 
 
 def _overlaid_path(first: dict[str, Any], other: dict[str, Any]) -> tuple[FloatArray | None, str]:
-    """Keyframes of a report in the frame of the first one's map, or why not."""
+    """Return a report's keyframes in the first report's map frame, or why that is impossible."""
     xyz = _positions(other)
     if len(xyz) == 0:
         return None, "it has no map"
@@ -156,7 +157,7 @@ def _positions(report: dict[str, Any]) -> FloatArray:
 
 
 def _by_common_stamps(first: dict[str, Any], other: dict[str, Any]) -> Sim3:
-    """The rigid motion that best brings the keyframes of both over each other."""
+    """Estimate the rigid motion that best aligns the keyframes of both reports."""
     ours, theirs = (np.array(r["trajectory"]["stamp_ns"], np.int64) for r in (first, other))
     _, in_first, in_other = np.intersect1d(ours, theirs, return_indices=True)
     return align_sim3(_positions(other)[in_other], _positions(first)[in_first], with_scale=False)
@@ -183,7 +184,7 @@ def _different_settings(reports: Sequence[dict[str, Any]]) -> dict[str, list[Any
 
 
 def unequal_parts(runs: Sequence[Compared]) -> list[str]:
-    """Says that path errors are of different parts of the drive, where they are."""
+    """Warn if the path errors cover different parts of the drive."""
     shares = [s for run in runs if (s := run.values.get("mapped_share")) is not None]
     if not shares or max(shares) - min(shares) <= UNEQUAL_SHARE:
         return []
@@ -194,7 +195,7 @@ def unequal_parts(runs: Sequence[Compared]) -> list[str]:
 
 
 def comparison_table(compared: Comparison) -> Table:
-    """The numbers for a terminal: a column for each report, or a row when there are many."""
+    """Format the numbers for a terminal: one column per report, or one row if there are many."""
     from rich.table import Table
     from rich.text import Text
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""compare.html: several reports overlaid and side by side, in one file that opens from disk."""
+"""Write compare.html: several reports overlaid and side by side, in one standalone file."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def write_comparison(path: Path, compared: Comparison) -> None:
     """Write the page.
 
     Raises:
-        ReportError: the disk.
+        ReportError: writing to disk failed.
         PictureError: matplotlib is not installed.
     """
     write_text(path, comparison_page(compared))
 
 
 def comparison_page(compared: Comparison) -> str:
-    """The page of a comparison.
+    """Build the page of a comparison.
 
     Raises:
         PictureError: matplotlib is not installed.
@@ -86,12 +86,12 @@ def comparison_page(compared: Comparison) -> str:
 
 
 def color_of(place: int) -> str:
-    """Colour of a run; after eight they come again with another line."""
+    """Return the colour of a run; the eight colours repeat with another line style."""
     return COLORS[place % len(COLORS)]
 
 
 def line_of(place: int) -> dict[str, Any]:
-    """Colour and dashes of a run for matplotlib."""
+    """Return the colour and dashes of a run for matplotlib."""
     dashes = DASHES[place // len(COLORS) % len(DASHES)]
     return {"color": color_of(place), "ls": dashes}
 
@@ -162,19 +162,19 @@ def _paths(runs: Sequence[Compared]) -> str:
 
 
 def _with_gaps(run: Compared, stamps_ns: Sequence[int], rows: FloatArray) -> FloatArray:
-    """(N, 2) points of a line with a row of NaN where no window of the run joins them."""
+    """Return (N, 2) points of a line, with a row of NaN where no window of the run joins them."""
     stretch = stretch_of(stamps_ns, run.report["trajectory"].get("stretches_ns", []))
     return np.insert(rows, np.flatnonzero(np.diff(stretch)) + 1, np.nan, axis=0)
 
 
 def _legend_below(axes: Axes, entries: int) -> None:
-    """Names under the plot, where they hide nothing; none where they would outgrow it."""
+    """Place the legend under the plot, where it hides nothing; omit it if it is too long."""
     if entries <= len(COLORS) + 1:
         axes.legend(fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2)
 
 
 def _curves(runs: Sequence[Compared], column: str, label: str, factor: float) -> str:
-    """A column of the paths over time; empty where no run has two values of it."""
+    """Plot a column of the paths over time; empty if no run has two values in it."""
     if all(sum(v is not None for v in r.report["path"].get(column, [])) < 2 for r in runs):
         return ""
 

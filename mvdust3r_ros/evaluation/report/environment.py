@@ -26,7 +26,7 @@ PACKAGES = ("mvdust3r_ros", "numpy", "scipy", "opencv-python-headless", "onnxrun
 
 
 def describe_environment() -> dict[str, object]:
-    """Processor, cores, memory, operating system and versions."""
+    """Describe processor, cores, memory, operating system and versions."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),

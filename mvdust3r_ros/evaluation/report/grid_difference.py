@@ -33,7 +33,7 @@ from mvdust3r_ros.datatypes import (
 
 @dataclass(frozen=True)
 class CellKind:
-    """What a cell of both grids can be.
+    """A combination of estimated and true cell value.
 
     Attributes:
         rgb: its colour.
@@ -53,17 +53,17 @@ CELLS = {
     "free": CellKind((255, 255, 255), "free in both"),
     "neither": CellKind((200, 204, 210), "unknown, and no obstacle"),
 }
-"""Kinds of cells, the one that a robot would run into first."""
+"""Kinds of cells; the first is the one a robot would run into."""
 
 
 def classify_cells(
     estimate: npt.NDArray[np.int8], truth: npt.NDArray[np.int8]
 ) -> dict[str, BoolArray]:
-    """The cells of each kind; each cell is of one kind.
+    """Classify cells; each cell belongs to exactly one kind.
 
     Args:
         estimate: (rows, cols) cells of the map: 0 free, 100 occupied, -1 unknown.
-        truth: the same of the true grid, on the same lattice.
+        truth: cells of the true grid, on the same lattice.
     """
     free, obstacle = estimate == FREE, estimate == OCCUPIED
     truly_free, truly_obstacle = truth == FREE, truth == OCCUPIED
@@ -80,7 +80,7 @@ def classify_cells(
 
 
 def paint_cells(classes: dict[str, BoolArray]) -> ImageArray:
-    """(rows, cols, 3) the colour of each cell."""
+    """Return the (rows, cols, 3) colour of each cell."""
     image = np.zeros((*classes["neither"].shape, 3), np.uint8)
     for name, mask in classes.items():
         image[mask] = CELLS[name].rgb
@@ -88,7 +88,7 @@ def paint_cells(classes: dict[str, BoolArray]) -> ImageArray:
 
 
 def common_origin(estimate: OccupancyGrid, truth: OccupancyGrid) -> FloatArray:
-    """(2,) lower left corner of the lattice of `on_common_lattice`, metres."""
+    """Return the (2,) lower left corner of the lattice of `on_common_lattice`, metres."""
     res, true_corner = truth.resolution_m, np.array(truth.origin_xy_m)
     least = np.minimum(np.array(estimate.origin_xy_m), true_corner)
     corner: FloatArray = true_corner + np.floor((least - true_corner) / res + 1e-6) * res

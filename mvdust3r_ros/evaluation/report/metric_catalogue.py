@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from mvdust3r_ros.wording import decimal, percent
 
 WHOLE_UNITS = ("", "ms", "MB", "s")
-"""Units of numbers that need no digits behind the point when there are none."""
+"""Units of numbers that need no decimals if they are whole."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Metric:
 
     Attributes:
         meaning: one phrase for people.
-        unit: "m", "deg", "%" (stored as a share of 1), "ms", "MB", "1/s", "s", "m²" or "".
-        better: "lower", "higher" or "" where neither is.
-        measured: depends on the machine and its load, so that two runs differ.
+        unit: "m", "deg", "%" (stored as a fraction of 1), "ms", "MB", "1/s", "s", "m²" or "".
+        better: "lower", "higher" or "" if neither.
+        measured: whether it depends on the machine and its load, so that two runs differ.
     """
 
     meaning: str
@@ -117,12 +117,12 @@ GROUPS = {
     "Speed": MEASURED,
 }
 SIGNED = ("scale_error", "scale_drift")
-"""Deviations from 0, not shares of a whole: one that is next to nothing is 0.0 %."""
+"""Deviations from 0, not fractions of a whole: a value near zero is 0.0 %."""
 METRICS = {name: q for group in GROUPS.values() for name, q in group.items()}
 
 
 def show(name: str, value: float | None) -> str:
-    """A number with its unit as people read it; a dash when there is none."""
+    """Format a number with its unit for people; a dash if there is none."""
     if value is None:
         return "-"
     unit = METRICS[name].unit if name in METRICS else ""

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""report.html: one file that opens from disk, on a desktop or a phone."""
+"""Write report.html: one standalone file for desktop and phone."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ WINDOW_COLUMNS = {
     "nd": "ND", "cd": "CD", "rre": "RRE", "rte": "RTE", "mae": "mAE", "scale_error": "scale error",
 }  # fmt: skip
 MAX_THUMBNAILS = 12
-"""A choice of looks, evenly over the drive."""
+"""Chosen for appearance, evenly spaced over the drive."""
 MAX_ROWS = 200
-"""The page stays one that a phone opens; report.json has all."""
+"""A limit so that a phone can open the page; report.json has all rows."""
 
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def page(title: str, subtitle: str, body: str) -> str:
-    """A whole HTML document that refers to nothing outside itself."""
+    """Build a complete HTML document without external references."""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -73,12 +73,12 @@ def report_page(
     made: RunScores,
     thumbnails: Sequence[Thumbnail],
 ) -> str:
-    """The page of one recording.
+    """Build the page of one recording.
 
     Args:
         report: as in report.json.
         snapshot: the map; may be empty.
-        made: what the plots are drawn from.
+        made: data of the plots.
         thumbnails: keyframes to choose from.
     """
     values = {**report["numbers"], **report["timing"]["numbers"]}
@@ -118,12 +118,12 @@ def _tiles(values: dict[str, Any]) -> str:
 
 
 def _nonbreaking(words: str) -> str:
-    """A text as HTML in which no line ends between a number and its unit."""
+    """Return a text as HTML in which no line breaks between a number and its unit."""
     return re.sub(r"(?<=\d) (?=(m|%)\b|%)", "&nbsp;", escape(words))
 
 
 def _scope_of_tiles(values: dict[str, Any]) -> dict[str, list[str]]:
-    """Number -> how much of the recording it speaks of, and what odometry alone has."""
+    """Return number -> the extent of the recording it covers, and the value of odometry alone."""
     details: dict[str, list[str]] = {
         "mapped_share": [f"{values['windows_committed']} of {plural(values['windows'], 'window')}"]
     }
@@ -148,7 +148,7 @@ def _scope_of_tiles(values: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def cards(*items: tuple[str, str]) -> str:
-    """Boxes with a title and HTML each, side by side; none for an empty body."""
+    """Lay out boxes with a title and HTML each, side by side; skip boxes with an empty body."""
     inner = "".join(
         f'<div class="card"><h3>{escape(title)}</h3>{body}</div>' for title, body in items if body
     )
@@ -156,7 +156,7 @@ def cards(*items: tuple[str, str]) -> str:
 
 
 def section(title: str, body: str) -> str:
-    """A body under its title; nothing for an empty one."""
+    """Put a body under its title; return nothing for an empty body."""
     return f"<h2>{escape(title)}</h2>{body}" if body else ""
 
 

@@ -54,21 +54,21 @@ if TYPE_CHECKING:
 
 INK, PAPER = "#1f2430", "#ffffff"
 UNKNOWN_RGB, FREE_RGB, OCCUPIED_RGB = (205, 210, 218), (255, 255, 255), (31, 36, 48)
-"""A choice of looks, as are all colours here: grids as map_server shows them, in softer greys."""
+"""Chosen for appearance, as all colours here: grids as map_server shows them, in softer greys."""
 PATH_RGB, TRUE_PATH_RGB = (30, 110, 220), (230, 140, 20)
-"""Blue and orange, which colour-blind people tell apart."""
+"""Blue and orange, which colour-blind people can distinguish."""
 START_RGB, END_RGB = (30, 160, 80), (215, 50, 60)
-"""Told apart by their markers as well."""
+"""Also distinguished by their markers."""
 HEADROOM_M = 0.1
-"""Above the cameras, where views from above are cut: ceilings and lamps hide the rest."""
+"""Views from above are cut this far above the cameras: ceilings and lamps hide the rest."""
 ELEVATION_DEG = 38.0
-"""A choice of looks: floors and walls are seen alike."""
+"""Chosen for appearance: floors and walls are equally visible."""
 VIEW_PX = (1500, 800)
-"""A choice of looks: the oblique view, twice as wide as high."""
+"""Chosen for appearance: the oblique view, almost twice as wide as high."""
 MARGIN_M = 0.3
-"""A choice of looks: around what is drawn."""
+"""Chosen for appearance: margin around the drawing."""
 FIRST_DATE_NS = 946_684_800 * 10**9
-"""2000-01-01: stamps before it count from the start of a robot or of a simulation."""
+"""2000-01-01: earlier timestamps count from the start of a robot or a simulation."""
 
 
 Stretches = Sequence[tuple[int, int]]
@@ -80,7 +80,7 @@ class PictureError(MvDust3rError):
 
 @dataclass(frozen=True)
 class TrueMap:
-    """What the map should look like, in its own frame.
+    """The true map, in its own frame.
 
     Attributes:
         grid: true occupancy grid, or None.
@@ -93,7 +93,7 @@ class TrueMap:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Rectangle of plan views, metres (units of the network while these are unknown)."""
+    """Rectangle of plan views, metres (units of the network if the scale is unknown)."""
 
     x_min: float
     y_min: float
@@ -107,18 +107,18 @@ class Bounds:
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """As matplotlib wants it."""
+        """Extent in matplotlib's order."""
         return self.x_min, self.x_max, self.y_min, self.y_max
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What a picture of a map says about where the map is from.
+    """Origin of a map, shown on its picture.
 
     Attributes:
         recording: name of the recording; empty for none.
-        engine: name of the engine; empty when it is not known.
-        first_stamp_ns: of the recording; 0 when it is not known.
+        engine: name of the engine; empty if unknown.
+        first_stamp_ns: first timestamp of the recording; 0 if unknown.
     """
 
     recording: str = ""
@@ -126,12 +126,12 @@ class Caption:
     first_stamp_ns: int = 0
 
     def summary(self, scale: ScaleEstimate) -> str:
-        """Engine, state of the scale and date, for the line under the title."""
+        """Return engine, scale and date for the line under the title."""
         engine = f"engine {self.engine}" if self.engine else ""
         return "  ·  ".join(w for w in (engine, describe_scale(scale), self.date()) if w)
 
     def date(self) -> str:
-        """When it was recorded; when it was mapped where the stamps are no dates."""
+        """Return the recording date, or the mapping date if the timestamps are not dates."""
         if self.first_stamp_ns >= FIRST_DATE_NS:
             when = datetime.fromtimestamp(self.first_stamp_ns * 1e-9, timezone.utc)
             return f"recorded {when:%Y-%m-%d %H:%M} UTC"
@@ -139,7 +139,7 @@ class Caption:
 
 
 def describe_scale(scale: ScaleEstimate) -> str:
-    """How well metres are known: "scale known to 2.1 % by odometry"."""
+    """Describe how well the scale is known: "scale known to 2.1 % by odometry"."""
     if not math.isfinite(scale.rel_sigma):
         return "scale unknown: not in metres"
     source = scale.source.name.lower().replace("_", " ")
@@ -148,7 +148,7 @@ def describe_scale(scale: ScaleEstimate) -> str:
 
 
 def length_unit(scale: ScaleEstimate) -> str:
-    """Of the map's coordinates: metres only where they are known."""
+    """Return the unit of the map's coordinates: metres only if the scale is known."""
     return "m" if math.isfinite(scale.rel_sigma) else "units of the network"
 
 
@@ -159,17 +159,19 @@ def map_picture(
     caption: Caption | None = None,
     stretches: Stretches = (),
 ) -> None:
-    """Draw the cloud from above, the grid with the path, and the cloud at an angle into one PNG.
+    """Draw the cloud from above, the grid with the path, and the cloud at an angle as one PNG.
 
     Args:
-        snapshot: the map; without a grid, the cloud alone is drawn.
+        snapshot: the map; without a grid, only the cloud is drawn.
         path: the file to write.
-        truth: drawn beside and over the map when given.
-        caption: where the map is from, above all.
-        stretches: first and last stamp (ns) of parts of the path; no line is drawn between them.
+        truth: if given, drawn next to and over the map.
+        caption: origin of the map, written at the top.
+        stretches: first and last timestamp (ns) of parts of the path; no line is drawn between
+            them.
 
     Raises:
-        PictureError: no window has been committed yet, matplotlib is missing, or the disk.
+        PictureError: no window has been committed yet, matplotlib is missing, or writing to disk
+            failed.
     """
     _save(map_figure(snapshot, truth, caption or Caption(), stretches), path)
 
@@ -177,7 +179,7 @@ def map_picture(
 def map_figure(
     snapshot: MapSnapshot, truth: TrueMap | None, caption: Caption, stretches: Stretches = ()
 ) -> Figure:
-    """What `map_picture` saves.
+    """Draw the figure that `map_picture` saves.
 
     Raises:
         PictureError: no window has been committed yet, or matplotlib is missing.
@@ -214,7 +216,7 @@ def _draw_plans(
     bounds: Bounds,
     stretches: Stretches,
 ) -> None:
-    """The cloud and, where there are any, the grid and the true grid, from above."""
+    """Draw the cloud and, where available, the grid and the true grid from above."""
     unit, path = length_unit(snapshot.scale), snapshot.trajectory
     draw_top(axes[0], snapshot, bounds, stretches)
     if snapshot.grid is not None:
@@ -230,7 +232,7 @@ def _draw_plans(
 
 
 def _draw_caption(figure: Figure, caption: Caption, scale: ScaleEstimate) -> None:
-    """Name of the recording in bold, the rest in a line below it."""
+    """Write the name of the recording in bold and the rest in a line below."""
     figure.suptitle(
         f"{caption.recording or 'Map'}\n", fontsize=15, color=INK, fontweight="bold",
         parse_math=False,
@@ -253,7 +255,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def map_bounds(snapshot: MapSnapshot, truth: TrueMap | None) -> Bounds:
-    """What the plan views show: known cells, else the cloud, and cameras, with a margin."""
+    """Return the plan views' extent: known cells, else the cloud, and cameras, with a margin."""
     grids = [snapshot.grid, None if truth is None else truth.grid]
     centres = snapshot.trajectory.T_world_cam[:, :2, 3]
     corners = [centres.min(0), centres.max(0)] if len(centres) else []
@@ -274,9 +276,9 @@ def map_bounds(snapshot: MapSnapshot, truth: TrueMap | None) -> Bounds:
 
 
 def below_ceiling(snapshot: MapSnapshot) -> tuple[FloatArray, ImageArray]:
-    """Points up to a little above the cameras, so that one can look in from above.
+    """Return the points up to a little above the cameras, so that views from above see inside.
 
-    All points where none is that low: the camera looks up.
+    Returns all points if none is that low, because the camera looks up.
     """
     points = snapshot.points_map
     keep = points[:, 2] < cut_height(snapshot)
@@ -286,13 +288,13 @@ def below_ceiling(snapshot: MapSnapshot) -> tuple[FloatArray, ImageArray]:
 
 
 def cut_height(snapshot: MapSnapshot) -> float:
-    """Where views from above are cut: a little above the cameras; infinite without any."""
+    """Return the height where top views are cut, a little above the cameras; inf without any."""
     heights = snapshot.trajectory.T_world_cam[:, 2, 3]
     return float(np.median(heights)) + HEADROOM_M if len(heights) else float("inf")
 
 
 def draw_top(axes: Axes, snapshot: MapSnapshot, bounds: Bounds, stretches: Stretches = ()) -> None:
-    """The cloud from above, cut above the cameras, with the path in its stretches."""
+    """Draw the cloud from above, cut above the cameras, with the path in its stretches."""
     points, colors = below_ceiling(snapshot)
     centre = np.array([(bounds.x_min + bounds.x_max) / 2, (bounds.y_min + bounds.y_max) / 2, 0.0])
     view = looking_down(centre, bounds.size, 700)
@@ -312,7 +314,7 @@ def draw_grid(
     *,
     unit: str = "m",
 ) -> None:
-    """An occupancy grid with a path over it, in its stretches; `unit` is that of `bounds`."""
+    """Draw an occupancy grid and a path over it, in its stretches; `bounds` are in `unit`."""
     image = np.full((*grid.cells.shape, 3), UNKNOWN_RGB, np.uint8)
     image[grid.cells >= FREE] = FREE_RGB
     image[grid.cells >= CELL_OCCUPIED_FROM] = OCCUPIED_RGB
@@ -330,7 +332,7 @@ def draw_grid(
 
 
 def unit_rgb(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
-    """A colour as matplotlib wants it."""
+    """Convert a colour for matplotlib."""
     return rgb[0] / 255, rgb[1] / 255, rgb[2] / 255
 
 
@@ -343,15 +345,15 @@ def draw_path(
     *,
     dashed: bool = False,
 ) -> None:
-    """A camera path from above; a dashed one without marks for start and end.
+    """Draw a camera path from above; a dashed path has no start and end markers.
 
     Args:
-        axes: where to draw.
+        axes: target axes.
         trajectory: camera poses.
         rgb: colour.
         label: for the legend.
-        stretches: first and last stamp (ns) of parts between which no line is drawn.
-        dashed: whether it is drawn dashed.
+        stretches: first and last timestamp (ns) of parts between which no line is drawn.
+        dashed: whether the line is dashed.
     """
     if len(trajectory) == 0:
         return
@@ -372,7 +374,7 @@ def draw_path(
 
 
 def frame_plan(axes: Axes, bounds: Bounds, title: str, unit: str = "m") -> None:
-    """Limits, title, light frame and a scale bar in the unit of the bounds instead of ticks."""
+    """Set limits, title, a light frame and, instead of ticks, a scale bar in the given unit."""
     axes.set_xlim(bounds.x_min, bounds.x_max)
     axes.set_ylim(bounds.y_min, bounds.y_max)
     axes.set_aspect("equal")
@@ -385,7 +387,7 @@ def frame_plan(axes: Axes, bounds: Bounds, title: str, unit: str = "m") -> None:
 
 
 def add_coordinates(axes: Axes, unit: str) -> None:
-    """Ticks in the coordinates of the map frame."""
+    """Draw ticks in the coordinates of the map frame."""
     from matplotlib.ticker import MaxNLocator
 
     for axis in (axes.xaxis, axes.yaxis):
@@ -398,7 +400,7 @@ def add_coordinates(axes: Axes, unit: str) -> None:
 
 def _scale_bar(axes: Axes, bounds: Bounds, unit: str) -> None:
     length = nice_length(bounds.size[0] / 4)
-    if unit != "m":  # the axes name it
+    if unit != "m":  # otherwise the axes name the unit
         unit = "unit" if length == 1 else "units"
     x = bounds.x_min + 0.04 * bounds.size[0]
     y = bounds.y_min + 0.04 * bounds.size[1]
@@ -412,13 +414,13 @@ def _scale_bar(axes: Axes, bounds: Bounds, unit: str) -> None:
 
 
 def nice_length(about_m: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not longer than `about_m`."""
+    """Return the largest of 1, 2, 5 times a power of ten that does not exceed `about_m`."""
     power = 10.0 ** np.floor(np.log10(max(about_m, 1e-6)) + 1e-9)
     return float(max(k * power for k in (1, 2, 5) if k == 1 or k * power <= about_m))
 
 
 def add_legend(axes: Axes) -> None:
-    """A legend where there is room."""
+    """Draw a legend where there is room."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(handles, labels, loc="best", fontsize=8, framealpha=0.85, edgecolor="none")
@@ -437,7 +439,7 @@ def _draw_oblique(axes: Axes, snapshot: MapSnapshot, stretches: Stretches) -> No
 
 
 def core_of(points: FloatArray) -> FloatArray:
-    """Points without the stray ones at the borders."""
+    """Return the points without outliers at the borders."""
     if len(points) == 0:
         return points
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
@@ -446,7 +448,7 @@ def core_of(points: FloatArray) -> FloatArray:
 
 
 def best_azimuth(points: FloatArray) -> float:
-    """Look across the long side, from the side where things are lower; 0 for too few points."""
+    """Return the azimuth across the long side, seen from the lower side; 0 for too few points."""
     if len(points) < 3:
         return 0.0
     xy = points[:, :2] - points[:, :2].mean(0)
@@ -455,12 +457,12 @@ def best_azimuth(points: FloatArray) -> float:
     far, near = along > np.median(along), along <= np.median(along)
     if far.any() and points[far, 2].mean() < points[near, 2].mean():
         across = -across
-    # from the low side, and a little to the right of it
+    # from the low side, slightly from its right
     return float(np.arctan2(-across[1], -across[0]) + 0.35)
 
 
 def path_parts(trajectory: Trajectory, stretches: Stretches) -> list[FloatArray]:
-    """(N, 3) camera centres of each stretch of a path."""
+    """Return (N, 3) camera centres of each stretch of a path."""
     breaks = np.flatnonzero(np.diff(stretch_of(trajectory.stamps_ns, stretches))) + 1
     return np.split(trajectory.T_world_cam[:, :3, 3], breaks)
 
@@ -468,7 +470,7 @@ def path_parts(trajectory: Trajectory, stretches: Stretches) -> list[FloatArray]
 def with_path(
     image: ImageArray, trajectory: Trajectory, view: Viewpoint, stretches: Stretches = ()
 ) -> ImageArray:
-    """The picture with the camera path drawn over it, in its stretches."""
+    """Draw the camera path over the picture, in its stretches."""
     if len(trajectory) == 0:
         return image
     parts = [

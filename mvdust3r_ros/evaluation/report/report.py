@@ -50,11 +50,11 @@ STEM = "map"
 
 
 class ReportError(MvDust3rError):
-    """A recording gave no map, or its results cannot be written."""
+    """A recording produced no map, or its results cannot be written."""
 
 
 def summarize_run(result: RunResult, truth: Trajectory | None = None) -> dict[str, Any]:
-    """Settings and numbers of a run as plain values that JSON can hold.
+    """Summarise settings and numbers of a run as plain values for JSON.
 
     Args:
         result: the run.
@@ -113,7 +113,7 @@ def _map_numbers(result: RunResult, truth: Trajectory | None) -> dict[str, Any]:
 
 
 def trajectory_numbers(estimate: Trajectory, reference: Trajectory) -> dict[str, Any]:
-    """ATE after Sim(3) and SE(3) alignment and RPE, or the reason why there is none."""
+    """Return ATE after Sim(3) and SE(3) alignment and RPE, or why they are missing."""
     try:
         sim3 = absolute_errors(estimate, reference, "sim3")
         se3 = absolute_errors(estimate, reference, "se3")
@@ -132,7 +132,7 @@ def trajectory_numbers(estimate: Trajectory, reference: Trajectory) -> dict[str,
 
 
 def plain_values(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON does not know, and text for keys."""
+    """Replace NaN and infinity by None, which JSON can store, and convert keys to text."""
     if isinstance(value, dict):
         return {str(k): plain_values(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -153,16 +153,17 @@ def write_outputs(
 
     Args:
         result: the run.
-        directory: created when missing.
-        truth: true camera poses, drawn and judged against when given.
-        recording: its name, for the picture.
-        details: more to store in summary.json, for example the bag.
+        directory: created if missing.
+        truth: true camera poses to draw and score against, if given.
+        recording: name of the recording, for the picture.
+        details: additional values for summary.json, for example the bag.
 
     Returns:
-        The summary; `files` lists what was made.
+        The summary; `files` lists the written files.
 
     Raises:
-        ReportError: no window was committed (summary.json is written all the same), or the disk.
+        ReportError: no window was committed (summary.json is still written), or writing to disk
+            failed.
         MapFileError: the map cannot be written.
     """
     summary = {"notes": [], **(details or {})}
@@ -193,7 +194,7 @@ def write_outputs(
 
 
 def _true_map(result: RunResult, truth: Trajectory | None) -> TrueMap | None:
-    """The true path in the frame of the map; None where the two cannot be laid over each other."""
+    """Return the true path in the frame of the map; None if the two cannot be aligned."""
     if truth is None:
         return None
     try:
@@ -208,7 +209,7 @@ def _true_map(result: RunResult, truth: Trajectory | None) -> TrueMap | None:
 
 
 def no_map_reason(result: RunResult) -> str:
-    """Why a run has no map, in one line."""
+    """Explain in one line why a run has no map."""
     if result.frames == 0:
         return "no map: the recording holds no images"
     if result.faults:
@@ -229,7 +230,7 @@ def no_map_reason(result: RunResult) -> str:
 
 
 def describe_run(summary: dict[str, Any]) -> str:
-    """The numbers of a run and how to open its files, for a terminal."""
+    """Describe the numbers of a run and how to open its files, for a terminal."""
     seconds = max(summary["seconds"], 1e-9)
     stages = ", ".join(f"{k} {decimal(v, 0)}" for k, v in summary["stage_median_ms"].items())
     made = summary["map"]
@@ -268,7 +269,7 @@ def describe_run(summary: dict[str, Any]) -> str:
 
 
 def _sizes(made: dict[str, Any]) -> str:
-    """Areas and path of a map, as far as its metres are known."""
+    """Describe the areas and path of a map; in metres only if its scale is known."""
     path = f"path {decimal(made['path_m'], 1)} m"
     if "free_m2" not in made:
         return f"{path} if its scale is right"

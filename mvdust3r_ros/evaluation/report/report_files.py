@@ -39,33 +39,33 @@ from mvdust3r_ros.recordings.recording import Recording
 from mvdust3r_ros.wording import plural
 
 REPORT_FORMAT = 2
-"""Goes up with each change that readers of older reports would not understand."""
+"""Increases with each change that breaks readers of older reports."""
 SECTIONS = (
     "complete", "mode", "input", "engine", "numbers", "windows", "path", "trajectory", "settings",
     "timing", "environment",
 )  # fmt: skip
 MEASURED = ("timing", "environment")
-"""Sections that differ between two runs of the same recording; all others are the same."""
+"""Sections that differ between two runs of the same recording; all others are identical."""
 
 
 def write_report(
     out: Path, recording: Recording, evidence: Evidence, mode: str = "lockstep", stopped: str = ""
 ) -> dict[str, Any]:
-    """Judge a run and write everything about it.
+    """Score a run and write its report, map and pictures.
 
     Args:
-        out: folder, made when missing.
-        recording: what was evaluated.
-        evidence: what came out.
+        out: folder, created if missing.
+        recording: the evaluated recording.
+        evidence: results of the run.
         mode: "lockstep" or "live".
-        stopped: why the recording was not read to its end; empty when it was.
+        stopped: why reading stopped before the end of the recording; empty if it did not.
 
     Returns:
         The report, as in report.json.
 
     Raises:
-        ReportError: the disk.
-        PictureError: matplotlib is not installed; report.json is there all the same.
+        ReportError: writing to disk failed.
+        PictureError: matplotlib is not installed; report.json is still written.
         MapFileError: the map cannot be written.
     """
     made = score_run(evidence)
@@ -128,7 +128,7 @@ def _report(
 
 
 def _trajectory(evidence: Evidence, made: RunScores) -> dict[str, Any]:
-    """All keyframes of the map, the parts that windows join, and its frame in the truth's."""
+    """Return all keyframes of the map, the stretches joined by windows, and T_true_map."""
     trajectory = evidence.result.snapshot.trajectory
     return {
         "stamp_ns": trajectory.stamps_ns.tolist(),
@@ -139,7 +139,7 @@ def _trajectory(evidence: Evidence, made: RunScores) -> dict[str, Any]:
 
 
 def _manifest(engine: str) -> dict[str, Any] | None:
-    """The manifest of an engine folder; None for the oracle and plain weights."""
+    """Return the manifest of an engine folder; None for the oracle and plain weights."""
     try:
         folder = Path(engine) if engine else default_engine_folder()
         if not (folder / MANIFEST_NAME).is_file():
@@ -150,10 +150,10 @@ def _manifest(engine: str) -> dict[str, Any] | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all.
+    """Write a file atomically: it appears complete or not at all.
 
     Raises:
-        ReportError: the disk.
+        ReportError: writing to disk failed.
     """
     draft = path.with_name(f".{path.name}.part")
     try:
@@ -165,10 +165,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report.json, or the one in a folder.
+    """Read a report.json, or the one in a folder.
 
     Raises:
-        ReportError: there is none, or it is not one.
+        ReportError: the file is missing, or is not a report.
     """
     path = path / "report.json" if path.is_dir() else path
     try:
@@ -183,12 +183,12 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def same_numbers(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two reports agree in all that does not depend on the machine."""
+    """Whether two reports agree in everything that does not depend on the machine."""
     return all(a.get(k) == b.get(k) for k in {*a, *b} if k not in MEASURED)
 
 
 def explain_no_images(report: dict[str, Any]) -> str:
-    """Why not one image could be used, and what to do; empty where one could."""
+    """Explain why no image was usable, and what to do; empty if one was usable."""
     numbers = report["numbers"]
     if numbers["keyframes"]:
         return ""
@@ -200,7 +200,7 @@ def explain_no_images(report: dict[str, Any]) -> str:
 
 
 def describe_report(report: dict[str, Any], out: Path, dumps: Sequence[Path] = ()) -> str:
-    """The numbers that matter and where to look, for a terminal."""
+    """Describe the main numbers and where to look, for a terminal."""
     numbers = {**report["numbers"], **report["timing"]["numbers"]}
     shown = {name: show(name, value) for name, value in numbers.items()}
     had = ", ".join(f"{kind} {n}" for kind, n in report["input"]["images_with"].items())

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""`--require "ate_m<0.1,grid_iou>0.6"`: limits that a report has to meet."""
+"""`--require "ate_m<0.1,grid_iou>0.6"`: limits that a report must meet."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TERM = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
 
 
 class RequirementError(MvDust3rError):
-    """A requirement cannot be understood."""
+    """A requirement cannot be parsed."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Requirement:
     Attributes:
         name: one of `METRICS`.
         comparison: one of `COMPARISONS`.
-        limit: in the unit of the report; shares are from 0 to 1.
+        limit: in the unit of the report; fractions are from 0 to 1.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Requirement:
     limit: float
 
     def failure(self, report: dict[str, Any]) -> str:
-        """What is wrong with a report, in one line; empty when it is good enough."""
+        """Describe in one line how a report fails; empty if it passes."""
         value = {**report["numbers"], **report["timing"]["numbers"]}.get(self.name)
         wanted = f"{self.name}{self.comparison}{self.limit:g}"
         if value is None:
@@ -63,10 +63,10 @@ class Requirement:
 
 
 def parse_requirements(text: str) -> list[Requirement]:
-    """Requirements separated by commas; none for an empty text.
+    """Parse requirements separated by commas; an empty text gives none.
 
     Raises:
-        RequirementError: a term is no comparison, or the name of no number.
+        RequirementError: a term is not a comparison, or names no number.
     """
     found = []
     for term in filter(str.strip, text.split(",")):
@@ -92,5 +92,5 @@ def parse_requirements(text: str) -> list[Requirement]:
 
 
 def failures(requirements: list[Requirement], report: dict[str, Any]) -> list[str]:
-    """The lines of all requirements that a report fails."""
+    """Return one line for each requirement that a report fails."""
     return [line for line in (r.failure(report) for r in requirements) if line]

@@ -26,17 +26,17 @@ from scipy.spatial import cKDTree
 from mvdust3r_ros.datatypes import FloatArray, ImageArray
 
 SUPERSAMPLING = 2
-"""Edges get four samples a pixel, at four times the time."""
+"""Edges get four samples per pixel, at four times the computing time."""
 MAX_SPLATS = 400_000
-"""A bound on the time: the largest picture has 1.2 million pixels."""
+"""A bound on computing time: the largest picture has 1.2 million pixels."""
 SPLAT_SIZE = 1.7
-"""In spacings of the points: squares overlap, so that walls have no holes."""
+"""Size in point spacings: squares overlap, so that walls have no holes."""
 MAX_SPLAT_PX = 15
-"""A bound on the time, which goes with its square, where points are few."""
+"""A bound on computing time, which grows with the square of this size, where points are sparse."""
 OUTLINE_REACH_PX = 2
-"""One pixel of the picture, at twice its resolution."""
+"""One pixel of the picture, rendered at twice its resolution."""
 OUTLINE_STRENGTH = 2.5
-"""A choice of looks: a full drop on all four sides leaves exp(-2.5), 8 % of the light."""
+"""Chosen for appearance: a full drop on all four sides leaves exp(-2.5), 8 % of the light."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Viewpoint:
         R: (3, 3) rows are the picture's right, down and forward directions in the map frame.
         centre: (3,) map point at the middle of the picture.
         px_per_m: scale.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width: width of the picture, pixels.
+        height: height of the picture, pixels.
     """
 
     R: FloatArray
@@ -58,7 +58,7 @@ class Viewpoint:
     height: int
 
     def project(self, points: FloatArray) -> FloatArray:
-        """(N, 3): pixel u, pixel v, distance along the view (m, any origin)."""
+        """Project points to (N, 3): pixel u, pixel v, distance along the view (m, any origin)."""
         local = (np.asarray(points, np.float64) - self.centre) @ self.R.T
         local[:, :2] = local[:, :2] * self.px_per_m + (self.width / 2, self.height / 2)
         projected: FloatArray = local
@@ -66,12 +66,12 @@ class Viewpoint:
 
 
 def looking_down(centre: FloatArray, size_m: tuple[float, float], width: int) -> Viewpoint:
-    """Top view of a rectangle, x to the right and y up in the picture.
+    """Return the top view of a rectangle, x to the right and y up in the picture.
 
     Args:
-        centre: (3,) its middle.
+        centre: (3,) centre of the rectangle.
         size_m: its extent along x and y.
-        width: of the picture, pixels; the height follows.
+        width: width of the picture, pixels; the height follows.
     """
     px_per_m = width / size_m[0]
     R = np.array([[1.0, 0, 0], [0, -1.0, 0], [0, 0, -1.0]])
@@ -81,12 +81,12 @@ def looking_down(centre: FloatArray, size_m: tuple[float, float], width: int) ->
 def looking_from(
     azimuth_rad: float, elevation_rad: float, points: FloatArray, size_px: tuple[int, int]
 ) -> Viewpoint:
-    """Oblique view in which all points fit.
+    """Return an oblique view that contains all points.
 
     Args:
         azimuth_rad: direction from the scene to the viewer, in the ground plane.
-        elevation_rad: of the viewer above the ground.
-        points: (N, 3) what must fit.
+        elevation_rad: elevation of the viewer above the ground.
+        points: (N, 3) points that must fit.
         size_px: width and height of the picture.
     """
     ca, sa = np.cos(azimuth_rad), np.sin(azimuth_rad)
@@ -102,7 +102,7 @@ def looking_from(
 
 
 def point_spacing(points: FloatArray) -> float:
-    """Typical distance between neighbours, metres; 0.05 for a handful of points."""
+    """Return the typical distance between neighbours, metres; 0.05 for a handful of points."""
     if len(points) < 10:
         return 0.05
     chosen = np.random.default_rng(0).choice(len(points), min(len(points), 2000), replace=False)
@@ -116,14 +116,14 @@ def render_cloud(
     spacing_m: float,
     background: tuple[int, int, int] = (246, 247, 249),
 ) -> ImageArray:
-    """Picture of a cloud, nearest points in front, edges in depth darkened.
+    """Render a cloud, nearest points in front, with darkened depth edges.
 
     Args:
         points: (N, 3) map frame.
         colors_rgb: (N, 3) uint8.
-        view: where from.
+        view: the camera.
         spacing_m: typical distance between neighbours; the squares are a little larger.
-        background: colour where there is nothing.
+        background: colour of empty pixels.
 
     Returns:
         (height, width, 3) uint8.
@@ -149,7 +149,7 @@ def render_cloud(
 def _nearest_point(
     projected: FloatArray, k: int, width: int, height: int, side: int
 ) -> npt.NDArray[np.int64]:
-    """(height, width) index of the nearest point's square over each pixel, -1 for none."""
+    """Return (height, width) which point's square is nearest at each pixel, -1 for none."""
     order = np.argsort(-projected[:, 2], kind="stable")
     corner = np.floor(projected[order, :2] * k - side / 2 + 0.5).astype(np.int64)
     rank = np.full(height * width, -1, np.int64)
@@ -159,7 +159,7 @@ def _nearest_point(
             u, v = corner[:, 0] + dx, corner[:, 1] + dy
             inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
             pixel, candidate = v[inside] * width + u[inside], positions[inside]
-            # positions run from far to near, and of equal pixels the last one written stays
+            # positions run from far to near: where squares share a pixel, the last write wins
             nearer = candidate > rank[pixel]
             rank[pixel[nearer]] = candidate[nearer]
     rank[rank >= 0] = order[rank[rank >= 0]]
@@ -167,7 +167,7 @@ def _nearest_point(
 
 
 def _outline_shade(depth: FloatArray, spacing_m: float) -> FloatArray:
-    """Factor per pixel: darker where neighbours in the picture are much nearer."""
+    """Return a factor per pixel, darker where neighbouring pixels are much nearer."""
     padded = np.pad(depth, OUTLINE_REACH_PX, constant_values=np.inf)
     height, width = depth.shape
     reach = OUTLINE_REACH_PX

@@ -44,27 +44,27 @@ from mvdust3r_ros.synthetic.adversarial import AdversarialDrive
 from mvdust3r_ros.synthetic.scenes import scene_occupancy
 
 GHOST_M = 0.1
-"""An obstacle farther than this from all that stands is none: two cells of the grid."""
+"""An obstacle farther than this from any real surface is a ghost: two grid cells."""
 OFF_SHARE = 0.2
-"""A point farther off than this, as a share of its depth, is wrong: a chosen limit, far above the
-noise of stereo."""
+"""A point whose depth error exceeds this fraction of its depth is wrong: a chosen limit, far above
+the noise of stereo."""
 
 
 @dataclass(frozen=True)
 class AdversarialScores:
-    """Nothing is aligned with the truth; people and what they carry are no part of it.
+    """Scores without any alignment to the truth, which excludes people and what they carry.
 
     Attributes:
-        free: free cells.
-        free_right: share of them that is free.
-        free_solid: free cells where something stands.
-        free_beyond: free cells outside of the room.
-        obstacles: occupied cells.
-        ghosts: of them, those farther than `GHOST_M` from all that stands.
-        points_off: share of the points of committed windows that are sure enough for the map and
-            lie more than `OFF_SHARE` from the depth at that moment.
-        path_m: largest error of a keyframe's place.
-        odometry_m: the same of odometry alone.
+        free: number of free cells.
+        free_right: fraction of the free cells that are truly free.
+        free_solid: free cells that are truly occupied.
+        free_beyond: free cells outside the room.
+        obstacles: number of occupied cells.
+        ghosts: occupied cells farther than `GHOST_M` from any cell that is not truly free.
+        points_off: fraction of the points confident enough for the map, in committed windows,
+            whose depth is off by more than `OFF_SHARE` of the depth at that moment.
+        path_m: largest position error of a keyframe.
+        odometry_m: largest position error of odometry alone.
         updates: outcome of each window.
         snapshot: the map.
     """
@@ -83,7 +83,7 @@ class AdversarialScores:
 
     @property
     def committed(self) -> int:
-        """Windows that went into the map."""
+        """Number of committed windows."""
         return sum(u.verdict == Verdict.COMMITTED for u in self.updates)
 
 
@@ -91,7 +91,7 @@ def score_adversarial_drive(drive: AdversarialDrive, engine: Engine) -> Adversar
     """Map a drive with odometry and compare the map with the scene.
 
     Args:
-        drive: what to map.
+        drive: the drive to map.
         engine: stays open.
     """
     watched = WatchedEngine(engine)
@@ -122,7 +122,7 @@ def _note(
     updates: list[MapUpdate],
     wrong: list[FloatArray],
 ) -> None:
-    """Keep an outcome, and which points of a committed window are wrong."""
+    """Record an outcome, and which points of a committed window are wrong."""
     if update is None:
         return
     updates.append(update)
@@ -135,7 +135,7 @@ def _note(
 def _wrong_points(
     prediction: Prediction, views: Iterable[View], config: MapperConfig
 ) -> FloatArray:
-    """(N,) bool of the points that are sure enough for the map: whether they are off."""
+    """Return (N,) bool for points confident enough for the map: whether they are wrong."""
     assert prediction.poses is not None
     parts = [np.zeros(0, bool)]
     for view, points, conf, pose in zip(
@@ -154,7 +154,7 @@ def _wrong_points(
 def _grid_scores(
     snapshot: MapSnapshot, drive: AdversarialDrive, config: MapperConfig
 ) -> tuple[int, float, int, int, int, int]:
-    """The first six of the scores."""
+    """Compute the first six scores."""
     if snapshot.grid is None:
         return 0, 1.0, 0, 0, 0, 0
     rule = config.map
@@ -176,7 +176,7 @@ def _grid_scores(
 
 
 def _path_error(snapshot: MapSnapshot, drive: AdversarialDrive) -> float:
-    """Largest error of a keyframe's place, metres; 0 without keyframes."""
+    """Return the largest position error of a keyframe, metres; 0 without keyframes."""
     truth = drive.drive.truth
     index = np.searchsorted(truth.stamps_ns, snapshot.trajectory.stamps_ns)
     off = snapshot.trajectory.T_world_cam[:, :3, 3] - truth.T_world_cam[index, :3, 3]

@@ -41,29 +41,29 @@ from mvdust3r_ros.synthetic.sequence import SequenceConfig, make_sequence, seque
 
 CORRUPTIONS = ("scale", "pose", "confidence")
 FRAMES_PER_SECOND = 10
-"""Of the drives; the mapper chooses its keyframes by what it sees, not by time."""
+"""Frame rate of the drives; the mapper selects keyframes by content, not by time."""
 MAX_APARTMENTS = 20
-"""A bound: most apartments have the rooms that are asked for."""
+"""A limit on attempts: most apartments have enough rooms."""
 
 
 class ApartmentsError(MvDust3rError):
-    """An evaluation on apartments cannot be done."""
+    """An evaluation on apartments is impossible."""
 
 
 @dataclass(frozen=True)
 class ApartmentOptions:
-    """How to drive and how to corrupt it.
+    """Options for driving and for corrupting windows.
 
     Attributes:
         path_m: length of the drive.
-        min_rooms: rooms that the camera must have been in.
-        step_m: distance between frames; a turn of 5 degrees counts as much.
+        min_rooms: minimum number of rooms that the camera visits.
+        step_m: distance between frames; a turn of 5 degrees counts as one step.
         hw: height and width of the images.
-        drift: of the odometry, a random walk, see `synthetic.sequence.odometry`.
-        bias: of the odometry, the same over a drive, see there.
-        points: noise of the oracle's points, share of the depth.
-        scale: standard deviation of the logarithm of the oracle's scale of a window.
-        corrupt: share of the windows that are corrupted.
+        drift: random walk of the odometry, see `synthetic.sequence.odometry`.
+        bias: constant bias of the odometry over a drive, see there.
+        points: point noise of the oracle, as a fraction of depth.
+        scale: standard deviation of the logarithm of the oracle's scale per window.
+        corrupt: fraction of windows that are corrupted.
     """
 
     path_m: float = 60.0
@@ -78,27 +78,27 @@ class ApartmentOptions:
 
 
 class CorruptedEngine(Engine):
-    """Another engine, some of whose windows are wrong in one of three ways.
+    """A wrapper around an engine that corrupts some windows in one of three ways.
 
-    Which ones and how depends on the seed and on the views of the window, not on the windows
-    before: two runs that differ elsewhere meet the same bad windows.
+    Which windows and how depends on the seed and on their views, not on earlier windows: two runs
+    that differ otherwise get the same corrupted windows.
     """
 
     def __init__(self, inner: Engine, share: float, seed: int) -> None:
-        """Spoil a share of the windows, the first one never: it defines the map."""
+        """Corrupt a fraction of the windows, but never the first: it defines the map."""
         self._inner, self._share, self._seed = inner, share, seed
         self.corrupted: list[bool] = []
 
     def observe(self, view: View) -> None:
-        """As the inner engine."""
+        """Forward to the inner engine."""
         self._inner.observe(view)
 
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
-        """As the inner engine."""
+        """Forward to the inner engine."""
         return self._inner.encode(views)
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """As the inner engine, or corrupted; `corrupted` keeps which."""
+        """Forward to the inner engine and maybe corrupt the result; `corrupted` records which."""
         prediction = self._inner.decode(tokens, n_ref)
         rng = np.random.default_rng([self._seed, 21, window_seed(t.view for t in tokens)])
         draw, kind = rng.random(), str(rng.choice(CORRUPTIONS))
@@ -106,7 +106,7 @@ class CorruptedEngine(Engine):
         return corrupt_prediction(prediction, kind, rng) if self.corrupted[-1] else prediction
 
     def describe(self) -> EngineInfo:
-        """As the inner engine."""
+        """Forward to the inner engine."""
         return self._inner.describe()
 
     def close(self) -> None:
@@ -117,12 +117,12 @@ class CorruptedEngine(Engine):
 def corrupt_prediction(
     prediction: WindowPrediction, kind: str, rng: np.random.Generator
 ) -> WindowPrediction:
-    """A window gone wrong.
+    """Corrupt a prediction.
 
     Args:
         prediction: a good one.
         kind: "scale": half of the views are three times too large; "pose": half of the views are
-            turned about by 180 degrees; "confidence": points at random, all of them trusted.
+            rotated by 180 degrees; "confidence": random points, all with high confidence.
         rng: source of randomness.
     """
     points, conf = prediction.points.copy(), prediction.conf.copy()
@@ -139,10 +139,10 @@ def corrupt_prediction(
 
 
 def apartment_drive(seed: int, options: ApartmentOptions, rig: Rig) -> Drive:
-    """A drive of about `options.path_m` through the first apartment of a seed with enough rooms.
+    """Drive about `options.path_m` through the first apartment of a seed with enough rooms.
 
     Raises:
-        ApartmentsError: no apartment has been found.
+        ApartmentsError: no apartment was found.
     """
     for attempt in range(MAX_APARTMENTS):
         drive = _drive(seed + attempt * SEED_STEP, options, rig)
@@ -172,13 +172,13 @@ def _drive(seed: int, options: ApartmentOptions, rig: Rig) -> Drive:
 
 
 def steps_m(T: FloatArray) -> FloatArray:
-    """(N - 1,) metres between neighbouring poses (N, 4, 4)."""
+    """Return (N - 1,) distances between consecutive poses (N, 4, 4), metres."""
     steps: FloatArray = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
     return steps
 
 
 def rooms_visited(drive: Drive) -> int:
-    """Number of rooms that the camera has been in."""
+    """Count the rooms that the camera has visited."""
     x, y = drive.truth.T_world_cam[:, 0, 3], drive.truth.T_world_cam[:, 1, 3]
     return sum(
         bool(((r.x0 < x) & (x < r.x1) & (r.y0 < y) & (y < r.y1)).any()) for r in drive.scene.rooms
@@ -186,7 +186,7 @@ def rooms_visited(drive: Drive) -> int:
 
 
 def drifting_frames(drive: Drive, T_odom_cam: FloatArray) -> Iterator[Frame]:
-    """Frames of a drive with the given odometry; the truth goes along for the oracle."""
+    """Yield the frames of a drive with the given odometry, and with the truth for the oracle."""
     T_cam_base = invert_se3(drive.config.rig.T_base_cam)
     for frame, T in zip(sequence_frames(drive), T_odom_cam, strict=False):
         yield replace(

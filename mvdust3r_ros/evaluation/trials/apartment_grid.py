@@ -39,21 +39,22 @@ from mvdust3r_ros.geometry import backproject
 from mvdust3r_ros.synthetic.scenes import Scene, scene_occupancy
 
 FLOOR_NOISE_M = 0.05
-"""Points no farther below the floor than this are of the floor; one cell of the grid."""
+"""Points at most this far below the floor belong to the floor; one grid cell."""
 
 
 @dataclass(frozen=True)
 class ApartmentGridScores:
-    """Shares from 0 to 1; nothing is aligned with the truth.
+    """Scores from 0 to 1, without any alignment to the truth.
 
     Attributes:
-        right: share of the observable cells that have their true value.
-        free_iou: observable cells free in both over those free in either.
+        right: fraction of the observable cells that have their true value.
+        free_iou: observable cells free in both grids over those free in either.
         occupied_iou: the same for occupied cells.
-        free_precision: share of all free cells that are truly free; a free cell inside of
-            furniture, of a wall or outside the apartment is wrong, whether observable or not.
-        raw_free_iou: `free_iou` over all cells, with what the drive never saw.
-        raw_occupied_iou: `occupied_iou` over all cells, with the insides of walls and furniture.
+        free_precision: fraction of all free cells that are truly free; a free cell inside
+            furniture or a wall, or outside the apartment, is wrong whether observable or not.
+        raw_free_iou: `free_iou` over all cells, including those the drive never saw.
+        raw_occupied_iou: `occupied_iou` over all cells, including the insides of walls and
+            furniture.
     """
 
     right: float
@@ -67,12 +68,12 @@ class ApartmentGridScores:
 def score_apartment_grid(
     grid: OccupancyGrid, scene: Scene, keyframes: Sequence[Keyframe], rule: MapSettings
 ) -> tuple[ApartmentGridScores, ApartmentGridScores]:
-    """Scores of the map's grid, and of the grid from exact depth and poses of the same views.
+    """Score the map's grid, and the grid from exact depth and poses of the same views.
 
     Args:
         grid: the map's grid, in the frame of the scene.
         scene: the apartment.
-        keyframes: those in the map, with depth, intrinsics and true pose.
+        keyframes: keyframes in the map, with depth, intrinsics and true pose.
         rule: settings of the grid.
     """
     band = (rule.obstacle_min_z_m, rule.obstacle_max_z_m)
@@ -88,7 +89,7 @@ def score_apartment_grid(
 def true_views(
     keyframes: Sequence[Keyframe], max_depth_m: float
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Camera centre (3,) and points (N, 3) that each keyframe really saw, in the true frame."""
+    """Yield camera centre (3,) and true points (N, 3) of each keyframe, in the true frame."""
     for view in (k.view for k in keyframes):
         if view.depth_m is None or view.K is None or view.T_world_cam is None:
             continue
@@ -100,9 +101,9 @@ def true_views(
 def observable_truth(
     truth: OccupancyGrid, clouds: Sequence[FloatArray], rule: MapSettings
 ) -> OccupancyGrid:
-    """The true grid where a true point lies on the floor or in the band; unknown elsewhere.
+    """Return the true grid where a true point lies on the floor or in the band; unknown elsewhere.
 
-    What can be known does not depend on how the grid is made of points.
+    Observability does not depend on how a grid is built from points.
     """
     rows, cols = truth.cells.shape
     seen = np.zeros((rows, cols), bool)

@@ -54,38 +54,38 @@ from mvdust3r_ros.synthetic.sequence import odometry
 
 GRID_COLUMNS = ("right", "free_iou", "free_precision")
 LOOP_HARM = 0.05
-"""A loop that changes the ATE by less, one way or the other, is chance."""
+"""Loop closures that change the ATE by less than this fraction, either way, count as chance."""
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class ApartmentResult:
-    """What became of one drive; lengths in metres, nothing is aligned with the truth.
+    """Outcome of one drive; lengths in metres, without any alignment to the truth.
 
     Attributes:
-        seed: of apartment, path and noise.
-        path_m: distance that the camera travels.
-        rooms: rooms it has been in.
+        seed: seed of apartment, path and noise.
+        path_m: distance travelled by the camera.
+        rooms: number of rooms it visited.
         ate_m: root mean square error of the camera centres in the map frame.
         ate_share: `ate_m` over `path_m`.
-        ate_without_loops_m: the same of a second run without closures; NaN when there was none.
-        ate_clean_m: the same of a run without corrupted windows; NaN when there was none.
-        odometry_ate_m: the same of the odometry alone.
-        scale_error: relative error of the map's size, positive when it is too large.
-        scale_sigma: what the map says about that error.
-        window_scale_errors: relative error of the size of each committed window.
-        window_scale_sigmas: what the map said about each of them.
-        closures: loops closed.
-        grid: scores of the map's grid; None without one.
-        exact_grid: the same of the grid from exact depth and poses of the keyframes.
+        ate_without_loops_m: the same for a second run without loop closures; NaN without that run.
+        ate_clean_m: the same for a run without corrupted windows; NaN without that run.
+        odometry_ate_m: the same for odometry alone.
+        scale_error: relative error of the map's scale, positive if it is too large.
+        scale_sigma: the map's own one-sigma estimate of that error.
+        window_scale_errors: relative scale error of each committed window.
+        window_scale_sigmas: the map's one-sigma estimate for each of them.
+        closures: number of loop closures.
+        grid: scores of the map's grid; None without a grid.
+        exact_grid: scores of the grid from exact depth and poses of the keyframes.
         windows: verdict -> number of windows.
-        rolled_back: windows that left the map again.
+        rolled_back: windows that were rolled back.
         spoiled: windows that were corrupted.
-        spoiled_committed: those of them that are in the map all the same.
-        opened_after: windows until the gate was open; 0 when it stayed shut.
-        refused_loops: why joint windows were no closure, the last ones.
+        spoiled_committed: corrupted windows that are still in the map.
+        opened_after: windows until the gate opened; 0 if it stayed closed.
+        refused_loops: why the last joint windows were rejected as loop closures.
         outside_engine_ms: median time of a committed window outside the engine.
-        outside_engine_max_ms: longest of them; a closure builds the map again.
+        outside_engine_max_ms: maximum of these times; a loop closure rebuilds the map.
     """
 
     seed: int
@@ -114,7 +114,7 @@ class ApartmentResult:
 
     @property
     def inside_sigma(self) -> float:
-        """Share of the windows whose scale is wrong by less than one sigma."""
+        """Fraction of the windows whose scale error is below one sigma."""
         errors, sigmas = np.array(self.window_scale_errors), np.array(self.window_scale_sigmas)
         return float((np.abs(errors) < sigmas).mean()) if len(errors) else math.nan
 
@@ -122,12 +122,12 @@ class ApartmentResult:
 def evaluate_apartment(
     seed: int, config: MapperConfig, options: ApartmentOptions, engine: Engine | None = None
 ) -> ApartmentResult:
-    """One drive through one apartment, and again without closures or corrupted windows to compare.
+    """Map one drive through one apartment; repeat without closures or corruption for comparison.
 
     Args:
-        seed: of everything.
-        config: settings of the mapper; with `map.camera_height_m` set, the camera is that high.
-            The sigmas of odometry are those of `options`, as its data sheet would say.
+        seed: seed of everything.
+        config: settings of the mapper; `map.camera_height_m`, if set, is the camera height. The
+            odometry sigmas are replaced by those of `options`, as a data sheet would give them.
         options: drive and noise.
         engine: a network; None for the noisy oracle.
     """
@@ -164,8 +164,8 @@ def drive_apartment(
     """Map the frames of a drive once.
 
     Args:
-        seed: of the noise.
-        drive: where the frames come from.
+        seed: seed of the noise.
+        drive: the drive that the frames come from.
         frames: with odometry and truth.
         config: settings of the mapper.
         options: noise.
@@ -188,9 +188,9 @@ def drive_apartment(
 
 
 def window_scale_error(update: MapUpdate) -> float:
-    """Relative error of a committed window's size: mapped over true depth of its points, less 1.
+    """Return a committed window's scale error: mapped over true depth of its points, minus 1.
 
-    NaN when its keyframes carry no true depth.
+    NaN if its keyframes have no true depth.
     """
     ratios = []
     for keyframe in update.window.keyframes:
@@ -217,7 +217,7 @@ class _Log:
     verdicts: Counter[str] = field(default_factory=Counter)
     spoiled: int = 0
     in_map: list[bool] = field(default_factory=list)
-    """Of each window in the map: whether it was corrupted."""
+    """For each window in the map: whether it was corrupted."""
     rolled_back: int = 0
     opened_after: int = 0
     outside_ms: list[float] = field(default_factory=list)
@@ -228,8 +228,8 @@ class _Log:
     def add(self, update: MapUpdate, engine: CorruptedEngine) -> None:
         self.verdicts[update.verdict.name] += 1
         committed = update.verdict == Verdict.COMMITTED
-        # the first one since is the window; those that doubt the last commits may follow, and one
-        # that joins the ends of a loop
+        # the first one since is the window; windows that recheck the last commits may follow, and
+        # one that closes a loop
         since = engine.corrupted[self.decoded :]
         self.decoded = len(engine.corrupted)
         self.spoiled += any(since[:1])
@@ -295,10 +295,10 @@ def evaluate_apartments(
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> list[ApartmentResult]:
-    """All seeds, one after the other; table.md and results.json in `out`.
+    """Evaluate all seeds in turn; write table.md and results.json to `out`.
 
     Raises:
-        ApartmentsError: no seeds, or `out` cannot be written.
+        ApartmentsError: there are no seeds, or `out` cannot be written.
     """
     if not seeds:
         raise ApartmentsError("no seeds to drive; give FIRST:LAST with LAST above FIRST")
@@ -320,7 +320,7 @@ def evaluate_apartments(
 
 
 def format_apartments(results: Sequence[ApartmentResult]) -> str:
-    """Markdown table, one row a seed and the medians, and the reasons of rejected windows."""
+    """Format a Markdown table, one row per seed and the medians, and the reasons for rejection."""
     head = (
         "| seed | path m | rooms | ATE m | ATE % | ATE m, no loops | ATE m, none corrupted "
         "| odometry m | scale error % | sigma % | in 1 sigma % | loops | grid right "
@@ -336,7 +336,7 @@ def format_apartments(results: Sequence[ApartmentResult]) -> str:
 
 
 def _sentence(results: Sequence[ApartmentResult]) -> str:
-    """What the columns leave out: all windows together, reasons, and what loops did."""
+    """Describe what the columns omit: totals over windows, reasons, and loop closure effects."""
     reasons: Counter[str] = Counter()
     for r in results:
         reasons.update({k: n for k, n in r.windows.items() if k != Verdict.COMMITTED.name})

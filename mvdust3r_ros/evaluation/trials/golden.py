@@ -39,25 +39,25 @@ from mvdust3r_ros.model.network import Network, slot_order
 from mvdust3r_ros.model.weights import DTYPES, network_from_state, read_tensors
 
 FP32_RTOL = 1e-4
-"""Sums of float32 in another order differ by some 1e-7 each: with the absolute ones below, for all
-layers."""
+"""Float32 sums in another order differ by about 1e-7 each. This and the absolute tolerances below
+cover all layers."""
 FP32_ATOL = {
     "pts3d": 1e-4, "conf": 1e-4, "rgb": 1e-4, "rotation": 1e-4, "enc_tokens": 1e-4,
     "opacity": 1e-5, "scale": 1e-5, "dec_tokens": 1e-5,
 }  # fmt: skip
-"""Used where a case stores no tolerance of its own."""
+"""Used for cases that store no tolerance."""
 BF16_RELATIVE = 0.05
-"""bf16: largest root-mean-square error of an output, as a share of its root mean square; one
-rounding is up to 0.4 %."""
+"""bf16: maximum root-mean-square error of an output, as a fraction of its root mean square; a
+single rounding is up to 0.4 %."""
 
 
 class GoldenError(MvDust3rError):
-    """A folder holds no cases, or a case cannot be run."""
+    """A folder contains no cases, or a case cannot be run."""
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How one output of one case compares.
+    """Comparison of one output of one case.
 
     Attributes:
         case: name of the case.
@@ -71,7 +71,7 @@ class CaseResult:
 
 
 def find_cases(folder: Path) -> list[Path]:
-    """Cases in a folder, or the folder itself if it is one.
+    """Return the cases in a folder, or the folder itself if it is a case.
 
     Raises:
         GoldenError: there is none.
@@ -86,8 +86,9 @@ def find_cases(folder: Path) -> list[Path]:
 def run_case(case: Path, backend: str = "torch", dtype: str = "fp32") -> list[CaseResult]:
     """Run one case and compare every stored output.
 
-    In fp32 each value is held to |a - b| <= atol + rtol |b| with the tolerances of the case. In
-    bf16 an output's root-mean-square error is held to `BF16_RELATIVE` of its root mean square.
+    In fp32 each value must satisfy |a - b| <= atol + rtol |b| with the tolerances of the case. In
+    bf16 the root-mean-square error of an output must not exceed `BF16_RELATIVE` of its root mean
+    square.
 
     Args:
         case: folder of the case.
@@ -124,7 +125,7 @@ def run_case(case: Path, backend: str = "torch", dtype: str = "fp32") -> list[Ca
 
 
 def load_case(case: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """`config.json` and the arrays of `io.npz`."""
+    """Read `config.json` and the arrays of `io.npz`."""
     try:
         config = json.loads((case / "config.json").read_text(encoding="utf-8"))
         with np.load(case / "io.npz", allow_pickle=False) as arrays:
@@ -134,7 +135,7 @@ def load_case(case: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
 
 
 def case_config(config: dict[str, Any]) -> NetworkConfig:
-    """The network of a case."""
+    """Return the network configuration of a case."""
     cross_reference = bool(config.get("m_ref_flag", config.get("model") == "MV-DUSt3R+"))
     height, width = config["img_size"]
     return NetworkConfig(
@@ -156,7 +157,7 @@ def case_config(config: dict[str, Any]) -> NetworkConfig:
 
 
 def case_network(case: Path, config: dict[str, Any]) -> Network:
-    """The network of a case with its weights, from the file or by the rule."""
+    """Build the network of a case, with weights from the file or from the rule."""
     weights = case / "state_dict.safetensors"
     if weights.is_file():
         state, _ = read_tensors(weights)
@@ -169,7 +170,7 @@ def case_network(case: Path, config: dict[str, Any]) -> Network:
 
 
 def case_images(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-    """(B, V, 3, H, W) float32 in [-1, 1]."""
+    """Return (B, V, 3, H, W) float32 in [-1, 1]."""
     if "images" in arrays:
         return arrays["images"].astype(np.float32)
     return arrays["images_u8"].astype(np.float32) / np.float32(127.5) - np.float32(1)
@@ -178,7 +179,7 @@ def case_images(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
 def subsample(
     outputs: dict[str, npt.NDArray[Any]], rule: dict[str, Any] | None
 ) -> dict[str, npt.NDArray[Any]]:
-    """Every `stride`-th pixel and a few tokens, where a case stores no more."""
+    """Keep every `stride`-th pixel and a few tokens, if a case stores no more."""
     if not rule:
         return outputs
     pick = slice(rule["offset"], None, rule["stride"])
@@ -198,7 +199,7 @@ def compare(
     config: dict[str, Any],
     dtype: str,
 ) -> float:
-    """Largest error in units of the tolerance; infinite for a wrong shape or values not finite."""
+    """Return the largest error in units of the tolerance; inf if not finite or of wrong shape."""
     if value.shape != expected.shape or not np.isfinite(value).all():
         return float("inf")
     a, b = value.astype(np.float64), expected.astype(np.float64)
@@ -230,7 +231,7 @@ def _torch_outputs(
 def _onnx_outputs(
     network: Network, images: npt.NDArray[np.float32]
 ) -> dict[str, npt.NDArray[Any]]:
-    """The exported graphs have no batch axis: items go through one after the other."""
+    """Run items one after the other, because the exported graphs have no batch axis."""
     from mvdust3r_ros.engines.export import ExportOptions, export_engine
     from mvdust3r_ros.engines.onnx_engine import OnnxEngine
 

@@ -46,38 +46,38 @@ from mvdust3r_ros.window.pose_recovery import recover_poses
 from mvdust3r_ros.window.reference_views import best_path, order_views
 
 Windows = Callable[[int, int], list[View]]
-"""(seed, number of views) -> views with exact K, depth_m and T_odom_cam, in order of time."""
+"""(seed, number of views) -> views with exact K, depth_m and T_odom_cam, in time order."""
 
 LEAST_MOTION_M = 0.1
-"""Errors of translation are relative to the way; on less they would say nothing."""
+"""Translation errors are relative to the distance moved; below this they would be meaningless."""
 LOST_ROTATION_DEG = 180.0
-"""Largest angle there is, for a view without a pose."""
+"""The largest possible angle, for a view without a pose."""
 LOST_TRANSLATION = 10.0
-"""Ten times the way: what a lost view counts, and the most that one counts."""
+"""Ten times the distance moved: the error of a lost view, and the upper limit of errors."""
 PICTURES = 3
-"""A choice: of each number of views, enough to see what the numbers are of."""
+"""Chosen for appearance: per number of views, enough to see what the numbers mean."""
 MOST_POINTS = 10_000
-"""Pixels of a window the published columns are computed on: a nearest neighbour is looked for from
+"""Number of pixels per window for the published columns, which need a nearest neighbour for
 each."""
 
 
 class RoomsError(MvDust3rError):
-    """An evaluation on rooms cannot be done."""
+    """An evaluation on rooms is impossible."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """How one predictor did on one window.
+    """Result of one predictor on one window.
 
     Attributes:
         seed: the window.
         published: the published columns.
-        nd_metric: mean distance to the truth over the truth's mean distance, nothing fitted.
-        abs_rel: of the reference view's depth, nothing fitted.
-        scale: relative error of the size, see `metrics.scale_error`.
-        rotation_deg: error of each other view's rotation in the reference's frame; 180 when lost.
-        translation: error of each other view's position over its distance from the reference
-            (at least 0.1 m); 10 when lost.
+        nd_metric: mean distance to the truth over the truth's mean distance, without any fit.
+        abs_rel: AbsRel of the reference view's depth, without any fit.
+        scale: relative scale error, see `metrics.scale_error`.
+        rotation_deg: rotation error of each other view in the reference's frame; 180 if lost.
+        translation: position error of each other view over its distance from the reference (at
+            least 0.1 m); 10 if lost.
         seconds: time of encode and decode.
     """
 
@@ -92,14 +92,14 @@ class Case:
 
 
 Results = dict[int, dict[str, list[Case]]]
-"""Number of views -> name of the predictor -> one case a window."""
+"""Number of views -> name of the predictor -> one case per window."""
 
 
 class Trivial:
-    """Predictors that look at no image: what a network has to beat."""
+    """Predictors that ignore the images: the baseline a network has to beat."""
 
     def __init__(self, windows: Sequence[list[View]]) -> None:
-        """Average over windows of other seeds than those to be judged."""
+        """Average over windows with seeds other than the evaluated ones."""
         if not windows:
             raise RoomsError("the trivial predictors need at least one window to average over")
         truths = [_truth(views) for views in windows]
@@ -108,12 +108,12 @@ class Trivial:
         self._depth = float(np.mean([t.points_world[0, ..., 2].mean() for t in truths]))
 
     def mean_pointmap(self, views: Sequence[View]) -> WindowPrediction:
-        """The average pointmap, one for the reference and one for all other views."""
+        """Return the average pointmap, one for the reference and one for all other views."""
         rest = np.repeat(self._rest[None], len(views) - 1, 0)
         return _as_prediction(np.concatenate([self._first[None], rest]))
 
     def constant_depth(self, views: Sequence[View]) -> WindowPrediction:
-        """A wall at the average distance in front of a camera that never moves."""
+        """Return a wall at the average distance in front of a camera that never moves."""
         depth = np.full(self._first.shape[:2], self._depth)
         return _as_prediction(np.stack([backproject(depth, _intrinsics(v)) for v in views]))
 
@@ -127,23 +127,23 @@ def evaluate_rooms(
     out: Path,
     report: Callable[[int, int], None],
 ) -> Results:
-    """Judge an engine and the trivial predictors, and write what came out.
+    """Evaluate an engine and the trivial predictors, and write the results.
 
-    The engine runs with one reference ("MVD") and, if it was made for more, with its own number
-    ("MVD+", read from the path of the central reference, and from the most confident one). Oracle
-    rows take the reference, or the path, that the truth says is best.
+    The engine runs with one reference ("MVD") and, if designed for more, with its own number
+    ("MVD+", read from the path of the central reference and from the most confident path). Oracle
+    rows use the reference, or the path, that is best according to the truth.
 
     Args:
-        engine: what to judge.
-        windows: gives the windows.
-        seeds: windows to judge.
+        engine: the engine to evaluate.
+        windows: returns the windows.
+        seeds: windows to evaluate.
         view_counts: numbers of views.
-        baseline_seeds: windows the trivial predictors average over.
+        baseline_seeds: windows that the trivial predictors average over.
         out: folder for results.json, table.md and pictures.
-        report: called with windows done and windows in all.
+        report: called with the numbers of processed and of all windows.
 
     Raises:
-        RoomsError: no seeds, or baseline and judged seeds overlap.
+        RoomsError: there are no seeds, or baseline and evaluated seeds overlap.
     """
     if not seeds or not view_counts or set(seeds) & set(baseline_seeds):
         raise RoomsError(f"nothing to judge, or to compare with: {len(seeds)} seeds")
@@ -171,7 +171,7 @@ def evaluate_rooms(
 def _judge(
     engine: Engine, trivial: Trivial, views: list[View], seed: int
 ) -> Iterator[tuple[str, Case, WindowPrediction]]:
-    """Cases of all predictors; views of a prediction stay in the order of time."""
+    """Yield cases of all predictors; views of a prediction stay in time order."""
     n_ref = min(engine.describe().n_ref, len(views))
     first = _ordered(views, 1)
     for name in ("mean_pointmap", "constant_depth"):
@@ -199,7 +199,7 @@ def _judge(
 
 
 def _blind(views: list[View]) -> list[View]:
-    """The views without what only the truth knows."""
+    """Return the views without anything only the truth provides."""
     return [replace(v, depth_m=None, T_odom_cam=None) for v in views]
 
 
@@ -212,7 +212,7 @@ def _decode(
 
 
 def _nd(prediction: WindowPrediction, views: list[View], path: int) -> float:
-    """The published normalised distance alone, of one path."""
+    """Compute only the published normalised distance, for one path."""
     truth = _truth(views, prediction.references[path])
     aligned = align_pointmaps(prediction.points[path], truth.points_world, truth.valid)
     return normalized_distance(*aligned, truth.valid)
@@ -229,7 +229,7 @@ def _case(
         points=prediction.points[path : path + 1],
         conf=prediction.conf[path : path + 1],
         references=(reference,),
-        poses=None if path else prediction.poses,  # they are in the frame of path 0
+        poses=None if path else prediction.poses,  # poses are in the frame of path 0
         pose_covariance=None,
         used_odometry=prediction.used_odometry and not path,
     )
@@ -250,7 +250,7 @@ def _case(
 
 
 def _published(prediction: WindowPrediction, truth: WindowTruth) -> WindowScores:
-    """The published columns on an even part of the pixels: the Chamfer distance is slow."""
+    """Compute the published columns on evenly spaced pixels: the Chamfer distance is slow."""
     step = math.ceil(math.sqrt(truth.valid.size / MOST_POINTS))
     some = (slice(None), slice(step // 2, None, step), slice(step // 2, None, step))
     thinned = replace(
@@ -283,7 +283,7 @@ def _pose_errors(
 
 
 def _truth(views: Sequence[View], reference: int = 0) -> WindowTruth:
-    """Exact pointmaps and poses of views in the frame of one of them."""
+    """Return exact pointmaps and poses of views in the frame of one of them."""
     T_world_cam = np.stack([_exact(v.T_odom_cam) for v in views])
     T = invert_se3(T_world_cam[reference]) @ T_world_cam
     depth = np.stack([_exact(v.depth_m) for v in views]).astype(np.float64)
@@ -313,7 +313,7 @@ def _ordered(views: list[View], n_ref: int) -> list[View]:
 
 
 def _fed(views: list[View], prediction: WindowPrediction) -> list[View]:
-    """The views with the reference of path 0 in front."""
+    """Return the views with the reference of path 0 first."""
     reference = prediction.references[0]
     return [views[reference], *(v for i, v in enumerate(views) if i != reference)]
 
@@ -325,7 +325,7 @@ def _as_prediction(points: FloatArray) -> WindowPrediction:
 
 
 def summary(cases: Sequence[Case]) -> dict[str, float]:
-    """Medians and means over windows that the published columns do not hold."""
+    """Return medians and means over windows that the published columns lack."""
     rotation = np.concatenate([c.rotation_deg for c in cases])
     translation = np.concatenate([c.translation for c in cases])
     return {
@@ -340,7 +340,7 @@ def summary(cases: Sequence[Case]) -> dict[str, float]:
 
 
 def format_results(results: Results) -> str:
-    """Markdown: for each number of views the published columns, then ours."""
+    """Format Markdown: for each number of views the published columns, then ours."""
     parts = []
     for count, rows in results.items():
         parts.append(f"### {count} views\n")
@@ -380,7 +380,7 @@ def _write(results: Results, engine: Engine, out: Path) -> None:
 
 
 def draw_window(views: Sequence[View], prediction: WindowPrediction) -> ImageArray:
-    """One row: up to four views, true and predicted depth of the reference, both maps from above.
+    """Draw a row: up to four views, true and predicted reference depth, both maps from above.
 
     Args:
         views: reference of path 0 first, with exact depth and pose.

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import MvDust3rError
 
 MADE_AT_ONCE = 1 << 16
-"""Values made at once, few enough for the processor's cache."""
+"""Number of values computed at once, small enough for the processor's cache."""
 _MASK = (1 << 64) - 1
 """64 bits."""
 _STEP = 0x9E3779B97F4A7C15
@@ -38,17 +38,18 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class RuleError(MvDust3rError):
-    """A rule of weights is not one of those known."""
+    """A weight rule is unknown."""
 
 
 def rule_tensor(seed: int, key: str, rule: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """The values of one parameter.
+    """Compute the values of one parameter.
 
     Args:
-        seed: of the case.
+        seed: seed of the case.
         key: name of the parameter.
-        rule: `shape`, `kind` and what the kind needs: "lin" (`mean` + `scale` * x) and "exp"
-            (`mean` * exp(`scale` * x)), float32 with x uniform in [-1, 1); "int" (`value`), int64.
+        rule: `shape`, `kind` and the arguments of that kind: "lin" (`mean` + `scale` * x) and
+            "exp" (`mean` * exp(`scale` * x)), float32 with x uniform in [-1, 1); "int" (`value`),
+            int64.
 
     Raises:
         RuleError: an unknown kind.
@@ -70,7 +71,7 @@ def rule_tensor(seed: int, key: str, rule: Mapping[str, Any]) -> npt.NDArray[Any
 
 
 def uniform(seed: int, key: str, start: int, count: int) -> npt.NDArray[np.float32]:
-    """Values start .. start + count of a key's uniform numbers in [0, 1), float32."""
+    """Return values start .. start + count of a key's uniform numbers in [0, 1), float32."""
     first = (_fnv1a(f"{seed}:{key}") + (start + 1) * _STEP) & _MASK
     z = np.arange(count, dtype=np.uint64)
     z *= np.uint64(_STEP)
