@@ -49,19 +49,19 @@ MAX_GAP_S = 0.4
 GUESSED_FOCAL = 1.0
 """Focal length in long sides for an uncalibrated camera. Any value works, since rotation and shift
 use the same one."""
-CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 80, 0.01, 6
+CORNERS, CORNER_QUALITY, FLOW_CORNER_DISTANCE_PX = 80, 0.01, 6
 """Corners of Shi and Tomasi (1994) at half the size: enough for three parameters, in 1 to 2 ms."""
-PATCH_PX, LEVELS = 13, 4
+PATCH_PX, FLOW_PYRAMID_LEVELS = 13, 4
 """For Lucas-Kanade flow: up to 31 times half a patch (Bouguet 2000), the whole image."""
-BACK_PX = 1.0
+ROUND_TRIP_PX = 1.0
 """A corner tracked forward and back is rejected if its error is larger."""
-MIN_CORNERS, MIN_SHARE = 12, 0.3
+MIN_FLOW_CORNERS, MIN_SHARE = 12, 0.3
 """With fewer tracked corners, by number or share, the rotation is unknown."""
-LEAST_SIGMA_PX = 0.3
+MIN_FLOW_SIGMA_PX = 0.3
 """Least sigma of a tracked corner: a better fit is chance."""
 ROUNDS = 5
 """Gauss-Newton steps with Geman-McClure weights, from a pure shift as the initial guess."""
-GRID = (9, 13)
+READOUT_GRID = (9, 13)
 """Nodes of the remapping, which is smooth: quadratic in the position."""
 
 
@@ -242,14 +242,14 @@ def turn_between(a: ImageArray, b: ImageArray, K: FloatArray) -> FloatArray | No
     Translation is absorbed as the rotation that shifts the image by the same amount on average.
     None if too few corners can be tracked.
     """
-    corners = cv2.goodFeaturesToTrack(a, CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX)
-    if corners is None or len(corners) < MIN_CORNERS:
+    corners = cv2.goodFeaturesToTrack(a, CORNERS, CORNER_QUALITY, FLOW_CORNER_DISTANCE_PX)
+    if corners is None or len(corners) < MIN_FLOW_CORNERS:
         return None
     there, found = _followed(a, b, np.asarray(corners, np.float32))
     back, found_back = _followed(b, a, there)
-    good = found & found_back & (np.linalg.norm(back - corners, axis=2)[:, 0] < BACK_PX)
+    good = found & found_back & (np.linalg.norm(back - corners, axis=2)[:, 0] < ROUND_TRIP_PX)
     uv_a, uv_b = corners[good, 0].astype(float), there[good, 0].astype(float)
-    if len(uv_a) < max(MIN_CORNERS, MIN_SHARE * len(corners)):
+    if len(uv_a) < max(MIN_FLOW_CORNERS, MIN_SHARE * len(corners)):
         return None
     focal = np.array([K[0, 0], K[1, 1]])
     rays = np.concatenate([(uv_a - K[:2, 2]) / focal, np.ones((len(uv_a), 1))], 1)
@@ -264,7 +264,7 @@ def turn_between(a: ImageArray, b: ImageArray, K: FloatArray) -> FloatArray | No
         J[:, 1, 0], J[:, 1, 1], J[:, 1, 2] = 1 + y * y, -x * y, -x
         J *= focal[:, None]
         square = (off**2).sum(1)
-        sigma = max(float(np.median(square)) ** 0.5, LEAST_SIGMA_PX)
+        sigma = max(float(np.median(square)) ** 0.5, MIN_FLOW_SIGMA_PX)
         weight = 1 / (1 + square / sigma**2)
         A = np.einsum("n,nki,nkj->ij", weight, J, J)
         try:
@@ -278,7 +278,7 @@ def turn_between(a: ImageArray, b: ImageArray, K: FloatArray) -> FloatArray | No
 def _followed(a: ImageArray, b: ImageArray, uv: FloatArray) -> tuple[FloatArray, BoolArray]:
     """Return (N, 1, 2) corners tracked into another image, and (N,) whether they were found."""
     moved, found, _ = cv2.calcOpticalFlowPyrLK(
-        a, b, uv, np.zeros_like(uv), winSize=(PATCH_PX, PATCH_PX), maxLevel=LEVELS
+        a, b, uv, np.zeros_like(uv), winSize=(PATCH_PX, PATCH_PX), maxLevel=FLOW_PYRAMID_LEVELS
     )
     return np.asarray(moved, np.float32), np.asarray(found[:, 0] == 1)
 
@@ -287,13 +287,15 @@ def _straight(image: ImageArray, K: FloatArray, turn: FloatArray) -> ImageArray:
     """Remap the image row by row; `turn` (3,) rad is the rotation over the whole readout."""
     height, width = image.shape[:2]
     v, u = np.meshgrid(
-        np.linspace(0, height - 1, GRID[0]), np.linspace(0, width - 1, GRID[1]), indexing="ij"
+        np.linspace(0, height - 1, READOUT_GRID[0]),
+        np.linspace(0, width - 1, READOUT_GRID[1]),
+        indexing="ij",
     )
     at = np.stack([u, v], -1)
     source = at
     for _ in range(3):  # the row of the shift is the source's
         source = at + row_drift(source, K, turn, height)
-    rows, cols = _hats(GRID[0], height), _hats(GRID[1], width)
+    rows, cols = _hats(READOUT_GRID[0], height), _hats(READOUT_GRID[1], width)
     map_u, map_v = ((rows @ source[..., k] @ cols.T).astype(np.float32) for k in range(2))
     moved = cv2.remap(image, map_u, map_v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.uint8)

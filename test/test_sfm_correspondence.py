@@ -28,7 +28,7 @@ from mvdust3r_ros.datatypes import FloatArray, ImageArray, View
 from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.sfm.correspondence import link_matches, track_pixels, triangulate
 from mvdust3r_ros.sfm.features import match_features, view_features
-from mvdust3r_ros.sfm.tracks import MAX_FRAMES, FrameTracks
+from mvdust3r_ros.sfm.tracks import MAX_TRACKED_FRAMES, FrameTracks
 from mvdust3r_ros.sfm.two_view import (
     epipolar_distance,
     fundamental_of,
@@ -220,7 +220,7 @@ def test_tracks_know_cameras_apart_and_only_what_was_observed() -> None:
 
 def test_tracks_forget_what_is_old_and_what_was_before_a_jump_back() -> None:
     tracks, gray = FrameTracks(), texture(3)[: HW[0], : HW[1], 0]
-    for i in range(MAX_FRAMES + 20):
+    for i in range(MAX_TRACKED_FRAMES + 20):
         tracks.observe(i, "front", gray)
     assert len(tracks.between([(0, "front"), (5, "front")]).uv) == 0
     assert len(tracks.between([(100, "front"), (105, "front")]).uv) > 50

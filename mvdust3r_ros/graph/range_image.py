@@ -21,7 +21,7 @@ import numpy as np
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray
 
-MIN_POINTS = 16
+MIN_RANGE_POINTS = 16
 """Fewer rays do not reveal their density and are ignored."""
 RAYS_PER_BIN = 2.0
 """Insensitive from 1 to 2 (benchmarks/constants.py); at 4 the nearest ray of a bin hides what lies
@@ -49,7 +49,7 @@ class RangeImage:
         """
         self._camera = np.asarray(camera_map, np.float32)
         self._heading = 0.0
-        self._empty = len(points_map) < MIN_POINTS
+        self._empty = len(points_map) < MIN_RANGE_POINTS
         if self._empty:
             return
         mean = points_map.mean(0) - camera_map

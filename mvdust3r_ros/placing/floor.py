@@ -28,7 +28,7 @@ LEVEL_TILT_DEG = 10.0
 (1 in 12)."""
 UNLEVEL_TILT_DEG = 40.0
 """The same in the axes of a camera assumed to look straight ahead."""
-MIN_POINTS, MIN_LOW_POINTS = 50, 30
+MIN_FLOOR_POINTS, MIN_LOW_POINTS = 50, 30
 """Least number of points in total and below the camera; with fewer, `MIN_SUPPORT` would be one or
 two points."""
 SAMPLE_POINTS = 3000
@@ -112,7 +112,7 @@ def fit_floor(
     Returns:
         The floor, or None if no plane qualifies.
     """
-    if len(points) < MIN_POINTS:
+    if len(points) < MIN_FLOOR_POINTS:
         return None
     rng = np.random.default_rng(seed)
     if len(points) > SAMPLE_POINTS:

@@ -73,7 +73,7 @@ DEPTH_BIAS = 2.0
 """Common depth error of all views of a window, relative to the typical error. It affects the scale
 of a joint, but not the distances from odometry. Insensitive from 1 to 4
 (benchmarks/constants.py)."""
-MIN_VIEW_POINTS = 20
+MIN_SHARED_VIEW_POINTS = 20
 """Least number of a view's shared points for the median of their ratio, which is then known to a
 quarter of one point's sigma."""
 MIN_SHAPE_POSES = 3
@@ -376,7 +376,7 @@ class Stitcher:
         logs = []
         for view in shared:
             use = view.use(geometry)
-            if geometry.poses[view.index] is None or use.sum() < MIN_VIEW_POINTS:
+            if geometry.poses[view.index] is None or use.sum() < MIN_SHARED_VIEW_POINTS:
                 continue
             known = np.linalg.norm(view.known.points_cam[use], axis=1)
             logs.append(float(np.median(np.log(known / geometry.distance(view.index, use)))))

@@ -48,13 +48,13 @@ office with odometry)."""
 SCALE_GAUGE_SIGMA = 1e-3
 """Relative, of the distance that fixes the unit where nothing measures it: far below what images
 say of any distance, and far above rounding. It is a choice of unit, not a measurement."""
-MIN_DEPTH_SHARE = 1e-3
+NEAREST_SHARE = 1e-3
 """Of the median depth; what lies nearer than that or behind a camera projects from there, so that
 every pixel is finite."""
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-9, 1e4
 """Of Marquardt's scaled diagonal: close to Gauss and Newton's step to begin with; below the least
 it is that step, above the most no step is left to try."""
-CONVERGED = 1e-5
+COST_CONVERGED = 1e-5
 """Relative fall of the cost in a step that ends the iteration. A sigma of any pose costs 1/2: with
 a cost of some thousand, as of as many observations, less than a quarter of that is left."""
 
@@ -230,7 +230,7 @@ def adjust(scene: Scene, problem: Problem, iterations: int = 10) -> Adjusted:
                 damping = max(damping / 10, LEAST_DAMPING)  # Marquardt's factor
                 break
             damping *= 10
-        if fallen <= CONVERGED * now:
+        if fallen <= COST_CONVERGED * now:
             break
     S, _, _ = _reduced(normal_equations(scene, problem), 0.0)
     return Adjusted(scene, now, S)
@@ -286,7 +286,7 @@ def _in_cameras(scene: Scene, seen: Observations) -> tuple[FloatArray, FloatArra
     """(N, 3) points in the frames of their cameras, and (N,) depths held away from zero."""
     R, t = scene.T[:, :3, :3], scene.T[:, :3, 3]
     cam = np.einsum("nji,nj->ni", R[seen.view], scene.points[seen.point] - t[seen.view])
-    near = MIN_DEPTH_SHARE * float(np.median(np.abs(cam[:, 2]))) if len(cam) else 0.0
+    near = NEAREST_SHARE * float(np.median(np.abs(cam[:, 2]))) if len(cam) else 0.0
     return cam, np.maximum(cam[:, 2], max(near, 1e-12))
 
 

@@ -33,7 +33,7 @@ from mvdust3r_ros.sfm.two_view import (
 MIN_VIEW_POINTS = 30
 """Least points of a view whose pose images say: twice what a pair needs (`two_view.MIN_MATCHES`).
 Insensitive from 15 to 60 (benchmarks/constants.py, office with odometry)."""
-GRID, MIN_CELLS = 4, 5
+GRID, MIN_COVERED_CELLS = 4, 5
 """Least cells, of a grid of so many rows and columns, that they lie in: more than one object of a
 quarter of the image. Insensitive from 2 to 10 (benchmarks/constants.py, office with odometry)."""
 PLANE_PARALLAX_PX, PLANE_SIGMAS = 3.0, 4.0
@@ -58,7 +58,7 @@ def strong_views(
     cell = np.nan_to_num(pixels / size_wh * GRID).astype(int).clip(0, GRID - 1)
     number = cell[..., 0] + GRID * cell[..., 1]
     cells = [len(np.unique(number[seen[:, v], v])) for v in range(len(size_wh))]
-    return np.asarray((seen.sum(0) >= least) & (np.array(cells) >= MIN_CELLS))
+    return np.asarray((seen.sum(0) >= least) & (np.array(cells) >= MIN_COVERED_CELLS))
 
 
 def explained_share(

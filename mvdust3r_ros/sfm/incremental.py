@@ -41,7 +41,7 @@ MIN_PAIR_POINTS = 20
 UNSURE_PX = 4.0
 """Largest distance from the epipolar line where the focal length is a guess, off by up to 17 %
 (`FOCAL_STARTS`)."""
-MIN_PNP_POINTS = 15
+MIN_RESECTION_POINTS = 15
 """Least points of the model that a view must see to be placed."""
 PNP_PX = 4.0
 """Largest distance of a point from where a view sees it: `GOOD_PX` of a start."""
@@ -108,7 +108,7 @@ def grow(
         solution = solve(T, K[chosen], part, held, cameras=free, iterations=5)
         if solution is None:
             return None
-        few = solution.view_points < MIN_PNP_POINTS
+        few = solution.view_points < MIN_RESECTION_POINTS
         return None if any(f and v not in linked for f, v in zip(few, chosen, strict=True)) else (
             chosen, solution
         )  # fmt: skip
@@ -149,7 +149,7 @@ def _next_view(
     sees = ~np.isnan(pixels[solution.good.any(1)][..., 0])
     count = sees.sum(0)
     count[[*views, *failed]] = 0
-    return int(count.argmax()) if count.max() >= MIN_PNP_POINTS else None
+    return int(count.argmax()) if count.max() >= MIN_RESECTION_POINTS else None
 
 
 def _pose_of(
@@ -166,7 +166,7 @@ def _pose_of(
         )  # fmt: skip
     except cv2.error:
         return None
-    if not found or inliers is None or len(inliers) < MIN_PNP_POINTS:
+    if not found or inliers is None or len(inliers) < MIN_RESECTION_POINTS:
         return None
     R = np.asarray(cv2.Rodrigues(turn)[0], float)
     return np.asarray(invert_se3(make_se3(R, np.ravel(t) * unit)))

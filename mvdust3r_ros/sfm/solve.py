@@ -48,7 +48,7 @@ GOOD_PX = (4.0, 2.5)
 MIN_ANGLE_RAD = math.radians(1.0)
 """Least angle between the rays of a point: a pixel, a sixth of a degree at 384, is then 17 % of
 its depth. Insensitive from half to twice (benchmarks/constants.py, office with odometry)."""
-MIN_POINTS = 12
+MIN_SCENE_POINTS = 12
 """Fewer points than this say nothing of poses: two samples of RANSAC. Insensitive from 6 to 24
 (benchmarks/constants.py, office with odometry)."""
 INDEPENDENT = 20
@@ -174,7 +174,7 @@ def solve(
             at_once = pixels - scene.readout_s[:, None] * drift
         found = triangulate(scene.T, scene.K, at_once, max_px, MIN_ANGLE_RAD)
         seen, at = observations_of(pixels, found.good, drift)
-        if len(at) < MIN_POINTS:
+        if len(at) < MIN_SCENE_POINTS:
             return None
         free = np.ones(len(T), bool) if priors else np.bincount(seen.view, minlength=len(T)) > 3
         problem = Problem(

@@ -31,11 +31,11 @@ import numpy.typing as npt
 
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, ImageArray
 
-MAX_FRAMES = 150
+MAX_TRACKED_FRAMES = 150
 """Frames of a camera that are remembered, some 15 MB of 384 x 288 pixels."""
 MAX_KEYFRAMES = 64
 """Keyframes of a camera whose points are remembered: eight windows."""
-MAX_CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 500, 0.01, 7
+MAX_TRACKED_CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 500, 0.01, 7
 """Corners that are followed from a keyframe on (`cv2.goodFeaturesToTrack`); at that distance so
 many take up a fifth of 384 x 288 pixels at least."""
 PATCH_PX, LEVELS = 13, 3
@@ -67,7 +67,9 @@ class _Seen:
 class _Camera:
     """What is remembered of one camera."""
 
-    frames: deque[tuple[int, ImageArray]] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
+    frames: deque[tuple[int, ImageArray]] = field(
+        default_factory=lambda: deque(maxlen=MAX_TRACKED_FRAMES)
+    )
     keyframes: dict[int, tuple[_Seen, ImageArray]] = field(default_factory=dict)
     count: int = 0
 
@@ -186,7 +188,7 @@ def _corners(gray: ImageArray, known: FloatArray) -> FloatArray:
     mask = np.full(gray.shape, 255, np.uint8)
     for u, v in np.rint(known).astype(int).tolist():
         cv2.circle(mask, (u, v), CORNER_DISTANCE_PX, 0, -1)
-    count = MAX_CORNERS - len(known)
+    count = MAX_TRACKED_CORNERS - len(known)
     if count <= 0:
         return np.zeros((0, 2), np.float32)
     found = cv2.goodFeaturesToTrack(

@@ -33,7 +33,7 @@ MIN_MATCHES = 15
 """As in COLMAP (Schonberger and Frahm 2016): so many do not agree by chance."""
 SEED = 1
 """Any: the same images give the same poses."""
-RANSAC_ROUNDS, RANSAC_SURE = 1000, 0.999
+PAIR_RANSAC_ROUNDS, RANSAC_SURE = 1000, 0.999
 """So many samples of 5 matches hold one without outliers, that surely, where 37 % are inliers."""
 ROTATION_ROUNDS = 5
 """Of re-weighting towards least distances instead of least squares (Weiszfeld 1937)."""
@@ -94,7 +94,7 @@ def _usac(threshold: float) -> cv2.UsacParams:
     params = cv2.UsacParams()
     params.randomGeneratorState = SEED
     params.confidence = RANSAC_SURE
-    params.maxIterations = RANSAC_ROUNDS
+    params.maxIterations = PAIR_RANSAC_ROUNDS
     params.score = cv2.SCORE_METHOD_MAGSAC
     params.sampler = cv2.SAMPLING_UNIFORM
     params.loMethod = cv2.LOCAL_OPTIM_SIGMA

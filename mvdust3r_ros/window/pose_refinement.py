@@ -53,12 +53,12 @@ POSE_SHARE = 0.5
 """Sigma of a recovered pose per axis, relative to the error of the points: rotation in radians,
 position in median depths of the window. For the room model this is 8 degrees, so matches dominate
 wherever there are some."""
-MIN_VIEW_POINTS, MIN_SHARED = 15, 12
+MIN_REFINED_POINTS, MIN_SHARED = 15, 12
 """Least number of points in a view, and shared by two linked views: fewer than poses without an
 initial guess would need."""
 MIN_VIEWS = 3
 """Least number of views constrained by images for a refinement."""
-MIN_EXPLAINED = 0.8
+MIN_REFINED_SHARE = 0.8
 """Least share of pairwise matches that the refined poses explain: between the limits for images
 with odometry and for images alone (`sfm.window_poses`)."""
 FIRST_SIGMAS = 2.0
@@ -192,7 +192,7 @@ def _adjusted(views: Sequence[View], T: FloatArray, unit: float, rel_error: floa
     held = _held(found, pixels, size_wh)
     at = np.flatnonzero(held).tolist()
     share = explained_share(matcher, verified, found.T[held], K[held], at)
-    if share < MIN_EXPLAINED:
+    if share < MIN_REFINED_SHARE:
         raise UnrefinedError(f"only {percent(share)} of the matches explained")
     return _Adjusted(found.T, found.points, pixels, found.good & held, held)
 
@@ -205,7 +205,7 @@ def _held(found: Solution, pixels: FloatArray, size_wh: FloatArray) -> BoolArray
     """
     turn = np.sqrt(np.diag(found.covariance)).reshape(-1, 6)[:, :3]
     sure = np.linalg.norm(turn, axis=1) < MAX_TURN_SIGMA_RAD
-    strong = strong_views(found.good, pixels, size_wh, MIN_VIEW_POINTS)
+    strong = strong_views(found.good, pixels, size_wh, MIN_REFINED_POINTS)
     held = np.asarray(strong & sure & _linked(found.good & strong))
     _check_enough(held, "that images hold")
     return held

@@ -24,9 +24,9 @@ from mvdust3r_ros.datatypes import FloatArray
 from mvdust3r_ros.geometry import invert_se3
 from mvdust3r_ros.sfm.window_poses import WindowPoses
 
-MIN_POINTS = 24
+MIN_DEPTH_POINTS = 24
 """With fewer points in a view, the points of the whole window determine its depth range."""
-NEAR_SHARE, FAR_SHARE = 0.5, 2.0
+NEAR_FACTOR, FAR_FACTOR = 0.5, 2.0
 """Search range beyond the nearest and farthest points (2nd and 98th percentile): the widest that
 the network is trained with (`synthetic.train_mvs`)."""
 LEAST_SPAN = 6.0
@@ -54,13 +54,13 @@ class DepthRange:
 def depth_range(poses: WindowPoses, index: int) -> DepthRange:
     """Derive the depth range from the view's points, or those of all views, or a typical room."""
     depths = _depths(poses, index)
-    if len(depths) < MIN_POINTS:
+    if len(depths) < MIN_DEPTH_POINTS:
         views = np.flatnonzero(poses.placed)
         depths = np.concatenate([_depths(poses, int(k)) for k in views])
-    if len(depths) < MIN_POINTS:
+    if len(depths) < MIN_DEPTH_POINTS:
         return DepthRange(METRIC_NEAR_M, METRIC_TYPICAL_M, METRIC_FAR_M)
     near, typical, far = np.percentile(depths, [2, 50, 98])
-    near, far = NEAR_SHARE * near, FAR_SHARE * far
+    near, far = NEAR_FACTOR * near, FAR_FACTOR * far
     lack = max(1.0, LEAST_SPAN / (far / near)) ** 0.5
     return DepthRange(float(near / lack), float(typical), float(far * lack))
 
