@@ -30,8 +30,8 @@ from mvdust3r_ros.geometry import invert_se3
 
 SAME_SHARE = 0.05
 """Two depths of one point agree if they differ by less than this fraction, the error of the
-bundled network. Insensitive from 0.05 to 0.1; at 0.025 66 % of the obstacles are found instead of 69
-(benchmarks/constants.py, office with odometry)."""
+bundled network. Insensitive from 0.05 to 0.1; at 0.025 66 % of the obstacles are found instead of
+69 (benchmarks/constants.py, office with odometry)."""
 FUSED_SHARE = 0.1
 """Two depths that differ by less than this fraction are on one surface, and their mean is better.
 Insensitive from 0.05 to 0.2 (benchmarks/constants.py, office with odometry)."""
