@@ -33,7 +33,8 @@ from mvdust3r_ros.sfm.two_view import RANSAC_SURE, TwoViews, verify_pair
 IndexArray = npt.NDArray[np.intp]
 
 MIN_PARALLAX_PX = 2.5
-"""Least median parallax of the pair to begin with."""
+"""Least median parallax of the pair to begin with. Insensitive from 1.25 to 5
+(benchmarks/constants.py, office alone)."""
 ENOUGH_PARALLAX_PX = 20.0
 """More than this makes a pair no better."""
 MIN_PAIR_POINTS = 20
@@ -42,9 +43,11 @@ UNSURE_PX = 4.0
 """Largest distance from the epipolar line where the focal length is a guess, off by up to 17 %
 (`FOCAL_STARTS`)."""
 MIN_RESECTION_POINTS = 15
-"""Least points of the model that a view must see to be placed."""
+"""Least points of the model that a view must see to be placed: three samples of RANSAC.
+Insensitive from 8 to 30 (benchmarks/constants.py, office alone)."""
 PNP_PX = 4.0
-"""Largest distance of a point from where a view sees it: `GOOD_PX` of a start."""
+"""Largest distance of a point from where a view sees it: `GOOD_PX` of a start.
+Insensitive from 2 to 8 (benchmarks/constants.py, office alone)."""
 PNP_ROUNDS = 300
 """Samples of 5 points (EPnP in OpenCV): one has no outlier, to 99.9 %, from 47 % inliers on."""
 STARTS = 3

@@ -51,7 +51,8 @@ MIN_GOOD_VIEWS = 3
 MIN_EXPLAINED, MIN_EXPLAINED_ALONE = 0.6, 0.9
 """Least share of the matches of single pairs that the poses of the window explain: with odometry,
 and by images alone, where repeated patterns can agree on something wrong. With odometry
-insensitive from 0.3 to 1 (benchmarks/constants.py, office with odometry)."""
+insensitive from 0.3 to 1 (benchmarks/constants.py, office with odometry), without from 0.45 to
+0.9."""
 MIN_RIVAL_SHARE, MAX_RIVAL_PX, RIVAL_FOCAL = 0.7, 1.1, 0.04
 """Two focal lengths that differ by more than the last share are both possible when one explains
 this share of what the other one does, with residuals larger by no more than this factor."""

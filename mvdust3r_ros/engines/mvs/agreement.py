@@ -36,9 +36,11 @@ FUSED_SHARE = 0.1
 """Two depths that differ by less than this fraction are on one surface, and their mean is better.
 Insensitive from 0.05 to 0.2 (benchmarks/constants.py, office with odometry)."""
 THROUGH_SHARE = 0.12
-"""A view looks through a point if its depth lies beyond the point by more than this fraction."""
+"""A view looks through a point if its depth lies beyond the point by more than this fraction.
+Insensitive from 0.06 to 0.24 (benchmarks/constants.py, office with odometry)."""
 JUMP_SHARE = 0.1
-"""Neighbouring pixels whose depths differ by more than this fraction are on two surfaces."""
+"""Neighbouring pixels whose depths differ by more than this fraction are on two surfaces.
+Insensitive from 0.05 to 0.2 (benchmarks/constants.py, office with odometry)."""
 LOG_ERRORS = (-6.0, 1.0)
 """Logarithms of expected log-depth errors are clipped to this range: errors from 0.25 % to a
 factor of 15."""
