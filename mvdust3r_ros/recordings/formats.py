@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,13 +58,50 @@ from mvdust3r_ros.recordings.truth_files import (
 )
 from mvdust3r_ros.recordings.video import VIDEO_SUFFIXES, Video
 
-UNDERSTOOD = """\
-  ROS 2 bag     a folder with metadata.yaml, or one .mcap or .db3 file
-  TUM RGB-D     a folder with rgb.txt (depth.txt, groundtruth.txt)
-  7-Scenes      one sequence: frame-000000.color.png or .jpg (.depth.png, .pose.txt)
-  ScanNet       as SensReader extracts it: color/, pose/ (depth/, intrinsic/)
-  images        a folder of .png, .jpg, .bmp, .ppm or .pgm, or a folder above it
-  video         .mp4, .mkv, .mov, .avi, .webm or .m4v"""
+
+class Layout(NamedTuple):
+    """A layout of a folder of images.
+
+    Attributes:
+        name: for people.
+        holds: for people, what such a folder holds.
+        fits: whether a folder has the layout.
+        read: opens it, with the image rate (Hz) for images without times.
+    """
+
+    name: str
+    holds: str
+    fits: Callable[[Path], bool]
+    read: Callable[[Path, float], ImageSequence]
+
+
+LAYOUTS = (
+    Layout(
+        "TUM RGB-D", "a folder with rgb.txt (depth.txt, groundtruth.txt)",
+        is_tum_rgbd, lambda folder, _: tum_rgbd(folder),
+    ),
+    Layout(
+        "7-Scenes", "one sequence: frame-000000.color.png or .jpg (.depth.png, .pose.txt)",
+        is_seven_scenes, lambda folder, _: seven_scenes(folder),
+    ),
+    Layout(
+        "ScanNet", "as SensReader extracts it: color/, pose/ (depth/, intrinsic/)",
+        is_scannet, lambda folder, _: scannet(folder),
+    ),
+    Layout(
+        "images", "a folder of .png, .jpg, .bmp, .ppm or .pgm, or a folder above it",
+        is_image_folder, image_folder,
+    ),
+)  # fmt: skip
+"""In the order in which they are tried; a folder of images may be any of the others."""
+UNDERSTOOD = "\n".join(
+    f"  {name:14}{holds}"
+    for name, holds in (
+        ("ROS 2 bag", "a folder with metadata.yaml, or one .mcap or .db3 file"),
+        *((layout.name, layout.holds) for layout in LAYOUTS),
+        ("video", ".mp4, .mkv, .mov, .avi, .webm or .m4v"),
+    )
+)
 FILES_SHOWN = 6
 """Chosen for readability: number of names in one message."""
 DEEPEST = 4
@@ -172,9 +210,7 @@ def _readable(folder: Path) -> bool:
 
 
 def _fits(folder: Path) -> bool:
-    return any(
-        fits(folder) for fits in (is_tum_rgbd, is_seven_scenes, is_scannet, is_image_folder)
-    )
+    return any(layout.fits(folder) for layout in LAYOUTS)
 
 
 def _pictures(folder: Path) -> int:
@@ -182,15 +218,9 @@ def _pictures(folder: Path) -> int:
 
 
 def _sequence_in(folder: Path, options: FileOptions) -> ImageSequence:
-    layouts: tuple[tuple[Callable[[Path], bool], Callable[[Path], ImageSequence]], ...] = (
-        (is_tum_rgbd, tum_rgbd),
-        (is_seven_scenes, seven_scenes),
-        (is_scannet, scannet),
-        (is_image_folder, lambda path: image_folder(path, options.fps)),
-    )
-    for fits, read in layouts:
-        if fits(folder):
-            return read(folder)
+    for layout in LAYOUTS:
+        if layout.fits(folder):
+            return layout.read(folder, options.fps)
     raise RecordingError(_unknown(folder))
 
 
