@@ -16,7 +16,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -258,3 +260,17 @@ def test_settings_that_change_during_a_correction_are_not_lost(
     assert drawing.grid is not None
     assert drawing.grid.settings.obstacle_max_z_m == 1.1
     assert mapper.config.loop == other.loop
+
+
+def test_a_map_that_was_reset_leaves_memory_at_once(room: BoxRoom) -> None:
+    mapper = Mapper(CONFIG, OracleEngine(HW))
+    for frame in room.frames(room.walk(40, turns=0.7)):
+        mapper.process(frame)
+    old = weakref.ref(mapper.now.graph)
+    assert old() is not None and old().keyframes
+    gc.disable()
+    try:
+        mapper.reset()
+        assert old() is None
+    finally:
+        gc.enable()

@@ -17,7 +17,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mvdust3r_ros.atlas.outcome import snapshot_of
@@ -57,7 +59,7 @@ class MapState:
 
     def __init__(self, config: MapperConfig, epoch: int, reconstructor: Reconstructor) -> None:
         self.now = Revision.empty(config.map)
-        self.keyframes = KeyframeWindow(config.keyframes, lambda: self.now.graph.overlap_keyframes)
+        self.keyframes = KeyframeWindow(config.keyframes, _overlap_of(weakref.ref(self)))
         self.keyframes.epoch = epoch
         self.reconstructor = reconstructor
         self.track = OdometryTrack()
@@ -66,6 +68,19 @@ class MapState:
         self.rolled_back = 0
         self.refused_loops: deque[str] = deque(maxlen=REFUSALS_KEPT)
         self.windows_since_loop = 0
+
+
+def _overlap_of(state: weakref.ref[MapState]) -> Callable[[], Sequence[Keyframe]]:
+    """Return what returns the keyframes of the last window of a state.
+
+    It holds no reference: in a cycle, a map that was reset would stay in memory for a while.
+    """
+
+    def overlap() -> Sequence[Keyframe]:
+        found = state()
+        return () if found is None else found.now.graph.overlap_keyframes
+
+    return overlap
 
 
 class MapHolder:
