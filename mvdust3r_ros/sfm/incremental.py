@@ -40,7 +40,7 @@ ENOUGH_PARALLAX_PX = 20.0
 MIN_PAIR_POINTS = 20
 """Least matches of the initial pair, a few more than of any pair (`two_view.MIN_MATCHES`)."""
 UNSURE_PX = 4.0
-"""Largest distance from the epipolar line if the focal length is a guess, wrong by up to 17 %
+"""Largest distance from the epipolar line if the focal length is a guess, wrong by up to 21 %
 (`FOCAL_STARTS`)."""
 MIN_RESECTION_POINTS = 15
 """Least model points in a view for resection: three samples of RANSAC. Insensitive from 8 to 30

@@ -39,11 +39,15 @@ half to twice (benchmarks/constants.py, office with odometry)."""
 ODOM_TURN_SHARE = 0.01
 """The same, share of the angle."""
 RIG_SIGMA_RAD = math.radians(0.15)
-"""Error of the calibration of a rig."""
+"""One-sigma of the rotation between two cameras of a rig, that of odometry. Insensitive from half
+to twice (test/test_sfm_window_poses.py)."""
 RIG_SIGMA_M = 0.002
-"""The same of the place of a camera, as of a hand-measured or calibrated mount."""
+"""One-sigma of a camera's position on the rig, as of a hand-measured or calibrated mount.
+Insensitive from 0.001 to 0.004 (test/test_sfm_window_poses.py)."""
 RIG_REL_SIGMA = 0.01
-"""Share of the distance of two cameras."""
+"""Part of this sigma that grows with the distance of two cameras, as a share of it. Insensitive
+from 0.005 to 0.014; at 0.02 odometry is trusted more than the rig
+(test/test_sfm_window_poses.py)."""
 BEFORE_SIGMA_RAD = math.radians(0.1)
 """One-sigma of the rotation between two views from the previous window. Insensitive from half to
 twice (benchmarks/constants.py, office with odometry)."""
