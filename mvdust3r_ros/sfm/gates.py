@@ -39,7 +39,7 @@ an object of a quarter of the image covers. The number is insensitive from 2 to 
 (benchmarks/constants.py, office with odometry)."""
 PLANE_PARALLAX_PX, PLANE_SIGMAS = 3.0, 4.0
 """Pairs with less parallax do not distinguish a plane from a room; a match lies on a plane if its
-error is within so many sigmas. Insensitive from 1.5 to 3 and from 4 to 8: with 4.2 pixels a room
+error is within so many sigmas. Tests pass from 1.5 to 3 and from 4 to 8: with 4.2 pixels a room
 counts as a plane, with 2.8 sigmas a plane as a room (test/test_sfm_window_poses.py)."""
 
 

@@ -39,20 +39,21 @@ half to twice (benchmarks/constants.py, office with odometry)."""
 ODOM_TURN_SHARE = 0.01
 """The same, share of the angle."""
 RIG_SIGMA_RAD = math.radians(0.15)
-"""One-sigma of the rotation between two cameras of a rig, that of odometry. Insensitive from half
-to twice (test/test_sfm_window_poses.py)."""
+"""One-sigma of the rotation between two cameras of a rig, as for odometry. Tests pass from half to
+twice (test/test_sfm_window_poses.py)."""
 RIG_SIGMA_M = 0.002
-"""One-sigma of a camera's position on the rig, as of a hand-measured or calibrated mount.
-Insensitive from 0.001 to 0.004 (test/test_sfm_window_poses.py)."""
+"""One-sigma of a camera's position on the rig, as of a hand-measured or calibrated mount. Tests
+pass from 0.001 to 0.004 (test/test_sfm_window_poses.py)."""
 RIG_REL_SIGMA = 0.01
-"""Part of this sigma that grows with the distance of two cameras, as a share of it. Insensitive
+"""Part of this sigma that grows with the distance of two cameras, as a share of it. Tests pass
 from 0.005 to 0.014; at 0.02 odometry is trusted more than the rig
 (test/test_sfm_window_poses.py)."""
 BEFORE_SIGMA_RAD = math.radians(0.1)
 """One-sigma of the rotation between two views from the previous window. Insensitive from half to
 twice (benchmarks/constants.py, office with odometry)."""
 BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.01, 0.002
-"""Error of their distance, share of itself and of the typical depth."""
+"""One-sigma of their distance, as a share of itself and of the typical depth. Both are insensitive
+from half to twice (benchmarks/constants.py, office alone, 60 images)."""
 BEFORE_WITH_ODOMETRY = 3.0
 """Factor on these sigmas next to odometry, which the previous window already used. Insensitive
 from 1.5 to 6 (benchmarks/constants.py, office with odometry)."""

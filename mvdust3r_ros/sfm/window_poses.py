@@ -55,11 +55,11 @@ with images alone, where repeated patterns can agree on wrong poses. With odomet
 MIN_RIVAL_SHARE, MAX_RIVAL_PX, RIVAL_FOCAL = 0.7, 1.1, 0.04
 """The focal length is ambiguous if a second result differs by more than the last share, explains
 the first share of the observations, and has residuals larger by at most the factor. Where turns
-determine it, residuals of wrong ones are 27 % larger; on a straight line, 1 %. Insensitive from
+determine it, residuals of wrong ones are 27 % larger; on a straight line, 1 %. Tests pass from
 0.35 to 0.9, from 1.02 to 1.25 and from 0.028 to 0.08 (test/test_sfm_window_poses.py)."""
 SETTLING_STEPS = 20
 """Adjustment steps before focal lengths are compared: enough to separate right from wrong ones,
-though not all have converged. Insensitive from 10 to 24; at 40 a result that is still 1 % off is
+though not all have converged. Tests pass from 10 to 24; at 40 a result that is still 1 % off is
 chosen, and a rotation is off by 1.1 degrees instead of less than 1
 (test/test_sfm_window_poses.py)."""
 MAX_STRAIN, MAX_CONTRADICTED = 4.0, 0.3
@@ -78,8 +78,8 @@ FOCAL_STARTS = (0.6, 0.8, 1.1, 1.6)
 """Initial guesses of an unknown focal length, in long sides of the view: fields of view of 80, 64,
 49 and 35 degrees, so that a true one between two is wrong by up to 21 %."""
 MAX_FOCAL_SIGMA = 0.03
-"""Largest relative sigma of a focal length from images; depths are off by about as much.
-Insensitive from 0.015 to 0.06 (test/test_sfm_window_poses.py)."""
+"""Largest relative sigma of a focal length from images; depths are off by about as much. Tests
+pass from 0.015 to 0.06 (test/test_sfm_window_poses.py)."""
 MIN_FOCAL, MAX_FOCAL = 0.35, 4.0
 """Range of focal lengths from images, in long sides of the view: fields of view of 110 and 14
 degrees, beyond which pinhole cameras are rare."""
