@@ -14,7 +14,7 @@
 
 """Maps drives that fool stereo and prints the errors of the map: python benchmarks/adversarial.py.
 
-The table of "Scenes that fool stereo" in docs/real_rooms.md.
+Prints the table "Scenes that fool stereo" of docs/real_rooms.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mvdust3r_ros.synthetic.adversarial import DRIVES
 
 
 def main() -> None:
-    """Run and print."""
+    """Map the drives and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", default="", help="default: the default engine")
     parser.add_argument("--seed", type=int, default=41, help="of the room")

@@ -12,25 +12,24 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""In which range the numbers in the code do not matter: the "insensitive" of their comments.
+"""Finds the range in which constants do not matter: the "insensitive" of their comments.
 
     python benchmarks/constants.py [NAME ...] [--bag BAG ...] [--alone BAG ...] [--out FILE.jsonl]
 
-NAME is a module or one number of it: `placing.stitching`, `graph.loops.LOOP_SIGMA_M`; without any,
-all numbers of `window`, `placing`, `graph`, `drawing` and `atlas`. One number at a time is
-multiplied by factors, members of a tuple one by one, and the same inputs are mapped again: drives
-through synthetic apartments with loops, drifting odometry, depth a few per cent off and some
-windows gone wrong ("wheels": the camera's place on the robot is unknown); with --bag, recordings
-with true poses and depth beside them, with the default engine, whose answers to the same views are
-remembered from the first run (not where numbers of the engine itself change); --alone, the same
-without their odometry.
+NAME is a module or a constant: `placing.stitching`, `graph.loops.LOOP_SIGMA_M`. The default is all
+constants of `window`, `placing`, `graph`, `drawing` and `atlas`. One number at a time, also of a
+tuple, is multiplied by factors, and the same inputs are mapped again: drives through synthetic
+apartments with loops, drifting odometry, depth errors of a few per cent and some corrupted windows
+("wheels": the camera's extrinsics are unknown). With --bag, also recordings with true poses and
+depth; the default engine maps them, and its predictions are cached in the first run, unless a
+constant of the engine itself changes. With --alone, the same without odometry.
 
-"same" are results that differ by no more than other random numbers make them differ: ATE within
-20 % or 2 mm, scale within 0.2 %, precision of free cells within 1 point, their recall and both of
-obstacles within 3, windows in the map and loops within 1 (`--scatter 6` on the apartment: standard
-deviations of 23 %, 0.2 %, 0.2 points, 2 to 6 points, 0 and 0.4). Where they are the same at the
-outermost factor of a side, those within are not tried. Results are appended to --out; what is in
-there already is not run again.
+Results count as the same if they differ by no more than other random numbers make them differ: ATE
+within 20 % or 2 mm, scale within 0.2 %, precision of free cells within 1 point, their recall and
+both of obstacles within 3, windows in the map and loops within 1 (`--scatter 6` on the apartment:
+standard deviations of 23 %, 0.2 %, 0.2 points, 2 to 6 points, 0 and 0.4). If the outermost factor
+of a side gives the same, inner ones are skipped. Results are appended to --out; those already
+there are not computed again.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ from mvdust3r_ros.synthetic.sequence import odometry
 PACKAGE = "mvdust3r_ros"
 FOLDERS = ("window", "placing", "graph", "drawing", "atlas")
 IN_THE_ENGINE = ("sfm", "engines", "rolling_shutter", "descriptors")
-"""What the engine itself is made of: its answers are not remembered where these change."""
+"""Parts of the engine itself: its predictions are not cached if their constants change."""
 FACTORS = (0.5, 0.7, 1.4, 2.0)
 KINDS = ("apartment", "wheels")
 FIRST_SEED = 7_500_000
@@ -89,25 +88,25 @@ WITHIN = {
     "windows": 1.0, "loops": 1.0, "scale_error": 0.002, "free_precision": 0.01,
     "free_recall": 0.03, "occupied_precision": 0.03, "occupied_recall": 0.03,
 }  # fmt: skip
-"""How far a result may be off and still be the same."""
+"""Largest difference of results that count as the same."""
 ATE_WITHIN, ATE_WITHIN_M = 0.2, 0.002
 
 Results = dict[str, float]
 
 
 class RememberingEngine(Engine):
-    """An engine, and what it said of the same views before.
+    """An engine with a cache of its predictions.
 
-    Views are the same when images, poses and intrinsics are. New ones go to the engine, which then
-    has not seen the windows before: as after a pause.
+    Views are the same if their images, poses and intrinsics are. The engine predicts new ones
+    without having seen earlier windows, as after a pause.
     """
 
     def __init__(self, inner: Engine, tokens: dict[int, ViewTokens], said: dict[Any, Prediction]):
-        """Answer from `tokens` and `said`; new answers are added where these are empty at first.
+        """Answer from `tokens` and `said`; fill them if they are empty at first.
 
         Args:
             inner: the engine.
-            tokens: view -> what it was encoded to.
+            tokens: view -> its tokens.
             said: views and number of references -> prediction.
         """
         self._inner, self._tokens, self._said = inner, tokens, said
@@ -173,11 +172,11 @@ class Input:
         return CorruptedEngine(OracleEngine(FLAT.hw, noise), FLAT.corrupt, self.seed)
 
     def results(self, *, remember: bool = True, luck: int = 0) -> Results:
-        """Map it and score_run the map.
+        """Map the input and score the map.
 
         Args:
-            remember: whether the engine answers as before to the same views.
-            luck: other random numbers for an oracle.
+            remember: whether to use cached predictions.
+            luck: offset of an oracle's random seed.
         """
         engine = self._engine(luck)
         if self._true_map is None:
@@ -204,12 +203,12 @@ class Input:
 
 
 def flat_input(seed: int, *, wheels: bool = False) -> Input:
-    """A drive through a synthetic apartment; rendering takes longer than mapping.
+    """Return a drive through a synthetic apartment; rendering takes longer than mapping.
 
     Args:
-        seed: of everything.
-        wheels: whether odometry is of a robot on which nobody knows how the camera sits, but how
-            high: there is no motion of the camera before the mapper has found that out.
+        seed: seed of all random numbers.
+        wheels: whether odometry is that of a robot whose extrinsics are unknown but for the
+            camera's height: there is no camera motion until the mapper has estimated them.
     """
     drive = apartment_drive(seed, FLAT, Rig())
     frames = list(drifting_frames(drive, odometry(drive, FLAT.drift)))
@@ -222,13 +221,13 @@ def flat_input(seed: int, *, wheels: bool = False) -> Input:
 
 
 def bag_input(bag: Path, frames: int, *, alone: bool = False) -> Input:
-    """A recording with true poses and depth beside it.
+    """Return a recording with true poses and depth.
 
     Args:
         bag: the recording.
-        frames: how many of its first images; 0 for all.
-        alone: whether the mapper gets images alone, without odometry: the map has no metres then,
-            and only the shape of the path is judged.
+        frames: number of images to use; 0 for all.
+        alone: whether to use images without odometry: the map is then not metric, and only the
+            shape of the path is scored.
     """
     topics = BagOptions(odometry="none") if alone else BagOptions()
     recording = open_recording(EvaluateJob(bag, Path(), topics=topics, truth=TruthOptions()))
@@ -249,7 +248,7 @@ class Constant:
 
     @property
     def label(self) -> str:
-        """As users write it."""
+        """Name on the command line."""
         own = f"{self.module.removeprefix(PACKAGE + '.')}.{self.name}"
         return own if self.member < 0 else f"{own}[{self.member}]"
 
@@ -260,14 +259,14 @@ class Constant:
 
     @property
     def value(self) -> float:
-        """As it stands in the code."""
+        """Value in the code."""
         whole = getattr(self.owner, self.name)
         return whole if self.member < 0 else whole[self.member]
 
     def times(self, factor: float) -> float | None:
-        """The value times a factor; None where that changes nothing.
+        """Return the value times a factor; None if that changes nothing.
 
-        Whole numbers stay whole; what is below 1, as shares are, gets no larger than 1.
+        Integers stay integers; values below 1, such as shares, do not exceed 1.
         """
         old = self.value
         if isinstance(old, int):
@@ -277,7 +276,7 @@ class Constant:
 
     @contextmanager
     def set_to(self, value: float) -> Iterator[None]:
-        """The package with another value, wherever its name is bound."""
+        """Run the package with another value, wherever the name is bound."""
         old = getattr(self.owner, self.name)
         new: Any = value
         if self.member >= 0:
@@ -295,7 +294,7 @@ class Constant:
                 function.__defaults__, function.__kwdefaults__ = defaults, keyword_defaults
 
     def _places(self) -> Iterator[tuple[ModuleType, str]]:
-        """Its module, and those that import it by name."""
+        """Yield its module, and the modules that import it by name."""
         yield self.owner, self.name
         for module in _modules():
             for node in ast.walk(_tree(module)):
@@ -307,7 +306,7 @@ class Constant:
     def _set_defaults(
         self, places: Sequence[tuple[ModuleType, str]], new: Any
     ) -> Iterator[tuple[FunctionType, Any, Any]]:
-        """Change default values of arguments that name it, and give what they were."""
+        """Change default values of arguments that name it, and yield the old ones."""
         for module, name in places:
             for function, node in _functions(module):
                 positional = [
@@ -327,7 +326,7 @@ class Constant:
 
     @property
     def bound_at_import(self) -> bool:
-        """Whether something is made of it once and for all: a field's default, a decorator."""
+        """Whether it is used at import: by a field's default or a decorator."""
         for module, name in self._places():
             for node in ast.walk(_tree(module)):
                 parts: list[ast.AST] = []
@@ -352,7 +351,7 @@ class Constant:
 
 
 def _is_lazy(value: ast.AST) -> bool:
-    """Whether it holds a lambda, which looks names up when it is called."""
+    """Whether an expression contains a lambda, which looks names up when called."""
     return any(isinstance(node, ast.Lambda) for node in ast.walk(value))
 
 
@@ -370,7 +369,7 @@ def _tree(module: ModuleType) -> ast.Module:
 
 
 def _functions(module: ModuleType) -> Iterator[tuple[FunctionType, ast.FunctionDef]]:
-    """Plain functions of a module that have default values."""
+    """Yield functions of a module with default values."""
     for node in _tree(module).body:
         found = getattr(module, node.name, None) if isinstance(node, ast.FunctionDef) else None
         if not isinstance(node, ast.FunctionDef) or not isinstance(found, FunctionType):
@@ -380,7 +379,7 @@ def _functions(module: ModuleType) -> Iterator[tuple[FunctionType, ast.FunctionD
 
 
 def constants_of(module_name: str) -> Iterator[Constant]:
-    """All numbers that a module defines in capitals."""
+    """Yield all constant numbers of a module."""
     module = importlib.import_module(module_name)
     for node in _tree(module).body:
         targets = node.targets if isinstance(node, ast.Assign) else []
@@ -400,7 +399,7 @@ def _is_number(value: object) -> bool:
 
 
 def chosen(names: Sequence[str]) -> list[Constant]:
-    """Constants of modules, folders, or by name."""
+    """Return constants by module, folder or name."""
     root = Path(importlib.import_module(PACKAGE).__file__ or "").parent
     found: list[Constant] = []
     for name in names:
@@ -421,7 +420,7 @@ def chosen(names: Sequence[str]) -> list[Constant]:
 
 
 def difference(base: Results, now: Results) -> str:
-    """What is not the same, in words; empty for nothing."""
+    """Describe what differs; empty if nothing does."""
     words = []
     limits: Mapping[str, float] = {
         **WITHIN, "ate_m": max(ATE_WITHIN * base["ate_m"], ATE_WITHIN_M)
@@ -434,10 +433,10 @@ def difference(base: Results, now: Results) -> str:
 
 
 class Log:
-    """Results so far, in a file."""
+    """Results in a file."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there."""
+        """Read existing results."""
         self._path = path
         self.done: dict[tuple[str, str, float], dict[str, Any]] = {}
         if path.is_file():
@@ -446,7 +445,7 @@ class Log:
                 self.done[row["input"], row["constant"], row["value"]] = row
 
     def base(self, name: str) -> Results:
-        """What an input gives as the code stands."""
+        """Return the results of an input with unchanged constants."""
         return {k: v for k, v in self.done[name, "", 0.0].items() if k in (*WITHIN, "ate_m")}
 
     def add(self, row: dict[str, Any]) -> None:
@@ -458,7 +457,7 @@ class Log:
 
 
 def check_memory(data: Input, base: Results) -> None:
-    """See that remembered answers give the same map."""
+    """Check that cached predictions give the same map."""
     for kind, remember in (("without", False), ("with", True)):
         if words := difference_at_all(base, data.results(remember=remember)):
             sys.exit(f"{data.name}: mapping {kind} remembered answers differs: {words}")
@@ -466,7 +465,7 @@ def check_memory(data: Input, base: Results) -> None:
 
 
 def difference_at_all(base: Results, now: Results) -> str:
-    """The same, of any size."""
+    """Describe differences of any size."""
     pairs = {k: (base[k], now[k]) for k in base}
     off = {k: v for k, v in pairs.items() if v[0] != v[1] and not all(map(math.isnan, v))}
     return ", ".join(f"{k} {a!r} -> {b!r}" for k, (a, b) in off.items())
@@ -475,9 +474,9 @@ def difference_at_all(base: Results, now: Results) -> str:
 def vary(
     constant: Constant, data: Input, base: Results, factors: Sequence[float], log: Log
 ) -> None:
-    """Map an input with a number at factors of its value.
+    """Map an input with a constant at multiples of its value.
 
-    From the outermost factor on each side inwards, until the results are the same.
+    From the outermost factor of each side inwards, until the results are the same.
     """
     for side in ([f for f in factors if f < 1], [f for f in factors if f > 1]):
         for factor in sorted(side, key=lambda f: -abs(math.log(f))):
@@ -492,7 +491,7 @@ def vary(
 
 
 def outcome(constant: Constant, value: float, data: Input, base: Results) -> dict[str, Any]:
-    """What comes out with another value, as a row of the log."""
+    """Return the results with another value as a row of the log."""
     since, inside = time.perf_counter(), constant.module.split(".")[1] in IN_THE_ENGINE
     row: dict[str, Any] = {
         "input": data.name, "constant": constant.label, "default": constant.value, "value": value,
@@ -501,19 +500,19 @@ def outcome(constant: Constant, value: float, data: Input, base: Results) -> dic
         with constant.set_to(value):
             now = data.results(remember=not inside)
         row |= {**now, "exactly": not difference_at_all(base, now)}
-    # a number out of its range may break anything: that is a result too
+    # a constant out of range may break anything: that is a result too
     except Exception as error:  # noqa: BLE001
         row["error"] = f"{type(error).__name__}: {error}"
     return {**row, "seconds": round(time.perf_counter() - since, 1)}
 
 
 def differs(row: Mapping[str, Any], base: Results) -> str:
-    """What is not the same in a row of the log, in words; empty for nothing."""
+    """Describe what differs in a row of the log; empty if nothing does."""
     return str(row["error"]) if "error" in row else difference(base, dict(row))
 
 
 def report(constant: Constant, log: Log) -> str:
-    """In which range nothing changes, and what changes beside it."""
+    """Describe the range in which results are the same, and the differences outside."""
     old = constant.value
     rows = [r for (_, label, _), r in log.done.items() if label == constant.label]
     if not rows:
@@ -529,12 +528,12 @@ def report(constant: Constant, log: Log) -> str:
 
 
 def same_until(old: float, found: Sequence[tuple[str, float, str]], side: int) -> float:
-    """The value farthest from `old` on a side (-1, 1) up to which all inputs give the same.
+    """Return the value farthest from `old` up to which all inputs give the same results.
 
     Args:
-        old: as it stands in the code.
-        found: input, value and what differs.
-        side: downwards or upwards.
+        old: value in the code.
+        found: input, value and difference.
+        side: -1 for smaller values, 1 for larger ones.
     """
     ends = []
     for name in {n for n, _, _ in found}:
@@ -545,7 +544,7 @@ def same_until(old: float, found: Sequence[tuple[str, float, str]], side: int) -
 
 
 def main() -> None:
-    """Vary and report."""
+    """Vary constants and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=FOLDERS, help="modules, folders or numbers")
     parser.add_argument("--bag", nargs="+", type=Path, default=[], help="recordings with truth")

@@ -12,19 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Throws damaged input at every reader and converter, or odd frames at the mapper.
+"""Feeds corrupted input to every reader and converter, or corrupted frames to the mapper.
 
     python benchmarks/fuzz.py --inputs 1000000
     python benchmarks/fuzz.py --engine models/mvs --inputs 100
 
-With an engine each input is a short drive through a room, corrupted in one to four ways: images
-that are black, noise, tiny, huge, twice the same, of other sizes; wrong K, depth, stamps,
-odometry. The map has to stay finite and the memory as it is.
+With an engine, each input is a short drive through a room, corrupted in one to four ways: images
+that are black, noise, tiny, huge, repeated or of other sizes; wrong K, depth, timestamps or
+odometry. The map has to stay finite, and memory must not grow.
 
-Each input has to be used or refused with one of the package's own errors, within one second of
-processor time (others may keep the machine busy) and without more memory than the limit (the
-address space of the process is limited, so whoever asks for more gets a MemoryError, which counts
-as a crash). Exit status 1 when anything else happened.
+Each input has to be used, or rejected with one of the package's own errors, within one second of
+processor time (the machine may be busy) and within the memory limit (the address space of the
+process is limited: a larger allocation raises MemoryError, which counts as a crash). The exit
+status is 1 if anything else happened.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ LIMIT_BYTES = 1 << 30
 MAX_PIXELS = 1_000_000
 SHOWN = 40
 WARM_UP_DRIVES, MAX_GROWTH_MB = 20, 60
-"""Which drive reaches the size that the process keeps is up to the seed: 20 drives do, and the
-130 after them add 20 MB (docs/reliability.md)."""
+"""It depends on the seed which drive makes the process reach its final size: it does within 20
+drives, and the next 130 add 20 MB (docs/reliability.md)."""
 STORE = get_typestore(Stores.ROS2_JAZZY)
 NUMBERS = (0, 1, -1, 2, 3, 96, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 1e-300, 1e300,
            float("nan"), float("inf"), -float("inf"))  # fmt: skip
@@ -102,7 +102,7 @@ WORDS = (
 
 
 class Fuzzer:
-    """Makes inputs from one random generator, by damaging good ones."""
+    """Corrupts valid inputs with one random generator."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.rng = np.random.default_rng(seed)
@@ -150,7 +150,7 @@ class Fuzzer:
         return content
 
     def number(self) -> Any:
-        """A number, often one that hurts."""
+        """Return a number, often a harmful one."""
         kind = self.rng.integers(4)
         if kind == 0:
             return NUMBERS[self.rng.integers(len(NUMBERS))]
@@ -159,7 +159,7 @@ class Fuzzer:
         return float(self.rng.normal() * 10.0 ** self.rng.integers(-6, 7))
 
     def whole(self) -> int:
-        """An unsigned 32-bit number, as in a message."""
+        """Return an unsigned 32-bit number, as in a message."""
         value = self.number()
         return int(value) % 2**32 if np.isfinite(value) else 2**32 - 1
 
@@ -167,7 +167,7 @@ class Fuzzer:
         return WORDS[self.rng.integers(len(WORDS))]
 
     def damaged(self, good: bytes) -> bytes:
-        """A copy with some bytes changed, cut, doubled or inserted."""
+        """Return a copy with some bytes changed, cut, duplicated or inserted."""
         data = bytearray(good)
         for _ in range(self.rng.integers(1, 5)):
             at = int(self.rng.integers(0, len(data) + 1))
@@ -309,9 +309,9 @@ SHARES: dict[str, float] = {
 
 
 class OddDrives:
-    """Drives through a room, corrupted from one random generator, through the mapper.
+    """Maps drives through a room, corrupted with one random generator.
 
-    The engine stays the same, as a node's does over resets.
+    All drives share one engine, as in a node that is reset.
     """
 
     CORRUPTIONS: tuple[str, ...] = (
@@ -334,7 +334,7 @@ class OddDrives:
         self.verdicts: Counter[str] = Counter()
 
     def drive(self) -> None:
-        """One drive."""
+        """Map one drive."""
         chosen = self.rng.choice(self.CORRUPTIONS, self.rng.integers(1, 5))
         shares = self.rng.choice([0.1, 0.5, 1.0], len(chosen))
         mapper, refused = Mapper(self.config, self.engine), 0
@@ -358,7 +358,7 @@ class OddDrives:
             self.verdicts[update.verdict.name] += 1
 
     def _put(self, values: dict[str, Any], image: Any) -> None:
-        """Another image, and what has to have its size."""
+        """Replace the image, and what has to match its size."""
         hw = image.shape[:2]
         values["image_rgb"] = np.ascontiguousarray(image, np.uint8)
         if values["depth_m"] is not None and values["depth_m"].shape != hw:
@@ -460,7 +460,7 @@ class OddDrives:
 
 
 def check_snapshot(snapshot: MapSnapshot) -> None:
-    """Raise AssertionError for what a map must never show."""
+    """Raise AssertionError if a map is invalid."""
     named = {
         "points": snapshot.points_map, "conf": snapshot.conf, "floor": snapshot.floor_z_m,
         "path": snapshot.trajectory.T_world_cam,
@@ -477,8 +477,8 @@ def check_snapshot(snapshot: MapSnapshot) -> None:
 
 
 def fuzz_drives(folder: str, seed: int, count: int) -> list[str]:
-    """Odd drives through the mapper with an engine; what was wrong."""
-    warnings.simplefilter("error", RuntimeWarning)  # arithmetic that nobody meant
+    """Map corrupted drives with an engine; return the problems."""
+    warnings.simplefilter("error", RuntimeWarning)  # unintended arithmetic
     drives, problems, found = OddDrives(folder), [], Counter[str]()
     begin_mb = 0.0
     for number, at in enumerate(range(seed, seed + count)):
@@ -510,7 +510,7 @@ def resident_mb() -> float:
 
 
 def limit_memory() -> None:
-    """Let this process have one gigabyte more than now."""
+    """Limit this process to one gigabyte more than now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + LIMIT_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -519,7 +519,7 @@ def limit_memory() -> None:
 def try_one(
     target: Callable[[], None], seed: int, name: str, found: Counter[str], limit_s: float = LIMIT_S
 ) -> str:
-    """Run one input; what was wrong with it, empty when nothing."""
+    """Run one input; return the problem, empty if none."""
     begin = time.process_time()
     try:
         target()
@@ -528,7 +528,7 @@ def try_one(
         found["refused"] += 1
         if len(str(error)) > 5000:
             return f"{name}, seed {seed}: a message of {len(str(error))} characters"
-    except Exception as error:  # noqa: BLE001 - that is what is looked for
+    except Exception as error:  # noqa: BLE001 - the fuzzer looks for any of them
         where = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__}: {error}"[:200]
         return f"{name}, seed {seed}: {text} at {Path(where.filename).name}:{where.lineno}"
@@ -538,7 +538,7 @@ def try_one(
 
 
 def fuzz_readers(first: int, inputs: int, shares: dict[str, float]) -> list[str]:
-    """Damaged input at every reader; what was wrong."""
+    """Feed corrupted input to every reader; return the problems."""
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         fuzzer = Fuzzer(first, Path(name))

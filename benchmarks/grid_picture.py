@@ -12,13 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Picture of an apartment's grid: from the oracle with noise, the true one, and where they differ.
+"""Draws an apartment's grid: from the oracle with noise, the true one, and the differences.
 
     python benchmarks/grid_picture.py [--seed 9003] [--out grid.png]
 
-White is free, black an obstacle, grey unknown. On the right, over a faint true grid: red is free
-where something stands or outside the apartment, blue an obstacle where the apartment is free,
-green free cells that the map does not know.
+White is free, black an obstacle, grey unknown. On the right, over a faint true grid, red cells are
+wrongly free (obstacles or outside the apartment), blue ones wrongly obstacles, and green ones free
+cells unknown to the map.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ RED, BLUE, GREEN = (0, 0, 230), (230, 90, 0), (60, 180, 60)
 
 
 def picture(grid: OccupancyGrid, truth: OccupancyGrid) -> ImageArray:
-    """The three parts side by side, (H, W, 3) BGR."""
+    """Return the three parts side by side, (H, W, 3) BGR."""
     cells, true = on_common_lattice(grid, truth)
     known = np.argwhere((cells != UNKNOWN) | (true != UNKNOWN))
     low, high = known.min(0), known.max(0) + 1

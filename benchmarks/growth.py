@@ -12,16 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Time a window and memory while a map grows to 500 keyframes, or a robot stays for long.
+"""Measures time per window and memory as a map grows to 500 keyframes, or the robot stays.
 
     python benchmarks/growth.py [--keyframes 500] [--radius 0] [--out DIR]
     python benchmarks/growth.py --stay --path 12 --size 64 --keyframes 6000
 
-The oracle, with noise and random scales, or the network of `--engine` drives through one synthetic
-apartment for as long as it takes; with `--stay` the same way back and forth, while odometry drifts
-on. Of each window counts the processor time of one thread, so that other work on the machine
-matters less; that of the network is left out. `growth.json` holds all figures, `growth.png` shows
-them; runs with other bounds into the same folder are added.
+The oracle, with noise and random scales, or the network of `--engine` maps one long drive through
+a synthetic apartment; with `--stay`, the same path back and forth, with continuing odometry drift.
+Times are processor times of one thread per window, so that other load on the machine matters less,
+without those of the network. `growth.json` holds all figures, `growth.png` plots them; runs with
+other bounds are added to the same folder.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ from mvdust3r_ros.synthetic.sequence import odometry, sequence_frames
 
 CAMERA_HEIGHT_M = 0.6
 FRAMES_A_KEYFRAME = 8
-"""More than it takes for a keyframe."""
+"""More frames than a keyframe needs."""
 PERIOD_NS = 100_000_000
 
 
 class TimedEngine(Engine):
-    """An engine; counts the processor time that the calling thread spends in it."""
+    """Counts the processor time that the calling thread spends in an engine."""
 
     def __init__(self, engine: Engine) -> None:
         """Wrap an engine."""
@@ -99,14 +99,14 @@ class TimedEngine(Engine):
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        """Count what runs inside."""
+        """Count the processor time of the context."""
         begin = time.thread_time()
         yield
         self.spent_s += time.thread_time() - begin
 
 
 def drive_frames(args: argparse.Namespace) -> Iterator[Frame]:
-    """Frames of a drive, rendered as they are asked for, or back and forth for ever."""
+    """Yield frames of a drive, rendered on demand, or back and forth with `--stay`."""
     options = ApartmentOptions(path_m=args.path, hw=(args.size, args.size), min_rooms=1)
     drive = apartment_drive(args.seed, options, Rig(height_m=CAMERA_HEIGHT_M))
     if not args.stay:
@@ -124,20 +124,20 @@ def drive_frames(args: argparse.Namespace) -> Iterator[Frame]:
 
 
 def map_error_m(mapper: Mapper) -> float:
-    """Root mean square distance of the cameras of the map from where they were."""
+    """Return the RMS position error of the cameras in the map."""
     mapped = mapper.now.graph.keyframes.values()
     off = [m.T_map_cam - m.keyframe.view.T_world_cam for m in mapped]
     return float(np.sqrt((np.stack(off)[:, :3, 3] ** 2).sum(1).mean()))
 
 
 def resident_mib() -> float:
-    """Memory of this process."""
+    """Return the resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, float]]:
-    """One row for each committed window."""
+    """Yield one row per committed window."""
     config = with_values(
         MapperConfig(), {"map.camera_height_m": CAMERA_HEIGHT_M, "map.radius_m": args.radius}
     )
@@ -172,7 +172,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, float]]:
 
 
 def summary(rows: list[dict[str, float]]) -> list[str]:
-    """Medians of each fifth of the run, loop candidates apart."""
+    """Return medians of each fifth of the run, windows with loop closures apart."""
     lines = ["| keyframes | kept | window ms | with a loop ms | snapshot ms | MiB | error m |",
              "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for part in np.array_split(np.arange(len(rows)), 5):
@@ -192,7 +192,7 @@ def summary(rows: list[dict[str, float]]) -> list[str]:
 
 
 def plot(runs: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Time and memory over the keyframes."""
+    """Plot time and memory over the number of keyframes."""
     mpl.use("Agg")
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -223,7 +223,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, float]] = []
-    with contextlib.suppress(KeyboardInterrupt):  # keeps what has been measured
+    with contextlib.suppress(KeyboardInterrupt):  # keep the rows measured so far
         rows.extend(measure(args))
     print("\n".join(summary(rows)))
     file = args.out / "growth.json"

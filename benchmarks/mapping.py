@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Time spent outside the network for each window of 8 views at 224x224, stage by stage.
+"""Measures time outside the network per window of 8 views at 224x224, stage by stage.
 
     python benchmarks/mapping.py [--bag DIR --depth DIR] [--repeat 3] [--profile 20]
 
-Recorded depth stands in for the network (its stages are left out of the sum); without a bag a
-synthetic drive is used. Run it on an idle machine: the stages take a few milliseconds each.
+Recorded depth replaces the network, whose stages are not part of the sum. Without a bag, a
+synthetic drive is used. Run it on an idle machine: each stage takes only a few milliseconds.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ Stages = dict[str, float]
 
 
 def load_frames(bag: Path | None, depth: Path | None) -> list[Frame]:
-    """The frames of the bag, or of a synthetic drive."""
+    """Return the frames of the bag, or of a synthetic drive."""
     if bag is None:
         return list(synthetic_frames(0, 160))
     return list(read_frames(bag, BagOptions(depth_folder=depth)))
 
 
 def time_windows(frames: Sequence[Frame]) -> tuple[list[Stages], list[float]]:
-    """Milliseconds of each stage of each committed window, and of each frame's selection."""
+    """Return milliseconds per stage of each committed window, and per selection of a frame."""
     mapper = Mapper(MapperConfig(), OracleEngine())
     windows, select_ms = [], []
     for frame in frames:
@@ -72,7 +72,7 @@ def time_windows(frames: Sequence[Frame]) -> tuple[list[Stages], list[float]]:
 
 
 def table(windows: Sequence[Stages], select_ms: Sequence[float]) -> str:
-    """Median, ninth decile and maximum of each stage."""
+    """Return a table of median, 90th percentile and maximum of each stage."""
     stages = [s for s in windows[0] if s not in ENGINE_STAGES]
     rows = {s: [w.get(s, 0.0) for w in windows] for s in stages}
     rows["outside the engine"] = [sum(v) for v in zip(*rows.values(), strict=True)]

@@ -12,15 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Mutation testing: the share of small faults in a module that the module's own tests find.
+"""Mutation testing: the share of small faults in a module that its own tests detect.
 
     pip install cosmic-ray
     python benchmarks/mutation.py [geometry placing.scale ...] [--count 40]
 
-cosmic-ray says what can be changed in a module, annotations left out; the first `--count` mutants
-of a fixed random order are taken. Each is judged by the module's tests, in a forked process, up to
-the first failure; the random inputs of Hypothesis are the same every time. A mutant that takes
-more than `--seconds` of processor time, or more memory than 8 GB, counts as killed.
+cosmic-ray lists the possible mutations of a module; annotations are excluded, and the first
+`--count` mutants of a fixed random order are tested. The module's tests run on each of them in a
+forked process, up to the first failure, with the same random inputs of Hypothesis every time. A
+mutant that exceeds `--seconds` of processor time or 8 GB of memory counts as killed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ TESTS = {
     "graph.keyframe_graph": ["test_keyframe_graph.py", "test_loops.py"],
     "drawing.occupancy": ["test_occupancy.py"],
 }  # fmt: skip
-# Imported once, before the forks; nothing of the package itself.
+# Imported once, before forking; no modules of the package itself.
 HEAVY = [
     "cv2", "hypothesis.extra.numpy", "scipy.ndimage", "scipy.optimize", "scipy.sparse.linalg",
     "scipy.spatial.transform", "yaml",
@@ -68,19 +68,19 @@ MEMORY = 8 * 2**30
 
 @dataclass(frozen=True)
 class Mutant:
-    """The `occurrence`-th place where an operator of cosmic-ray can change the source."""
+    """Mutation of the source by a cosmic-ray operator at its `occurrence`-th place."""
 
     operator: str
     occurrence: int
     line: int
 
     def source(self, source: str) -> str:
-        """The changed source."""
+        """Return the mutated source."""
         return str(mutate_code(source, get_operator(self.operator)(), self.occurrence))
 
 
 def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Begin and end (line, column) of every annotation: never evaluated, so never wrong."""
+    """Return begin and end (line, column) of all annotations, which are never evaluated."""
     nodes = []
     for node in ast.walk(ast.parse(source)):
         nodes += [getattr(node, "annotation", None), getattr(node, "returns", None)]
@@ -92,12 +92,12 @@ def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def mutants(source: str, seed: int) -> list[Mutant]:
-    """All mutants of a source in a random order that the seed determines."""
+    """Return all mutants of a source in a seeded random order."""
     tree, skipped = get_ast(source), annotations(source)
     found = []
     for name in sorted(operator_names()):
         if get_operator(name).arguments():
-            continue  # asks for names of variables
+            continue  # needs names of variables
         operator = get_operator(name)()
         places = (place for node in ast_nodes(tree) for place in operator.mutation_positions(node))
         for occurrence, (start, _) in enumerate(places):
@@ -108,7 +108,7 @@ def mutants(source: str, seed: int) -> list[Mutant]:
 
 
 def judge(module: str, source: str) -> int:
-    """Exit status of the module's tests with this source in its place."""
+    """Run the module's tests with this source; return their exit status."""
     settings.register_profile(
         "mutation",
         derandomize=True,
@@ -128,12 +128,12 @@ def judge(module: str, source: str) -> int:
 
 
 def path_of(module: str) -> Path:
-    """Of the source of a module of the package."""
+    """Return the path of a module of the package."""
     return ROOT / "mvdust3r_ros" / f"{module.replace('.', '/')}.py"
 
 
 def survives(module: str, source: str, seconds: int) -> bool:
-    """Whether the module's tests, in a process of their own, pass with this source."""
+    """Whether the module's tests pass with this source, in their own process."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -150,14 +150,14 @@ def survives(module: str, source: str, seconds: int) -> bool:
 
 
 def difference(old: str, new: str) -> str:
-    """The changed lines of two sources."""
+    """Return the lines that differ between two sources."""
     lines = difflib.ndiff(old.splitlines(), new.splitlines())
     kept = [line[0] + " " + line[1:].strip() for line in lines if line[0] in "+-"]
     return "\n    ".join(kept)
 
 
 def main() -> None:
-    """Print how many mutants of each module are killed, and those that are not."""
+    """Print the number of killed mutants of each module, and the survivors."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("modules", nargs="*", default="all", choices=["all", *TESTS])
     parser.add_argument("--count", type=int, default=40, help="mutants of each module")

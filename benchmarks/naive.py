@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The published algorithm, written down plainly: the baseline of the speed comparison.
+"""Plain implementation of the published algorithm: the baseline of the speed comparison.
 
-Every view's block gets the tokens of all other views and normalises and projects them itself,
-paths and views are looped over in Python, and the point heads run for all paths. Torch's layers
-are called as they are. The weights are those of a `Network`, so both compare on the same numbers.
+Every view's block receives the tokens of all other views, and normalises and projects them itself.
+Python loops over paths and views, and the point heads run for all paths. Torch's layers are used
+unchanged. The weights are those of a `Network`, so that both compute the same numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Rope = tuple[Tensor, Tensor]
 
 
 def predict(network: Network, images: Tensor, n_ref: int) -> PointMaps:
-    """Pointmaps of all views in all paths, in slot order.
+    """Predict the pointmaps of all views in all paths, in slot order.
 
     Args:
         network: in evaluation mode.

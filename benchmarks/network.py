@@ -12,13 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Time and memory of the network against the plain algorithm (`naive.py`), in one run.
+"""Compares time and memory of the network with the plain algorithm (`naive.py`) in one run.
 
     python benchmarks/network.py --views 12 --n-ref 4            # times, interleaved
     python benchmarks/network.py --memory 4 8 12 24 48 --width 128  # peak memory, one process each
     python benchmarks/network.py --cached 8                      # one new frame in a known window
 
-Weights are random. On a shared machine look at the processor seconds: they leave out the waiting.
+Weights are random. On a shared machine, compare processor seconds, which exclude waiting.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mvdust3r_ros.model.weights import DTYPES
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Run the comparison chosen on the command line."""
     args = parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="mvdp", choices=sorted(NAMED_CONFIGS))
     parser.add_argument("--views", type=int, default=12)
@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def config_of(args: argparse.Namespace) -> NetworkConfig:
-    """The network to measure, at reduced width if asked for."""
+    """Return the network configuration to measure, at reduced width if requested."""
     config = NAMED_CONFIGS[args.model]
     if args.width:
         heads = max(1, args.width // 64)
@@ -95,12 +95,12 @@ Run = Callable[[Network, torch.Tensor, int], object]
 
 
 def run_ours(network: Network, images: torch.Tensor, n_ref: int) -> object:
-    """Pointmaps of path 0, as an engine asks for them."""
+    """Predict the pointmaps of path 0, as an engine does."""
     return network(images[None], n_ref=n_ref, paths=1)
 
 
 def run_no_skip(network: Network, images: torch.Tensor, n_ref: int) -> object:
-    """The inexact option without the skip branch."""
+    """Run the inexact variant without the skip branch."""
     tokens = network.encode(images)[None]
     from mvdust3r_ros.model.network import slot_order
 
@@ -108,7 +108,7 @@ def run_no_skip(network: Network, images: torch.Tensor, n_ref: int) -> object:
 
 
 def run_naive_bf16(network: Network, images: torch.Tensor, n_ref: int) -> object:
-    """The plain algorithm under torch's autocast."""
+    """Run the plain algorithm under torch's autocast."""
     with torch.autocast("cpu", torch.bfloat16):
         return naive.predict(network, images, n_ref)
 
@@ -123,7 +123,7 @@ VARIANTS: dict[str, tuple[Run, str]] = {
 
 
 def compare_times(args: argparse.Namespace) -> None:
-    """Wall and processor seconds of each variant, one after the other, `rounds` times."""
+    """Print wall and processor seconds of each variant, interleaved, `rounds` times."""
     config = config_of(args)
     images = torch.rand(args.views, 3, *config.image_hw) * 2 - 1
     networks = {}
@@ -150,7 +150,7 @@ def compare_times(args: argparse.Namespace) -> None:
 
 
 def matrix_rates() -> dict[str, float]:
-    """GFLOP per processor second of one large product, as torch does it."""
+    """Return GFLOP per processor second of a large matrix product in torch."""
     rates = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.rand(2048, 2048, dtype=dtype), torch.rand(2048, 2048, dtype=dtype)
@@ -163,14 +163,14 @@ def matrix_rates() -> dict[str, float]:
 
 
 def compare_memory(args: argparse.Namespace) -> None:
-    """Peak memory above the weights for several numbers of views, and how straight the line is."""
+    """Print peak memory above the weights for several numbers of views, and R^2 of a line."""
     for variant in args.variants:
         peaks = []
         for views in args.memory:
             command = [sys.executable, __file__, "--child", variant, "--views", str(views)]
             for name in ("model", "n_ref", "width", "skip_dim", "threads"):
                 command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-            # Freed memory goes back at once, so that the peak is that of live memory.
+            # Return freed memory to the system at once, so that the peak is that of live memory.
             environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
             output = subprocess.run(
                 command, check=True, capture_output=True, text=True, env=environment
@@ -183,28 +183,28 @@ def compare_memory(args: argparse.Namespace) -> None:
 
 
 def print_peak(args: argparse.Namespace) -> None:
-    """Peak memory of one run above what the weights take, in MiB."""
+    """Print the peak memory of one run above the weights, in MiB."""
     config = config_of(args)
     run, precision = VARIANTS[args.child]
     network = Network(config).eval()
     network.lower_precision(DTYPES[precision])
     images = torch.rand(args.views, 3, *config.image_hw) * 2 - 1
     with torch.inference_mode():
-        run(network, images[:2], 2)  # libraries, generated code
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+        run(network, images[:2], 2)  # load libraries and generated code
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak
         before = status_mib("VmRSS")
         run(network, images, args.n_ref)
     print(status_mib("VmHWM") - before)
 
 
 def status_mib(name: str) -> float:
-    """A line of this process's status, in MiB."""
+    """Return a value of this process's status, in MiB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def compare_cached(args: argparse.Namespace) -> None:
-    """A window with one new frame against a window of new frames."""
+    """Compare a window with one new frame with a window of new frames."""
     config = config_of(args)
     network = Network(config).eval()
     engine = TorchEngine(network, manifest_of(network, args.model), TorchOptions("cpu", "bf16"))

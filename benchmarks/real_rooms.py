@@ -12,15 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the default engine makes of real recordings: the table of docs/real_rooms.md.
+"""Maps real recordings with the default engine and prints the table of docs/real_rooms.md.
 
     python benchmarks/real_rooms.py DATA [--rows office no_info ...] [--out FILE.json]
 
 DATA holds `hololens_office`, `office_walk` and `hallway_drone`, each with `bag` (images,
-camera_info, odometry) and, but for the last, `poses.txt` and `depth` (the truth). Every row goes
-through the reader of bags, the mapper and the engine as they come, and is judged as
-`mvdust3r_ros evaluate` judges; what it does not tell is measured here from the outside: from what
-the engine returned and what the depth camera saw. Times are right on a quiet machine.
+camera_info, odometry) and, but for the last, `poses.txt` and `depth` (ground truth). Every row
+uses the bag reader, mapper and engine with default settings, and is scored as by
+`mvdust3r_ros evaluate`. Other metrics are computed here from the predictions of the engine and
+the images of the depth camera. Times are valid on an idle machine only.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ NO_INFO = BagOptions(odometry="none", camera_info_topic="none")
 
 
 class KeepingEngine(WatchedEngine):
-    """An engine, and all that it returned."""
+    """Stores all predictions of an engine."""
 
     def __init__(self, inner: Engine) -> None:
-        """Keep what `inner` returns."""
+        """Wrap an engine."""
         super().__init__(inner)
         self.windows: list[tuple[list[View], WindowPrediction]] = []
 
@@ -89,7 +89,7 @@ class KeepingEngine(WatchedEngine):
 
 @dataclass
 class Run:
-    """A recording that was mapped and judged."""
+    """A mapped and scored recording."""
 
     bag: Path
     evidence: Evidence
@@ -97,13 +97,13 @@ class Run:
     windows: list[tuple[list[View], WindowPrediction]]
 
     def number(self, name: str) -> float:
-        """A number of the report; NaN where nothing can be said."""
+        """Return a number of the report; NaN if missing."""
         value = self.scores.numbers.get(name)
         return float("nan") if value is None else value
 
     @property
     def in_map(self) -> str:
-        """Windows in the map of all windows."""
+        """Number of windows in the map, and of all windows."""
         result = self.evidence.result
         return f"{len(result.in_map)} of {len(result.windows)}"
 
@@ -114,7 +114,7 @@ class Run:
 
 
 def mapped(bag: Path, topics: BagOptions | None = None) -> Run:
-    """Map a recording with the default engine and judge it."""
+    """Map a recording with the default engine and score it."""
     job = EvaluateJob(bag, Path(), topics=topics or BagOptions(), truth=TruthOptions())
     engine = KeepingEngine(create_engine("", EngineOptions()))
     try:
@@ -127,12 +127,12 @@ def mapped(bag: Path, topics: BagOptions | None = None) -> Run:
 
 
 def percent(*shares: float) -> str:
-    """Shares in per cent."""
+    """Format shares in per cent."""
     return ", ".join(f"{100 * s:.1f}" for s in shares) + " %"
 
 
 def with_odometry(run: Run) -> dict[str, str]:
-    """Rows of a recording with odometry and truth."""
+    """Return the rows of a recording with odometry and ground truth."""
     number = run.number
     seen, wrong, unseen = obstacles_that_the_truth_could_see(run)
     return {
@@ -153,7 +153,7 @@ def with_odometry(run: Run) -> dict[str, str]:
 
 
 def engine_ms(run: Run) -> float:
-    """Median time of the engine for windows of 8 views after the first."""
+    """Return the median time of the engine for windows of 8 views after the first."""
     times = [
         w.latency_ms["encode"] + w.latency_ms["decode"]
         for w in run.evidence.result.windows[1:]
@@ -163,10 +163,10 @@ def engine_ms(run: Run) -> float:
 
 
 def obstacles_that_the_truth_could_see(run: Run) -> tuple[float, int, int]:
-    """Precision of drawn obstacles but for those made of pixels without true depth.
+    """Return the precision of obstacles, except for those from pixels without true depth.
 
     Returns:
-        The share that is right; wrong cells that count; wrong cells that do not.
+        The precision; the number of wrong cells that count; the number of those that do not.
     """
     snapshot, truth = run.evidence.result.snapshot, run.scores.true_grid
     assert snapshot.grid is not None and truth is not None
@@ -210,14 +210,14 @@ def obstacles_that_the_truth_could_see(run: Run) -> tuple[float, int, int]:
 
 
 def without_odometry(run: Run) -> dict[str, str]:
-    """Rows of images without odometry."""
+    """Return the rows of images without odometry."""
     return {"windows in the map, ATE at the true scale": (
         f"{run.in_map}, {100 * run.number('ate_sim3_m'):.1f} cm"
     )}  # fmt: skip
 
 
 def focal_error(run: Run) -> float:
-    """Median error of the focal lengths that images alone show."""
+    """Return the median error of focal lengths estimated from images alone."""
     true: dict[int, float] = {}
     for frame in read_frames(run.bag):
         view = view_from_frame(
@@ -235,7 +235,7 @@ def focal_error(run: Run) -> float:
 
 
 def drone(run: Run) -> dict[str, str]:
-    """Rows of a recording without truth: against its own odometry."""
+    """Return the rows of a recording without ground truth, compared with its own odometry."""
     odometry = run.evidence.result.odometry
     assert odometry is not None
     errors = absolute_errors(run.path, odometry, "se3")
@@ -256,14 +256,14 @@ class DepthErrors:
     conf: FloatArray
 
     def summary(self) -> str:
-        """Share within 10 %; that of the surest 60 %; mean relative error of those."""
+        """Format the share within 10 %, that of the surest 60 %, and their mean relative error."""
         ties = np.random.default_rng(0).random(len(self.conf)) * 1e-3
         surest = self.conf + ties >= np.quantile(self.conf + ties, 1 - SUREST)
         within = self.errors < RIGHT
         return f"{percent(within.mean(), within[surest].mean())}, {self.errors[surest].mean():.3f}"
 
     def by_confidence(self) -> dict[str, str]:
-        """Confidence -> shares of pixels, promised, within 10 %."""
+        """Return for each range of confidence the shares of pixels, promised and within 10 %."""
         rows = {}
         for low, high in pairwise(CONFIDENCE_EDGES):
             chosen = (self.conf >= low) & (self.conf < high)
@@ -276,7 +276,7 @@ class DepthErrors:
 
 
 def depth_as_mapped(run: Run) -> DepthErrors:
-    """Depth with the engine's own poses, every second pixel."""
+    """Return errors of depth with the engine's own poses, every second pixel."""
     errors: list[FloatArray] = []
     conf: list[FloatArray] = []
     for views, prediction in run.windows:
@@ -290,7 +290,7 @@ def depth_as_mapped(run: Run) -> DepthErrors:
 
 
 def depth_with_true_poses(run: Run) -> DepthErrors:
-    """Depth with the true poses of the windows in place of the engine's."""
+    """Return errors of depth with true poses in place of the engine's."""
     from mvdust3r_ros.engines.manifest import load_manifest
     from mvdust3r_ros.engines.mvs.agreement import agreement, on_edges
     from mvdust3r_ros.engines.mvs.confidence import ConfidenceRule
@@ -333,7 +333,7 @@ def _add(
 
 
 def peak_mb(work: Callable[..., None], *given: Any) -> float:
-    """Largest resident memory of a fresh process that does some work."""
+    """Return the peak resident memory of a new process that does some work."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_measured, args=(send, work, *given))
@@ -347,7 +347,7 @@ def peak_mb(work: Callable[..., None], *given: Any) -> float:
 def _measured(send: Any, work: Callable[..., None], *given: Any) -> None:
     work(*given)
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    # unlike ru_maxrss, it does not begin with what the parent had
+    # unlike ru_maxrss, VmHWM does not include the parent's peak
     send.send(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 
@@ -369,7 +369,7 @@ def run_engine(windows: Sequence[Sequence[View]]) -> None:
 
 
 def live(reference: Path, played: Path) -> dict[str, str]:
-    """The map of `make demo` beside that of `make map`, of one recording."""
+    """Compare the maps of `make demo` and `make map` of one recording."""
     truth, drawn = (load_occupancy(folder / "map.yaml") for folder in (reference, played))
     scores = compare_grids(drawn, truth, tolerance_m=truth.resolution_m)
     return {
@@ -380,7 +380,7 @@ def live(reference: Path, played: Path) -> dict[str, str]:
 
 
 def rows_of(name: str, data: Path) -> dict[str, str]:
-    """What is measured under a name."""
+    """Return the rows of a recording or measurement by name."""
     office, walk = data / "hololens_office" / "bag", data / "office_walk" / "bag"
     if name in ("office", "office_walk"):
         run = mapped(office if name == "office" else walk)

@@ -12,18 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Says whether a change of the code has changed a number of the map.
+"""Checks whether a code change alters any number of the map.
 
     python benchmarks/same_numbers.py record before [--bag BAG --depth FOLDER] [--apartments]
     python benchmarks/same_numbers.py compare before [--bag BAG --depth FOLDER] [--apartments]
 
-Drives go through `Mapper`, which is asked by its public methods alone: laps of a room with
-an odometry that drifts (loops, sizes, the height of the floor), a map that forgets, a window that
-goes wrong and leaves the map again, a camera that is looked for in a saved map; with
-`--apartments` two synthetic apartments, with `--bag` a recording, once with its true depth, once
-with the default engine. `record` keeps every outcome and the whole map at the end of each drive;
-`compare` drives again and exits with 1 when a number is off by more than 1e-6 and 1e-6 of its
-size, a point of the cloud by more than 0.01 mm, or a stamp, count or cell at all.
+Maps several drives through the public methods of `Mapper`: laps of a room with odometry drift
+(loop closures, scale, floor height), a map that drops old keyframes, a corrupted window that is
+rolled back, relocalisation in a saved map; with `--apartments`, two synthetic apartments; with
+`--bag`, a recording, once with its true depth and once with the default engine. `record` stores
+every outcome and the final map of each drive. `compare` maps them again, and exits with 1 if a
+number differs by more than 1e-6, absolute plus relative, a point of the cloud by more than
+0.01 mm, or a timestamp, count or cell at all.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ LOOSE = {
 
 
 class NoisyOracle(OracleEngine):
-    """The oracle with noise; windows go wrong on demand."""
+    """The oracle with noise, which corrupts windows on demand."""
 
     def __init__(self, image_hw: tuple[int, int]) -> None:
-        """Good until `corrupted` names a kind of `corrupt_prediction`."""
+        """Start uncorrupted; set `corrupted` to a kind of `corrupt_prediction`."""
         super().__init__(image_hw, OracleNoise(points=0.02, smooth=0.03, scale=0.3, seed=2))
         self.corrupted = ""
 
@@ -82,7 +82,7 @@ class NoisyOracle(OracleEngine):
 
 
 def numbers_of(mapper: Mapper, updates: Iterable[MapUpdate | None]) -> Numbers:
-    """Every outcome of a drive and the map at its end."""
+    """Return every outcome of a drive and its final map."""
     found: Numbers = {}
     for index, update in enumerate(u for u in updates if u is not None):
         name = f"{index:04d}"
@@ -124,7 +124,7 @@ def numbers_of(mapper: Mapper, updates: Iterable[MapUpdate | None]) -> Numbers:
 
 
 def laps(values: dict[str, Any]) -> Numbers:
-    """Three laps: loops are closed, windows resized, the floor found again."""
+    """Map three laps: loop closures, rescaled windows, a floor estimated again."""
     room = BoxRoom()
     mapper = Mapper(with_values(BASE, values), NoisyOracle(room.image_wh[::-1]))
     updates = [mapper.process(frame) for frame in with_drift(room.frames(room.walk(54, 3.0)), 0.4)]
@@ -132,7 +132,7 @@ def laps(values: dict[str, Any]) -> Numbers:
 
 
 def undone() -> Numbers:
-    """A window goes wrong while odometry is silent, and a later one takes it out again."""
+    """Corrupt a window while odometry is missing; a later window rolls it back."""
     room = BoxRoom()
     frames, engine = room.frames(room.walk(30)), NoisyOracle(room.image_wh[::-1])
     mapper = Mapper(BASE, engine)
@@ -148,7 +148,7 @@ def undone() -> Numbers:
 
 
 def found_again() -> Numbers:
-    """A map is saved, and a camera that begins elsewhere is looked for in it."""
+    """Save a map, and relocalise in it a camera that starts elsewhere."""
     room = BoxRoom()
     frames = room.frames(room.walk(30))
     first = Mapper(BASE, NoisyOracle(room.image_wh[::-1]))
@@ -161,7 +161,7 @@ def found_again() -> Numbers:
 
 
 def apartments() -> Iterator[tuple[str, Numbers]]:
-    """Two apartments with loops: exact depth with noise, a tenth of the windows corrupted."""
+    """Map two apartments with loops: true depth with noise, a tenth of the windows corrupted."""
     from mvdust3r_ros.evaluation.trials import apartment_drives
     from mvdust3r_ros.synthetic.sequence import odometry
 
@@ -179,7 +179,7 @@ def apartments() -> Iterator[tuple[str, Numbers]]:
 
 
 def recording(bag: Path, depth: Path | None) -> Iterator[tuple[str, Numbers]]:
-    """A bag with its true depth in place of a network, and with the default engine."""
+    """Map a bag with its true depth in place of a network, and with the default engine."""
     from mvdust3r_ros.recordings.bag import BagOptions, read_frames
 
     def driven(engine: Any, frames: Iterable[Frame]) -> Numbers:
@@ -194,7 +194,7 @@ def recording(bag: Path, depth: Path | None) -> Iterator[tuple[str, Numbers]]:
 
 
 def drives(args: argparse.Namespace) -> Iterator[tuple[str, Numbers]]:
-    """All drives that were asked for."""
+    """Yield all requested drives."""
     yield "laps", laps({})
     yield "forgetting", laps({"map.radius_m": 2.5, "map.keyframes_per_place": 2})
     yield "no odometry in the scale", laps({"stitch.odom_bias_sigma": 0.3})
@@ -207,7 +207,7 @@ def drives(args: argparse.Namespace) -> Iterator[tuple[str, Numbers]]:
 
 
 def differences(before: Numbers, now: Numbers) -> list[str]:
-    """Each quantity that is not the same, with by how much."""
+    """Return all quantities that differ, and by how much."""
     found = [f"{name}: only {'before' if name in before else 'now'}"
              for name in sorted(set(before) ^ set(now))]  # fmt: skip
     for name in sorted(set(before) & set(now)):
@@ -230,7 +230,7 @@ def differences(before: Numbers, now: Numbers) -> list[str]:
 
 
 def record(name: str, numbers: Numbers, folder: Path) -> int:
-    """Keep the numbers of a drive."""
+    """Store the numbers of a drive."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(_file(name, folder), **{k: np.asarray(v) for k, v in numbers.items()})
     print(f"{name}: {len(numbers)} quantities, {numbers.get('counts', '')}", flush=True)
@@ -238,7 +238,7 @@ def record(name: str, numbers: Numbers, folder: Path) -> int:
 
 
 def compare(name: str, numbers: Numbers, folder: Path) -> int:
-    """Say what has changed; the number of quantities that have."""
+    """Print what differs; return the number of quantities that do."""
     with np.load(_file(name, folder), allow_pickle=False) as kept:
         found = differences({k: kept[k] for k in kept.files}, numbers)
     print(f"{name}: {len(numbers)} quantities, {len(found)} differ", flush=True)

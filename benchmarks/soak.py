@@ -12,15 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Feeds a live node with images for a long time, or restarts it again and again meanwhile.
+"""Publishes images to a live node for a long time, or restarts it repeatedly meanwhile.
 
     python benchmarks/soak.py --minutes 60       # memory, callbacks, drops
     python benchmarks/soak.py --restarts 100     # threads, file handles, shared memory
 
-A process of its own plays a drive through a synthetic room back and forth, 640x480 at 30 Hz by
-default, with camera_info and odometry; the node runs the default model. Exit status 1 when the
-node crashed, when an image that it received is not accounted for, or when restarts leave something
-behind.
+A separate process publishes a drive through a synthetic room, back and forth, by default 640x480
+at 30 Hz, with camera_info and odometry. The node runs the default model. The exit status is 1 if
+the node crashes, a received image is not accounted for, or restarts leak resources.
 """
 
 from __future__ import annotations
@@ -59,16 +58,16 @@ from mvdust3r_ros.synthetic.sequence import (
 )
 
 FRAMES = 61
-"""Such that a lap takes no multiple of the time between keyframes: all laps would else be cut into
-the same windows until something shifts them, and the size of the map could step at any minute."""
+"""A lap must not be a multiple of the keyframe interval: otherwise all laps have the same windows
+until something shifts them, and the size of the map can jump at any time."""
 STEP_M = 0.04
 SHOWN_TIMES = 2
-"""Each rendering is sent twice, so that the camera moves at 0.6 m/s."""
+"""Each rendering is published twice, so that the camera moves at 0.6 m/s."""
 QUEUE = 200
 SAMPLE_S = 2.0
 MATCH_S = 1.0
 WARM_UP = 0.25
-"""Share of the time that does not count for memory."""
+"""Share of the time excluded from the memory measurement."""
 LIMIT_S = 400.0
 SETTLES_S = 20
 RSS_TARGET, P99_TARGET_MS = 0.01, 5.0
@@ -76,7 +75,7 @@ CYCLE = ("deactivate", "cleanup", "configure", "activate")
 
 
 def play(rate_hz: float, hw: tuple[int, int]) -> int:
-    """The player process: send images until told to stop, then say how many."""
+    """Publish images until stopped, then print their number: the player process."""
     frames = [messages(frame, hw) for frame in drive(hw)]
     stopped: list[int] = []
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -84,8 +83,8 @@ def play(rate_hz: float, hw: tuple[int, int]) -> int:
     qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE)
     outputs = []
     for kind, topic in ((Odometry, "/odom"), (CameraInfo, "/camera_info"), (Image, "/image")):
-        # A participant for each, as of separate drivers: of one that sends a small message and
-        # at once a large one, Fast DDS loses most of the small ones.
+        # One participant per topic, as with separate drivers: if one publishes a small message
+        # and then a large one at once, Fast DDS loses most of the small ones.
         context = rclpy.Context()
         rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
         node = rclpy.create_node(f"soak_{topic[1:]}", context=context)
@@ -95,7 +94,8 @@ def play(rate_hz: float, hw: tuple[int, int]) -> int:
     while not stopped:
         if outputs[-1].get_subscription_count():
             if not heard:
-                # The publisher sees the subscriber first; what it sends before it is seen is lost.
+                # The publisher discovers the subscriber first; until the subscriber has discovered
+                # the publisher, messages are lost.
                 time.sleep(MATCH_S)
             heard = True
             stamp = time_msg(time.time_ns())
@@ -116,14 +116,14 @@ def play(rate_hz: float, hw: tuple[int, int]) -> int:
 
 
 def drive(hw: tuple[int, int]) -> Iterator[Frame]:
-    """A drive through a synthetic room, rendered at half size."""
+    """Return a drive through a synthetic room, rendered at half size."""
     half = (hw[0] // 2, hw[1] // 2)
     config = SequenceConfig(frames=FRAMES, hw=half, step_m=STEP_M, supersample=1)
     return sequence_frames(make_sequence(config))
 
 
 def messages(frame: Frame, hw: tuple[int, int]) -> tuple[Odometry, CameraInfo, Image]:
-    """What belongs to one image, at twice the size of its rendering."""
+    """Return the messages of one frame, at twice the size of its rendering."""
     assert frame.T_odom_cam is not None and frame.camera is not None
     odom = Odometry(header=header_msg(0, "odom"), child_frame_id=CAMERA_NAME)
     odom.pose.pose = pose_msg(frame.T_odom_cam)
@@ -139,12 +139,12 @@ def messages(frame: Frame, hw: tuple[int, int]) -> tuple[Odometry, CameraInfo, I
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds.
+    """Resources of a process.
 
     Attributes:
-        threads: its threads.
-        files: its open file handles.
-        shared: files in shared memory that it has mapped.
+        threads: number of threads.
+        files: number of open file handles.
+        shared: number of mapped files in shared memory.
         rss_mb: resident memory.
     """
 
@@ -155,7 +155,7 @@ class Held:
 
 
 def held_by(pid: int) -> Held:
-    """What a process holds now."""
+    """Return the current resources of a process."""
     root = Path(f"/proc/{pid}")
     status = (root / "status").read_text()
     numbers = {k: int(v) for k, v in re.findall(r"^(\w+):\s+(\d+)", status, re.M)}
@@ -165,7 +165,7 @@ def held_by(pid: int) -> Held:
 
 
 class Bench:
-    """A node and a player as processes, and a control node that watches them."""
+    """A node and a player as processes, and a control node that monitors them."""
 
     def __init__(self, folder: Path, control: MapperControl, processes: Processes) -> None:
         self.folder, self.control, self.processes = folder, control, processes
@@ -186,7 +186,7 @@ class Bench:
         self.control.wait(lambda: self.count("images received") > 0, LIMIT_S, "images")
 
     def ask(self, step: str) -> None:
-        """Bring the node one step further; where that fails, its log and its threads are told."""
+        """Trigger a transition; on failure, exit with the node's log and thread stacks."""
         try:
             if self.control.transition(step):
                 return
@@ -197,15 +197,15 @@ class Bench:
         raise SystemExit(f"{problem}: {self.log('mapper')[-6000:]}")
 
     def count(self, key: str) -> int:
-        """One of the node's counts of images."""
+        """Return one of the node's image counts."""
         return int(self.control.value("input", key) or 0)
 
     def log(self, name: str) -> str:
-        """What a process said so far."""
+        """Return the log of a process."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def stop_player(self) -> int:
-        """End the player; the number of images that it sent."""
+        """Stop the player; return the number of published images."""
         self.processes.stop("player")
         sent = re.search(r"^sent (\d+)$", self.log("player"), re.M)
         if sent is None:
@@ -213,7 +213,7 @@ class Bench:
         return int(sent[1])
 
     def stop_node(self) -> list[str]:
-        """End the node; what was wrong with it."""
+        """Stop the node; return the problems."""
         status = self.processes.stop("mapper", signal.SIGTERM)
         wrong = [f"the node ended with status {status}"] if status else []
         return [
@@ -223,7 +223,7 @@ class Bench:
 
 
 def soak(bench: Bench, minutes: float, reset_s: float) -> list[str]:
-    """Run for a while and report; what was wrong."""
+    """Run for some time and report; return the problems."""
     pid = bench.processes.pid("mapper")
     begin, samples = time.monotonic(), []
     reset_at_s = begin + reset_s
@@ -255,7 +255,7 @@ def soak(bench: Bench, minutes: float, reset_s: float) -> list[str]:
 
 
 def report_memory(samples: Sequence[Held]) -> None:
-    """Print how the process grew after the warm-up."""
+    """Print the memory growth of the process after the warm-up."""
     samples = samples[int(WARM_UP * len(samples)) :]
     rss, tenth = np.array([s.rss_mb for s in samples]), max(1, len(samples) // 10)
     before, after = float(np.median(rss[:tenth])), float(np.median(rss[-tenth:]))
@@ -265,7 +265,7 @@ def report_memory(samples: Sequence[Held]) -> None:
 
 
 def restarts(bench: Bench, count: int) -> list[str]:
-    """Restart by transitions while images come; what was left behind."""
+    """Restart by transitions while images arrive; return leaked resources."""
     pid, begin = bench.processes.pid("mapper"), time.monotonic()
     cycle(bench, 2)
     before = settled(bench, pid)
@@ -287,7 +287,7 @@ def grown(before: Held, after: Held) -> list[str]:
 
 
 def cycle(bench: Bench, count: int) -> None:
-    """So many restarts, each until images arrive again."""
+    """Restart repeatedly, each time until images arrive again."""
     for _ in range(count):
         for step in CYCLE:
             bench.ask(step)
@@ -317,9 +317,9 @@ def settled(bench: Bench, pid: int, before: Held | None = None) -> Held:
 
 
 def run(work: Callable[[Bench], list[str]], given: argparse.Namespace) -> int:
-    """Start everything, do the work, end everything, report."""
+    """Start the processes, do the work, stop the processes, report."""
     domain = int(os.environ.get("ROS_DOMAIN_ID", "64"))
-    # Without its profile Fast DDS keeps memory for as many images as once waited in the queue.
+    # Without its profile, Fast DDS keeps memory for the largest number of images ever queued.
     os.environ.update(isolated_environment(domain), **fastdds_environment())
     with tempfile.TemporaryDirectory() as name, control_node(domain) as control:
         processes = Processes(Path(name), domain, {"PYTHONFAULTHANDLER": "1"})

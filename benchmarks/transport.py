@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How late images arrive over Fast DDS, as ROS sets it up and with `config/fastdds.xml`.
+"""Measures the delay of images over Fast DDS, with ROS defaults and with `config/fastdds.xml`.
 
     python benchmarks/transport.py [--seconds 20] [--rate 30] [--size 640x480]
 
-The player of `soak.py` sends; a process that does nothing else listens.
+The player of `soak.py` publishes to a process that only listens.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SETTLE_S = 5.0
 
 
 def listen() -> int:
-    """The listener process: a line for each image, its delay in ms."""
+    """Print the delay in ms of each image, one per line: the listener process."""
     rclpy.init()
     node = rclpy.create_node("listener")
 
@@ -61,7 +61,7 @@ def listen() -> int:
 
 
 def measure(given: argparse.Namespace, profiles: bool) -> np.ndarray:
-    """Delays (N,) in ms of the images that arrived."""
+    """Return the (N,) delays in ms of the images that arrived."""
     domain = int(os.environ.get("ROS_DOMAIN_ID", "65"))
     for key in fastdds_environment():
         os.environ.pop(key, None)

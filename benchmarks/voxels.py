@@ -12,13 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Processor time to integrate one window of 8 views at 224x224 into voxels of 5 cm.
+"""Measures processor time to integrate a window of 8 views at 224x224 into voxels of 5 cm.
 
     python benchmarks/voxels.py [--repeat 20]
 
-Points of a synthetic drive through an apartment, thinned out as the mapper does, into a map that
-holds the window before. Where `open3d` can be imported, its VoxelBlockGrid integrates the depth
-images of the same views on the CPU, which is what it takes instead of points.
+The points are from a synthetic drive through an apartment, subsampled as in the mapper; the map
+already holds the previous window. If `open3d` is installed, its VoxelBlockGrid integrates the
+depth images of the same views on the CPU, since it takes no points.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Cloud = tuple[FloatArray, ImageArray, FloatArray]
 
 
 def drive(count: int, seed: int = 9002) -> list[Frame]:
-    """Frames 0.4 m apart."""
+    """Return frames 0.4 m apart."""
     config = SequenceConfig(
         seed=seed, frames=count, hw=(224, 224), step_m=0.4, apartment=True, supersample=1
     )
@@ -51,7 +51,7 @@ def drive(count: int, seed: int = 9002) -> list[Frame]:
 
 
 def cloud(frame: Frame, stride: int) -> Cloud:
-    """Points, colours and confidence of a frame in the map frame."""
+    """Return points, colours and confidence of a frame in the map frame."""
     assert frame.depth_m is not None and frame.camera is not None and frame.T_odom_cam is not None
     depth = np.nan_to_num(frame.depth_m)
     near = (depth > 0) & (depth < MapSettings().max_depth_m)
@@ -64,14 +64,14 @@ def cloud(frame: Frame, stride: int) -> Cloud:
 
 
 def timed(action: Callable[[], None]) -> tuple[float, float]:
-    """Milliseconds of processor time of this process, and of the clock."""
+    """Return milliseconds of processor time and of wall time."""
     begin, clock = time.process_time(), time.perf_counter()
     action()
     return 1e3 * (time.process_time() - begin), 1e3 * (time.perf_counter() - clock)
 
 
 def ours(before: list[Cloud], new: list[Cloud], voxel_size_m: float) -> tuple[float, float]:
-    """Times of our map."""
+    """Return the times of our map."""
     voxels = VoxelMap(voxel_size_m)
     for view in before:
         voxels.integrate(*view)
@@ -84,7 +84,7 @@ def ours(before: list[Cloud], new: list[Cloud], voxel_size_m: float) -> tuple[fl
 
 
 def open3d_grid(before: list[Frame], new: list[Frame], voxel_size_m: float) -> tuple[float, float]:
-    """Times of Open3D's grid with colour."""
+    """Return the times of Open3D's grid with colour."""
     import open3d.core as o3c  # type: ignore[import-not-found]
     from open3d.t.geometry import Image, VoxelBlockGrid  # type: ignore
 
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 def report(name: str, runs: list[tuple[float, float]]) -> None:
-    """Median and shortest times."""
+    """Print median and shortest times."""
     cpu, clock = np.array(runs).T
     print(
         f"{name}: {np.median(cpu):.1f} ms of processor time a window (shortest {cpu.min():.1f}), "

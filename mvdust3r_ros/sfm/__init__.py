@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Camera poses of a window from its images: features, two views, bundle adjustment."""
+"""Camera poses of a window from its images: features, two-view geometry, bundle adjustment."""

@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Bundle adjustment of a window: analytic derivatives, Schur complement, robust, with priors.
+"""Robust bundle adjustment of a window: analytic derivatives, Schur complement, motion priors.
 
 Triggs, McLauchlan, Hartley and Fitzgibbon ("Bundle adjustment - a modern synthesis", 1999), solved
-by Levenberg and Marquardt's method (1944, 1963) with a Cauchy kernel as re-weighted least squares.
-Poses are T_ref_cam, changed on the right: R exp(w), t + R v, so (w, v) is a step in the camera's
-own axes. The first view is fixed. Dense in views, of which there are few; points are eliminated.
+by Levenberg-Marquardt (1944, 1963) with a Cauchy kernel as iteratively re-weighted least squares.
+Poses are T_ref_cam, updated on the right: R exp(w), t + R v, so (w, v) is a step in the camera's
+own axes. The first view is fixed. Dense in the few views; points are eliminated.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from mvdust3r_ros.geometry import invert_se3
 IndexArray = npt.NDArray[np.intp]
 
 ROBUST_SIGMAS = 2.5
-"""Width of the Cauchy kernel of the pixels in sigmas: what is farther off loses its weight. At 2.4
-it keeps 95 % of what least squares make of normal errors (Holland and Welsch 1977). Insensitive
-from 1.25 to 5 (benchmarks/constants.py, office with odometry)."""
+"""Width of the Cauchy kernel of reprojection errors, in sigmas. At 2.4 it has 95 % of the
+efficiency of least squares for normal errors (Holland and Welsch 1977). Insensitive from 1.25 to 5
+(benchmarks/constants.py, office with odometry)."""
 PRIOR_SIGMAS = 3.0
-"""The same of the measured motions; rotation and translation each by itself. Insensitive from 3 to
-6; at 1.5 good odometry loses weight, and the ATE is 15 mm instead of 10 (benchmarks/constants.py,
+"""The same for measured motions, for rotation and translation separately. Insensitive from 3 to 6;
+at 1.5 good odometry loses weight, and the ATE is 15 mm instead of 10 (benchmarks/constants.py,
 office with odometry)."""
 SCALE_GAUGE_SIGMA = 1e-3
-"""Relative, of the distance that fixes the unit where nothing measures it: far below what images
-say of any distance, and far above rounding. It is a choice of unit, not a measurement."""
+"""Relative sigma of the distance that fixes the scale if nothing measures it: far below the
+precision of any distance from images, and far above rounding. It is a gauge, not a measurement."""
 NEAREST_SHARE = 1e-3
-"""Of the median depth; what lies nearer than that or behind a camera projects from there, so that
-every pixel is finite."""
+"""Points nearer than this share of the median depth, or behind a camera, are projected from that
+depth, so that every pixel is finite: a guard against division by zero."""
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-9, 1e4
-"""Of Marquardt's scaled diagonal: close to Gauss and Newton's step to begin with; below the least
-it is that step, above the most no step is left to try."""
+"""Damping of Marquardt's scaled diagonal: the first step is close to Gauss-Newton. Below the least
+it equals Gauss-Newton, above the most steps are too short to help."""
 COST_CONVERGED = 1e-5
-"""Relative fall of the cost in a step that ends the iteration. A sigma of any pose costs 1/2: with
-a cost of some thousand, as of as many observations, less than a quarter of that is left."""
+"""The iteration ends if a step lowers the cost by a smaller share. One sigma of a pose costs 1/2;
+at a cost of a few thousand, as of as many observations, less than a quarter of that is left."""
 
 
 class BundleError(MvDust3rError):
@@ -65,14 +65,14 @@ class BundleError(MvDust3rError):
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Where points are seen.
+    """Observations of points in views.
 
     Attributes:
         view: (N,) view of each observation.
-        point: (N,) point of each observation; a point is in a view once at most.
+        point: (N,) point of each observation; at most one observation per point and view.
         uv: (N, 2) pixels.
-        drift: (N, 2) pixels that the point is moved for each second its camera takes to read its
-            rows (`rolling_shutter.row_drift`); None for none.
+        drift: (N, 2) displacement in pixels per second of readout time
+            (`rolling_shutter.row_drift`); None for a global shutter.
     """
 
     view: IndexArray
@@ -85,7 +85,7 @@ class Observations:
         return len(self.view)
 
     def chosen(self, keep: npt.NDArray[np.bool_]) -> Observations:
-        """Those where (N,) `keep` is true."""
+        """Return the observations where (N,) `keep` is true."""
         drift = None if self.drift is None else self.drift[keep]
         return Observations(self.view[keep], self.point[keep], self.uv[keep], drift)
 
@@ -111,14 +111,14 @@ class MotionPrior:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Cameras and points that are adjusted together.
+    """Cameras and points, adjusted together.
 
     Attributes:
         T: (V, 4, 4) T_ref_cam.
         K: (V, 3, 3) intrinsics.
         points: (P, 3) in the frame ref.
-        readout_s: (V,) time that each camera takes to read its rows, beside what is accounted for
-            in the pixels; empty for none.
+        readout_s: (V,) readout time of each camera in addition to that already corrected in the
+            pixels; empty for a global shutter.
     """
 
     T: FloatArray
@@ -129,19 +129,20 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is held and measured.
+    """Measurements and fixed quantities.
 
     Attributes:
-        observations: of the points.
+        observations: observations of the points.
         priors: measured motions.
         sigma_px: one-sigma of an observation, each axis.
-        trust: weight of the observations beside the priors; below 1 where their errors are alike.
-        free: (V,) the views that move; the first view never does.
-        camera_of: (V,) group of views of one camera; -1 where K is exact.
-        focal_prior: (G, 2) log of each group's fx as measured, and its sigma, inf for unknown.
-        readout_sigma_s: (G,) of each group's readout, which is 0 as measured; empty where
-            observations have no drift.
-        kept_distance: a view and its distance from the first one, which fixes the unit; None where
+        trust: weight of the observations relative to the priors; below 1 if their errors are
+            correlated.
+        free: (V,) views that move; the first view never does.
+        camera_of: (V,) camera group of each view; -1 if K is exact.
+        focal_prior: (G, 2) log of each group's measured fx and its sigma, inf for unknown.
+        readout_sigma_s: (G,) sigma of each group's readout, with mean 0; empty if observations
+            have no drift.
+        kept_distance: a view and its distance from the first one, which fixes the scale; None if
             priors do.
     """
 
@@ -157,23 +158,23 @@ class Problem:
 
     @property
     def size(self) -> int:
-        """Number of unknowns beside the points: six of each view, log focal lengths, readouts."""
+        """Number of unknowns without the points: six per view, log focal lengths, readouts."""
         return 6 * len(self.free) + self.size_of_camera * len(self.focal_prior)
 
     @property
     def unknown(self) -> npt.NDArray[np.bool_]:
-        """(size,) which of them change."""
+        """(size,) mask of the unknowns that are free."""
         moving = self.free.copy()
         moving[0] = False
         return np.concatenate([np.repeat(moving, 6), np.ones(self.size - 6 * len(moving), bool)])
 
     @property
     def size_of_camera(self) -> int:
-        """Number of unknowns of each camera: its log focal length, its readout."""
+        """Number of unknowns per camera: log focal length and, if observed, readout."""
         return 2 if len(self.readout_sigma_s) else 1
 
     def unknowns_of(self, view: int) -> IndexArray:
-        """Which of them move what a view sees: its pose, and what is not known of its camera."""
+        """Return the indices of a view's unknowns: its pose and those of its camera."""
         pose, group = np.arange(6 * view, 6 * view + 6), self.camera_of[view]
         if group < 0:
             return pose
@@ -183,12 +184,12 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Adjusted:
-    """Outcome of a bundle adjustment.
+    """Result of a bundle adjustment.
 
     Attributes:
         scene: the adjusted cameras and points.
-        cost: robust sum of squares, halved.
-        information: (size, size) of the unknowns with the points eliminated, at the outcome.
+        cost: half the robust sum of squares.
+        information: (size, size) information of the unknowns after elimination of the points.
     """
 
     scene: Scene
@@ -198,7 +199,7 @@ class Adjusted:
 
 @dataclass(frozen=True, eq=False)
 class NormalEquations:
-    """Normal equations: cameras (D, D), (D,); points (P, 3, 3), (P, 3); between (D, 3, P)."""
+    """Normal equations: cameras (D, D), (D,); points (P, 3, 3), (P, 3); cross terms (D, 3, P)."""
 
     cameras: FloatArray
     g_cameras: FloatArray
@@ -208,12 +209,12 @@ class NormalEquations:
 
 
 def adjust(scene: Scene, problem: Problem, iterations: int = 10) -> Adjusted:
-    """Levenberg-Marquardt from a start near the outcome.
+    """Run Levenberg-Marquardt from a good initial guess.
 
     Args:
-        scene: start.
-        problem: what is measured.
-        iterations: most steps.
+        scene: initial guess.
+        problem: measurements.
+        iterations: maximum number of steps.
 
     Raises:
         BundleError: the equations have no finite solution.
@@ -237,10 +238,10 @@ def adjust(scene: Scene, problem: Problem, iterations: int = 10) -> Adjusted:
 
 
 def covariance(adjusted: Adjusted, problem: Problem) -> FloatArray:
-    """(size, size) covariance of the unknowns; zero where nothing moves.
+    """Return the (size, size) covariance of the unknowns; zero for fixed ones.
 
     Raises:
-        BundleError: the observations leave something undetermined.
+        BundleError: the observations leave some unknown undetermined.
     """
     free = problem.unknown
     full = np.zeros((problem.size, problem.size))
@@ -255,13 +256,13 @@ def covariance(adjusted: Adjusted, problem: Problem) -> FloatArray:
 
 
 def residuals(scene: Scene, observations: Observations) -> tuple[FloatArray, FloatArray]:
-    """(N, 2) pixels from where a point is seen to where it should be, and (N,) its depth."""
+    """Return (N, 2) reprojection errors (predicted minus observed) and (N,) depths."""
     cam, z = _in_cameras(scene, observations)
     return _projected(scene, observations, cam, z) - _at_once(scene, observations), cam[:, 2]
 
 
 def cost(scene: Scene, problem: Problem) -> float:
-    """Half the robust sum of squares of pixels and priors."""
+    """Return half the robust sum of squares of reprojection errors and priors."""
     error, _ = residuals(scene, problem.observations)
     square = (error**2).sum(1) / problem.sigma_px**2
     total = problem.trust * _cauchy(square, ROBUST_SIGMAS).sum()
@@ -283,7 +284,7 @@ def _cauchy_weight(square: FloatArray, width: float) -> FloatArray:
 
 
 def _in_cameras(scene: Scene, seen: Observations) -> tuple[FloatArray, FloatArray]:
-    """(N, 3) points in the frames of their cameras, and (N,) depths held away from zero."""
+    """Return (N, 3) points in the frames of their cameras, and (N,) depths bounded above zero."""
     R, t = scene.T[:, :3, :3], scene.T[:, :3, 3]
     cam = np.einsum("nji,nj->ni", R[seen.view], scene.points[seen.point] - t[seen.view])
     near = NEAREST_SHARE * float(np.median(np.abs(cam[:, 2]))) if len(cam) else 0.0
@@ -291,7 +292,7 @@ def _in_cameras(scene: Scene, seen: Observations) -> tuple[FloatArray, FloatArra
 
 
 def _at_once(scene: Scene, seen: Observations) -> FloatArray:
-    """(N, 2) pixels where points would be seen if all rows were read at once."""
+    """Return the (N, 2) pixels of a global shutter."""
     if seen.drift is None or not len(scene.readout_s):
         return seen.uv
     return np.asarray(seen.uv - scene.readout_s[seen.view, None] * seen.drift)
@@ -304,7 +305,7 @@ def _projected(scene: Scene, seen: Observations, cam: FloatArray, z: FloatArray)
 
 
 def normal_equations(scene: Scene, problem: Problem) -> NormalEquations:
-    """Those of one Gauss-Newton step, each residual weighed as it stands."""
+    """Return the normal equations of a Gauss-Newton step with weights from current residuals."""
     seen, views, count = problem.observations, len(scene.T), len(scene.points)
     J_pose, J_focal, J_point, error = derivatives(scene, seen)
     of_camera = [J_focal] if seen.drift is None else [J_focal, seen.drift]
@@ -342,7 +343,7 @@ def normal_equations(scene: Scene, problem: Problem) -> NormalEquations:
 
 
 def _summed(at: IndexArray, size: int, values: FloatArray) -> FloatArray:
-    """(size, ...) sums of those of the (N, ...) values that belong to each index."""
+    """Return (size, ...) sums of the (N, ...) values of each index."""
     to = csr_array((np.ones(len(at)), (at, np.arange(len(at)))), shape=(size, len(at)))
     flat = values.reshape(len(at), math.prod(values.shape[1:]))
     return np.asarray(to @ flat).reshape(size, *values.shape[1:])
@@ -351,7 +352,12 @@ def _summed(at: IndexArray, size: int, values: FloatArray) -> FloatArray:
 def derivatives(
     scene: Scene, seen: Observations
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Of the pixels by pose (N, 2, 6), log focal length (N, 2), point (N, 2, 3); and residuals."""
+    """Return residuals, and derivatives by pose, log focal length and point.
+
+    Returns:
+        Derivatives of the pixels by pose (N, 2, 6), log focal length (N, 2) and point (N, 2, 3);
+        (N, 2) residuals.
+    """
     cam, z = _in_cameras(scene, seen)
     where = _projected(scene, seen, cam, z)
     K = scene.K[seen.view]
@@ -365,14 +371,14 @@ def derivatives(
 
 
 def _prior_residual(scene: Scene, prior: MotionPrior) -> tuple[FloatArray, FloatArray]:
-    """(3,) rotation and (3,) translation between measured and present motion, in sigmas."""
+    """Return (3,) rotation and (3,) translation between measured and current motion, in sigmas."""
     T = invert_se3(scene.T[prior.a]) @ scene.T[prior.b]
     turn = _log_rotation(prior.T_a_b[:3, :3].T @ T[:3, :3])
     return turn / prior.sigma_rad, (T[:3, 3] - prior.T_a_b[:3, 3]) / prior.sigma_t
 
 
 def prior_information(priors: Sequence[MotionPrior], T: FloatArray) -> FloatArray:
-    """(6V, 6V) information of the priors alone at (V, 4, 4) poses, without robust weights."""
+    """Return the (6V, 6V) information of the priors at (V, 4, 4) poses, without robust weights."""
     H = np.zeros((6 * len(T), 6 * len(T)))
     for prior in priors:
         J, _ = prior_derivatives(Scene(T, np.zeros((0, 3, 3)), np.zeros((0, 3))), prior)
@@ -382,7 +388,7 @@ def prior_information(priors: Sequence[MotionPrior], T: FloatArray) -> FloatArra
 
 
 def prior_strain(priors: Sequence[MotionPrior], T: FloatArray) -> FloatArray:
-    """(N, 2) by how many sigmas poses contradict each prior: rotation, translation."""
+    """Return (N, 2) residuals of each prior in sigmas per axis (RMS): rotation, translation."""
     scene = Scene(T, np.zeros((0, 3, 3)), np.zeros((0, 3)))
     pairs = [_prior_residual(scene, prior) for prior in priors]
     strain = [[np.linalg.norm(r) / math.sqrt(3) for r in pair] for pair in pairs]
@@ -390,7 +396,10 @@ def prior_strain(priors: Sequence[MotionPrior], T: FloatArray) -> FloatArray:
 
 
 def prior_derivatives(scene: Scene, prior: MotionPrior) -> tuple[FloatArray, FloatArray]:
-    """(6, 12) of the residual in sigmas by the poses of both views, and the (6,) residual."""
+    """Return the (6, 12) derivative of a prior's residual by both poses, and the (6,) residual.
+
+    The residual is in sigmas.
+    """
     turn, shift = _prior_residual(scene, prior)
     T = invert_se3(scene.T[prior.a]) @ scene.T[prior.b]
     by_turn = _inverse_right_jacobian(turn * prior.sigma_rad)
@@ -413,7 +422,7 @@ def _add_prior(H: FloatArray, g: FloatArray, scene: Scene, prior: MotionPrior) -
 
 
 def _camera_residual(scene: Scene, problem: Problem) -> FloatArray:
-    """How far log focal lengths (G,), then readouts (G,), are off the measured ones, in sigmas."""
+    """Return residuals of log focal lengths (G,), then readouts (G,), in sigmas."""
     first = [int(np.argmax(problem.camera_of == g)) for g in range(len(problem.focal_prior))]
     off = np.log(scene.K[first, 0, 0]) - problem.focal_prior[:, 0]
     if len(problem.readout_sigma_s):
@@ -426,7 +435,7 @@ def _camera_sigma(problem: Problem) -> FloatArray:
 
 
 def _distance_residual(scene: Scene, view: int, distance: float) -> tuple[FloatArray, float]:
-    """(3,) its derivative by the view's step, and how far the kept distance is off, in sigmas."""
+    """Return the (3,) derivative of the kept distance by the view's step, and its residual."""
     t, sigma = scene.T[view, :3, 3], SCALE_GAUGE_SIGMA * distance
     length = max(float(np.linalg.norm(t)), 1e-12)
     return scene.T[view, :3, :3].T @ t / (length * sigma), (length - distance) / sigma
@@ -440,10 +449,10 @@ def _add_distance(H: FloatArray, g: FloatArray, scene: Scene, view: int, distanc
 
 
 def _log_rotation(R: FloatArray) -> FloatArray:
-    """(3,) rotation vector; SciPy's checks of its input would take most of the time."""
+    """Return the (3,) rotation vector, without SciPy's input checks, which dominate the time."""
     axis = np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]]) / 2
     sine, cosine = math.sqrt(float(axis @ axis)), (float(R[0, 0] + R[1, 1] + R[2, 2]) - 1) / 2
-    # sin(x) is x in doubles below 1e-7; near half a turn the axis is lost in the difference
+    # sin(x) == x in doubles below 1e-7; near half a turn the difference cancels the axis
     if sine < 1e-7 and cosine > 0:
         return np.asarray(axis)
     if sine < 1e-4:
@@ -456,7 +465,7 @@ def _skew(v: FloatArray) -> FloatArray:
 
 
 def _inverse_right_jacobian(turn: FloatArray) -> FloatArray:
-    """(3, 3) change of log(R exp(w)) by w at R = exp(turn)."""
+    """Return the (3, 3) derivative of log(R exp(w)) by w at R = exp(turn)."""
     angle, W = float(np.linalg.norm(turn)), _skew(turn)
     if angle < 1e-4:  # the next term of the series is of the order of angle^4
         return np.eye(3) + W / 2 + W @ W / 12
@@ -465,7 +474,7 @@ def _inverse_right_jacobian(turn: FloatArray) -> FloatArray:
 
 
 def _reduced(normal: NormalEquations, damping: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Schur complement: (D, D) and (D,) of the cameras, and (P, 3, 3) inverses of the points."""
+    """Return the Schur complement (D, D), (D,) of the cameras, and (P, 3, 3) point inverses."""
     own = np.einsum("pii->pi", normal.points)
     damped = normal.points.copy()
     np.einsum("pii->pi", damped)[:] += damping * own + 1e-12 * own.max(1, keepdims=True) + 1e-12
@@ -485,7 +494,7 @@ def _reduced(normal: NormalEquations, damping: float) -> tuple[FloatArray, Float
 def damped_step(
     normal: NormalEquations, problem: Problem, damping: float
 ) -> tuple[FloatArray, FloatArray]:
-    """(D,) change of the cameras and (P, 3) of the points.
+    """Return the damped step: (D,) of the cameras and (P, 3) of the points.
 
     Raises:
         BundleError: the observations leave some pose undetermined.
@@ -504,7 +513,7 @@ def damped_step(
 
 
 def _moved(scene: Scene, problem: Problem, step: FloatArray, shift: FloatArray) -> Scene:
-    """The scene after a step."""
+    """Return the scene after a step."""
     views = len(scene.T)
     poses = step[: 6 * views].reshape(views, 6)
     T = scene.T.copy()

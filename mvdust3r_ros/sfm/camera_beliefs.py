@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the windows so far have said of each camera: its focal length, how long its rows take."""
+"""Beliefs about each camera, updated window by window: focal length and readout time."""
 
 from __future__ import annotations
 
@@ -24,34 +24,37 @@ from mvdust3r_ros.datatypes import FloatArray, View
 from mvdust3r_ros.rolling_shutter import MAX_READOUT_S, intrinsics_of
 
 READOUT_SIGMA_S = 0.015
-"""Before anything is known: 0 with this sigma, as rows of most cameras take 5 to 30 ms."""
+"""Sigma of the initial belief, a readout of 0: most cameras take 5 to 30 ms."""
 CALIBRATION_SIGMA = 0.01
-"""Relative error of a calibrated focal length: a lens may have been focused anew since. Images may
-correct it. Insensitive from 0.005 to 0.02 (benchmarks/constants.py, office with odometry)."""
+"""Relative one-sigma of a calibrated focal length, which images may correct: a lens may have been
+refocused since. Insensitive from 0.005 to 0.02 (benchmarks/constants.py, office with odometry)."""
 SURE_FOCAL = 0.03
-"""A focal length that windows have said this well is taken for given: `MAX_FOCAL_SIGMA`."""
+"""A focal length estimated with a smaller relative sigma counts as given: `MAX_FOCAL_SIGMA`."""
 LEAST_FOCAL_SIGMA, LEAST_READOUT_SIGMA_S = 0.003, 0.0003
-"""Windows that share views and a lens are not independent: their mean is never better."""
+"""Least sigmas: windows share views and a lens, so their errors do not average out. Chosen limits:
+a tenth of `SURE_FOCAL`; at 90 degrees per second, 0.3 ms is a sixth of a pixel at 384."""
 SHOWN_SIGMAS = 2.0
-"""A readout of fewer sigmas is none: by chance one in 20 has more."""
+"""A readout within so many sigmas of zero counts as zero: chance exceeds it once in 20."""
 EXACT_SIGMA_S = 1e-6
-"""Of a readout that a setting says: what a camera turns meanwhile is no part of a pixel."""
+"""Sigma of a readout given by a setting: the camera's rotation in a microsecond is far below a
+pixel."""
 FADING = 1.1
-"""Growth of a sigma from window to window: these share views, and a lens may change."""
+"""Growth of a sigma from window to window, as windows share views and a lens may change. A chosen
+limit: without new measurements, a sigma doubles in seven windows."""
 
 CameraKey = tuple[str, int, int]
-"""Name of a camera, width and height of its views."""
+"""Camera name, width and height of its views."""
 
 
 @dataclass(frozen=True)
 class CameraBelief:
-    """What is known of a camera.
+    """Belief about a camera.
 
     Attributes:
-        focal_px: fx in pixels of the views; None where nothing is known.
-        focal_sigma: its relative error.
+        focal_px: fx in pixels of the views; None if unknown.
+        focal_sigma: its relative one-sigma.
         readout_s: time from the first to the last row.
-        readout_sigma_s: its error.
+        readout_sigma_s: its one-sigma.
     """
 
     focal_px: float | None = None
@@ -61,11 +64,11 @@ class CameraBelief:
 
     @property
     def shows_readout(self) -> bool:
-        """Whether the readout is more than its own uncertainty."""
+        """Whether the readout differs significantly from zero."""
         return abs(self.readout_s) > SHOWN_SIGMAS * self.readout_sigma_s
 
     def faded(self) -> CameraBelief:
-        """The same for the next window."""
+        """Return the belief for the next window, with larger sigmas."""
         return replace(
             self,
             focal_sigma=max(self.focal_sigma * FADING, LEAST_FOCAL_SIGMA),
@@ -80,13 +83,13 @@ Beliefs = Mapping[CameraKey, CameraBelief]
 
 
 def camera_key(view: View) -> CameraKey:
-    """Of the camera of a view."""
+    """Return the key of a view's camera."""
     height, width = view.image_rgb.shape[:2]
     return view.camera_name, width, height
 
 
 def belief_of(view: View, beliefs: Beliefs) -> CameraBelief:
-    """What is known of the camera of a view; its calibration goes before what windows said."""
+    """Return the belief about a view's camera, combined with its calibration and settings."""
     known = beliefs.get(camera_key(view), CameraBelief())
     if view.readout_s is not None:
         known = replace(known, readout_s=view.readout_s, readout_sigma_s=EXACT_SIGMA_S)
@@ -98,7 +101,7 @@ def belief_of(view: View, beliefs: Beliefs) -> CameraBelief:
 
 
 def _calibrated(known: CameraBelief, focal_px: float) -> CameraBelief:
-    """The weighted mean of what a calibration and the windows say."""
+    """Return the weighted mean of a calibration and the estimate of earlier windows."""
     if known.focal_px is None:
         return replace(known, focal_px=focal_px, focal_sigma=CALIBRATION_SIGMA)
     here, there = CALIBRATION_SIGMA**-2, known.focal_sigma**-2
@@ -109,7 +112,7 @@ def _calibrated(known: CameraBelief, focal_px: float) -> CameraBelief:
 
 
 def with_known_focal(views: Sequence[View], beliefs: Beliefs) -> list[View]:
-    """The views, with intrinsics where windows have shown them."""
+    """Return the views, with the focal lengths of their beliefs where known."""
     out = []
     for view in views:
         known = belief_of(view, beliefs)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Matches of pairs of views to tracks through a window, and tracks to points."""
+"""Link pairwise matches to tracks through a window, and triangulate tracks."""
 
 from __future__ import annotations
 
@@ -30,25 +30,26 @@ from mvdust3r_ros.sfm.bundle import Observations
 IndexArray = npt.NDArray[np.intp]
 
 TRIANGULATION_ROUNDS = 4
-"""Of re-weighting; bundle adjustment goes on from there."""
+"""Rounds of re-weighting; bundle adjustment continues from the result, so a rough one is
+enough."""
 KERNEL_PX = 2.0
-"""Least width of the Cauchy kernel of triangulation: two sigmas of an observation at the start.
+"""Least width of the Cauchy kernel of triangulation: two initial sigmas of an observation.
 Insensitive from 1 to 4 (benchmarks/constants.py, office with odometry)."""
 
 
 def link_matches(
     counts: Sequence[int], matches: Mapping[tuple[int, int], IndexArray]
 ) -> IndexArray:
-    """Features that are matched, over any chain of pairs, are one track.
+    """Link features matched directly or over a chain of pairs into one track.
 
-    A view in which a chain meets itself twice is left out of its track.
+    A track with two features in one view loses that view.
 
     Args:
         counts: number of features of each view.
         matches: pair of views -> (M, 2) indices of features.
 
     Returns:
-        (P, V) index of the feature of each view, -1 where the track is not seen; two or more are.
+        (P, V) feature index in each view, -1 where not seen; each track is seen in two or more.
     """
     offsets = np.concatenate([[0], np.cumsum(counts)])
     ends = [m + offsets[list(pair)] for pair, m in matches.items() if len(m)]
@@ -69,7 +70,7 @@ def link_matches(
 
 
 def track_pixels(tracks: IndexArray, uv: Sequence[FloatArray]) -> FloatArray:
-    """(P, V, 2) pixels of tracks, NaN where not seen."""
+    """Return (P, V, 2) pixels of tracks, NaN where not seen."""
     pixels = np.full((*tracks.shape, 2), np.nan)
     for v, own in enumerate(uv):
         seen = tracks[:, v] >= 0
@@ -79,12 +80,12 @@ def track_pixels(tracks: IndexArray, uv: Sequence[FloatArray]) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Triangulated:
-    """Points from tracks.
+    """Triangulated tracks.
 
     Attributes:
         points: (P, 3) in the frame of the poses.
-        good: (P, V) observations that agree with their point; none where the point is no good.
-        angle_rad: (P,) largest angle between two rays that agree.
+        good: (P, V) inlier observations; none if the point is rejected.
+        angle_rad: (P,) largest angle between two inlier rays.
     """
 
     points: FloatArray
@@ -99,13 +100,13 @@ def triangulate(
     max_px: float,
     min_angle_rad: float,
 ) -> Triangulated:
-    """Points nearest to their rays, robust, tested by reprojection, side and angle.
+    """Triangulate tracks robustly; test reprojection error, positive depth and angle.
 
     Args:
         T: (V, 4, 4) T_ref_cam.
-        K: (V, 3, 3).
-        pixels: (P, V, 2), NaN where not seen (or not to be used).
-        max_px: largest distance of an observation from its point.
+        K: (V, 3, 3) intrinsics.
+        pixels: (P, V, 2), NaN where not seen or not to be used.
+        max_px: largest reprojection error.
         min_angle_rad: least angle between the rays of a point.
     """
     seen = ~np.isnan(pixels[..., 0])
@@ -129,7 +130,7 @@ def triangulate(
 def reprojection(
     T: FloatArray, K: FloatArray, points: FloatArray, uv: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """(P, V) distances in pixels of (P, V, 2) from where points project to, and their depths."""
+    """Return (P, V) reprojection errors in pixels and (P, V) depths."""
     R, t = T[:, :3, :3], T[:, :3, 3]
     cam = np.swapaxes((points - t[:, None]) @ R, 0, 1)
     depth = cam[..., 2]
@@ -141,7 +142,7 @@ def reprojection(
 def observations_of(
     pixels: FloatArray, good: BoolArray, drift: FloatArray | None = None
 ) -> tuple[Observations, IndexArray]:
-    """The good observations of the points that have some, and the indices of those points."""
+    """Return the inlier observations, and the indices of the points that have any."""
     kept = np.flatnonzero(good.any(1))
     point, view = np.nonzero(good[kept])
     own = None if drift is None else drift[kept][point, view]
@@ -149,7 +150,7 @@ def observations_of(
 
 
 def _rays(T: FloatArray, K: FloatArray, uv: FloatArray) -> FloatArray:
-    """(P, V, 3) unit directions of pixels in the frame of the poses."""
+    """Return (P, V, 3) unit ray directions of pixels in the frame of the poses."""
     focal = np.stack([K[:, 0, 0], K[:, 1, 1]], 1)
     cam = np.concatenate([(uv - K[:, :2, 2]) / focal, np.ones((*uv.shape[:2], 1))], 2)
     cam /= np.linalg.norm(cam, axis=2, keepdims=True)
@@ -157,7 +158,7 @@ def _rays(T: FloatArray, K: FloatArray, uv: FloatArray) -> FloatArray:
 
 
 def _nearest_points(rays: FloatArray, centres: FloatArray, weight: FloatArray) -> FloatArray:
-    """(P, 3) points with the least weighted sum of squared distances from their rays.
+    """Return the (P, 3) points with the least weighted sum of squared distances from their rays.
 
     The midpoint method, for any number of views (Hartley and Sturm, "Triangulation", 1997).
     """
@@ -171,7 +172,7 @@ def _nearest_points(rays: FloatArray, centres: FloatArray, weight: FloatArray) -
 
 
 def _largest_angle(rays: FloatArray, good: BoolArray) -> FloatArray:
-    """(P,) radians."""
+    """Return the (P,) largest angle in radians between inlier rays."""
     cosine = rays @ np.swapaxes(rays, 1, 2)
     both = good[:, :, None] & good[:, None]
     return np.asarray(np.arccos(np.clip(np.where(both, cosine, 1.0).min((1, 2)), -1, 1)))

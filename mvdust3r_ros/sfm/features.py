@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What can be recognised in a view, and which of it two views share."""
+"""SIFT features of a view, and matches between two views."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MAX_FEATURES = 1200
 """Strongest features kept of a view. Insensitive from 600 to 2400 (benchmarks/constants.py, office
 with odometry)."""
 CONTRAST = 0.01
-"""SIFT's least contrast, where Lowe has 0.03: walls show little, and noise finds no partner.
+"""SIFT's least contrast; Lowe uses 0.03. Walls have little texture, and noise finds no match.
 Insensitive from 0.005 to 0.02 (benchmarks/constants.py, office with odometry)."""
 SIFT_SHIFT_PX = 0.25
-"""OpenCV's keypoints lie so far off in x and y, as it doubles the image first."""
+"""Offset of OpenCV's keypoints in x and y, which results from doubling the image first."""
 RATIO, FAINT_RATIO = 0.8, 0.9
-"""A match is clear when it is nearer than this share of the distance of the second best (0.8: Lowe
-2004, figure 11); up to the second share it is kept for where poses are known: insensitive from 0.9
-to 1; at 0.45 the ATE is 12 mm instead of 10 (benchmarks/constants.py, office with odometry)."""
+"""A match is clear if its distance is below the first share of that of the second best (0.8: Lowe
+2004, figure 11). Up to the second share it is used once poses are known: insensitive from 0.9 to
+1; at 0.45 the ATE is 12 mm instead of 10 (benchmarks/constants.py, office with odometry)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,8 @@ class ViewFeatures:
     """Features of one view.
 
     Attributes:
-        uv: (N, 2) pixels, integers at pixel centres; no two alike.
-        size_px: (N,) diameter of the patch that each describes.
+        uv: (N, 2) pixels, integers at pixel centres; no duplicates.
+        size_px: (N,) diameter of the described patch.
         descriptors: (N, 128) float32 of unit length (RootSIFT).
         size_wh: width and height of the view in pixels.
     """
@@ -63,7 +63,7 @@ class ViewFeatures:
 
 
 def view_features(view: View) -> ViewFeatures:
-    """SIFT features (Lowe 2004) of a view with RootSIFT descriptors (Arandjelovic 2012)."""
+    """Detect SIFT features (Lowe 2004) with RootSIFT descriptors (Arandjelovic 2012)."""
     gray = cv2.cvtColor(view.image_rgb, cv2.COLOR_RGB2GRAY)
     sift = cv2.SIFT.create(nfeatures=MAX_FEATURES, contrastThreshold=CONTRAST)
     keypoints, raw = sift.detectAndCompute(gray, None)
@@ -73,7 +73,7 @@ def view_features(view: View) -> ViewFeatures:
         return ViewFeatures(np.zeros((0, 2)), np.zeros(0), nothing, size_wh)
     uv = np.array([k.pt for k in keypoints]) - SIFT_SHIFT_PX
     size_px = np.array([k.size for k in keypoints])
-    # a keypoint with two orientations comes twice: the first, stronger one stays
+    # a keypoint with two orientations appears twice: keep the first, stronger one
     first = np.sort(np.unique(uv, axis=0, return_index=True)[1])
     share = raw[first] / np.maximum(raw[first].sum(1, keepdims=True), 1e-9)
     return ViewFeatures(uv[first], size_px[first], np.sqrt(share).astype(np.float32), size_wh)
@@ -84,8 +84,8 @@ class Matches:
     """Mutual nearest neighbours of two views.
 
     Attributes:
-        index: (M, 2) features of both.
-        clear: (M,) those that are clearly nearer than the second best.
+        index: (M, 2) feature indices in both views.
+        clear: (M,) mask of matches clearly better than the second best.
     """
 
     index: IndexArray
@@ -97,9 +97,9 @@ _known = WeakKeyDictionary()
 
 
 def match_features(a: ViewFeatures, b: ViewFeatures) -> Matches:
-    """Mutual nearest neighbours that stand out from the second best.
+    """Return mutual nearest neighbours that pass the ratio test.
 
-    What has been matched is remembered as long as both are in use: windows share views.
+    Results are cached while both views are in use, since windows share views.
     """
     of_a = _known.setdefault(a, WeakKeyDictionary())
     found = of_a.get(b)

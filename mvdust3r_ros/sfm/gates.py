@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Whether poses from images hold: enough points, spread, in agreement, not on one plane."""
+"""Gates for poses from images: enough points, well spread, consistent, not on one plane."""
 
 from __future__ import annotations
 
@@ -31,26 +31,28 @@ from mvdust3r_ros.sfm.two_view import (
 )
 
 MIN_VIEW_POINTS = 30
-"""Least points of a view whose pose images say: twice what a pair needs (`two_view.MIN_MATCHES`).
+"""Least points of a view with a pose from images: twice those of a pair (`two_view.MIN_MATCHES`).
 Insensitive from 15 to 60 (benchmarks/constants.py, office with odometry)."""
 GRID, MIN_COVERED_CELLS = 4, 5
-"""Least cells, of a grid of so many rows and columns, that they lie in: more than one object of a
-quarter of the image. Insensitive from 2 to 10 (benchmarks/constants.py, office with odometry)."""
+"""Rows and columns of a grid over the image, and the least number of cells with points: more than
+an object of a quarter of the image covers. The number is insensitive from 2 to 10
+(benchmarks/constants.py, office with odometry)."""
 PLANE_PARALLAX_PX, PLANE_SIGMAS = 3.0, 4.0
-"""Pairs of views with less parallax do not tell a plane from a room; a match lies on a plane when
-it is off by no more than so many sigmas."""
+"""Pairs with less parallax do not distinguish a plane from a room; a match lies on a plane if its
+error is within so many sigmas. Tests pass from 1.5 to 3 and from 4 to 8: with 4.2 pixels a room
+counts as a plane, with 2.8 sigmas a plane as a room (test/test_sfm_window_poses.py)."""
 
 
 def strong_views(
     good: BoolArray, pixels: FloatArray, size_wh: FloatArray, least: int = MIN_VIEW_POINTS
 ) -> BoolArray:
-    """(V,) views that see enough points, spread over the image.
+    """Return the (V,) mask of views that see enough points, spread over the image.
 
     Args:
-        good: (P, V) observations that agree; of fewer tracks than `pixels`, all of those count.
+        good: (P, V) inlier observations; ignored unless it has as many tracks as `pixels`.
         pixels: (P, V, 2), NaN where not seen.
-        size_wh: (V, 2) of the views in pixels.
-        least: number of points that are enough.
+        size_wh: (V, 2) width and height of the views in pixels.
+        least: least number of points.
     """
     seen = ~np.isnan(pixels[..., 0])
     if len(good) == len(pixels):
@@ -68,14 +70,14 @@ def explained_share(
     K: FloatArray,
     views: Sequence[int] | None = None,
 ) -> float:
-    """Share of the matches on which single pairs agree that poses of all of them explain.
+    """Return the share of verified pair matches that the poses explain.
 
     Args:
-        matcher: of the window.
-        verified: matches of pairs.
+        matcher: matcher of the window.
+        verified: verified matches of each pair.
         T: (V, 4, 4) poses of `views`.
-        K: (V, 3, 3).
-        views: None for all.
+        K: (V, 3, 3) intrinsics of `views`.
+        views: posed views; None for all.
     """
     place = {v: i for i, v in enumerate(range(len(T)) if views is None else views)}
     explained = total = 0
@@ -97,17 +99,17 @@ def plane_share(
     sigma_px: float,
     views: Sequence[int],
 ) -> float:
-    """Share of the matches of pairs with parallax that one plane for each pair explains.
+    """Return the share of matches that one plane per pair explains, among pairs with parallax.
 
     Args:
-        matcher: of the window.
-        verified: matches of pairs.
-        K: (V, 3, 3) of `views`.
-        sigma_px: error of an observation.
-        views: those that are placed.
+        matcher: matcher of the window.
+        verified: verified matches of each pair.
+        K: (V, 3, 3) intrinsics of `views`.
+        sigma_px: one-sigma of an observation.
+        views: posed views.
 
     Returns:
-        0 to 1; 1 where no pair shows parallax.
+        0 to 1; 1 if no pair has parallax.
     """
     place = {v: i for i, v in enumerate(views)}
     explained = total = 0

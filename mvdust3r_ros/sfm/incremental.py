@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Poses from images alone: a good pair, then view by view (Snavely 2006, Schonberger 2016)."""
+"""Incremental SfM from images alone: initial pair, then views (Snavely 2006, Schonberger 2016)."""
 
 from __future__ import annotations
 
@@ -33,36 +33,40 @@ from mvdust3r_ros.sfm.two_view import RANSAC_SURE, TwoViews, verify_pair
 IndexArray = npt.NDArray[np.intp]
 
 MIN_PARALLAX_PX = 2.5
-"""Least median parallax of the pair to begin with. Insensitive from 1.25 to 5
-(benchmarks/constants.py, office alone)."""
+"""Least median parallax of the initial pair. Insensitive from 1.25 to 5 (benchmarks/constants.py,
+office alone)."""
 ENOUGH_PARALLAX_PX = 20.0
-"""More than this makes a pair no better."""
+"""Parallax above this does not improve the rank of an initial pair: 3 degrees at 384 pixels.
+Insensitive from 10 to 40 (benchmarks/constants.py, office alone, 60 images)."""
 MIN_PAIR_POINTS = 20
-"""Matches of that pair, a few more than make a pair count (`two_view.MIN_MATCHES`)."""
+"""Least matches of the initial pair, a few more than of any pair (`two_view.MIN_MATCHES`)."""
 UNSURE_PX = 4.0
-"""Largest distance from the epipolar line where the focal length is a guess, off by up to 17 %
-(`FOCAL_STARTS`)."""
+"""Largest distance from the epipolar line if the focal length is a guess, wrong by up to 21 %
+(`FOCAL_STARTS`). Tests pass from 2 to 4; at 5.6 a rotation is off by 1.7 degrees instead of less
+than 1 (test/test_sfm_window_poses.py)."""
 MIN_RESECTION_POINTS = 15
-"""Least points of the model that a view must see to be placed: three samples of RANSAC.
-Insensitive from 8 to 30 (benchmarks/constants.py, office alone)."""
+"""Least model points in a view for resection: three samples of RANSAC. Insensitive from 8 to 30
+(benchmarks/constants.py, office alone)."""
 PNP_PX = 4.0
-"""Largest distance of a point from where a view sees it: `GOOD_PX` of a start.
-Insensitive from 2 to 8 (benchmarks/constants.py, office alone)."""
+"""Largest reprojection error in resection: the first of `GOOD_PX`. Insensitive from 2 to 8
+(benchmarks/constants.py, office alone)."""
 PNP_ROUNDS = 300
-"""Samples of 5 points (EPnP in OpenCV): one has no outlier, to 99.9 %, from 47 % inliers on."""
+"""RANSAC samples of 5 points (EPnP in OpenCV): with 47 % inliers or more, one is free of outliers
+with a probability of 99.9 %."""
 STARTS = 3
-"""Pairs that are tried to begin with: more only where the first does not place all views."""
+"""Initial pairs tried at most: the next only if the ones before did not lead to all views. Tests
+pass from 2 to 6 (test/test_sfm_window_poses.py)."""
 
 
 def start_pairs(
     matcher: Matcher, seen: Mapping[Pair, Verified], K: FloatArray
 ) -> list[tuple[Pair, TwoViews]]:
-    """Pairs of views to begin with, best first: many matches and parallax.
+    """Return candidate initial pairs, best first: many matches and much parallax.
 
     Args:
-        matcher: of the window.
-        seen: matches that agree.
-        K: (V, 3, 3) intrinsics, or a start for them.
+        matcher: matcher of the window.
+        seen: verified matches.
+        K: (V, 3, 3) intrinsics, or initial guesses.
     """
     score, geometry = {}, {}
     for pair, verified in seen.items():
@@ -84,25 +88,25 @@ def grow(
     cameras: Cameras,
     priors: Sequence[MotionPrior] = (),
 ) -> tuple[list[int], Solution] | None:
-    """All views that can be placed from some on.
+    """Place as many views as possible, starting from some posed views.
 
     Args:
-        start: view -> (4, 4) pose, of those to begin with.
-        K: (V, 3, 3) intrinsics, or a start for them.
+        start: view -> (4, 4) initial pose.
+        K: (V, 3, 3) intrinsics, or initial guesses.
         pixels: (P, V, 2) tracks, NaN where not seen.
-        cameras: what is known of them.
+        cameras: camera groups and their priors.
         priors: measured motions, in the unit of `start`.
 
     Returns:
-        The placed views in ascending order and their poses in the frame of the first of them; or
-        None where those to begin with do not hold.
+        The placed views in ascending order and their solution in the frame of the first; None if
+        adjusting the initial views fails.
     """
     linked = {view for p in priors for view in (p.a, p.b)}
 
     def adjusted(
         views: Sequence[int], T: FloatArray, K: FloatArray
     ) -> tuple[list[int], Solution] | None:
-        """Views in ascending order, in the frame of the first, adjusted with their points."""
+        """Adjust views and points; return views in ascending order, in the frame of the first."""
         order = np.argsort(views)
         chosen = [views[i] for i in order]
         T = invert_se3(T[order[0]]) @ T[order]
@@ -136,7 +140,7 @@ def grow(
 
 
 def _current(K: FloatArray, views: Sequence[int], solution: Solution) -> FloatArray:
-    """(V, 3, 3) intrinsics; of views not yet placed as of the placed ones of the same camera."""
+    """Return (V, 3, 3) intrinsics; unplaced views get the median change of the placed ones."""
     factor = solution.K[:, 0, 0] / K[list(views), 0, 0]
     current = K.copy()
     current[:, 0, 0] *= np.median(factor)
@@ -148,7 +152,7 @@ def _current(K: FloatArray, views: Sequence[int], solution: Solution) -> FloatAr
 def _next_view(
     views: Sequence[int], solution: Solution, pixels: FloatArray, failed: set[int]
 ) -> int | None:
-    """The view that sees most of the points."""
+    """Return the unplaced view that sees most points; None if too few."""
     sees = ~np.isnan(pixels[solution.good.any(1)][..., 0])
     count = sees.sum(0)
     count[[*views, *failed]] = 0
@@ -158,7 +162,7 @@ def _next_view(
 def _pose_of(
     view: int, solution: Solution, K: FloatArray, pixels: FloatArray
 ) -> FloatArray | None:
-    """(4, 4) pose of a view from the points it sees."""
+    """Return the (4, 4) pose of a view by resection (PnP); None if it fails."""
     use = solution.good.any(1) & ~np.isnan(pixels[:, view, 0])
     points, uv = solution.points[use], pixels[use, view]
     unit = float(np.median(np.linalg.norm(points, axis=1)))

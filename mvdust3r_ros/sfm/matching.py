@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Matches of all pairs of views of a window, and which of them agree with a geometry."""
+"""Matches of all pairs of views of a window, and their geometric verification."""
 
 from __future__ import annotations
 
@@ -38,24 +38,23 @@ IndexArray = npt.NDArray[np.intp]
 Pair = tuple[int, int]
 
 GUIDE_PX = 12.0
-"""Largest distance of a match from the epipolar line of odometry, to be looked at at all: 2
-degrees of a view of 384 pixels. Insensitive from 6 to 24 (benchmarks/constants.py, office with
-odometry)."""
+"""Matches farther from the epipolar line of odometry are discarded: 2 degrees at 384 pixels.
+Insensitive from 6 to 24 (benchmarks/constants.py, office with odometry)."""
 AGREE_PX = 2.5
-"""The same from that of poses that images gave: `GOOD_PX` at the end. Insensitive from 1.25 to 5
+"""The same for poses from images: the last of `GOOD_PX`. Insensitive from 1.25 to 5
 (benchmarks/constants.py, office with odometry)."""
 GUIDED_MATCHES = 10
-"""Inliers that make a pair of views count where odometry guides: fewer than
-`two_view.MIN_MATCHES`, as wrong matches have been left out before."""
+"""Least inliers of a pair guided by odometry: fewer than `two_view.MIN_MATCHES`, as most wrong
+matches are discarded before."""
 
 
 @dataclass(frozen=True, eq=False)
 class Verified:
-    """Matches of a pair that agree.
+    """Geometrically verified matches of a pair.
 
     Attributes:
-        index: (M, 2) features of both.
-        geometry: with which they agree.
+        index: (M, 2) feature indices in both views.
+        geometry: their two-view geometry.
     """
 
     index: IndexArray
@@ -66,16 +65,16 @@ class Matcher:
     """Features of the views of a window and the matches between them.
 
     Attributes:
-        uv: of each view (N, 2) pixels: its features, then where tracks between keyframes see it.
-        matches: of each pair of views.
+        uv: (N, 2) pixels of each view: its features, then those of the tracks between keyframes.
+        matches: matches of each pair of views.
     """
 
     def __init__(self, features: Sequence[ViewFeatures], tracks_uv: FloatArray | None) -> None:
         """Match all pairs.
 
         Args:
-            features: of each view.
-            tracks_uv: (N, V, 2) pixels of tracks through the frames between; NaN where not seen.
+            features: features of each view.
+            tracks_uv: (N, V, 2) pixels of tracks through the frames in between; NaN if not seen.
         """
         extra = np.zeros((0, len(features), 2)) if tracks_uv is None else tracks_uv
         self.uv = [np.concatenate([f.uv, extra[:, v]]) for v, f in enumerate(features)]
@@ -88,17 +87,17 @@ class Matcher:
             self.matches[a, b] = Matches(np.concatenate([own.index, more]), clear)
 
     def pixels_of(self, pair: Pair, index: IndexArray) -> tuple[FloatArray, FloatArray]:
-        """(M, 2) pixels of matches in both views."""
+        """Return (M, 2) pixels of matches in both views."""
         return self.uv[pair[0]][index[:, 0]], self.uv[pair[1]][index[:, 1]]
 
     def verified(
         self, K: Sequence[FloatArray | None], T: FloatArray | None
     ) -> dict[Pair, Verified]:
-        """Clear matches that agree with one epipolar geometry of their pair.
+        """Return the clear matches of each pair that are consistent with one epipolar geometry.
 
         Args:
-            K: (3, 3) of each view or None.
-            T: (V, 4, 4) poses by odometry, which guide; or None.
+            K: (3, 3) intrinsics of each view, or None.
+            T: (V, 4, 4) odometry poses for guided matching, or None.
         """
         found = {}
         for pair, matches in self.matches.items():
@@ -115,12 +114,12 @@ class Matcher:
         return found
 
     def agreeing(self, T: FloatArray, K: FloatArray, views: Sequence[int]) -> FloatArray:
-        """Tracks of all matches, clear or not, that lie near the epipolar lines of known poses.
+        """Return tracks of all matches, clear or not, near the epipolar lines of known poses.
 
         Args:
             T: (V, 4, 4) poses of `views`.
-            K: (V, 3, 3) their intrinsics.
-            views: which views these are.
+            K: (V, 3, 3) intrinsics of `views`.
+            views: indices of the posed views.
 
         Returns:
             (P, V, 2) pixels, NaN where not seen; V runs over `views`.
@@ -134,6 +133,11 @@ class Matcher:
         return self.tracks(chosen, views)
 
     def tracks(self, matches: Mapping[Pair, IndexArray], views: Sequence[int]) -> FloatArray:
-        """(P, V, 2) pixels of chained matches of pairs of places in `views`; NaN if not seen."""
+        """Return (P, V, 2) pixels of chained matches; NaN where not seen.
+
+        Args:
+            matches: matches of pairs; a pair holds positions in `views`.
+            views: views of the tracks.
+        """
         uv = [self.uv[v] for v in views]
         return track_pixels(link_matches([len(u) for u in uv], matches), uv)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What odometry and the rig say of the motion between views, and how well."""
+"""Motion priors between views from odometry, the rig and the previous window, with sigmas."""
 
 from __future__ import annotations
 
@@ -28,42 +28,48 @@ from mvdust3r_ros.geometry import invert_se3, rotation_angle_deg
 from mvdust3r_ros.sfm.bundle import MotionPrior
 
 ODOM_REL_SIGMA = 0.02
-"""Error of a step of odometry, share of its length; as `stitch.odom_rel_sigma` assumes.
+"""One-sigma of an odometry step as a share of its length, as in `stitch.odom_rel_sigma`.
 Insensitive from 0.01 to 0.04 (benchmarks/constants.py, office with odometry)."""
 ODOM_SIGMA_M = 0.003
-"""The same, whatever the length. Insensitive from 0.0015 to 0.006 (benchmarks/constants.py, office
-with odometry)."""
+"""Part of this sigma that does not depend on the length. Insensitive from 0.0015 to 0.006
+(benchmarks/constants.py, office with odometry)."""
 ODOM_SIGMA_RAD = math.radians(0.15)
-"""Error of a turn of odometry, whatever its angle: time stamps, the shake of a mast. Insensitive
-from half to twice (benchmarks/constants.py, office with odometry)."""
+"""One-sigma of an odometry rotation at any angle: timestamps, a shaking mast. Insensitive from
+half to twice (benchmarks/constants.py, office with odometry)."""
 ODOM_TURN_SHARE = 0.01
 """The same, share of the angle."""
 RIG_SIGMA_RAD = math.radians(0.15)
-"""Error of the calibration of a rig."""
+"""One-sigma of the rotation between two cameras of a rig, as for odometry. Tests pass from half to
+twice (test/test_sfm_window_poses.py)."""
 RIG_SIGMA_M = 0.002
-"""The same of the place of a camera, as of a hand-measured or calibrated mount."""
+"""One-sigma of a camera's position on the rig, as of a hand-measured or calibrated mount. Tests
+pass from 0.001 to 0.004 (test/test_sfm_window_poses.py)."""
 RIG_REL_SIGMA = 0.01
-"""Share of the distance of two cameras."""
+"""Part of this sigma that grows with the distance of two cameras, as a share of it. Tests pass
+from 0.005 to 0.014; at 0.02 odometry is trusted more than the rig
+(test/test_sfm_window_poses.py)."""
 BEFORE_SIGMA_RAD = math.radians(0.1)
-"""Error of the turn between two views by the window before. Insensitive from half to twice
-(benchmarks/constants.py, office with odometry)."""
+"""One-sigma of the rotation between two views from the previous window. Insensitive from half to
+twice (benchmarks/constants.py, office with odometry)."""
 BEFORE_REL_SIGMA, BEFORE_SIGMA = 0.01, 0.002
-"""Error of their distance, share of itself and of the typical depth."""
+"""One-sigma of their distance, as a share of itself and of the typical depth. Both are insensitive
+from half to twice (benchmarks/constants.py, office alone, 60 images)."""
 BEFORE_WITH_ODOMETRY = 3.0
-"""Factor of both next to odometry, which the window before contains already. Insensitive from 1.5
-to 6 (benchmarks/constants.py, office with odometry)."""
+"""Factor on these sigmas next to odometry, which the previous window already used. Insensitive
+from 1.5 to 6 (benchmarks/constants.py, office with odometry)."""
 STILL = 1e-6
-"""Motion of the rig by odometry (m and rad) below which two views were taken at one time."""
+"""Two views without timestamps count as simultaneous if odometry moves the rig by less (m, rad):
+equal poses up to rounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class PosesBefore:
-    """What images said in the window before of views that are in this one too.
+    """Poses from the previous window for the views it shares with this one.
 
     Attributes:
-        T: view -> (4, 4) pose of the camera, in the frame and unit of that window.
+        T: view -> (4, 4) camera pose, in the frame and unit of that window.
         metric: whether that unit is metres.
-        typical: typical depth there.
+        typical: typical depth in that window.
     """
 
     T: Mapping[int, FloatArray]
@@ -71,7 +77,7 @@ class PosesBefore:
     typical: float
 
     def priors(self, with_odometry: bool) -> list[MotionPrior]:
-        """From each view to the next."""
+        """Return priors from each view to the next."""
         inflation = BEFORE_WITH_ODOMETRY if with_odometry else 1.0
         found = []
         for a, b in pairwise(sorted(self.T)):
@@ -83,7 +89,7 @@ class PosesBefore:
 
 
 def among(priors: Sequence[MotionPrior], views: Sequence[int]) -> list[MotionPrior]:
-    """Priors between some of the views, by their places among these."""
+    """Return the priors between the given views, renumbered by position in `views`."""
     place = {view: index for index, view in enumerate(views)}
     return [
         replace(p, a=place[p.a], b=place[p.b]) for p in priors if p.a in place and p.b in place
@@ -91,14 +97,15 @@ def among(priors: Sequence[MotionPrior], views: Sequence[int]) -> list[MotionPri
 
 
 def motion_priors(views: Sequence[View], stamps_ns: Sequence[int] | None) -> list[MotionPrior]:
-    """Measured motions between the views of a window.
+    """Return the measured motions between the views of a window.
 
-    Odometry links each view that has it with the next one that has; the rig links views of
-    different cameras of the same time.
+    Odometry links consecutive views that have it. The rig links simultaneous views of different
+    cameras.
 
     Args:
         views: oldest first.
-        stamps_ns: their times; None when not known, then odometry says which are of one time.
+        stamps_ns: their timestamps; None if unknown: odometry then decides which views are
+            simultaneous.
     """
     times = [None] * len(views) if stamps_ns is None else stamps_ns
     sights = [_Sight(v.T_odom_cam, v.T_rig_cam, t) for v, t in zip(views, times, strict=True)]
@@ -113,7 +120,7 @@ def motion_priors(views: Sequence[View], stamps_ns: Sequence[int] | None) -> lis
 
 
 def odometry_poses(views: Sequence[View]) -> FloatArray | None:
-    """(V, 4, 4) poses by odometry in the frame of view 0; None where a view has none."""
+    """Return (V, 4, 4) odometry poses in the frame of view 0; None if a view lacks odometry."""
     known = [v.T_odom_cam for v in views if v.T_odom_cam is not None]
     if len(known) < len(views):
         return None
@@ -123,7 +130,7 @@ def odometry_poses(views: Sequence[View]) -> FloatArray | None:
 
 @dataclass(frozen=True, eq=False)
 class _Sight:
-    """What is known of the place and time of a view; see `View`."""
+    """Pose and timestamp of a view, where known; see `View`."""
 
     T_odom_cam: FloatArray | None
     T_rig_cam: FloatArray | None
@@ -131,7 +138,7 @@ class _Sight:
 
     @property
     def T_odom_rig(self) -> FloatArray | None:  # noqa: N802
-        """(4, 4) the rig by odometry, else the camera."""
+        """(4, 4) odometry pose of the rig; of the camera if there is no rig."""
         if self.T_odom_cam is None or self.T_rig_cam is None:
             return self.T_odom_cam
         return np.asarray(self.T_odom_cam @ invert_se3(self.T_rig_cam))
@@ -166,7 +173,7 @@ def _between(T_a: FloatArray | None, T_b: FloatArray | None) -> FloatArray | Non
 
 
 def _by_rig(A: _Sight, B: _Sight) -> FloatArray | None:
-    """(4, 4) pose of B's camera in A's, where the rig alone says it: other cameras at one time."""
+    """Return the (4, 4) rig pose of B's camera in A's; None unless simultaneous and distinct."""
     T_a_b = _between(A.T_rig_cam, B.T_rig_cam)
     if T_a_b is None or np.allclose(T_a_b, np.eye(4)):
         return None

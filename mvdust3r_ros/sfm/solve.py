@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Points and poses of some views together: triangulate, adjust, test, again."""
+"""Solve for points and poses of several views: triangulate, adjust, reject outliers, repeat."""
 
 from __future__ import annotations
 
@@ -40,41 +40,42 @@ from mvdust3r_ros.sfm.correspondence import observations_of, triangulate
 IndexArray = npt.NDArray[np.intp]
 
 ROUGH_PX = (12.0, 5.0, 2.5)
-"""Largest distance of an observation from its point in each round from a rough start: from what an
-odometry leaves open to five sigmas of a feature."""
+"""Largest reprojection error in each round from a rough initial guess: from the error of odometry
+(`matching.GUIDE_PX`) down to five sigmas of a feature."""
 GOOD_PX = (4.0, 2.5)
-"""The same from a good start. Insensitive from half to twice of each, as those above
+"""The same from a good initial guess. Each number of both is insensitive from half to twice
 (benchmarks/constants.py, office with odometry)."""
 MIN_ANGLE_RAD = math.radians(1.0)
-"""Least angle between the rays of a point: a pixel, a sixth of a degree at 384, is then 17 % of
-its depth. Insensitive from half to twice (benchmarks/constants.py, office with odometry)."""
+"""Least angle between the rays of a point: one pixel, a sixth of a degree at 384, is then 17 % of
+the depth. Insensitive from half to twice (benchmarks/constants.py, office with odometry)."""
 MIN_SCENE_POINTS = 12
-"""Fewer points than this say nothing of poses: two samples of RANSAC. Insensitive from 6 to 24
+"""Least points to determine poses: two samples of RANSAC. Insensitive from 6 to 24
 (benchmarks/constants.py, office with odometry)."""
 INDEPENDENT = 20
-"""Observations of a view beyond this number add no more knowledge: their errors are alike, as from
-the lens, the calibration and a rolling shutter. Insensitive from 10 to 40
+"""Number of independent observations per view. More add no information, as their errors are
+correlated by the lens, the calibration and a rolling shutter. Insensitive from 10 to 40
 (benchmarks/constants.py, office with odometry)."""
 LEAST_SIGMA_PX, START_SIGMA_PX = 0.5, 1.0
-"""Least error of an observation, which is about that of a SIFT feature, and what it is taken for
-at the start. The least: insensitive from 0.25 to 1 (benchmarks/constants.py, office with
-odometry)."""
+"""Least one-sigma of an observation, about that of a SIFT feature, and its initial value. The
+least is insensitive from 0.25 to 1 (benchmarks/constants.py, office with odometry)."""
 START_TRUST = 0.5
-"""Weight of the observations in the first round, when outliers are among them."""
+"""Weight of the observations in the first round, while they contain outliers. Only a start: the
+number of observations sets the weight from then on (`INDEPENDENT`)."""
 MIN_FREEDOM = 0.1
-"""Least share of the residuals that the unknowns are taken not to absorb."""
+"""Least share of degrees of freedom that the unknowns leave: a guard against division by zero for
+windows with hardly more observations than unknowns."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
-    """Which views are of one camera, and what is known of it.
+    """Camera of each view, and priors on the cameras.
 
     Attributes:
-        group: (V,) number of the camera of each view; -1 where K is exact.
+        group: (V,) camera number of each view; -1 if K is exact.
         prior: (G, 2) log of fx and its sigma, inf for unknown.
-        readout_sigma_s: (G,) how well the time is known that its rows take, of which the pixels
-            are straightened already; empty where all rows are read at once.
-        turn_rad_s: (V, 3) angular velocity of the views; empty likewise.
+        readout_sigma_s: (G,) one-sigma of the readout time, whose current estimate is already
+            corrected in the pixels; empty for a global shutter.
+        turn_rad_s: (V, 3) angular velocity of the views; empty for a global shutter.
         height: rows of the views.
     """
 
@@ -86,11 +87,11 @@ class Cameras:
 
     @classmethod
     def exact(cls, views: int) -> Cameras:
-        """Of so many views, nothing to find."""
+        """Return cameras of views with exact intrinsics."""
         return cls(np.full(views, -1), np.zeros((0, 2)))
 
     def of(self, views: Sequence[int]) -> Cameras:
-        """The same for some of the views."""
+        """Return the cameras of some of the views."""
         groups, at = np.unique(self.group[list(views)], return_inverse=True)
         offset = int(groups[0] < 0)
         known = groups[offset:]
@@ -103,7 +104,7 @@ class Cameras:
         )  # fmt: skip
 
     def drift(self, pixels: FloatArray, K: FloatArray) -> FloatArray | None:
-        """(P, V, 2) of pixels (P, V, 2) for each second of readout; None for at once."""
+        """Return (P, V, 2) displacement per second of readout; None for a global shutter."""
         if not len(self.readout_sigma_s):
             return None
         return row_drift(pixels, K, self.turn_rad_s, self.height)
@@ -111,18 +112,18 @@ class Cameras:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Views and points that fit.
+    """Solved views and points.
 
     Attributes:
         T: (V, 4, 4) poses in the frame of the first view.
-        K: (V, 3, 3).
-        points: (P, 3) of each track, any value where the track is no good.
-        good: (P, V) observations that agree.
-        sigma_px: error of an observation, each axis, as the residuals say it.
-        median_px: median distance of the good observations.
+        K: (V, 3, 3) intrinsics.
+        points: (P, 3) point of each track; arbitrary if the track is rejected.
+        good: (P, V) inlier observations.
+        sigma_px: one-sigma of an observation, each axis, from the residuals.
+        median_px: median reprojection error of the inliers.
         covariance: (6V + G, 6V + G) of the steps of the views and the log focal lengths, then G
-            more of the readouts where these are looked for.
-        readout_s: (V,) time that rows take beside what the pixels are straightened by.
+            more of the readouts if estimated.
+        readout_s: (V,) readout time in addition to that already corrected in the pixels.
     """
 
     T: FloatArray
@@ -136,7 +137,7 @@ class Solution:
 
     @property
     def view_points(self) -> IndexArray:
-        """(V,) number of good observations."""
+        """(V,) number of inlier observations."""
         return np.asarray(self.good.sum(0))
 
 
@@ -149,19 +150,19 @@ def solve(
     rounds_px: Sequence[float] = GOOD_PX,
     iterations: int = 8,
 ) -> Solution | None:
-    """Best poses and points from a start.
+    """Solve for poses and points from an initial guess.
 
     Args:
-        T: (V, 4, 4) start, the first view at the identity.
-        K: (V, 3, 3).
+        T: (V, 4, 4) initial poses, the first at the identity.
+        K: (V, 3, 3) intrinsics, or initial guesses.
         pixels: (P, V, 2) tracks, NaN where not seen.
-        priors: measured motions; without any the unit is that of the start.
-        cameras: None where all K are exact.
-        rounds_px: largest distance of an observation from its point, round by round.
-        iterations: most steps of each round.
+        priors: measured motions; without any, the scale is that of the initial poses.
+        cameras: camera groups and priors; None if all K are exact.
+        rounds_px: largest reprojection error in each round.
+        iterations: maximum number of steps per round.
 
     Returns:
-        The solution, or None where too little fits.
+        The solution, or None if too few observations fit.
     """
     cameras = cameras or Cameras.exact(len(T))
     drift, at_once = cameras.drift(pixels, K), pixels
@@ -196,7 +197,7 @@ def solve(
 def _tested(
     scene: Scene, problem: Problem, good: BoolArray, at: IndexArray, tracks: int
 ) -> Solution | None:
-    """The solution with the observations that have turned out to agree."""
+    """Return the solution with its inliers; None if a pose is undetermined."""
     error, depth = residuals(scene, problem.observations)
     distance = np.linalg.norm(error, axis=1)
     agree = (depth > 0) & (distance < GOOD_PX[-1])
@@ -217,12 +218,15 @@ def _tested(
 
 
 def noise_px(scene: Scene, problem: Problem) -> float:
-    """Error of an observation, each axis, from robust residuals and what the unknowns absorb."""
+    """Return the one-sigma of an observation, each axis, from robust residuals.
+
+    Corrected for the degrees of freedom that the unknowns absorb.
+    """
     error, _ = residuals(scene, problem.observations)
     square = (error**2).sum(1)
     freedom = 1 - (3 * len(scene.points) + int(problem.unknown.sum())) / (2 * len(square))
     sigma = problem.sigma_px
-    for _ in range(5):  # of re-weighting with Geman and McClure's kernel, three sigmas wide
+    for _ in range(5):  # re-weighting with the Geman-McClure kernel, three sigmas wide
         weight = 1.0 / (1.0 + square / (3 * sigma) ** 2) ** 2
         mean = float((weight * square).sum() / (2 * weight.sum()))
         sigma = math.sqrt(mean / max(freedom, MIN_FREEDOM))

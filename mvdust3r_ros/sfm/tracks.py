@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Points followed through the frames between keyframes.
+"""Track points through the frames between keyframes.
 
-Corners of Shi and Tomasi (1994), Lucas and Kanade's method (1981) in pyramids (Bouguet 2000).
+Corners of Shi and Tomasi (1994), pyramidal Lucas-Kanade flow (1981; Bouguet 2000).
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ import numpy.typing as npt
 from mvdust3r_ros.datatypes import BoolArray, FloatArray, ImageArray
 
 MAX_TRACKED_FRAMES = 150
-"""Frames of a camera that are remembered, some 15 MB of 384 x 288 pixels."""
+"""Frames stored per camera: some 15 MB at 384 x 288 pixels."""
 MAX_KEYFRAMES = 64
-"""Keyframes of a camera whose points are remembered: eight windows."""
+"""Keyframes per camera whose points are stored: eight windows."""
 MAX_TRACKED_CORNERS, CORNER_QUALITY, CORNER_DISTANCE_PX = 500, 0.01, 7
-"""Corners that are followed from a keyframe on (`cv2.goodFeaturesToTrack`); at that distance so
-many take up a fifth of 384 x 288 pixels at least."""
+"""Corners tracked from a keyframe (`cv2.goodFeaturesToTrack`). At this distance, so many cover at
+least a fifth of 384 x 288 pixels."""
 PATCH_PX, LEVELS = 13, 3
-"""Of the flow: steps of up to 15 times half a patch, 97 pixels, can be followed (Bouguet 2000)."""
+"""Patch and pyramid of the flow: up to 15 times half a patch, 97 pixels (Bouguet 2000)."""
 BACK_PX = 0.5
-"""A point is lost when it is not found again this near to where it was, there and back."""
+"""A point tracked forward and back is dropped if its error is larger: a sigma of a feature
+(`solve.LEAST_SIGMA_PX`)."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeyframeTracks:
-    """Points that were followed from keyframe to keyframe.
+    """Points tracked from keyframe to keyframe.
 
     Attributes:
         uv: (N, V, 2) their pixels in the views of a window, NaN where not seen.
@@ -57,7 +58,7 @@ class KeyframeTracks:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """Points of a keyframe: (N,) numbers, counted up and never used again, (N, 2) pixels."""
+    """Points of a keyframe: (N,) ids, ascending and never reused; (N, 2) pixels."""
 
     number: npt.NDArray[np.intp]
     uv: FloatArray
@@ -65,7 +66,7 @@ class _Seen:
 
 @dataclass
 class _Camera:
-    """What is remembered of one camera."""
+    """Stored frames and points of one camera."""
 
     frames: deque[tuple[int, ImageArray]] = field(
         default_factory=lambda: deque(maxlen=MAX_TRACKED_FRAMES)
@@ -75,7 +76,7 @@ class _Camera:
 
 
 class FrameTracks:
-    """Remembers frames cheaply, and follows points through them when a window is mapped.
+    """Stores frames, and tracks points through them when a window is mapped.
 
     `observe` may run in one thread and `between` in another.
     """
@@ -86,12 +87,12 @@ class FrameTracks:
         self._lock = threading.Lock()
 
     def observe(self, stamp_ns: int, camera_name: str, gray: ImageArray) -> None:
-        """Remember a frame, no work.
+        """Store a frame, without processing it.
 
         Args:
-            stamp_ns: its time; a jump back forgets what was before.
-            camera_name: which camera.
-            gray: (H, W) uint8 at the size of the views; another size does the same.
+            stamp_ns: its timestamp; a jump back in time drops earlier frames.
+            camera_name: its camera.
+            gray: (H, W) uint8 at the size of the views; another size drops earlier frames too.
         """
         with self._lock:
             camera = self._cameras.setdefault(camera_name, _Camera())
@@ -100,10 +101,10 @@ class FrameTracks:
             camera.frames.append((stamp_ns, gray))
 
     def between(self, keyframes: Sequence[tuple[int, str]]) -> KeyframeTracks:
-        """Points that two or more of the keyframes see.
+        """Return the points seen in two or more of the keyframes.
 
         Args:
-            keyframes: stamp and camera of the views of a window; those that were observed count.
+            keyframes: timestamp and camera of the views of a window; unobserved ones are ignored.
         """
         for camera_name in sorted({name for _, name in keyframes}):
             stamps = sorted(stamp for stamp, name in keyframes if name == camera_name)
@@ -126,7 +127,7 @@ class FrameTracks:
         return KeyframeTracks(np.swapaxes(table[:, seen], 0, 1))
 
     def _follow(self, camera_name: str, stamps: Sequence[int]) -> None:
-        """Bring the points of the last known keyframe to those that are new."""
+        """Track the points of the last known keyframe to the new ones, and add new corners."""
         with self._lock:
             camera = self._cameras.get(camera_name)
             frames = [] if camera is None else list(camera.frames)
@@ -155,12 +156,12 @@ class FrameTracks:
 
 
 def _must_restart(last: tuple[int, ImageArray], stamp_ns: int, gray: ImageArray) -> bool:
-    """Whether points cannot be followed from the last frame to this one."""
+    """Whether points cannot be tracked from the last frame to this one."""
     return stamp_ns <= last[0] or gray.shape != last[1].shape
 
 
 def _through(images: Sequence[ImageArray], uv: FloatArray) -> tuple[FloatArray, BoolArray]:
-    """Points at the last image, and (N,) which of the first they are."""
+    """Return the points in the last image, and the (N,) mask of initial points still tracked."""
     alive = np.ones(len(uv), bool)
     now = np.asarray(uv, np.float32)
     for a, b in pairwise(images):
@@ -184,7 +185,7 @@ def _flow(a: ImageArray, b: ImageArray, uv: FloatArray) -> tuple[FloatArray, Boo
 
 
 def _corners(gray: ImageArray, known: FloatArray) -> FloatArray:
-    """(N, 2) new corners away from those that are followed already."""
+    """Return (N, 2) new corners, away from those already tracked."""
     mask = np.full(gray.shape, 255, np.uint8)
     for u, v in np.rint(known).astype(int).tolist():
         cv2.circle(mask, (u, v), CORNER_DISTANCE_PX, 0, -1)

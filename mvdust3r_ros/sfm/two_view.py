@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What two views alone say: which matches agree, how they turned, whether there is parallax."""
+"""Two-view geometry: inlier matches, relative pose, parallax."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ EPIPOLAR_PX = 1.5
 """Largest distance from the epipolar line, in pixels of the views: three sigmas of a feature.
 Insensitive from 0.75 to 3 (benchmarks/constants.py, office with odometry)."""
 EPIPOLAR_MATCHES = 8
-"""So many determine an epipolar geometry linearly (Longuet-Higgins 1981)."""
+"""Matches that determine an epipolar geometry linearly (Longuet-Higgins 1981)."""
 MIN_MATCHES = 15
-"""As in COLMAP (Schonberger and Frahm 2016): so many do not agree by chance."""
+"""Least inliers of a pair, as in COLMAP (Schonberger and Frahm 2016): more than agree by
+chance."""
 SEED = 1
-"""Any: the same images give the same poses."""
+"""Arbitrary; fixed so that the same images give the same poses."""
 PAIR_RANSAC_ROUNDS, RANSAC_SURE = 1000, 0.999
-"""So many samples of 5 matches hold one without outliers, that surely, where 37 % are inliers."""
+"""RANSAC samples of 5 matches and confidence: with 37 % inliers, one is free of outliers with this
+probability."""
 ROTATION_ROUNDS = 5
-"""Of re-weighting towards least distances instead of least squares (Weiszfeld 1937)."""
+"""Rounds of re-weighting towards least distances instead of least squares (Weiszfeld 1937). Only a
+median of pixels is read from the result, so a rough minimum is enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +47,10 @@ class TwoViews:
     """Relative geometry of views a and b.
 
     Attributes:
-        inliers: (M,) matches that agree with one epipolar geometry.
+        inliers: (M,) mask of matches consistent with one epipolar geometry.
         F: (3, 3) fundamental matrix, x_b^T F x_a = 0.
-        T_b_a: (4, 4) pose with a translation of length 1; None where K is unknown.
-        parallax_px: median displacement of inliers that no turn of the camera explains.
+        T_b_a: (4, 4) pose with a translation of length 1; None if K is unknown.
+        parallax_px: median displacement of inliers that no rotation of the camera explains.
     """
 
     inliers: BoolArray
@@ -64,18 +67,18 @@ def verify_pair(
     threshold_px: float = EPIPOLAR_PX,
     min_matches: int = MIN_MATCHES,
 ) -> TwoViews | None:
-    """Robust epipolar geometry (MAGSAC++, Barath et al. 2020) of matched pixels, seeded.
+    """Estimate the epipolar geometry of matched pixels (MAGSAC++, Barath et al. 2020), seeded.
 
     Args:
-        uv_a: (M, 2) pixels of view a.
+        uv_a: (M, 2) pixels in view a.
         uv_b: (M, 2) the same points in view b.
-        K_a: (3, 3) or None.
-        K_b: (3, 3) or None.
+        K_a: (3, 3) intrinsics or None.
+        K_b: (3, 3) intrinsics or None.
         threshold_px: largest distance from the epipolar line.
-        min_matches: fewer inliers than this are none.
+        min_matches: least number of inliers.
 
     Returns:
-        The geometry, or None when too few matches agree on one.
+        The geometry, or None if it has too few inliers.
     """
     if len(uv_a) < max(min_matches, EPIPOLAR_MATCHES):
         return None
@@ -131,12 +134,12 @@ def _fundamental(uv_a: FloatArray, uv_b: FloatArray, threshold_px: float) -> Two
 
 
 def normalised(uv: FloatArray, K: FloatArray) -> FloatArray:
-    """(M, 2) points on the plane z = 1 of pixels."""
+    """Return (M, 2) points on the plane z = 1."""
     return np.asarray((uv - K[:2, 2]) / (K[0, 0], K[1, 1]))
 
 
 def one_plane(uv_a: FloatArray, uv_b: FloatArray, threshold_px: float) -> int:
-    """Number of matches that the best single plane explains; fewer than 4 are on one."""
+    """Return the number of matches that the best homography explains; all if fewer than 4."""
     if len(uv_a) < 4:
         return len(uv_a)
     try:
@@ -147,14 +150,14 @@ def one_plane(uv_a: FloatArray, uv_b: FloatArray, threshold_px: float) -> int:
 
 
 def parallax_px(x_a: FloatArray, x_b: FloatArray, focal_px: float) -> float:
-    """Median displacement that is left after the turn that explains most of it.
+    """Return the median displacement that the best rotation leaves.
 
-    The turn is that of Kabsch (1976), with weights.
+    The rotation is estimated with the method of Kabsch (1976), weighted.
 
     Args:
         x_a: (M, 2) points on the plane z = 1 of view a.
-        x_b: (M, 2) the same of view b.
-        focal_px: of view b.
+        x_b: (M, 2) the same points in view b.
+        focal_px: focal length of view b.
     """
     a, b = (np.concatenate([x, np.ones((len(x), 1))], 1) for x in (x_a, x_b))
     a /= np.linalg.norm(a, axis=1, keepdims=True)
@@ -165,12 +168,12 @@ def parallax_px(x_a: FloatArray, x_b: FloatArray, focal_px: float) -> float:
         U, _, Vt = np.linalg.svd((weight[:, None] * b).T @ a)
         R = U @ np.diag([1, 1, np.linalg.det(U @ Vt)]) @ Vt
         off = np.linalg.norm(b - a @ R.T, axis=1)
-        weight = 1.0 / np.maximum(off, 0.1 / focal_px)  # no feature is found to a tenth of a pixel
+        weight = 1.0 / np.maximum(off, 0.1 / focal_px)  # features are never precise to 0.1 px
     return float(np.median(off)) * focal_px
 
 
 def epipolar_distance(F: FloatArray, uv_a: FloatArray, uv_b: FloatArray) -> FloatArray:
-    """(M,) pixels from matches in view b to the epipolar lines of a, or back: the larger."""
+    """Return (M,) distances from epipolar lines in pixels, the larger of both views."""
     a, b = (np.concatenate([x, np.ones((len(x), 1))], 1) for x in (uv_a, uv_b))
     in_b, in_a = a @ F.T, b @ F
     value = np.abs((in_b * b).sum(1))
@@ -181,7 +184,7 @@ def epipolar_distance(F: FloatArray, uv_a: FloatArray, uv_b: FloatArray) -> Floa
 def fundamental_of(
     T_a: FloatArray, T_b: FloatArray, K_a: FloatArray, K_b: FloatArray
 ) -> FloatArray:
-    """(3, 3) fundamental matrix of two posed views; zero where they share their place."""
+    """Return the (3, 3) fundamental matrix of two posed views; zero without translation."""
     T = invert_se3(T_b) @ T_a
     x, y, z = T[:3, 3]
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0.0]])

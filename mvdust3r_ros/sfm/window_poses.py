@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Camera poses of a window from its images, with odometry and rig as priors, and when not."""
+"""Camera poses of a window from its images, with odometry and the rig as priors."""
 
 from __future__ import annotations
 
@@ -47,55 +47,61 @@ from mvdust3r_ros.wording import plural
 IndexArray = npt.NDArray[np.intp]
 
 MIN_GOOD_VIEWS = 3
-"""Fewer views that images place are none: two have no third that would contradict a wrong pair."""
+"""Least views placed by images: with two, no third view could contradict a wrong pair."""
 MIN_EXPLAINED, MIN_EXPLAINED_ALONE = 0.6, 0.9
-"""Least share of the matches of single pairs that the poses of the window explain: with odometry,
-and by images alone, where repeated patterns can agree on something wrong. With odometry
-insensitive from 0.3 to 1 (benchmarks/constants.py, office with odometry), without from 0.45 to
-0.9."""
+"""Least share of verified pair matches that the poses of the window explain: with odometry, and
+with images alone, where repeated patterns can agree on wrong poses. With odometry insensitive from
+0.3 to 1 (benchmarks/constants.py, office with odometry), without from 0.45 to 0.9."""
 MIN_RIVAL_SHARE, MAX_RIVAL_PX, RIVAL_FOCAL = 0.7, 1.1, 0.04
-"""Two focal lengths that differ by more than the last share are both possible when one explains
-this share of what the other one does, with residuals larger by no more than this factor."""
+"""The focal length is ambiguous if a second result differs by more than the last share, explains
+the first share of the observations, and has residuals larger by at most the factor. Where turns
+determine it, residuals of wrong ones are 27 % larger; on a straight line, 1 %. Tests pass from
+0.35 to 0.9, from 1.02 to 1.25 and from 0.028 to 0.08 (test/test_sfm_window_poses.py)."""
 SETTLING_STEPS = 20
-"""Steps of adjustment before focal lengths are compared: residuals have to be at rest by then."""
+"""Adjustment steps before focal lengths are compared: enough to separate right from wrong ones,
+though not all have converged. Tests pass from 10 to 24; at 40 a result that is still 1 % off is
+chosen, and a rotation is off by 1.1 degrees instead of less than 1
+(test/test_sfm_window_poses.py)."""
 MAX_STRAIN, MAX_CONTRADICTED = 4.0, 0.3
-"""By more sigmas than this images contradict a step of odometry; more steps than this share, and
-they contradict odometry as a whole. Insensitive from half to twice of both
+"""Images contradict an odometry step by more sigmas than the first, and odometry as a whole if the
+share of such steps exceeds the second. Insensitive from half to twice of both
 (benchmarks/constants.py, office with odometry)."""
 MAX_TURN_SIGMA_RAD, MAX_SHIFT_SIGMA = math.radians(1.5), 0.08
-"""The shift in median depths; a view placed worse than either by images alone is not placed: its
-points would be off by as much as, or more than, two surfaces may be
-(`window_geometry.SAME_DEPTH`)."""
+"""Largest sigmas of rotation and translation, in median depths, of a view placed by images alone:
+beyond, its points would be off by as much as two surfaces may be (`window_geometry.SAME_DEPTH`).
+At half the first, the ATE is 13.6 mm instead of 10.5 (benchmarks/constants.py, office alone)."""
 MAX_PLANE_SHARE = 0.9
-"""More matches than this share on one plane leave two ways to see them, or nearly so."""
+"""With a larger share of matches on one plane, poses are ambiguous or nearly so: two relative
+poses explain a plane. Rooms have 0.63 to 0.78, a single plane has 0.95 and more
+(test/test_sfm_window_poses.py)."""
 FOCAL_STARTS = (0.6, 0.8, 1.1, 1.6)
-"""Of an unknown focal length, in long sides of the view: fields of view of 80, 64, 49 and 35
-degrees, each as far from the next as a start may be."""
+"""Initial guesses of an unknown focal length, in long sides of the view: fields of view of 80, 64,
+49 and 35 degrees, so that a true one between two is wrong by up to 21 %."""
 MAX_FOCAL_SIGMA = 0.03
-"""Largest relative uncertainty of a focal length that images say: all depths are off by about
-it."""
+"""Largest relative sigma of a focal length from images; depths are off by about as much. Tests
+pass from 0.015 to 0.06 (test/test_sfm_window_poses.py)."""
 MIN_FOCAL, MAX_FOCAL = 0.35, 4.0
-"""Range of a focal length that images may say, in long sides of the view: fields of view of 110
-and 14 degrees, beyond which a pinhole camera is rare."""
+"""Range of focal lengths from images, in long sides of the view: fields of view of 110 and 14
+degrees, beyond which pinhole cameras are rare."""
 TEXTURE, MATCHED = 30, 30
-"""Features of a view, and matches of neighbours, below which their number is to blame; words only:
-as many as a view needs (`gates.MIN_VIEW_POINTS`)."""
+"""Features of a view and matches of neighbours below which a message blames their number: as many
+as a view needs (`gates.MIN_VIEW_POINTS`)."""
 LEAST_MEDIAN_PX = 0.05
-"""Smaller residuals make a solution no more likely: no feature is found more exactly."""
+"""Smaller residuals make a solution no more likely: no feature is located more precisely."""
 MIN_MOTION_M = 0.03
-"""Motion by odometry or distance by the rig that is needed for metres: ten of `ODOM_SIGMA_M`."""
+"""Least odometry motion or rig baseline that gives metric scale: ten times `ODOM_SIGMA_M`."""
 
 
 class SfmError(MvDust3rError):
-    """Neither images nor odometry say where the views are."""
+    """Neither images nor odometry determine the poses of the views."""
 
 
 class FocalError(SfmError):
-    """The focal length is not given, and the images do not show it."""
+    """The focal length is not given and cannot be estimated from the images."""
 
 
 class ContradictionError(SfmError):
-    """Images and odometry do not go together."""
+    """Images and odometry contradict each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,25 +109,25 @@ class WindowPoses:
     """Poses of the views of a window.
 
     Attributes:
-        T_ref_cam: (V, 4, 4) camera poses in the frame of view `reference`; in metres where
-            `metric`, else in units of the median depth of the points.
+        T_ref_cam: (V, 4, 4) camera poses in the frame of view `reference`; in metres if `metric`,
+            otherwise in units of the median depth of the points.
         placed: (V,) views whose pose is known; the pose of others is the identity.
-        K: (V, 3, 3) intrinsics in pixels of the views, calibrated ones corrected within their
-            uncertainty as the images say.
+        K: (V, 3, 3) intrinsics in pixels of the views; calibrated ones are refined by the images
+            within their uncertainty.
         covariance: (V, 6, 6) of rotation (rad) and translation of each view in the axes of view
-            `reference`, which has none.
-        metric: whether odometry or the rig gave the unit.
+            `reference`, whose covariance is zero.
+        metric: whether odometry or the rig gave the scale.
         used_odometry: whether odometry was a prior or is the pose itself.
         source: "images", "images and odometry" or "odometry".
         points_ref: (P, 3) triangulated points, frame of view `reference`.
         seen: (P, V) which view sees which point.
-        note: in words, what kept images from saying more; empty when all is well.
-        focal_rel_sigma: relative uncertainty of the focal length; 0 where K was given.
-        reference: the view in whose frame all is: the first one that is placed.
-        median_px: median distance of points from where views see them; NaN without points.
-        by_images: (V,) views whose pose images say, alone or beside odometry.
-        unit_before: whether `before` alone gave the unit.
-        cameras: what is known of each camera now, where images said it.
+        note: message on what limited the images; empty if nothing did.
+        focal_rel_sigma: relative uncertainty of the focal length; 0 if K was given.
+        reference: the view whose frame is used: the first placed one.
+        median_px: median reprojection error; NaN without points.
+        by_images: (V,) views posed by images, alone or with odometry.
+        unit_before: whether `before` alone gave the scale.
+        cameras: updated beliefs of the cameras of views posed by images.
     """
 
     T_ref_cam: FloatArray
@@ -142,12 +148,12 @@ class WindowPoses:
     cameras: Beliefs = field(default_factory=dict)
 
     def of_last(self, count: int) -> WindowPoses:
-        """The same of the last views alone, in the frame of the first of them that is placed.
+        """Return the poses of the last views alone, in the frame of the first placed one of them.
 
-        The covariance is what has been added since that view, as along a chain.
+        The covariance is the increase since that view, as along a chain.
 
         Raises:
-            SfmError: none of them is placed.
+            SfmError: none of these views is placed.
         """
         first = len(self.placed) - count
         placed = self.placed[first:]
@@ -171,7 +177,7 @@ class WindowPoses:
 
 
 def _positive(spread: FloatArray) -> FloatArray:
-    """(V, 6, 6) symmetric matrices without their negative parts."""
+    """Return (V, 6, 6) symmetric matrices with negative eigenvalues set to zero."""
     values, vectors = np.linalg.eigh(spread)
     return np.asarray((vectors * np.maximum(values, 0)[:, None]) @ np.swapaxes(vectors, 1, 2))
 
@@ -186,7 +192,7 @@ def _unplaced_note(placed: BoolArray) -> str:
 def given_poses(
     T_ref_cam: FloatArray, K: FloatArray, points_ref: FloatArray, seen: BoolArray
 ) -> WindowPoses:
-    """Poses in metres that are known without images; shapes as in `WindowPoses`."""
+    """Return known metric poses as `WindowPoses`, with its shapes."""
     views = len(T_ref_cam)
     everything, exact = np.ones(views, bool), np.zeros((views, 6, 6))
     return WindowPoses(
@@ -196,19 +202,21 @@ def given_poses(
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """What is given of a window.
+    """Inputs of a window.
 
     Attributes:
         views: its views.
         matcher: their matches.
-        K: (V, 3, 3) intrinsics, or a start for them.
-        cameras: which views are of one camera, and what is to be found of it.
-        keys: of these cameras.
-        beliefs: what was known of them; the matcher's pixels are straightened by it.
+        K: (V, 3, 3) intrinsics, or initial guesses.
+        cameras: which views share a camera, and its unknowns.
+        keys: keys of these cameras.
+        beliefs: prior beliefs of these cameras; the matcher's pixels are rectified with their
+            readout.
         priors: measured motions.
-        before: what the window before said of some views, in the unit of the priors.
-        unit_before: whether it alone gives the unit: metres that it had are not said again.
-        given_focals: whether the focal lengths are given, not what windows have said of them.
+        before: poses of some views from the previous window, in the unit of the priors.
+        unit_before: whether `before` alone gives the scale; the result is then not metric, even
+            if that window was.
+        given_focals: whether the focal lengths are given, not estimated by earlier windows.
     """
 
     views: Sequence[View]
@@ -229,7 +237,7 @@ class _Window:
 
     @property
     def K_given(self) -> list[FloatArray | None]:  # noqa: N802
-        """Of each view, (3, 3) or None."""
+        """(3, 3) given intrinsics of each view, or None."""
         return [v.K for v in self.views]
 
     @property
@@ -238,7 +246,7 @@ class _Window:
         return np.array([view.image_rgb.shape[1::-1] for view in self.views], float)
 
     def starts(self) -> Iterator[_Window]:
-        """The window with each start of unknown focal lengths; once where all are known."""
+        """Yield the window with each initial focal length; once if all are known."""
         if self.calibrated:
             yield self
         else:
@@ -254,12 +262,12 @@ class _Window:
 
 @dataclass(frozen=True, eq=False)
 class _Start:
-    """What one start led to.
+    """Result from one initial guess.
 
     Attributes:
-        views: that are placed.
-        solution: of these.
-        verified: matches of pairs of all views.
+        views: placed views.
+        solution: their poses and points.
+        verified: verified matches of all pairs of the window.
     """
 
     views: list[int]
@@ -275,24 +283,24 @@ def window_poses(
     before: PosesBefore | None = None,
     beliefs: Beliefs | None = None,
 ) -> WindowPoses:
-    """Poses of all views that images or odometry can place.
+    """Estimate the poses of all views that images or odometry can place.
 
-    Images decide where enough points hold, spread over each view; odometry and the rig are
-    measurements with errors of their own beside them. Else odometry stays as it is.
+    Bundle adjustment of the images, with odometry and the rig as priors, if each view has enough
+    well-spread points. Otherwise odometry is returned unchanged.
 
     Args:
         views: oldest first.
-        features: of each view, from `view_features`.
-        tracks: follows points through the frames between the views; None for nothing. Less
-            exact than features: beside odometry they are asked for where features are too few.
-        stamps_ns: times of the views; without them the cameras of a rig are tied to each other
-            only where odometry says that they did not move in between.
-        before: what the window before said of views that are in this one too.
-        beliefs: what is known of the cameras.
+        features: features of each view, from `view_features`.
+        tracks: returns tracks through the frames between the views; None for no tracks. They are
+            less precise than features: with odometry they are used only if features are too few.
+        stamps_ns: timestamps of the views; without them the rig links two cameras only if
+            odometry did not move in between.
+        before: poses of shared views from the previous window.
+        beliefs: prior beliefs of the cameras.
 
     Raises:
-        SfmError: no odometry, and the images do not say: no texture, no parallax, one plane, or
-            no motion that shows an unknown focal length.
+        SfmError: no odometry, and the images do not determine the poses: no texture, no parallax,
+            a single plane, or a motion from which an unknown focal length cannot be estimated.
     """
     T_odom = odometry_poses(views)
 
@@ -310,10 +318,10 @@ def window_poses(
 
 
 def _beside_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
-    """Images with odometry as prior where they go together; else what is to be believed.
+    """Estimate poses with odometry as prior; on contradiction choose images or odometry.
 
     Raises:
-        FocalError: the focal length is not known and stays unknown.
+        FocalError: the focal length is unknown and cannot be estimated.
     """
     try:
         return _with_odometry(window, T_odom)
@@ -363,14 +371,14 @@ def _given(
         )  # fmt: skip
         for v, (view, uv) in enumerate(zip(views, matcher.uv, strict=True)):
             done_s = np.zeros((len(uv), 1))
-            done_s[: len(features[v])] = view.straightened_s  # tracks are of frames as they came
+            done_s[: len(features[v])] = view.straightened_s  # tracks are in unrectified frames
             matcher.uv[v] = uv - (found[v].readout_s - done_s) * row_drift(
                 uv, K[v], turn[v], height
             )
     priors = motion_priors(views, stamps_ns)
     measured = bool(priors)
     if before is not None and measured and not before.metric:
-        before = None  # what is in metres does not go with what is not
+        before = None  # do not mix metric priors with poses of unknown scale
     if before is not None:
         priors += before.priors(measured)
     unit_before = before is not None and not measured
@@ -380,12 +388,12 @@ def _given(
 
 
 def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
-    """Bundle adjustment from odometry on, with odometry as prior.
+    """Bundle-adjust from odometry as initial guess and prior.
 
     Raises:
-        ContradictionError: images say something else.
-        FocalError: the focal length is not known and stays unknown.
-        SfmError: images say too little.
+        ContradictionError: images contradict odometry.
+        FocalError: the focal length is unknown and cannot be estimated.
+        SfmError: the images do not determine the poses.
     """
     everything = list(range(len(window.views)))
     found = []
@@ -421,7 +429,7 @@ def _with_odometry(window: _Window, T_odom: FloatArray) -> WindowPoses:
 def _check_odometry(
     window: _Window, solution: Solution, verified: Mapping[Pair, Verified]
 ) -> None:
-    """Raise where images and odometry do not go together, or the focal length stays unknown."""
+    """Raise if images contradict odometry or the focal length remains unknown."""
     contradicted = _contradicted(window.priors, solution.T)
     share = explained_share(window.matcher, verified, solution.T, solution.K)
     if share < MIN_EXPLAINED or len(contradicted) > MAX_CONTRADICTED * len(window.priors):
@@ -433,7 +441,7 @@ def _check_odometry(
 
 
 def _contradicted(priors: Sequence[MotionPrior], T: FloatArray) -> list[MotionPrior]:
-    """Measured motions that poses contradict."""
+    """Return the measured motions that the poses contradict."""
     strain = prior_strain(priors, T).max(1)
     return [prior for prior, s in zip(priors, strain, strict=True) if s > MAX_STRAIN]
 
@@ -444,7 +452,7 @@ def _contradicted_note(contradicted: Sequence[MotionPrior]) -> str:
 
 
 def _decided(window: _Window, T_odom: FloatArray, contradiction: str) -> WindowPoses:
-    """Images alone where they place all views, else odometry."""
+    """Return poses from images alone if they place all views, otherwise odometry."""
     try:
         alone = _from_images(window, [])
     except FocalError:
@@ -457,10 +465,10 @@ def _decided(window: _Window, T_odom: FloatArray, contradiction: str) -> WindowP
 
 
 def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
-    """Poses without poses of odometry; priors that link some views give the unit.
+    """Estimate poses without odometry as initial guess; priors between views give the scale.
 
     Raises:
-        SfmError: the images do not say.
+        SfmError: the images do not determine the poses.
     """
     found = []
     for start in window.starts():
@@ -490,7 +498,7 @@ def _from_images(window: _Window, priors: Sequence[MotionPrior]) -> WindowPoses:
 def _grown(
     window: _Window, verified: Mapping[Pair, Verified], priors: Sequence[MotionPrior]
 ) -> tuple[list[int], Solution] | None:
-    """The most views that the window before, or one of the best pairs, leads to."""
+    """Return the largest set of views placed from the previous window or one of the best pairs."""
     everything = range(len(window.views))
     pixels = window.matcher.tracks({p: v.index for p, v in verified.items()}, everything)
     best: tuple[list[int], Solution] | None = None
@@ -512,7 +520,7 @@ def _grown(
 
 
 def _settled(window: _Window, start: _Start) -> _Start:
-    """The same with all adjusted to the end, which growing stops short of."""
+    """Adjust a result until it converges; `grow` stops earlier."""
     everything = range(len(window.views))
     matches = {pair: v.index for pair, v in start.verified.items()}
     pixels = window.matcher.tracks(matches, everything)[:, start.views]
@@ -522,12 +530,12 @@ def _settled(window: _Window, start: _Start) -> _Start:
 
 
 def _best_start(found: Sequence[_Start]) -> _Start:
-    """Of what several starts led to, that with the least residuals among those that explain most.
+    """Return the result with the least residuals among those that explain most observations.
 
-    A wrong focal length lets more matches agree, but worse.
+    A wrong focal length can have more inliers, but with larger residuals.
 
     Raises:
-        FocalError: another focal length is as good.
+        FocalError: another focal length fits equally well.
     """
     most = max(len(s.views) for s in found)
     count = max(int(s.solution.good.sum()) for s in found if len(s.views) == most)
@@ -550,7 +558,7 @@ def _best_start(found: Sequence[_Start]) -> _Start:
 
 
 def _rank(views: Sequence[int], solution: Solution) -> tuple[int, float]:
-    """Larger is better: views placed, then how likely the observations that agree are."""
+    """Rank by number of placed views, then by likelihood of the inliers; larger is better."""
     spread = max(solution.median_px, LEAST_MEDIAN_PX) / GOOD_PX[-1]
     return len(views), -math.log(spread) * float(solution.good.sum())
 
@@ -558,7 +566,7 @@ def _rank(views: Sequence[int], solution: Solution) -> tuple[int, float]:
 def _held_to(
     window: _Window, views: list[int], solution: Solution, priors: Sequence[MotionPrior]
 ) -> tuple[list[int], Solution, list[MotionPrior]]:
-    """The refined solution with the priors between its views; without where they contradict it."""
+    """Refine a solution with the priors between its views; without them if contradicted."""
     held = among(priors, views)
     factor = _unit_by(held, solution)
     if factor is not None:
@@ -570,10 +578,10 @@ def _held_to(
 
 
 def _unit_by(held: Sequence[MotionPrior], solution: Solution) -> float | None:
-    """Factor that gives a solution the unit of the priors; None where these say none.
+    """Return the factor to the unit of the priors; None if their motion is too short.
 
     Raises:
-        SfmError: they lie in another direction.
+        SfmError: the priors move in the opposite direction.
     """
     seen = [(invert_se3(solution.T[p.a]) @ solution.T[p.b])[:3, 3] for p in held]
     said = [p.T_a_b[:3, 3] for p in held]
@@ -590,7 +598,7 @@ def _unit_by(held: Sequence[MotionPrior], solution: Solution) -> float | None:
 def _refined(
     window: _Window, views: list[int], solution: Solution, priors: Sequence[MotionPrior]
 ) -> tuple[list[int], Solution]:
-    """All matches that agree; views that they do not place well are left out.
+    """Refine with all inlier matches; drop views with poorly determined poses.
 
     Raises:
         SfmError: too few views are left.
@@ -617,7 +625,7 @@ def _refined(
 
 
 def _well_placed(solution: Solution) -> BoolArray:
-    """(V,) views whose pose the points determine."""
+    """Return the (V,) mask of views whose pose is well determined by the points."""
     sigma = np.sqrt(np.diag(solution.covariance))[: 6 * len(solution.T)].reshape(-1, 6)
     shift = np.linalg.norm(sigma[:, 3:], axis=1) / _median_depth(solution)
     turn = np.linalg.norm(sigma[:, :3], axis=1)
@@ -625,7 +633,7 @@ def _well_placed(solution: Solution) -> BoolArray:
 
 
 def _median_depth(solution: Solution) -> float:
-    """Median depth of the points in the views that see them."""
+    """Return the median depth of the points in the views that see them."""
     point, view = np.nonzero(solution.good)
     offset = solution.points[point] - solution.T[view, :3, 3]
     return float(np.median((offset * solution.T[view, :3, 2]).sum(1)))
@@ -638,7 +646,7 @@ def _with_unit(
     priors: Sequence[MotionPrior],
     held: Sequence[MotionPrior],
 ) -> WindowPoses:
-    """The result in metres where priors say them, else in median depths."""
+    """Return the result in metres if priors give the scale, otherwise in median depths."""
     if not held:
         note = "images contradict what odometry or the rig say of some views" if any(
             np.linalg.norm(p.T_a_b[:3, 3]) >= MIN_MOTION_M for p in among(priors, views)
@@ -649,12 +657,12 @@ def _with_unit(
     if window.unit_before:
         return replace(found, source="images", used_odometry=False, metric=False, unit_before=True)
     if all(view.T_odom_cam is None for view in window.views):
-        return replace(found, source="images", used_odometry=False)  # metres of the rig
+        return replace(found, source="images", used_odometry=False)  # scale from the rig
     return found
 
 
 def _scaled(solution: Solution, factor: float) -> Solution:
-    """The same in another unit."""
+    """Return the solution scaled by a factor."""
     T = solution.T.copy()
     T[:, :3, 3] *= factor
     unit = np.ones(len(solution.covariance))
@@ -664,7 +672,7 @@ def _scaled(solution: Solution, factor: float) -> Solution:
 
 
 def _check_focal(window: _Window, views: Sequence[int], solution: Solution) -> None:
-    """Raise FocalError where an unknown focal length is not shown by the motion."""
+    """Raise FocalError if the motion does not determine an unknown focal length."""
     sigma = _focal_sigma(window, views, solution)
     if sigma > MAX_FOCAL_SIGMA:
         raise FocalError(
@@ -685,7 +693,7 @@ def _check_focal(window: _Window, views: Sequence[int], solution: Solution) -> N
 def _check_same_focal(
     window: _Window, start: _Start, views: Sequence[int], solution: Solution
 ) -> None:
-    """Raise FocalError where more matches have led to another focal length."""
+    """Raise FocalError if adding matches changed the focal length."""
     at = [start.views.index(v) for v in views]
     factor = solution.K[:, 0, 0] / start.solution.K[at, 0, 0]
     if not window.calibrated and np.abs(np.log(factor)).max() > RIVAL_FOCAL:
@@ -696,7 +704,7 @@ def _check_same_focal(
 
 
 def _focal_sigma(window: _Window, views: Sequence[int], solution: Solution) -> float:
-    """Relative, the largest of the unknown ones; 0 where all are given."""
+    """Return the largest relative sigma of unknown focal lengths; 0 if all are given."""
     cameras = window.cameras.of(views)
     sigma = np.sqrt(np.diag(solution.covariance)[6 * len(views) :])
     return float(sigma[: len(cameras.prior)][np.isinf(cameras.prior[:, 1])].max(initial=0.0))
@@ -705,7 +713,7 @@ def _focal_sigma(window: _Window, views: Sequence[int], solution: Solution) -> f
 def _result(
     window: _Window, views: Sequence[int], solution: Solution, source: str, note: str = ""
 ) -> WindowPoses:
-    """The result for all views of the window."""
+    """Return the result for all views of the window."""
     count = len(window.views)
     T, K, spread = np.tile(np.eye(4), (count, 1, 1)), window.K.copy(), np.zeros((count, 6, 6))
     placed, at = np.zeros(count, bool), list(views)
@@ -723,7 +731,7 @@ def _result(
 
 
 def _cameras_now(window: _Window, views: Sequence[int], solution: Solution) -> Beliefs:
-    """What is known of the cameras of placed views."""
+    """Return updated beliefs of the cameras of placed views."""
     cameras, now = window.cameras.of(views), {}
     sigma = np.sqrt(np.diag(solution.covariance)[6 * len(views) :])
     count = len(cameras.prior)
@@ -745,7 +753,7 @@ def _cameras_now(window: _Window, views: Sequence[int], solution: Solution) -> B
 
 
 def _in_reference_axes(T: FloatArray, spread: FloatArray) -> FloatArray:
-    """(V, 6, 6) covariance of each view in the axes of the reference, from that of the steps."""
+    """Return (V, 6, 6) covariances in the axes of the reference from that of body-frame steps."""
     blocks = []
     for v, R in enumerate(T[:, :3, :3]):
         turn = np.kron(np.eye(2), R)
@@ -755,10 +763,10 @@ def _in_reference_axes(T: FloatArray, spread: FloatArray) -> FloatArray:
 
 
 def _odometry_stays(window: _Window, T_odom: FloatArray, why: str) -> WindowPoses:
-    """Odometry as it is.
+    """Return odometry unchanged.
 
     Raises:
-        FocalError: the focal length is not known.
+        FocalError: the focal length is unknown.
     """
     if not window.calibrated:
         raise FocalError(f"no camera_info, and images do not show the focal length: {why}")
@@ -781,7 +789,7 @@ def _weak_note(weak: BoolArray) -> str:
 
 
 def _no_poses_message(window: _Window) -> str:
-    """Why images say nothing."""
+    """Return why images give no poses."""
     counts = [len(uv) for uv in window.matcher.uv]
     if min(counts) < TEXTURE:
         return f"the images show too little texture: {min(counts)} features in one of them"
