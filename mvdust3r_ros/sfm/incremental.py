@@ -39,7 +39,9 @@ ENOUGH_PARALLAX_PX = 20.0
 """Parallax above this does not improve the rank of an initial pair: 3 degrees at 384 pixels.
 Insensitive from 10 to 40 (benchmarks/constants.py, office alone, 60 images)."""
 MIN_PAIR_POINTS = 20
-"""Least matches of the initial pair, a few more than of any pair (`two_view.MIN_MATCHES`)."""
+"""Least matches of the initial pair, a few more than of any pair (`two_view.MIN_MATCHES`). Not
+reached in the office, whose pairs have more (benchmarks/constants.py, office alone, 60 images): it
+is for scenes with little texture."""
 UNSURE_PX = 4.0
 """Largest distance from the epipolar line if the focal length is a guess, wrong by up to 21 %
 (`FOCAL_STARTS`). Tests pass from 2 to 4; at 5.6 a rotation is off by 1.7 degrees instead of less

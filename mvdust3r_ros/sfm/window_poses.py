@@ -69,7 +69,8 @@ share of such steps exceeds the second. Insensitive from half to twice of both
 MAX_TURN_SIGMA_RAD, MAX_SHIFT_SIGMA = math.radians(1.5), 0.08
 """Largest sigmas of rotation and translation, in median depths, of a view placed by images alone:
 beyond, its points would be off by as much as two surfaces may be (`window_geometry.SAME_DEPTH`).
-At half the first, the ATE is 13.6 mm instead of 10.5 (benchmarks/constants.py, office alone)."""
+At half the first, the ATE is 13.6 mm instead of 10.5 (benchmarks/constants.py, office alone). The
+second is not reached in the office (the same, 60 images): it is for views far from all points."""
 MAX_PLANE_SHARE = 0.9
 """With a larger share of matches on one plane, poses are ambiguous or nearly so: two relative
 poses explain a plane. Rooms have 0.63 to 0.78, a single plane has 0.95 and more
