@@ -37,7 +37,6 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
-import inspect
 import json
 import math
 import sys
@@ -364,7 +363,10 @@ _trees: dict[str, ast.Module] = {}
 
 def _tree(module: ModuleType) -> ast.Module:
     if module.__name__ not in _trees:
-        _trees[module.__name__] = ast.parse(inspect.getsource(module))
+        # of the generated messages some modules are compiled
+        source = Path(module.__file__ or "")
+        text = source.read_text() if source.suffix == ".py" else ""
+        _trees[module.__name__] = ast.parse(text)
     return _trees[module.__name__]
 
 

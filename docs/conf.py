@@ -39,7 +39,7 @@ default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
     # What a map holds inside.
-    ("py:class", r"(OccupancyMap|PastPath|ScaleFilter|VoxelMap)"),
+    ("py:class", r"([\w.]+\.)?(OccupancyMap|OdometryTie|PastPath|ScaleFilter|VoxelMap)"),
     # Other libraries, whose lists of names would have to be fetched.
     ("py:.*", r"(abc|argparse|collections|enum|numpy|pathlib|rosbags|typing)\..*"),
 ]
