@@ -40,6 +40,7 @@ from mvdust3r_ros.evaluation.benchmark.true_poses import true_poses
 from mvdust3r_ros.geometry import invert_se3, quaternion_xyzw
 from mvdust3r_ros.recordings.formats import FileOptions, files_recording
 from mvdust3r_ros.recordings.recording import RecordingError, TruthOptions
+from mvdust3r_ros.recordings.truth_files import read_truth
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 ROOM = BoxRoom()
@@ -204,6 +205,25 @@ def test_the_default_engine_maps_with_and_without_calibration(tmp_path: Path) ->
         assert any("moved to the camera by T_BS" in note for note in report["notes"])
 
 
+def pseudo_truth(path: Path) -> None:
+    """World to camera, w first, not in order of time, with another sequence between."""
+    lines = ["seq-02/frame-000000.color.png 1 0 0 0 9 9 9 527.7"]
+    for k, T in enumerate(POSES):
+        T_cam_world = invert_se3(T)
+        x, y, z, w = quaternion_xyzw(T_cam_world[:3, :3])
+        numbers = " ".join(f"{v:.9f}" for v in (w, x, y, z, *T_cam_world[:3, 3]))
+        lines.append(f"seq-01/frame-{k:06d}.color.png {numbers} 527.7")
+    path.write_text("\n".join(reversed(lines)))
+
+
+def test_pseudo_truth_is_of_the_camera_in_the_world(tmp_path: Path) -> None:
+    one = BenchmarkSequence("chess", tmp_path / "chess/seq-01", tmp_path / "chess/seq-01")
+    pseudo_truth(tmp_path / "chess_train.txt")
+    poses = read_truth(Path(true_poses(one, tmp_path, tmp_path / "out")))
+    np.testing.assert_allclose(poses.T_world_cam, POSES, atol=1e-6)
+    np.testing.assert_allclose(poses.stamps_ns, np.arange(len(POSES)) * NS / 30, atol=1)
+
+
 @pytest.mark.parametrize("kind", ["pseudo truth", "numbered"])
 @pytest.mark.slow
 def test_other_true_poses_take_the_place_of_those_of_7_scenes(
@@ -219,13 +239,7 @@ def test_other_true_poses_take_the_place_of_those_of_7_scenes(
         lines = [tum_line(str(k), T) for k, T in enumerate(POSES)]
         (truth / "chess.txt").write_text("\n".join(lines))
     else:
-        lines = ["seq-02/frame-000000.color.png 1 0 0 0 9 9 9 527.7"]
-        for k, T in enumerate(POSES):
-            T_cam_world = invert_se3(T)
-            x, y, z, w = quaternion_xyzw(T_cam_world[:3, :3])
-            numbers = " ".join(f"{v:.9f}" for v in (w, x, y, z, *T_cam_world[:3, 3]))
-            lines.append(f"seq-01/frame-{k:06d}.color.png {numbers} 527.7")
-        (truth / "chess_test.txt").write_text("\n".join(reversed(lines)))
+        pseudo_truth(truth / "chess_test.txt")
     words = ("--engine", "oracle", "--params", params, "--truth", truth)
     assert benchmark("7scenes", "--data", tmp_path / "data", *words, "--out", tmp_path / "o") == 0
     (run,) = results_in(tmp_path / "o" / "7scenes")["runs"]

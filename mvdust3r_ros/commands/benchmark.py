@@ -93,7 +93,8 @@ def add_evaluate_benchmark(commands: Commands) -> None:
 def _benchmark(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from mvdust3r_ros.engines.create import needs_truth
+    from mvdust3r_ros.commands.evaluate_one import EvaluateJob, mapper_config
+    from mvdust3r_ros.engines.create import default_engine_folder, needs_truth
     from mvdust3r_ros.evaluation.benchmark.data_sets import DATA_SETS, find_sequences
     from mvdust3r_ros.evaluation.benchmark.results import (
         Results,
@@ -109,7 +110,10 @@ def _benchmark(args: argparse.Namespace) -> int:
         _say(f"without {names}: {missing[0].partition(': ')[2]}")
     every = args.every or DATA_SETS[args.data_set].every
     calibrations = CALIBRATIONS[args.calibration]
-    if needs_truth(args.engine):
+    engine = mapper_config(
+        EvaluateJob(args.data, args.out, args.engine, args.params)
+    ).engine.engine
+    if needs_truth(engine):
         calibrations = (True,)
         _say("the oracle needs the intrinsics: no row without calibration")
     out = args.out / args.data_set
@@ -120,7 +124,7 @@ def _benchmark(args: argparse.Namespace) -> int:
     ]
     runs = _runs(jobs, args.jobs)
     results = Results(
-        args.data_set, str(args.data), args.engine or "default engine", every,
+        args.data_set, str(args.data), Path(engine or default_engine_folder()).name, every,
         str(args.truth or ""), tuple(one.name for one in found), tuple(runs), tuple(missing),
     )  # fmt: skip
     write_results(results, out)
@@ -128,7 +132,7 @@ def _benchmark(args: argparse.Namespace) -> int:
     for line in sources(rows(results)):
         print(line)
     print(f"{out}: results.json, table.md and a report of each sequence")
-    return int(any(not run.numbers for run in runs))
+    return int(len(runs) < len(jobs) or not all(run.complete for run in runs))
 
 
 def _job(

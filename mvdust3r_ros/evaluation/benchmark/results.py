@@ -48,7 +48,8 @@ class SequenceRun:
         calibrated: whether the mapper was given the intrinsics.
         numbers: of its report, see `NUMBERS`; empty when there is none.
         error: why there is no report, or what is missing in it; empty for nothing.
-        report: folder of the report.
+        report: folder of the report; empty when there is none.
+        complete: whether the sequence was read to its end.
     """
 
     sequence: str
@@ -56,6 +57,7 @@ class SequenceRun:
     numbers: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
     report: str = ""
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,11 @@ def sequence_run(
 ) -> SequenceRun:
     """What is kept of the report of a sequence; None for one that could not be made."""
     if report is None:
-        return SequenceRun(sequence, calibrated, error=error)
+        return SequenceRun(sequence, calibrated, error=error, complete=False)
     numbers = {name: report["numbers"].get(name) for name in NUMBERS}
     lacks = "" if numbers["ate_sim3_m"] is not None else "; ".join(report["notes"])
     why = lacks if report["complete"] else f"partial report: {report['stopped']}"
-    return SequenceRun(sequence, calibrated, numbers, why, str(folder))
+    return SequenceRun(sequence, calibrated, numbers, why, str(folder), report["complete"])
 
 
 def sources(found: Sequence[Row]) -> list[str]:
