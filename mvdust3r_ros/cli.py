@@ -25,6 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mvdust3r_ros.commands.benchmark import add_evaluate_benchmark
 from mvdust3r_ros.commands.command_line import (
     Commands,
     HelpText,
@@ -303,6 +304,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_compare,
     add_evaluate_rooms,
     add_evaluate_apartments,
+    add_evaluate_benchmark,
     _add_demo,
     _add_params,
     add_engine,

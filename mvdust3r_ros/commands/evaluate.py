@@ -48,6 +48,8 @@ examples:
   mvdust3r_ros evaluate bags/* --jobs 4             one report each, and a table
   mvdust3r_ros evaluate my_bag --mode live --rate 2
   mvdust3r_ros evaluate --replay evaluation/my_bag/capsule-0003
+on public data sets, beside published errors:
+  mvdust3r_ros evaluate benchmark --help
 on synthetic scenes with exact truth:
   mvdust3r_ros evaluate rooms --help
   mvdust3r_ros evaluate apartments --help
@@ -66,7 +68,8 @@ def add_evaluate(commands: Commands) -> None:
     )
     parser.add_argument(
         "recordings", nargs="*", type=Path, metavar="RECORDING",
-        help="ROS 2 bag, folder of TUM RGB-D, 7-Scenes or ScanNet, folder of images, or video",
+        help="ROS 2 bag, folder of TUM RGB-D, 7-Scenes, ScanNet or Replica, folder of images, or "
+        "video",
     )  # fmt: skip
     parser.add_argument(
         "--engine", default="", metavar="DIR|oracle", help="default: the package's model"

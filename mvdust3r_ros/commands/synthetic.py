@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mvdust3r_ros.commands.benchmark import COMMAND as BENCHMARK
 from mvdust3r_ros.commands.command_line import (
     Commands,
     add_command,
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
 
 HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
 BASELINE_SEEDS = range(8_500_000, 8_500_060)
-SYNTHETIC = {"rooms": "evaluate-rooms", "apartments": "evaluate-apartments"}
+SYNTHETIC = {
+    "rooms": "evaluate-rooms",
+    "apartments": "evaluate-apartments",
+    "benchmark": BENCHMARK,
+}
 """Word after `evaluate` -> its command, which shell completion needs as a single word."""
 
 

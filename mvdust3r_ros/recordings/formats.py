@@ -36,9 +36,11 @@ from mvdust3r_ros.recordings.layouts import (
     is_foreign_image,
     is_image,
     is_image_folder,
+    is_replica,
     is_scannet,
     is_seven_scenes,
     is_tum_rgbd,
+    replica,
     scannet,
     seven_scenes,
     tum_rgbd,
@@ -89,6 +91,10 @@ LAYOUTS = (
         is_scannet, lambda folder, _: scannet(folder),
     ),
     Layout(
+        "Replica", "as rendered for NICE-SLAM: results/frame000000.jpg (depth000000.png), traj.txt",
+        is_replica, lambda folder, _: replica(folder),
+    ),
+    Layout(
         "images", "a folder of .png, .jpg, .bmp, .ppm or .pgm, or a folder above it",
         is_image_folder, image_folder,
     ),
@@ -120,14 +126,20 @@ class FileOptions:
         fps: image rate (Hz), if nothing gives the times.
         max_frames: stop after this many images; 0 for all.
         depth_factor: steps of a depth image per metre; 0 for the layout's own.
+        every: take the first of so many images.
+        calibrated: use the intrinsics, where they are known.
     """
 
     intrinsics: Path | None = None
     fps: float = 30.0
     max_frames: int = 0
     depth_factor: float = 0.0
+    every: int = 1
+    calibrated: bool = True
 
     def __post_init__(self) -> None:
+        if self.every < 1:
+            raise RecordingError(f"every {self.every} images: expected 1 or more (--every)")
         if not 0 <= self.depth_factor < float("inf"):
             raise RecordingError(
                 f"{self.depth_factor:g} steps of depth in a metre: expected such as 1000 for "
@@ -177,7 +189,9 @@ def _recording_folder(path: Path) -> Path:
     Raises:
         RecordingError: there is none, or several; the message names them.
     """
-    if path.name in ("rgb", "color") and (is_tum_rgbd(path.parent) or is_scannet(path.parent)):
+    if path.name in ("rgb", "color", "results") and any(
+        fits(path.parent) for fits in (is_tum_rgbd, is_scannet, is_replica)
+    ):
         return path.parent
     if _fits(path) and not (is_image_folder(path) and _pictures(path) <= FEW_IMAGES):
         return path
@@ -260,8 +274,10 @@ def _of_sequence(
         sequence.notes.add("depth images are taken to be in millimetres (--depth-factor)")
     stamps = [image.stamp_ns for image in sequence.images]
     poses, source = _truth(truth.truth, sequence, stamps)
-    count = min(len(stamps), options.max_frames or len(stamps))
-    sequence = replace(sequence, images=sequence.images[:count])
+    chosen = sequence.images[:: options.every]
+    count = min(len(chosen), options.max_frames or len(chosen))
+    camera = sequence.camera if options.calibrated else None
+    sequence = replace(sequence, images=chosen[:count], camera=camera)
     return Recording(
         name=recording_name(path),
         kind=sequence.kind,
@@ -328,7 +344,7 @@ def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recordin
     given = options.intrinsics
     camera = sidecar_camera(path, size) if given is None else read_camera(given, size)
     unit_m = 1 / (options.depth_factor or 1000)
-    video = Video(path, camera, depth, unit_m)
+    video = Video(path, camera if options.calibrated else None, depth, unit_m)
     own = None if truth.truth else sidecar_truth(path)
     stamps = [] if own is None and truth.truth in ("", "none") else video.stamps_ns()
     sequence = ImageSequence("video", (), truth_source=own, notes=video.notes)
@@ -340,9 +356,10 @@ def _of_video(path: Path, truth: TruthOptions, options: FileOptions) -> Recordin
     poses, source = _truth(truth.truth, sequence, stamps)
 
     def frames(_: OnBad) -> Iterator[Frame]:
-        return islice(video.frames(), options.max_frames or None)
+        end = options.max_frames * options.every or None
+        return islice(video.frames(), 0, end, options.every)
 
-    total = len(stamps) or len(video)
+    total = -(-(len(stamps) or len(video)) // options.every)
     return Recording(
         name=recording_name(path),
         kind="video",

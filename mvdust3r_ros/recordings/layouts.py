@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Folder layouts: TUM RGB-D, 7-Scenes, ScanNet, or plain images."""
+"""Folder layouts: TUM RGB-D, 7-Scenes, ScanNet, Replica, or plain images."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ FOREIGN_SUFFIXES = (
 FEW_IMAGES = 2
 """So few pictures next to other files are a plan or a preview, not a recording."""
 DATASET_HZ = 30.0
-"""Rate of the depth cameras of 7-Scenes (Kinect) and ScanNet (Structure); the files hold no
-times."""
+"""Rate of the depth cameras of 7-Scenes (Kinect) and ScanNet (Structure), whose files hold no
+times; those of Replica, which were rendered, hold none either."""
 TUM_UNIT_M = 1 / 5000
 """From the data set's page: 5000 is 1 m."""
 TUM_MATCH_NS = 20_000_000
@@ -61,6 +61,10 @@ TUM_CAMERAS = {
 }
 SEVEN_SCENES_CAMERA = (585.0, 585.0, 320.0, 240.0)
 """fx, fy, cx, cy as published with the data set, for 640x480 pixels."""
+REPLICA_CAMERA = (600.0, 600.0, 599.5, 339.5)
+"""fx, fy, cx, cy of `cam_params.json` as published with NICE-SLAM's renderings, for 1200x680."""
+REPLICA_UNIT_M = 1 / 6553.5
+"""`scale` of the same file: the steps of a metre."""
 NOT_PICTURES = re.compile(
     r"depth|disp|mask|label|normal|confidence|semantic|segment|instance", re.IGNORECASE
 )
@@ -157,6 +161,34 @@ def seven_scenes(folder: Path) -> ImageSequence:
     poses = [Path(f"{stem}.pose.txt") for stem in stems]
     camera = sidecar_camera(folder, size) or published
     return _numbered("7-Scenes", images, numbers, depths, poses, camera, size)
+
+
+def is_replica(folder: Path) -> bool:
+    """Whether a folder holds `traj.txt` and `results/frame000000.jpg` and the like."""
+    return (folder / "traj.txt").is_file() and bool(_replica_frames(folder))
+
+
+def _replica_frames(folder: Path) -> list[Path]:
+    return in_natural_order(p for p in folder.glob("results/frame*") if is_image(p))
+
+
+def replica(folder: Path) -> ImageSequence:
+    """A sequence of Replica as rendered for NICE-SLAM: results/frameN.jpg, depthN.png; traj.txt.
+
+    Times are those of 30 images a second; `traj.txt` has a 4x4 matrix a line, one for each image.
+    """
+    images = [path for path in _replica_frames(folder) if re.search(r"\d", path.stem)]
+    items = []
+    for image in images:
+        depth = image.with_name(f"{image.stem.replace('frame', 'depth', 1)}.png")
+        stamp = round(_number(image.stem) * 1e9 / DATASET_HZ)
+        items.append(SequenceImage(stamp, image, depth if depth.exists() else None))
+    size = common_size(images)
+    published = CameraModel(pinhole_matrix(*REPLICA_CAMERA), 1200, 680)
+    return ImageSequence(
+        "Replica", tuple(items), sidecar_camera(folder, size) or published, REPLICA_UNIT_M,
+        truth_source=folder / "traj.txt", size_wh=size,
+    )  # fmt: skip
 
 
 def is_scannet(folder: Path) -> bool:
