@@ -190,8 +190,11 @@ def _engine_info(args: argparse.Namespace) -> int:
 def _engine_export(args: argparse.Namespace) -> int:
     _need_torch()
     from mvdust3r_ros.engines.export import ExportOptions, export_engine
+    from mvdust3r_ros.model.dust3r_weights import is_pair_checkpoint
     from mvdust3r_ros.model.weights import DTYPES, network_from_state, read_checkpoint
 
+    if is_pair_checkpoint(args.weights):
+        return _dust3r_export(args)
     checkpoint = read_checkpoint(args.weights)
     network = network_from_state(checkpoint.config, checkpoint.state, str(args.weights))
     network.lower_precision(DTYPES[args.precision])
@@ -202,6 +205,15 @@ def _engine_export(args: argparse.Namespace) -> int:
     )  # fmt: skip
     with _working(f"tracing and checking {args.weights.name}: minutes for a full-size model"):
         folder = export_engine(network, args.out, options)
+    print(f"{folder}: mvdust3r_ros map BAG --engine {folder}")
+    return 0
+
+
+def _dust3r_export(args: argparse.Namespace) -> int:
+    """The pairwise network stays in PyTorch, float32: its folder says how windows are aligned."""
+    from mvdust3r_ros.engines.dust3r.engine import export_dust3r
+
+    folder = export_dust3r(args.weights, args.out)
     print(f"{folder}: mvdust3r_ros map BAG --engine {folder}")
     return 0
 

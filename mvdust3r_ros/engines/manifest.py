@@ -35,7 +35,7 @@ MANIFEST_VERSION = 1
 """Goes up with each change that makes older engine folders unreadable."""
 OPSET = 17
 """Of the ONNX operators: the first that has layer normalisation as one node."""
-BACKENDS = ("onnx", "torch", "tensorrt", "mvs")
+BACKENDS = ("onnx", "torch", "tensorrt", "mvs", "dust3r")
 
 CONFIDENCE_NAMES = ("min_conf", "conf_quantile", "point_rel_sigma")
 
@@ -50,7 +50,7 @@ class EngineManifest:
         image_hw: height and width of the views, in pixels, as in `EngineInfo`.
         n_ref: reference paths to run when the caller names no number.
         paths: paths whose pointmaps are returned; 0 for all.
-        intrinsics: True when the encoder takes intrinsics.
+        intrinsics: True when intrinsics of the views are used.
         skip: True when the point heads read the images again.
         metric: whether pointmaps are in metres.
         rel_error: typical error of a point over its distance, as measured; 0 when unknown.

@@ -42,9 +42,9 @@ from mvdust3r_ros.model.weights import (
     read_tensors,
 )
 
-PUBLISHED_CLASS = "AsymmetricCroCo3DStereo"
-"""Name of the network in the published files."""
-PUBLISHED_LICENCE = "CC-BY-NC-SA-4.0"
+PUBLISHED_CALL = "AsymmetricCroCo3DStereo("
+"""How the network's call begins in the published files; the name of MV-DUSt3R's goes on."""
+PAIR_LICENCE = "CC-BY-NC-SA-4.0"
 PUBLISHED_MODES = {
     "output_mode": "pts3d", "depth_mode": ("exp", -float("inf"), float("inf")),
     "conf_mode": ("exp", 1, float("inf")), "pos_embed": "RoPE100",
@@ -79,7 +79,7 @@ def is_pair_checkpoint(path: Path) -> bool:
     """
     if path.suffix == ".safetensors":
         return PAIR_CONFIG in read_tensors(path)[1]
-    return read_published(path)[1].startswith(PUBLISHED_CLASS)
+    return read_published(path)[1].startswith(PUBLISHED_CALL)
 
 
 def read_pair_checkpoint(path: Path) -> PairCheckpoint:
@@ -102,11 +102,11 @@ def read_pair_checkpoint(path: Path) -> PairCheckpoint:
             config, pair_state(state), metadata.get("licence", ""), metadata.get("model", "")
         )
     published, text = read_published(path)
-    if not text.startswith(PUBLISHED_CLASS):
+    if not text.startswith(PUBLISHED_CALL):
         raise WeightsError(f"{path} holds no DUSt3R network: its model is {text[:60]!r}")
     state = pair_state(published)
     config = pair_config_from_state(state, parse_model_string(text))
-    return PairCheckpoint(config, state, PUBLISHED_LICENCE, text)
+    return PairCheckpoint(config, state, PAIR_LICENCE, text)
 
 
 def save_pair_checkpoint(path: Path, checkpoint: PairCheckpoint) -> None:
