@@ -54,7 +54,7 @@ def make_truth(views: int, pairs: int) -> Truth:
     t = np.stack((0.4 * index, 0.1 * np.sin(3 * index), 0.2 * np.cos(index)), -1)
     x, y = np.moveaxis(pixel_grid(HEIGHT, WIDTH) / (WIDTH, HEIGHT), -1, 0)
     depth = [3 + 0.6 * np.sin(5 * x + v) + 0.5 * np.cos(7 * y - v) + 0.8 * x for v in index]
-    K = np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
+    K = np.array([[FOCAL, 0, (WIDTH - 1) / 2], [0, FOCAL, (HEIGHT - 1) / 2], [0, 0, 1]])
     T = np.stack([make_se3(*pose) for pose in zip(R, t, strict=True)])
     scale = np.exp(rng.normal(0, 0.3, pairs))
     return Truth(T, K, np.stack(depth), scale / np.exp(np.log(scale).mean()))

@@ -47,7 +47,7 @@ CONFIG = PairConfig(
 LINEAR = dataclasses.replace(CONFIG, head="linear")
 QUICK = WindowSettings(alignment=AlignmentSettings(iterations=20))
 CPU = TorchOptions("cpu", "fp32")
-K = np.array([[45.0, 0, 24], [0, 45, 16], [0, 0, 1]])
+K = np.array([[45.0, 0, 23.5], [0, 45, 15.5], [0, 0, 1]])
 
 
 def network() -> PairNetwork:

@@ -91,14 +91,18 @@ def start_from_tree(maps: PairMaps, sample: slice) -> Start:
 def own_focals(maps: PairMaps) -> FloatArray:
     """(V,) focal lengths in pixels: medians of all maps of each view in its own frame.
 
+    The principal point is taken to be in the middle of the image.
+
     Raises:
         AlignmentError: no map of a view gives a focal length.
     """
-    stride = max(1, min(maps.points.shape[2:4]) // OWN_MAP_ROWS)
+    height, width = maps.points.shape[2:4]
+    stride = max(1, min(height, width) // OWN_MAP_ROWS)
+    centre = ((width - 1) / 2 / stride, (height - 1) / 2 / stride)
     found: list[list[float]] = [[] for _ in range(maps.views)]
     for view, points in zip(maps.pairs[:, 0], maps.points[:, 0, ::stride, ::stride], strict=True):
         with suppress(AlignmentError):  # points behind the camera, of a pair that shows nothing
-            found[view].append(focal_from_pointmap(points) * stride)
+            found[view].append(focal_from_pointmap(points, centre_uv=centre) * stride)
     without = [view for view, focals in enumerate(found) if not focals]
     if without:
         raise AlignmentError(f"no pointmap of view {without[0]} gives a focal length")
