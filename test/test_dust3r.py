@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+from mvdust3r_ros.cli import main
 from mvdust3r_ros.evaluation.trials.rule_weights import rule_tensor, uniform
 from mvdust3r_ros.model.config import NetworkConfigError
 from mvdust3r_ros.model.dust3r import (
@@ -125,6 +126,21 @@ def test_a_published_file_loads_and_comes_back_from_our_own(tmp_path: Path, head
     network = pair_network_from_state(back.config, back.state)
     for key, value in make_pair_network(head).state_dict().items():
         assert torch.equal(network.state_dict()[key], value), key
+
+
+def test_the_commands_for_weights_take_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = published(tmp_path / "model.pth", "dpt"), tmp_path / "half.safetensors"
+    assert main(["weights", "convert", str(source), str(target), "--dtype", "fp16"]) == 0
+    assert main(["weights", "info", str(target)]) == 0
+    said = capsys.readouterr().out
+    for words in ("DUSt3R, dpt head", "48x32 pixels", "float16", "CC-BY-NC-SA-4.0"):
+        assert words in said
+    checkpoint = read_pair_checkpoint(target)
+    weight = pair_network_from_state(checkpoint.config, checkpoint.state).decoder_embed.weight
+    expected = make_pair_network("dpt").decoder_embed.weight
+    torch.testing.assert_close(weight, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_other_networks_are_refused_in_words(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from mvdust3r_ros.model.dust3r import (
     pair_config_to_dict,
 )
 from mvdust3r_ros.model.weights import (
+    DTYPES,
     FORMAT,
     PUBLISHED_HEAD_DIM,
     WeightsError,
@@ -72,11 +73,13 @@ class PairCheckpoint:
 
 
 def is_pair_checkpoint(path: Path) -> bool:
-    """Whether a file of weights is one of DUSt3R.
+    """Whether a file of weights is one of DUSt3R; False when there is none.
 
     Raises:
         WeightsError: it cannot be read.
     """
+    if not path.is_file() or path.suffix not in {".safetensors", ".pth", ".pt"}:
+        return False
     if path.suffix == ".safetensors":
         return PAIR_CONFIG in read_tensors(path)[1]
     return read_published(path)[1].startswith(PUBLISHED_CALL)
@@ -109,12 +112,19 @@ def read_pair_checkpoint(path: Path) -> PairCheckpoint:
     return PairCheckpoint(config, state, PAIR_LICENCE, text)
 
 
-def save_pair_checkpoint(path: Path, checkpoint: PairCheckpoint) -> None:
-    """Write `.safetensors` with configuration and licence inside, float32."""
+def save_pair_checkpoint(path: Path, checkpoint: PairCheckpoint, dtype: str = "fp32") -> None:
+    """Write `.safetensors` with configuration and licence inside.
+
+    Args:
+        path: file to write.
+        checkpoint: what to write.
+        dtype: "fp32", "fp16" or "bf16" for all values.
+    """
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().float().cpu().contiguous() for k, v in checkpoint.state.items()}
+    kind = DTYPES[dtype]
+    state = {k: v.detach().to(kind).cpu().contiguous() for k, v in checkpoint.state.items()}
     metadata = {
         "format": FORMAT,
         PAIR_CONFIG: json.dumps(pair_config_to_dict(checkpoint.config)),
@@ -206,3 +216,18 @@ def pair_config_from_state(state: Mapping[str, Tensor], settings: Mapping[str, A
         )
     except (NetworkConfigError, TypeError, ValueError) as error:
         raise WeightsError(f"the sizes of the weights do not fit together: {error}") from None
+
+
+def describe_pair_checkpoint(checkpoint: PairCheckpoint) -> dict[str, str]:
+    """Name -> value of what a person wants to know about weights."""
+    c, state = checkpoint.config, checkpoint.state
+    dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in state.values()})
+    return {
+        "network": f"DUSt3R, {c.head} head",
+        "image": f"{c.image_hw[1]}x{c.image_hw[0]} pixels, patches of {c.patch_size}",
+        "encoder": f"{c.enc_dim} wide, {c.enc_depth} deep, {c.enc_heads} heads",
+        "decoder": f"{c.dec_dim} wide, {c.dec_depth} deep, {c.dec_heads} heads",
+        "parameters": f"{sum(v.numel() for v in state.values()):,} in {len(state)} tensors",
+        "precision": ", ".join(dtypes),
+        "licence": checkpoint.licence or "unknown",
+    } | ({"model": checkpoint.model} if checkpoint.model else {})
