@@ -36,12 +36,12 @@ from mvdust3r_ros.geometry import (
 )
 
 BETAS = (0.9, 0.9)
-"""Of Adam: the second moment forgets as fast as the first, as a few hundred steps want it."""
+"""Of Adam, as in the published code: the second moment forgets as fast as the first."""
 FINAL_RATE = 1e-4
-"""Last learning rate over the first: a thousandth of a thousandth of a depth."""
+"""Last learning rate over the first: the last steps are a millionth of a depth."""
 FOCAL_RATE = 0.05
-"""Of the learning rate: focal lengths start well, as medians over pairs, and would otherwise make
-up for depths that are still wrong."""
+"""Of the learning rate, as in the published code: focal lengths start well, as medians over pairs,
+and would otherwise make up for depths that are still wrong."""
 DEPTH_ROUNDS = 10
 """Rounds of re-weighting for the depth of a pixel; as many as for a focal length."""
 
@@ -51,7 +51,7 @@ class AlignmentSettings:
     """How pairs are aligned.
 
     Attributes:
-        iterations: steps of Adam; 300 as in the paper's experiments; 0 for the start alone.
+        iterations: steps of Adam, 300 as in the published code; 0 for the start alone.
         learning_rate: of the first step, in logarithms of scale, depth and focal length, and in
             median depths; falls as half a cosine.
         pixels: of a view, at most, that poses, scales and focal lengths are adjusted on. The depth
@@ -178,16 +178,13 @@ def _given(maps: PairMaps, K: FloatArray, focal_known: bool, sample: slice, devi
     pixels = grid - K[:, None, :2, 2]
     if focal_known:
         pixels = pixels / np.stack((K[:, 0, 0], K[:, 1, 1]), -1)[:, None]
-    points = maps.points[:, :, sample, sample].reshape(len(maps.pairs), 2, -1, 3)
+    seen = maps.points[:, :, sample, sample].reshape(len(maps.pairs), 2, -1, 3)
     conf = maps.conf[:, :, sample, sample].reshape(len(maps.pairs), 2, -1)
-    return _Given(
-        torch.from_numpy(maps.pairs).to(device),
-        *(
-            torch.from_numpy(np.ascontiguousarray(a, np.float32)).to(device)
-            for a in (points, np.log(conf), pixels)
-        ),
-        focal_known,
+    points, weight, xy = (
+        torch.from_numpy(np.ascontiguousarray(a, np.float32)).to(device)
+        for a in (seen, np.log(conf), pixels)
     )
+    return _Given(torch.from_numpy(maps.pairs).to(device), points, weight, xy, focal_known)
 
 
 def _unknowns(start: Start, focal_px: FloatArray, unit: float, device: str) -> _Unknowns:
@@ -246,7 +243,8 @@ def _loss(u: _Unknowns, given: _Given) -> Tensor:
     S = scale[:, None, None] * _rotations(u.pair_quat)  # (P, 3, 3)
     points = given.points.flatten(1, 2) @ S.mT + u.pair_t[:, None]
     distance = (views[given.pairs].flatten(1, 2) - points).norm(dim=-1)
-    return (given.weight.flatten(1) * distance).mean()
+    mean: Tensor = (given.weight.flatten(1) * distance).mean()
+    return mean
 
 
 def _rotations(quat: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ class WindowSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` reads them back."""
-        values = dataclasses.asdict(self)
-        return values | values.pop("alignment")
+        alignment = dataclasses.asdict(self.alignment)
+        return {"graph": self.graph, "window": self.window, **alignment}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WindowSettings:
