@@ -180,16 +180,25 @@ def test_pairs_of_a_window() -> None:
     assert len(near) == 2 * (5 + 4)
 
 
-def test_the_tree_takes_the_surest_pairs() -> None:
-    maps, _ = make_maps(4)
+def test_the_tree_takes_the_surest_pairs_in_either_direction() -> None:
+    maps, truth = make_maps(4)
     conf = maps.conf.copy()
-    wanted = {(0, 3), (3, 1), (1, 2)}
+    wanted = {(0, 3): 3, (3, 1): 2, (2, 1): 1}
     for p, (i, j) in enumerate(maps.pairs.tolist()):
-        conf[p] += {(0, 3): 3, (3, 1): 2, (1, 2): 1}.get((i, j), 0)
+        conf[p] += wanted.get((i, j), 0)
     again = PairMaps(maps.pairs, maps.points, conf)
     chosen = again.pairs[again.tree()].tolist()
-    assert {tuple(p) for p in chosen} == wanted
-    assert chosen[0] == [0, 3]
+    assert [tuple(pair) for pair in chosen] == list(wanted)
+    found = errors(align_pairs(again, AlignmentSettings(0)), truth)
+    assert max(found.position, found.depth, found.focal) < 1e-5
+
+
+def test_wild_points_of_one_pair_leave_no_trace() -> None:
+    maps, truth = make_maps(4)
+    points = maps.points.copy()
+    points[5, 1, ::3, ::2] *= 3
+    found = errors(align_pairs(PairMaps(maps.pairs, points, maps.conf)), truth)
+    assert max(found.position, found.depth, found.focal) < 2e-3
 
 
 def test_what_cannot_be_aligned_is_refused() -> None:
