@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.evaluation.trials.rule_weights import rule_tensor, uniform
@@ -125,6 +126,27 @@ def test_a_published_file_loads_and_comes_back_from_our_own(tmp_path: Path, head
     assert back.config == checkpoint.config and back.licence == checkpoint.licence
     network = pair_network_from_state(back.config, back.state)
     for key, value in make_pair_network(head).state_dict().items():
+        assert torch.equal(network.state_dict()[key], value), key
+
+
+def test_a_file_of_the_hub_loads_with_the_configuration_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    state = make_pair_network("dpt").state_dict()
+    first = "downstream_head1.dpt.scratch.layer_rn.0.weight"
+    state[first.replace("layer_rn.0", "layer1_rn")] = state.pop(first)  # one name of two is kept
+    save_file(state, path)
+    assert not is_pair_checkpoint(path)
+    settings = {
+        "img_size": [32, 48], "head_type": "dpt", "depth_mode": ["exp", -np.inf, np.inf],
+        "conf_mode": ["exp", 1, np.inf], "pos_embed": "RoPE100", "output_mode": "pts3d",
+        "enc_num_heads": 2, "dec_num_heads": 2, "enc_depth": 1,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert is_pair_checkpoint(path)
+    checkpoint = read_pair_checkpoint(path)
+    assert checkpoint.config == dataclasses.replace(SMALL, head="dpt")
+    network = pair_network_from_state(checkpoint.config, checkpoint.state)
+    for key, value in make_pair_network("dpt").state_dict().items():
         assert torch.equal(network.state_dict()[key], value), key
 
 

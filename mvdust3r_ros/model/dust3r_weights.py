@@ -45,6 +45,7 @@ from mvdust3r_ros.model.weights import (
 
 PUBLISHED_CALL = "AsymmetricCroCo3DStereo("
 """How the network's call begins in the published files; the name of MV-DUSt3R's goes on."""
+HUB_CONFIG = "config.json"
 PAIR_LICENCE = "CC-BY-NC-SA-4.0"
 PUBLISHED_MODES = {
     "output_mode": "pts3d", "depth_mode": ("exp", -float("inf"), float("inf")),
@@ -81,12 +82,13 @@ def is_pair_checkpoint(path: Path) -> bool:
     if not path.is_file() or path.suffix not in {".safetensors", ".pth", ".pt"}:
         return False
     if path.suffix == ".safetensors":
-        return PAIR_CONFIG in read_tensors(path)[1]
+        metadata = read_tensors(path)[1]
+        return PAIR_CONFIG in metadata or ("config" not in metadata and bool(_hub_settings(path)))
     return read_published(path)[1].startswith(PUBLISHED_CALL)
 
 
 def read_pair_checkpoint(path: Path) -> PairCheckpoint:
-    """Read a published `.pth` or one of our `.safetensors`.
+    """Read a published `.pth`, a published `.safetensors` beside its `config.json`, or our own.
 
     Raises:
         WeightsError: the file is missing, damaged, or of another network.
@@ -95,6 +97,10 @@ def read_pair_checkpoint(path: Path) -> PairCheckpoint:
         raise WeightsError(f"no weights at {path}")
     if path.suffix == ".safetensors":
         state, metadata = read_tensors(path)
+        settings = _hub_settings(path)
+        if settings and PAIR_CONFIG not in metadata:
+            state = pair_state(state)
+            return PairCheckpoint(pair_config_from_state(state, settings), state, PAIR_LICENCE)
         if PAIR_CONFIG not in metadata:
             raise WeightsError(f"{path} holds no DUSt3R network: it has no entry {PAIR_CONFIG}")
         try:
@@ -110,6 +116,20 @@ def read_pair_checkpoint(path: Path) -> PairCheckpoint:
     state = pair_state(published)
     config = pair_config_from_state(state, parse_model_string(text))
     return PairCheckpoint(config, state, PAIR_LICENCE, text)
+
+
+def _hub_settings(path: Path) -> dict[str, Any]:
+    """Arguments of the network in `config.json` beside the weights, as on the Hugging Face hub.
+
+    Empty where there are none.
+    """
+    try:
+        values = json.loads((path.parent / HUB_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict) or "head_type" not in values:
+        return {}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def save_pair_checkpoint(path: Path, checkpoint: PairCheckpoint, dtype: str = "fp32") -> None:
