@@ -174,13 +174,12 @@ class PairNetwork(nn.Module):
         """Decoders and heads; arguments and result as of `decode` and `forward`."""
         decoded = self.decode(first, second, grid_hw)
         heads = (self.downstream_head1, self.downstream_head2)
-        with torch.autocast(first.device.type, enabled=False):
-            a, b = (
-                head([x.float() for x in layers], grid_hw)
-                if isinstance(head, DptHead)
-                else head(layers[-1].float(), None, grid_hw)
-                for head, layers in zip(heads, decoded, strict=True)
-            )
+        a, b = (
+            head([x.float() for x in layers], grid_hw)
+            if isinstance(head, DptHead)
+            else head(layers[-1].float(), None, grid_hw)
+            for head, layers in zip(heads, decoded, strict=True)
+        )
         return a, b
 
     def decode(
