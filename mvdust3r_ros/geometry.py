@@ -321,9 +321,12 @@ def project(points_cam: FloatArray, K: FloatArray) -> FloatArray:
 
 
 def focal_from_pointmap(
-    points_cam: FloatArray, mask: BoolArray | None = None, iterations: int = 10
+    points_cam: FloatArray,
+    mask: BoolArray | None = None,
+    iterations: int = 10,
+    centre_uv: tuple[float, float] | None = None,
 ) -> float:
-    """Estimate the focal length from a pointmap in its camera's frame, principal point central.
+    """Estimate the focal length from a pointmap in its camera's frame.
 
     Minimises sum |px - f q| with q = (x/z, y/z) by reweighted least squares (Weiszfeld), as in
     DUSt3R (Wang et al. 2024).
@@ -332,6 +335,7 @@ def focal_from_pointmap(
         points_cam: (H, W, 3) pointmap in the frame of its camera, any scale.
         mask: (H, W) bool, pixels to use; None for all.
         iterations: number of reweightings.
+        centre_uv: principal point in pixels; None for half of width and height, as in DUSt3R.
 
     Returns:
         Focal length in pixels.
@@ -340,7 +344,8 @@ def focal_from_pointmap(
         AlignmentError: the points give no positive focal length.
     """
     height, width = points_cam.shape[:2]
-    px = (pixel_grid(height, width) - (width / 2, height / 2)).reshape(-1, 2)
+    centre = (width / 2, height / 2) if centre_uv is None else centre_uv
+    px = (pixel_grid(height, width) - centre).reshape(-1, 2)
     points = points_cam.reshape(-1, 3).astype(np.float64)
     if mask is not None:
         keep = np.asarray(mask, bool).ravel()

@@ -78,6 +78,8 @@ OWN_MESSAGES = {"mvdust3r_ros.msg", "mvdust3r_ros.srv", "mvdust3r_ros.action"}
 TORCH_UNITS = {"model", "synthetic"}
 TORCH_FILES = {
     "engines/torch_engine.py",
+    "engines/dust3r/alignment.py",
+    "engines/dust3r/engine.py",
     "engines/export.py",
     "engines/mvs/export.py",
     "evaluation/trials/golden.py",

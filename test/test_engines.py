@@ -30,6 +30,7 @@ from mvdust3r_ros.datatypes import View
 from mvdust3r_ros.engines import create, export
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
+from mvdust3r_ros.engines.dust3r.engine import export_dust3r
 from mvdust3r_ros.engines.export import ExportOptions, check_operators, export_engine
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest, save_manifest
 from mvdust3r_ros.engines.onnx_engine import OnnxEngine, OnnxOptions, choose_providers
@@ -43,6 +44,8 @@ from mvdust3r_ros.engines.torch_engine import (
 from mvdust3r_ros.engines.views import slot_order, stack_images, stack_intrinsics
 from mvdust3r_ros.model import network as network_module
 from mvdust3r_ros.model.config import NetworkConfig
+from mvdust3r_ros.model.dust3r import PairConfig, PairNetwork
+from mvdust3r_ros.model.dust3r_weights import PairCheckpoint, save_pair_checkpoint
 from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.model.weights import Checkpoint, save_checkpoint
 
@@ -258,6 +261,15 @@ def test_engine_is_chosen_by_what_it_is_given(tmp_path: Path) -> None:
     assert engine.describe().metric
     assert "bf16" in engine.describe().name
     assert isinstance(create_engine("oracle"), OracleEngine)
+    pair = PairConfig(image_hw=(32, 48), enc_dim=32, enc_depth=1, enc_heads=2, dec_dim=24,
+                      dec_depth=1, dec_heads=2)  # fmt: skip
+    checkpoint = PairCheckpoint(pair, PairNetwork(pair).state_dict())
+    save_pair_checkpoint(tmp_path / "pair.safetensors", checkpoint)
+    for source in (
+        tmp_path / "pair.safetensors",
+        export_dust3r(tmp_path / "pair.safetensors", tmp_path / "dust3r"),
+    ):
+        assert create_engine(source, EngineOptions(device="cpu")).describe().backend == "dust3r"
 
 
 def test_the_default_model_is_looked_for_beside_the_package(

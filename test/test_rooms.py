@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.datatypes import View
+from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.evaluation.trials.rooms import (
     Results,
@@ -96,6 +97,19 @@ def test_files(results: Results, folder: Path) -> None:
     assert (folder / "table.md").read_text() == format_results(results)
     assert "| MVD " in format_results(results)
     assert len(list(folder.glob("MVD_04_*.jpg"))) == 3
+
+
+class Pairwise(OracleEngine):
+    """The oracle in the place of pairs and their global alignment."""
+
+    def describe(self) -> EngineInfo:
+        return replace(super().describe(), backend="dust3r")
+
+
+def test_aligned_pairs_have_one_row_as_they_have_no_reference(tmp_path: Path) -> None:
+    made = evaluate_rooms(Pairwise(HW), windows, [50], [3], [60], tmp_path, lambda *_: None)
+    assert set(made[3]) == {"mean pointmap", "constant depth", "DUSt3R"}
+    assert [path.name for path in tmp_path.glob("*.jpg")] == ["DUSt3R_03_50.jpg"]
 
 
 def test_mean_pointmap_is_the_mean() -> None:

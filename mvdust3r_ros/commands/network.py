@@ -85,15 +85,30 @@ def add_weights(commands: Commands) -> None:
 
 def _weights_info(args: argparse.Namespace) -> int:
     _need_torch()
+    from mvdust3r_ros.model.dust3r_weights import (
+        describe_pair_checkpoint,
+        is_pair_checkpoint,
+        read_pair_checkpoint,
+    )
     from mvdust3r_ros.model.weights import describe_checkpoint, read_checkpoint
 
-    for name, value in describe_checkpoint(read_checkpoint(args.file)).items():
+    if is_pair_checkpoint(args.file):
+        description = describe_pair_checkpoint(read_pair_checkpoint(args.file))
+    else:
+        description = describe_checkpoint(read_checkpoint(args.file))
+    for name, value in description.items():
         print(f"{name:16s} {value}")
     return 0
 
 
 def _weights_convert(args: argparse.Namespace) -> int:
     _need_torch()
+    from mvdust3r_ros.model.dust3r_weights import (
+        is_pair_checkpoint,
+        pair_network_from_state,
+        read_pair_checkpoint,
+        save_pair_checkpoint,
+    )
     from mvdust3r_ros.model.weights import (
         network_from_state,
         read_checkpoint,
@@ -103,9 +118,14 @@ def _weights_convert(args: argparse.Namespace) -> int:
     if args.target.suffix != ".safetensors":
         raise MvDust3rError(f"{args.target}: weights are written as .safetensors")
     with _working(f"converting {args.source.name}"):
-        checkpoint = read_checkpoint(args.source)
-        network_from_state(checkpoint.config, checkpoint.state, str(args.source))
-        save_checkpoint(args.target, checkpoint, args.dtype)
+        if is_pair_checkpoint(args.source):
+            pair = read_pair_checkpoint(args.source)
+            pair_network_from_state(pair.config, pair.state, str(args.source))
+            save_pair_checkpoint(args.target, pair, args.dtype)
+        else:
+            checkpoint = read_checkpoint(args.source)
+            network_from_state(checkpoint.config, checkpoint.state, str(args.source))
+            save_checkpoint(args.target, checkpoint, args.dtype)
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, {args.dtype}")
     return 0
 
@@ -190,8 +210,11 @@ def _engine_info(args: argparse.Namespace) -> int:
 def _engine_export(args: argparse.Namespace) -> int:
     _need_torch()
     from mvdust3r_ros.engines.export import ExportOptions, export_engine
+    from mvdust3r_ros.model.dust3r_weights import is_pair_checkpoint
     from mvdust3r_ros.model.weights import DTYPES, network_from_state, read_checkpoint
 
+    if is_pair_checkpoint(args.weights):
+        return _dust3r_export(args)
     checkpoint = read_checkpoint(args.weights)
     network = network_from_state(checkpoint.config, checkpoint.state, str(args.weights))
     network.lower_precision(DTYPES[args.precision])
@@ -202,6 +225,15 @@ def _engine_export(args: argparse.Namespace) -> int:
     )  # fmt: skip
     with _working(f"tracing and checking {args.weights.name}: minutes for a full-size model"):
         folder = export_engine(network, args.out, options)
+    print(f"{folder}: mvdust3r_ros map BAG --engine {folder}")
+    return 0
+
+
+def _dust3r_export(args: argparse.Namespace) -> int:
+    """The pairwise network stays in PyTorch, float32: its folder says how windows are aligned."""
+    from mvdust3r_ros.engines.dust3r.engine import export_dust3r
+
+    folder = export_dust3r(args.weights, args.out)
     print(f"{folder}: mvdust3r_ros map BAG --engine {folder}")
     return 0
 

@@ -41,7 +41,7 @@ class EngineInfo:
 
     Attributes:
         name: shown to people, for example "room (ONNX Runtime, CPUExecutionProvider)".
-        backend: "oracle", "onnx", "torch", "tensorrt" or "mvs".
+        backend: "oracle", "onnx", "torch", "tensorrt", "mvs" or "dust3r".
         image_hw: height and width of the views it accepts, in pixels; with `long_side`, one of
             several accepted sizes.
         n_ref: number of reference paths it runs by default.

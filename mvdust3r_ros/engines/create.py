@@ -74,7 +74,7 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
         return OracleEngine()
     path = Path(source) if str(source) else default_engine_folder()
     if path.suffix in WEIGHT_SUFFIXES:
-        return _torch(path, options)
+        return _weights(path, options)
     if not path.is_dir():
         raise EngineError(f"no engine at {path}: expected a folder with {MANIFEST_NAME}")
     backend = load_manifest(path, check_files=False).backend
@@ -124,16 +124,38 @@ def _needing_onnxruntime(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _weights(path: Path, options: EngineOptions) -> Engine:
+    """The engine of a file of weights, by the network that they belong to."""
+    with _needing_torch(path):
+        from mvdust3r_ros.model.dust3r_weights import is_pair_checkpoint
+    return (_dust3r if is_pair_checkpoint(path) else _torch)(path, options)
+
+
 def _torch(path: Path, options: EngineOptions) -> Engine:
-    try:
+    with _needing_torch(path):
         from mvdust3r_ros.engines.torch_engine import TorchOptions, torch_engine_from
+    return torch_engine_from(
+        path, TorchOptions(options.device, options.precision, options.threads)
+    )
+
+
+def _dust3r(path: Path, options: EngineOptions) -> Engine:
+    with _needing_torch(path):
+        from mvdust3r_ros.engines.dust3r.engine import dust3r_engine_from
+        from mvdust3r_ros.engines.torch_engine import TorchOptions
+    return dust3r_engine_from(
+        path, TorchOptions(options.device, options.precision, options.threads)
+    )
+
+
+@contextmanager
+def _needing_torch(path: Path) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise EngineError(
             f"{path} needs PyTorch: pip install 'mvdust3r_ros[torch]' ({error})"
         ) from None
-    return torch_engine_from(
-        path, TorchOptions(options.device, options.precision, options.threads)
-    )
 
 
 def _tensorrt(path: Path, options: EngineOptions) -> Engine:
@@ -144,6 +166,7 @@ def _tensorrt(path: Path, options: EngineOptions) -> Engine:
 
 
 MAKERS: dict[str, Callable[[Path, EngineOptions], Engine]] = {
-    "onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt, "mvs": _mvs
+    "onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt, "mvs": _mvs,
+    "dust3r": _dust3r,
 }  # fmt: skip
 """Manifest backend -> function that loads such an engine folder."""

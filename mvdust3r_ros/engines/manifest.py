@@ -35,7 +35,7 @@ MANIFEST_VERSION = 1
 """Increases with each change that makes older engine folders unreadable."""
 OPSET = 17
 """ONNX operator set: the first with layer normalisation as a single node."""
-BACKENDS = ("onnx", "torch", "tensorrt", "mvs")
+BACKENDS = ("onnx", "torch", "tensorrt", "mvs", "dust3r")
 
 CONFIDENCE_NAMES = ("min_conf", "conf_quantile", "point_rel_sigma")
 
@@ -50,7 +50,7 @@ class EngineManifest:
         image_hw: height and width of the views, in pixels, as in `EngineInfo`.
         n_ref: default number of reference paths.
         paths: number of paths whose pointmaps are returned; 0 for all.
-        intrinsics: True when the encoder takes intrinsics.
+        intrinsics: True when intrinsics of the views are used.
         skip: True when the point heads read the images again.
         metric: whether pointmaps are in metres.
         rel_error: measured typical point error over distance; 0 when unknown.

@@ -28,6 +28,7 @@ from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest
 from mvdust3r_ros.engines.views import path_count, stack_images, stack_intrinsics
 from mvdust3r_ros.model.config import config_to_dict
+from mvdust3r_ros.model.dust3r import PairNetwork
 from mvdust3r_ros.model.network import Network, slot_order
 from mvdust3r_ros.model.weights import DTYPES, load_network, read_checkpoint
 
@@ -72,17 +73,8 @@ class TorchEngine(Engine):
             EngineError: no such device or precision.
         """
         options = options or TorchOptions()
-        name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        precision = options.precision or ("bf16" if name.startswith("cuda") else "fp32")
-        if precision not in DTYPES:
-            raise EngineError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        try:
-            self._network = network.to(torch.device(name)).eval()
-        except RuntimeError as error:
-            raise EngineError(f"cannot use the device {name!r}: {error}") from None
-        self._network.lower_precision(DTYPES[precision])
+        name, precision = prepared(network, options)
+        self._network = network
         self._device = torch.device(name)
         self._options = options
         self._manifest = manifest
@@ -94,7 +86,7 @@ class TorchEngine(Engine):
         images = self._images(views)
         intrinsics = torch.from_numpy(stack_intrinsics(views)).to(self._device)
         tokens = self._network.encode(images, intrinsics)
-        means = _numpy(tokens.double().mean(1))  # like `token_descriptor`, on the device
+        means = to_numpy(tokens.double().mean(1))  # like `token_descriptor`, on the device
         return [
             ViewTokens(t, view, Descriptor(self._info.name, mean))
             for t, view, mean in zip(tokens, views, means, strict=True)
@@ -111,7 +103,7 @@ class TorchEngine(Engine):
             slot_order(n_ref, len(tokens)).to(self._device),
             paths,
         )
-        return WindowPrediction(_numpy(points[0]), _numpy(conf[0]), tuple(range(paths)))
+        return WindowPrediction(to_numpy(points[0]), to_numpy(conf[0]), tuple(range(paths)))
 
     def describe(self) -> EngineInfo:
         """Describe the engine, naming device and precision."""
@@ -123,6 +115,26 @@ class TorchEngine(Engine):
 
     def _images(self, views: Sequence[View]) -> torch.Tensor:
         return torch.from_numpy(stack_images(views, self._info.image_hw)).to(self._device)
+
+
+def prepared(network: Network | PairNetwork, options: TorchOptions) -> tuple[str, str]:
+    """Move a network to its device and lower its precision, in place; the names of both.
+
+    Raises:
+        EngineError: no such device or precision.
+    """
+    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = options.precision or ("bf16" if name.startswith("cuda") else "fp32")
+    if precision not in DTYPES:
+        raise EngineError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        network.to(torch.device(name)).eval()
+    except RuntimeError as error:
+        raise EngineError(f"cannot use the device {name!r}: {error}") from None
+    network.lower_precision(DTYPES[precision])
+    return name, precision
 
 
 def torch_engine_from(path: Path, options: TorchOptions | None = None) -> TorchEngine:
@@ -155,5 +167,6 @@ def manifest_of(network: Network, name: str, licence: str = "") -> EngineManifes
     )
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def to_numpy(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Float32 values of a tensor on any device."""
     return np.asarray(tensor.float().cpu().numpy(), np.float32)

@@ -64,6 +64,25 @@ def unpatchify(x: Tensor, grid_hw: tuple[int, int], patch: int) -> Tensor:
     return functional.pixel_shuffle(maps, patch)
 
 
+def distance_exp(xyz: Tensor, max_log_distance: float = 0.0) -> Tensor:
+    """Direction of xyz (..., 3), distance exp(|xyz|) - 1.
+
+    Args:
+        xyz: what a head puts out.
+        max_log_distance: limit on |xyz| before the exponential; 0 for none.
+    """
+    norm = xyz.norm(dim=-1, keepdim=True)
+    log_distance = norm.clamp(max=max_log_distance) if max_log_distance else norm
+    exporting = torch.onnx.is_in_onnx_export()  # ONNX has no expm1
+    distance = log_distance.exp() - 1 if exporting else log_distance.expm1()
+    return xyz * (distance / norm.clamp(min=MIN_NORM))  # type: ignore[no-any-return]
+
+
+def confidence(raw: Tensor) -> Tensor:
+    """Confidence above 1 of what a head puts out, of any shape."""
+    return 1 + raw.exp().clamp(max=MAX_CONF - 1)
+
+
 class SkipConv(nn.Module):
     """Convolution and batch normalisation that keep the image size."""
 
@@ -120,8 +139,8 @@ class PointHead(nn.Module):
         xyz, raw_conf = maps[:, :3], maps[:, 3]
         if self.skip_proj is not None and images is not None:
             xyz = xyz + SKIP_SCALE * self._skip(torch.cat((images, xyz), 1)).float()
-        conf = 1 + raw_conf.exp().clamp(max=MAX_CONF - 1)
-        return PointMaps(self._distance_exp(xyz.permute(0, 2, 3, 1)), conf)
+        points = distance_exp(xyz.permute(0, 2, 3, 1), self.max_log_distance)
+        return PointMaps(points, confidence(raw_conf))
 
     def _skip(self, x: Tensor) -> Tensor:
         assert self.skip_proj is not None
@@ -130,14 +149,6 @@ class PointHead(nn.Module):
         for layer in hidden:
             x = functional.selu(layer(x))
         return last(x)  # type: ignore[no-any-return]
-
-    def _distance_exp(self, xyz: Tensor) -> Tensor:
-        """Return points in the direction of xyz at distance exp(|xyz|) - 1."""
-        norm = xyz.norm(dim=-1, keepdim=True)
-        log_distance = norm.clamp(max=self.max_log_distance) if self.max_log_distance else norm
-        exporting = torch.onnx.is_in_onnx_export()  # ONNX has no expm1
-        distance = log_distance.exp() - 1 if exporting else log_distance.expm1()
-        return xyz * (distance / norm.clamp(min=MIN_NORM))  # type: ignore[no-any-return]
 
 
 class GaussianHead(nn.Module):

@@ -194,7 +194,22 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _read_published(path: Path) -> Checkpoint:
-    """Read `model` (a state dict) and `args` (a namespace whose `model` is a call as text)."""
+    state, text = read_published(path)
+    settings = parse_model_string(text) if text else {}
+    return Checkpoint(
+        config_from_state(state, settings), state, PUBLISHED_LICENCE, {"model": text}
+    )
+
+
+def read_published(path: Path) -> tuple[dict[str, Tensor], str]:
+    """State dict of a published `.pth`, and the call that made its model, as text.
+
+    They are its entries `model` and `args`, a namespace with a `model` of its own.
+
+    Raises:
+        WeightsError: the file is truncated, of another kind, or holds objects that are not allowed
+            in it.
+    """
     if not zipfile.is_zipfile(path):
         raise WeightsError(f"{path} is truncated or no PyTorch checkpoint; download it again")
     try:
@@ -211,10 +226,7 @@ def _read_published(path: Path) -> Checkpoint:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} has no entry `model` with tensors; is it a published file?")
     text = getattr(content.get("args"), "model", "")
-    settings = parse_model_string(text) if isinstance(text, str) and text else {}
-    return Checkpoint(
-        config_from_state(state, settings), dict(state), PUBLISHED_LICENCE, {"model": text}
-    )
+    return dict(state), text if isinstance(text, str) else ""
 
 
 def parse_model_string(text: str) -> dict[str, Any]:

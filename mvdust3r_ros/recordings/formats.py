@@ -91,7 +91,7 @@ LAYOUTS = (
         is_scannet, lambda folder, _: scannet(folder),
     ),
     Layout(
-        "Replica", "as rendered for NICE-SLAM: results/frame000000.jpg (depth000000.png), traj.txt",
+        "Replica", "rendered for NICE-SLAM: results/frame000000.jpg (depth000000.png), traj.txt",
         is_replica, lambda folder, _: replica(folder),
     ),
     Layout(

@@ -131,7 +131,8 @@ def evaluate_rooms(
 
     The engine runs with one reference ("MVD") and, if designed for more, with its own number
     ("MVD+", read from the path of the central reference and from the most confident path). Oracle
-    rows use the reference, or the path, that is best according to the truth.
+    rows use the reference, or the path, that is best according to the truth. Pairs with global
+    alignment have no reference: one row, "DUSt3R".
 
     Args:
         engine: the engine to evaluate.
@@ -158,7 +159,7 @@ def evaluate_rooms(
             views = windows(seed, count)
             for name, case, prediction in _judge(engine, trivial, views, seed):
                 rows.setdefault(name, []).append(case)
-                if number < PICTURES and name in ("MVD", "MVD+"):
+                if number < PICTURES and name in ("MVD", "MVD+", "DUSt3R"):
                     picture = draw_window(_fed(views, prediction), prediction)
                     path = out / f"{name.replace('+', 'p')}_{count:02d}_{seed}.jpg"
                     cv2.imwrite(str(path), picture[..., ::-1])
@@ -181,6 +182,10 @@ def _judge(
     started = time.perf_counter()
     tokens = engine.encode(views if engine.describe().needs_truth else _blind(views))
     encoded = time.perf_counter() - started
+    if engine.describe().backend == "dust3r":
+        prediction, seconds = _decode(engine, tokens, order_views(views, 1), 1)
+        yield "DUSt3R", _case(seed, prediction, views, 0, encoded + seconds), prediction
+        return
     single = []
     best = order_views(views, 1)[0]
     for reference in dict.fromkeys((best, *order[: min(4, len(views))])):
