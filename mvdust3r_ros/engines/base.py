@@ -59,6 +59,7 @@ class EngineInfo:
         min_conf: what it likes of `map.min_conf`; None for `MIN_CONF`.
         conf_quantile: what it likes of `map.conf_quantile`; None for `CONF_QUANTILE`.
         point_rel_sigma: least that `map.point_rel_sigma` has to be for its points; 0 for any.
+        gaussians: whether its predictions have Gaussians.
 
     Raises:
         EngineError: on construction, `long_side` is no multiple of `side_multiple`, `image_hw` is
@@ -80,6 +81,7 @@ class EngineInfo:
     min_conf: float | None = None
     conf_quantile: float | None = None
     point_rel_sigma: float = 0.0
+    gaussians: bool = False
 
     def __post_init__(self) -> None:
         wrong = self.long_side < 0 or self.side_multiple < 1

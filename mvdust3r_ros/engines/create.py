@@ -39,12 +39,15 @@ class EngineOptions:
         provider: ONNX Runtime's execution provider; empty for the best.
         device: torch's device; empty for CUDA where there is one.
         precision: torch's precision; empty for the device's best.
+        gaussians: whether torch is to predict Gaussians as well, where the network has heads for
+            them; an ONNX engine has them or not, as it was exported.
     """
 
     threads: int = 0
     provider: str = ""
     device: str = ""
     precision: str = ""
+    gaussians: bool = False
 
 
 TRUTH = "oracle"
@@ -131,9 +134,10 @@ def _torch(path: Path, options: EngineOptions) -> Engine:
         raise EngineError(
             f"{path} needs PyTorch: pip install 'mvdust3r_ros[torch]' ({error})"
         ) from None
-    return torch_engine_from(
-        path, TorchOptions(options.device, options.precision, options.threads)
+    chosen = TorchOptions(
+        options.device, options.precision, options.threads, gaussians=options.gaussians
     )
+    return torch_engine_from(path, chosen)
 
 
 def _tensorrt(path: Path, options: EngineOptions) -> Engine:
