@@ -279,6 +279,9 @@ def _add_map(commands: Commands) -> None:
     add_frames(parser)
     parser.add_argument("--depth-topic", default="", metavar="TOPIC")
     parser.add_argument("--max-frames", type=int, default=0, metavar="N", help="0 for all")
+    parser.add_argument(
+        "--splat", type=Path, metavar="FILE", help="also write Gaussians for viewers, .ply"
+    )
     parser.set_defaults(run=_map)
 
 
@@ -287,7 +290,7 @@ def _map(args: argparse.Namespace) -> int:
     from mvdust3r_ros.evaluation.report.report import describe_run
 
     topics = bag_options(args, depth_topic=args.depth_topic, depth_folder=args.depth)
-    job = MapJob(args.bag, args.out, topics, args.engine, args.params, args.truth)
+    job = MapJob(args.bag, args.out, topics, args.engine, args.params, args.truth, args.splat)
     with progress("frames") as report:
         summary = map_bag(job, report)
     print(describe_run(summary))
