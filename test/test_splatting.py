@@ -23,7 +23,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.model import splatting
+from mvdust3r_ros.model.gsplat_splatting import render_gsplat
 from mvdust3r_ros.model.splatting import Gaussians3d, RenderOptions, render
 
 K = torch.tensor([[30.0, 0, 13.2], [0, 32, 9.4], [0, 0, 1]], dtype=torch.float64)
@@ -68,8 +70,9 @@ def naive(
             continue
         R = Rotation.from_quat(quat[[1, 2, 3, 0]]).as_matrix()
         sigma = T[:3, :3] @ R @ np.diag(scale**2) @ R.T @ T[:3, :3].T
-        tx = np.clip(p[0] / p[2], -1.3 * width / 2 / k[0, 0], 1.3 * width / 2 / k[0, 0])
-        ty = np.clip(p[1] / p[2], -1.3 * height / 2 / k[1, 1], 1.3 * height / 2 / k[1, 1])
+        u, v = np.clip((k @ (p / p[2]))[:2] + 0.5, -0.15 * np.array([width, height]),
+                       1.15 * np.array([width, height])) - 0.5  # fmt: skip
+        tx, ty = (u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1]
         J = np.array([[k[0, 0], 0, -k[0, 0] * tx], [0, k[1, 1], -k[1, 1] * ty]]) / p[2]
         inverse = np.linalg.inv(J @ sigma @ J.T + blur_px2 * np.eye(2))
         uv = (k @ (p / p[2]))[:2]
@@ -211,6 +214,23 @@ def test_float32_and_float64_agree() -> None:
     single = Gaussians3d(*(p.float() for p in g))
     low = render(single, K.float(), T.float(), HW).rgb
     assert float((low.double() - render(g, K, T, HW).rgb).abs().max()) < 2e-2
+
+
+def test_gsplat_needs_cuda() -> None:
+    with pytest.raises(MvDust3rError, match=r"needs a CUDA device; splatting\.render runs on any"):
+        render_gsplat(scene(3), K, pose(), HW)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gsplat_renders_the_same() -> None:
+    """It cuts off at 3.33 sigmas at most, and where no more than 1e-4 comes through."""
+    pytest.importorskip("gsplat", reason="gsplat is not installed")
+    on_gpu = Gaussians3d(*(p.float().cuda() for p in scene(60)))
+    arguments = (on_gpu, K.float().cuda(), pose().float().cuda(), HW, RenderOptions(BACKGROUND))
+    for theirs, ours in zip(render_gsplat(*arguments), render(*arguments), strict=True):
+        assert float((theirs - ours).abs().max()) < 0.05
+        assert float((theirs - ours).abs().mean()) < 2e-3
 
 
 @pytest.mark.gpu

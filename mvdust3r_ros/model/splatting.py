@@ -37,9 +37,9 @@ MOST_ALPHA = 0.99
 NEAR = 0.01
 """Distance before the camera, unit of the centres, up to which Gaussians are left out, as in
 Kerbl et al. 2023; cameras see no nearer."""
-FIELD_MARGIN = 1.3
-"""Beyond so many half fields of view the projection is linearised at the margin, as in Kerbl et
-al. 2023: far outside, its derivative grows without bound."""
+FIELD_MARGIN = 0.15
+"""Farther than so much of the image's width or height outside of it, the projection is linearised
+at that margin, as in Kerbl et al. 2023: far outside, its derivative grows without bound."""
 TILE_PX = 4
 """Side of a tile; it changes the time alone. Gaussians of about a pixel reach one to four."""
 PRODUCTS_AT_ONCE = 1 << 21
@@ -143,10 +143,11 @@ def project(
         index = index[points[index, 2].argsort(stable=True)]
     points = points[index]
     x, y, z = points.unbind(-1)
-    half = torch.stack((width / 2 / K[0, 0], height / 2 / K[1, 1])) * FIELD_MARGIN
-    focal = K[(0, 1), (0, 1)]
+    focal, size = K[(0, 1), (0, 1)], K.new_tensor((width, height))
+    low = (-0.5 - FIELD_MARGIN * size - K[:2, 2]) / focal
+    high = (-0.5 + (1 + FIELD_MARGIN) * size - K[:2, 2]) / focal
     slope = torch.stack((x, y), -1) / z[:, None]
-    inside = torch.minimum(torch.maximum(slope, -half), half)
+    inside = slope.clamp(low, high)
     zero = torch.zeros_like(z)
     J = torch.stack(
         (focal[0] / z, zero, -focal[0] * inside[:, 0] / z,
@@ -159,8 +160,7 @@ def project(
     with torch.no_grad():
         reach = (2 * (gaussians.opacity[index] / LEAST_ALPHA).log()).sqrt()
         half_px = torch.stack((a, c), -1).sqrt() * reach[:, None]
-        limit = uv.new_tensor((width - 1, height - 1))
-        seen = ((uv + half_px >= 0) & (uv - half_px <= limit)).all(-1)
+        seen = ((uv + half_px >= 0) & (uv - half_px <= size - 1)).all(-1)
         seen = torch.nonzero(seen).squeeze(1)
     conic = torch.stack((c, -b, a), -1) / (a * c - b * b)[:, None]
     return Projected(index[seen], uv[seen], conic[seen], half_px[seen], z[seen])

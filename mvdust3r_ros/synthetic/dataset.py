@@ -319,6 +319,10 @@ class Batch:
     K: torch.Tensor
     T_world_cam: torch.Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
+
     def points(self, reference: int) -> torch.Tensor:
         """(B, V, H, W, 3) pointmaps of all views in the camera frame of view `reference`."""
         h, w = self.depth_m.shape[-2:]
@@ -353,7 +357,14 @@ def collate(windows: Sequence[RoomWindow]) -> Batch:
 
 
 def draw_batch(
-    rng: Rng, shards: RoomShards, rooms: int, batch: int, views: int, middle: float = 0.0
+    rng: Rng,
+    shards: RoomShards,
+    rooms: int,
+    batch: int,
+    views: int,
+    middle: float = 0.0,
+    *,
+    disturb: bool = True,
 ) -> Batch:
     """A random, augmented batch.
 
@@ -365,6 +376,7 @@ def draw_batch(
         views: views a window; a run of the stored ones, every second one at times, shuffled, so
             that any view may be the reference.
         middle: share of windows whose first view is one of the middle half of the run.
+        disturb: whether colours are disturbed, each view by itself.
     """
     windows = []
     for _ in range(batch):
@@ -381,7 +393,8 @@ def draw_batch(
     made = collate(windows)
     if rng.random() < 0.5:
         mirror(made)
-    _disturb_colors(rng, made.images)
+    if disturb:
+        _disturb_colors(rng, made.images)
     return made
 
 
