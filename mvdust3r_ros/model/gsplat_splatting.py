@@ -48,7 +48,7 @@ def render_gsplat(
     if not gaussians.means.is_cuda:
         raise MvDust3rError("gsplat needs a CUDA device; splatting.render runs on any")
     try:
-        from gsplat import rasterization
+        from gsplat.rendering import rasterization
     except ImportError:
         raise MvDust3rError("this renderer needs gsplat: pip install gsplat") from None
     shifted = K.clone()
