@@ -198,10 +198,13 @@ def render(
     table = torch.cat((table, nothing))  # the last one fills up short lists
     grid_hw = (math.ceil(height / TILE_PX), math.ceil(width / TILE_PX))
     images = table.new_zeros(grid_hw[0] * grid_hw[1], TILE_PX**2, BLENDED)
+    places, parts = [], []
     for tiles, lists in _tile_lists(seen, grid_hw):
         origin = torch.stack((tiles % grid_hw[1], tiles // grid_hw[1]), -1) * TILE_PX
-        part = checkpoint(_blend, table, lists, origin.to(table), use_reentrant=False)
-        images = images.index_copy(0, tiles, part)
+        parts.append(checkpoint(_blend, table, lists, origin.to(table), use_reentrant=False))
+        places.append(tiles)
+    if parts:
+        images = images.index_copy(0, torch.cat(places), torch.cat(parts))
     image = images.view(*grid_hw, TILE_PX, TILE_PX, BLENDED).transpose(1, 2)
     image = image.reshape(grid_hw[0] * TILE_PX, grid_hw[1] * TILE_PX, BLENDED)[:height, :width]
     color, depth, alpha = image.split((3, 1, 1), -1)
@@ -237,15 +240,15 @@ def _tile_lists(seen: Projected, grid_hw: tuple[int, int]) -> Iterator[tuple[Ten
     owner = owner[by_tile]
     lengths = torch.bincount(tile, minlength=rows * cols)
     starts = lengths.cumsum(0) - lengths
-    order = lengths.argsort()
+    order = lengths.argsort(descending=True)  # lists of a length together
     order = order[lengths[order] > 0]
     position = 0
-    while position < len(order):  # equally long lists together
-        longest = int(lengths[order[position:]].max())
+    while position < len(order):
+        longest = int(lengths[order[position]])
         fits = max(1, PRODUCTS_AT_ONCE // (TILE_PX**2 * longest))
         tiles = order[position : position + fits]
         position += len(tiles)
-        slots = torch.arange(int(lengths[tiles].max()), device=tile.device)
+        slots = torch.arange(longest, device=tile.device)
         within = slots < lengths[tiles][:, None]
         at = (starts[tiles][:, None] + slots).clamp(max=max(len(owner) - 1, 0))
         yield tiles, torch.where(within, owner[at], count)
