@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvdust3r_ros.datatypes import FloatArray, ImageArray
+from mvdust3r_ros.datatypes import FloatArray, ImageArray, View
 from mvdust3r_ros.image_quality import psnr_db, ssim
 from mvdust3r_ros.model.heads import GAUSSIAN_SCALE, Gaussians, finished, size_limits
 from mvdust3r_ros.model.network import Network, exchange, slot_order
@@ -43,6 +43,7 @@ from mvdust3r_ros.model.weights import Checkpoint, network_from_state, read_chec
 from mvdust3r_ros.model.weights import save_checkpoint as write_weights
 from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, collate, draw_batch, make_window
 from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainError
+from mvdust3r_ros.window.reference_views import order_views
 
 SAVE_EVERY = 50
 """Steps: what is lost at most where a run is killed."""
@@ -57,6 +58,8 @@ POINT_SIZE, POINT_OPACITY = 0.5, 0.99
 HELD_OUT_SHARE = 4
 """One held-out view for so many input views: 1, 3 and 6 for 4, 12 and 24, as in the paper's tests
 with 30 views of which 24 are inputs."""
+REFERENCES = 4
+"""Views that `order_views` puts first; networks that take fewer references take the first ones."""
 Report = Callable[[dict[str, float]], None]
 
 
@@ -177,7 +180,9 @@ def begin_heads(network: Network, distance: float) -> None:
         head.mlp_rotation[2].weight[:area] = 1.0  # type: ignore[index]
 
 
-def see(network: Network, batch: Batch, views: int, true_points: bool = False) -> Seen:
+def see(
+    network: Network, batch: Batch, views: int, true_points: bool = False, n_ref: int = 1
+) -> Seen:
     """What a network makes of the first views of a batch of one window, in true units.
 
     Args:
@@ -185,8 +190,9 @@ def see(network: Network, batch: Batch, views: int, true_points: bool = False) -
         batch: one window.
         views: input views, which come first.
         true_points: whether true pointmaps take the place of the network's.
+        n_ref: reference paths to run, at most `views`; the first one's points are taken.
     """
-    decoded, points = predicted(network, batch, views)
+    decoded, points = predicted(network, batch, views, n_ref)
     order = slot_order(1, views).to(points.device)
     raw = Gaussians(*(exchange(g, order)[0, 0] for g in network.gaussians(decoded)))
     truth = batch.points(0)[0, :views]
@@ -207,14 +213,15 @@ def see(network: Network, batch: Batch, views: int, true_points: bool = False) -
 
 
 @torch.no_grad()
-def predicted(network: Network, batch: Batch, views: int) -> tuple[Tensor, Tensor]:
+def predicted(network: Network, batch: Batch, views: int, n_ref: int = 1) -> tuple[Tensor, Tensor]:
     """Decoder tokens (1, 1, V, S, D) and points (V, H, W, 3) of input views; they do not learn."""
     images = batch.images[:, :views]
     known = batch.K[:, None, (0, 1, 0, 1), (0, 1, 2, 2)].expand(-1, views, -1)
-    order = slot_order(1, views).to(images.device)
+    order = slot_order(min(n_ref, views), views).to(images.device)
     tokens = network.encode(images.flatten(0, 1), known.flatten(0, 1))
-    decoded = network.decode(tokens.unflatten(0, (1, views)), order)
-    return decoded, exchange(network.point_maps(decoded, images, order).points, order)[0, 0]
+    decoded = network.decode(tokens.unflatten(0, (1, views)), order, paths=1)
+    maps = network.point_maps(decoded, images, order[:1])
+    return decoded, exchange(maps.points, order[:1])[0, 0]
 
 
 def as_points(gaussians: Gaussians3d, batch: Batch, views: int) -> Gaussians3d:
@@ -243,7 +250,7 @@ def true_image(batch: Batch, view: int) -> Tensor:
 
 
 def held_out_window(seed: int, views: int, hw: tuple[int, int]) -> Batch:
-    """A window whose first views are the input, the one in the middle first, the last held out.
+    """A window whose first views are the input, references first, and the last held out.
 
     Args:
         seed: of the room.
@@ -255,8 +262,8 @@ def held_out_window(seed: int, views: int, hw: tuple[int, int]) -> Batch:
     step = (views + held_out) / held_out
     apart = [int((k + 0.5) * step) for k in range(held_out)]
     inputs = [k for k in range(views + held_out) if k not in apart]
-    inputs.insert(0, inputs.pop(len(inputs) // 2))
-    chosen = [*inputs, *apart]
+    order = order_views([View(window.rgb[k]) for k in inputs], min(REFERENCES, views))
+    chosen = [*(inputs[k] for k in order), *apart]
     return collate(
         [replace(window, rgb=window.rgb[chosen], depth_m=window.depth_m[chosen],
                  T_world_cam=window.T_world_cam[chosen])]
@@ -298,7 +305,7 @@ def measure_new_views(
     device = next(network.parameters()).device
     for seed in seeds:
         batch = held_out_window(seed, views, network.config.image_hw).to(device)
-        gaussians = see(network, batch, views, true_points).gaussians
+        gaussians = see(network, batch, views, true_points, network.config.n_ref).gaussians
         points = as_points(gaussians, batch, views)
         for view in range(views, batch.images.shape[1]):
             truth = _numpy(true_image(batch, view))
