@@ -43,6 +43,7 @@ from mvdust3r_ros.engines.create import EngineOptions
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.geometry import invert_se3, rotated_wxyz
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
+from mvdust3r_ros.graph.seen_keyframes import in_camera
 from mvdust3r_ros.image_quality import psnr_db
 from mvdust3r_ros.mapper import Mapper
 from mvdust3r_ros.model.splatting import Gaussians3d, RenderOptions, render
@@ -94,7 +95,17 @@ class SplattingOracle(OracleEngine):
         return replace(made, gaussians=gaussians)
 
 
-def mapped(pixel_stride: int) -> list[MapKeyframe]:
+class BrokenOracle(SplattingOracle):
+    """One of its Gaussians has no opacity."""
+
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+        made = super().decode(tokens, n_ref)
+        assert made.gaussians is not None
+        made.gaussians.opacity[0, 1, 2, 3] = np.nan
+        return made
+
+
+def run(engine: OracleEngine, pixel_stride: int) -> tuple[Mapper, set[Verdict]]:
     room = BoxRoom()
     config = with_values(
         MapperConfig(),
@@ -104,18 +115,22 @@ def mapped(pixel_stride: int) -> list[MapKeyframe]:
             "map.conf_quantile": 0.0, "map.pixel_stride": pixel_stride,
         },
     )  # fmt: skip
-    mapper = Mapper(config, SplattingOracle(HW))
+    mapper = Mapper(config, engine)
     updates = [mapper.process(frame) for frame in room.frames(room.walk(12))]
-    verdicts = [u.verdict for u in updates if u is not None]
-    assert verdicts and set(verdicts) == {Verdict.COMMITTED}
-    return list(mapper.now.graph.keyframes.values())
+    return mapper, {u.verdict for u in updates if u is not None}
+
+
+def test_a_window_with_gaussians_that_are_not_finite_is_rejected() -> None:
+    assert run(BrokenOracle(HW), 2)[1] == {Verdict.REJECTED_NOT_FINITE}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("pixel_stride", "least_db"), [(1, 18), (2, 13)])
 def test_a_camera_of_the_map_sees_in_it_what_it_saw(pixel_stride: int, least_db: float) -> None:
     """The room is made of squares of random colours; a view beside the right one has 9 dB."""
-    keyframes = mapped(pixel_stride)
+    mapper, verdicts = run(SplattingOracle(HW), pixel_stride)
+    assert verdicts == {Verdict.COMMITTED}
+    keyframes = list(mapper.now.graph.keyframes.values())
     made = map_splats(keyframes)
     values = (made.means, made.scale, made.quat_wxyz, made.opacity, made.rgb)
     gaussians = Gaussians3d(*(torch.from_numpy(v) for v in values))
@@ -149,6 +164,20 @@ def test_a_keyframe_turns_and_sizes_its_gaussians() -> None:
     )  # fmt: skip
     np.testing.assert_array_equal(made.opacity, g.opacity)
     np.testing.assert_allclose(made.rgb, g.rgb, atol=0.5 / 255 + 1e-6)
+
+
+def test_a_view_takes_its_gaussians_into_its_camera_frame() -> None:
+    g, use = splats(12), np.array([1, 5, 7])
+    R = Rotation.from_rotvec((0.5, -1.0, 0.2)).as_matrix()
+    image = PixelGaussians(
+        g.opacity.reshape(3, 4), g.scale.reshape(3, 4, 3), g.quat_wxyz.reshape(3, 4, 4)
+    )
+    made = in_camera(image, R, 3.0, use)
+    np.testing.assert_array_equal(made.opacity, g.opacity[use])
+    np.testing.assert_allclose(
+        covariances(made.scale, made.quat_wxyz),
+        9 * R.T @ covariances(g.scale[use], g.quat_wxyz[use]) @ R, rtol=1e-4, atol=1e-7,
+    )  # fmt: skip
 
 
 def test_a_map_without_gaussians_is_refused() -> None:

@@ -84,14 +84,14 @@ class Projected(NamedTuple):
     """Gaussians in an image, nearest first.
 
     Attributes:
-        index: (M,) which of the N Gaussians.
+        which: (M,) rows of the N Gaussians.
         uv: (M, 2) centres; the centre of the first pixel is (0, 0).
         conic: (M, 3) entries xx, xy, yy of the inverse covariance.
         half_px: (M, 2) half width and height of the box in which one reaches `LEAST_ALPHA`.
         depth: (M,) along the optical axis.
     """
 
-    index: Tensor
+    which: Tensor
     uv: Tensor
     conic: Tensor
     half_px: Tensor
@@ -192,7 +192,7 @@ def render(
     options = options or RenderOptions()
     height, width = hw
     seen = project(gaussians, K, T_cam, hw, options.blur_px2)
-    opacity, rgb = gaussians.opacity[seen.index, None], gaussians.rgb[seen.index]
+    opacity, rgb = gaussians.opacity[seen.which, None], gaussians.rgb[seen.which]
     table = torch.cat((seen.uv, seen.conic, opacity, rgb, seen.depth[:, None]), -1)
     nothing = torch.zeros_like(table[:1])
     table = torch.cat((table, nothing))  # the last one fills up short lists
@@ -223,7 +223,7 @@ def _tile_lists(seen: Projected, grid_hw: tuple[int, int]) -> Iterator[tuple[Ten
     Lists are filled up with M, the number of Gaussians.
     """
     rows, cols = grid_hw
-    count = len(seen.index)
+    count = len(seen.which)
     last = seen.uv.new_tensor((cols - 1, rows - 1))
     first = ((seen.uv - seen.half_px) / TILE_PX).detach()
     final = ((seen.uv + seen.half_px) / TILE_PX).detach()

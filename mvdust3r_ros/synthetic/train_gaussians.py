@@ -36,7 +36,13 @@ from torch import Tensor
 
 from mvdust3r_ros.datatypes import FloatArray, ImageArray, View
 from mvdust3r_ros.image_quality import psnr_db, ssim
-from mvdust3r_ros.model.heads import GAUSSIAN_SCALE, Gaussians, finished, size_limits
+from mvdust3r_ros.model.heads import (
+    GAUSSIAN_SCALE,
+    GaussianHead,
+    Gaussians,
+    finished,
+    size_limits,
+)
 from mvdust3r_ros.model.network import Network, exchange, slot_order
 from mvdust3r_ros.model.splatting import Gaussians3d, RenderOptions, render
 from mvdust3r_ros.model.weights import Checkpoint, network_from_state, read_checkpoint
@@ -170,14 +176,15 @@ def begin_heads(network: Network, distance: float) -> None:
     tokens = torch.randn(64, config.dec_dim, generator=generator)
     area = config.patch_size**2
     for head in network.downstream_GS_head:
-        x: Tensor = head.norm(tokens)  # type: ignore[operator]
-        for name in ("mlp_opacity", "mlp_scale2", "mlp_rotation"):
-            mlp: Any = getattr(head, name)
-            torch.nn.init.xavier_uniform_(mlp[0].weight, generator=generator)
-            mlp[2].weight.zero_()
-        units = head.mlp_scale2[1](head.mlp_scale2[0](x)).sum(-1).mean()  # type: ignore[index]
-        head.mlp_scale2[2].weight.fill_(size / float(units))  # type: ignore[index]
-        head.mlp_rotation[2].weight[:area] = 1.0  # type: ignore[index]
+        assert isinstance(head, GaussianHead)
+        layers: dict[str, Any] = {}
+        for name in ("rgb", "opacity", "scale", "rotation"):
+            layers[name] = getattr(head, "mlp_scale2" if name == "scale" else f"mlp_{name}")
+            torch.nn.init.xavier_uniform_(layers[name][0].weight, generator=generator)
+            layers[name][2].weight.zero_()
+        first, relu, last = layers["scale"]
+        last.weight.fill_(size / float(relu(first(head.norm(tokens))).sum(-1).mean()))
+        layers["rotation"][2].weight[:area] = 1.0  # w of the quaternion
 
 
 def see(
@@ -312,9 +319,9 @@ def measure_new_views(
             images = [_numpy(image_of(g, batch, view)) for g in (gaussians, points)]
             scores.append([f(image, truth) for image in images for f in (psnr_db, ssim)])
         rows.append(np.concatenate([truth, *images], 1))
-    means = np.mean(scores, 0)
+    psnr, similarity, points_psnr, points_similarity = np.mean(scores, 0).tolist()
     picture = np.round(np.concatenate(rows) * 255).clip(0, 255).astype(np.uint8)
-    return NewViews(*map(float, means), picture)
+    return NewViews(psnr, similarity, points_psnr, points_similarity, picture)
 
 
 def _numpy(image: Tensor) -> FloatArray:
