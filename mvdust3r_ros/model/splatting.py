@@ -201,7 +201,11 @@ def render(
     places, parts = [], []
     for tiles, lists in _tile_lists(seen, grid_hw):
         origin = torch.stack((tiles % grid_hw[1], tiles // grid_hw[1]), -1) * TILE_PX
-        parts.append(checkpoint(_blend, table, lists, origin.to(table), use_reentrant=False))
+        part = (table, lists, origin.to(table))
+        if table.requires_grad:  # blended again on the way back: memory is that of a portion
+            parts.append(checkpoint(_blend, *part, use_reentrant=False))
+        else:
+            parts.append(_blend(*part))
         places.append(tiles)
     if parts:
         images = images.index_copy(0, torch.cat(places), torch.cat(parts))
