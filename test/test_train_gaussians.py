@@ -34,16 +34,18 @@ from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.model.weights import Checkpoint, save_checkpoint
 from mvdust3r_ros.synthetic import dataset, train_gaussians
 from mvdust3r_ros.synthetic.dataset import make_window, write_shard
-from mvdust3r_ros.synthetic.train_config import TrainError
-from mvdust3r_ros.synthetic.train_gaussians import (
-    GaussianTrainer,
-    GaussianTraining,
+from mvdust3r_ros.synthetic.new_views import (
     as_points,
     held_out_window,
     image_of,
     measure_new_views,
     see,
     true_image,
+)
+from mvdust3r_ros.synthetic.train_config import TrainError
+from mvdust3r_ros.synthetic.train_gaussians import (
+    GaussianTrainer,
+    GaussianTraining,
     with_heads,
 )
 

@@ -35,8 +35,8 @@ LEAST_ALPHA = 1 / 255
 MOST_ALPHA = 0.99
 """As there: something of what lies behind always shows, which keeps gradients finite."""
 NEAR = 0.01
-"""Distance before the camera, unit of the centres, up to which Gaussians are left out, as in
-Kerbl et al. 2023; cameras see no nearer."""
+"""Depth, unit of the centres, up to which Gaussians are left out, as in the training of
+MV-DUSt3R."""
 FIELD_MARGIN = 0.15
 """Farther than so much of the image's width or height outside of it, the projection is linearised
 at that margin, as in Kerbl et al. 2023: far outside, its derivative grows without bound."""
