@@ -207,7 +207,7 @@ def _train_mvs(args: argparse.Namespace) -> int:
 def _add_train_gaussians(commands: Commands) -> None:
     train = add_command(
         commands, "train-gaussians", "train the Gaussian heads of a network on synthetic rooms",
-        "mvdust3r_ros train-gaussians --weights room.safetensors --rooms rooms --run runs/gs",
+        "mvdust3r_ros train-gaussians --weights MVD.pth --rooms rooms --run runs/gaussians",
     )  # fmt: skip
     train.add_argument(
         "--weights", type=Path, required=True, metavar="FILE", help="network to start from"

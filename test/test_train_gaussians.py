@@ -42,7 +42,8 @@ from mvdust3r_ros.synthetic.new_views import (
     see,
     true_image,
 )
-from mvdust3r_ros.synthetic.train_config import TrainError
+from mvdust3r_ros.synthetic.train import Trainer
+from mvdust3r_ros.synthetic.train_config import TrainConfig, TrainError
 from mvdust3r_ros.synthetic.train_gaussians import (
     GaussianTrainer,
     GaussianTraining,
@@ -190,6 +191,20 @@ def test_a_run_leaves_weights_that_an_engine_takes(
     assert engine.describe().licence == "Apache-2.0"
     again = with_heads(trainer.weights, 0)
     assert not again[2] and again[1].info["gaussian_steps"] == 4
+
+
+def test_a_run_of_the_room_model_can_be_gone_on_with(config: GaussianTraining) -> None:
+    trained = TrainConfig(
+        rooms=config.rooms, run=str(Path(config.run) / "room"), processes=1, max_steps=2,
+        decay_steps=1, network={"image_hw": [32, 32], "enc_dim": 32, "enc_depth": 1,
+        "enc_heads": 2, "dec_dim": 32, "dec_depth": 2, "dec_heads": 2, "patch_size": 8},
+    )  # fmt: skip
+    first = Trainer(trained)
+    first.save()
+    network, stored, new = with_heads(Path(trained.run) / "checkpoint.pt", 0)
+    assert new and stored.licence == "Apache-2.0" and network.config.gs_mlp_dim == 32
+    for name, value in first.ema.items():
+        assert torch.equal(network.state_dict()[name], value)
 
 
 def test_figures_are_of_rendered_images(weights: Path) -> None:

@@ -33,6 +33,7 @@ import cv2
 import numpy as np
 import torch
 
+from mvdust3r_ros.model.config import config_from_dict
 from mvdust3r_ros.model.heads import GAUSSIAN_SCALE, GaussianHead
 from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.model.weights import Checkpoint, network_from_state, read_checkpoint
@@ -45,6 +46,7 @@ from mvdust3r_ros.synthetic.new_views import (
     see,
     true_image,
 )
+from mvdust3r_ros.synthetic.release import LICENCE
 from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainError
 
 SAVE_EVERY = 50
@@ -61,7 +63,8 @@ class GaussianTraining:
     """Settings of a run.
 
     Attributes:
-        weights: network to start from, .safetensors or .pth; heads that it lacks begin anew.
+        weights: network to start from, .safetensors, .pth or the checkpoint.pt of `train`; heads
+            that it lacks begin anew.
         rooms: folder made by `synth rooms`, views of the network's size.
         run: folder of the checkpoint, the learning curve, pictures and the weights.
         steps: length of the run.
@@ -88,7 +91,7 @@ class GaussianTraining:
     held_out: int = 2
     rendered: int = 2
     hidden: int = 0
-    lr: float = 1e-3
+    lr: float = 2e-3
     true_points: bool = False
     device: str = "cpu"
     seed: int = 0
@@ -124,13 +127,21 @@ def with_heads(network_file: Path, hidden: int) -> tuple[Network, Checkpoint, bo
     Raises:
         WeightsError: the file cannot be read.
     """
-    stored = read_checkpoint(network_file)
+    stored = _stored(network_file)
     if stored.config.gs_mlp_dim:
         return network_from_state(stored.config, stored.state, str(network_file)), stored, False
     config = replace(stored.config, gs_mlp_dim=hidden or stored.config.dec_dim)
     heads = {k: v for k, v in Network(config).state_dict().items() if k.startswith(HEADS)}
     network = network_from_state(config, {**stored.state, **heads}, str(network_file))
     return network, stored, True
+
+
+def _stored(path: Path) -> Checkpoint:
+    """A file of weights, or the averaged weights of a run of `train`."""
+    if path.name != "checkpoint.pt" or not path.is_file():
+        return read_checkpoint(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return Checkpoint(config_from_dict(state["config"]), state["ema"], LICENCE)
 
 
 @torch.no_grad()
