@@ -53,8 +53,9 @@ SAVE_EVERY = 50
 """Steps: what is lost at most where a run is killed."""
 WEIGHTS = "weights.safetensors"
 HEADS = "downstream_GS_head."
-FIRST_SIZE_PX = 0.5
-"""Gaussians begin round, half opaque and so large: neighbours overlap, and all reach the image."""
+FIRST_SIZE_PX, FIRST_LOGIT = 0.5, 2.0
+"""Gaussians begin round, so large that neighbours overlap, and with an opacity of 0.88: near to
+opaque points, and yet what lies behind learns."""
 Report = Callable[[dict[str, float]], None]
 
 
@@ -146,7 +147,7 @@ def _stored(path: Path) -> Checkpoint:
 
 @torch.no_grad()
 def begin_heads(network: Network, distance: float) -> None:
-    """Round, half opaque Gaussians of `FIRST_SIZE_PX`.
+    """Round Gaussians of `FIRST_SIZE_PX`, opaque by `FIRST_LOGIT`.
 
     A head has no biases, but its hidden units are not negative: equal weights make a constant.
 
@@ -167,8 +168,9 @@ def begin_heads(network: Network, distance: float) -> None:
             layers[name] = getattr(head, "mlp_scale2" if name == "scale" else f"mlp_{name}")
             torch.nn.init.xavier_uniform_(layers[name][0].weight, generator=generator)
             layers[name][2].weight.zero_()
-        first, relu, last = layers["scale"]
-        last.weight.fill_(size / float(relu(first(head.norm(tokens))).sum(-1).mean()))
+        for name, value in (("scale", size), ("opacity", FIRST_LOGIT)):
+            first, relu, last = layers[name]
+            last.weight.fill_(value / float(relu(first(head.norm(tokens))).sum(-1).mean()))
         layers["rotation"][2].weight[:area] = 1.0  # w of the quaternion
 
 
