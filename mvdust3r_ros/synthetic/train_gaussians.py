@@ -270,9 +270,9 @@ class GaussianTrainer:
             stop: asked after each step.
             report: called with each point of the learning curve.
         """
-        begin = measured = time.monotonic()
         if self.step == 0:
             report(self._measure())
+        begin = measured = time.monotonic()
         losses: list[dict[str, float]] = []
         while self.step < self.config.steps and not stop():
             now = time.monotonic()
@@ -288,7 +288,7 @@ class GaussianTrainer:
                 self.save()
             if now - measured > 60 * self.config.measure_minutes:
                 report(self._measure())
-                measured = now
+                measured = time.monotonic()
         self.save()
         if not stop():
             report(self._measure())
