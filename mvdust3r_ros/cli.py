@@ -205,6 +205,56 @@ def _train_mvs(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_train_gaussians(commands: Commands) -> None:
+    train = add_command(
+        commands, "train-gaussians", "train the Gaussian heads of a network on synthetic rooms",
+        "mvdust3r_ros train-gaussians --weights MVD.pth --rooms rooms --run runs/gaussians",
+    )  # fmt: skip
+    train.add_argument(
+        "--weights", type=Path, required=True, metavar="FILE", help="network to start from"
+    )
+    train.add_argument(
+        "--rooms", type=Path, required=True, metavar="DIR", help="folder made by `synth rooms`"
+    )
+    train.add_argument(
+        "--run", type=Path, required=True, metavar="DIR", dest="folder",
+        help="folder of the run; goes on from its last checkpoint",
+    )  # fmt: skip
+    train.add_argument("--steps", type=int, default=4000, help="steps (default %(default)s)")
+    train.add_argument("--views", type=int, default=8, help="input views (default %(default)s)")
+    train.add_argument(
+        "--held-out", type=int, default=2, metavar="N",
+        help="views that are rendered but not seen (default %(default)s)",
+    )  # fmt: skip
+    train.add_argument(
+        "--true-points", action="store_true", help="learn shapes alone, on the true points"
+    )
+    train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    train.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: never")
+    train.set_defaults(run=_train_gaussians)
+
+
+def _train_gaussians(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.evaluation.lockstep import interruptible
+    from mvdust3r_ros.synthetic.train_gaussians import GaussianTrainer, GaussianTraining
+
+    config = GaussianTraining(
+        str(args.weights), str(args.rooms), str(args.folder), args.steps, args.views,
+        args.held_out, true_points=args.true_points, device=args.device,
+    )  # fmt: skip
+
+    def report(point: dict[str, float]) -> None:
+        print(", ".join(f"{name} {value:g}" for name, value in point.items()), flush=True)
+
+    trainer = GaussianTrainer(config)
+    with interruptible() as interrupted:
+        trainer.run(args.minutes, interrupted.is_set, report)
+    if interrupted.is_set():
+        return 130
+    print(f"{trainer.weights}: mvdust3r_ros map BAG --engine {trainer.weights} --splat room.ply")
+    return 0
+
+
 def _size(text: str) -> tuple[int, int]:
     """Parse WxH to (height, width)."""
     try:
@@ -280,6 +330,9 @@ def _add_map(commands: Commands) -> None:
     add_frames(parser)
     parser.add_argument("--depth-topic", default="", metavar="TOPIC")
     parser.add_argument("--max-frames", type=int, default=0, metavar="N", help="0 for all")
+    parser.add_argument(
+        "--splat", type=Path, metavar="FILE", help="also write Gaussians for viewers, .ply"
+    )
     parser.set_defaults(run=_map)
 
 
@@ -288,7 +341,7 @@ def _map(args: argparse.Namespace) -> int:
     from mvdust3r_ros.evaluation.report.report import describe_run
 
     topics = bag_options(args, depth_topic=args.depth_topic, depth_folder=args.depth)
-    job = MapJob(args.bag, args.out, topics, args.engine, args.params, args.truth)
+    job = MapJob(args.bag, args.out, topics, args.engine, args.params, args.truth, args.splat)
     with progress("frames") as report:
         summary = map_bag(job, report)
     print(describe_run(summary))
@@ -300,6 +353,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_synth,
     _add_train,
     _add_train_mvs,
+    _add_train_gaussians,
     add_evaluate,
     add_compare,
     add_evaluate_rooms,

@@ -326,6 +326,42 @@ def is_point(conf: FloatArray) -> BoolArray:
 
 
 @dataclass(frozen=True, eq=False)
+class PixelGaussians:
+    """A 3-D Gaussian for each of some points: its centre is the point, its colour the pixel's.
+
+    Attributes:
+        opacity: (...) float32 in [0, 1].
+        scale: (..., 3) float32 standard deviations along its own axes, positive, in the unit of
+            the points.
+        quat_wxyz: (..., 4) float32 unit quaternion, from its own axes to the frame of the points.
+
+    Raises:
+        FrameError: on construction, shapes that do not fit together.
+    """
+
+    opacity: FloatArray
+    scale: FloatArray
+    quat_wxyz: FloatArray
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.opacity)
+        if np.shape(self.scale) != (*shape, 3) or np.shape(self.quat_wxyz) != (*shape, 4):
+            raise FrameError(
+                f"Gaussians have opacity {shape}, scale {np.shape(self.scale)} and rotation "
+                f"{np.shape(self.quat_wxyz)}"
+            )
+
+    def __getitem__(self, index: Any) -> PixelGaussians:
+        """Some of them: an index of the leading axes."""
+        return PixelGaussians(self.opacity[index], self.scale[index], self.quat_wxyz[index])
+
+    def finite(self) -> bool:
+        """Whether all of its values are."""
+        parts = (self.opacity, self.scale, self.quat_wxyz)
+        return all(bool(np.isfinite(part).all()) for part in parts)
+
+
+@dataclass(frozen=True, eq=False)
 class WindowPrediction:
     """Pointmaps of one window; view axis in the caller's order.
 
@@ -346,6 +382,8 @@ class WindowPrediction:
         used_odometry: whether `poses` include odometry, which is then not fused again.
         note: remark for log and diagnostics, for example why odometry was ignored; or empty.
         readouts_s: camera name -> time from the first to the last row, if estimated by the engine.
+        gaussians: one per point, (R, V, H, W), in the frame and unit of its path; None if the
+            engine has none or was not asked.
 
     Raises:
         FrameError: on construction, inconsistent shapes or values.
@@ -361,6 +399,7 @@ class WindowPrediction:
     used_odometry: bool = False
     note: str = ""
     readouts_s: Mapping[str, float] = field(default_factory=dict)
+    gaussians: PixelGaussians | None = None
 
     def __post_init__(self) -> None:
         shape = np.shape(self.points)
@@ -370,6 +409,10 @@ class WindowPrediction:
             )
         if np.shape(self.conf) != shape[:4]:
             raise FrameError(f"confidence {np.shape(self.conf)} does not match points {shape}")
+        if self.gaussians is not None and np.shape(self.gaussians.opacity) != shape[:4]:
+            raise FrameError(
+                f"Gaussians {np.shape(self.gaussians.opacity)} do not match points {shape}"
+            )
         if not self.references or not all(0 <= r < shape[1] for r in self.references):
             raise FrameError(f"references {self.references} in a window of {shape[1]} views")
         if self.rel_error is not None and not 0 <= self.rel_error < np.inf:
@@ -422,6 +465,7 @@ class WindowPrediction:
             references=tuple(order[r] for r in self.references),
             poses=None if poses is None else tuple(poses[i] for i in inverse),
             pose_covariance=None if covariance is None else covariance[inverse],
+            gaussians=None if self.gaussians is None else self.gaussians[:, inverse],
         )
 
 

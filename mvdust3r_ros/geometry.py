@@ -125,6 +125,14 @@ def quaternion_xyzw(R: FloatArray) -> FloatArray:
     return np.where(quat[..., 3:] < 0, -quat, quat)
 
 
+def rotated_wxyz(R: FloatArray, quats_wxyz: FloatArray) -> FloatArray:
+    """Quaternions (..., 4), w first, of (3, 3) R times the rotations that they stand for."""
+    x, y, z, w = quaternion_xyzw(R).astype(quats_wxyz.dtype)
+    product = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
+    turned: FloatArray = quats_wxyz @ product.T.astype(quats_wxyz.dtype)
+    return turned
+
+
 def interpolate_se3(T_0: FloatArray, T_1: FloatArray, alpha: float) -> FloatArray:
     """Interpolate two poses: linear in translation, slerp in rotation; alpha may leave [0, 1]."""
     delta = Rotation.from_matrix(T_0[:3, :3].T @ T_1[:3, :3]).as_rotvec()

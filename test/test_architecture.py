@@ -33,7 +33,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     {"robot_python"},
     {"datatypes", "wording"},
-    {"image_size", "installed", "safe_files", "tones"},
+    {"image_quality", "image_size", "installed", "safe_files", "tones"},
     {"config", "encoded_image", "geometry"},
     {"descriptors", "model", "rolling_shutter"},
     {"sfm"},

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,17 @@ def test_exported_engine_runs_and_is_described(
     (folder / "decoder.onnx").unlink()
     assert main(["engine", "info", str(folder)]) == 1
     assert "decoder.onnx is missing" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_gaussians_are_exported_where_there_are_heads_for_them(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["engine", "export", "--gaussians", "--out", str(tmp_path / "engine")]
+    assert main([*words, "--weights", str(weights)]) == 1
+    error = capsys.readouterr().err
+    assert "tiny has no Gaussian heads" in error and error.count("\n") == 1
+    with_heads, path = replace(TINY, gs_mlp_dim=8), tmp_path / "heads.safetensors"
+    save_checkpoint(path, Checkpoint(with_heads, Network(with_heads).state_dict()))
+    assert main([*words, "--weights", str(path)]) == 0
+    assert create_engine(tmp_path / "engine").describe().gaussians

@@ -29,6 +29,7 @@ from mvdust3r_ros.datatypes import (
     Frame,
     FrameError,
     MapUpdate,
+    PixelGaussians,
     ScaleEstimate,
     ScaleSource,
     Trajectory,
@@ -160,6 +161,23 @@ def test_everything_that_a_window_says_comes_back_in_order() -> None:
     )  # fmt: skip
     plain = prediction().in_caller_order((2, 0, 3, 1))
     assert (plain.poses, plain.pose_covariance, plain.metric, plain.rel_error) == (None,) * 4
+
+
+def gaussians_of(made: WindowPrediction) -> PixelGaussians:
+    shape = made.conf.shape
+    return PixelGaussians(made.conf / 100, np.ones((*shape, 3)), np.ones((*shape, 4)))
+
+
+def test_gaussians_come_back_in_order_and_belong_to_the_points() -> None:
+    plain = prediction(4, (0, 1))
+    back = replace(plain, gaussians=gaussians_of(plain)).in_caller_order((2, 0, 3, 1))
+    assert back.gaussians is not None
+    np.testing.assert_array_equal(back.gaussians.opacity, back.conf / 100)
+    assert plain.in_caller_order((2, 0, 3, 1)).gaussians is None
+    with pytest.raises(FrameError, match=r"Gaussians .* do not match points"):
+        replace(plain, gaussians=gaussians_of(plain)[:, :3])
+    with pytest.raises(FrameError, match=r"Gaussians have opacity \(2,\), scale \(2, 2\)"):
+        PixelGaussians(np.ones(2), np.ones((2, 2)), np.ones((2, 4)))
 
 
 def test_poses_that_do_not_belong_to_the_window_are_refused() -> None:

@@ -121,6 +121,71 @@ def test_kept_tokens_give_the_same_window(pair: tuple[TorchEngine, OnnxEngine, P
         np.testing.assert_allclose(engine.decode(kept).points, whole.points, **TOLERANCE)
 
 
+@pytest.fixture(scope="module", params=["official", "single"])
+def gaussian_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """As `pair`, with Gaussians, and the network itself."""
+    network = make_network(CONFIGS[request.param])
+    folder = tmp_path_factory.mktemp(request.param)
+    export_engine(network, folder, ExportOptions(name=request.param, gaussians=True))
+    options = TorchOptions("cpu", paths=0, gaussians=True)
+    torch_engine = TorchEngine(network, manifest_of(network, request.param), options)
+    return torch_engine, OnnxEngine(folder, OnnxOptions(threads=1)), network
+
+
+def test_gaussians_come_on_request_and_change_nothing_else(
+    gaussian_pair: tuple[TorchEngine, OnnxEngine, Network],
+) -> None:
+    torch_engine, onnx_engine, network = gaussian_pair
+    views = make_views(4)
+    plain = TorchEngine(network, manifest_of(network, "plain"), TorchOptions("cpu", paths=0))
+    assert not plain.describe().gaussians and plain.infer(views).gaussians is None
+    a, b = torch_engine.infer(views), onnx_engine.infer(views)
+    assert torch_engine.describe().gaussians and onnx_engine.describe().gaussians
+    np.testing.assert_array_equal(a.points, plain.infer(views).points)
+    np.testing.assert_allclose(b.points, a.points, **TOLERANCE)
+    assert a.gaussians is not None and b.gaussians is not None
+    for name in ("opacity", "scale", "quat_wxyz"):
+        ours, theirs = getattr(a.gaussians, name), getattr(b.gaussians, name)
+        np.testing.assert_allclose(theirs, ours, **TOLERANCE)
+
+
+def test_gaussians_are_those_of_the_heads_in_the_order_of_the_views(
+    gaussian_pair: tuple[TorchEngine, OnnxEngine, Network],
+) -> None:
+    torch_engine, _, network = gaussian_pair
+    views = make_views(4)
+    prediction = torch_engine.infer(views)
+    made = prediction.gaussians
+    assert made is not None
+    with torch.inference_mode():
+        tokens = torch.stack([t.features for t in torch_engine.encode(views)])[None]
+        order = torch.from_numpy(slot_order(torch_engine.describe().n_ref, 4))
+        raw = network.gaussians(network.decode(tokens, order))
+    for path, slots in enumerate(order.tolist()):
+        for slot, view in enumerate(slots):
+            theirs = raw.opacity[0, path, slot, ..., 0].numpy()
+            np.testing.assert_allclose(made.opacity[path, view], theirs, atol=1e-6)
+            theirs = raw.rotation[0, path, slot].numpy()
+            theirs[~theirs.any(-1)] = 1, 0, 0, 0  # where every hidden unit of the head is 0
+            np.testing.assert_allclose(made.quat_wxyz[path, view], theirs, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(made.quat_wxyz, axis=-1), 1, atol=1e-5)
+    distance = np.linalg.norm(prediction.points, axis=-1).mean((1, 2, 3))
+    share = made.scale / distance[:, None, None, None, None]
+    low, high = np.array([1e-4, 4e-3]) * 224 / OFFICIAL.image_hw[1]
+    assert share.min() == pytest.approx(low, rel=1e-5)
+    assert share.max() == pytest.approx(high, rel=1e-5)
+
+
+def test_gaussians_need_heads_for_them(tmp_path: Path) -> None:
+    network = make_network(ROOM)
+    engine = TorchEngine(
+        network, manifest_of(network, "room"), TorchOptions("cpu", gaussians=True)
+    )
+    assert not engine.describe().gaussians and engine.infer(make_views(2)).gaussians is None
+    with pytest.raises(EngineError, match="no Gaussian heads"):
+        export_engine(network, tmp_path, ExportOptions(gaussians=True))
+
+
 def test_path_zero_is_in_the_frame_of_the_view_fed_first(
     pair: tuple[TorchEngine, OnnxEngine, Path],
 ) -> None:

@@ -24,6 +24,8 @@ from typing import Any
 
 from mvdust3r_ros.config import MapperConfig, load_config, with_values
 from mvdust3r_ros.datatypes import Frame
+from mvdust3r_ros.drawing.splats import map_splats, write_splats
+from mvdust3r_ros.engines.base import EngineError
 from mvdust3r_ros.engines.create import EngineOptions, create_engine, needs_truth
 from mvdust3r_ros.evaluation.report.report import write_outputs
 from mvdust3r_ros.evaluation.run import run_mapper
@@ -34,6 +36,7 @@ from mvdust3r_ros.recordings.bag_topics import choose_image_topic
 from mvdust3r_ros.recordings.recording import recording_name
 from mvdust3r_ros.recordings.truth_files import read_truth
 from mvdust3r_ros.ros.oracle_needs import require_depth_and_poses
+from mvdust3r_ros.safe_files import require_writable
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class MapJob:
         engine: engine folder or "oracle"; empty for the one in the settings.
         params: YAML of settings, or None for the defaults.
         truth: true camera poses in TUM format, or None.
+        splat: file to write the map's Gaussians into, or None.
     """
 
     bag: Path
@@ -55,6 +59,7 @@ class MapJob:
     engine: str = ""
     params: Path | None = None
     truth: Path | None = None
+    splat: Path | None = None
 
 
 def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
@@ -83,7 +88,18 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
             depth="" if has_depth else "name the depth by --depth or --depth-topic",
             poses="" if bag_gives_poses(job.bag, job.topics) else "record odometry or TF",
         )
-    engine = create_engine(chosen.engine, EngineOptions(chosen.threads, chosen.provider))
+    wanted = job.splat is not None
+    if job.splat is not None:
+        require_writable(job.splat.parent)
+    options = EngineOptions(chosen.threads, chosen.provider, gaussians=wanted)
+    engine = create_engine(chosen.engine, options)
+    if wanted and not engine.describe().gaussians:
+        name = engine.describe().name
+        engine.close()
+        raise EngineError(
+            f"{name} predicts no Gaussians: --splat needs a network with Gaussian heads, run by "
+            "PyTorch or exported by `engine export --gaussians`"
+        )
     mapper = Mapper(config, engine)
     undecodable: Counter[str] = Counter()
     unmounted: set[str] = set()
@@ -111,7 +127,10 @@ def map_bag(job: MapJob, progress: Callable[[int, int], None] | None = None) -> 
     details["notes"] = [*notes, *inputs.lines(), *mapper.shutter.notes()]
     if unmounted:
         details["mountings"] = [_describe_mounting(mapper, camera) for camera in sorted(unmounted)]
-    return write_outputs(result, job.out, truth, recording_name(job.bag), details)
+    summary = write_outputs(result, job.out, truth, recording_name(job.bag), details)
+    if job.splat is not None:
+        write_splats(job.splat, map_splats(list(mapper.now.graph.keyframes.values())))
+    return summary
 
 
 def _describe_mounting(mapper: Mapper, camera: str) -> str:

@@ -172,6 +172,7 @@ def add_engine(commands: Commands) -> None:
     _add_common(export, ("fp32", "fp16", "bf16"), "fp32")
     export.add_argument("--store-fp16", action="store_true", help="half the size, fp32 arithmetic")
     export.add_argument("--no-skip", action="store_true", help="no skip branch: inexact")
+    export.add_argument("--gaussians", action="store_true", help="predict Gaussians as well")
     export.add_argument("--metric", action="store_true", help="the model predicts metres")
     export.set_defaults(run=_engine_export)
     build = add_command(
@@ -182,7 +183,8 @@ def add_engine(commands: Commands) -> None:
     build.add_argument("--backend", choices=("tensorrt", "onnx"), default="tensorrt")
     build.add_argument("--views", default="4:8:12", metavar="MIN:USUAL:MAX", help="views a window")
     build.add_argument("--n-ref", type=int, default=0, help="reference paths; 0: the model's")
-    build.set_defaults(run=_engine_build, store_fp16=False, no_skip=False, metric=False)
+    build.set_defaults(run=_engine_build, store_fp16=False, no_skip=False, metric=False,
+                       gaussians=False)  # fmt: skip
 
 
 def _add_common(
@@ -220,7 +222,8 @@ def _engine_export(args: argparse.Namespace) -> int:
     network.lower_precision(DTYPES[args.precision])
     options = ExportOptions(
         name=args.weights.stem, licence=checkpoint.licence, paths=args.paths,
-        store_fp16=args.store_fp16, skip=not args.no_skip, metric=args.metric,
+        store_fp16=args.store_fp16, skip=not args.no_skip, gaussians=args.gaussians,
+        metric=args.metric,
         info=checkpoint.info,
     )  # fmt: skip
     with _working(f"tracing and checking {args.weights.name}: minutes for a full-size model"):

@@ -144,6 +144,15 @@ def write_ply(path: Path, cloud: Cloud) -> None:
     _write_together(path.parent, {path.name: _ply_bytes(cloud)})
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write one file, which appears complete or not at all.
+
+    Raises:
+        MapFileError: the disk.
+    """
+    _write_together(path.parent, {path.name: content})
+
+
 def write_tum(path: Path, trajectory: Trajectory) -> None:
     """Write `timestamp tx ty tz qx qy qz qw` lines, seconds and metres with nine decimals."""
     _write_together(path.parent, {path.name: _tum_text(trajectory).encode()})
@@ -324,6 +333,22 @@ def read_ply(path: Path) -> Cloud:
     Raises:
         MapFileError: another format, or shorter than stated in its header.
     """
+    vertices = ply_vertices(path)
+    n, names = len(vertices), vertices.dtype.names or ()
+    points = np.stack([vertices[k] for k in "xyz"], -1).astype(np.float32)
+    colors = np.zeros((n, 3), np.uint8)
+    if {"red", "green", "blue"} <= set(names):
+        colors = np.stack([vertices[k] for k in ("red", "green", "blue")], -1)
+    conf = vertices["confidence"] if "confidence" in names else np.ones(n)
+    return Cloud(points, colors, conf.astype(np.float32))
+
+
+def ply_vertices(path: Path) -> Any:
+    """Vertices of a binary little-endian ply, a structured array with x, y and z.
+
+    Raises:
+        MapFileError: not such a file, or shorter than its header says.
+    """
     head, mark, body = _read_bytes(path, "cloud").partition(b"end_header\n")
     lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
     if not mark or ["format", "binary_little_endian", "1.0"] not in lines:
@@ -343,13 +368,7 @@ def read_ply(path: Path) -> Cloud:
     n = int(counts[0])
     if len(body) < n * dtype.itemsize:
         raise MapFileError(f"{path} ends early: {len(body)} of {n * dtype.itemsize} bytes")
-    vertices = np.frombuffer(body, dtype, n)
-    points = np.stack([vertices[k] for k in "xyz"], -1).astype(np.float32)
-    colors = np.zeros((n, 3), np.uint8)
-    if {"red", "green", "blue"} <= set(names):
-        colors = np.stack([vertices[k] for k in ("red", "green", "blue")], -1)
-    conf = vertices["confidence"] if "confidence" in names else np.ones(n)
-    return Cloud(points, colors, conf.astype(np.float32))
+    return np.frombuffer(body, dtype, n)
 
 
 def _tum_text(trajectory: Trajectory) -> str:

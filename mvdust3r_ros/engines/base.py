@@ -59,6 +59,7 @@ class EngineInfo:
         min_conf: preferred `map.min_conf`; None for `MIN_CONF`.
         conf_quantile: preferred `map.conf_quantile`; None for `CONF_QUANTILE`.
         point_rel_sigma: lower bound of `map.point_rel_sigma` for its points; 0 for none.
+        gaussians: whether its predictions have Gaussians.
 
     Raises:
         EngineError: on construction, if `long_side` is not a multiple of `side_multiple`,
@@ -80,6 +81,7 @@ class EngineInfo:
     min_conf: float | None = None
     conf_quantile: float | None = None
     point_rel_sigma: float = 0.0
+    gaussians: bool = False
 
     def __post_init__(self) -> None:
         wrong = self.long_side < 0 or self.side_multiple < 1

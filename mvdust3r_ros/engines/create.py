@@ -39,12 +39,15 @@ class EngineOptions:
         provider: ONNX Runtime's execution provider; empty for the best.
         device: torch's device; empty for CUDA if available.
         precision: torch's precision; empty for the device's best.
+        gaussians: whether torch is to predict Gaussians as well, where the network has heads for
+            them; an ONNX engine has them or not, as it was exported.
     """
 
     threads: int = 0
     provider: str = ""
     device: str = ""
     precision: str = ""
+    gaussians: bool = False
 
 
 TRUTH = "oracle"
@@ -134,9 +137,10 @@ def _weights(path: Path, options: EngineOptions) -> Engine:
 def _torch(path: Path, options: EngineOptions) -> Engine:
     with _needing_torch(path):
         from mvdust3r_ros.engines.torch_engine import TorchOptions, torch_engine_from
-    return torch_engine_from(
-        path, TorchOptions(options.device, options.precision, options.threads)
+    chosen = TorchOptions(
+        options.device, options.precision, options.threads, gaussians=options.gaussians
     )
+    return torch_engine_from(path, chosen)
 
 
 def _dust3r(path: Path, options: EngineOptions) -> Engine:

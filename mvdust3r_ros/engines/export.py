@@ -29,7 +29,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.engines.manifest import OPSET, EngineManifest, save_manifest
+from mvdust3r_ros.engines.manifest import (
+    GAUSSIAN_OUTPUTS,
+    OPSET,
+    EngineManifest,
+    save_manifest,
+)
 from mvdust3r_ros.engines.views import slot_order
 from mvdust3r_ros.model.config import config_to_dict
 from mvdust3r_ros.model.network import Network, exchange
@@ -61,6 +66,7 @@ class ExportOptions:
         paths: number of paths whose pointmaps the decoder returns; 0 for all.
         store_fp16: True to store matrices in half precision; computation stays in float32.
         skip: False leaves out the skip branch, which is much faster but inexact.
+        gaussians: True to also return Gaussians, as `Network.predict_gaussians` does.
         all_outputs: True to also return encoder tokens, decoder tokens and Gaussians, the last two
             in slot order.
         metric: whether pointmaps are in metres.
@@ -73,6 +79,7 @@ class ExportOptions:
     paths: int = 0
     store_fp16: bool = False
     skip: bool = True
+    gaussians: bool = False
     all_outputs: bool = False
     metric: bool = False
     rel_error: float = 0.0
@@ -104,6 +111,9 @@ class _Decoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         network, paths = self.network, self.options.paths
         batch = None if images is None else images[None]
+        if self.options.gaussians:
+            maps, gaussians = network.predict_gaussians(tokens[None], batch, order, paths)
+            return tuple(t[0] for t in (*maps, *gaussians))
         if not self.options.all_outputs:
             maps = network.predict(tokens[None], batch, order, paths)
             return maps.points[0], maps.conf[0]
@@ -131,9 +141,12 @@ def export_engine(network: Network, folder: Path, options: ExportOptions | None 
         The folder.
 
     Raises:
-        EngineError: the graph uses an operator that TensorRT lacks.
+        EngineError: the graph uses an operator that TensorRT lacks, or Gaussians are requested of
+            a network without heads for them.
     """
     options = options or ExportOptions()
+    if options.gaussians and network.downstream_GS_head is None:
+        raise EngineError(f"{options.name} has no Gaussian heads: export it without Gaussians")
     folder.mkdir(parents=True, exist_ok=True)
     network.eval()
     files = _export_encoder(network, folder, options) + _export_decoder(network, folder, options)
@@ -146,6 +159,7 @@ def export_engine(network: Network, folder: Path, options: ExportOptions | None 
         paths=options.paths,
         intrinsics=config.ray_embed,
         skip=config.skip_dim > 0 and options.skip,
+        gaussians=options.gaussians,
         metric=options.metric,
         rel_error=options.rel_error,
         licence=options.licence,
@@ -183,8 +197,8 @@ def _export_decoder(network: Network, folder: Path, options: ExportOptions) -> l
     }
     if config.skip_dim and options.skip:
         arguments["images"] = torch.zeros(views, 3, *config.image_hw)
-    outputs = ["points", "conf"]
-    if options.all_outputs:
+    outputs = ["points", "conf", *(GAUSSIAN_OUTPUTS if options.gaussians else ())]
+    if options.all_outputs and not options.gaussians:
         outputs.append("dec_tokens")
         if config.gs_mlp_dim:
             outputs.extend(("rgb", "opacity", "scale", "rotation"))

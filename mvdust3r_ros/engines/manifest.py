@@ -35,6 +35,8 @@ MANIFEST_VERSION = 1
 """Increases with each change that makes older engine folders unreadable."""
 OPSET = 17
 """ONNX operator set: the first with layer normalisation as a single node."""
+GAUSSIAN_OUTPUTS = ("opacity", "scale", "rotation")
+"""Outputs of a decoder with Gaussians, in addition to points and confidence."""
 BACKENDS = ("onnx", "torch", "tensorrt", "mvs", "dust3r")
 
 CONFIDENCE_NAMES = ("min_conf", "conf_quantile", "point_rel_sigma")
@@ -52,6 +54,7 @@ class EngineManifest:
         paths: number of paths whose pointmaps are returned; 0 for all.
         intrinsics: True when intrinsics of the views are used.
         skip: True when the point heads read the images again.
+        gaussians: True when the decoder returns Gaussians too.
         metric: whether pointmaps are in metres.
         rel_error: measured typical point error over distance; 0 when unknown.
         licence: SPDX identifier of the weights; empty when unknown.
@@ -77,6 +80,7 @@ class EngineManifest:
     paths: int = 0
     intrinsics: bool = False
     skip: bool = False
+    gaussians: bool = False
     metric: bool = False
     rel_error: float = 0.0
     licence: str = ""
@@ -117,6 +121,7 @@ class EngineManifest:
             min_conf=self.confidence.get("min_conf"),
             conf_quantile=self.confidence.get("conf_quantile"),
             point_rel_sigma=self.confidence.get("point_rel_sigma", 0.0),
+            gaussians=self.gaussians,
         )
 
 

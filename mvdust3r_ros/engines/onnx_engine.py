@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
+from mvdust3r_ros.datatypes import PixelGaussians, View, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
-from mvdust3r_ros.engines.manifest import load_manifest
+from mvdust3r_ros.engines.manifest import GAUSSIAN_OUTPUTS, load_manifest
 from mvdust3r_ros.engines.views import (
     path_count,
     slot_order,
@@ -97,8 +97,12 @@ class OnnxEngine(Engine):
         if self._manifest.skip:
             inputs["images"] = stack_images([t.view for t in tokens], self._info.image_hw)
         outputs = self.run_decoder(inputs)
-        points = outputs["points"]
-        return WindowPrediction(points, outputs["conf"], tuple(range(len(points))))
+        points, gaussians = outputs["points"], None
+        if self._info.gaussians:
+            gaussians = PixelGaussians(*(outputs[name] for name in GAUSSIAN_OUTPUTS))
+        return WindowPrediction(
+            points, outputs["conf"], tuple(range(len(points))), gaussians=gaussians
+        )
 
     def run_encoder(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the encoder's outputs by name."""

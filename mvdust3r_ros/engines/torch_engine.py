@@ -17,13 +17,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mvdust3r_ros.datatypes import Descriptor, View, ViewTokens, WindowPrediction
+from mvdust3r_ros.datatypes import (
+    Descriptor,
+    PixelGaussians,
+    View,
+    ViewTokens,
+    WindowPrediction,
+)
 from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest
 from mvdust3r_ros.engines.views import path_count, stack_images, stack_intrinsics
@@ -47,6 +53,7 @@ class TorchOptions:
         paths: number of paths whose pointmaps are computed; 0 for all.
         skip: False leaves out the point heads' convolutional skip branch, which is much faster but
             inexact.
+        gaussians: True to predict Gaussians as well, if the network has heads for them.
     """
 
     device: str = ""
@@ -54,6 +61,7 @@ class TorchOptions:
     threads: int = 0
     paths: int = 1
     skip: bool = True
+    gaussians: bool = False
 
 
 class TorchEngine(Engine):
@@ -78,7 +86,9 @@ class TorchEngine(Engine):
         self._device = torch.device(name)
         self._options = options
         self._manifest = manifest
-        self._info = manifest.engine_info(f"PyTorch, {name}, {precision}")
+        gaussians = options.gaussians and network.downstream_GS_head is not None
+        info = manifest.engine_info(f"PyTorch, {name}, {precision}")
+        self._info = replace(info, gaussians=gaussians)
 
     @torch.inference_mode()
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
@@ -97,13 +107,21 @@ class TorchEngine(Engine):
         """Estimate pointmaps in the frame of the first view, or of several as `paths` sets."""
         n_ref = path_count(tokens, n_ref, self._info)
         paths = min(self._options.paths or n_ref, n_ref)
-        points, conf = self._network.predict(
+        fed = (
             torch.stack([t.features for t in tokens])[None],
             self._images([t.view for t in tokens])[None] if self._options.skip else None,
             slot_order(n_ref, len(tokens)).to(self._device),
             paths,
         )
-        return WindowPrediction(to_numpy(points[0]), to_numpy(conf[0]), tuple(range(paths)))
+        gaussians = None
+        if self._info.gaussians:
+            (points, conf), found = self._network.predict_gaussians(*fed)
+            gaussians = PixelGaussians(*(to_numpy(part[0]) for part in found))
+        else:
+            points, conf = self._network.predict(*fed)
+        return WindowPrediction(
+            to_numpy(points[0]), to_numpy(conf[0]), tuple(range(paths)), gaussians=gaussians
+        )
 
     def describe(self) -> EngineInfo:
         """Describe the engine, naming device and precision."""

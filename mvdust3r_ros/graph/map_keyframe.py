@@ -21,7 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mvdust3r_ros.datatypes import Descriptor, FloatArray, ImageArray, Keyframe
+from mvdust3r_ros.datatypes import Descriptor, FloatArray, ImageArray, Keyframe, PixelGaussians
 from mvdust3r_ros.geometry import R_BODY_OPTICAL
 from mvdust3r_ros.graph.range_image import RangeImage
 from mvdust3r_ros.placing.known_points import Pointmap, times
@@ -48,6 +48,8 @@ class MapKeyframe:
         sized_by: number of the window in the scale history whose size it follows.
         network_share: share of the motion to it that follows that size, see `FusedPoses`.
         floor_cam: (3,) visible floor, camera frame, metres; None if it sees none.
+        gaussians: (N,) of the points to draw, camera frame, in their unit; None from an engine
+            without, and in a loaded map.
     """
 
     keyframe: Keyframe
@@ -63,6 +65,7 @@ class MapKeyframe:
     sized_by: int = 0
     network_share: float = 1.0
     floor_cam: FloatArray | None = None
+    gaussians: PixelGaussians | None = None
 
     @property
     def id(self) -> int:
@@ -101,7 +104,7 @@ class MapKeyframe:
         """Return it with the points to draw of another window's view of it."""
         return replace(
             self, stored_cam=other.stored_cam, colors_rgb=other.colors_rgb, conf=other.conf,
-            window=other.window, size=other.size, level=other.level,
+            window=other.window, size=other.size, level=other.level, gaussians=other.gaussians,
         )  # fmt: skip
 
     @cached_property

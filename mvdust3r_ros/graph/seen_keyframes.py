@@ -16,10 +16,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mvdust3r_ros.config import MapSettings
-from mvdust3r_ros.datatypes import is_point
+from mvdust3r_ros.datatypes import FloatArray, IntArray, PixelGaussians, is_point
+from mvdust3r_ros.geometry import rotated_wxyz
 from mvdust3r_ros.graph.map_keyframe import MapKeyframe
 from mvdust3r_ros.placing.known_points import Pointmap
 from mvdust3r_ros.placing.stitching import Placement
@@ -54,6 +57,10 @@ def seen_keyframes(
         trusted = (conf[index] >= worst) & (conf[index] > rule.min_conf)
         use = np.flatnonzero(trusted & (depth > 0) & (depth < rule.max_depth_m))
         colors = np.ascontiguousarray(keyframe.view.image_rgb[thin, thin])
+        gaussians = None
+        if made.gaussians is not None:
+            own = made.gaussians[index, thin, thin]
+            gaussians = in_camera(own, R, scale * rule.pixel_stride, use)
         thinned = (geometry.points_cam(index) * scale).astype(np.float32)
         seen.append(
             MapKeyframe(
@@ -67,6 +74,27 @@ def seen_keyframes(
                 descriptor=made.tokens[index].descriptor,
                 sized_by=placement.scale.history.newest,
                 network_share=placement.network_share,
+                gaussians=gaussians,
             )
         )
     return seen
+
+
+def in_camera(
+    gaussians: PixelGaussians, R_window_cam: FloatArray, scale: float, use: IntArray
+) -> PixelGaussians:
+    """Some Gaussians of a view, in its camera frame.
+
+    Args:
+        gaussians: (h, w) of the view, window frame.
+        R_window_cam: (3, 3) attitude of the view.
+        scale: their new size over the old: metres of the window's unit, times the pixels that
+            each stands for.
+        use: (N,) which of them.
+    """
+    some = PixelGaussians(
+        gaussians.opacity.ravel()[use],
+        gaussians.scale.reshape(-1, 3)[use] * np.float32(scale),
+        gaussians.quat_wxyz.reshape(-1, 4)[use],
+    )
+    return replace(some, quat_wxyz=rotated_wxyz(R_window_cam.T, some.quat_wxyz))

@@ -33,6 +33,12 @@ MAX_CONF = 1e9
 """`conf_mode` of the published models, ('exp', 1, 1e9)."""
 GAUSSIAN_SCALE = 0.1
 """Scale factor for the Gaussians' sizes."""
+SIZE_RANGE = (0.0224, 0.896)
+"""Of a Gaussian, in pixels of a camera as long as its image is wide at the window's mean distance:
+`scale_range` of the published training, 1e-4 to 4e-3 of that distance, times its 224 pixels."""
+
+NO_ROTATION = 0.5
+"""Quaternions are of length 1, or 0 where every hidden unit of the head is."""
 
 
 class PointMaps(NamedTuple):
@@ -56,6 +62,45 @@ class Gaussians(NamedTuple):
     opacity: Tensor
     scale: Tensor
     rotation: Tensor
+
+
+class FinishedGaussians(NamedTuple):
+    """Gaussians as they are rendered; float32, leading axes (..., V, H, W).
+
+    Attributes:
+        opacity: (..., V, H, W) in (0, 1).
+        scale: (..., V, H, W, 3) standard deviations, positive, in the unit of the points.
+        rotation: (..., V, H, W, 4) unit quaternion, w first, in the frame of the points.
+    """
+
+    opacity: Tensor
+    scale: Tensor
+    rotation: Tensor
+
+
+def finished(gaussians: Gaussians, points: Tensor) -> FinishedGaussians:
+    """What the published training renders: sizes limited in units of the window's mean distance.
+
+    The head's colours are left out: published weights were trained with the pixels' own colours
+    in their place (`use_img_rgb`), and nothing ever reached that branch.
+
+    Args:
+        gaussians: of the heads, leading axes (..., V, H, W).
+        points: (..., V, H, W, 3) the pointmaps that they are centred on.
+    """
+    low, high = size_limits(points)
+    scale = torch.minimum(torch.maximum(gaussians.scale, low), high)
+    # a head without an answer gives 0, which renderers take for no rotation
+    identity = gaussians.rotation.new_tensor((1.0, 0.0, 0.0, 0.0))
+    answered = gaussians.rotation.norm(dim=-1, keepdim=True) > NO_ROTATION
+    rotation = torch.where(answered, gaussians.rotation, identity)
+    return FinishedGaussians(gaussians.opacity[..., 0], scale, rotation)
+
+
+def size_limits(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest scale of Gaussians on pointmaps (..., V, H, W, 3), (..., 1, 1, 1, 1)."""
+    unit = points.norm(dim=-1, keepdim=True).mean((-4, -3, -2), keepdim=True) / points.shape[-2]
+    return unit * SIZE_RANGE[0], unit * SIZE_RANGE[1]
 
 
 def unpatchify(x: Tensor, grid_hw: tuple[int, int], patch: int) -> Tensor:

@@ -29,7 +29,14 @@ from torch import Tensor, nn
 
 from mvdust3r_ros.model.attention import plain, split_axis
 from mvdust3r_ros.model.config import NetworkConfig
-from mvdust3r_ros.model.heads import GaussianHead, Gaussians, PointHead, PointMaps
+from mvdust3r_ros.model.heads import (
+    FinishedGaussians,
+    GaussianHead,
+    Gaussians,
+    PointHead,
+    PointMaps,
+    finished,
+)
 from mvdust3r_ros.model.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear, rope_table
 
 RAY_FEATURES = 6
@@ -220,6 +227,16 @@ class Network(nn.Module):
         order = order[:paths] if paths else order
         points, conf = self.point_maps(decoded, images, order)
         return PointMaps(exchange(points, order), exchange(conf, order))
+
+    def predict_gaussians(
+        self, tokens: Tensor, images: Tensor | None, order: Tensor, paths: int = 0
+    ) -> tuple[PointMaps, FinishedGaussians]:
+        """As `predict`, and a Gaussian for each point, (B, paths, V, H, W) in view order."""
+        decoded = self.decode(tokens, order, paths)
+        order = order[:paths] if paths else order
+        maps = PointMaps(*(exchange(m, order) for m in self.point_maps(decoded, images, order)))
+        raw = Gaussians(*(exchange(g, order) for g in self.gaussians(decoded)))
+        return maps, finished(raw, maps.points)
 
     def lower_precision(self, dtype: torch.dtype) -> None:
         """Store the matrices of the blocks in `dtype`, and compute the skip branch in it.

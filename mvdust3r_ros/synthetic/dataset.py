@@ -318,6 +318,10 @@ class Batch:
     K: torch.Tensor
     T_world_cam: torch.Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
+
     def points(self, reference: int) -> torch.Tensor:
         """Return (B, V, H, W, 3) pointmaps of all views in the frame of view `reference`."""
         h, w = self.depth_m.shape[-2:]
@@ -352,7 +356,14 @@ def collate(windows: Sequence[RoomWindow]) -> Batch:
 
 
 def draw_batch(
-    rng: Rng, shards: RoomShards, rooms: int, batch: int, views: int, middle: float = 0.0
+    rng: Rng,
+    shards: RoomShards,
+    rooms: int,
+    batch: int,
+    views: int,
+    middle: float = 0.0,
+    *,
+    disturb: bool = True,
 ) -> Batch:
     """Draw a random, augmented batch.
 
@@ -364,6 +375,7 @@ def draw_batch(
         views: views per window: consecutive stored views, sometimes every second one, shuffled so
             that any view may be the reference.
         middle: fraction of windows whose first view comes from the middle half of the sequence.
+        disturb: whether colours are disturbed, each view by itself.
     """
     windows = []
     for _ in range(batch):
@@ -380,7 +392,8 @@ def draw_batch(
     made = collate(windows)
     if rng.random() < 0.5:
         mirror(made)
-    _disturb_colors(rng, made.images)
+    if disturb:
+        _disturb_colors(rng, made.images)
     return made
 
 

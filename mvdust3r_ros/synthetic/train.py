@@ -136,7 +136,7 @@ class Trainer:
         values = batch.K[:, (0, 1, 0, 1), (0, 1, 2, 2)] * known
         intrinsics = values[:, None].expand(-1, views, -1)
         if self.device.type != "cpu":
-            batch = Batch(*(t.to(self.device, non_blocking=True) for t in vars(batch).values()))
+            batch = batch.to(self.device)
         return batch, intrinsics.to(self.device), n_ref
 
     def _losses(self, batch: Batch, intrinsics: Tensor, n_ref: int) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from mvdust3r_ros.datatypes import (
     FloatArray,
     Keyframe,
     MvDust3rError,
+    PixelGaussians,
     StageClock,
     Verdict,
     View,
@@ -57,12 +58,14 @@ class Reconstruction:
         points: (V, H, W, 3) all points.
         conf: (V, H, W) their confidence.
         tokens: of each view.
+        gaussians: (V, H, W) of the points, window frame; None from an engine without.
     """
 
     geometry: WindowGeometry
     points: FloatArray
     conf: FloatArray
     tokens: list[ViewTokens]
+    gaussians: PixelGaussians | None = None
 
 
 class Reconstructor:
@@ -183,7 +186,8 @@ class Reconstructor:
             prediction.pose_covariance,
             note,
         )
-        return Reconstruction(geometry, points, conf, tokens)
+        gaussians = None if prediction.gaussians is None else prediction.gaussians[0]
+        return Reconstruction(geometry, points, conf, tokens, gaussians)
 
 
 def _without_odometry(tokens: ViewTokens) -> ViewTokens:
@@ -210,6 +214,8 @@ def check_finite(prediction: WindowPrediction) -> None:
         raise WindowError(
             Verdict.REJECTED_NOT_FINITE, f"{bad.mean():.1%} of the engine's values are not finite"
         )
+    if prediction.gaussians is not None and not prediction.gaussians.finite():
+        raise WindowError(Verdict.REJECTED_NOT_FINITE, "the engine's Gaussians are not finite")
 
 
 def check_size(prediction: WindowPrediction, views: Sequence[View]) -> None:
