@@ -123,3 +123,16 @@ def test_a_folder_that_the_variable_names_in_vain_is_an_error(tmp_path: Path) ->
                   **{VARIABLE: str(tmp_path)})  # fmt: skip
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert f"{VARIABLE}: {tmp_path} holds no" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_package_built_before_a_module_came_is_refused_in_words(tmp_path: Path) -> None:
+    package = tmp_path / "site-packages" / "mvdust3r_ros"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    tests = str(TESTS / "test_package.py")
+    done = python(*PYTEST, tests, cwd=tmp_path, PYTHONPATH=str(package.parent))
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"ERROR: the tests would run {package}, which is not what lies beside")
+    assert line.endswith("run make build")
