@@ -24,6 +24,7 @@ import os
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,34 @@ import pytest
 from hypothesis import settings
 
 import mvdust3r_ros
+
+
+def refuse_stale_package() -> None:
+    """Refuse to test a package that was built earlier, or elsewhere, than its sources.
+
+    Before anything of it is imported: of a stale one not all of that need be there.
+    """
+    here = Path(__file__).parents[1] / "mvdust3r_ros"
+    built = [Path(p) / "mvdust3r_ros" for p in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    tested = {Path(mvdust3r_ros.__file__).parent}  # and what the processes of tests import:
+    tested |= {next((p for p in built if (p / "__init__.py").is_file()), here)}
+    for package in tested - {here}:
+        names = [file.relative_to(here) for file in sorted(here.rglob("*.py"))]
+        stale = [n for n in names if not _same_file(package / n, here / n)]
+        if stale:
+            sys.stderr.write(
+                f"ERROR: the tests would run {package}, which is not what lies beside them: "
+                f"{stale[0]} differs; source the env.sh of this checkout and run make build\n"
+            )
+            raise SystemExit(pytest.ExitCode.USAGE_ERROR)
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    return a.is_file() and a.read_bytes() == b.read_bytes()
+
+
+refuse_stale_package()
+
 from box_room import BoxRoom
 from mvdust3r_ros.cli import main
 from mvdust3r_ros.datatypes import Trajectory
@@ -45,26 +74,6 @@ from stored_data import HAS_MORE_DATA, MORE_DATA, VARIABLE, WITHOUT_MORE_DATA
 # How long an example takes says something about the machine, nothing about the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to test a package that was built earlier, or elsewhere, than its sources."""
-    here = config.rootpath / "mvdust3r_ros"
-    built = [Path(p) / "mvdust3r_ros" for p in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    tested = {Path(mvdust3r_ros.__file__).parent}  # and what the processes of tests import:
-    tested |= {next((p for p in built if (p / "__init__.py").is_file()), here)}
-    for package in tested - {here}:
-        names = [file.relative_to(here) for file in sorted(here.rglob("*.py"))]
-        stale = [n for n in names if not _same_file(package / n, here / n)]
-        if stale:
-            raise pytest.UsageError(
-                f"the tests would run {package}, which is not what lies beside them: {stale[0]} "
-                "differs; source the env.sh of this checkout and run make build"
-            )
-
-
-def _same_file(a: Path, b: Path) -> bool:
-    return a.is_file() and a.read_bytes() == b.read_bytes()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

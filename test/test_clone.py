@@ -123,3 +123,29 @@ def test_a_folder_that_the_variable_names_in_vain_is_an_error(tmp_path: Path) ->
                   **{VARIABLE: str(tmp_path)})  # fmt: skip
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert f"{VARIABLE}: {tmp_path} holds no" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_package_built_before_a_module_came_is_refused_in_words(tmp_path: Path) -> None:
+    package = tmp_path / "site-packages" / "mvdust3r_ros"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    tests = str(TESTS / "test_package.py")
+    done = python(*PYTEST, tests, cwd=tmp_path, PYTHONPATH=str(package.parent))
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout + done.stderr
+    line = done.stderr.splitlines()[0]
+    assert line.startswith(f"ERROR: the tests would run {package}, which is not what lies beside")
+    assert line.endswith("run make build")
+
+
+@pytest.mark.slow
+def test_before_the_messages_are_built_tests_that_need_them_are_skipped(tmp_path: Path) -> None:
+    root = tmp_path / "clone"
+    for folder in ("mvdust3r_ros", "test"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", root)
+    path = os.pathsep.join(p for p in sys.path[1:] if not (Path(p) / "mvdust3r_ros").exists())
+    words = (*PYTEST, "--collect-only", "-q", "test/ros")
+    done = python(*words, cwd=root, PYTHONPATH=path, AMENT_PREFIX_PATH="")
+    assert done.returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED), done.stdout
+    assert "not built" in done.stdout or "ROS 2 is not installed" in done.stdout

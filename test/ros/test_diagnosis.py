@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
 
 from mvdust3r_ros.datatypes import Keyframe, MapUpdate, ScaleEstimate, Verdict, View, Window
 from mvdust3r_ros.ros.health.arrivals import Arrivals, Silence

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
 
 from mvdust3r_ros.datatypes import OccupancyGrid
 from mvdust3r_ros.ros.grid_topics import changed_rectangle

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+pytest.importorskip("mvdust3r_ros.msg", reason="the messages are not built: make build")
 
 import rclpy
 from rclpy.publisher import Publisher
