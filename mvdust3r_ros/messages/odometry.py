@@ -242,10 +242,6 @@ class Odometry:
             return ""
         return f"fixed transforms of {frame!r} with different values were sent: the last is taken"
 
-    def robot_pose(self, stamp_ns: int, beyond_ns: int) -> FloatArray | None:
-        """Return (4, 4) T_odom_base from the topic, or None."""
-        return None if self._from_tf else self._poses.at(stamp_ns, beyond_ns)
-
     def is_mounted(self, camera: str, stamp_ns: int, beyond_ns: int) -> bool:
         """Whether TF has the transform from the topic's child frame to the camera."""
         camera = self.camera_frame(camera)

@@ -216,13 +216,6 @@ def _decode(
     return prediction.in_caller_order(order), time.perf_counter() - started
 
 
-def _nd(prediction: WindowPrediction, views: list[View], path: int) -> float:
-    """Compute only the published normalised distance, for one path."""
-    truth = _truth(views, prediction.references[path])
-    aligned = align_pointmaps(prediction.points[path], truth.points_world, truth.valid)
-    return normalized_distance(*aligned, truth.valid)
-
-
 def _case(
     seed: int, prediction: WindowPrediction, views: list[View], path: int, seconds: float
 ) -> Case:
