@@ -33,10 +33,8 @@ from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.evaluation.metrics.window_metrics import (
     WindowScores,
     WindowTruth,
-    align_pointmaps,
     depth_abs_rel,
     format_table,
-    normalized_distance,
     scale_error,
     score_window,
 )
