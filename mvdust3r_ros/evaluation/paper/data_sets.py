@@ -17,12 +17,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from mvdust3r_ros.datatypes import Frame, View
+from mvdust3r_ros.datatypes import CameraModel, Frame, View
 from mvdust3r_ros.evaluation.paper.scene_scans import SceneScans
 from mvdust3r_ros.evaluation.paper.tuple_list import DataSetError, TupleList
 from mvdust3r_ros.recordings.layouts import is_scannet
@@ -33,6 +33,8 @@ TUPLE_FILES = "dps_test*"
 """What the public code calls its lists of test tuples; the suffix is .h5 or .json."""
 SCENE_LEVELS = 4
 """Levels of folders that are searched, as those of hm3d/val/00800-TEEsavR23oF/frames."""
+LEAST_MARGIN = 5
+"""The principal point is at least a fifth of the size from each edge, as in the public code."""
 HOW = "docs/paper_data.md says where to get it and how to lay it out"
 
 
@@ -78,14 +80,14 @@ class TestTuples:
             views: number of views.
 
         Returns:
-            Views of `image_hw` with exact K, `depth_m` (0 where unknown) and `T_odom_cam` (camera
-            to world).
+            Views of `image_hw`, cropped about the principal point, with exact K, `depth_m` (0
+            where unknown) and `T_odom_cam` (camera to world).
 
         Raises:
             DataSetError: a file is missing or damaged, or there are too few views; with the file
                 and the remedy.
         """
-        return [view_from_frame(f, self.image_hw) for f in self.source.inputs(index, views)]
+        return self._views(self.source.inputs(index, views))
 
     def held_out(self, index: int, views: int) -> list[View]:
         """Return the views held out of a window, one for four input views, as `window` does.
@@ -93,7 +95,33 @@ class TestTuples:
         Raises:
             DataSetError: as for `window`.
         """
-        return [view_from_frame(f, self.image_hw) for f in self.source.held_out(index, views)]
+        return self._views(self.source.held_out(index, views))
+
+    def _views(self, frames: Sequence[Frame]) -> list[View]:
+        return [view_from_frame(_centred(frame), self.image_hw) for frame in frames]
+
+
+def _centred(frame: Frame) -> Frame:
+    """Crop a frame to the largest image whose middle is the principal point.
+
+    The published evaluation does so, as its camera poses assume the principal point there.
+    """
+    assert frame.camera is not None
+    slices, K = [], frame.camera.K.copy()
+    for axis, size in enumerate((frame.camera.width, frame.camera.height)):
+        middle = round(float(K[axis, 2]))
+        margin = min(middle, size - middle)
+        if margin <= size / LEAST_MARGIN:
+            raise DataSetError(
+                f"a principal point at pixel {middle} of {size} is too far off the middle: the "
+                "intrinsics are of another size of images"
+            )
+        slices.append(slice(middle - margin, middle + margin))
+        K[axis, 2] -= middle - margin
+    rgb = frame.image_rgb[slices[1], slices[0]]
+    depth_m = None if frame.depth_m is None else frame.depth_m[slices[1], slices[0]]
+    camera = CameraModel(K, rgb.shape[1], rgb.shape[0])
+    return replace(frame, image_rgb=rgb, depth_m=depth_m, camera=camera)
 
 
 def find_tuples(data: Path, image_hw: tuple[int, int]) -> list[TestTuples]:

@@ -21,7 +21,7 @@ tuples (github.com/facebookresearch/mvdust3r, scripts/tuple_gen).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -54,25 +54,28 @@ class Candidates:
     """Views of a scene to choose from, as coarse depth."""
 
     def __init__(
-        self, depths_m: Sequence[FloatArray], Ks: Sequence[FloatArray], T_world_cam: FloatArray
+        self, depths_m: Iterable[FloatArray], Ks: Sequence[FloatArray], T_world_cam: FloatArray
     ) -> None:
         """Take what the overlaps are computed from.
 
         Args:
             depths_m: (H, W) depth of each view, all of one size, metres; 0 or NaN where unknown.
+                Taken one by one, as those of a scan fill gigabytes.
             Ks: (3, 3) pinhole matrix of each.
             T_world_cam: (N, 4, 4) camera-to-world poses.
 
         Raises:
             SamplingError: the depth maps differ in size.
         """
-        if len({np.shape(d) for d in depths_m}) != 1:
+        coarse, sizes = list[FloatArray](), set[tuple[int, ...]]()
+        for depth_m in depths_m:
+            sizes.add(depth_m.shape)
+            step = max(depth_m.shape[1] // OVERLAP_PX, 1)
+            first = step // 2
+            coarse.append(np.array(depth_m[first::step, first::step], np.float32))
+        if len(sizes) != 1:
             raise SamplingError("the depth images of a scene have to be of one size")
-        step = max(np.shape(depths_m[0])[1] // OVERLAP_PX, 1)
-        first = step // 2
-        self._depth = np.nan_to_num(
-            np.stack([d[first::step, first::step] for d in depths_m]), nan=0.0, posinf=0.0
-        ).astype(np.float32)
+        self._depth = np.nan_to_num(np.stack(coarse), nan=0.0, posinf=0.0)
         self._K = np.stack([_every(K, step, first) for K in Ks])
         self._T_cam_world = np.stack([invert_se3(np.asarray(T, float)) for T in T_world_cam])
         some = (slice(POINT_STEP // 2, None, POINT_STEP),) * 2
@@ -101,11 +104,19 @@ class Candidates:
             self._overlaps[view] = (theirs + ours.sum(1) / self._counts[view]) / 2
         return self._overlaps[view]
 
-    def covered(self, views: Sequence[int]) -> FloatArray:
-        """Return (N,) shares of each view's points that at least one of some views sees."""
-        seen: BoolArray = np.any([self._seen_by(view) for view in views], axis=0)
-        share: FloatArray = seen.sum(1) / self._counts
-        return share
+    def covered(self, views: Sequence[int], ends: Sequence[int]) -> Iterator[FloatArray]:
+        """Yield, for each end, (N,) shares of each view's points that views[:end] see together.
+
+        Args:
+            views: some views.
+            ends: numbers of them, increasing.
+        """
+        seen, start = np.zeros_like(self._known), 0
+        for end in ends:
+            for view in views[start:end]:
+                seen |= self._seen_by(view)
+            start = end
+            yield seen.sum(1) / self._counts
 
     def _seen_by(self, view: int) -> BoolArray:
         """(N, P) which known points of all views a view sees."""
@@ -204,9 +215,10 @@ def choose_held_out(candidates: Candidates, inputs: Sequence[int], seed: int) ->
     """
     rng = np.random.default_rng([seed, 1])  # other draws than those of the inputs
     chosen: list[int] = []
-    for k in range(held_out_count(len(inputs))):
-        end = min(INPUTS_A_HELD_OUT_VIEW * (k + 1), len(inputs))
-        fits = candidates.covered(inputs[:end]) > LEAST_COVERED
+    counts = range(1, held_out_count(len(inputs)) + 1)
+    ends = [min(INPUTS_A_HELD_OUT_VIEW * k, len(inputs)) for k in counts]
+    for end, share in zip(ends, candidates.covered(inputs, ends), strict=True):
+        fits = share > LEAST_COVERED
         fits[[*inputs, *chosen]] = False
         if not fits.any():
             raise SamplingError(

@@ -112,9 +112,9 @@ class _Scene:
             )
         self._images = usable[:: max(len(usable) // MOST_CANDIDATES, 1)]
         self._T_world_cam = rigid(np.stack([poses[i.stamp_ns] for i in self._images]))
-        depths = [self._depth(item) for item in self._images]
+        depths, Ks = map(self._depth, self._images), [K_depth] * len(self._images)
         try:
-            self.candidates = Candidates(depths, [K_depth] * len(depths), self._T_world_cam)
+            self.candidates = Candidates(depths, Ks, self._T_world_cam)
         except SamplingError as error:
             raise DataSetError(f"{folder}: {error}: extract the scan again") from None
 
