@@ -350,6 +350,8 @@ def test_folders_without_a_data_set_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         folders.write_list(tmp_path / name, [])
     assert "several lists of tuples, keep one: a/dps_test_sample.json, b/" in refused(tmp_path)
+    (tmp_path / "dps_test_local.h5").touch()  # the one that the published test scripts read
+    assert "dps_test_local.h5" in refused(tmp_path)
 
 
 def test_views_beyond_those_of_a_tuple_are_refused(strips: Path, scan_tuples: Path) -> None:

@@ -29,8 +29,8 @@ from mvdust3r_ros.recordings.layouts import is_scannet
 from mvdust3r_ros.window.preprocess import view_from_frame
 
 TITLES = {"hm3d": "HM3D", "scannet": "ScanNet", "mp3d": "MP3D"}
-TUPLE_FILES = "dps_test*"
-"""What the public code calls its lists of test tuples; the suffix is .h5 or .json."""
+TUPLE_FILES = ("dps_test_local.h5", "dps_test*.h5", "dps_test*.json")
+"""What the public code calls its lists of test tuples; its test scripts read the first."""
 SCENE_LEVELS = 4
 """Levels of folders that are searched, as those of hm3d/val/00800-TEEsavR23oF/frames."""
 LEAST_MARGIN = 5
@@ -148,20 +148,24 @@ def open_tuples(folder: Path, image_hw: tuple[int, int]) -> TestTuples:
         DataSetError: the folder has neither, or several lists.
     """
     title = next((t for key, t in TITLES.items() if key in folder.name.lower()), folder.name)
-    lists = list(_below(folder, _lists))
-    if len(lists) > 1:
-        named = ", ".join(str(path.relative_to(folder)) for path in lists)
-        raise DataSetError(f"{folder} holds several lists of tuples, keep one: {named}")
-    if lists:
-        return TestTuples(title, image_hw, TupleList(folder, lists[0]))
+    if (path := _tuple_list(folder)) is not None:
+        return TestTuples(title, image_hw, TupleList(folder, path))
     scenes = list(_below(folder, lambda inner: [inner] if is_scannet(inner) else []))
     if not scenes:
-        raise DataSetError(f"{folder} holds neither {TUPLE_FILES}.h5 nor a scene: {HOW}")
+        raise DataSetError(f"{folder} holds neither dps_test*.h5 nor a scene: {HOW}")
     return TestTuples(title, image_hw, SceneScans(scenes))
 
 
-def _lists(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob(TUPLE_FILES) if p.suffix in (".h5", ".json"))
+def _tuple_list(folder: Path) -> Path | None:
+    """Return the list of tuples below a folder: the first kind of `TUPLE_FILES` that is there."""
+    for pattern in TUPLE_FILES:
+        found = list(_below(folder, lambda inner, name=pattern: sorted(inner.glob(name))))
+        if len(found) > 1:
+            named = ", ".join(str(path.relative_to(folder)) for path in found)
+            raise DataSetError(f"{folder} holds several lists of tuples, keep one: {named}")
+        if found:
+            return found[0]
+    return None
 
 
 def _below(

@@ -71,12 +71,11 @@ class Candidates:
         for depth_m in depths_m:
             sizes.add(depth_m.shape)
             step = max(depth_m.shape[1] // OVERLAP_PX, 1)
-            first = step // 2
-            coarse.append(np.array(depth_m[first::step, first::step], np.float32))
+            coarse.append(np.array(depth_m[::step, ::step], np.float32))
         if len(sizes) != 1:
             raise SamplingError("the depth images of a scene have to be of one size")
-        self._depth = np.nan_to_num(np.stack(coarse), nan=0.0, posinf=0.0)
-        self._K = np.stack([_every(K, step, first) for K in Ks])
+        self._depth = np.nan_to_num(np.stack(coarse), nan=0.0, posinf=0.0, neginf=0.0)
+        self._K = np.stack([np.array(K, float) / [[step], [step], [1]] for K in Ks])
         self._T_cam_world = np.stack([invert_se3(np.asarray(T, float)) for T in T_world_cam])
         some = (slice(POINT_STEP // 2, None, POINT_STEP),) * 2
         pixels = pixel_grid(*self._depth.shape[1:])[some].reshape(-1, 2)
@@ -128,14 +127,6 @@ class Candidates:
     def _in_all(self, points_world: FloatArray) -> BoolArray:
         """(N, P) which of (P, 3) points each view sees."""
         return _sees(points_world[None], self._T_cam_world, self._K, self._depth)
-
-
-def _every(K: FloatArray, step: int, first: int) -> FloatArray:
-    """Return the pinhole matrix of the pixels first, first + step, ..."""
-    scaled = np.array(K, float)
-    scaled[:2, 2] -= first
-    scaled[:2] /= step
-    return scaled
 
 
 def _sees(

@@ -38,8 +38,8 @@ from mvdust3r_ros.recordings.image_sequence import SequenceImage, read_depth
 from mvdust3r_ros.recordings.layouts import scannet
 from mvdust3r_ros.recordings.recording import Notes, RecordingError
 
-MOST_CANDIDATES = 1000
-"""Views of a scene to choose from, evenly over the scan, as the generator for ScanNet takes."""
+SCENE_VIEWS = 1000
+"""Longer scans are thinned evenly to at least so many views, as the generator for ScanNet does."""
 
 
 class SceneScans:
@@ -110,7 +110,7 @@ class _Scene:
                 f"{folder} has no image with a depth image and a finite pose of its number: "
                 "extract the scan again with depth and poses"
             )
-        self._images = usable[:: max(len(usable) // MOST_CANDIDATES, 1)]
+        self._images = usable[:: max(len(usable) // SCENE_VIEWS, 1)]
         self._T_world_cam = rigid(np.stack([poses[i.stamp_ns] for i in self._images]))
         depths, Ks = map(self._depth, self._images), [K_depth] * len(self._images)
         try:
