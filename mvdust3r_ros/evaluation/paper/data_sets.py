@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -159,13 +160,17 @@ def open_tuples(folder: Path, image_hw: tuple[int, int]) -> TestTuples:
 def _tuple_list(folder: Path) -> Path | None:
     """Return the list of tuples below a folder: the first kind of `TUPLE_FILES` that is there."""
     for pattern in TUPLE_FILES:
-        found = list(_below(folder, lambda inner, name=pattern: sorted(inner.glob(name))))
+        found = list(_below(folder, partial(_matching, pattern)))
         if len(found) > 1:
             named = ", ".join(str(path.relative_to(folder)) for path in found)
             raise DataSetError(f"{folder} holds several lists of tuples, keep one: {named}")
         if found:
             return found[0]
     return None
+
+
+def _matching(pattern: str, folder: Path) -> list[Path]:
+    return sorted(folder.glob(pattern))
 
 
 def _below(

@@ -203,7 +203,7 @@ def _read(image: Path, depth: Path, part: int, parts: int) -> tuple[ImageArray, 
         raise FrameError(
             f"a width of {rgb.shape[1]} or {depth_m.shape[1]} pixels is not that of {parts} views"
         )
-    rgb, depth_m = (np.split(a, parts, axis=1)[part] for a in (rgb, depth_m))
+    rgb, depth_m = (np.split(rgb, parts, 1)[part], np.split(depth_m, parts, 1)[part])
     size_wh = depth_m.shape[1], depth_m.shape[0]
     registered_depth(depth_m, (rgb.shape[1], rgb.shape[0]))  # of the same aspect, or refused
     return resize_image(rgb, size_wh), depth_m
