@@ -80,6 +80,7 @@ TORCH_FILES = {
     "engines/torch_engine.py",
     "engines/dust3r/alignment.py",
     "engines/dust3r/engine.py",
+    "engines/dust3r/pairwise.py",
     "engines/export.py",
     "engines/mvs/export.py",
     "evaluation/trials/golden.py",

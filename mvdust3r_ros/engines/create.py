@@ -52,11 +52,13 @@ class EngineOptions:
 
 TRUTH = "oracle"
 """Given in place of an engine folder: use recorded depth and poses."""
+PAIRS = "dust3r:"
+"""Before another engine: show it two views at a time, and align the pairs."""
 
 
 def needs_truth(source: str | Path) -> bool:
     """Whether an engine needs recorded depth and poses, known before loading it."""
-    return str(source) == TRUTH
+    return str(source).removeprefix(PAIRS) == TRUTH
 
 
 def create_engine(source: str | Path = "", options: EngineOptions | None = None) -> Engine:
@@ -64,13 +66,16 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
 
     Args:
         source: an engine folder; a weights file, run by PyTorch; "oracle" for recorded depth and
-            poses; empty for the default model.
+            poses; "dust3r:" and one of these for its pairs, globally aligned; empty for the
+            default model.
         options: how to run it.
 
     Raises:
         EngineError: there is no such engine, or its backend is not installed.
     """
     options = options or EngineOptions()
+    if str(source).startswith(PAIRS):
+        return _pairwise(str(source), options)
     if needs_truth(source):
         from mvdust3r_ros.engines.oracle_engine import OracleEngine
 
@@ -152,8 +157,15 @@ def _dust3r(path: Path, options: EngineOptions) -> Engine:
     )
 
 
+def _pairwise(source: str, options: EngineOptions) -> Engine:
+    with _needing_torch(source):
+        from mvdust3r_ros.engines.dust3r.pairwise import PairwiseEngine
+    engine = create_engine(source.removeprefix(PAIRS), options)
+    return PairwiseEngine(engine, device=options.device, threads=options.threads)
+
+
 @contextmanager
-def _needing_torch(path: Path) -> Iterator[None]:
+def _needing_torch(path: str | Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
