@@ -35,7 +35,7 @@ from mvdust3r_ros.datatypes import FloatArray, MvDust3rError
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.synthetic.dataset import exact_views
 
-SEED = 7_500_000
+ROOM_SEED = 7_500_000
 """The first held-out room; neither time nor memory depends on what is seen."""
 LIMIT_S = 600.0
 """For a point, chosen: DUSt3R of 48 views at 128x128 pixels stays below it on a core."""
@@ -235,7 +235,7 @@ def child(arguments: str) -> None:
 def _window(spec: Spec, count: int) -> Point:
     engine = create_engine(spec.engine, EngineOptions(threads=1, device=spec.device or "cpu"))
     info = engine.describe()
-    views = exact_views(SEED, count, info.image_hw)
+    views = exact_views(ROOM_SEED, count, info.image_hw)
     if not info.needs_truth:
         views = [replace(view, depth_m=None, T_odom_cam=None) for view in views]
     n_ref = min(spec.n_ref, count)
