@@ -52,6 +52,8 @@ class EngineOptions:
 
 TRUTH = "oracle"
 """Given in place of an engine folder: use recorded depth and poses."""
+COLMAP = "colmap"
+"""Given in place of an engine folder: use COLMAP."""
 PAIRS = "dust3r:"
 """Before another engine: show it two views at a time, and align the pairs."""
 
@@ -66,8 +68,8 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
 
     Args:
         source: an engine folder; a weights file, run by PyTorch; "oracle" for recorded depth and
-            poses; "dust3r:" and one of these for its pairs, globally aligned; empty for the
-            default model.
+            poses; "colmap" for COLMAP; "dust3r:" before one of these for its pairs, globally
+            aligned; empty for the default model.
         options: how to run it.
 
     Raises:
@@ -80,6 +82,8 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
         from mvdust3r_ros.engines.oracle_engine import OracleEngine
 
         return OracleEngine()
+    if str(source) == COLMAP:
+        return _colmap(options)
     path = Path(source) if str(source) else default_engine_folder()
     if path.suffix in WEIGHT_SUFFIXES:
         return _weights(path, options)
@@ -155,6 +159,17 @@ def _dust3r(path: Path, options: EngineOptions) -> Engine:
     return dust3r_engine_from(
         path, TorchOptions(options.device, options.precision, options.threads)
     )
+
+
+def _colmap(options: EngineOptions) -> Engine:
+    try:
+        from mvdust3r_ros.engines.colmap_engine import ColmapEngine
+    except ImportError as error:
+        raise EngineError(
+            "the engine colmap needs pycolmap: pip install 'mvdust3r_ros[colmap]', on Linux for "
+            f"x86-64 alone ({error})"
+        ) from None
+    return ColmapEngine(options.threads)
 
 
 def _pairwise(source: str, options: EngineOptions) -> Engine:
