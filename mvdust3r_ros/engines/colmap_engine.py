@@ -54,7 +54,7 @@ class ColmapEngine(Engine):
     def __init__(self, threads: int = 0) -> None:
         """Use this number of CPU threads; 0 for all."""
         self._threads = threads or -1
-        pycolmap.logging.minloglevel = int(pycolmap.logging.ERROR.value)
+        pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL.value)  # errors are raised
         self._info = EngineInfo(
             name=f"COLMAP (pycolmap {pycolmap.__version__})",
             backend="colmap",
