@@ -33,7 +33,12 @@ from mvdust3r_ros.commands.command_line import number_list, seeds
 from mvdust3r_ros.datatypes import View
 from mvdust3r_ros.engines.base import Engine, EngineError
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
-from mvdust3r_ros.geometry import align_cameras_sim3, invert_se3, rotation_angle_deg
+from mvdust3r_ros.geometry import (
+    AlignmentError,
+    align_cameras_sim3,
+    invert_se3,
+    rotation_angle_deg,
+)
 from mvdust3r_ros.synthetic.dataset import exact_views
 
 
@@ -45,7 +50,7 @@ class Poses:
         placed: number of views with a pose.
         views: number of views.
         angle_deg: of each view with a pose but the reference.
-        ate_m: root mean square of positions; NaN with fewer than three.
+        ate_m: root mean square of positions; NaN with fewer than three, or without motion.
         seconds: of the processor.
     """
 
@@ -97,7 +102,10 @@ def poses_of(engine: Engine, views: list[View]) -> Poses:
     true = (invert_se3(world[reference]) @ world)[placed]
     turns = rotation_angle_deg(np.swapaxes(found[:, :3, :3], 1, 2) @ true[:, :3, :3])
     others = tuple(float(turn) for k, turn in zip(placed, turns, strict=True) if k != reference)
-    ate_m = align_cameras_sim3(found, true)[1] if len(placed) > 2 else np.nan
+    try:
+        ate_m = align_cameras_sim3(found, true)[1] if len(placed) > 2 else np.nan
+    except AlignmentError:  # they stay in one place
+        ate_m = np.nan
     return Poses(len(placed), len(views), others, ate_m, seconds)
 
 

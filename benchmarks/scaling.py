@@ -39,13 +39,15 @@ def main() -> None:
     parser.add_argument("--views", type=number_list, default=[4, 8, 12, 24, 48, 100])
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="of a window")
     parser.add_argument("--device", default="", help="torch's, for engines that run on it")
+    parser.add_argument("--systems", default="", metavar="NAME,...", help="default: all")
     given = parser.parse_args()
     systems = {
         "MVD": Spec(given.model, 1, given.device),
         "MVD+": Spec(given.model, given.n_ref, given.device),
-        "DUSt3R + GA": Spec(f"dust3r:{given.model}", 1, given.device),
+        "DUSt3R": Spec(f"dust3r:{given.model}", 1, given.device),
     }
-    for name, spec in systems.items():
+    for name in given.systems.split(",") if given.systems else systems:
+        spec = systems[name]
         points = measure(spec, given.views, given.limit)
         print(f"\n{name}, {spec.engine}\n\n{table(points)}\n\n{growth(fit(points))}", flush=True)
 
