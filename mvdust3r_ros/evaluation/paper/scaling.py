@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import signal
 import subprocess
@@ -44,8 +43,6 @@ LIMIT_S = 600.0
 """Of processor time for a point, chosen: 24 views take DUSt3R a sixth of it (128x128 pixels)."""
 MEMORY_SHARE = 0.5
 """Of the memory available, for a point: the rest is for others, and for a wrong prediction."""
-AT_ONCE_BYTES = 1 << 20
-"""Blocks of this size return to the system when freed: the peak is that of live memory."""
 LEAST_BYTES = 1 << 20
 """Peaks are at least this: below a megabyte, the allocator decides."""
 
@@ -218,7 +215,6 @@ def _measured(spec: Spec, views: int, limit_s: float) -> Point | None:
     done = subprocess.run(
         [sys.executable, "-c", CHILD, arguments],
         capture_output=True, text=True, check=False,
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(AT_ONCE_BYTES)},
     )  # fmt: skip
     if done.returncode == -signal.SIGXCPU:
         return None
