@@ -80,8 +80,10 @@ TORCH_FILES = {
     "engines/torch_engine.py",
     "engines/dust3r/alignment.py",
     "engines/dust3r/engine.py",
+    "engines/dust3r/pairwise.py",
     "engines/export.py",
     "engines/mvs/export.py",
+    "evaluation/paper/scaling.py",
     "evaluation/trials/golden.py",
 }
 # What tests take from others in spite of its underscore.

@@ -15,6 +15,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +25,25 @@ import torch
 from torch import Tensor
 
 from mvdust3r_ros.cli import main
-from mvdust3r_ros.datatypes import FloatArray, View
+from mvdust3r_ros.datatypes import FloatArray, View, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import EngineError
-from mvdust3r_ros.engines.create import EngineOptions, create_engine
-from mvdust3r_ros.engines.dust3r.alignment import AlignmentSettings
+from mvdust3r_ros.engines.create import EngineOptions, create_engine, needs_truth
+from mvdust3r_ros.engines.dust3r.alignment import AlignmentSettings, align_pairs
 from mvdust3r_ros.engines.dust3r.engine import (
     Dust3rEngine,
-    WindowSettings,
     dust3r_manifest,
     export_dust3r,
 )
+from mvdust3r_ros.engines.dust3r.pairs import PairMaps, pair_graph
+from mvdust3r_ros.engines.dust3r.pairwise import PairwiseEngine, WindowSettings
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest, save_manifest
+from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.engines.torch_engine import TorchOptions
 from mvdust3r_ros.geometry import align_cameras_sim3, backproject, invert_se3, make_se3, pixel_grid
 from mvdust3r_ros.model.dust3r import PairConfig, PairNetwork
 from mvdust3r_ros.model.dust3r_weights import PairCheckpoint, save_pair_checkpoint
 from mvdust3r_ros.model.heads import PointHead, PointMaps
+from mvdust3r_ros.synthetic.dataset import exact_views
 
 CONFIG = PairConfig(
     image_hw=(32, 48), enc_dim=32, enc_depth=1, enc_heads=2, dec_dim=24, dec_depth=4, dec_heads=2,
@@ -219,3 +224,56 @@ def test_settings_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="head 'conv'"):
         create_engine(folder, EngineOptions(device="cpu"))
     assert (folder / MANIFEST_NAME).is_file()
+
+
+def test_true_pairs_become_the_true_room() -> None:
+    views = exact_views(7_500_000, 4, (48, 48))
+    engine = PairwiseEngine(OracleEngine((48, 48)), QUICK)
+    window, true = engine.infer(views), OracleEngine((48, 48)).infer(views)
+    np.testing.assert_allclose(window.points, true.points, atol=1e-3)  # metres
+    assert engine.describe().metric and window.poses is not None
+    for pose, view in zip(window.poses, views, strict=True):
+        assert pose is not None and view.T_odom_cam is not None and views[0].T_odom_cam is not None
+        np.testing.assert_allclose(
+            pose.T_window_cam, invert_se3(views[0].T_odom_cam) @ view.T_odom_cam, atol=1e-3
+        )
+        np.testing.assert_array_equal(pose.K, view.K)
+
+
+@pytest.mark.slow
+def test_the_pairs_of_the_room_model_are_those_decoded_by_hand() -> None:
+    room = create_engine("models/room", EngineOptions(threads=1))
+    engine = create_engine("dust3r:models/room", EngineOptions(threads=1, device="cpu"))
+    info = engine.describe()
+    assert (info.backend, info.n_ref, info.metric) == ("dust3r", 1, True)
+    views = exact_views(7_500_001, 3, (128, 128))
+    tokens, pairs = room.encode(views), pair_graph(3)
+    seen = [room.decode([tokens[i], tokens[j]], 1) for i, j in pairs]
+    points, conf = (np.concatenate([getattr(p, of) for p in seen]) for of in ("points", "conf"))
+    maps = PairMaps(pairs, points, conf)
+    aligned = align_pairs(maps, K=np.stack([view.K for view in views if view.K is not None]))
+    window = engine.infer(views)
+    assert window.poses is not None and window.points.shape == (1, 3, 128, 128, 3)
+    for pose, T in zip(window.poses, aligned.T_ref_cam, strict=True):
+        assert pose is not None
+        np.testing.assert_array_equal(pose.T_window_cam, T)
+    np.testing.assert_array_equal(window.conf[0], aligned.conf)
+    np.testing.assert_allclose(window.points[0, 0, ..., 2], aligned.depth[0], rtol=1e-6)
+    engine.close()
+
+
+def test_an_engine_that_chooses_the_reference_makes_no_pairs() -> None:
+    class Backwards(OracleEngine):
+        def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+            return dataclasses.replace(super().decode(tokens, n_ref), references=(1,))
+
+    engine = PairwiseEngine(Backwards((48, 48)), QUICK)
+    with pytest.raises(EngineError, match="chooses the reference itself"):
+        engine.infer(exact_views(7_500_000, 2, (48, 48)))
+
+
+def test_pairs_need_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert needs_truth("dust3r:oracle") and not needs_truth("dust3r:models/room")
+    monkeypatch.setitem(sys.modules, "mvdust3r_ros.engines.dust3r.pairwise", None)
+    with pytest.raises(EngineError, match="dust3r:oracle needs PyTorch: pip install"):
+        create_engine("dust3r:oracle")

@@ -41,7 +41,7 @@ class EngineInfo:
 
     Attributes:
         name: shown to people, for example "room (ONNX Runtime, CPUExecutionProvider)".
-        backend: "oracle", "onnx", "torch", "tensorrt", "mvs" or "dust3r".
+        backend: "oracle", "onnx", "torch", "tensorrt", "mvs", "dust3r" or "colmap".
         image_hw: height and width of the views it accepts, in pixels; with `long_side`, one of
             several accepted sizes.
         n_ref: number of reference paths it runs by default.
@@ -60,6 +60,7 @@ class EngineInfo:
         conf_quantile: preferred `map.conf_quantile`; None for `CONF_QUANTILE`.
         point_rel_sigma: lower bound of `map.point_rel_sigma` for its points; 0 for none.
         gaussians: whether its predictions have Gaussians.
+        intrinsics: whether intrinsics of the views are an input of its network.
 
     Raises:
         EngineError: on construction, if `long_side` is not a multiple of `side_multiple`,
@@ -82,6 +83,7 @@ class EngineInfo:
     conf_quantile: float | None = None
     point_rel_sigma: float = 0.0
     gaussians: bool = False
+    intrinsics: bool = False
 
     def __post_init__(self) -> None:
         wrong = self.long_side < 0 or self.side_multiple < 1

@@ -52,11 +52,15 @@ class EngineOptions:
 
 TRUTH = "oracle"
 """Given in place of an engine folder: use recorded depth and poses."""
+COLMAP = "colmap"
+"""Given in place of an engine folder: use COLMAP."""
+PAIRS = "dust3r:"
+"""Before another engine: show it two views at a time, and align the pairs."""
 
 
 def needs_truth(source: str | Path) -> bool:
     """Whether an engine needs recorded depth and poses, known before loading it."""
-    return str(source) == TRUTH
+    return str(source).removeprefix(PAIRS) == TRUTH
 
 
 def create_engine(source: str | Path = "", options: EngineOptions | None = None) -> Engine:
@@ -64,17 +68,22 @@ def create_engine(source: str | Path = "", options: EngineOptions | None = None)
 
     Args:
         source: an engine folder; a weights file, run by PyTorch; "oracle" for recorded depth and
-            poses; empty for the default model.
+            poses; "colmap" for COLMAP; "dust3r:" before one of these for its pairs, globally
+            aligned; empty for the default model.
         options: how to run it.
 
     Raises:
         EngineError: there is no such engine, or its backend is not installed.
     """
     options = options or EngineOptions()
+    if str(source).startswith(PAIRS):
+        return _pairwise(str(source), options)
     if needs_truth(source):
         from mvdust3r_ros.engines.oracle_engine import OracleEngine
 
         return OracleEngine()
+    if str(source) == COLMAP:
+        return _colmap(options)
     path = Path(source) if str(source) else default_engine_folder()
     if path.suffix in WEIGHT_SUFFIXES:
         return _weights(path, options)
@@ -152,8 +161,26 @@ def _dust3r(path: Path, options: EngineOptions) -> Engine:
     )
 
 
+def _colmap(options: EngineOptions) -> Engine:
+    try:
+        from mvdust3r_ros.engines.colmap_engine import ColmapEngine
+    except ImportError as error:
+        raise EngineError(
+            "the engine colmap needs pycolmap: pip install 'mvdust3r_ros[colmap]', on Linux for "
+            f"x86-64 alone ({error})"
+        ) from None
+    return ColmapEngine(options.threads)
+
+
+def _pairwise(source: str, options: EngineOptions) -> Engine:
+    with _needing_torch(source):
+        from mvdust3r_ros.engines.dust3r.pairwise import PairwiseEngine
+    engine = create_engine(source.removeprefix(PAIRS), options)
+    return PairwiseEngine(engine, device=options.device, threads=options.threads)
+
+
 @contextmanager
-def _needing_torch(path: Path) -> Iterator[None]:
+def _needing_torch(path: str | Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:

@@ -122,6 +122,7 @@ class EngineManifest:
             conf_quantile=self.confidence.get("conf_quantile"),
             point_rel_sigma=self.confidence.get("point_rel_sigma", 0.0),
             gaussians=self.gaussians,
+            intrinsics=self.intrinsics,
         )
 
 

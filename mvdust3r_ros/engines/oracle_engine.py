@@ -118,6 +118,7 @@ class OracleEngine(Engine):
             image_hw=self._image_hw,
             metric=self._noise.scale == 0,
             needs_truth=True,
+            intrinsics=True,
         )
 
     def close(self) -> None:

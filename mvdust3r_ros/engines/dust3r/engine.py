@@ -17,29 +17,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from mvdust3r_ros.datatypes import (
-    Descriptor,
-    FloatArray,
-    View,
-    ViewPose,
-    ViewTokens,
-    WindowPrediction,
-)
-from mvdust3r_ros.engines.base import Engine, EngineError, EngineInfo
-from mvdust3r_ros.engines.dust3r.alignment import Aligned, AlignmentSettings, align_pairs
-from mvdust3r_ros.engines.dust3r.pairs import PairError, PairMaps, pair_graph
+from mvdust3r_ros.datatypes import Descriptor, FloatArray, View, ViewTokens
+from mvdust3r_ros.engines.base import EngineError
+from mvdust3r_ros.engines.dust3r.pairs import PairArray
+from mvdust3r_ros.engines.dust3r.pairwise import AligningEngine, WindowSettings
 from mvdust3r_ros.engines.manifest import EngineManifest, load_manifest, save_manifest
 from mvdust3r_ros.engines.torch_engine import WEIGHTS_NAME, TorchOptions, prepared, to_numpy
-from mvdust3r_ros.engines.views import path_count, stack_images
-from mvdust3r_ros.geometry import AlignmentError, backproject
+from mvdust3r_ros.engines.views import stack_images
 from mvdust3r_ros.model.config import NetworkConfigError
 from mvdust3r_ros.model.dust3r import PairNetwork, pair_config_from_dict, pair_config_to_dict
 from mvdust3r_ros.model.dust3r_weights import (
@@ -56,43 +46,7 @@ ASPECT_SIDE = 512
 pixels on the longer side; that of 224 with square ones."""
 
 
-@dataclass(frozen=True)
-class WindowSettings:
-    """How the views of a window are put together; `alignment` of the manifest's `network`.
-
-    Attributes:
-        graph: "complete" for all pairs, or "window".
-        window: largest distance of the views of a pair in their order, for "window".
-        alignment: how the pairs are aligned.
-    """
-
-    graph: str = "complete"
-    window: int = 3
-    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; `from_dict` reads them back."""
-        alignment = dataclasses.asdict(self.alignment)
-        return {"graph": self.graph, "window": self.window, **alignment}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> WindowSettings:
-        """Settings out of plain values; missing ones take their defaults.
-
-        Raises:
-            EngineError: an unknown name or a value that is none.
-        """
-        own = {k: v for k, v in values.items() if k in {"graph", "window"}}
-        try:
-            alignment = AlignmentSettings(**{k: v for k, v in values.items() if k not in own})
-            settings = cls(**own, alignment=alignment)
-            pair_graph(2, settings.graph, settings.window)
-        except (TypeError, PairError) as error:
-            raise EngineError(f"alignment {dict(values)}: {error}") from None
-        return settings
-
-
-class Dust3rEngine(Engine):
+class Dust3rEngine(AligningEngine):
     """The pairwise network in PyTorch, with global alignment."""
 
     def __init__(
@@ -113,11 +67,11 @@ class Dust3rEngine(Engine):
             EngineError: no such device or precision, or settings of the alignment that are none.
         """
         name, precision = prepared(network, options or TorchOptions())
+        info = manifest.engine_info(f"PyTorch, {name}, {precision}")
+        super().__init__(
+            info, WindowSettings.from_dict(manifest.network.get("alignment", {})), name
+        )
         self._network = network
-        self._device = torch.device(name)
-        self._settings = WindowSettings.from_dict(manifest.network.get("alignment", {}))
-        self._intrinsics = manifest.intrinsics
-        self._info = manifest.engine_info(f"PyTorch, {name}, {precision}")
 
     @torch.inference_mode()
     def encode(self, views: Sequence[View]) -> list[ViewTokens]:
@@ -135,32 +89,11 @@ class Dust3rEngine(Engine):
             for t, view in zip(tokens, views, strict=True)
         ]
 
-    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        """Points, poses and focal lengths in the frame of the first view.
-
-        Raises:
-            EngineError: fewer than two views, or the pointmaps do not fit together.
-        """
-        path_count(tokens, n_ref, self._info)  # poses are adjusted together: one path, the first
-        views = [t.view for t in tokens]
-        known = self._intrinsics and all(view.K is not None for view in views)
-        K = np.stack([view.K for view in views if view.K is not None]) if known else None
-        try:
-            maps = self._pair_maps(tokens)
-            aligned = align_pairs(maps, self._settings.alignment, K, str(self._device))
-        except (AlignmentError, PairError) as error:
-            raise EngineError(f"the pairs cannot be aligned: {error}") from None
-        return WindowPrediction(
-            _points(aligned)[None],
-            aligned.conf[None],
-            poses=tuple(
-                ViewPose(T, K, 1.0, 0.0) for T, K in zip(aligned.T_ref_cam, aligned.K, strict=True)
-            ),
-        )
-
     @torch.inference_mode()
-    def _pair_maps(self, tokens: Sequence[ViewTokens]) -> PairMaps:
-        pairs = pair_graph(len(tokens), self._settings.graph, self._settings.window)
+    def decode_pairs(
+        self, tokens: Sequence[ViewTokens], pairs: PairArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Decode a few pairs at a time."""
         height, width = tokens[0].view.image_rgb.shape[:2]
         patch = self._network.config.patch_size
         features = torch.stack([t.features for t in tokens])
@@ -172,11 +105,7 @@ class Dust3rEngine(Engine):
             maps = self._network.pair_maps(first, second, (height // patch, width // patch))
             for slot, view in enumerate(maps):
                 points[part, slot], conf[part, slot] = to_numpy(view.points), to_numpy(view.conf)
-        return PairMaps(pairs, points, conf)
-
-    def describe(self) -> EngineInfo:
-        """Name with device and precision."""
-        return self._info
+        return points, conf
 
     def close(self) -> None:
         """Drop the weights."""
@@ -244,11 +173,3 @@ def dust3r_manifest(
         | {"alignment": (settings or WindowSettings()).to_dict()},
         info={"model": checkpoint.model} if checkpoint.model else {},
     )
-
-
-def _points(aligned: Aligned) -> FloatArray:
-    """(V, H, W, 3) float32 points of all pixels in the frame of the first view."""
-    out = np.empty((*aligned.depth.shape, 3), np.float32)
-    for points, z, K, T in zip(out, aligned.depth, aligned.K, aligned.T_ref_cam, strict=True):
-        points[:] = backproject(z, K) @ T[:3, :3].T + T[:3, 3]
-    return out
