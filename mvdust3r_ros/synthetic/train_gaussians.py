@@ -33,20 +33,24 @@ import cv2
 import numpy as np
 import torch
 
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.engines.torch_engine import TorchEngine, TorchOptions, manifest_of
 from mvdust3r_ros.model.config import config_from_dict
 from mvdust3r_ros.model.heads import GAUSSIAN_SCALE, GaussianHead
 from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.model.weights import Checkpoint, network_from_state, read_checkpoint
 from mvdust3r_ros.model.weights import save_checkpoint as write_weights
-from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, draw_batch
+from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, draw_batch, exact_views
 from mvdust3r_ros.synthetic.new_views import (
-    image_of,
+    ALL,
+    AS_POINTS,
+    ONE,
+    held_out_between,
+    mean_scores,
     measure_new_views,
-    predicted,
-    see,
-    true_image,
 )
 from mvdust3r_ros.synthetic.release import LICENCE
+from mvdust3r_ros.synthetic.seen_windows import image_of, predicted, see, true_image
 from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainError
 
 SAVE_EVERY = 50
@@ -69,7 +73,8 @@ class GaussianTraining:
         rooms: folder made by `synth rooms`, views of the network's size.
         run: folder of the checkpoint, the learning curve, pictures and the weights.
         steps: length of the run.
-        views: input views of a step's window.
+        views: most input views of a step's window.
+        min_views: fewest input views, drawn anew in each step; 0 for always `views`.
         held_out: views of a window that are rendered but not seen.
         rendered: input views that are rendered as well.
         hidden: hidden width of heads that begin anew; 0 for the decoder's width.
@@ -89,6 +94,7 @@ class GaussianTraining:
     run: str
     steps: int = 4000
     views: int = 8
+    min_views: int = 0
     held_out: int = 2
     rendered: int = 2
     hidden: int = 0
@@ -107,6 +113,8 @@ class GaussianTraining:
                 f"steps {self.steps}, views {self.views} and held_out {self.held_out} must be at "
                 "least 1, 2 and 1"
             )
+        if self.min_views and not 2 <= self.min_views <= self.views:
+            raise TrainError(f"min_views {self.min_views} must be 0 or in [2, {self.views}]")
 
     def learning_rate(self, step: int) -> float:
         """A short rise, then half a cosine down to a fiftieth."""
@@ -209,7 +217,9 @@ class GaussianTrainer:
         if self.checkpoint.exists():
             self._resume()
         elif new:
-            points = predicted(self.network, self._batch(), config.views)[1]
+            batch, n_ref = self._batch()
+            views = batch.images.shape[1] - config.held_out
+            points = predicted(self.network, batch, views, n_ref)[1]
             begin_heads(self.network, float(points.norm(dim=-1).mean()))
 
     @property
@@ -225,13 +235,15 @@ class GaussianTrainer:
     def train_step(self) -> dict[str, float]:
         """One step down; returns its losses."""
         config = self.config
-        batch, count = self._batch(), config.views + config.held_out
+        batch, n_ref = self._batch()
+        count = batch.images.shape[1]
+        views = count - config.held_out
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.step)
-        seen = see(self.network, batch, config.views, config.true_points)
-        rendered = min(config.rendered, config.views)
+        seen = see(self.network, batch, views, config.true_points, n_ref)
+        rendered = min(config.rendered, views)
         # views come in random order: the last ones are any
-        shown = [*range(config.views, count), *range(config.views - rendered, config.views)]
+        shown = [*range(views, count), *range(views - rendered, views)]
         errors = [
             (image_of(seen.gaussians, batch, view) - true_image(batch, view)).square().mean()
             for view in shown
@@ -250,12 +262,15 @@ class GaussianTrainer:
             "new_view_psnr": -10 * math.log10(float(new.detach())),
         }
 
-    def _batch(self) -> Batch:
+    def _batch(self) -> tuple[Batch, int]:
+        """A step's window, and the reference paths to run: one, or all that the network takes."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.step, 17])
-        count = config.views + config.held_out
+        views = int(rng.integers(config.min_views or config.views, config.views + 1))
+        n_ref = int(rng.choice((1, self.network.config.n_ref)))
+        count = views + config.held_out
         batch = draw_batch(rng, self.shards, len(self.shards), 1, count, disturb=False)
-        return batch.to(self.device)
+        return batch.to(self.device), n_ref
 
     def run(
         self,
@@ -317,18 +332,31 @@ class GaussianTrainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def _measure(self) -> dict[str, float]:
-        """Figures on held-out rooms, and a picture of the first of them."""
+        """Figures on held-out rooms, and a picture of each: truth, Gaussians, coloured points."""
         config, values = self.config, dict[str, float]()
         seeds = range(config.measured_seed, config.measured_seed + config.measured_rooms)
+        hw = self.network.config.image_hw
+        options = TorchOptions(config.device, "fp32", gaussians=True)
+        engine = TorchEngine(self.network, manifest_of(self.network, "gaussians"), options)
+        row = ALL if self.network.config.n_ref > 1 else ONE
+        rooms = held_out_between(lambda seed, views: exact_views(seed, views, hw))
         for views in config.measured_views:
-            made = measure_new_views(self.network, seeds, views, config.true_points)
-            figures = {
-                "psnr": made.psnr_db, "ssim": made.ssim,
-                "points_psnr": made.points_psnr_db, "points_ssim": made.points_ssim,
-            }  # fmt: skip
-            values |= {f"{name}_{views}": value for name, value in figures.items()}
-            name = self.folder / f"new_views_{views}_{self.step:06d}.png"
-            cv2.imwrite(str(name), made.picture[..., ::-1])
+            shown: dict[int, dict[str, FloatArray]] = {seed: {} for seed in seeds}
+
+            def show(seed: int, name: str, image: FloatArray, truth: FloatArray) -> None:
+                shown[seed] |= {"truth": truth, name: image}  # noqa: B023 - called before the next
+
+            made = measure_new_views(
+                engine, rooms, seeds, [views], oracle=False, points_too=True, show=show
+            )[views]
+            for prefix, name in (("", row), ("points_", row + AS_POINTS)):
+                mean = mean_scores(made[name])
+                values[f"{prefix}psnr_{views}"] = mean.psnr_db
+                values[f"{prefix}ssim_{views}"] = mean.ssim
+            columns = ("truth", row, row + AS_POINTS)
+            picture = np.concatenate([np.hstack([s[c] for c in columns]) for s in shown.values()])
+            path = self.folder / f"new_views_{views}_{self.step:06d}.png"
+            cv2.imwrite(str(path), np.round(picture[..., ::-1] * 255))
         return self._log(values)
 
     def _log(self, values: dict[str, float]) -> dict[str, float]:
