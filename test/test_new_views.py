@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from mvdust3r_ros.datatypes import (
+    FloatArray,
     PixelGaussians,
     View,
     ViewTokens,
@@ -34,13 +35,8 @@ from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.geometry import project
 from mvdust3r_ros.synthetic.dataset import exact_views
 from mvdust3r_ros.synthetic.new_views import (
-    ALL,
-    ALL_ORACLE,
-    AS_POINTS,
-    ONE,
-    ONE_ORACLE,
     NewViewError,
-    format_new_views,
+    NewViewRow,
     held_out_after,
     held_out_between,
     mean_scores,
@@ -65,41 +61,29 @@ ROOMS = held_out_between(room)
 
 
 class SeveralPaths(OracleEngine):
-    """The truth in other units, on three paths, of which the first is bad."""
+    """The truth in other units; of three paths in the frame of view 0, the first is mirrored."""
 
-    def __init__(self, unit: float = 1.0, gaussians: bool = False) -> None:
+    def __init__(self, unit: float) -> None:
         super().__init__(HW)
-        self.unit, self.wanted = unit, gaussians
+        self.unit = unit
 
     def describe(self) -> EngineInfo:
-        return replace(super().describe(), n_ref=3, gaussians=self.wanted)
+        return replace(super().describe(), n_ref=3, gaussians=True)
 
     def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
-        ways = [super(SeveralPaths, self).decode(_first(tokens, k)) for k in range(n_ref or 3)]
-        points = np.concatenate(
-            [w.points[:, [k, *range(1, k), 0, *range(k + 1, len(tokens))] if k else slice(None)]
-             for k, w in enumerate(ways)]
-        )  # fmt: skip
+        points = np.stack([super().decode(tokens).points[0]] * n_ref)
         if n_ref > 1:
-            points[0] += np.random.default_rng(0).normal(0, 0.3, points[0].shape)
-        conf = np.full(points.shape[:4], 2.0, np.float32)
-        gaussians = None
-        if self.wanted:
-            shape = conf.shape
-            gaussians = PixelGaussians(
-                np.full(shape, 0.9, np.float32),
-                np.full((*shape, 3), 0.02 * self.unit, np.float32),
-                np.tile(np.array([1, 0, 0, 0], np.float32), (*shape, 1)),
-            )
-        points = (points * self.unit).astype(np.float32)
-        return WindowPrediction(points, conf, tuple(range(len(ways))), gaussians=gaussians)
-
-
-def _first(tokens: Sequence[ViewTokens], k: int) -> list[ViewTokens]:
-    """Views 0 and k change places."""
-    order = list(range(len(tokens)))
-    order[0], order[k] = k, 0
-    return [tokens[i] for i in order]
+            points[0, ..., 0] *= -1
+        shape = points.shape[:4]
+        gaussians = PixelGaussians(
+            np.full(shape, 0.9, np.float32),
+            np.full((*shape, 3), 0.02 * self.unit, np.float32),
+            np.tile(np.array([1, 0, 0, 0], np.float32), (*shape, 1)),
+        )
+        return WindowPrediction(
+            (points * self.unit).astype(np.float32), np.full(shape, 2, np.float32),
+            (0,) * n_ref, gaussians=gaussians,
+        )  # fmt: skip
 
 
 def truth_of(views: list[View]) -> WindowPrediction:
@@ -170,22 +154,26 @@ def test_unknown_depth_is_no_part_of_the_scale() -> None:
 
 @pytest.mark.slow
 def test_gaussians_grow_with_the_unit_and_oracles_take_the_best_path() -> None:
-    shown = []
+    shown: list[tuple[int, NewViewRow, FloatArray, FloatArray]] = []
     rows = [
         measure_new_views(
-            SeveralPaths(unit, gaussians=True), ROOMS, [3], [4], points_too=True,
-            show=lambda index, name, image, truth: shown.append((index, name, image, truth)),
+            SeveralPaths(unit), ROOMS, [6], [4], points_too=True,
+            show=lambda *seen: shown.append(seen),
         )[4]
         for unit in (1.0, 0.1)
     ]  # fmt: skip
-    names = [ONE, ONE_ORACLE, ALL, ALL_ORACLE]
-    assert list(rows[0]) == [n + kind for n in names for kind in ("", AS_POINTS)]
-    for name in rows[0]:
-        assert rows[0][name][0].psnr_db == pytest.approx(rows[1][name][0].psnr_db, abs=0.3)
-    assert rows[0][ALL_ORACLE][0].psnr_db > rows[0][ALL][0].psnr_db + 1
-    assert rows[0][ALL][0] != rows[0][ALL + AS_POINTS][0]
-    assert [s[1] for s in shown[:8]] == list(rows[0])
-    np.testing.assert_array_equal(shown[0][3] * 255, ROOMS(3, 4).held_out[0].image_rgb)
+    names = [
+        NewViewRow(j, o, p) for j in (False, True) for o in (False, True) for p in (False, True)
+    ]
+    assert list(rows[0]) == names
+    scores = [{name: made[0].psnr_db for name, made in row.items()} for row in rows]
+    for name in names:
+        assert scores[0][name] == pytest.approx(scores[1][name], abs=0.3)
+    joined = NewViewRow(joined=True)
+    assert scores[0][joined._replace(oracle=True)] > scores[0][joined] + 1
+    assert scores[0][joined] != scores[0][joined._replace(as_points=True)]
+    assert [s[1] for s in shown[: len(names)]] == names
+    np.testing.assert_array_equal(shown[0][3] * 255, ROOMS(6, 4).held_out[0].image_rgb)
 
 
 @pytest.mark.slow
@@ -193,11 +181,23 @@ def test_perceptual_distance_is_asked_for_each_image() -> None:
     rows = measure_new_views(
         OracleEngine(HW), ROOMS, [1, 2], [4], lpips=lambda a, b: float(np.abs(a - b).mean())
     )[4]
-    assert list(rows) == [ONE, ONE_ORACLE]
-    mean = mean_scores(rows[ONE])
+    assert list(rows) == [NewViewRow(), NewViewRow(oracle=True)]
+    mean = mean_scores(rows[NewViewRow()])
     assert mean.lpips is not None and 0 < mean.lpips < 0.5
-    table = format_new_views(rows)
-    assert f"| one reference | {mean.psnr_db:.2f} | {mean.ssim:.3f} | {mean.lpips:.3f} |" in table
+    assert mean.psnr_db == np.mean([scores.psnr_db for scores in rows[NewViewRow()]])
+
+
+def test_published_lists_keep_their_references() -> None:
+    class Noted(OracleEngine):
+        def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+            first.append(next(t.view for t in tokens))
+            return super().decode(tokens, n_ref)
+
+    first: list[View] = []
+    for listed in (False, True):
+        measure_new_views(Noted(HW), ROOMS, [2], [4], oracle=False, references_first=listed)
+    inputs = ROOMS(2, 4).inputs
+    assert [next(i for i, v in enumerate(inputs) if v is f) for f in first] == [1, 0]
 
 
 def test_the_first_view_is_where_its_pixels_are() -> None:

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -51,19 +51,15 @@ FIRST_HELD_OUT = 24
 """In the paper's tuples of 30 views, held-out ones begin here, whatever the number of inputs."""
 REFERENCES = 4
 """Views that `order_views` puts first, and that an oracle chooses from."""
-ONE, ONE_ORACLE, ALL, ALL_ORACLE = (
-    "one reference", "oracle reference", "all references", "oracle path",
-)  # fmt: skip
-"""Rows: of one reference path, and of all that the engine runs."""
-AS_POINTS = ", coloured points"
-"""Ends the name of a row of an engine whose Gaussians are left out."""
+WITHOUT_REFERENCE = ("dust3r", "spann3r", "colmap")
+"""Backends that treat no view as the reference: one row, and no oracle."""
+IN_TIME_ORDER = ("spann3r", "colmap")
+"""Of these, the ones that take the views as they were seen."""
 
 Windows = Callable[[int, int], list[View]]
 """(index, number of views) -> views with exact K, depth_m and T_odom_cam."""
 Distance = Callable[[FloatArray, FloatArray], float]
 """Of two images (H, W, 3) in [0, 1]."""
-Show = Callable[[int, str, FloatArray, FloatArray], None]
-"""Receives index, row, image and truth of a held-out view."""
 
 
 class NewViewError(MvDust3rError):
@@ -81,6 +77,20 @@ NewViewWindows = Callable[[int, int], NewViewWindow]
 """(index, number of input views) -> window."""
 
 
+class NewViewRow(NamedTuple):
+    """A way to run and render an engine.
+
+    Attributes:
+        joined: with its own number of references rather than one.
+        oracle: with the reference, or the path, whose points are nearest to the truth.
+        as_points: as coloured points, although it has Gaussians.
+    """
+
+    joined: bool = False
+    oracle: bool = False
+    as_points: bool = False
+
+
 @dataclass(frozen=True)
 class NewViewScores:
     """How well held-out views are predicted.
@@ -96,8 +106,10 @@ class NewViewScores:
     lpips: float | None = None
 
 
-NewViewResults = dict[int, dict[str, list[NewViewScores]]]
-"""Number of input views -> row -> means over the held-out views of each window."""
+Show = Callable[[int, NewViewRow, FloatArray, FloatArray], None]
+"""Receives index, row, image and truth of a held-out view."""
+NewViewResults = dict[int, dict[NewViewRow, list[NewViewScores]]]
+"""Number of input views -> row -> mean over the held-out views, for each window."""
 
 
 def held_out_count(views: int) -> int:
@@ -139,6 +151,7 @@ def measure_new_views(
     lpips: Distance | None = None,
     oracle: bool = True,
     points_too: bool = False,
+    references_first: bool = False,
     show: Show = lambda *_: None,
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> NewViewResults:
@@ -156,6 +169,8 @@ def measure_new_views(
         lpips: perceptual distance of two images.
         oracle: whether to have oracle rows.
         points_too: whether to score an engine with Gaussians as coloured points as well.
+        references_first: whether inputs come with the references first, as in published lists;
+            otherwise `order_views` chooses them.
         show: called with each image.
         report: called with the numbers of finished and of all windows.
 
@@ -167,16 +182,18 @@ def measure_new_views(
         rows = results.setdefault(count, {})
         for done, index in enumerate(indices):
             window = windows(index, count)
-            for name, prediction, path in _predictions(engine, window.inputs, oracle):
-                kinds = {name: prediction}
+            for row, prediction, path in _predictions(
+                engine, window.inputs, oracle, references_first
+            ):
+                kinds = {row: prediction}
                 if points_too and prediction.gaussians is not None:
-                    kinds[name + AS_POINTS] = replace(prediction, gaussians=None)
-                for row, kind in kinds.items():
+                    kinds[row._replace(as_points=True)] = replace(prediction, gaussians=None)
+                for name, kind in kinds.items():
                     images = new_views(kind, window, path)
                     truths = [view.image_rgb / 255 for view in window.held_out]
-                    rows.setdefault(row, []).append(image_scores(images, truths, lpips))
+                    rows.setdefault(name, []).append(image_scores(images, truths, lpips))
                     for image, truth in zip(images, truths, strict=True):
-                        show(index, row, image, truth)
+                        show(index, name, image, truth)
             report(number * len(indices) + done + 1, len(view_counts) * len(indices))
     return results
 
@@ -198,16 +215,6 @@ def mean_scores(scores: Sequence[NewViewScores]) -> NewViewScores:
         float(np.mean([s.ssim for s in scores])),
         float(np.mean(lpips)) if lpips else None,
     )
-
-
-def format_new_views(rows: Mapping[str, Sequence[NewViewScores]]) -> str:
-    """Markdown table; a row a name."""
-    lines = ["| | PSNR (dB) | SSIM | LPIPS |", "| --- | ---: | ---: | ---: |"]
-    for name, scores in rows.items():
-        mean = mean_scores(scores)
-        lpips = "-" if mean.lpips is None else f"{mean.lpips:.3f}"
-        lines.append(f"| {name} | {mean.psnr_db:.2f} | {mean.ssim:.3f} | {lpips} |")
-    return "\n".join(lines)
 
 
 @torch.no_grad()
@@ -293,12 +300,13 @@ def true_points(views: Sequence[View], reference: int) -> tuple[FloatArray, Bool
 
 
 def _predictions(
-    engine: Engine, inputs: list[View], oracle: bool
-) -> Iterator[tuple[str, WindowPrediction, int]]:
-    """Yield rows: name, prediction in the order of the inputs, and path."""
+    engine: Engine, inputs: list[View], oracle: bool, references_first: bool
+) -> Iterator[tuple[NewViewRow, WindowPrediction, int]]:
+    """Yield rows, each with its prediction in the order of the inputs, and the path to take."""
     info = engine.describe()
-    n_ref = min(info.n_ref, len(inputs))
-    order = order_views(inputs, min(REFERENCES, len(inputs)))
+    count = len(inputs)
+    in_time = tuple(range(count))
+    order = in_time if references_first else order_views(inputs, min(REFERENCES, count))
     blind = [replace(v, depth_m=None, T_odom_cam=None) for v in inputs]
     tokens = engine.encode(inputs if info.needs_truth else blind)
 
@@ -308,19 +316,25 @@ def _predictions(
     def with_reference(first: int) -> WindowPrediction:
         return decoded((first, *(i for i in order if i != first)), 1)
 
-    best = order_views(inputs, 1)[0]
+    if info.backend in IN_TIME_ORDER:
+        yield NewViewRow(), decoded(in_time, 1), 0
+        return
+    best = order[0] if references_first else order_views(inputs, 1)[0]
     single = with_reference(best)
-    yield ONE, single, 0
-    pairs = info.backend == "dust3r"  # pairs with global alignment have no reference
-    if oracle and not pairs:
+    yield NewViewRow(), single, 0
+    if info.backend in WITHOUT_REFERENCE:
+        return
+    if oracle:
         others = [with_reference(i) for i in order[:REFERENCES] if i != best]
-        yield ONE_ORACLE, min([single, *others], key=lambda p: _error(p, inputs, 0)), 0
-    if n_ref > 1 and not pairs:
-        several = decoded(order, n_ref)
-        yield ALL, several, 0
+        nearest = min([single, *others], key=lambda made: _error(made, inputs, 0))
+        yield NewViewRow(oracle=True), nearest, 0
+    if info.n_ref > 1:
+        several = decoded(order, min(info.n_ref, count))
+        yield NewViewRow(joined=True), several, 0
         paths = range(len(several.references))
         if oracle and len(paths) > 1:
-            yield ALL_ORACLE, several, min(paths, key=lambda p: _error(several, inputs, p))
+            nearest_path = min(paths, key=lambda path: _error(several, inputs, path))
+            yield NewViewRow(joined=True, oracle=True), several, nearest_path
 
 
 def _error(prediction: WindowPrediction, inputs: Sequence[View], path: int) -> float:

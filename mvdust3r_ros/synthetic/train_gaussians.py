@@ -42,9 +42,7 @@ from mvdust3r_ros.model.weights import Checkpoint, network_from_state, read_chec
 from mvdust3r_ros.model.weights import save_checkpoint as write_weights
 from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, draw_batch, exact_views
 from mvdust3r_ros.synthetic.new_views import (
-    ALL,
-    AS_POINTS,
-    ONE,
+    NewViewRow,
     held_out_between,
     mean_scores,
     measure_new_views,
@@ -338,23 +336,24 @@ class GaussianTrainer:
         hw = self.network.config.image_hw
         options = TorchOptions(config.device, "fp32", gaussians=True)
         engine = TorchEngine(self.network, manifest_of(self.network, "gaussians"), options)
-        row = ALL if self.network.config.n_ref > 1 else ONE
+        row = NewViewRow(joined=self.network.config.n_ref > 1)
+        points = row._replace(as_points=True)
         rooms = held_out_between(lambda seed, views: exact_views(seed, views, hw))
         for views in config.measured_views:
-            shown: dict[int, dict[str, FloatArray]] = {seed: {} for seed in seeds}
+            shown: dict[tuple[int, NewViewRow | None], FloatArray] = {}
 
-            def show(seed: int, name: str, image: FloatArray, truth: FloatArray) -> None:
-                shown[seed] |= {"truth": truth, name: image}  # noqa: B023 - called before the next
+            def show(seed: int, name: NewViewRow, image: FloatArray, truth: FloatArray) -> None:
+                shown[seed, name], shown[seed, None] = image, truth  # noqa: B023 - called at once
 
             made = measure_new_views(
                 engine, rooms, seeds, [views], oracle=False, points_too=True, show=show
             )[views]
-            for prefix, name in (("", row), ("points_", row + AS_POINTS)):
+            for prefix, name in (("", row), ("points_", points)):
                 mean = mean_scores(made[name])
                 values[f"{prefix}psnr_{views}"] = mean.psnr_db
                 values[f"{prefix}ssim_{views}"] = mean.ssim
-            columns = ("truth", row, row + AS_POINTS)
-            picture = np.concatenate([np.hstack([s[c] for c in columns]) for s in shown.values()])
+            columns = (None, row, points)
+            picture = np.vstack([np.hstack([shown[seed, c] for c in columns]) for seed in seeds])
             path = self.folder / f"new_views_{views}_{self.step:06d}.png"
             cv2.imwrite(str(path), np.round(picture[..., ::-1] * 255))
         return self._log(values)
