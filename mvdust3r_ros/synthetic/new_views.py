@@ -39,11 +39,9 @@ from mvdust3r_ros.window.reference_views import order_views
 
 BLUR_PX2 = 0.1
 """As in the published training."""
-POINT_SIZE_PX = 0.448
-"""Of coloured points, in the unit of `SIZE_RANGE` of the heads: the published code gives DUSt3R's
-points 2e-3 of the window's mean distance, times its 224 pixels."""
-LEAST_SURE = 0.03
-"""Share of a view's pixels, the least sure, that are left out of coloured points, as there."""
+POINT_SIZE_PX = 0.5
+"""Of coloured points, in their own view: neighbours overlap. The published code gives DUSt3R's
+0.45 pixels of a camera as long as its image is wide, which leaves gaps with wider ones."""
 HELD_OUT_SHARE = 4
 """One held-out view for so many input views: 1, 3 and 6 for 4, 12 and 24, as in the paper's tests
 with 30 views of which 24 are inputs."""
@@ -264,15 +262,13 @@ def scene_of(prediction: WindowPrediction, inputs: Sequence[View], path: int = 0
     points = points.astype(np.float64)
     truth, known = true_points(inputs, prediction.references[path])
     factor = _scale(points, truth, known & there)
-    width = points.shape[2]
     if prediction.gaussians is not None:
         own = prediction.gaussians[path][there]
         scale, rotation, opacity = own.scale * factor, own.quat_wxyz, own.opacity
     else:
-        there &= ~_least_sure(conf)
         count = int(there.sum())
-        distance = float(np.linalg.norm(truth[known], axis=-1).mean())
-        scale = np.full((count, 3), POINT_SIZE_PX / width * distance)
+        size = _pixel_sizes(points * factor, inputs, prediction.references[path])
+        scale = np.repeat(POINT_SIZE_PX * size[there][:, None], 3, 1)
         rotation = np.repeat([[1.0, 0.0, 0.0, 0.0]], count, 0)
         opacity = np.ones(count)
     rgb = np.stack([view.image_rgb for view in inputs])[there] / 255
@@ -355,11 +351,13 @@ def _scale(points: FloatArray, truth: FloatArray, known: BoolArray) -> float:
     return true / max(found, np.finfo(np.float32).tiny)
 
 
-def _least_sure(conf: FloatArray) -> BoolArray:
-    """Mask of (V, H, W): the least sure share of each view's pixels."""
-    flat = np.sort(conf.reshape(len(conf), -1), axis=1)
-    limit = flat[:, int(flat.shape[1] * LEAST_SURE)]
-    return np.asarray(conf < limit[:, None, None])
+def _pixel_sizes(points: FloatArray, inputs: Sequence[View], reference: int) -> FloatArray:
+    """(V, H, W) size of a pixel of its own view at each point, in the unit of the points."""
+    T_ref_world = invert_se3(_pose(inputs[reference]))
+    centres = np.stack([(T_ref_world @ _pose(view))[:3, 3] for view in inputs])
+    focal = np.array([_intrinsics(view)[0, 0] for view in inputs])
+    distance = np.linalg.norm(points - centres[:, None, None], axis=-1)
+    return np.asarray(distance / focal[:, None, None])
 
 
 def _pose(view: View) -> FloatArray:
