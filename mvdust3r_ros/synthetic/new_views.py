@@ -348,7 +348,7 @@ def _scale(points: FloatArray, truth: FloatArray, known: BoolArray) -> float:
     if not known.any():
         raise NewViewError("no pixel of the inputs has both a point and a true depth")
     found, true = (float(np.linalg.norm(p[known], axis=-1).mean()) for p in (points, truth))
-    return true / max(found, np.finfo(np.float32).tiny)
+    return true / max(found, float(np.finfo(np.float32).tiny))
 
 
 def _pixel_sizes(points: FloatArray, inputs: Sequence[View], reference: int) -> FloatArray:
