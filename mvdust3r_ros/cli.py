@@ -233,6 +233,9 @@ def _add_train_gaussians(commands: Commands) -> None:
     train.add_argument(
         "--true-points", action="store_true", help="learn shapes alone, on the true points"
     )
+    train.add_argument(
+        "--joint", action="store_true", help="train the pointmaps as well, not the heads alone"
+    )
     train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     train.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: never")
     train.set_defaults(run=_train_gaussians)
@@ -244,7 +247,8 @@ def _train_gaussians(args: argparse.Namespace) -> int:
 
     config = GaussianTraining(
         str(args.weights), str(args.rooms), str(args.folder), args.steps, args.views,
-        args.min_views, args.held_out, true_points=args.true_points, device=args.device,
+        args.min_views, args.held_out, true_points=args.true_points, joint=args.joint,
+        device=args.device,
     )  # fmt: skip
 
     def report(point: dict[str, float]) -> None:

@@ -130,13 +130,13 @@ def test_points_are_in_true_units_in_the_frame_of_the_reference() -> None:
     np.testing.assert_allclose(scene.scale[: depth.size, 1], 0.5 * distance / K[0, 0], rtol=1e-4)
 
 
-def test_pixels_without_a_point_are_left_out() -> None:
+def test_unsure_points_count_and_missing_ones_do_not() -> None:
     window = ROOMS(2, 4)
     prediction = truth_of(window.inputs)
-    prediction.conf[0, 1, :, :10] = 1.0  # no point
+    prediction.conf[0, 1, :, :10] = 1.0
     prediction.points[0, 2, 5] = np.nan
     scene = scene_of(prediction, window.inputs)
-    assert len(scene.means) == prediction.conf.size - 10 * HW[0] - HW[1]
+    assert len(scene.means) == prediction.conf.size - HW[1]
     assert scene.means.isfinite().all()
 
 

@@ -112,7 +112,28 @@ def test_new_views_get_better_and_the_rest_of_the_network_stays(config: Gaussian
     assert changed and all(k.startswith("downstream_GS_head.") for k in changed)
 
 
-def test_resuming_equals_not_stopping(config: GaussianTraining, tmp_path: Path) -> None:
+def test_joint_training_improves_the_pointmaps_too(config: GaussianTraining) -> None:
+    trainer = GaussianTrainer(replace(config, joint=True, true_points=False, lr=2e-2))
+    batch = window_of(20, 4)
+
+    def error() -> float:
+        with torch.no_grad():
+            return float(see(trainer.network, batch, 4, joint=True).points)
+
+    before, state = error(), {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    for _ in range(30):
+        trainer.train_step()
+    assert error() < before - 0.05
+    after = trainer.network.state_dict()
+    changed = {k.partition(".")[0] for k, v in after.items() if not torch.equal(v, state[k])}
+    assert {"patch_embed", "dec_blocks", "downstream_head1", "downstream_GS_head"} <= changed
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_resuming_equals_not_stopping(
+    config: GaussianTraining, tmp_path: Path, joint: bool
+) -> None:
+    config = replace(config, joint=joint, true_points=not joint)
     through = GaussianTrainer(replace(config, run=str(tmp_path / "through")))
     for _ in range(6):
         last = through.train_step()
@@ -125,6 +146,8 @@ def test_resuming_equals_not_stopping(config: GaussianTraining, tmp_path: Path) 
     for _ in range(3):
         resumed = second.train_step()
     assert resumed == last
+    with pytest.raises(TrainError, match="learns other weights"):
+        GaussianTrainer(replace(config, joint=not joint, true_points=joint))
 
 
 def test_heads_begin_as_round_gaussians_of_half_a_pixel(
@@ -200,6 +223,8 @@ def test_rooms_that_do_not_fit_are_refused(config: GaussianTraining) -> None:
         replace(config, held_out=0)
     with pytest.raises(TrainError, match=r"min_views 4 must be 0 or in \[2, 3\]"):
         replace(config, min_views=4)
+    with pytest.raises(TrainError, match="leave out one"):
+        replace(config, joint=True, true_points=True)
 
 
 def test_the_command_trains(

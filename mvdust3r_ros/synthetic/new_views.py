@@ -29,7 +29,6 @@ from mvdust3r_ros.datatypes import (
     MvDust3rError,
     View,
     WindowPrediction,
-    is_point,
 )
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.geometry import backproject, invert_se3
@@ -246,7 +245,8 @@ def scene_of(prediction: WindowPrediction, inputs: Sequence[View], path: int = 0
     """Gaussians of a prediction, or round ones at its points, coloured by the pixels.
 
     They are in the frame of the path's reference and in true units: as in the published
-    evaluation, the mean distance of the points is fitted to the truth, and nothing else.
+    evaluation, the mean distance of the points is fitted to the truth, and nothing else; all
+    finite points count, however unsure.
 
     Args:
         prediction: of the inputs, in their order.
@@ -257,9 +257,8 @@ def scene_of(prediction: WindowPrediction, inputs: Sequence[View], path: int = 0
         NewViewError: a view lacks its exact depth, intrinsics or pose, or no pixel has both a
             point and a true depth.
     """
-    points, conf = prediction.points[path], prediction.conf[path]
-    there = is_point(conf) & np.isfinite(points).all(-1)
-    points = points.astype(np.float64)
+    points = prediction.points[path].astype(np.float64)
+    there = np.isfinite(points).all(-1)
     truth, known = true_points(inputs, prediction.references[path])
     factor = _scale(points, truth, known & there)
     if prediction.gaussians is not None:
@@ -337,7 +336,7 @@ def _error(prediction: WindowPrediction, inputs: Sequence[View], path: int) -> f
     """Mean distance from the truth over the truth's mean distance, scale fitted."""
     points = prediction.points[path].astype(np.float64)
     truth, known = true_points(inputs, prediction.references[path])
-    known &= is_point(prediction.conf[path]) & np.isfinite(points).all(-1)
+    known &= np.isfinite(points).all(-1)
     apart = points[known] * _scale(points, truth, known) - truth[known]
     return float(
         np.linalg.norm(apart, axis=-1).mean() / np.linalg.norm(truth[known], axis=-1).mean()

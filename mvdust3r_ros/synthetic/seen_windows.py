@@ -25,7 +25,11 @@ from mvdust3r_ros.model.heads import Gaussians, finished, size_limits
 from mvdust3r_ros.model.network import Network, exchange, slot_order
 from mvdust3r_ros.model.splatting import Gaussians3d, RenderOptions, render
 from mvdust3r_ros.synthetic.dataset import Batch
+from mvdust3r_ros.synthetic.losses import confidence_loss
 from mvdust3r_ros.synthetic.new_views import BLUR_PX2
+
+CONFIDENCE_ALPHA = 0.2
+"""Weight of the confidences' logarithm, as in the published training (DUSt3R, eq. 4)."""
 
 
 class Seen(NamedTuple):
@@ -35,14 +39,21 @@ class Seen(NamedTuple):
         gaussians: one a pixel, in the frame of the first view, coloured by the pixels.
         excess: mean squared excess of the sizes over the range that is rendered, in units of the
             window's mean distance.
+        points: loss of the pointmaps; 0 where they do not learn.
     """
 
     gaussians: Gaussians3d
     excess: Tensor
+    points: Tensor
 
 
 def see(
-    network: Network, batch: Batch, views: int, true_points: bool = False, n_ref: int = 1
+    network: Network,
+    batch: Batch,
+    views: int,
+    true_points: bool = False,
+    n_ref: int = 1,
+    joint: bool = False,
 ) -> Seen:
     """What a network makes of the first views of a batch of one window, in true units.
 
@@ -52,8 +63,10 @@ def see(
         views: input views, which come first.
         true_points: whether true pointmaps take the place of the network's.
         n_ref: reference paths to run, at most `views`; the first one's points are taken.
+        joint: whether all of the network learns, rather than its heads alone.
     """
-    decoded, points = predicted(network, batch, views, n_ref)
+    with torch.set_grad_enabled(joint and torch.is_grad_enabled()):
+        decoded, points, conf = predicted(network, batch, views, n_ref)
     order = slot_order(1, views).to(points.device)
     raw = Gaussians(*(exchange(g, order)[0, 0] for g in network.gaussians(decoded)))
     truth = batch.points(0)[0, :views]
@@ -70,19 +83,26 @@ def see(
         placed.reshape(-1, 3), made.scale.reshape(-1, 3), made.rotation.reshape(-1, 4),
         made.opacity.reshape(-1), rgb.reshape(-1, 3),
     )  # fmt: skip
-    return Seen(gaussians, (outside / true_distance).square().mean())
+    excess = (outside / true_distance).square().mean()
+    if not joint:
+        return Seen(gaussians, excess, torch.zeros_like(excess))
+    found, target = (p[None] for p in (points, truth))
+    loss, _ = confidence_loss(found, conf[None], target, CONFIDENCE_ALPHA, normalized=True)
+    return Seen(gaussians, excess, loss)
 
 
-@torch.no_grad()
-def predicted(network: Network, batch: Batch, views: int, n_ref: int = 1) -> tuple[Tensor, Tensor]:
-    """Decoder tokens (1, 1, V, S, D) and points (V, H, W, 3) of input views; they do not learn."""
+def predicted(
+    network: Network, batch: Batch, views: int, n_ref: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decoder tokens (1, 1, V, S, D), points (V, H, W, 3) and confidences of input views."""
     images = batch.images[:, :views]
     known = batch.K[:, None, (0, 1, 0, 1), (0, 1, 2, 2)].expand(-1, views, -1)
     order = slot_order(min(n_ref, views), views).to(images.device)
     tokens = network.encode(images.flatten(0, 1), known.flatten(0, 1))
     decoded = network.decode(tokens.unflatten(0, (1, views)), order, paths=1)
     maps = network.point_maps(decoded, images, order[:1])
-    return decoded, exchange(maps.points, order[:1])[0, 0]
+    points, conf = (exchange(part, order[:1])[0, 0] for part in maps)
+    return decoded, points, conf
 
 
 def image_of(gaussians: Gaussians3d, batch: Batch, view: int) -> Tensor:

@@ -58,6 +58,8 @@ HEADS = "downstream_GS_head."
 FIRST_SIZE_PX, FIRST_LOGIT = 0.5, 2.0
 """Gaussians begin round, so large that neighbours overlap, and with an opacity of 0.88: near to
 opaque points, and yet what lies behind learns."""
+JOINT_LR_SHARE = 0.05
+"""Learning rate of what is trained already over that of the heads, which begin anew."""
 Report = Callable[[dict[str, float]], None]
 
 
@@ -79,6 +81,7 @@ class GaussianTraining:
         lr: largest learning rate.
         true_points: whether the Gaussians lie on the true pointmaps, so that only their shapes
             are learnt.
+        joint: whether the pointmaps learn as well, from the rendered images and the true points.
         device: "cpu" or "cuda".
         seed: of every draw.
         measure_minutes: between measurements on held-out rooms; there is one at the end as well.
@@ -98,6 +101,7 @@ class GaussianTraining:
     hidden: int = 0
     lr: float = 2e-3
     true_points: bool = False
+    joint: bool = False
     device: str = "cpu"
     seed: int = 0
     measure_minutes: float = 10.0
@@ -113,6 +117,8 @@ class GaussianTraining:
             )
         if self.min_views and not 2 <= self.min_views <= self.views:
             raise TrainError(f"min_views {self.min_views} must be 0 or in [2, {self.views}]")
+        if self.joint and self.true_points:
+            raise TrainError("pointmaps do not learn where the true ones are taken: leave out one")
 
     def learning_rate(self, step: int) -> float:
         """A short rise, then half a cosine down to a fiftieth."""
@@ -207,17 +213,24 @@ class GaussianTrainer:
                 f"{self.network.config.image_hw[1]}x{self.network.config.image_hw[0]}"
             )
         self.device = torch.device(config.device)
-        self.network.to(self.device).requires_grad_(False)
+        self.network.to(self.device).requires_grad_(config.joint)
         assert self.network.downstream_GS_head is not None
-        self.heads = self.network.downstream_GS_head.requires_grad_()
-        self.optimizer = torch.optim.AdamW(self.heads.parameters(), lr=config.lr, weight_decay=0.0)
+        heads = list(self.network.downstream_GS_head.requires_grad_().parameters())
+        groups = [{"params": heads, "share": 1.0}]
+        if config.joint:
+            own = {id(p) for p in heads}
+            rest = [p for p in self.network.parameters() if id(p) not in own]
+            groups.append({"params": rest, "share": JOINT_LR_SHARE})
+        self.learnt = self.network if config.joint else self.network.downstream_GS_head
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0)
         self.step, self.seconds = 0, 0.0
         if self.checkpoint.exists():
             self._resume()
         elif new:
             batch, n_ref = self._batch()
             views = batch.images.shape[1] - config.held_out
-            points = predicted(self.network, batch, views, n_ref)[1]
+            with torch.no_grad():
+                points = predicted(self.network, batch, views, n_ref)[1]
             begin_heads(self.network, float(points.norm(dim=-1).mean()))
 
     @property
@@ -237,8 +250,8 @@ class GaussianTrainer:
         count = batch.images.shape[1]
         views = count - config.held_out
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate(self.step)
-        seen = see(self.network, batch, views, config.true_points, n_ref)
+            group["lr"] = config.learning_rate(self.step) * group["share"]
+        seen = see(self.network, batch, views, config.true_points, n_ref, config.joint)
         rendered = min(config.rendered, views)
         # views come in random order: the last ones are any
         shown = [*range(views, count), *range(views - rendered, views)]
@@ -247,16 +260,17 @@ class GaussianTrainer:
             for view in shown
         ]
         new = torch.stack(errors[: config.held_out]).mean()
-        total = torch.stack(errors).mean() + seen.excess
+        total = torch.stack(errors).mean() + seen.excess + seen.points
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.heads.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.learnt.parameters(), 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
         return {
             "loss": float(total.detach()),
             "excess": float(seen.excess.detach()),
+            "points": float(seen.points.detach()),
             "new_view_psnr": -10 * math.log10(float(new.detach())),
         }
 
@@ -309,7 +323,8 @@ class GaussianTrainer:
     def save(self) -> None:
         """Write the checkpoint, all or nothing, and the network's weights."""
         state = {
-            "heads": self.heads.state_dict(),
+            "joint": self.config.joint,
+            "learnt": self.learnt.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
@@ -325,7 +340,9 @@ class GaussianTrainer:
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.heads.load_state_dict(state["heads"])
+        if state["joint"] != self.config.joint:
+            raise TrainError(f"{self.checkpoint} is of a run that learns other weights (joint)")
+        self.learnt.load_state_dict(state["learnt"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
