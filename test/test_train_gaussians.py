@@ -121,9 +121,9 @@ def test_joint_training_improves_the_pointmaps_too(config: GaussianTraining) -> 
             return float(see(trainer.network, batch, 4, joint=True).points)
 
     before, state = error(), {k: v.clone() for k, v in trainer.network.state_dict().items()}
-    for _ in range(30):
+    for _ in range(15):
         trainer.train_step()
-    assert error() < before - 0.05
+    assert error() < before - 0.02
     after = trainer.network.state_dict()
     changed = {k.partition(".")[0] for k, v in after.items() if not torch.equal(v, state[k])}
     assert {"patch_embed", "dec_blocks", "downstream_head1", "downstream_GS_head"} <= changed
