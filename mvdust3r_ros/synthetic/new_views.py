@@ -149,6 +149,7 @@ def measure_new_views(
     oracle: bool = True,
     points_too: bool = False,
     references_first: bool = False,
+    device: str = "cpu",
     show: Show = lambda *_: None,
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> NewViewResults:
@@ -168,6 +169,7 @@ def measure_new_views(
         points_too: whether to score an engine with Gaussians as coloured points as well.
         references_first: whether inputs come with the references first, as in published lists;
             otherwise `order_views` chooses them.
+        device: that renders.
         show: called with each image.
         report: called with the numbers of finished and of all windows.
 
@@ -186,7 +188,7 @@ def measure_new_views(
                 if points_too and prediction.gaussians is not None:
                     kinds[row._replace(as_points=True)] = replace(prediction, gaussians=None)
                 for name, kind in kinds.items():
-                    images = new_views(kind, window, path)
+                    images = new_views(kind, window, path, device)
                     truths = [view.image_rgb / 255 for view in window.held_out]
                     rows.setdefault(name, []).append(image_scores(images, truths, lpips))
                     for image, truth in zip(images, truths, strict=True):
@@ -216,7 +218,7 @@ def mean_scores(scores: Sequence[NewViewScores]) -> NewViewScores:
 
 @torch.no_grad()
 def new_views(
-    prediction: WindowPrediction, window: NewViewWindow, path: int = 0
+    prediction: WindowPrediction, window: NewViewWindow, path: int = 0, device: str = "cpu"
 ) -> list[FloatArray]:
     """Images (H, W, 3) in [0, 1] of a prediction in the held-out views.
 
@@ -224,20 +226,21 @@ def new_views(
         prediction: of the inputs, in their order.
         window: inputs and held-out views.
         path: reference path to take.
+        device: that renders.
 
     Raises:
         NewViewError: a view lacks its exact depth, intrinsics or pose.
     """
-    scene = scene_of(prediction, window.inputs, path)
+    scene = Gaussians3d(*(t.to(device) for t in scene_of(prediction, window.inputs, path)))
     T_ref_world = invert_se3(_pose(window.inputs[prediction.references[path]]))
     options = RenderOptions(blur_px2=BLUR_PX2)
     images = []
     for view in window.held_out:
         T_cam_ref = invert_se3(T_ref_world @ _pose(view))
-        K, T = (torch.from_numpy(m).float() for m in (_intrinsics(view), T_cam_ref))
+        K, T = (torch.from_numpy(m).float().to(device) for m in (_intrinsics(view), T_cam_ref))
         hw = (view.image_rgb.shape[0], view.image_rgb.shape[1])
         image = render(scene, K, T, hw, options).rgb.double().clamp(0, 1)
-        images.append(np.asarray(image.numpy()))
+        images.append(np.asarray(image.cpu().numpy()))
     return images
 
 

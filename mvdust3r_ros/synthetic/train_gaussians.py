@@ -363,8 +363,9 @@ class GaussianTrainer:
                 shown[seed, name], shown[seed, None] = image, truth  # noqa: B023 - called at once
 
             made = measure_new_views(
-                engine, rooms, seeds, [views], oracle=False, points_too=True, show=show
-            )[views]
+                engine, rooms, seeds, [views], oracle=False, points_too=True,
+                device=config.device, show=show,
+            )[views]  # fmt: skip
             for prefix, name in (("", row), ("points_", points)):
                 mean = mean_scores(made[name])
                 values[f"{prefix}psnr_{views}"] = mean.psnr_db
