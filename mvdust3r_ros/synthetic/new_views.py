@@ -44,8 +44,6 @@ POINT_SIZE_PX = 0.5
 HELD_OUT_SHARE = 4
 """One held-out view for so many input views: 1, 3 and 6 for 4, 12 and 24, as in the paper's tests
 with 30 views of which 24 are inputs."""
-FIRST_HELD_OUT = 24
-"""In the paper's tuples of 30 views, held-out ones begin here, whatever the number of inputs."""
 REFERENCES = 4
 """Views that `order_views` puts first, and that an oracle chooses from."""
 WITHOUT_REFERENCE = ("dust3r", "spann3r", "colmap")
@@ -124,17 +122,6 @@ def held_out_between(windows: Windows) -> NewViewWindows:
         apart = [int((k + 0.5) * step) for k in range(count)]
         inputs = [view for k, view in enumerate(every) if k not in apart]
         return NewViewWindow(inputs, [every[k] for k in apart])
-
-    return window
-
-
-def held_out_after(windows: Windows, first: int = FIRST_HELD_OUT) -> NewViewWindows:
-    """Windows whose inputs come first and whose held-out views begin at `first`: for tuples."""
-
-    def window(index: int, views: int) -> NewViewWindow:
-        begin = max(first, views)
-        every = windows(index, begin + held_out_count(views))
-        return NewViewWindow(every[:views], every[begin:])
 
     return window
 
