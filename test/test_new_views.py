@@ -195,6 +195,19 @@ def test_published_lists_keep_their_references() -> None:
     assert [next(i for i, v in enumerate(inputs) if v is f) for f in first] == [1, 0]
 
 
+@pytest.mark.parametrize(("backend", "first"), [("dust3r", 1), ("spann3r", 0), ("colmap", 0)])
+def test_what_has_no_reference_has_one_row(backend: str, first: int) -> None:
+    class Other(OracleEngine):
+        def describe(self) -> EngineInfo:
+            return replace(super().describe(), backend=backend, n_ref=2)
+
+        def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+            assert tokens[0].view is ROOMS(2, 4).inputs[first]
+            return super().decode(tokens, n_ref)
+
+    assert list(measure_new_views(Other(HW), ROOMS, [2], [4])[4]) == [NewViewRow()]
+
+
 def test_the_first_view_is_where_its_pixels_are() -> None:
     """A point of an input lies at its pixel: poses are not inverted, centres not shifted."""
     window = ROOMS(4, 4)
