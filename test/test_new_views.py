@@ -27,6 +27,7 @@ from mvdust3r_ros.datatypes import (
     FloatArray,
     PixelGaussians,
     View,
+    ViewPose,
     ViewTokens,
     WindowPrediction,
 )
@@ -134,6 +135,20 @@ def test_unsure_points_count_and_missing_ones_do_not() -> None:
     scene = scene_of(prediction, window.inputs)
     assert len(scene.means) == prediction.conf.size - HW[1]
     assert scene.means.isfinite().all()
+
+
+def test_views_without_a_pose_and_pixels_without_depth_have_no_points() -> None:
+    window = ROOMS(2, 4)
+    prediction = truth_of(window.inputs)
+    world = np.linalg.inv(window.inputs[0].T_odom_cam)  # type: ignore[arg-type]
+    poses = [ViewPose(world @ v.T_odom_cam, v.K, 1.0, 0.0) for v in window.inputs]
+    prediction.points[0, 1, :, 7] = poses[1].T_window_cam[:3, 3]
+    prediction.points[0, 3] = 0
+    made = replace(prediction, poses=(*poses[:3], None))
+    scene, whole = (scene_of(p, window.inputs) for p in (made, truth_of(window.inputs)))
+    assert len(scene.means) == 3 * HW[0] * HW[1] - HW[0]
+    size = HW[0] * HW[1]
+    np.testing.assert_allclose(scene.means[:size], whole.means[:size], rtol=1e-4, atol=1e-5)
 
 
 def test_unknown_depth_is_no_part_of_the_scale() -> None:

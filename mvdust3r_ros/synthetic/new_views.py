@@ -41,6 +41,8 @@ BLUR_PX2 = 0.1
 POINT_SIZE_PX = 0.5
 """Of coloured points, in their own view: neighbours overlap. The published code gives DUSt3R's
 0.45 pixels of a camera as long as its image is wide, which leaves gaps with wider ones."""
+LEAST_DEPTH = 1e-4
+"""Of the median distance: nearer points are of pixels without depth, up to float32."""
 HELD_OUT_SHARE = 4
 """One held-out view for so many input views: 1, 3 and 6 for 4, 12 and 24, as in the paper's tests
 with 30 views of which 24 are inputs."""
@@ -236,7 +238,7 @@ def scene_of(prediction: WindowPrediction, inputs: Sequence[View], path: int = 0
 
     They are in the frame of the path's reference and in true units: as in the published
     evaluation, the mean distance of the points is fitted to the truth, and nothing else; all
-    finite points count, however unsure.
+    points count, however unsure.
 
     Args:
         prediction: of the inputs, in their order.
@@ -248,7 +250,7 @@ def scene_of(prediction: WindowPrediction, inputs: Sequence[View], path: int = 0
             point and a true depth.
     """
     points = prediction.points[path].astype(np.float64)
-    there = np.isfinite(points).all(-1)
+    there = _there(prediction, path)
     truth, known = true_points(inputs, prediction.references[path])
     factor = _scale(points, truth, known & there)
     if prediction.gaussians is not None:
@@ -326,11 +328,25 @@ def _error(prediction: WindowPrediction, inputs: Sequence[View], path: int) -> f
     """Mean distance from the truth over the truth's mean distance, scale fitted."""
     points = prediction.points[path].astype(np.float64)
     truth, known = true_points(inputs, prediction.references[path])
-    known &= np.isfinite(points).all(-1)
+    known &= _there(prediction, path)
     apart = points[known] * _scale(points, truth, known) - truth[known]
     return float(
         np.linalg.norm(apart, axis=-1).mean() / np.linalg.norm(truth[known], axis=-1).mean()
     )
+
+
+def _there(prediction: WindowPrediction, path: int) -> BoolArray:
+    """Mask (V, H, W) of the points there are: finite, of a placed view, not in its own camera."""
+    points = prediction.points[path]
+    there = np.isfinite(points).all(-1)
+    if path == 0:  # whose frame the poses are in
+        for view, pose in enumerate(prediction.poses or ()):
+            if pose is None:
+                there[view] = False
+                continue
+            apart = np.linalg.norm(points[view] - pose.T_window_cam[:3, 3], axis=-1)
+            there[view] &= apart > LEAST_DEPTH * np.median(apart)
+    return np.asarray(there)
 
 
 def _scale(points: FloatArray, truth: FloatArray, known: BoolArray) -> float:
