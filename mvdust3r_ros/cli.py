@@ -223,11 +223,18 @@ def _add_train_gaussians(commands: Commands) -> None:
     train.add_argument("--steps", type=int, default=4000, help="steps (default %(default)s)")
     train.add_argument("--views", type=int, default=8, help="input views (default %(default)s)")
     train.add_argument(
+        "--min-views", type=int, default=0, metavar="N",
+        help="draw the number of input views between this and --views; 0: always --views",
+    )  # fmt: skip
+    train.add_argument(
         "--held-out", type=int, default=2, metavar="N",
         help="views that are rendered but not seen (default %(default)s)",
     )  # fmt: skip
     train.add_argument(
         "--true-points", action="store_true", help="learn shapes alone, on the true points"
+    )
+    train.add_argument(
+        "--joint", action="store_true", help="train the pointmaps as well, not the heads alone"
     )
     train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     train.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: never")
@@ -240,7 +247,8 @@ def _train_gaussians(args: argparse.Namespace) -> int:
 
     config = GaussianTraining(
         str(args.weights), str(args.rooms), str(args.folder), args.steps, args.views,
-        args.held_out, true_points=args.true_points, device=args.device,
+        args.min_views, args.held_out, true_points=args.true_points, joint=args.joint,
+        device=args.device,
     )  # fmt: skip
 
     def report(point: dict[str, float]) -> None:

@@ -20,9 +20,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 import torch
 
@@ -33,15 +33,8 @@ from mvdust3r_ros.model.config import NetworkConfig
 from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.model.weights import Checkpoint, save_checkpoint
 from mvdust3r_ros.synthetic import dataset, train_gaussians
-from mvdust3r_ros.synthetic.dataset import make_window, write_shard
-from mvdust3r_ros.synthetic.new_views import (
-    as_points,
-    held_out_window,
-    image_of,
-    measure_new_views,
-    see,
-    true_image,
-)
+from mvdust3r_ros.synthetic.dataset import Batch, collate, make_window, write_shard
+from mvdust3r_ros.synthetic.seen_windows import Seen, image_of, see, true_image
 from mvdust3r_ros.synthetic.train import Trainer
 from mvdust3r_ros.synthetic.train_config import TrainConfig, TrainError
 from mvdust3r_ros.synthetic.train_gaussians import (
@@ -94,11 +87,15 @@ def config(rooms: Path, weights: Path, tmp_path: Path) -> GaussianTraining:
     )  # fmt: skip
 
 
+def window_of(seed: int, views: int) -> Batch:
+    return collate([make_window(seed, views, TINY.image_hw)])
+
+
 def new_view_error(trainer: GaussianTrainer, seeds: range) -> float:
     errors = []
     with torch.no_grad():
         for seed in seeds:
-            batch = held_out_window(seed, 4, TINY.image_hw)
+            batch = window_of(seed, 5)
             gaussians = see(trainer.network, batch, 4, true_points=True).gaussians
             errors.append((image_of(gaussians, batch, 4) - true_image(batch, 4)).square().mean())
     return float(torch.stack(errors).mean())
@@ -115,7 +112,28 @@ def test_new_views_get_better_and_the_rest_of_the_network_stays(config: Gaussian
     assert changed and all(k.startswith("downstream_GS_head.") for k in changed)
 
 
-def test_resuming_equals_not_stopping(config: GaussianTraining, tmp_path: Path) -> None:
+def test_joint_training_improves_the_pointmaps_too(config: GaussianTraining) -> None:
+    trainer = GaussianTrainer(replace(config, joint=True, true_points=False, lr=2e-2))
+    batch = window_of(20, 4)
+
+    def error() -> float:
+        with torch.no_grad():
+            return float(see(trainer.network, batch, 4, joint=True).points)
+
+    before, state = error(), {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    for _ in range(15):
+        trainer.train_step()
+    assert error() < before - 0.02
+    after = trainer.network.state_dict()
+    changed = {k.partition(".")[0] for k, v in after.items() if not torch.equal(v, state[k])}
+    assert {"patch_embed", "dec_blocks", "downstream_head1", "downstream_GS_head"} <= changed
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_resuming_equals_not_stopping(
+    config: GaussianTraining, tmp_path: Path, joint: bool
+) -> None:
+    config = replace(config, joint=joint, true_points=not joint)
     through = GaussianTrainer(replace(config, run=str(tmp_path / "through")))
     for _ in range(6):
         last = through.train_step()
@@ -128,13 +146,15 @@ def test_resuming_equals_not_stopping(config: GaussianTraining, tmp_path: Path) 
     for _ in range(3):
         resumed = second.train_step()
     assert resumed == last
+    with pytest.raises(TrainError, match="learns other weights"):
+        GaussianTrainer(replace(config, joint=not joint, true_points=joint))
 
 
 def test_heads_begin_as_round_gaussians_of_half_a_pixel(
     config: GaussianTraining,
 ) -> None:
     trainer = GaussianTrainer(config)
-    batch = held_out_window(20, 4, TINY.image_hw)
+    batch = window_of(20, 4)
     with torch.no_grad():
         made = see(trainer.network, batch, 4).gaussians
     unit = made.means.norm(dim=-1).mean() / 32
@@ -143,33 +163,6 @@ def test_heads_begin_as_round_gaussians_of_half_a_pixel(
     assert float(made.opacity.logit().mean()) == pytest.approx(2.0, rel=0.3)
     identity = torch.tensor([1.0, 0, 0, 0]).expand_as(made.rotation)
     torch.testing.assert_close(made.rotation, identity)
-
-
-def test_true_points_show_what_was_seen_and_some_of_what_was_not(weights: Path) -> None:
-    """Share of the image's variance that coloured points leave; a held-out view has new parts."""
-    network = with_heads(weights, 8)[0]
-    left: dict[bool, list[float]] = {False: [], True: []}
-    for seed in range(9_000_000, 9_000_004):
-        batch = held_out_window(seed, 4, (32, 32))
-        with torch.no_grad():
-            gaussians = see(network, batch, 4, true_points=True).gaussians
-        points = as_points(gaussians, batch, 4)
-        for view in range(5):
-            truth = true_image(batch, view)
-            error = (image_of(points, batch, view) - truth).square().mean()
-            left[view == 4].append(float(error / (truth - truth.mean((0, 1))).square().mean()))
-    assert np.median(left[False]) < 0.3
-    assert np.median(left[True]) < 0.6
-
-
-def test_held_out_views_are_between_the_inputs() -> None:
-    batch = held_out_window(5, 8, (32, 32))
-    window = make_window(5, 10, (32, 32))
-    assert batch.images.shape[1] == 10
-    stored = [int(np.argmin([np.abs(w - g).sum() for w in window.rgb.astype(float)]))
-              for g in ((batch.images[0].permute(0, 2, 3, 1) + 1) * 127.5).numpy()]  # fmt: skip
-    assert sorted(stored) == list(range(10))
-    assert stored[8:] == [2, 7] and stored[0] in (4, 5)
 
 
 def test_a_run_leaves_weights_that_an_engine_takes(
@@ -207,11 +200,20 @@ def test_a_run_of_the_room_model_can_be_gone_on_with(config: GaussianTraining) -
         assert torch.equal(network.state_dict()[name], value)
 
 
-def test_figures_are_of_rendered_images(weights: Path) -> None:
-    network = with_heads(weights, 8)[0]
-    made = measure_new_views(network, range(20, 22), 4, true_points=True)
-    assert made.points_psnr_db > 10 and 0 < made.points_ssim < 1
-    assert made.picture.shape == (64, 96, 3)
+def test_steps_have_as_many_input_views_as_they_draw(
+    config: GaussianTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = set()
+
+    def drawn(network: Network, batch: Batch, views: int, *rest: Any) -> Seen:
+        counts.add((views, batch.images.shape[1]))
+        return see(network, batch, views, *rest)
+
+    monkeypatch.setattr(train_gaussians, "see", drawn)
+    trainer = GaussianTrainer(replace(config, min_views=2, views=4))
+    for _ in range(12):
+        trainer.train_step()
+    assert counts == {(2, 3), (3, 4), (4, 5)}
 
 
 def test_rooms_that_do_not_fit_are_refused(config: GaussianTraining) -> None:
@@ -219,6 +221,10 @@ def test_rooms_that_do_not_fit_are_refused(config: GaussianTraining) -> None:
         GaussianTrainer(replace(config, views=7))
     with pytest.raises(TrainError, match="must be at least 1, 2 and 1"):
         replace(config, held_out=0)
+    with pytest.raises(TrainError, match=r"min_views 4 must be 0 or in \[2, 3\]"):
+        replace(config, min_views=4)
+    with pytest.raises(TrainError, match="leave out one"):
+        replace(config, joint=True, true_points=True)
 
 
 def test_the_command_trains(

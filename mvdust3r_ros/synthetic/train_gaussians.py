@@ -33,20 +33,22 @@ import cv2
 import numpy as np
 import torch
 
+from mvdust3r_ros.datatypes import FloatArray
+from mvdust3r_ros.engines.torch_engine import TorchEngine, TorchOptions, manifest_of
 from mvdust3r_ros.model.config import config_from_dict
 from mvdust3r_ros.model.heads import GAUSSIAN_SCALE, GaussianHead
 from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.model.weights import Checkpoint, network_from_state, read_checkpoint
 from mvdust3r_ros.model.weights import save_checkpoint as write_weights
-from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, draw_batch
+from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, draw_batch, exact_views
 from mvdust3r_ros.synthetic.new_views import (
-    image_of,
+    NewViewRow,
+    held_out_between,
+    mean_scores,
     measure_new_views,
-    predicted,
-    see,
-    true_image,
 )
 from mvdust3r_ros.synthetic.release import LICENCE
+from mvdust3r_ros.synthetic.seen_windows import image_of, predicted, see, true_image
 from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainError
 
 SAVE_EVERY = 50
@@ -56,6 +58,8 @@ HEADS = "downstream_GS_head."
 FIRST_SIZE_PX, FIRST_LOGIT = 0.5, 2.0
 """Gaussians begin round, so large that neighbours overlap, and with an opacity of 0.88: near to
 opaque points, and yet what lies behind learns."""
+JOINT_LR_SHARE = 0.05
+"""Learning rate of what is trained already over that of the heads, which begin anew."""
 Report = Callable[[dict[str, float]], None]
 
 
@@ -69,13 +73,15 @@ class GaussianTraining:
         rooms: folder made by `synth rooms`, views of the network's size.
         run: folder of the checkpoint, the learning curve, pictures and the weights.
         steps: length of the run.
-        views: input views of a step's window.
+        views: most input views of a step's window.
+        min_views: fewest input views, drawn anew in each step; 0 for always `views`.
         held_out: views of a window that are rendered but not seen.
         rendered: input views that are rendered as well.
         hidden: hidden width of heads that begin anew; 0 for the decoder's width.
         lr: largest learning rate.
         true_points: whether the Gaussians lie on the true pointmaps, so that only their shapes
             are learnt.
+        joint: whether the pointmaps learn as well, from the rendered images and the true points.
         device: "cpu" or "cuda".
         seed: of every draw.
         measure_minutes: between measurements on held-out rooms; there is one at the end as well.
@@ -89,11 +95,13 @@ class GaussianTraining:
     run: str
     steps: int = 4000
     views: int = 8
+    min_views: int = 0
     held_out: int = 2
     rendered: int = 2
     hidden: int = 0
     lr: float = 2e-3
     true_points: bool = False
+    joint: bool = False
     device: str = "cpu"
     seed: int = 0
     measure_minutes: float = 10.0
@@ -107,6 +115,10 @@ class GaussianTraining:
                 f"steps {self.steps}, views {self.views} and held_out {self.held_out} must be at "
                 "least 1, 2 and 1"
             )
+        if self.min_views and not 2 <= self.min_views <= self.views:
+            raise TrainError(f"min_views {self.min_views} must be 0 or in [2, {self.views}]")
+        if self.joint and self.true_points:
+            raise TrainError("pointmaps do not learn where the true ones are taken: leave out one")
 
     def learning_rate(self, step: int) -> float:
         """A short rise, then half a cosine down to a fiftieth."""
@@ -201,15 +213,24 @@ class GaussianTrainer:
                 f"{self.network.config.image_hw[1]}x{self.network.config.image_hw[0]}"
             )
         self.device = torch.device(config.device)
-        self.network.to(self.device).requires_grad_(False)
+        self.network.to(self.device).requires_grad_(config.joint)
         assert self.network.downstream_GS_head is not None
-        self.heads = self.network.downstream_GS_head.requires_grad_()
-        self.optimizer = torch.optim.AdamW(self.heads.parameters(), lr=config.lr, weight_decay=0.0)
+        heads = list(self.network.downstream_GS_head.requires_grad_().parameters())
+        groups = [{"params": heads, "share": 1.0}]
+        if config.joint:
+            own = {id(p) for p in heads}
+            rest = [p for p in self.network.parameters() if id(p) not in own]
+            groups.append({"params": rest, "share": JOINT_LR_SHARE})
+        self.learnt = self.network if config.joint else self.network.downstream_GS_head
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0)
         self.step, self.seconds = 0, 0.0
         if self.checkpoint.exists():
             self._resume()
         elif new:
-            points = predicted(self.network, self._batch(), config.views)[1]
+            batch, n_ref = self._batch()
+            views = batch.images.shape[1] - config.held_out
+            with torch.no_grad():
+                points = predicted(self.network, batch, views, n_ref)[1]
             begin_heads(self.network, float(points.norm(dim=-1).mean()))
 
     @property
@@ -225,37 +246,43 @@ class GaussianTrainer:
     def train_step(self) -> dict[str, float]:
         """One step down; returns its losses."""
         config = self.config
-        batch, count = self._batch(), config.views + config.held_out
+        batch, n_ref = self._batch()
+        count = batch.images.shape[1]
+        views = count - config.held_out
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate(self.step)
-        seen = see(self.network, batch, config.views, config.true_points)
-        rendered = min(config.rendered, config.views)
+            group["lr"] = config.learning_rate(self.step) * group["share"]
+        seen = see(self.network, batch, views, config.true_points, n_ref, config.joint)
+        rendered = min(config.rendered, views)
         # views come in random order: the last ones are any
-        shown = [*range(config.views, count), *range(config.views - rendered, config.views)]
+        shown = [*range(views, count), *range(views - rendered, views)]
         errors = [
             (image_of(seen.gaussians, batch, view) - true_image(batch, view)).square().mean()
             for view in shown
         ]
         new = torch.stack(errors[: config.held_out]).mean()
-        total = torch.stack(errors).mean() + seen.excess
+        total = torch.stack(errors).mean() + seen.excess + seen.points
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.heads.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.learnt.parameters(), 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
         return {
             "loss": float(total.detach()),
             "excess": float(seen.excess.detach()),
+            "points": float(seen.points.detach()),
             "new_view_psnr": -10 * math.log10(float(new.detach())),
         }
 
-    def _batch(self) -> Batch:
+    def _batch(self) -> tuple[Batch, int]:
+        """A step's window, and the reference paths to run: one, or all that the network takes."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.step, 17])
-        count = config.views + config.held_out
+        views = int(rng.integers(config.min_views or config.views, config.views + 1))
+        n_ref = int(rng.choice((1, self.network.config.n_ref)))
+        count = views + config.held_out
         batch = draw_batch(rng, self.shards, len(self.shards), 1, count, disturb=False)
-        return batch.to(self.device)
+        return batch.to(self.device), n_ref
 
     def run(
         self,
@@ -296,7 +323,8 @@ class GaussianTrainer:
     def save(self) -> None:
         """Write the checkpoint, all or nothing, and the network's weights."""
         state = {
-            "heads": self.heads.state_dict(),
+            "joint": self.config.joint,
+            "learnt": self.learnt.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
@@ -312,23 +340,40 @@ class GaussianTrainer:
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.heads.load_state_dict(state["heads"])
+        if state["joint"] != self.config.joint:
+            raise TrainError(f"{self.checkpoint} is of a run that learns other weights (joint)")
+        self.learnt.load_state_dict(state["learnt"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def _measure(self) -> dict[str, float]:
-        """Figures on held-out rooms, and a picture of the first of them."""
+        """Figures on held-out rooms, and a picture of each: truth, Gaussians, coloured points."""
         config, values = self.config, dict[str, float]()
         seeds = range(config.measured_seed, config.measured_seed + config.measured_rooms)
+        hw = self.network.config.image_hw
+        options = TorchOptions(config.device, "fp32", gaussians=True)
+        engine = TorchEngine(self.network, manifest_of(self.network, "gaussians"), options)
+        row = NewViewRow(joined=self.network.config.n_ref > 1)
+        points = row._replace(as_points=True)
+        rooms = held_out_between(lambda seed, views: exact_views(seed, views, hw))
         for views in config.measured_views:
-            made = measure_new_views(self.network, seeds, views, config.true_points)
-            figures = {
-                "psnr": made.psnr_db, "ssim": made.ssim,
-                "points_psnr": made.points_psnr_db, "points_ssim": made.points_ssim,
-            }  # fmt: skip
-            values |= {f"{name}_{views}": value for name, value in figures.items()}
-            name = self.folder / f"new_views_{views}_{self.step:06d}.png"
-            cv2.imwrite(str(name), made.picture[..., ::-1])
+            shown: dict[tuple[int, NewViewRow | None], FloatArray] = {}
+
+            def show(seed: int, name: NewViewRow, image: FloatArray, truth: FloatArray) -> None:
+                shown[seed, name], shown[seed, None] = image, truth  # noqa: B023 - called at once
+
+            made = measure_new_views(
+                engine, rooms, seeds, [views], oracle=False, points_too=True,
+                device=config.device, show=show,
+            )[views]  # fmt: skip
+            for prefix, name in (("", row), ("points_", points)):
+                mean = mean_scores(made[name])
+                values[f"{prefix}psnr_{views}"] = mean.psnr_db
+                values[f"{prefix}ssim_{views}"] = mean.ssim
+            columns = (None, row, points)
+            picture = np.vstack([np.hstack([shown[seed, c] for c in columns]) for seed in seeds])
+            path = self.folder / f"new_views_{views}_{self.step:06d}.png"
+            cv2.imwrite(str(path), np.round(picture[..., ::-1] * 255))
         return self._log(values)
 
     def _log(self, values: dict[str, float]) -> dict[str, float]:
