@@ -33,6 +33,7 @@ from mvdust3r_ros.commands.command_line import (
     add_frames,
     add_old_name,
     bag_options,
+    evaluation_in_one_word,
     parse,
     progress,
     seeds,
@@ -44,7 +45,6 @@ from mvdust3r_ros.commands.setup import add_setup_python
 from mvdust3r_ros.commands.synthetic import (
     add_evaluate_apartments,
     add_evaluate_rooms,
-    synthetic_in_one_word,
 )
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.robot_python import explain_missing
@@ -374,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = build_parser()
     argcomplete.autocomplete(parser)
-    args = parse(parser, synthetic_in_one_word(sys.argv[1:] if argv is None else argv))
+    args = parse(parser, evaluation_in_one_word(sys.argv[1:] if argv is None else argv))
     run: Command = args.run
     try:
         with explain_missing():

@@ -26,8 +26,7 @@ from pathlib import Path
 import pytest
 
 from mvdust3r_ros.cli import build_parser, main
-from mvdust3r_ros.commands.command_line import progress
-from mvdust3r_ros.commands.synthetic import synthetic_in_one_word
+from mvdust3r_ros.commands.command_line import evaluation_in_one_word, progress
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -57,9 +56,7 @@ def test_help_shows_an_example_that_parses(prog: str) -> None:
     assert example is not None
     if "\n" not in example:
         words = example.partition("mvdust3r_ros ")[2].partition(">")[0].split()
-        if words[:2] in (["evaluate", "rooms"], ["evaluate", "apartments"]):
-            words[:2] = ["-".join(words[:2])]
-        build_parser().parse_args(words)
+        build_parser().parse_args(evaluation_in_one_word(words))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +72,7 @@ def test_help_shows_an_example_that_parses(prog: str) -> None:
 def test_an_old_name_does_the_same_with_a_warning(
     old: str, new: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [build_parser().parse_args(synthetic_in_one_word(w.split())) for w in (old, new)]
+    given = [build_parser().parse_args(evaluation_in_one_word(w.split())) for w in (old, new)]
     assert len({str({**vars(args), "parser": None}) for args in given}) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from mvdust3r_ros.recordings.bag import BagOptions
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+EVALUATIONS = {
+    "rooms": "evaluate-rooms",
+    "apartments": "evaluate-apartments",
+    "benchmark": "evaluate-benchmark",
+    "paper": "evaluate-paper",
+}
+"""Word after `evaluate` -> its command, which shell completion needs as a single word."""
 
 
 class HelpText(argparse.HelpFormatter):
@@ -109,6 +116,18 @@ def add_old_name(parser: argparse.ArgumentParser, old: str, new: argparse.Action
 def warn_renamed(old: str, new: str) -> None:
     """Warn on stderr that a command or an option was renamed."""
     sys.stderr.write(f"mvdust3r_ros: {old} is now {new}; the next release drops the old name\n")
+
+
+def evaluation_in_one_word(words: Sequence[str]) -> list[str]:
+    """Replace `evaluate rooms` and the like by their single-word commands."""
+    given = list(words)
+    for old in (["evaluate", "flats"], ["evaluate-flats"]):
+        if given[: len(old)] == old:
+            warn_renamed(" ".join(old), "evaluate apartments")
+            given[: len(old)] = ["evaluate", "apartments"]
+    if given[:1] == ["evaluate"] and given[1:2] and given[1] in EVALUATIONS:
+        given[:2] = [EVALUATIONS[given[1]]]
+    return given
 
 
 def number_list(text: str) -> list[int]:

@@ -214,7 +214,11 @@ def row_name(info: EngineInfo, joined: bool = False, oracle: bool = False) -> st
 
 
 def judge(
-    engine: Engine, views: list[View], seed: int, wanted: Container[str] | None = None
+    engine: Engine,
+    views: list[View],
+    seed: int,
+    wanted: Container[str] | None = None,
+    references_first: bool = False,
 ) -> Iterator[tuple[str, Case, WindowPrediction]]:
     """Score an engine on one window.
 
@@ -224,12 +228,14 @@ def judge(
 
     Args:
         engine: the engine to score.
-        views: of the window, in time order, with exact K, depth_m and T_odom_cam.
+        views: of the window, with exact K, depth_m and T_odom_cam, in time order.
         seed: of the window.
         wanted: rows to score, see `row_name`; None for all.
+        references_first: whether the views come in the order of a published list instead, with
+            the references first; otherwise `order_views` chooses them.
 
     Yields:
-        Name of the row, its case, and the prediction, whose views are in time order.
+        Name of the row, its case, and the prediction, whose views are in the order given.
 
     Raises:
         RoomsError: a view lacks depth, pose or intrinsics.
@@ -238,14 +244,18 @@ def judge(
     started = time.perf_counter()
     tokens = engine.encode(views if info.needs_truth else _blind(views))
     encoded = time.perf_counter() - started
+    as_given = tuple(range(len(views)))
     if info.backend in WITHOUT_REFERENCE:
-        in_time = info.backend in IN_TIME_ORDER
-        order = tuple(range(len(views))) if in_time else order_views(views, 1)
+        kept = references_first or info.backend in IN_TIME_ORDER
+        order = as_given if kept else order_views(views, 1)
         prediction, seconds = _decode(engine, tokens, order, 1)
         yield row_name(info), _case(seed, prediction, views, 0, encoded + seconds), prediction
         return
-    order = order_views(views, min(REFERENCES, len(views)))
-    yield from _one_reference(engine, views, seed, (tokens, encoded, order), wanted)
+    order, first = as_given, 0
+    if not references_first:
+        order = order_views(views, min(REFERENCES, len(views)))
+        first = order_views(views, 1)[0]
+    yield from _one_reference(engine, views, seed, (tokens, encoded, order, first), wanted)
     n_ref = min(info.n_ref, len(views))
     rows = (row_name(info, joined=True), row_name(info, joined=True, oracle=True))
     if n_ref > 1 and (wanted is None or any(row in wanted for row in rows)):
@@ -261,16 +271,16 @@ def _one_reference(
     engine: Engine,
     views: list[View],
     seed: int,
-    encoded: tuple[list[ViewTokens], float, tuple[int, ...]],
+    encoded: tuple[list[ViewTokens], float, tuple[int, ...], int],
     wanted: Container[str] | None,
 ) -> Iterator[tuple[str, Case, WindowPrediction]]:
-    """Yield the rows with one reference, from tokens, the time they took and an order."""
-    tokens, encode_s, order = encoded
+    """Yield the rows with one reference: tokens, seconds they took, order, first choice."""
+    tokens, encode_s, order, first = encoded
     rows = (row_name(engine.describe()), row_name(engine.describe(), oracle=True))
     plain, oracle = (wanted is None or row in wanted for row in rows)
     if not plain and not oracle:
         return
-    references = (order_views(views, 1)[0], *(order[:REFERENCES] if oracle else ()))
+    references = (first, *(order[:REFERENCES] if oracle else ()))
     single = []
     for reference in dict.fromkeys(references):
         one = (reference, *(i for i in order if i != reference))
