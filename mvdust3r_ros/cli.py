@@ -41,6 +41,7 @@ from mvdust3r_ros.commands.command_line import (
 )
 from mvdust3r_ros.commands.evaluate import DEFAULT_OUT, add_compare, add_evaluate
 from mvdust3r_ros.commands.network import add_engine, add_golden, add_weights
+from mvdust3r_ros.commands.paper import add_evaluate_paper
 from mvdust3r_ros.commands.setup import add_setup_python
 from mvdust3r_ros.commands.synthetic import (
     add_evaluate_apartments,
@@ -359,6 +360,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_evaluate_rooms,
     add_evaluate_apartments,
     add_evaluate_benchmark,
+    add_evaluate_paper,
     _add_demo,
     _add_params,
     add_engine,

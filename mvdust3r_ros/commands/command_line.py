@@ -19,9 +19,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from mvdust3r_ros.recordings.bag import BagOptions
@@ -169,16 +169,27 @@ def add_frames(parser: argparse._ActionsContainer) -> None:
     )
 
 
+class Bar(Protocol):
+    """Shows how far it is."""
+
+    def __call__(self, done: int, total: int, label: str = "") -> None:
+        """Show the number done, the total, and what is being done."""
+
+
 @contextmanager
-def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar; yields a function of the number done and the total."""
+def progress(unit: str) -> Iterator[Bar]:
+    """Show a progress bar; yields a function of the number done, the total and a label."""
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
     with Progress(*Progress.get_default_columns()[:2], *columns) as bar:
         task = bar.add_task("", total=None)
+
+        def show(done: int, total: int, label: str = "") -> None:
+            bar.update(task, completed=done, total=total, description=label)
+
         try:
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            yield show
         finally:  # a run that did not start leaves no bar above its error
             bar.update(task, visible=bar.tasks[0].completed > 0)
 

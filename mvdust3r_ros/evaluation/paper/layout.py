@@ -72,6 +72,8 @@ COLUMNS = {
     "FPS": Column("views/s", 1, "more"),
     "MB": Column("peak MB", 0, "less"),
 }
+LARGE = 100.0
+"""From here on, values have no digits after the point, as in the paper."""
 CD_MEDIAN = "CD median"
 """Stands in brackets behind the mean."""
 
@@ -120,6 +122,7 @@ class Row:
         source: `MEASURED` or `PUBLISHED`.
         values: column -> value in the paper's units; what was not measured is left out.
         note: what is missing and the remedy, or what the values mean; empty for nothing.
+        extrapolated: whether the values follow from those at fewer views.
     """
 
     table: int
@@ -129,13 +132,17 @@ class Row:
     source: str
     values: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    extrapolated: bool = False
+
+    def cell(self, column: str) -> str:
+        """Format one value; "-" where there is none, "~" before an extrapolated one."""
+        if column not in self.values:
+            return "-"
+        text = _text(self.values[column], column)
+        if column == "CD" and CD_MEDIAN in self.values:
+            return f"{text}({_text(self.values[CD_MEDIAN], column)})"
+        return f"~{text}" if self.extrapolated else text
 
 
-def cell(values: Mapping[str, float], column: str) -> str:
-    """Format one value of a row; "-" where there is none."""
-    if column not in values:
-        return "-"
-    text = decimal(values[column], COLUMNS[column].digits)
-    if column == "CD" and CD_MEDIAN in values:
-        return f"{text} ({decimal(values[CD_MEDIAN], COLUMNS[column].digits)})"
-    return text
+def _text(value: float, column: str) -> str:
+    return decimal(value, 0 if abs(value) >= LARGE else COLUMNS[column].digits)
