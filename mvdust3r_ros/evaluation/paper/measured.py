@@ -37,7 +37,7 @@ from mvdust3r_ros.evaluation.paper.layout import (
     PaperError,
     Row,
 )
-from mvdust3r_ros.evaluation.paper.systems import System
+from mvdust3r_ros.evaluation.paper.systems import System, runs_on_torch
 from mvdust3r_ros.evaluation.trials.rooms import Case, judge
 from mvdust3r_ros.wording import plural
 
@@ -95,8 +95,9 @@ class Rooms:
 
 OpenWindows = Callable[[tuple[int, int]], Sequence[Windows]]
 """Height and width of the views -> the data sets."""
-NewViews = Callable[[Engine, Windows, Sequence[int], int], Mapping[str, Mapping[str, float]]]
-"""Engine, windows, some of their seeds, input views -> row of `judge` -> columns of table 4."""
+NewViews = Callable[[Engine, Windows, int, int, bool], Mapping[str, Mapping[str, float]]]
+"""Engine, windows, one of their seeds, input views, whether with oracles -> row of `judge` ->
+columns of table 4."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,14 @@ class Made:
     Attributes:
         windows: the data set.
         cases: (views, row of `judge`) -> one case for each window.
-        images: (views, row of `judge`) -> columns of table 4.
-        failed: views -> why windows failed.
+        images: (views, row of `judge`) -> columns of table 4 for each window.
+        failed: (views, whether in new views) -> why windows failed.
     """
 
     windows: Windows
     cases: dict[tuple[int, str], list[Case]] = field(default_factory=dict)
-    images: dict[tuple[int, str], Mapping[str, float]] = field(default_factory=dict)
-    failed: dict[int, list[str]] = field(default_factory=dict)
+    images: dict[tuple[int, str], list[Mapping[str, float]]] = field(default_factory=dict)
+    failed: dict[tuple[int, bool], list[str]] = field(default_factory=dict)
 
 
 def measure(job: Job, report: Report) -> Iterator[list[Row]]:
@@ -159,8 +160,13 @@ def measure(job: Job, report: Report) -> Iterator[list[Row]]:
             yield from _measure_engine(job, wanted, list(group), report)
 
 
-def _engine_of(system: System) -> tuple[str, str]:
-    return system.spec, system.missing
+def _engine_of(system: System) -> tuple[str, str, bool]:
+    return system.spec, system.missing, _every_path(system)
+
+
+def _every_path(system: System) -> bool:
+    """Whether an engine has to compute all paths for a row; torch does so only when told to."""
+    return system.joined and system.oracle and runs_on_torch(system.spec)
 
 
 def _measure_engine(
@@ -181,8 +187,11 @@ def _measure_engine(
             with _engine(job, systems[0], gaussians=True) as engine:
                 heads = engine.describe().gaussians
                 for views, made, seeds in _parts(job, [t for t in tables if t in (4, 5)], found):
-                    report(f"{systems[0].name} on {made.windows.name}, new views", 0, len(seeds))
-                    _render_all(job, engine, made, views, seeds)
+                    label = f"{systems[0].name} on {made.windows.name}, new views of {views}"
+                    oracle = any(system.oracle for system in systems)
+                    for done, seed in enumerate(seeds):
+                        report(label, done, len(seeds))
+                        _render(job.new_views, engine, made, (seed, views, oracle))
     except MvDust3rError as error:
         for system in systems:
             yield [
@@ -198,7 +207,9 @@ def _measure_engine(
 
 
 def _engine(job: Job, system: System, gaussians: bool = False) -> closing[Engine]:
-    return closing(create_engine(system.spec, EngineOptions(job.threads, gaussians=gaussians)))
+    paths = 0 if _every_path(system) else 1
+    options = EngineOptions(job.threads, gaussians=gaussians, paths=paths)
+    return closing(create_engine(system.spec, options))
 
 
 def _parts(
@@ -226,17 +237,21 @@ def _judge_all(
             for row, case, _ in judge(engine, window, seed, wanted, references_first=listed):
                 made.cases.setdefault((views, row), []).append(case)
         except MvDust3rError as error:
-            made.failed.setdefault(views, []).append(str(error))
+            made.failed.setdefault((views, False), []).append(str(error))
 
 
-def _render_all(job: Job, engine: Engine, made: Made, views: int, seeds: Sequence[int]) -> None:
-    if job.new_views is None:
+def _render(
+    new_views: NewViews | None, engine: Engine, made: Made, which: tuple[int, int, bool]
+) -> None:
+    """Render new views of one window: its seed, the number of views, and whether with oracles."""
+    if new_views is None:
         return
+    views = which[1]
     try:
-        for row, values in job.new_views(engine, made.windows, seeds, views).items():
-            made.images[views, row] = values
+        for row, values in new_views(engine, made.windows, *which).items():
+            made.images.setdefault((views, row), []).append(values)
     except MvDust3rError as error:
-        made.failed.setdefault(views, []).append(str(error))
+        made.failed.setdefault((views, True), []).append(str(error))
 
 
 def chosen(windows: Windows, views: int, count: int) -> list[int]:
@@ -265,12 +280,17 @@ def _rows(
 def _values(made: Made, views: int, row: str, table: int) -> tuple[dict[str, float], str]:
     """Return all columns there are for a number of views, and what has to be said of them."""
     cases = made.cases.get((views, row), [])
-    images = made.images.get((views, row), {})
-    values = {**(values_of(cases) if cases else {}), **images}
-    if failed := made.failed.get(views, []):
-        count = plural(len(failed), "window")
-        return values, f"{count} failed at {views} views, {len(cases)} scored: {failed[0]}"
-    return values, "" if images or table not in (4, 5) else NO_NEW_VIEWS
+    images = made.images.get((views, row), [])
+    values = {c: float(np.mean([window[c] for window in images])) for c in (images or [{}])[0]}
+    if cases:
+        values |= values_of(cases)
+    said = [] if images or table not in (4, 5) else [NO_NEW_VIEWS]
+    for rendered, scored in ((False, cases), (True, images)):
+        failed = made.failed.get((views, rendered), [])
+        if failed and table in ((4, 5) if rendered else (2, 3, 5, 6)):
+            count = plural(len(failed), "window")
+            said = [f"{count} failed at {views} views, {len(scored)} scored: {failed[0]}"]
+    return values, "; ".join(said)
 
 
 def _names(table: int, system: System) -> tuple[str, ...]:

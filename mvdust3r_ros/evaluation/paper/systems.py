@@ -23,7 +23,7 @@ from pathlib import Path
 
 from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.engines.create import TRUTH, WEIGHT_SUFFIXES
-from mvdust3r_ros.engines.manifest import MANIFEST_NAME
+from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
 from mvdust3r_ros.evaluation.paper.layout import RECIPES, SYSTEMS, PaperError
 from mvdust3r_ros.evaluation.trials.rooms import row_name
 from mvdust3r_ros.installed import installed
@@ -84,6 +84,15 @@ def find_systems(names: Sequence[str], weights: Path | None) -> list[System]:
 def find_recipes(weights: Path | None) -> list[System]:
     """Return the rows of table 5: engine folders in `weights`/table5, or published weights."""
     return [_recipe(name, weights) for name in RECIPES]
+
+
+def runs_on_torch(spec: str) -> bool:
+    """Whether an engine is a file of weights or a folder for PyTorch."""
+    path = Path(spec)
+    if path.suffix in WEIGHT_SUFFIXES:
+        return True
+    known = (path / MANIFEST_NAME).is_file()
+    return known and load_manifest(path, check_files=False).backend == "torch"
 
 
 def _engine(spec: str) -> System:
