@@ -268,7 +268,7 @@ def _rows(
     for table in tables:
         columns = {*LAYOUTS[table].columns, CD_MEDIAN}
         if system.oracle:  # as in the paper: it stands for several tries
-            columns.remove("sec")
+            columns.discard("sec")
         for views in job.counts((table,)):
             values, note = _values(made, views, row, table)
             kept = {c: v for c, v in values.items() if c in columns}
