@@ -20,7 +20,6 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -156,8 +155,11 @@ def measure(job: Job, report: Report) -> Iterator[list[Row]]:
         wanted = [t for t in tables if t in job.tables]
         if not wanted:
             continue
-        for _, group in groupby(sorted(systems, key=_engine_of), _engine_of):
-            yield from _measure_engine(job, wanted, list(group), report)
+        groups: dict[tuple[str, str, bool], list[System]] = {}
+        for system in systems:
+            groups.setdefault(_engine_of(system), []).append(system)
+        for group in groups.values():
+            yield from _measure_engine(job, wanted, group, report)
 
 
 def _engine_of(system: System) -> tuple[str, str, bool]:
@@ -266,7 +268,9 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield the rows of a system; `row` is its name in `judge`."""
     for table in tables:
-        columns = {*LAYOUTS[table].columns, CD_MEDIAN}
+        columns = set(LAYOUTS[table].columns)
+        if "CD" in columns:
+            columns.add(CD_MEDIAN)
         if system.oracle:  # as in the paper: it stands for several tries
             columns.discard("sec")
         for views in job.counts((table,)):
