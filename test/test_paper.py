@@ -52,6 +52,7 @@ from mvdust3r_ros.evaluation.paper.tables import (
     to_json,
     write_results,
 )
+from paper_folders import write_scan
 
 LACKS = "no spann3r* in --weights"
 
@@ -384,3 +385,46 @@ def test_what_is_missing_is_refused_in_one_line(
     assert paper("--table", 2, "--engines", "attic", *out) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_time_and_memory_of_a_window_by_its_views(tmp_path: Path) -> None:
+    words = ("--table", 1, "--engines", "oracle", "--views", "2,3,4")
+    assert paper(*words, "--out", tmp_path) == 0
+    rows = rows_in(tmp_path)
+    assert [row["views"] for row in rows] == [2, 3, 4]
+    for row in rows:
+        assert row["values"]["FPS"] == pytest.approx(row["views"] / row["values"]["sec"])
+        assert row["values"]["MB"] > 0
+        assert "R^2" in row["note"]
+
+
+@pytest.mark.slow
+def test_new_views_are_scored_with_the_rows_of_the_other_tables(tmp_path: Path) -> None:
+    words = ("--table", 2, "--table", 4, "--engines", "MV-DUSt3R+,MV-DUSt3R_oracle,mvs")
+    assert paper(*words, "--views", 4, "--windows", 1, "--out", tmp_path) == 0
+    rows = {(row["table"], row["name"]): row["values"] for row in rows_in(tmp_path)}
+    for name in ("MV-DUSt3R+", "MV-DUSt3R_oracle"):
+        assert set(rows[4, name]) == {"PSNR", "SSIM"}
+        assert 5 < rows[4, name]["PSNR"] < 40
+        assert 0 < rows[4, name]["SSIM"] < 10
+
+
+@pytest.mark.slow
+def test_a_data_set_takes_the_place_of_the_rooms(tmp_path: Path) -> None:
+    data = write_scan(tmp_path / "scannet" / "scene0707_00", range(30)).parent
+    words = ("--data", data, "--engines", "MV-DUSt3R+", "--views", 4, "--windows", 1)
+    assert paper("--table", 2, *words, "--out", tmp_path / "out") == 0
+    (row,) = rows_in(tmp_path / "out")
+    assert row["data"] == "ScanNet"
+    assert row["values"]["ND"] > 0
+    assert paper("--table", 2, "--data", tmp_path / "out", "--out", tmp_path / "o") == 1
+
+
+def test_lpips_weights_are_read_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lpips.pth").touch()
+    words = ("--table", 4, "--lpips", tmp_path / "lpips.pth", "--out", tmp_path / "out")
+    assert paper(*words) == 1
+    assert "LPIPS" in capsys.readouterr().err

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,12 +62,16 @@ def add_evaluate_paper(commands: Commands) -> None:
         "training, 6 Gaussian heads; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="test tuples of a data set (default: rooms)"
-    )
+        "--data", type=Path, metavar="DIR",
+        help="a data set, or a folder of hm3d, scannet, mp3d (default: synthetic rooms)",
+    )  # fmt: skip
     parser.add_argument(
         "--weights", type=Path, metavar="DIR",
         help="folder of MVD*, MVDp*, dust3r*, spann3r*, table5/* (default: the bundled weights)",
     )  # fmt: skip
+    parser.add_argument(
+        "--lpips", type=Path, metavar="FILE", help="weights of LPIPS on AlexNet, for table 4"
+    )
     parser.add_argument(
         "--engines", type=lambda text: text.split(","), default=[], metavar="NAME,...",
         help="rows of the paper, mvs, COLMAP, or engine folders (default: all rows)",
@@ -121,9 +126,12 @@ def _paper(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> Results:
     """Measure, and write what there is after each engine."""
+    from mvdust3r_ros.evaluation.paper.images import new_views_with
+    from mvdust3r_ros.evaluation.paper.layout import LAYOUTS
     from mvdust3r_ros.evaluation.paper.measured import Job, measure
     from mvdust3r_ros.evaluation.paper.systems import find_recipes, find_systems
     from mvdust3r_ros.evaluation.paper.tables import results_of, write_results
+    from mvdust3r_ros.evaluation.paper.times import measure_times
 
     tables = sorted(set(args.tables))
     job = Job(
@@ -134,20 +142,38 @@ def _measure(args: argparse.Namespace) -> Results:
         windows=args.windows,
         views=args.views,
         threads=args.threads,
+        new_views=new_views_with(args.lpips),
     )
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    with progress("windows") as bar:
-        for found in measure(job, lambda label, done, total: bar(done, total, label)):
+    with progress("") as bar:
+
+        def report(label: str, done: int, total: int) -> None:
+            bar(done, total, label)
+
+        parts = measure(job, report)
+        if 1 in tables:
+            counts = args.views or LAYOUTS[1].views
+            parts = chain(parts, measure_times(job.systems, counts, report))
+        for found in parts:
             rows += found
             write_results(results_of(rows, args.windows), args.out)
     return results_of(rows, args.windows)
 
 
 def _open_windows(args: argparse.Namespace) -> OpenWindows:
+    from mvdust3r_ros.evaluation.paper.data_sets import TITLES, find_tuples, open_tuples
     from mvdust3r_ros.evaluation.paper.measured import Rooms
 
     def rooms(image_hw: tuple[int, int]) -> Sequence[Windows]:
         return [Rooms(image_hw, HELD_OUT_SEEDS[0], args.windows)]
 
-    return rooms
+    def tuples(image_hw: tuple[int, int]) -> Sequence[Windows]:
+        if any((args.data / name).is_dir() for name in TITLES):
+            return find_tuples(args.data, image_hw)
+        return [open_tuples(args.data, image_hw)]
+
+    if args.data is None:
+        return rooms
+    tuples((64, 64))  # a wrong folder is refused before anything is measured
+    return tuples

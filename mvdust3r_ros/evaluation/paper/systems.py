@@ -18,19 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from mvdust3r_ros.engines.base import EngineInfo
-from mvdust3r_ros.engines.create import TRUTH, WEIGHT_SUFFIXES
+from mvdust3r_ros.engines.create import COLMAP, PAIRS, TRUTH, WEIGHT_SUFFIXES
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest
 from mvdust3r_ros.evaluation.paper.layout import RECIPES, SYSTEMS, PaperError
 from mvdust3r_ros.evaluation.trials.rooms import row_name
 from mvdust3r_ros.installed import installed
 
 ROOM_MODEL = Path("models") / "room"
-PAIRS = "dust3r:"
-"""Before another engine: its pairs, globally aligned."""
 RECIPE_FOLDERS = dict(zip(RECIPES, ("4views", "8views", "mixed"), strict=True))
 RECIPE_WEIGHTS = dict(zip(RECIPES, ("", "mvdp_s1", "mvdp_s2"), strict=True))
 """Published weights of these trainings; those of one stage with 4 views were not published."""
@@ -97,7 +94,7 @@ def runs_on_torch(spec: str) -> bool:
 
 def _engine(spec: str) -> System:
     path = Path(spec.removeprefix(PAIRS))
-    if str(path) != TRUTH and not path.exists():
+    if spec.removeprefix(PAIRS) not in (TRUTH, COLMAP) and not path.exists():
         rows = ", ".join(SYSTEMS)
         raise PaperError(f"{spec!r} is neither an engine nor one of the rows {rows}")
     return System(spec if spec.startswith(PAIRS) else path.name, spec, joined=True)
@@ -107,8 +104,7 @@ def _system(name: str, weights: Path | None) -> System:
     if name == "mvs":
         return System(name)
     if name == "COLMAP":
-        lacks = find_spec("pycolmap") is None
-        return System(name, "colmap", missing="needs pycolmap" if lacks else "")
+        return System(name, COLMAP)
     if name in ("Spann3R", "DUSt3R"):
         return _baseline(name, weights)
     plain = name.removesuffix("_oracle")
