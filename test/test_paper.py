@@ -357,7 +357,9 @@ def test_wrong_arguments_are_refused(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"rows": [1]}', '{"rows": [{"source": "measured"}]}', "[" * 100_000]
+    "text",
+    ["", "[]", '{"rows": [1]}', '{"rows": [{"source": "measured"}]}', "[" * 100_000],
+    ids=["empty", "list", "numbers", "row", "deep"],
 )
 def test_another_file_is_no_result(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
