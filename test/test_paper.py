@@ -52,7 +52,6 @@ from mvdust3r_ros.evaluation.paper.tables import (
     to_json,
     write_results,
 )
-from paper_folders import write_scan
 
 LACKS = "no spann3r* in --weights"
 
@@ -414,6 +413,8 @@ def test_new_views_are_scored_with_the_rows_of_the_other_tables(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_data_set_takes_the_place_of_the_rooms(tmp_path: Path) -> None:
+    from paper_folders import write_scan
+
     data = write_scan(tmp_path / "scannet" / "scene0707_00", range(30)).parent
     words = ("--data", data, "--engines", "MV-DUSt3R+", "--views", 4, "--windows", 1)
     assert paper("--table", 2, *words, "--out", tmp_path / "out") == 0
