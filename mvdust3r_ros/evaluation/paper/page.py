@@ -63,6 +63,7 @@ TITLES = {"sec": "Time of a window (s)", "MB": "Peak memory (MB)"}
 """Of plots; that of others is the title of the column."""
 NEAREST_TICKS = 1.12
 """Numbers of views closer than this factor would be printed over each other."""
+TICKS = (1.0, 2.0, 5.0)  # in each decade of a logarithmic axis
 LOGARITHMIC = ("ND", "CD", "sec", "MB")
 """Columns whose values differ by orders of magnitude between the systems."""
 
@@ -84,11 +85,13 @@ def paper_page(results: Results) -> str:
         PictureError: matplotlib is not installed.
     """
     machine = results.environment
-    about = f"{plural(results.windows, 'window')} each, {machine.get('cpu', '')}"
+    about = (
+        f"{plural(results.windows, 'window')} for each number of views, {machine.get('cpu', '')}"
+    )
     parts = [
-        '<p class="note">Measured here beside the numbers that the paper gives for its own data '
-        f"and GPU: {escape(SOURCE)}. A mean over other scenes is no comparison; the order of the "
-        "methods, and how they grow with the number of views, is.</p>",
+        f'<p class="note">Measured here, beside what {escape(SOURCE)} publishes. Published '
+        "numbers are of other scenes and another computer: compare the order of the methods and their "
+        "growth with the number of views rather than values.</p>",
         *(_section(results, table) for table in results.tables),
     ]
     return page("The tables of MV-DUSt3R+", about, "\n".join(parts))
@@ -192,6 +195,8 @@ def _curves(results: Results, table: int, column: str) -> Curves:
 
 
 def _plot(curves: Curves, colors: Mapping[str, str], column: str) -> str:
+    from matplotlib.ticker import LogLocator
+
     def draw(axes: Axes) -> None:
         for (name, source), rows in curves.items():
             color = colors[name]
@@ -203,6 +208,9 @@ def _plot(curves: Curves, colors: Mapping[str, str], column: str) -> str:
         axes.set(xlabel="views", ylabel=_title(column))
         if column in LOGARITHMIC:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=TICKS))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
         elif COLUMNS[column].title.endswith("%"):
             from_zero(axes, 1.0)
         if column in ("sec", "MB"):
