@@ -33,7 +33,7 @@ from mvdust3r_ros.commands.synthetic import HELD_OUT_SEEDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mvdust3r_ros.evaluation.paper.measured import OpenWindows, Windows
+    from mvdust3r_ros.evaluation.paper.measured import NewViews, OpenWindows, Windows
     from mvdust3r_ros.evaluation.paper.tables import Results
 
 TABLES = (1, 2, 3, 4, 5, 6)  # as the paper numbers them
@@ -126,7 +126,6 @@ def _paper(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> Results:
     """Measure, and write what there is after each engine."""
-    from mvdust3r_ros.evaluation.paper.images import new_views_with
     from mvdust3r_ros.evaluation.paper.layout import LAYOUTS
     from mvdust3r_ros.evaluation.paper.measured import Job, measure
     from mvdust3r_ros.evaluation.paper.systems import find_recipes, find_systems
@@ -142,7 +141,7 @@ def _measure(args: argparse.Namespace) -> Results:
         windows=args.windows,
         views=args.views,
         threads=args.threads,
-        new_views=new_views_with(args.lpips),
+        new_views=_new_views(args),
     )
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -159,6 +158,15 @@ def _measure(args: argparse.Namespace) -> Results:
             rows += found
             write_results(results_of(rows, args.windows), args.out)
     return results_of(rows, args.windows)
+
+
+def _new_views(args: argparse.Namespace) -> NewViews | None:
+    """What renders new views, where a table asks for them: it loads PyTorch."""
+    if not {4, 5} & set(args.tables):
+        return None
+    from mvdust3r_ros.evaluation.paper.images import new_views_with
+
+    return new_views_with(args.lpips)
 
 
 def _open_windows(args: argparse.Namespace) -> OpenWindows:

@@ -90,8 +90,8 @@ def paper_page(results: Results) -> str:
     )
     parts = [
         f'<p class="note">Measured here, beside what {escape(SOURCE)} publishes. Published '
-        "numbers are of other scenes and another computer: compare the order of the methods and their "
-        "growth with the number of views rather than values.</p>",
+        "numbers are of other scenes and another computer: compare the order of the methods and "
+        "their growth with the number of views rather than values.</p>",
         *(_section(results, table) for table in results.tables),
     ]
     return page("The tables of MV-DUSt3R+", about, "\n".join(parts))
