@@ -33,6 +33,7 @@ from mvdust3r_ros.commands.command_line import (
     add_frames,
     add_old_name,
     bag_options,
+    evaluation_in_one_word,
     parse,
     progress,
     seeds,
@@ -40,11 +41,11 @@ from mvdust3r_ros.commands.command_line import (
 )
 from mvdust3r_ros.commands.evaluate import DEFAULT_OUT, add_compare, add_evaluate
 from mvdust3r_ros.commands.network import add_engine, add_golden, add_weights
+from mvdust3r_ros.commands.paper import add_evaluate_paper
 from mvdust3r_ros.commands.setup import add_setup_python
 from mvdust3r_ros.commands.synthetic import (
     add_evaluate_apartments,
     add_evaluate_rooms,
-    synthetic_in_one_word,
 )
 from mvdust3r_ros.datatypes import MvDust3rError
 from mvdust3r_ros.robot_python import explain_missing
@@ -367,6 +368,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_evaluate_rooms,
     add_evaluate_apartments,
     add_evaluate_benchmark,
+    add_evaluate_paper,
     _add_demo,
     _add_params,
     add_engine,
@@ -382,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = build_parser()
     argcomplete.autocomplete(parser)
-    args = parse(parser, synthetic_in_one_word(sys.argv[1:] if argv is None else argv))
+    args = parse(parser, evaluation_in_one_word(sys.argv[1:] if argv is None else argv))
     run: Command = args.run
     try:
         with explain_missing():

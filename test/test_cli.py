@@ -26,8 +26,7 @@ from pathlib import Path
 import pytest
 
 from mvdust3r_ros.cli import build_parser, main
-from mvdust3r_ros.commands.command_line import progress
-from mvdust3r_ros.commands.synthetic import synthetic_in_one_word
+from mvdust3r_ros.commands.command_line import EVALUATIONS, evaluation_in_one_word, progress
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -44,6 +43,7 @@ PARSERS = {parser.prog: parser for parser in leaves(build_parser())}
 def test_all_commands_are_there() -> None:
     words = {prog.removeprefix("mvdust3r_ros").strip() for prog in PARSERS}
     assert {"map", "demo", "evaluate", "compare", "synth bag", "engine build"} <= words
+    assert set(EVALUATIONS.values()) <= words
 
 
 @pytest.mark.parametrize("prog", PARSERS)
@@ -57,9 +57,7 @@ def test_help_shows_an_example_that_parses(prog: str) -> None:
     assert example is not None
     if "\n" not in example:
         words = example.partition("mvdust3r_ros ")[2].partition(">")[0].split()
-        if words[:2] in (["evaluate", "rooms"], ["evaluate", "apartments"]):
-            words[:2] = ["-".join(words[:2])]
-        build_parser().parse_args(words)
+        build_parser().parse_args(evaluation_in_one_word(words))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,7 @@ def test_help_shows_an_example_that_parses(prog: str) -> None:
 def test_an_old_name_does_the_same_with_a_warning(
     old: str, new: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [build_parser().parse_args(synthetic_in_one_word(w.split())) for w in (old, new)]
+    given = [build_parser().parse_args(evaluation_in_one_word(w.split())) for w in (old, new)]
     assert len({str({**vars(args), "parser": None}) for args in given}) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -84,7 +82,11 @@ def test_an_old_name_does_the_same_with_a_warning(
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("mvdust3r_ros co", {"compare "}), ("mvdust3r_ros evaluate --ra", {"--rate", "--ray"})],
+    [
+        ("mvdust3r_ros co", {"compare "}),
+        ("mvdust3r_ros evaluate --ra", {"--rate", "--ray"}),
+        ("mvdust3r_ros evaluate-p", {"evaluate-paper "}),
+    ],
 )
 @pytest.mark.slow
 def test_the_tab_key_completes(typed: str, offered: set[str], tmp_path: Path) -> None:
@@ -157,6 +159,7 @@ def test_an_unknown_option_shows_the_usage_of_its_command(
         "evaluate bag --out {}",
         "evaluate rooms --out {}",
         "evaluate apartments --out {}",
+        "evaluate paper --table 2 --out {}",
         "compare a b --out {}/page.html",
         "synth bag --out {}",
         "synth rooms --out {}",

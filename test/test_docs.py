@@ -30,7 +30,7 @@ import pytest
 import yaml
 
 from mvdust3r_ros.cli import build_parser
-from mvdust3r_ros.commands.synthetic import SYNTHETIC
+from mvdust3r_ros.commands.command_line import evaluation_in_one_word
 from mvdust3r_ros.ros.settings import NodeConfig
 
 ROOT = Path(__file__).parents[1]
@@ -169,9 +169,7 @@ def commands(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_of_a_page_are_understood(page: Path) -> None:
     for words in commands(page.read_text()):
-        if words[0] == "evaluate" and words[1] in SYNTHETIC:
-            words[:2] = [SYNTHETIC[words[1]]]
-        build_parser().parse_args(words)
+        build_parser().parse_args(evaluation_in_one_word(words))
 
 
 def test_a_command_of_a_page_is_found() -> None:

@@ -32,6 +32,8 @@ from mvdust3r_ros.evaluation.trials.rooms import (
     Trivial,
     evaluate_rooms,
     format_results,
+    judge,
+    row_name,
     summary,
 )
 from mvdust3r_ros.synthetic.dataset import exact_views
@@ -63,7 +65,7 @@ def results(folder: Path) -> Results:
 
 def test_the_oracle_is_exact_in_every_column(results: Results) -> None:
     for rows in results.values():
-        for case in rows["MVD"]:
+        for case in rows["oracle"]:
             assert case.published.nd < 1e-3
             assert case.published.dac == 1.0
             assert case.published.cd < 1e-5
@@ -86,17 +88,17 @@ def test_trivial_predictors_are_far_off_but_metric(results: Results) -> None:
 
 def test_oracle_reference_is_never_worse(results: Results) -> None:
     for rows in results.values():
-        for one, best in zip(rows["MVD"], rows["MVD, oracle reference"], strict=True):
+        for one, best in zip(rows["oracle"], rows["oracle, oracle reference"], strict=True):
             assert best.published.nd <= one.published.nd + 1e-6
 
 
 def test_files(results: Results, folder: Path) -> None:
     stored = json.loads((folder / "results.json").read_text())
     assert stored["engine"]["backend"] == "oracle"
-    assert [case["seed"] for case in stored["views"]["4"]["MVD"]["cases"]] == [50, 51, 52]
+    assert [case["seed"] for case in stored["views"]["4"]["oracle"]["cases"]] == [50, 51, 52]
     assert (folder / "table.md").read_text() == format_results(results)
-    assert "| MVD " in format_results(results)
-    assert len(list(folder.glob("MVD_04_*.jpg"))) == 3
+    assert "| oracle " in format_results(results)
+    assert len(list(folder.glob("oracle_04_*.jpg"))) == 3
 
 
 class Pairwise(OracleEngine):
@@ -104,6 +106,28 @@ class Pairwise(OracleEngine):
 
     def describe(self) -> EngineInfo:
         return replace(super().describe(), backend="dust3r")
+
+
+def test_wanted_rows_alone_are_scored() -> None:
+    scored = {
+        wanted: [name for name, *_ in judge(OracleEngine(HW), windows(50, 3), 50, {wanted})]
+        for wanted in ("oracle", "oracle, oracle reference", "MVD")
+    }
+    assert scored == {
+        "oracle": ["oracle"], "oracle, oracle reference": ["oracle, oracle reference"], "MVD": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("backend", "rows"),
+    [
+        ("onnx", ["MVD", "MVD, oracle reference", "MVD+", "MVD+, oracle path"]),
+        ("mvs", ["mvs", "mvs, oracle reference", "mvs+", "mvs+, oracle path"]),
+    ],
+)
+def test_a_row_has_the_name_of_the_system(backend: str, rows: list[str]) -> None:
+    info = EngineInfo("some engine", backend, HW)
+    assert [row_name(info, j, o) for j in (False, True) for o in (False, True)] == rows
 
 
 def test_aligned_pairs_have_one_row_as_they_have_no_reference(tmp_path: Path) -> None:

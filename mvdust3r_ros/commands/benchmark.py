@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvdust3r_ros.commands.command_line import Commands, add_command, progress
+from mvdust3r_ros.commands.command_line import EVALUATIONS, Commands, add_command, progress
 
 if TYPE_CHECKING:
     from mvdust3r_ros.commands.evaluate_many import Outcome
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mvdust3r_ros.evaluation.benchmark.data_sets import BenchmarkSequence
     from mvdust3r_ros.evaluation.benchmark.results import SequenceRun
 
-COMMAND = "evaluate-benchmark"
 DATA_SETS = ("tum", "7scenes", "euroc", "replica")
 CALIBRATIONS = {"both": (True, False), "with": (True,), "without": (False,)}
 EXAMPLES = """\
@@ -44,7 +43,7 @@ examples:
 def add_evaluate_benchmark(commands: Commands) -> None:
     """`evaluate benchmark`: public data sets."""
     parser = add_command(
-        commands, COMMAND,
+        commands, EVALUATIONS["benchmark"],
         "`evaluate benchmark`: trajectory errors on TUM RGB-D, 7-Scenes, EuRoC or Replica",
         EXAMPLES,
         "Maps the sequences that others report, with and without calibration, and puts the errors "

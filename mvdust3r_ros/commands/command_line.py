@@ -19,14 +19,21 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from mvdust3r_ros.recordings.bag import BagOptions
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+EVALUATIONS = {
+    "rooms": "evaluate-rooms",
+    "apartments": "evaluate-apartments",
+    "benchmark": "evaluate-benchmark",
+    "paper": "evaluate-paper",
+}
+"""Word after `evaluate` -> its command, which shell completion needs as a single word."""
 
 
 class HelpText(argparse.HelpFormatter):
@@ -111,6 +118,18 @@ def warn_renamed(old: str, new: str) -> None:
     sys.stderr.write(f"mvdust3r_ros: {old} is now {new}; the next release drops the old name\n")
 
 
+def evaluation_in_one_word(words: Sequence[str]) -> list[str]:
+    """Replace `evaluate rooms` and the like by their single-word commands."""
+    given = list(words)
+    for old in (["evaluate", "flats"], ["evaluate-flats"]):
+        if given[: len(old)] == old:
+            warn_renamed(" ".join(old), "evaluate apartments")
+            given[: len(old)] = ["evaluate", "apartments"]
+    if given[:1] == ["evaluate"] and given[1:2] and given[1] in EVALUATIONS:
+        given[:2] = [EVALUATIONS[given[1]]]
+    return given
+
+
 def number_list(text: str) -> list[int]:
     """Parse "4,8,12" to [4, 8, 12]."""
     try:
@@ -150,16 +169,27 @@ def add_frames(parser: argparse._ActionsContainer) -> None:
     )
 
 
+class Bar(Protocol):
+    """Shows how far it is."""
+
+    def __call__(self, done: int, total: int, label: str = "") -> None:
+        """Show the number done, the total, and what is being done."""
+
+
 @contextmanager
-def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar; yields a function of the number done and the total."""
+def progress(unit: str) -> Iterator[Bar]:
+    """Show a progress bar; yields a function of the number done, the total and a label."""
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
     with Progress(*Progress.get_default_columns()[:2], *columns) as bar:
         task = bar.add_task("", total=None)
+
+        def show(done: int, total: int, label: str = "") -> None:
+            bar.update(task, completed=done, total=total, description=label)
+
         try:
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            yield show
         finally:  # a run that did not start leaves no bar above its error
             bar.update(task, visible=bar.tasks[0].completed > 0)
 

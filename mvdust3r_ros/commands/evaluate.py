@@ -50,6 +50,8 @@ examples:
   mvdust3r_ros evaluate --replay evaluation/my_bag/capsule-0003
 on public data sets, beside published errors:
   mvdust3r_ros evaluate benchmark --help
+the tables of MV-DUSt3R+, beside the published numbers:
+  mvdust3r_ros evaluate paper --help
 on synthetic scenes with exact truth:
   mvdust3r_ros evaluate rooms --help
   mvdust3r_ros evaluate apartments --help

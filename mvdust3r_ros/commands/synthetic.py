@@ -17,19 +17,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvdust3r_ros.commands.benchmark import COMMAND as BENCHMARK
 from mvdust3r_ros.commands.command_line import (
+    EVALUATIONS,
     Commands,
     add_command,
     number_list,
     progress,
     seeds,
-    warn_renamed,
 )
 
 if TYPE_CHECKING:
@@ -37,30 +35,12 @@ if TYPE_CHECKING:
 
 HELD_OUT_SEEDS = range(7_500_000, 7_500_200)
 BASELINE_SEEDS = range(8_500_000, 8_500_060)
-SYNTHETIC = {
-    "rooms": "evaluate-rooms",
-    "apartments": "evaluate-apartments",
-    "benchmark": BENCHMARK,
-}
-"""Word after `evaluate` -> its command, which shell completion needs as a single word."""
-
-
-def synthetic_in_one_word(words: Sequence[str]) -> list[str]:
-    """Replace `evaluate rooms` and the like by their single-word commands."""
-    given = list(words)
-    for old in (["evaluate", "flats"], ["evaluate-flats"]):
-        if given[: len(old)] == old:
-            warn_renamed(" ".join(old), "evaluate apartments")
-            given[: len(old)] = ["evaluate", "apartments"]
-    if given[:1] == ["evaluate"] and given[1:2] and given[1] in SYNTHETIC:
-        given[:2] = [SYNTHETIC[given[1]]]
-    return given
 
 
 def add_evaluate_rooms(commands: Commands) -> None:
     """Add `evaluate rooms`: synthetic rooms by seed."""
     rooms = add_command(
-        commands, SYNTHETIC["rooms"],
+        commands, EVALUATIONS["rooms"],
         "`evaluate rooms`: score an engine on synthetic rooms by seed",
         "mvdust3r_ros evaluate rooms --seeds 7500000:7500020 --views 8 --out rooms",
     )  # fmt: skip
@@ -83,7 +63,7 @@ def add_evaluate_rooms(commands: Commands) -> None:
 def add_evaluate_apartments(commands: Commands) -> None:
     """Add `evaluate apartments`: drives through synthetic apartments."""
     apartments = add_command(
-        commands, SYNTHETIC["apartments"],
+        commands, EVALUATIONS["apartments"],
         "`evaluate apartments`: drives through synthetic apartments with drifting odometry",
         "mvdust3r_ros evaluate apartments --seeds 9000:9003 --out apartments",
     )  # fmt: skip

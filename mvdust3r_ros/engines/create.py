@@ -41,6 +41,7 @@ class EngineOptions:
         precision: torch's precision; empty for the device's best.
         gaussians: whether torch is to predict Gaussians as well, where the network has heads for
             them; an ONNX engine has them or not, as it was exported.
+        paths: reference paths whose pointmaps torch computes; 0 for all.
     """
 
     threads: int = 0
@@ -48,6 +49,7 @@ class EngineOptions:
     device: str = ""
     precision: str = ""
     gaussians: bool = False
+    paths: int = 1
 
 
 TRUTH = "oracle"
@@ -147,8 +149,9 @@ def _torch(path: Path, options: EngineOptions) -> Engine:
     with _needing_torch(path):
         from mvdust3r_ros.engines.torch_engine import TorchOptions, torch_engine_from
     chosen = TorchOptions(
-        options.device, options.precision, options.threads, gaussians=options.gaussians
-    )
+        options.device, options.precision, options.threads, options.paths,
+        gaussians=options.gaussians,
+    )  # fmt: skip
     return torch_engine_from(path, chosen)
 
 

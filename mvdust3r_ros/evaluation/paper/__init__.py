@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The tables of the MV-DUSt3R+ paper: test data, systems, results."""
+"""The tables of MV-DUSt3R+ (Tang et al., CVPR 2025), measured and published."""

@@ -12,24 +12,33 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Score an engine and trivial predictors on windows with exact truth: tables and images."""
+"""Score an engine and trivial predictors on windows with exact truth: tables and images.
+
+`judge` is where a window is scored, for `evaluate rooms` and for the paper's tables alike.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from mvdust3r_ros.config import PoseSettings
-from mvdust3r_ros.datatypes import FloatArray, ImageArray, MvDust3rError, View, WindowPrediction
-from mvdust3r_ros.engines.base import Engine
+from mvdust3r_ros.datatypes import (
+    FloatArray,
+    ImageArray,
+    MvDust3rError,
+    View,
+    ViewTokens,
+    WindowPrediction,
+)
+from mvdust3r_ros.engines.base import Engine, EngineInfo
 from mvdust3r_ros.evaluation.metrics.window_metrics import (
     WindowScores,
     WindowTruth,
@@ -57,6 +66,19 @@ PICTURES = 3
 MOST_POINTS = 10_000
 """Number of pixels per window for the published columns, which need a nearest neighbour for
 each."""
+
+REFERENCES = 4
+"""Views that `order_views` puts first; the oracle reference is the best of them."""
+NETWORK = "MVD"
+"""Name of the rows of MV-DUSt3R, on any backend; "MVD+" with several references."""
+NAMES = {
+    "mvs": "mvs", "dust3r": "DUSt3R", "spann3r": "Spann3R", "colmap": "COLMAP", "oracle": "oracle",
+}  # fmt: skip
+"""Backend -> name of the rows of what is not MV-DUSt3R."""
+WITHOUT_REFERENCE = ("dust3r", "spann3r", "colmap")
+"""Backends that treat no view as the reference: one row, and no oracle."""
+IN_TIME_ORDER = ("spann3r", "colmap")
+"""Of these, the ones that take the views as they were seen; the first one gives the frame."""
 
 
 class RoomsError(MvDust3rError):
@@ -127,10 +149,7 @@ def evaluate_rooms(
 ) -> Results:
     """Evaluate an engine and the trivial predictors, and write the results.
 
-    The engine runs with one reference ("MVD") and, if designed for more, with its own number
-    ("MVD+", read from the path of the central reference and from the most confident path). Oracle
-    rows use the reference, or the path, that is best according to the truth. Pairs with global
-    alignment have no reference: one row, "DUSt3R".
+    The rows of the engine are those of `judge`.
 
     Args:
         engine: the engine to evaluate.
@@ -148,6 +167,8 @@ def evaluate_rooms(
         raise RoomsError(f"nothing to judge, or to compare with: {len(seeds)} seeds")
     out.mkdir(parents=True, exist_ok=True)
     results: Results = {}
+    info = engine.describe()
+    pictured = (row_name(info), row_name(info, joined=True))
     done = 0
     for count in view_counts:
         rows = results.setdefault(count, {})
@@ -157,7 +178,7 @@ def evaluate_rooms(
             views = windows(seed, count)
             for name, case, prediction in _judge(engine, trivial, views, seed):
                 rows.setdefault(name, []).append(case)
-                if number < PICTURES and name in ("MVD", "MVD+", "DUSt3R"):
+                if number < PICTURES and name in pictured:
                     picture = draw_window(_fed(views, prediction), prediction)
                     path = out / f"{name.replace('+', 'p')}_{count:02d}_{seed}.jpg"
                     cv2.imwrite(str(path), picture[..., ::-1])
@@ -171,34 +192,104 @@ def _judge(
     engine: Engine, trivial: Trivial, views: list[View], seed: int
 ) -> Iterator[tuple[str, Case, WindowPrediction]]:
     """Yield cases of all predictors; views of a prediction stay in time order."""
-    n_ref = min(engine.describe().n_ref, len(views))
     first = _ordered(views, 1)
     for name in ("mean_pointmap", "constant_depth"):
         prediction = getattr(trivial, name)(first)
         yield name.replace("_", " "), _case(seed, prediction, first, 0, 0.0), prediction
-    order = order_views(views, min(4, len(views)))
+    yield from judge(engine, views, seed)
+
+
+def row_name(info: EngineInfo, joined: bool = False, oracle: bool = False) -> str:
+    """Return the name of one of an engine's rows.
+
+    Args:
+        info: of the engine.
+        joined: with its own number of references rather than one.
+        oracle: with the reference, or the path, that is best according to the truth.
+    """
+    name = NAMES.get(info.backend, NETWORK)
+    if joined:
+        return f"{name}+, oracle path" if oracle else f"{name}+"
+    return f"{name}, oracle reference" if oracle else name
+
+
+def judge(
+    engine: Engine,
+    views: list[View],
+    seed: int,
+    wanted: Container[str] | None = None,
+    references_first: bool = False,
+) -> Iterator[tuple[str, Case, WindowPrediction]]:
+    """Score an engine on one window.
+
+    The engine runs with one reference and, if designed for more, with its own number (read from
+    the path of the central reference and from the most confident path). Oracle rows use the
+    reference, or the path, that is best according to the truth. What has no reference has one row.
+
+    Args:
+        engine: the engine to score.
+        views: of the window, with exact K, depth_m and T_odom_cam, in time order.
+        seed: of the window.
+        wanted: rows to score, see `row_name`; None for all.
+        references_first: whether the views come in the order of a published list instead, with
+            the references first; otherwise `order_views` chooses them.
+
+    Yields:
+        Name of the row, its case, and the prediction, whose views are in the order given.
+
+    Raises:
+        RoomsError: a view lacks depth, pose or intrinsics.
+    """
+    info = engine.describe()
     started = time.perf_counter()
-    tokens = engine.encode(views if engine.describe().needs_truth else _blind(views))
+    tokens = engine.encode(views if info.needs_truth else _blind(views))
     encoded = time.perf_counter() - started
-    if engine.describe().backend == "dust3r":
-        prediction, seconds = _decode(engine, tokens, order_views(views, 1), 1)
-        yield "DUSt3R", _case(seed, prediction, views, 0, encoded + seconds), prediction
+    as_given = tuple(range(len(views)))
+    if info.backend in WITHOUT_REFERENCE:
+        kept = references_first or info.backend in IN_TIME_ORDER
+        order = as_given if kept else order_views(views, 1)
+        prediction, seconds = _decode(engine, tokens, order, 1)
+        yield row_name(info), _case(seed, prediction, views, 0, encoded + seconds), prediction
         return
-    single = []
-    best = order_views(views, 1)[0]
-    for reference in dict.fromkeys((best, *order[: min(4, len(views))])):
-        one = (reference, *(i for i in order if i != reference))
-        prediction, seconds = _decode(engine, tokens, one, 1)
-        single.append((_case(seed, prediction, views, 0, encoded + seconds), prediction))
-    yield ("MVD", *single[0])
-    yield ("MVD, oracle reference", *min(single, key=lambda s: s[0].published.nd))
-    if n_ref > 1:
+    order, first = as_given, 0
+    if not references_first:
+        order = order_views(views, min(REFERENCES, len(views)))
+        first = order_views(views, 1)[0]
+    yield from _one_reference(engine, views, seed, (tokens, encoded, order, first), wanted)
+    n_ref = min(info.n_ref, len(views))
+    rows = (row_name(info, joined=True), row_name(info, joined=True, oracle=True))
+    if n_ref > 1 and (wanted is None or any(row in wanted for row in rows)):
         prediction, seconds = _decode(engine, tokens, order, n_ref)
         paths = range(len(prediction.references))
         cases = [_case(seed, prediction, views, p, encoded + seconds) for p in paths]
-        yield "MVD+", cases[0], prediction
-        yield "MVD+, most confident path", cases[best_path(prediction)], prediction
-        yield "MVD+, oracle path", min(cases, key=lambda c: c.published.nd), prediction
+        yield rows[0], cases[0], prediction
+        yield f"{rows[0]}, most confident path", cases[best_path(prediction)], prediction
+        yield rows[1], min(cases, key=lambda c: c.published.nd), prediction
+
+
+def _one_reference(
+    engine: Engine,
+    views: list[View],
+    seed: int,
+    encoded: tuple[list[ViewTokens], float, tuple[int, ...], int],
+    wanted: Container[str] | None,
+) -> Iterator[tuple[str, Case, WindowPrediction]]:
+    """Yield the rows with one reference: tokens, seconds they took, order, first choice."""
+    tokens, encode_s, order, first = encoded
+    rows = (row_name(engine.describe()), row_name(engine.describe(), oracle=True))
+    plain, oracle = (wanted is None or row in wanted for row in rows)
+    if not plain and not oracle:
+        return
+    references = (first, *(order[:REFERENCES] if oracle else ()))
+    single = []
+    for reference in dict.fromkeys(references):
+        one = (reference, *(i for i in order if i != reference))
+        prediction, seconds = _decode(engine, tokens, one, 1)
+        single.append((_case(seed, prediction, views, 0, encode_s + seconds), prediction))
+    if plain:
+        yield (rows[0], *single[0])
+    if oracle:
+        yield (rows[1], *min(single, key=lambda s: s[0].published.nd))
 
 
 def _blind(views: list[View]) -> list[View]:
@@ -207,7 +298,7 @@ def _blind(views: list[View]) -> list[View]:
 
 
 def _decode(
-    engine: Engine, tokens: Sequence[Any], order: tuple[int, ...], n_ref: int
+    engine: Engine, tokens: Sequence[ViewTokens], order: tuple[int, ...], n_ref: int
 ) -> tuple[WindowPrediction, float]:
     started = time.perf_counter()
     prediction = engine.decode([tokens[i] for i in order], n_ref)
