@@ -81,7 +81,9 @@ TORCH_FILES = {
     "engines/dust3r/alignment.py",
     "engines/dust3r/engine.py",
     "engines/export.py",
+    "engines/graph_weights.py",
     "engines/mvs/export.py",
+    "engines/spann3r/engine.py",
     "evaluation/trials/golden.py",
 }
 # What tests take from others in spite of its underscore.

@@ -46,7 +46,7 @@ MEMORY_DROPOUT = 0.15
 SETTLED = 5
 """Tokens that were read fewer times than the working memory has views, and five, are never
 evicted, as in the published code: their mean attention says nothing yet."""
-KEPT = 1e8
+UNSETTLED = 1e8
 """Their weight in place of it: more than any attention."""
 
 NO_ATTENTION = 1e-12
@@ -287,7 +287,7 @@ class SpatialMemory:
         assert self._keys is not None
         config = self._network.config
         settled = self._reads >= config.working_views + SETTLED
-        weight = torch.where(settled, self._attention / self._reads.clamp(min=1), KEPT)
+        weight = torch.where(settled, self._attention / self._reads.clamp(min=1), UNSETTLED)
         kept = weight.topk(config.long_tokens, 1).indices  # (B, X, 1)
         whole = kept.expand(-1, -1, self._keys.shape[2])
         self._keys, self._values = self._keys.gather(1, whole), self._values.gather(1, whole)

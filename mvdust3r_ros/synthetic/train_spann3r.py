@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mvdust3r_ros.engines.graph_weights import weights_of_graphs
 from mvdust3r_ros.model.layers import Linear
 from mvdust3r_ros.model.spann3r import SpannConfig, SpannNetwork, Step
 from mvdust3r_ros.model.spann3r_weights import (
@@ -74,7 +75,7 @@ class SpannTraining:
     """Settings of a run.
 
     Attributes:
-        weights: network to start from, .safetensors or .pth.
+        weights: network to start from: .safetensors, .pth, or an engine folder of ONNX graphs.
         rooms: folder made by `synth rooms`, views of the network's size.
         run: folder of the checkpoint, the learning curve and the weights.
         steps: length of the run.
@@ -206,7 +207,9 @@ class SpannTrainer:
         self.folder = Path(config.run)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shards = RoomShards(Path(config.rooms))
-        self.network = begin(read_checkpoint(Path(config.weights)), config.weights, config.seed)
+        path = Path(config.weights)
+        stored = weights_of_graphs(path) if path.is_dir() else read_checkpoint(path)
+        self.network = begin(stored, config.weights, config.seed)
         hw = self.shards.window(0, [0]).rgb.shape[1:3]
         needed = self.network.config.pair.image_hw
         if hw != needed or self.shards.views < config.views:
@@ -242,6 +245,7 @@ class SpannTrainer:
         self.network.train()
         target, centres = batch.points(0), batch.relative(0)[..., :3, 3]
         regression, pose, errors = [], [], []
+        torch.manual_seed(self.step)  # of what is dropped of the attention
         with torch.autocast(self.device.type, torch.bfloat16), parametrize.cached():
             steps = self._steps(batch)
         for maps, views in (

@@ -52,6 +52,8 @@ LOST_ROTATION_DEG = 180.0
 """The largest possible angle, for a view without a pose."""
 LOST_TRANSLATION = 10.0
 """Ten times the distance moved: the error of a lost view, and the upper limit of errors."""
+BASELINES = {"dust3r": "DUSt3R", "spann3r": "Spann3R"}
+"""Backend -> row of its own: these networks have one way to put the views of a window together."""
 PICTURES = 3
 """Chosen for appearance: per number of views, enough to see what the numbers mean."""
 MOST_POINTS = 10_000
@@ -130,7 +132,8 @@ def evaluate_rooms(
     The engine runs with one reference ("MVD") and, if designed for more, with its own number
     ("MVD+", read from the path of the central reference and from the most confident path). Oracle
     rows use the reference, or the path, that is best according to the truth. Pairs with global
-    alignment have no reference: one row, "DUSt3R".
+    alignment have no reference: one row, "DUSt3R". Nor has a sequence, which begins with the first
+    view in time: one row, "Spann3R".
 
     Args:
         engine: the engine to evaluate.
@@ -157,7 +160,7 @@ def evaluate_rooms(
             views = windows(seed, count)
             for name, case, prediction in _judge(engine, trivial, views, seed):
                 rows.setdefault(name, []).append(case)
-                if number < PICTURES and name in ("MVD", "MVD+", "DUSt3R"):
+                if number < PICTURES and name in ("MVD", "MVD+", *BASELINES.values()):
                     picture = draw_window(_fed(views, prediction), prediction)
                     path = out / f"{name.replace('+', 'p')}_{count:02d}_{seed}.jpg"
                     cv2.imwrite(str(path), picture[..., ::-1])
@@ -180,9 +183,11 @@ def _judge(
     started = time.perf_counter()
     tokens = engine.encode(views if engine.describe().needs_truth else _blind(views))
     encoded = time.perf_counter() - started
-    if engine.describe().backend == "dust3r":
-        prediction, seconds = _decode(engine, tokens, order_views(views, 1), 1)
-        yield "DUSt3R", _case(seed, prediction, views, 0, encoded + seconds), prediction
+    if name := BASELINES.get(engine.describe().backend, ""):
+        in_time = tuple(range(len(views)))
+        first_view = in_time if name == "Spann3R" else order_views(views, 1)
+        prediction, seconds = _decode(engine, tokens, first_view, 1)
+        yield name, _case(seed, prediction, views, 0, encoded + seconds), prediction
         return
     single = []
     best = order_views(views, 1)[0]
