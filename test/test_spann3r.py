@@ -27,6 +27,7 @@ from mvdust3r_ros.cli import main
 from mvdust3r_ros.evaluation.trials.rule_weights import rule_tensor, uniform
 from mvdust3r_ros.model.config import NetworkConfigError
 from mvdust3r_ros.model.dust3r import PairConfig
+from mvdust3r_ros.model.dust3r_weights import pair_state
 from mvdust3r_ros.model.spann3r import (
     SpannConfig,
     SpannNetwork,
@@ -39,6 +40,7 @@ from mvdust3r_ros.model.spann3r_weights import (
     on_top_of,
     read_spann_checkpoint,
     save_spann_checkpoint,
+    spann_config_from_state,
     spann_network_from_state,
 )
 from mvdust3r_ros.model.weights import WeightsError
@@ -169,21 +171,14 @@ def test_a_published_file_loads_and_comes_back_from_our_own(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_full_size_network_has_the_published_keys() -> None:
-    listed = json.loads((GOLDEN / "dust3r" / "published_keys.json").read_text())
+    pair = json.loads((GOLDEN / "dust3r" / "published_keys.json").read_text())
+    memory = json.loads((STORED / "published_keys.json").read_text())["memory"]
+    shapes = memory | {f"dust3r.{k}": v for k, v in (pair["common"] | pair["dpt"]).items()}
     with torch.device("meta"):
-        shapes = {k: list(v.shape) for k, v in SpannNetwork(SpannConfig()).state_dict().items()}
-    pair = {k.removeprefix("dust3r."): v for k, v in shapes.items() if k.startswith("dust3r.")}
-    expected = {k: v for k, v in (listed["common"] | listed["dpt"]).items()
-                if "scratch.layer" not in k or "layer_rn" in k}  # fmt: skip
-    assert pair == {k: v for k, v in expected.items() if "dpt.act_" not in k or k in pair}
-    memory = {k for k in shapes if not k.startswith("dust3r.")}
-    assert {k.split(".")[0] for k in memory} == {
-        "value_encoder", "value_norm", "value_out", "pos_patch_embed",
-        "norm_q", "norm_k", "norm_v", "attn_head_1", "attn_head_2",
-    }  # fmt: skip
-    assert shapes["attn_head_1.0.weight"] == [1792, 1792]
-    assert shapes["attn_head_2.2.weight"] == [1024, 1792]
-    assert shapes["value_encoder.5.mlp.fc1.weight"] == [4096, 1024]
+        state = pair_state({k: torch.empty(v) for k, v in shapes.items()})
+        expected = SpannNetwork(SpannConfig()).state_dict()
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in expected.items()}
+    assert spann_config_from_state(state) == SpannConfig()
 
 
 def test_other_files_are_refused_in_words(tmp_path: Path) -> None:

@@ -163,7 +163,8 @@ def _begin_key(head: nn.Sequential, dim: int) -> None:
 
     Hidden units come in pairs of opposite sign: gelu(x) - gelu(-x) = x.
     """
-    first, _, last = head
+    first, last = head[0], head[2]
+    assert isinstance(first, Linear) and isinstance(last, Linear)
     pairs = min(dim, first.weight.shape[0] // 2)
     mapped = FIRST_GEOMETRY * first.weight[:pairs]
     mapped[:, :dim] = torch.eye(pairs, dim)
@@ -172,14 +173,14 @@ def _begin_key(head: nn.Sequential, dim: int) -> None:
     last.weight[:pairs, : 2 * pairs] = torch.cat((torch.eye(pairs), -torch.eye(pairs)), 1)
 
 
-def make_trainable(network: SpannNetwork) -> dict[str, nn.Parameter]:
+def make_trainable(network: SpannNetwork) -> dict[str, Tensor]:
     """Add factors to the decoders, in place, and freeze all but these, heads and memory.
 
     Returns:
         What is trained, by the names that `on_top_of` takes.
     """
     network.requires_grad_(False)
-    trained: dict[str, nn.Parameter] = {}
+    trained: dict[str, Tensor] = {}
     for name, module in list(network.dust3r.named_modules()):
         if isinstance(module, Linear) and name.startswith(FACTORED):
             factors = LowRank(*module.weight.shape)
