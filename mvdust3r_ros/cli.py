@@ -264,6 +264,65 @@ def _train_gaussians(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_train_spann3r(commands: Commands) -> None:
+    train = add_command(
+        commands, "train-spann3r", "train Spann3R's memory on synthetic rooms",
+        "mvdust3r_ros train-spann3r --weights models/room --rooms rooms --run runs/spann3r",
+    )  # fmt: skip
+    train.add_argument(
+        "--weights", type=Path, required=True, metavar="FILE",
+        help="network to start from: weights, or an engine folder of ONNX graphs",
+    )  # fmt: skip
+    train.add_argument(
+        "--rooms", type=Path, required=True, metavar="DIR", help="folder made by `synth rooms`"
+    )
+    train.add_argument(
+        "--run", type=Path, required=True, metavar="DIR", dest="folder",
+        help="folder of the run; goes on from its last checkpoint",
+    )  # fmt: skip
+    train.add_argument("--steps", type=int, default=1000, help="steps (default %(default)s)")
+    train.add_argument(
+        "--views", type=int, default=12, help="most views of a sequence (default %(default)s)"
+    )
+    train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    train.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: never")
+    train.add_argument(
+        "--export", type=Path, metavar="DIR",
+        help="engine folder to make of it, beside that of --weights",
+    )  # fmt: skip
+    train.set_defaults(run=_train_spann3r)
+
+
+def _train_spann3r(args: argparse.Namespace) -> int:
+    from mvdust3r_ros.engines.spann3r.engine import release_spann3r
+    from mvdust3r_ros.evaluation.lockstep import interruptible
+    from mvdust3r_ros.synthetic.train_spann3r import SpannTrainer, SpannTraining
+
+    weights, export = args.weights.resolve(), args.export and args.export.resolve()
+    if export and (not weights.is_dir() or export.parent != weights.parent):
+        raise MvDust3rError(
+            f"{args.export} cannot hold what is on top of {args.weights}: both must be folders in "
+            "one place"
+        )
+    config = SpannTraining(
+        str(weights), str(args.rooms), str(args.folder), args.steps, args.views,
+        device=args.device,
+    )  # fmt: skip
+
+    def report(point: dict[str, float]) -> None:
+        print(", ".join(f"{name} {value:g}" for name, value in point.items()), flush=True)
+
+    trainer = SpannTrainer(config)
+    with interruptible() as interrupted:
+        trainer.run(args.minutes, interrupted.is_set, report)
+    if interrupted.is_set():
+        return 130
+    if export:
+        release_spann3r(trainer.weights, export, weights.name)
+        print(f"{args.export}: mvdust3r_ros evaluate rooms --engine {args.export}")
+    return 0
+
+
 def _size(text: str) -> tuple[int, int]:
     """Parse WxH to (height, width)."""
     try:
@@ -363,6 +422,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     _add_train,
     _add_train_mvs,
     _add_train_gaussians,
+    _add_train_spann3r,
     add_evaluate,
     add_compare,
     add_evaluate_rooms,

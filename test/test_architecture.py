@@ -82,7 +82,9 @@ TORCH_FILES = {
     "engines/dust3r/engine.py",
     "engines/dust3r/pairwise.py",
     "engines/export.py",
+    "engines/graph_weights.py",
     "engines/mvs/export.py",
+    "engines/spann3r/engine.py",
     "evaluation/paper/scaling.py",
     "evaluation/trials/golden.py",
 }

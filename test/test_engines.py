@@ -35,6 +35,7 @@ from mvdust3r_ros.engines.export import ExportOptions, check_operators, export_e
 from mvdust3r_ros.engines.manifest import MANIFEST_NAME, load_manifest, save_manifest
 from mvdust3r_ros.engines.onnx_engine import OnnxEngine, OnnxOptions, choose_providers
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
+from mvdust3r_ros.engines.spann3r.engine import export_spann3r
 from mvdust3r_ros.engines.torch_engine import (
     WEIGHTS_NAME,
     TorchEngine,
@@ -47,6 +48,8 @@ from mvdust3r_ros.model.config import NetworkConfig
 from mvdust3r_ros.model.dust3r import PairConfig, PairNetwork
 from mvdust3r_ros.model.dust3r_weights import PairCheckpoint, save_pair_checkpoint
 from mvdust3r_ros.model.network import Network
+from mvdust3r_ros.model.spann3r import SpannConfig, SpannNetwork
+from mvdust3r_ros.model.spann3r_weights import SpannCheckpoint, save_spann_checkpoint
 from mvdust3r_ros.model.weights import Checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -335,6 +338,14 @@ def test_engine_is_chosen_by_what_it_is_given(tmp_path: Path) -> None:
         export_dust3r(tmp_path / "pair.safetensors", tmp_path / "dust3r"),
     ):
         assert create_engine(source, EngineOptions(device="cpu")).describe().backend == "dust3r"
+    spann = SpannConfig(pair, value_depth=1, value_heads=2)
+    sequential = SpannCheckpoint(spann, SpannNetwork(spann).state_dict())
+    save_spann_checkpoint(tmp_path / "spann.safetensors", sequential)
+    for source in (
+        tmp_path / "spann.safetensors",
+        export_spann3r(tmp_path / "spann.safetensors", tmp_path / "spann3r"),
+    ):
+        assert create_engine(source, EngineOptions(device="cpu")).describe().backend == "spann3r"
 
 
 def test_the_default_model_is_looked_for_beside_the_package(

@@ -17,13 +17,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mvdust3r_ros.datatypes import View
+from mvdust3r_ros.datatypes import View, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import EngineInfo
 from mvdust3r_ros.engines.oracle_engine import OracleEngine
 from mvdust3r_ros.evaluation.trials.rooms import (
@@ -134,6 +135,27 @@ def test_aligned_pairs_have_one_row_as_they_have_no_reference(tmp_path: Path) ->
     made = evaluate_rooms(Pairwise(HW), windows, [50], [3], [60], tmp_path, lambda *_: None)
     assert set(made[3]) == {"mean pointmap", "constant depth", "DUSt3R"}
     assert [path.name for path in tmp_path.glob("*.jpg")] == ["DUSt3R_03_50.jpg"]
+
+
+class Sequential(OracleEngine):
+    """The oracle in the place of a spatial memory."""
+
+    def describe(self) -> EngineInfo:
+        return replace(super().describe(), backend="spann3r")
+
+    def decode(self, tokens: Sequence[ViewTokens], n_ref: int = 0) -> WindowPrediction:
+        stamps = [token.view.stamp_ns for token in tokens]
+        assert stamps == sorted(stamps)
+        return super().decode(tokens, n_ref)
+
+
+def test_a_sequence_has_one_row_and_begins_with_the_first_view(tmp_path: Path) -> None:
+    def stamped(seed: int, count: int) -> list[View]:
+        return [replace(view, stamp_ns=n) for n, view in enumerate(windows(seed, count))]
+
+    made = evaluate_rooms(Sequential(HW), stamped, [50], [3], [60], tmp_path, lambda *_: None)
+    assert set(made[3]) == {"mean pointmap", "constant depth", "Spann3R"}
+    assert made[3]["Spann3R"][0].nd_metric < 1e-3
 
 
 def test_mean_pointmap_is_the_mean() -> None:

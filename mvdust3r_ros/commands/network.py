@@ -90,9 +90,16 @@ def _weights_info(args: argparse.Namespace) -> int:
         is_pair_checkpoint,
         read_pair_checkpoint,
     )
+    from mvdust3r_ros.model.spann3r_weights import (
+        describe_spann_checkpoint,
+        is_spann_checkpoint,
+        read_spann_checkpoint,
+    )
     from mvdust3r_ros.model.weights import describe_checkpoint, read_checkpoint
 
-    if is_pair_checkpoint(args.file):
+    if is_spann_checkpoint(args.file):
+        description = describe_spann_checkpoint(read_spann_checkpoint(args.file))
+    elif is_pair_checkpoint(args.file):
         description = describe_pair_checkpoint(read_pair_checkpoint(args.file))
     else:
         description = describe_checkpoint(read_checkpoint(args.file))
@@ -109,6 +116,11 @@ def _weights_convert(args: argparse.Namespace) -> int:
         read_pair_checkpoint,
         save_pair_checkpoint,
     )
+    from mvdust3r_ros.model.spann3r_weights import (
+        is_spann_checkpoint,
+        read_spann_checkpoint,
+        save_spann_checkpoint,
+    )
     from mvdust3r_ros.model.weights import (
         network_from_state,
         read_checkpoint,
@@ -118,7 +130,9 @@ def _weights_convert(args: argparse.Namespace) -> int:
     if args.target.suffix != ".safetensors":
         raise MvDust3rError(f"{args.target}: weights are written as .safetensors")
     with _working(f"converting {args.source.name}"):
-        if is_pair_checkpoint(args.source):
+        if is_spann_checkpoint(args.source):
+            save_spann_checkpoint(args.target, read_spann_checkpoint(args.source), args.dtype)
+        elif is_pair_checkpoint(args.source):
             pair = read_pair_checkpoint(args.source)
             pair_network_from_state(pair.config, pair.state, str(args.source))
             save_pair_checkpoint(args.target, pair, args.dtype)
@@ -213,8 +227,11 @@ def _engine_export(args: argparse.Namespace) -> int:
     _need_torch()
     from mvdust3r_ros.engines.export import ExportOptions, export_engine
     from mvdust3r_ros.model.dust3r_weights import is_pair_checkpoint
+    from mvdust3r_ros.model.spann3r_weights import is_spann_checkpoint
     from mvdust3r_ros.model.weights import DTYPES, network_from_state, read_checkpoint
 
+    if is_spann_checkpoint(args.weights):
+        return _spann3r_export(args)
     if is_pair_checkpoint(args.weights):
         return _dust3r_export(args)
     checkpoint = read_checkpoint(args.weights)
@@ -237,6 +254,15 @@ def _dust3r_export(args: argparse.Namespace) -> int:
     from mvdust3r_ros.engines.dust3r.engine import export_dust3r
 
     folder = export_dust3r(args.weights, args.out)
+    print(f"{folder}: mvdust3r_ros map BAG --engine {folder}")
+    return 0
+
+
+def _spann3r_export(args: argparse.Namespace) -> int:
+    """The sequential network stays in PyTorch, float32."""
+    from mvdust3r_ros.engines.spann3r.engine import export_spann3r
+
+    folder = export_spann3r(args.weights, args.out)
     print(f"{folder}: mvdust3r_ros map BAG --engine {folder}")
     return 0
 

@@ -142,6 +142,9 @@ def _weights(path: Path, options: EngineOptions) -> Engine:
     """The engine of a file of weights, by the network that they belong to."""
     with _needing_torch(path):
         from mvdust3r_ros.model.dust3r_weights import is_pair_checkpoint
+        from mvdust3r_ros.model.spann3r_weights import is_spann_checkpoint
+    if is_spann_checkpoint(path):
+        return _spann3r(path, options)
     return (_dust3r if is_pair_checkpoint(path) else _torch)(path, options)
 
 
@@ -160,6 +163,15 @@ def _dust3r(path: Path, options: EngineOptions) -> Engine:
         from mvdust3r_ros.engines.dust3r.engine import dust3r_engine_from
         from mvdust3r_ros.engines.torch_engine import TorchOptions
     return dust3r_engine_from(
+        path, TorchOptions(options.device, options.precision, options.threads)
+    )
+
+
+def _spann3r(path: Path, options: EngineOptions) -> Engine:
+    with _needing_torch(path):
+        from mvdust3r_ros.engines.spann3r.engine import spann3r_engine_from
+        from mvdust3r_ros.engines.torch_engine import TorchOptions
+    return spann3r_engine_from(
         path, TorchOptions(options.device, options.precision, options.threads)
     )
 
@@ -201,6 +213,6 @@ def _tensorrt(path: Path, options: EngineOptions) -> Engine:
 
 MAKERS: dict[str, Callable[[Path, EngineOptions], Engine]] = {
     "onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt, "mvs": _mvs,
-    "dust3r": _dust3r,
+    "dust3r": _dust3r, "spann3r": _spann3r,
 }  # fmt: skip
 """Manifest backend -> function that loads such an engine folder."""

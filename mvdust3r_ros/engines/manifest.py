@@ -37,7 +37,7 @@ OPSET = 17
 """ONNX operator set: the first with layer normalisation as a single node."""
 GAUSSIAN_OUTPUTS = ("opacity", "scale", "rotation")
 """Outputs of a decoder with Gaussians, in addition to points and confidence."""
-BACKENDS = ("onnx", "torch", "tensorrt", "mvs", "dust3r")
+BACKENDS = ("onnx", "torch", "tensorrt", "mvs", "dust3r", "spann3r")
 
 CONFIDENCE_NAMES = ("min_conf", "conf_quantile", "point_rel_sigma")
 

@@ -36,6 +36,7 @@ from mvdust3r_ros.engines.views import path_count, stack_images, stack_intrinsic
 from mvdust3r_ros.model.config import config_to_dict
 from mvdust3r_ros.model.dust3r import PairNetwork
 from mvdust3r_ros.model.network import Network, slot_order
+from mvdust3r_ros.model.spann3r import SpannNetwork
 from mvdust3r_ros.model.weights import DTYPES, load_network, read_checkpoint
 
 WEIGHTS_NAME = "weights.safetensors"
@@ -135,7 +136,9 @@ class TorchEngine(Engine):
         return torch.from_numpy(stack_images(views, self._info.image_hw)).to(self._device)
 
 
-def prepared(network: Network | PairNetwork, options: TorchOptions) -> tuple[str, str]:
+def prepared(
+    network: Network | PairNetwork | SpannNetwork, options: TorchOptions
+) -> tuple[str, str]:
     """Move a network to its device and lower its precision, in place; the names of both.
 
     Raises:

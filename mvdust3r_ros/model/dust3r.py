@@ -28,7 +28,7 @@ from mvdust3r_ros.model.config import NetworkConfig, NetworkConfigError
 from mvdust3r_ros.model.dpt_head import DPT_PATCH, DptHead
 from mvdust3r_ros.model.heads import PointHead, PointMaps
 from mvdust3r_ros.model.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear, rope_table
-from mvdust3r_ros.model.network import PatchEmbed
+from mvdust3r_ros.model.network import RAY_FEATURES, PatchEmbed, patch_centres, ray_features
 
 HEADS = ("linear", "dpt")
 
@@ -52,6 +52,9 @@ class PairConfig:
         head: one of `HEADS`.
         dpt_levels: channels of the DPT head's four levels, finest first.
         dpt_features: channels in which they are fused.
+        ray_embed: whether known intrinsics are embedded as rays; see `NetworkConfig`.
+        pos_embed: whether each patch of `image_hw` has a learned position; see `NetworkConfig`.
+        max_log_distance: limit of a linear head on log(1 + distance); 0 for none.
 
     Raises:
         NetworkConfigError: on construction, sizes that do not fit together.
@@ -70,6 +73,9 @@ class PairConfig:
     head: str = "linear"
     dpt_levels: tuple[int, int, int, int] = (96, 192, 384, 768)
     dpt_features: int = 256
+    ray_embed: bool = False
+    pos_embed: bool = False
+    max_log_distance: float = 0.0
 
     def __post_init__(self) -> None:
         shared = {field.name for field in dataclasses.fields(NetworkConfig)}
@@ -130,6 +136,9 @@ class PairNetwork(nn.Module):
         self.config = c = config
         self.mask_token = nn.Parameter(torch.zeros(1, 1, c.dec_dim))  # in the files, not used
         self.patch_embed = PatchEmbed(c.patch_size, c.enc_dim)
+        tokens = c.image_hw[0] * c.image_hw[1] // c.patch_size**2
+        self.pos_embed = nn.Parameter(torch.zeros(tokens, c.enc_dim)) if c.pos_embed else None
+        self.ray_embed = nn.Linear(RAY_FEATURES, c.enc_dim) if c.ray_embed else None
         self.enc_blocks = nn.ModuleList(
             EncoderBlock(c.enc_dim, c.enc_heads, c.mlp_ratio) for _ in range(c.enc_depth)
         )
@@ -159,10 +168,25 @@ class PairNetwork(nn.Module):
         patch = self.config.patch_size
         return images.shape[2] // patch, images.shape[3] // patch
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Tokens (V, S, enc_dim) of single views (V, 3, H, W) in [-1, 1]."""
+    def encode(self, images: Tensor, intrinsics: Tensor | None = None) -> Tensor:
+        """Tokens of single views.
+
+        Args:
+            images: (V, 3, H, W) in [-1, 1].
+            intrinsics: (V, 4) as `Network.forward` takes them; used with a ray embedding alone.
+
+        Returns:
+            (V, S, enc_dim)
+        """
         c = self.config
         x = self.patch_embed(images)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        if self.ray_embed is not None and intrinsics is not None:
+            centres = patch_centres(self.grid_hw(images), c.patch_size).to(images)
+            height, width = images.shape[2:]
+            rays, known = ray_features(intrinsics, centres, (height, width))
+            x = x + self.ray_embed(rays) * known
         rope = self._rope(self.grid_hw(images), c.enc_dim // c.enc_heads, images.device)
         for block in self.enc_blocks:
             x = block(x, rope)
@@ -172,7 +196,12 @@ class PairNetwork(nn.Module):
         self, first: Tensor, second: Tensor, grid_hw: tuple[int, int]
     ) -> tuple[PointMaps, PointMaps]:
         """Decoders and heads; arguments and result as of `decode` and `forward`."""
-        decoded = self.decode(first, second, grid_hw)
+        return self.point_maps(self.decode(first, second, grid_hw), grid_hw)
+
+    def point_maps(
+        self, decoded: tuple[Sequence[Tensor], Sequence[Tensor]], grid_hw: tuple[int, int]
+    ) -> tuple[PointMaps, PointMaps]:
+        """Heads alone, on what `decode` gives."""
         heads = (self.downstream_head1, self.downstream_head2)
         a, b = (
             head([x.float() for x in layers], grid_hw)
@@ -231,5 +260,5 @@ def _decoder(c: PairConfig) -> nn.ModuleList:
 
 def _head(c: PairConfig) -> PointHead | DptHead:
     if c.head == "linear":
-        return PointHead(c.dec_dim, c.patch_size, 0, 0.0)
+        return PointHead(c.dec_dim, c.patch_size, 0, c.max_log_distance)
     return DptHead((c.enc_dim, *3 * (c.dec_dim,)), c.dpt_levels, c.dpt_features)

@@ -83,6 +83,35 @@ def exchange(x: Tensor, order: Tensor) -> Tensor:
     return split_axis(flat, 1, (-1, views))
 
 
+def patch_centres(grid_hw: tuple[int, int], patch: int) -> Tensor:
+    """(S, 2) x and y of the centres of patches, in pixels, row by row."""
+    rows, cols = (torch.arange(n) * patch + (patch - 1) / 2 for n in grid_hw)
+    return torch.stack((cols.repeat(len(rows)), rows.repeat_interleave(len(cols))), -1)
+
+
+def ray_features(
+    intrinsics: Tensor, centres: Tensor, image_hw: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Rays through the patch centres of V views.
+
+    Args:
+        intrinsics: (V, 4) as in `Network.forward`.
+        centres: (S, 2) from `patch_centres`.
+        image_hw: height and width of the views, in pixels.
+
+    Returns:
+        (V, S, 6) features, and (V, 1, 1) 1 for known intrinsics.
+    """
+    known = (intrinsics[:, :1] > 0).to(intrinsics.dtype)
+    focal = (intrinsics[:, :2] + (1 - known)).unsqueeze(1)  # (V, 1, 2), never 0
+    xy = (centres - intrinsics[:, None, 2:]) / focal  # (V, S, 2)
+    x, y = xy.unbind(-1)
+    height, width = image_hw
+    half = xy.new_tensor((width / 2, height / 2)) / focal
+    half_x, half_y = half.expand(-1, xy.shape[1], -1).unbind(-1)
+    return torch.stack((x, y, x * y, x * x + y * y, half_x, half_y), -1), known.unsqueeze(1)
+
+
 class PatchEmbed(nn.Module):
     """Patches to tokens."""
 
@@ -141,8 +170,7 @@ class Network(nn.Module):
             cos, sin = rope_table(c.grid_hw, dim // heads, c.rope_base)
             self.register_buffer(f"{name}_rope_cos", cos.to(device), persistent=False)
             self.register_buffer(f"{name}_rope_sin", sin.to(device), persistent=False)
-        rows, cols = (torch.arange(n) * c.patch_size + (c.patch_size - 1) / 2 for n in c.grid_hw)
-        centres = torch.stack((cols.repeat(len(rows)), rows.repeat_interleave(len(cols))), -1)
+        centres = patch_centres(c.grid_hw, c.patch_size)
         self.register_buffer("patch_centres", centres.to(device), persistent=False)
 
     @torch.no_grad()
@@ -282,15 +310,8 @@ class Network(nn.Module):
         return self.enc_norm(x)  # type: ignore[no-any-return]
 
     def rays(self, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (V, S, 6) ray features of patch centres, and (V, 1, 1) 1 for known intrinsics."""
-        known = (intrinsics[:, :1] > 0).to(intrinsics.dtype)
-        focal = (intrinsics[:, :2] + (1 - known)).unsqueeze(1)  # (V, 1, 2), never 0
-        xy = (self.patch_centres - intrinsics[:, None, 2:]) / focal  # (V, S, 2)
-        x, y = xy.unbind(-1)
-        height, width = self.config.image_hw
-        half = xy.new_tensor((width / 2, height / 2)) / focal
-        half_x, half_y = half.expand(-1, xy.shape[1], -1).unbind(-1)
-        return torch.stack((x, y, x * y, x * x + y * y, half_x, half_y), -1), known.unsqueeze(1)
+        """Ray features of the patch centres; as `ray_features` gives them."""
+        return ray_features(intrinsics, self.patch_centres, self.config.image_hw)
 
     def decode(
         self, tokens: Tensor, order: Tensor, paths: int = 0, weights: list[Tensor] | None = None
