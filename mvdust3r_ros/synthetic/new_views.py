@@ -41,7 +41,7 @@ BLUR_PX2 = 0.1
 POINT_SIZE_PX = 0.5
 """Of coloured points, in their own view: neighbours overlap. The published code gives DUSt3R's
 0.45 pixels of a camera as long as its image is wide, which leaves gaps with wider ones."""
-NO_DEPTH = 1e-4
+COINCIDENT = 1e-4
 """Of the median distance: nearer points are of pixels without depth, up to float32."""
 HELD_OUT_SHARE = 4
 """One held-out view for so many input views: 1, 3 and 6 for 4, 12 and 24, as in the paper's tests
@@ -345,7 +345,7 @@ def _there(prediction: WindowPrediction, path: int) -> BoolArray:
                 there[view] = False
                 continue
             apart = np.linalg.norm(points[view] - pose.T_window_cam[:3, 3], axis=-1)
-            there[view] &= apart > NO_DEPTH * np.median(apart)
+            there[view] &= apart > COINCIDENT * np.median(apart)
     return np.asarray(there)
 
 
