@@ -222,3 +222,13 @@ def test_a_run_goes_on_where_it_was_stopped_and_becomes_an_engine(tmp_path: Path
     np.testing.assert_allclose(
         made.infer(views).points[0], expected.numpy(), rtol=0.02, atol=0.02
     )  # half precision
+
+
+def test_a_memory_lies_beside_what_it_is_on_top_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train-spann3r", "--weights", str(ROOM), "--rooms", str(tmp_path), "--run"]
+    assert main([*words, str(tmp_path / "run"), "--export", str(tmp_path / "memory")]) == 1
+    assert "both must be folders in one place" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "run")]) == 1
+    assert "no rooms in" in capsys.readouterr().err
