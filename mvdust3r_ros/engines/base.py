@@ -35,13 +35,17 @@ class EngineError(MvDust3rError):
     """An engine cannot be created or failed to give a prediction."""
 
 
+IN_TIME_ORDER = ("spann3r", "colmap")
+"""Backends that take the views of a window as they were seen."""
+
+
 @dataclass(frozen=True)
 class EngineInfo:
     """What a caller needs to know about an engine.
 
     Attributes:
         name: shown to people, for example "room (ONNX Runtime, CPUExecutionProvider)".
-        backend: "oracle", "onnx", "torch", "tensorrt", "mvs", "dust3r" or "colmap".
+        backend: "oracle", "onnx", "torch", "tensorrt", "mvs", "dust3r", "spann3r" or "colmap".
         image_hw: height and width of the views it accepts, in pixels; with `long_side`, one of
             several accepted sizes.
         n_ref: number of reference paths it runs by default.
@@ -101,6 +105,16 @@ class EngineInfo:
             self.filled_in(MapperConfig())
         except ConfigError as error:
             raise EngineError(f"{self.name}: {error}") from None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether it matters which view is the reference."""
+        return self.backend not in ("dust3r", *IN_TIME_ORDER)
+
+    @property
+    def in_time_order(self) -> bool:
+        """Whether it takes the views as they were seen; the first one gives the frame."""
+        return self.backend in IN_TIME_ORDER
 
     def takes(self, view_hw: tuple[int, int]) -> bool:
         """Whether the engine accepts views of this height and width in pixels."""

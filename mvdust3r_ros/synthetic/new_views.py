@@ -34,7 +34,7 @@ from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.geometry import backproject, invert_se3
 from mvdust3r_ros.image_quality import psnr_db, ssim
 from mvdust3r_ros.model.splatting import Gaussians3d, RenderOptions, render
-from mvdust3r_ros.window.reference_views import order_views
+from mvdust3r_ros.window.reference_views import REFERENCES, order_views
 
 BLUR_PX2 = 0.1
 """As in the published training."""
@@ -46,13 +46,6 @@ COINCIDENT = 1e-4
 HELD_OUT_SHARE = 4
 """One held-out view for so many input views: 1, 3 and 6 for 4, 12 and 24, as in the paper's tests
 with 30 views of which 24 are inputs."""
-REFERENCES = 4
-"""Views that `order_views` puts first, and that an oracle chooses from."""
-WITHOUT_REFERENCE = ("dust3r", "spann3r", "colmap")
-"""Backends that treat no view as the reference: one row, and no oracle."""
-IN_TIME_ORDER = ("spann3r", "colmap")
-"""Of these, the ones that take the views as they were seen."""
-
 Windows = Callable[[int, int], list[View]]
 """(index, number of views) -> views with exact K, depth_m and T_odom_cam."""
 Distance = Callable[[FloatArray, FloatArray], float]
@@ -303,13 +296,13 @@ def _predictions(
     def with_reference(first: int) -> WindowPrediction:
         return decoded((first, *(i for i in order if i != first)), 1)
 
-    if info.backend in IN_TIME_ORDER:
+    if info.in_time_order:
         yield NewViewRow(), decoded(in_time, 1), 0
         return
     best = order[0] if references_first else order_views(inputs, 1)[0]
     single = with_reference(best)
     yield NewViewRow(), single, 0
-    if info.backend in WITHOUT_REFERENCE:
+    if not info.has_reference:
         return
     if oracle:
         others = [with_reference(i) for i in order[:REFERENCES] if i != best]

@@ -30,6 +30,10 @@ STILL_M = 1e-3
 """A shorter path does not order the views along it: below the resolution of odometry."""
 
 
+REFERENCES = 4
+"""Of the published MV-DUSt3R+; its oracle rows, and ours, choose the best of as many."""
+
+
 class ReferenceViewsError(MvDust3rError):
     """References cannot be chosen from this window."""
 

@@ -50,7 +50,7 @@ from mvdust3r_ros.evaluation.metrics.window_metrics import (
 from mvdust3r_ros.geometry import backproject, invert_se3, rotation_angle_deg
 from mvdust3r_ros.synthetic.window_tiles import window_row
 from mvdust3r_ros.window.pose_recovery import recover_poses
-from mvdust3r_ros.window.reference_views import best_path, order_views
+from mvdust3r_ros.window.reference_views import REFERENCES, best_path, order_views
 
 Windows = Callable[[int, int], list[View]]
 """(seed, number of views) -> views with exact K, depth_m and T_odom_cam, in time order."""
@@ -67,18 +67,12 @@ MOST_POINTS = 10_000
 """Number of pixels per window for the published columns, which need a nearest neighbour for
 each."""
 
-REFERENCES = 4
-"""Views that `order_views` puts first; the oracle reference is the best of them."""
 NETWORK = "MVD"
 """Name of the rows of MV-DUSt3R, on any backend; "MVD+" with several references."""
 NAMES = {
     "mvs": "mvs", "dust3r": "DUSt3R", "spann3r": "Spann3R", "colmap": "COLMAP", "oracle": "oracle",
 }  # fmt: skip
 """Backend -> name of the rows of what is not MV-DUSt3R."""
-WITHOUT_REFERENCE = ("dust3r", "spann3r", "colmap")
-"""Backends that treat no view as the reference: one row, and no oracle."""
-IN_TIME_ORDER = ("spann3r", "colmap")
-"""Of these, the ones that take the views as they were seen; the first one gives the frame."""
 
 
 class RoomsError(MvDust3rError):
@@ -245,8 +239,8 @@ def judge(
     tokens = engine.encode(views if info.needs_truth else _blind(views))
     encoded = time.perf_counter() - started
     as_given = tuple(range(len(views)))
-    if info.backend in WITHOUT_REFERENCE:
-        kept = references_first or info.backend in IN_TIME_ORDER
+    if not info.has_reference:
+        kept = references_first or info.in_time_order
         order = as_given if kept else order_views(views, 1)
         prediction, seconds = _decode(engine, tokens, order, 1)
         yield row_name(info), _case(seed, prediction, views, 0, encoded + seconds), prediction
