@@ -15,10 +15,12 @@
 """How much the choice of the reference view matters: order_views against others and the best.
 
     python benchmarks/references.py [--engine models/room] [--views 4,8,12] [--seeds A:B]
+    python benchmarks/references.py --bag bag --depth depth [--step 10] ...
 
-Each window of a synthetic room is decoded once with each of its views as the only reference. Every
-rule then picks one of these predictions, which has the same error for all rules that pick it. The
-oracle picks the one with the least ND; the gap of a rule is its mean ND over that of the oracle.
+Windows are those of synthetic rooms, or of every n-th image of a bag with true depth and poses.
+Each is decoded once with each of its views as the only reference. Every rule then picks one of
+these predictions, which has the same error for all rules that pick it. The oracle picks the one
+with the least ND; the gap of a rule is its mean ND over that of the oracle.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -33,13 +36,13 @@ from mvdust3r_ros.commands.command_line import number_list, seeds
 from mvdust3r_ros.datatypes import FloatArray, View, ViewTokens, WindowPrediction
 from mvdust3r_ros.engines.base import Engine
 from mvdust3r_ros.engines.create import EngineOptions, create_engine
-from mvdust3r_ros.evaluation.metrics.window_metrics import (
-    WindowTruth,
-    align_pointmaps,
-    normalized_distance,
-)
-from mvdust3r_ros.geometry import backproject, invert_se3
+from mvdust3r_ros.evaluation.metrics.window_metrics import align_pointmaps, normalized_distance
+from mvdust3r_ros.evaluation.window_scores import window_truth
+from mvdust3r_ros.geometry import invert_se3
+from mvdust3r_ros.recordings.bag_recording import BagOptions, bag_recording
+from mvdust3r_ros.recordings.recording import TruthOptions
 from mvdust3r_ros.synthetic.dataset import exact_views
+from mvdust3r_ros.window.preprocess import view_from_frame
 from mvdust3r_ros.window.reference_views import order_views
 
 
@@ -83,18 +86,24 @@ def main() -> None:
     parser.add_argument("--engine", default="models/room", metavar="DIR")
     parser.add_argument("--seeds", type=seeds, default=range(7_500_000, 7_500_040), metavar="A:B")
     parser.add_argument("--views", type=number_list, default=[4, 8, 12], metavar="N,N,...")
+    parser.add_argument("--bag", type=Path, help="in place of rooms; needs --depth")
+    parser.add_argument("--depth", type=Path, help="topic or folder of true depth")
+    parser.add_argument("--step", type=int, default=10, help="images from one view to the next")
     given = parser.parse_args()
     engine = create_engine(given.engine, EngineOptions(threads=1))
     hw = engine.describe().image_hw
+    recorded = _recorded(given, hw) if given.bag else []
     for count in given.views:
-        windows = [try_all(engine, exact_views(seed, count, hw)) for seed in given.seeds]
+        starts = range(0, len(recorded) - count + 1, count // 2)
+        chosen = [recorded[start : start + count] for start in starts]
+        windows = [try_all(engine, w) for w in chosen or _rooms(given.seeds, count, hw)]
         print(f"\n{count} views, {len(windows)} windows\n\n{table(windows)}", flush=True)
 
 
 def try_all(engine: Engine, views: list[View]) -> Tried:
     """Decode a window with each view as the reference."""
     tokens = engine.encode([replace(view, depth_m=None, T_odom_cam=None) for view in views])
-    truth = _truth(views)
+    truth = window_truth(views)
     nd, confidence = [], []
     for reference in range(len(views)):
         prediction = _decode(engine, tokens, reference)
@@ -115,17 +124,18 @@ def _decode(engine: Engine, tokens: Sequence[ViewTokens], reference: int) -> Win
     return engine.decode([tokens[index] for index in order], 1).in_caller_order(order)
 
 
-def _truth(views: Sequence[View]) -> WindowTruth:
-    points, valid, poses = [], [], []
-    for view in views:
-        assert view.depth_m is not None and view.K is not None and view.T_odom_cam is not None
-        seen = np.isfinite(view.depth_m) & (view.depth_m > 0)
-        T = view.T_odom_cam
-        local = backproject(np.where(seen, view.depth_m, 0.0).astype(np.float64), view.K)
-        points.append(local @ T[:3, :3].T + T[:3, 3])
-        valid.append(seen)
-        poses.append(T)
-    return WindowTruth(np.array(points), np.array(valid), np.array(poses))
+def _rooms(seeds_: Sequence[int], count: int, hw: tuple[int, int]) -> list[list[View]]:
+    windows = [exact_views(seed, count, hw) for seed in seeds_]
+    return [[replace(view, T_world_cam=view.T_odom_cam) for view in window] for window in windows]
+
+
+def _recorded(given: argparse.Namespace, hw: tuple[int, int]) -> list[View]:
+    """Every n-th image of a bag that has true depth and a true pose, which is odometry too."""
+    truth = TruthOptions(depth=str(given.depth))
+    frames = bag_recording(given.bag, BagOptions(), truth).frames(lambda *_: None)
+    known = [f for f in frames if f.depth_m is not None and f.T_world_cam is not None]
+    views = (view_from_frame(frame, hw) for frame in known[:: given.step])
+    return [replace(view, T_odom_cam=view.T_world_cam) for view in views]
 
 
 def _without_odometry(views: Sequence[View]) -> list[View]:

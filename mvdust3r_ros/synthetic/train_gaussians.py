@@ -373,7 +373,9 @@ class GaussianTrainer:
             columns = (None, row, points)
             picture = np.vstack([np.hstack([shown[seed, c] for c in columns]) for seed in seeds])
             path = self.folder / f"new_views_{views}_{self.step:06d}.png"
-            cv2.imwrite(str(path), np.round(picture[..., ::-1] * 255))
+            cv2.imwrite(
+                str(path), np.round(picture[..., ::-1] * 255).clip(0, 255).astype(np.uint8)
+            )
         return self._log(values)
 
     def _log(self, values: dict[str, float]) -> dict[str, float]:
