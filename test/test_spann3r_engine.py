@@ -35,6 +35,7 @@ from mvdust3r_ros.engines.spann3r.engine import (
 )
 from mvdust3r_ros.engines.torch_engine import TorchOptions
 from mvdust3r_ros.engines.views import stack_images, stack_intrinsics
+from mvdust3r_ros.evaluation.trials.rooms import evaluate_rooms
 from mvdust3r_ros.model.config import NAMED_CONFIGS
 from mvdust3r_ros.model.dust3r import PairConfig, PairNetwork
 from mvdust3r_ros.model.network import Network
@@ -232,3 +233,16 @@ def test_a_memory_lies_beside_what_it_is_on_top_of(
     assert "both must be folders in one place" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "run")]) == 1
     assert "no rooms in" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_bundled_memory_is_better_than_a_guess(tmp_path: Path) -> None:
+    engine = create_engine(ROOM.parent / "spann3r", EngineOptions(device="cpu"))
+    info = engine.describe()
+    assert (info.licence, info.metric, info.image_hw) == ("Apache-2.0", True, (128, 128))
+    rooms = evaluate_rooms(
+        engine, lambda seed, views: exact_views(seed, views, info.image_hw),
+        range(7_500_100, 7_500_106), [4], range(7_600_000, 7_600_006), tmp_path, lambda *_: None,
+    )[4]  # fmt: skip
+    error = {name: np.mean([case.nd_metric for case in cases]) for name, cases in rooms.items()}
+    assert error["Spann3R"] < 0.9 * min(error["mean pointmap"], error["constant depth"])

@@ -28,6 +28,8 @@ from mvdust3r_ros.evaluation.trials.rooms import row_name
 from mvdust3r_ros.installed import installed
 
 ROOM_MODEL = Path("models") / "room"
+SEQUENCE_MODEL = Path("models") / "spann3r"
+"""A memory trained on top of the room model."""
 RECIPE_FOLDERS = dict(zip(RECIPES, ("4views", "8views", "mixed"), strict=True))
 RECIPE_WEIGHTS = dict(zip(RECIPES, ("", "mvdp_s1", "mvdp_s2"), strict=True))
 """Published weights of these trainings; those of one stage with 4 views were not published."""
@@ -108,17 +110,17 @@ def _system(name: str, weights: Path | None) -> System:
     if name in ("Spann3R", "DUSt3R"):
         return _baseline(name, weights)
     plain = name.removesuffix("_oracle")
-    spec = _given(weights, "mvdp" if plain.endswith("+") else "mvd") or _room_model()
+    spec = _given(weights, "mvdp" if plain.endswith("+") else "mvd") or _installed(ROOM_MODEL)
     missing = "" if spec else f"no weights: the model {ROOM_MODEL} is not installed"
     return System(name, spec, plain.endswith("+"), name != plain, missing)
 
 
 def _baseline(name: str, weights: Path | None) -> System:
     spec = _given(weights, name.lower())
-    if not spec and name == "DUSt3R" and _room_model():
-        spec = f"{PAIRS}{_room_model()}"  # with two views the room model is DUSt3R
+    if not spec and name == "DUSt3R" and _installed(ROOM_MODEL):
+        spec = f"{PAIRS}{_installed(ROOM_MODEL)}"  # with two views the room model is DUSt3R
     if not spec and name == "Spann3R":
-        spec = _installed(ROOM_MODEL / "spann3r.safetensors")
+        spec = _installed(SEQUENCE_MODEL)
     if not spec:
         return System(name, missing=f"no {name.lower()}* in --weights; {SEE}")
     return System(name, spec)
@@ -148,10 +150,6 @@ def _given(weights: Path | None, stem: str) -> str:
     return ""
 
 
-def _room_model() -> str:
-    return _installed(ROOM_MODEL / MANIFEST_NAME, folder=True)
-
-
-def _installed(path: Path, folder: bool = False) -> str:
-    found = installed(path)
-    return "" if found is None else str(found.parent if folder else found)
+def _installed(folder: Path) -> str:
+    found = installed(folder / MANIFEST_NAME)
+    return "" if found is None else str(found.parent)
