@@ -84,10 +84,11 @@ def add_evaluate_paper(commands: Commands) -> None:
         "--views", type=number_list, default=[], metavar="N,N,...", help="default: the paper's"
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("paper"), metavar="DIR")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: paper")
     parser.add_argument(
         "--show", type=Path, nargs="+", metavar="JSON",
-        help="measure nothing: print the tables of one or more paper.json as Markdown",
+        help="measure nothing: print the tables of one or more paper.json as Markdown, and with "
+        "--out write their page",
     )  # fmt: skip
     parser.set_defaults(run=_paper)
 
@@ -108,11 +109,18 @@ def _paper(args: argparse.Namespace) -> int:
         read_results,
         results_markdown,
         table_text,
+        write_results,
     )
 
     if args.show:
-        print(results_markdown(joined([read_results(path) for path in args.show])), end="")
+        shown = joined([read_results(path) for path in args.show])
+        print(results_markdown(shown), end="")
+        if args.out is not None:
+            args.out.mkdir(parents=True, exist_ok=True)
+            write_results(shown, args.out)
+            write_page(args.out / "paper.html", shown)
         return 0
+    args.out = args.out or Path("paper")
     if not args.tables:
         args.parser.error("name a table by --table, or results by --show")
     if args.windows < 1 or any(views < 2 for views in args.views):
