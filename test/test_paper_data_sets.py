@@ -372,7 +372,7 @@ def test_the_oracle_scores_without_error(
         OracleEngine(CROP), lambda index, views: found.window(max(index, 0), views), seeds, [4],
         [-1], tmp_path, lambda *_: None,
     )[4]  # fmt: skip
-    for name in ("MVD", "MVD, oracle reference"):
+    for name in ("oracle", "oracle, oracle reference"):
         (case,) = rows[name]
         assert case.published.nd < 1e-3
         assert case.published.dac == 1
