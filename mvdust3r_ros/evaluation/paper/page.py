@@ -86,7 +86,8 @@ def paper_page(results: Results) -> str:
     """
     machine = results.environment
     about = (
-        f"{plural(results.windows, 'window')} for each number of views, {machine.get('cpu', '')}"
+        f"at most {plural(results.windows, 'window')} for each number of views, "
+        f"{machine.get('cpu', '')}"
     )
     parts = [
         f'<p class="note">Measured here, beside what {escape(SOURCE)} publishes. Published '
