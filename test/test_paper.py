@@ -289,6 +289,11 @@ def test_an_engine_that_cannot_be_loaded_has_rows_that_say_so() -> None:
     assert "no engine at nowhere" in rows[-1].note
 
 
+def test_nothing_runs_for_a_system_that_has_no_row() -> None:
+    job = Job((6,), [System("DUSt3R", "nowhere")], [], opened, 1, (4,))
+    assert list(measure(job, lambda *_: None)) == []
+
+
 def test_windows_are_chosen_evenly() -> None:
     assert chosen(Broken(), 4, 3) == [0, 2, 4]
     assert chosen(Broken(), 4, 100) == list(range(7))

@@ -157,7 +157,8 @@ def measure(job: Job, report: Report) -> Iterator[list[Row]]:
             continue
         groups: dict[tuple[str, str, bool], list[System]] = {}
         for system in systems:
-            groups.setdefault(_engine_of(system), []).append(system)
+            if any(_names(table, system) for table in wanted):
+                groups.setdefault(_engine_of(system), []).append(system)
         for group in groups.values():
             yield from _measure_engine(job, wanted, group, report)
 
