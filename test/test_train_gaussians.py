@@ -32,7 +32,7 @@ from mvdust3r_ros.engines.create import EngineOptions, create_engine
 from mvdust3r_ros.model.config import NetworkConfig
 from mvdust3r_ros.model.network import Network
 from mvdust3r_ros.model.weights import Checkpoint, save_checkpoint
-from mvdust3r_ros.synthetic import dataset, train_gaussians
+from mvdust3r_ros.synthetic import dataset, resumable_run, train_gaussians
 from mvdust3r_ros.synthetic.dataset import Batch, collate, make_window, write_shard
 from mvdust3r_ros.synthetic.seen_windows import Seen, image_of, see, true_image
 from mvdust3r_ros.synthetic.train import Trainer
@@ -168,7 +168,7 @@ def test_heads_begin_as_round_gaussians_of_half_a_pixel(
 def test_a_run_leaves_weights_that_an_engine_takes(
     config: GaussianTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_gaussians, "LOG_EVERY", 2)
+    monkeypatch.setattr(resumable_run, "LOG_EVERY", 2)
     points: list[dict[str, float]] = []
     trainer = GaussianTrainer(replace(config, steps=4))
     trainer.run(report=points.append)

@@ -33,14 +33,13 @@ from mvdust3r_ros.model.dust3r import (
     pair_config_to_dict,
 )
 from mvdust3r_ros.model.weights import (
-    DTYPES,
-    FORMAT,
     PUBLISHED_HEAD_DIM,
     WeightsError,
     check_keys,
     parse_model_string,
     read_published,
     read_tensors,
+    write_tensors,
 )
 
 PUBLISHED_CALL = "AsymmetricCroCo3DStereo("
@@ -140,18 +139,12 @@ def save_pair_checkpoint(path: Path, checkpoint: PairCheckpoint, dtype: str = "f
         checkpoint: what to write.
         dtype: "fp32", "fp16" or "bf16" for all values.
     """
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = DTYPES[dtype]
-    state = {k: v.detach().to(kind).cpu().contiguous() for k, v in checkpoint.state.items()}
     metadata = {
-        "format": FORMAT,
         PAIR_CONFIG: json.dumps(pair_config_to_dict(checkpoint.config)),
         "licence": checkpoint.licence,
         "model": checkpoint.model,
     }
-    save_file(state, path, metadata)
+    write_tensors(path, checkpoint.state, metadata, dtype)
 
 
 def pair_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,8 +36,6 @@ from mvdust3r_ros.model.spann3r import (
     spann_config_to_dict,
 )
 from mvdust3r_ros.model.weights import (
-    DTYPES,
-    FORMAT,
     PUBLISHED_HEAD_DIM,
     Checkpoint,
     WeightsError,
@@ -45,6 +43,7 @@ from mvdust3r_ros.model.weights import (
     parse_model_string,
     read_published,
     read_tensors,
+    write_tensors,
 )
 
 SPANN_CONFIG = "spann_config"
@@ -143,18 +142,12 @@ def save_spann_checkpoint(path: Path, checkpoint: SpannCheckpoint, dtype: str = 
         checkpoint: what to write.
         dtype: "fp32", "fp16" or "bf16" for all values.
     """
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = DTYPES[dtype]
-    state = {k: v.detach().to(kind).cpu().contiguous() for k, v in checkpoint.state.items()}
     metadata = {
-        "format": FORMAT,
         SPANN_CONFIG: json.dumps(spann_config_to_dict(checkpoint.config)),
         "licence": checkpoint.licence,
         "info": json.dumps(checkpoint.info),
     }
-    save_file(state, path, metadata)
+    write_tensors(path, checkpoint.state, metadata, dtype)
 
 
 def spann_network_from_state(

@@ -150,20 +150,33 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: str = "fp32") -> 
         checkpoint: weights and metadata to write.
         dtype: "fp32", "fp16" or "bf16" for all floating point values.
     """
-    from safetensors.torch import save_file
-
-    state = {
-        k: (v.to(DTYPES[dtype]) if v.is_floating_point() else v).detach().cpu().contiguous()
-        for k, v in checkpoint.state.items()
-    }
     metadata = {
-        "format": FORMAT,
         "config": json.dumps(config_to_dict(checkpoint.config)),
         "licence": checkpoint.licence,
         "info": json.dumps(checkpoint.info),
     }
+    write_tensors(path, checkpoint.state, metadata, dtype)
+
+
+def write_tensors(
+    path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: str = "fp32"
+) -> None:
+    """Write a `.safetensors` file.
+
+    Args:
+        path: file to write; its folder is made when missing.
+        state: tensors by name.
+        metadata: texts by name, beside the format.
+        dtype: "fp32", "fp16" or "bf16" for all floating point values.
+    """
+    from safetensors.torch import save_file
+
+    kept = {
+        k: (v.to(DTYPES[dtype]) if v.is_floating_point() else v).detach().cpu().contiguous()
+        for k, v in state.items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, metadata)
+    save_file(kept, path, {"format": FORMAT, **metadata})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -21,9 +21,7 @@ published training adds, needs weights that the package does not have.
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,11 +46,10 @@ from mvdust3r_ros.synthetic.new_views import (
     measure_new_views,
 )
 from mvdust3r_ros.synthetic.release import LICENCE
+from mvdust3r_ros.synthetic.resumable_run import Report, ResumableRun
 from mvdust3r_ros.synthetic.seen_windows import image_of, predicted, see, true_image
-from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainError
+from mvdust3r_ros.synthetic.train_config import TrainError
 
-SAVE_EVERY = 50
-"""Steps: what is lost at most where a run is killed."""
 WEIGHTS = "weights.safetensors"
 HEADS = "downstream_GS_head."
 FIRST_SIZE_PX, FIRST_LOGIT = 0.5, 2.0
@@ -60,7 +57,6 @@ FIRST_SIZE_PX, FIRST_LOGIT = 0.5, 2.0
 opaque points, and yet what lies behind learns."""
 JOINT_LR_SHARE = 0.05
 """Learning rate of what is trained already over that of the heads, which begin anew."""
-Report = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,7 @@ def begin_heads(network: Network, distance: float) -> None:
         layers["rotation"][2].weight[:area] = 1.0  # w of the quaternion
 
 
-class GaussianTrainer:
+class GaussianTrainer(ResumableRun):
     """A run."""
 
     def __init__(self, config: GaussianTraining) -> None:
@@ -198,8 +194,7 @@ class GaussianTrainer:
             TrainError: the rooms do not fit.
         """
         self.config = config
-        self.folder = Path(config.run)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(Path(config.run), config.steps, config.measure_minutes)
         self.shards = RoomShards(Path(config.rooms))
         self.network, self.stored, new = with_heads(Path(config.weights), config.hidden)
         hw = self.shards.window(0, [0]).rgb.shape[1:3]
@@ -223,7 +218,6 @@ class GaussianTrainer:
             groups.append({"params": rest, "share": JOINT_LR_SHARE})
         self.learnt = self.network if config.joint else self.network.downstream_GS_head
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0)
-        self.step, self.seconds = 0, 0.0
         if self.checkpoint.exists():
             self._resume()
         elif new:
@@ -232,11 +226,6 @@ class GaussianTrainer:
             with torch.no_grad():
                 points = predicted(self.network, batch, views, n_ref)[1]
             begin_heads(self.network, float(points.norm(dim=-1).mean()))
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that a run goes on from."""
-        return self.folder / "checkpoint.pt"
 
     @property
     def weights(self) -> Path:
@@ -290,35 +279,10 @@ class GaussianTrainer:
         stop: Callable[[], bool] = lambda: False,
         report: Report = lambda _: None,
     ) -> None:
-        """Train to the end, for so long, or until told to stop; what is done is saved.
-
-        Args:
-            minutes: 0 for no limit.
-            stop: asked after each step.
-            report: called with each point of the learning curve.
-        """
+        """Measure before the first step too."""
         if self.step == 0:
-            report(self._measure())
-        begin = measured = time.monotonic()
-        losses: list[dict[str, float]] = []
-        while self.step < self.config.steps and not stop():
-            now = time.monotonic()
-            if minutes and now - begin > 60 * minutes:
-                break
-            losses.append(self.train_step())
-            self.seconds += time.monotonic() - now
-            if self.step % LOG_EVERY == 0:
-                mean = {k: float(np.mean([one[k] for one in losses])) for k in losses[0]}
-                report(self._log(mean))
-                losses = []
-            if self.step % SAVE_EVERY == 0:
-                self.save()
-            if now - measured > 60 * self.config.measure_minutes:
-                report(self._measure())
-                measured = time.monotonic()
-        self.save()
-        if not stop():
-            report(self._measure())
+            report(self.log(self.measure()))
+        super().run(minutes, stop, report)
 
     def save(self) -> None:
         """Write the checkpoint, all or nothing, and the network's weights."""
@@ -326,12 +290,8 @@ class GaussianTrainer:
             "joint": self.config.joint,
             "learnt": self.learnt.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.rename(self.checkpoint)
+        self.write_checkpoint(state)
         info = {**self.stored.info, "gaussian_steps": self.step}
         weights = Checkpoint(
             self.network.config, self.network.state_dict(), self.stored.licence, info
@@ -346,7 +306,7 @@ class GaussianTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def _measure(self) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """Figures on held-out rooms, and a picture of each: truth, Gaussians, coloured points."""
         config, values = self.config, dict[str, float]()
         seeds = range(config.measured_seed, config.measured_seed + config.measured_rooms)
@@ -376,11 +336,4 @@ class GaussianTrainer:
             cv2.imwrite(
                 str(path), np.round(picture[..., ::-1] * 255).clip(0, 255).astype(np.uint8)
             )
-        return self._log(values)
-
-    def _log(self, values: dict[str, float]) -> dict[str, float]:
-        point = {"step": self.step, "minutes": round(self.seconds / 60, 1)}
-        point |= {k: round(v, 4) for k, v in values.items()}
-        with (self.folder / "curve.jsonl").open("a") as file:
-            file.write(json.dumps(point) + "\n")
-        return point
+        return values

@@ -21,10 +21,7 @@ place of image features. One file holds what was learnt, a fraction of the netwo
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +47,9 @@ from mvdust3r_ros.model.weights import Checkpoint, read_checkpoint
 from mvdust3r_ros.synthetic.dataset import Batch, RoomShards, collate, make_window, mirror
 from mvdust3r_ros.synthetic.losses import confidence_loss, pose_loss
 from mvdust3r_ros.synthetic.release import LICENCE
-from mvdust3r_ros.synthetic.train_config import LOG_EVERY, TrainError
+from mvdust3r_ros.synthetic.resumable_run import ResumableRun
+from mvdust3r_ros.synthetic.train_config import TrainError
 
-SAVE_EVERY = 50
-"""Steps: what is lost at most where a run is killed."""
 WEIGHTS = "spann3r.safetensors"
 VALUE_DEPTH, VALUE_HEADS = 2, 3
 """Of the encoder of pointmaps: a third of the published depth, and heads as wide as those of the
@@ -67,7 +63,6 @@ FIRST_VALUES, FIRST_GEOMETRY = 0.2, 0.5
 first: a network that has learnt nothing gives each view in the frame of the view itself."""
 FACTORED = ("dec_blocks.", "dec_blocks2.")
 HEADS = ("downstream_head1.", "downstream_head2.")
-Report = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -193,7 +188,7 @@ def make_trainable(network: SpannNetwork) -> dict[str, Tensor]:
     return trained
 
 
-class SpannTrainer:
+class SpannTrainer(ResumableRun):
     """A run."""
 
     def __init__(self, config: SpannTraining) -> None:
@@ -205,8 +200,7 @@ class SpannTrainer:
             TrainError: the rooms do not fit.
         """
         self.config = config
-        self.folder = Path(config.run)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(Path(config.run), config.steps, config.measure_minutes)
         self.shards = RoomShards(Path(config.rooms))
         path = Path(config.weights)
         stored = weights_of_graphs(path) if path.is_dir() else read_checkpoint(path)
@@ -224,14 +218,8 @@ class SpannTrainer:
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.01
         )
-        self.step, self.seconds = 0, 0.0
         if self.checkpoint.exists():
             self._resume()
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that a run goes on from."""
-        return self.folder / "checkpoint.pt"
 
     @property
     def weights(self) -> Path:
@@ -304,51 +292,14 @@ class SpannTrainer:
             mirror(batch)
         return batch.to(self.device)
 
-    def run(
-        self,
-        minutes: float = 0.0,
-        stop: Callable[[], bool] = lambda: False,
-        report: Report = lambda _: None,
-    ) -> None:
-        """Train to the end, for so long, or until told to stop; what is done is saved.
-
-        Args:
-            minutes: 0 for no limit.
-            stop: asked after each step.
-            report: called with each point of the learning curve.
-        """
-        begin_s = measured = time.monotonic()
-        losses: list[dict[str, float]] = []
-        while self.step < self.config.steps and not stop():
-            now = time.monotonic()
-            if minutes and now - begin_s > 60 * minutes:
-                break
-            losses.append(self.train_step())
-            self.seconds += time.monotonic() - now
-            if self.step % LOG_EVERY == 0:
-                report(self._log({k: float(np.mean([x[k] for x in losses])) for k in losses[0]}))
-                losses = []
-            if self.step % SAVE_EVERY == 0:
-                self.save()
-            if now - measured > 60 * self.config.measure_minutes:
-                report(self._measure())
-                measured = time.monotonic()
-        self.save()
-        if not stop():
-            report(self._measure())
-
     def save(self) -> None:
         """Write the checkpoint, all or nothing, and what was learnt."""
         trained = {k: v.detach() for k, v in self.trained.items()}
         state = {
             "trained": trained,
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.rename(self.checkpoint)
+        self.write_checkpoint(state)
         info = {"data": "synthetic rooms of this package, no other data",
                 "steps": self.step, "hours": round(self.seconds / 3600, 2)}  # fmt: skip
         stored = SpannCheckpoint(self.network.config, trained, LICENCE, info)
@@ -363,7 +314,7 @@ class SpannTrainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
     @torch.no_grad()
-    def _measure(self) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """Mean distance to the truth over its mean distance, on held-out rooms."""
         config, values = self.config, dict[str, float]()
         self.network.eval()
@@ -378,11 +329,4 @@ class SpannTrainer:
                 size = target.norm(dim=-1).mean()
                 errors.append(float((points - target).norm(dim=-1).mean() / size))
             values[f"error_{views}"] = float(np.mean(errors))
-        return self._log(values)
-
-    def _log(self, values: dict[str, float]) -> dict[str, float]:
-        point = {"step": self.step, "minutes": round(self.seconds / 60, 1)}
-        point |= {k: round(v, 4) for k, v in values.items()}
-        with (self.folder / "curve.jsonl").open("a") as file:
-            file.write(json.dumps(point) + "\n")
-        return point
+        return values
